@@ -1,0 +1,49 @@
+"""Hallo3: a talking portrait from one picture and a recording of speech (arXiv 2412.00733).
+
+Names are imported when first used, so that ``import hallo3`` costs nothing beyond torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import Hallo3Error
+    from .load import load_models
+    from .media.picture import read_picture
+    from .media.sound import Recording, read_recording
+    from .pipeline import animate, render
+    from .settings import Settings, settings_for
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Hallo3Error": ".errors",
+    "Recording": ".media.sound",
+    "Settings": ".settings",
+    "animate": ".pipeline",
+    "load_models": ".load",
+    "read_picture": ".media.picture",
+    "read_recording": ".media.sound",
+    "render": ".pipeline",
+    "settings_for": ".settings",
+}
+
+__all__ = [
+    "Hallo3Error",
+    "Recording",
+    "Settings",
+    "animate",
+    "load_models",
+    "read_picture",
+    "read_recording",
+    "render",
+    "settings_for",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

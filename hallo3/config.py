@@ -1,0 +1,179 @@
+"""Sizes and defaults as frozen dataclasses; the released Hallo3 model is what the defaults say.
+
+``HALLO3`` is the real model, ``TINY`` has the proportions of the goldens, ``NANO`` is for long tests.
+Numbers the original types into its maths (13 latent frames, 49/47 frames, 1350 reference tokens) are
+derived here from the canvas and the segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, cast, get_type_hints
+
+from .errors import CheckpointError
+from .shapes import VideoShape
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkConfig:
+    """The CogVideoX-5B image-to-video transformer that both networks share (facts: backbone)."""
+
+    layers: int = 42
+    heads: int = 48
+    head_dim: int = 64
+    time_dim: int = 512
+    feed_forward_ratio: int = 4
+    text_dim: int = 4096
+    text_tokens: int = 226
+    latent_channels: int = 16
+    rope_theta: float = 10000.0
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def in_channels(self) -> int:
+        """Channels the patch embedding sees: noisy latents, then image latents."""
+        return 2 * self.latent_channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioConfig:
+    """Audio projection: windows of speech features become audio tokens (facts: audio projection)."""
+
+    window: int = 5
+    layers: int = 12
+    channels: int = 768
+    hidden: int = 512
+    tokens: int = 32
+    token_dim: int = 768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceConfig:
+    """Face projection: one identity embedding becomes face tokens; ``space`` names the embedding."""
+
+    space: str = "arcface-glintr100"
+    embedding_dim: int = 512
+    tokens: int = 4
+    token_dim: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VAEConfig:
+    """The CogVideoX 3D causal VAE in diffusers' terms (facts: diffusers VAE configuration)."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
+    layers_per_block: int = 3
+    latent_channels: int = 16
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-6
+    scaling_factor: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentConfig:
+    """One sampled stretch: its canvas, its frames, and the motion frames that overlap the last one."""
+
+    frames: int = 49
+    height: int = 480
+    width: int = 720
+    motion_frames: int = 2
+    fps: int = 25
+    sample_rate: int = 16000
+
+    @property
+    def shape(self) -> VideoShape:
+        """Pixels of a segment."""
+        return VideoShape(self.frames, self.height, self.width)
+
+    @property
+    def new_frames(self) -> int:
+        """Frames a segment adds to the video."""
+        return self.frames - self.motion_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a run uses when the user says nothing; a model file carries its own."""
+
+    steps: int = 50
+    guidance_scale: float = 3.5
+    sampler: str = "dpmpp_2m_sde"
+    motion_drop: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hallo3Config:
+    """Everything a model folder says about its transformer; the other files carry their own part."""
+
+    name: str = "hallo3"
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    face: FaceConfig = field(default_factory=FaceConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    defaults: Defaults = field(default_factory=Defaults)
+
+    def __post_init__(self) -> None:
+        trunk, segment = self.trunk, self.segment
+        VideoShape.checked(*segment.shape)
+        _agree(0 < segment.motion_frames < segment.frames, "segment.motion_frames", "1 to frames - 1")
+        _agree(trunk.head_dim % 16 == 0, "trunk.head_dim", "a multiple of 16 (rotary axes are 2:3:3)")
+        _agree(self.audio.window % 2 == 1, "audio.window", "an odd number")
+        _agree(trunk.latent_channels == self.vae.latent_channels, "vae.latent_channels", "the trunk's")
+
+
+def _agree(holds: bool, what: str, expected: str) -> None:
+    if not holds:
+        raise _refused(what, "a value the networks cannot use", expected)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+    return asdict(config)
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any], what: str) -> T:
+    """The configuration of type ``kind`` from JSON values; absent fields keep their defaults.
+
+    Raises ``CheckpointError`` for an unknown field or a value of another type.
+    """
+    known = {f.name: f for f in fields(cast(Any, kind))}
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise _refused(what, f"unknown field {unknown[0]!r}", f"fields {', '.join(known)}")
+    built = {name: _value(hints[name], value, f"{what}.{name}") for name, value in values.items()}
+    return kind(**built)
+
+
+def _value(hint: Any, value: Any, what: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise _refused(what, repr(value), "an object")
+        return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), what)
+    if hint == tuple[int, ...]:
+        items = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [None]
+        if not all(type(item) is int and item > 0 for item in items):
+            raise _refused(what, repr(value), "a list of positive whole numbers")
+        return tuple(items)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or (hint is int and value < 1):
+        raise _refused(what, repr(value), "a positive whole number" if hint is int else hint.__name__)
+    return value
+
+
+def _refused(what: str, found: str, expected: str) -> CheckpointError:
+    return CheckpointError(
+        "The configuration stored with the weights cannot be used.",
+        found=f"{what}: {found}",
+        expected=expected,
+        do="use a file written by this version of hallo3, or an older hallo3 with this file",
+    )

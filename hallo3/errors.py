@@ -1,0 +1,51 @@
+"""Errors a user can act on: what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class Hallo3Error(Exception):
+    """Anything this package refuses or cannot do, in a form fit for a user's eyes.
+
+    The message has up to four lines: a headline, then ``found``, ``expected`` and ``do``.
+    """
+
+    def __init__(self, headline: str, *, found: str = "", expected: str = "", do: str = "") -> None:
+        self.headline, self.found, self.expected, self.do = headline, found, expected, do
+        lines = [headline]
+        lines += [f"  {label:<9} {text}" for label, text in self._parts() if text]
+        super().__init__("\n".join(lines))
+
+    def _parts(self) -> tuple[tuple[str, str], ...]:
+        return ("found", self.found), ("expected", self.expected), ("do", self.do)
+
+
+class InputError(Hallo3Error):
+    """A setting, path or prompt that cannot be used."""
+
+
+class PortraitError(InputError):
+    """A picture that cannot be read or is not fit to be a portrait."""
+
+
+class FaceError(InputError):
+    """No usable face, or an identity embedding the model was not trained with."""
+
+
+class AudioError(InputError):
+    """A recording that cannot be read or holds no usable speech."""
+
+
+class CheckpointError(InputError):
+    """Weights that are missing, damaged or belong to something else."""
+
+
+class ShapeError(InputError):
+    """A tensor or a size that does not fit the model's geometry."""
+
+
+class DependencyError(Hallo3Error):
+    """An optional library is needed here and is not installed."""
+
+
+class OutputError(Hallo3Error):
+    """A result could not be written."""

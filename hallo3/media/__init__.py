@@ -1,0 +1,1 @@
+"""Files and frames: pictures and recordings in, video out, and the canvas between."""

@@ -1,0 +1,106 @@
+"""Pictures from files: upright, three channels, 0..1."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import PortraitError
+
+MINIMUM_SIDE = 64
+PAPER = (255, 255, 255)
+"""Transparent parts are shown as on white paper."""
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture file -> [3, h, w] float32 in 0..1, turned upright by its EXIF mark.
+
+    Grey, palette, CMYK and 16-bit pictures become RGB, transparency becomes white, of an animation the
+    first frame is used. Raises ``PortraitError``.
+    """
+    if not path.is_file():
+        raise PortraitError(
+            "The portrait cannot be opened.",
+            found=f"no file {path}",
+            expected="a picture file",
+            do="check the path",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PortraitError(
+            "The portrait is too large.",
+            found=str(error).split(",")[0],
+            expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
+            do="scale the picture down first",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise PortraitError(
+            "The portrait cannot be read.",
+            found=f"{path.name}, {path.stat().st_size} bytes, of no known picture format",
+            expected="a PNG, JPEG, WebP or similar picture",
+            do="open it in a picture program and save it as PNG",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PortraitError(
+            "The portrait is damaged.",
+            found=f"{path.name}: {error}",
+            expected="a complete picture file",
+            do="copy or export the picture again",
+        ) from error
+    return check_picture(torch.from_numpy(rgb).permute(2, 0, 1).float() / 255)
+
+
+def check_picture(picture: Tensor) -> Tensor:
+    """The picture, if it can be a portrait: [3, h, w], at least 64 px a side, finite, in 0..1."""
+    if picture.ndim != 3 or picture.shape[0] != 3:
+        raise PortraitError(
+            "The portrait has the wrong layout.",
+            found=str(list(picture.shape)),
+            expected="[3, height, width]",
+            do="pass one RGB picture, channels first",
+        )
+    height, width = picture.shape[1:]
+    if min(height, width) < MINIMUM_SIDE:
+        raise PortraitError(
+            "The portrait is too small.",
+            found=f"{width} x {height} px",
+            expected=f"at least {MINIMUM_SIDE} px a side",
+            do="use a larger picture",
+        )
+    low, high = float(picture.min()), float(picture.max())
+    if not (low >= 0 and high <= 1):
+        raise PortraitError(
+            "The portrait's values cannot be used.",
+            found=f"values from {low:g} to {high:g}",
+            expected="finite values from 0 to 1",
+            do="scale the picture to 0..1",
+        )
+    return picture
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    if image.mode.startswith(("I", "F")):
+        return _grey_to_rgb(np.asarray(image, dtype=np.float64), image.mode)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, (*PAPER, 255))
+        image = Image.alpha_composite(paper, rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _grey_to_rgb(
+    grey: np.ndarray[tuple[int, ...], np.dtype[np.float64]], mode: str
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """16-bit and floating grey: Pillow's own conversion would clip instead of scale."""
+    full = 1.0 if mode == "F" and grey.max(initial=0.0) <= 1 else 65535.0
+    values = np.clip(grey / full * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    return np.repeat(values[:, :, None], 3, axis=2)

@@ -1,0 +1,1 @@
+"""The mathematics: the diffusion transformer, the reference network and their projections."""

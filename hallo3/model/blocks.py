@@ -1,0 +1,123 @@
+"""The two blocks: CogVideoX's, and Hallo3's, which hears a face and a voice between its halves.
+
+B batch, T latent frames, N tokens, D width, H heads, d head channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import AudioConfig, FaceConfig, TrunkConfig
+from ..ops import Layers
+from .attention import KV, CrossAttention, JointAttention
+from .embeddings import Rotary
+from .modulation import BLOCK_EPS, AdaLayerNormZero, BlockModulation, gated
+
+
+class GELU(nn.Module):
+    """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4)."""
+
+    def __init__(self, inputs: int, outputs: int, layers: Layers) -> None:
+        super().__init__()
+        self.proj = layers.linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """The MLP; ``net`` is numbered as diffusers numbers it (1 is a dropout there)."""
+
+    def __init__(self, config: TrunkConfig, layers: Layers) -> None:
+        super().__init__()
+        inner = config.width * config.feed_forward_ratio
+        self.net = nn.ModuleList(
+            [GELU(config.width, inner, layers), nn.Identity(), layers.linear(inner, config.width)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class BlockConditions(NamedTuple):
+    """What a Hallo3 block hears of one guidance batch: reference [1, H, R, d], face [1, H, n, d] and
+    audio [B*T, H, n, d]."""
+
+    reference: KV
+    face: KV
+    audio: KV
+
+
+class Block(nn.Module):
+    """Joint attention, then a joint MLP, each behind its own adaptive norm (facts 3)."""
+
+    def __init__(self, config: TrunkConfig, layers: Layers) -> None:
+        super().__init__()
+        self.norm1 = AdaLayerNormZero(config, layers)
+        self.attn1 = JointAttention(config, layers)
+        self.norm2 = AdaLayerNormZero(config, layers)
+        self.ff = FeedForward(config, layers)
+
+    def modulation(self, time: Tensor) -> BlockModulation:
+        """What time vectors [S, time_dim] do to this block."""
+        return BlockModulation(self.norm1.modulation(time), self.norm2.modulation(time))
+
+    def attend(
+        self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary, reference: KV | None
+    ) -> tuple[Tensor, Tensor]:
+        """First half: text and video attend to themselves and to the reference tokens."""
+        m = modulation.attention
+        v, t = self.norm1(video, text, m)
+        v, t = self.attn1(v, t, rotary, reference)
+        return gated(video, v, m[:, 2:3]), gated(text, t, m[:, 5:6])
+
+    def feed_forward(self, video: Tensor, text: Tensor, modulation: BlockModulation) -> tuple[Tensor, Tensor]:
+        """Second half: one MLP for text and video."""
+        m = modulation.feed_forward
+        v, t = self.norm2(video, text, m)
+        return gated(video, self.ff(v), m[:, 2:3]), gated(text, self.ff(t), m[:, 5:6])
+
+
+class CogVideoXBlock(Block):
+    """The reference network's block: CogVideoX as it was published."""
+
+    def forward(
+        self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary
+    ) -> tuple[Tensor, Tensor]:
+        video, text = self.attend(video, text, modulation, rotary, None)
+        return self.feed_forward(video, text, modulation)
+
+
+class Hallo3Block(Block):
+    """CogVideoX's block with two ungated cross-attentions between its halves: face first, then audio."""
+
+    def __init__(self, config: TrunkConfig, face: FaceConfig, audio: AudioConfig, layers: Layers) -> None:
+        super().__init__(config, layers)
+        self.norm_face = layers.norm(config.width, BLOCK_EPS)
+        self.attn_face = CrossAttention(config, face.token_dim, layers)
+        self.norm_audio = layers.norm(config.width, BLOCK_EPS)
+        self.attn_audio = CrossAttention(config, audio.token_dim, layers)
+
+    def forward(
+        self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary, heard: BlockConditions
+    ) -> tuple[Tensor, Tensor]:
+        norm_q = self.attn1.norm_q
+        video, text = self.attend(video, text, modulation, rotary, heard.reference)
+        video = video + self.attn_face(self.norm_face(video), heard.face, norm_q, rotary.frame_0)
+        video = video + self.attn_audio(self.norm_audio(video), heard.audio, norm_q, rotary.frame_0)
+        return self.feed_forward(video, text, modulation)
+
+    def reference_kv(self, features: Tensor) -> KV:
+        """Keys and values of this block's reference features [1, R, D]."""
+        return self.attn1.project(features)
+
+    def face_kv(self, tokens: Tensor) -> KV:
+        """Keys and values of the face tokens [1, n, token_dim]."""
+        return self.attn_face.project(tokens, self.attn1.norm_k)
+
+    def audio_kv(self, tokens: Tensor) -> KV:
+        """Keys and values of the audio tokens [T, n, token_dim], one row a latent frame."""
+        return self.attn_audio.project(tokens, self.attn1.norm_k)

@@ -1,0 +1,122 @@
+"""Tokens, positions and time: what happens before the first block and after the last.
+
+B batch, C channels, T latent frames, H x W latent grid, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import TrunkConfig
+from ..ops import Layers
+from ..shapes import PATCH, LatentShape
+
+
+class PatchEmbed(nn.Module):
+    """Latents and prompt embedding become tokens at learned positions (facts: backbone 1-3).
+
+    One table serves text and video; a single latent frame uses its first rows, never an interpolation.
+    """
+
+    def __init__(self, config: TrunkConfig, latent: LatentShape, layers: Layers) -> None:
+        super().__init__()
+        self.proj = layers.conv2d(config.in_channels, config.width, PATCH)
+        self.text_proj = layers.linear(config.text_dim, config.width)
+        self.pos_embedding = layers.table(1, config.text_tokens + latent.tokens, config.width)
+        self.text_tokens = config.text_tokens
+
+    def text(self, prompt_embeds: Tensor) -> Tensor:
+        """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]; N is at most the text length."""
+        tokens: Tensor = self.text_proj(prompt_embeds)
+        return tokens + self._positions(0, tokens)
+
+    def video(self, latents: Tensor, image_latents: Tensor) -> Tensor:
+        """Noisy and image latents [B, C, T, H, W] -> video tokens [B, T*H*W/4, D], in that order."""
+        frames = rearrange(torch.cat((latents, image_latents), dim=1), "b c t h w -> (b t) c h w")
+        tokens = rearrange(self.proj(frames), "(b t) d h w -> b (t h w) d", b=latents.shape[0])
+        return tokens + self._positions(self.text_tokens, tokens)
+
+    def _positions(self, first: int, tokens: Tensor) -> Tensor:
+        return self.pos_embedding[:, first : first + tokens.shape[1]].to(tokens)
+
+
+def unpatch(tokens: Tensor, grid: LatentShape) -> Tensor:
+    """Head output [B, N, C*2*2] -> latents [B, C, T, H, W]; the 64 outputs run channel, row, column."""
+    return rearrange(
+        tokens,
+        "b (t h w) (c p q) -> b c t (h p) (w q)",
+        t=grid.frames,
+        h=grid.rows,
+        w=grid.columns,
+        p=PATCH,
+        q=PATCH,
+    )
+
+
+def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:
+    """Timesteps [S] -> [S, width] in float32, cosines first (facts: backbone 4)."""
+    half = width // 2
+    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
+    angles = timesteps.float()[:, None] * rates.to(timesteps.device)[None]
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps [S] -> time vectors [S, time_dim]."""
+
+    def __init__(self, config: TrunkConfig, layers: Layers) -> None:
+        super().__init__()
+        self.width = config.width
+        self.linear_1 = layers.linear(config.width, config.time_dim)
+        self.linear_2 = layers.linear(config.time_dim, config.time_dim)
+
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        sinusoid = timestep_sinusoid(timesteps, self.width).to(dtype)
+        return self.linear_2(F.silu(self.linear_1(sinusoid)))
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines [N, head_dim] of every video token's position."""
+
+    cos: Tensor
+    sin: Tensor
+    tokens_per_frame: int
+
+    @property
+    def frame_0(self) -> Rotary:
+        """The rows of latent frame 0."""
+        n = self.tokens_per_frame
+        return Rotary(self.cos[:n], self.sin[:n], n)
+
+    def to(self, like: Tensor) -> Rotary:
+        """The tables in another tensor's type and place."""
+        return Rotary(self.cos.to(like), self.sin.to(like), self.tokens_per_frame)
+
+
+def rotary_tables(config: TrunkConfig, grid: LatentShape) -> Rotary:
+    """3D rotary tables in float32 on the CPU: a quarter of the head for time, three eighths for row and
+    column each; every angle stands twice, for neighbouring channels (facts 3, RoPE)."""
+    dims = config.head_dim // 4, config.head_dim // 8 * 3, config.head_dim // 8 * 3
+    extents = grid.frames, grid.rows, grid.columns
+    axes: list[Tensor] = []
+    for axis, (dim, extent) in enumerate(zip(dims, extents, strict=True)):
+        rates = 1.0 / config.rope_theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        angles = torch.arange(extent, dtype=torch.float32)[:, None] * rates[None]
+        shape = [1, 1, 1, dim]
+        shape[axis] = extent
+        axes.append(angles.repeat_interleave(2, dim=-1).reshape(shape).expand(*extents, dim))
+    angles = torch.cat(axes, dim=-1).reshape(grid.tokens, config.head_dim)
+    return Rotary(angles.cos(), angles.sin(), grid.tokens_per_frame)
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate neighbouring channel pairs of x [..., N, head_dim]: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-b, a), dim=-1).flatten(-2)
+    return x * rotary.cos + turned * rotary.sin

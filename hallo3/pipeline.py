@@ -1,0 +1,115 @@
+"""The story, top to bottom: a portrait and a recording in, finished frames out, segment by segment.
+
+``animate`` extracts what is constant; ``render`` is the loop and knows three callables, so that another
+host's machinery can stand behind it. Two motion frames are all that passes from segment to segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .audio.encoder import encode_waveform
+from .audio.speech import Speech, in_memory
+from .identity import extract_identity
+from .latents import collect
+from .media.canvas import drop_pixels
+from .media.sound import Recording, to_mono
+from .models import Models
+from .noise import Noise, Purpose, seeded_noise
+from .segments import Segment, SegmentPlan, plan_segments
+from .settings import Settings
+from .stages import Progress, Watch, prepare
+
+
+class Frames(NamedTuple):
+    """What one segment adds to the video: ``pixels`` [F, 3, H, W] in 0..1."""
+
+    segment: Segment
+    pixels: Tensor
+
+
+def unwatched(progress: Progress) -> None:
+    """Nobody looks."""
+    del progress
+
+
+@torch.inference_mode()
+def animate(
+    portrait: Tensor,
+    recording: Recording,
+    prompt: str,
+    models: Models,
+    settings: Settings,
+    *,
+    noise: Noise | None = None,
+    watch: Watch = unwatched,
+) -> Iterator[Frames]:
+    """Yield a talking portrait, segment by segment, without the bars that fitting added.
+
+    ``portrait`` [3, h, w] in 0..1. An empty prompt is zero text, and T5 is not loaded for it. ``noise``
+    defaults to the settings' seed. Raises the errors of :mod:`hallo3.errors`.
+    """
+    noise = noise or seeded_noise(settings.seed)
+    speech = encode_speech(recording, models)
+    prompt_embeds = encode_prompt(prompt, models)
+    identity = extract_identity(portrait, models, settings, noise)
+    stages = prepare(identity, speech, prompt_embeds, models, settings, noise, watch)
+    for segment, pixels in render(
+        identity.canvas.pixels,
+        speech.plan,
+        encode=stages.encode,
+        sample=stages.sample,
+        decode=stages.decode,
+        noise=noise,
+        motion_drop=settings.motion_drop,
+    ):
+        yield Frames(segment, identity.canvas.uncrop(pixels))
+
+
+def render(
+    canvas: Tensor,
+    plan: SegmentPlan,
+    *,
+    encode: Callable[[Tensor, Segment], Tensor],
+    sample: Callable[[Tensor, Segment], Tensor],
+    decode: Callable[[Tensor], Iterator[Tensor]],
+    noise: Noise,
+    motion_drop: float,
+) -> Iterator[Frames]:
+    """Each segment's new frames on the whole canvas, as soon as they are finished.
+
+    ``canvas`` [1, 3, 1, H, W] in -1..1 also stands for the motion frames of the first segment (facts 9).
+    ``encode`` makes image latents of portrait and motion frames, ``sample`` latents of these, ``decode``
+    slices of frames around -1..1 of those.
+    """
+    motion = canvas.expand(-1, -1, plan.config.motion_frames, -1, -1)
+    for segment in plan:
+        draw = noise(Purpose.MOTION_MASK, segment.index, 0, tuple(canvas.shape[-2:]))
+        clip = torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
+        latents = sample(encode(clip, segment), segment)
+        frames = collect(decode(latents), segment.keep.stop)
+        motion = frames[:, :, -plan.config.motion_frames :] * 2 - 1
+        yield Frames(segment, frames[0, :, segment.keep].transpose(0, 1))
+
+
+def encode_speech(recording: Recording, models: Models) -> Speech:
+    """The recording's features, to be asked segment by segment. Raises ``AudioError``."""
+    config = models.config
+    waveform = to_mono(recording, config.segment.sample_rate)
+    plan = plan_segments(len(waveform), config.segment)
+    with models.speech as wav2vec2:
+        features = encode_waveform(wav2vec2, waveform, plan)
+    return Speech(in_memory(features), plan, config.audio.window)
+
+
+def encode_prompt(prompt: str, models: Models) -> Tensor:
+    """The prompt's embedding [1, M, text_dim]; zeros for an empty one."""
+    trunk = models.config.trunk
+    if not prompt.strip():
+        return torch.zeros(1, trunk.text_tokens, trunk.text_dim)
+    with models.text as encoder:
+        return encoder.encode(prompt, trunk.text_tokens)

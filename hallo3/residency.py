@@ -1,0 +1,62 @@
+"""Where a network stands while it is used: a context manager that hands it out.
+
+``contextlib.nullcontext(network)`` is the simplest residency; tests use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+
+T = TypeVar("T")
+HOME = torch.device("cpu")
+
+
+class Movable(Protocol):
+    """Anything that can be sent to a device, as every torch module can."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+M = TypeVar("M", bound=Movable)
+
+
+class Visiting(Generic[T]):
+    """Loaded on enter, let go on exit: for what a run needs once (T5, wav2vec2, the reference network)."""
+
+    def __init__(self, load: Callable[[], T]) -> None:
+        self._load = load
+        self._guest: T | None = None
+
+    def __enter__(self) -> T:
+        self._guest = self._load()
+        return self._guest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._guest = None
+
+
+class Offloaded(Generic[M]):
+    """Loaded on first enter and kept in memory, on the device only while used (transformer, VAE)."""
+
+    def __init__(self, load: Callable[[], M], device: torch.device) -> None:
+        self._load, self._device = load, device
+        self._kept: M | None = None
+
+    def __enter__(self) -> M:
+        if self._kept is None:
+            self._kept = self._load()
+        if self._device != HOME:
+            self._kept = self._kept.to(self._device)
+        return self._kept
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._kept is not None and self._device != HOME:
+            self._kept = self._kept.to(HOME)

@@ -1,0 +1,1 @@
+"""Schedule, denoiser and samplers: knows nothing of networks, pictures or sound."""

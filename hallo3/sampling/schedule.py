@@ -1,0 +1,92 @@
+"""The zero-terminal-SNR noise schedule, in the original's order of roundings (facts 6 and 16).
+
+``alpha`` below is sqrt(alpha-bar): the signal's share, 0 for pure noise, 1 for none. Everything is
+float32 scalars on the CPU; what leaves is Python floats, so a step never waits for a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+TRAIN_STEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+
+
+class Step(NamedTuple):
+    """One sampling step from ``alpha`` to ``next_alpha``.
+
+    The network is told ``timestep``; the denoiser scales by ``table_alpha``, the entry of the training
+    table nearest to ``alpha``. The two need not belong together (golden ``schedule``).
+    """
+
+    index: int
+    timestep: int
+    alpha: float
+    next_alpha: float
+    table_index: int
+    table_alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a run, from pure noise to the clean latents."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is told, [N] float32."""
+        return torch.tensor([step.timestep for step in self.steps], dtype=torch.float32)
+
+
+def schedule(steps: int) -> Schedule:
+    """The original's schedule for 1 to 1000 steps: the picked entries are rescaled among themselves.
+
+    Raises ``InputError`` outside that range. The original gives NaN for 1 step and crashes for 1000.
+    """
+    if not 1 <= steps <= TRAIN_STEPS:
+        raise InputError(
+            "This number of steps cannot be sampled.",
+            found=f"{steps} steps",
+            expected=f"1 to {TRAIN_STEPS}",
+            do="choose a number in that range; the released model was made for 50",
+        )
+    table = denoiser_table()
+    timesteps = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
+    picked = _training_alphas()[timesteps[::-1]]
+    alphas = torch.cat((zero_terminal(picked).flip(0), torch.ones(1)))
+    nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
+    columns = zip(
+        timesteps,
+        alphas[:-1].tolist(),
+        alphas[1:].tolist(),
+        nearest.tolist(),
+        table[nearest].tolist(),
+        strict=True,
+    )
+    return Schedule(tuple(Step(index, *column) for index, column in enumerate(columns)))
+
+
+def denoiser_table() -> Tensor:
+    """The training alphas [1000], rescaled over all of them: what the denoiser snaps to."""
+    return zero_terminal(_training_alphas())
+
+
+def zero_terminal(alphas: Tensor) -> Tensor:
+    """Alphas of increasing noise, shifted and scaled so that the last is 0 and the first stays."""
+    if len(alphas) == 1:
+        return torch.zeros(1)
+    first, last = alphas[0], alphas[-1]
+    return (alphas - last) * (first / (first - last))
+
+
+def _training_alphas() -> Tensor:
+    roots = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS, dtype=torch.float64)
+    return torch.cumprod(1.0 - roots**2, dim=0).to(torch.float32).sqrt()

@@ -1,0 +1,118 @@
+"""The package's own machines behind the loop: encode, sample, decode, with their conditions prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .audio.speech import Speech
+from .identity import Identity
+from .latents import decode_frames, encode_pixels
+from .model.conditions import RunConditions, SegmentConditions
+from .model.guidance import Predict, batched_branches, sequential_branches, single_branch
+from .model.transformer import Hallo3Transformer
+from .models import Models
+from .noise import Noise, Purpose
+from .sampling.denoiser import guided_denoiser
+from .sampling.samplers import sampler_named
+from .sampling.schedule import Schedule, schedule
+from .segments import Segment
+from .settings import Settings
+
+
+class Progress(NamedTuple):
+    """Where a run stands: finished steps of a segment, out of all of both."""
+
+    segment: int
+    segments: int
+    step: int
+    steps: int
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """What :func:`prepare` makes: everything a segment needs besides its motion frames."""
+
+    models: Models
+    settings: Settings
+    noise: Noise
+    watch: Watch
+    speech: Speech
+    schedule: Schedule
+    run: RunConditions
+
+    def encode(self, clip: Tensor, segment: Segment) -> Tensor:
+        """Portrait and motion frames [1, 3, F, H, W] in -1..1 -> image latents [1, C, 1, h, w]."""
+        return encode_pixels(
+            clip, Purpose.MOTION_POSTERIOR, segment.index, self.models, self.settings, self.noise
+        )
+
+    def sample(self, image_latents: Tensor, segment: Segment) -> Tensor:
+        """Image latents -> the segment's latents [1, C, T, h, w]."""
+        config, index = self.models.config, segment.index
+        shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
+        rest = shape[2] - image_latents.shape[2]
+
+        def draw(purpose: Purpose, step: int) -> Tensor:
+            return self.noise(purpose, index, step, shape).to(image_latents.device)
+
+        def report(step: int) -> None:
+            self.watch(Progress(index, len(self.speech.plan), step, self.settings.steps))
+
+        with self.models.transformer as dit:
+            windows = self.speech.segment(index).to(self.run.text)
+            heard = SegmentConditions(
+                audio=dit.hear(windows, on_access=self.settings.on_access),
+                image_latents=F.pad(image_latents, (0, 0, 0, 0, 0, rest)),
+            )
+            denoise = guided_denoiser(self._predict(dit, heard), self.settings.guidance_scale)
+            sample = sampler_named(self.settings.sampler)
+            start = draw(Purpose.START, 0)
+            return sample(denoise, start, self.schedule, lambda step: draw(Purpose.STEP, step), report)
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Latents -> slices of frames [1, 3, F, H, W] around -1..1."""
+        return decode_frames(latents, self.models)
+
+    def _predict(self, dit: Hallo3Transformer, heard: SegmentConditions) -> Predict:
+        if self.settings.branches == 1:
+            return single_branch(dit, self.run, heard)
+        branches = sequential_branches if self.settings.sequential else batched_branches
+        return branches(dit, self.run, heard)
+
+
+def prepare(
+    identity: Identity,
+    speech: Speech,
+    prompt_embeds: Tensor,
+    models: Models,
+    settings: Settings,
+    noise: Noise,
+    watch: Watch,
+) -> Stages:
+    """The stages of a run, with all that is constant for it computed once."""
+    steps = schedule(settings.steps)
+    with models.transformer as dit:
+        run = dit.prepare(
+            identity.reference_features,
+            identity.face_embedding,
+            prompt_embeds.to(next(dit.parameters())),
+            steps.timesteps,
+            on_access=settings.on_access,
+        )
+    return Stages(
+        models=models,
+        settings=settings,
+        noise=noise,
+        watch=watch,
+        speech=speech,
+        schedule=steps,
+        run=run,
+    )

@@ -1,0 +1,1 @@
+"""The text prompt: tokens, then T5's embedding of them."""

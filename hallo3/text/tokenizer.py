@@ -1,0 +1,80 @@
+"""From a prompt to token ids of a fixed length: T5's own tokenizer, or bytes for random sets."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, DependencyError
+
+PAD, END, FIRST_BYTE = 0, 1, 3
+
+
+class Tokenizer(Protocol):
+    """A prompt -> ids [1, length], padded; too long a prompt is cut with a warning."""
+
+    def __call__(self, prompt: str, length: int) -> Tensor: ...
+
+
+class ByteTokenizer:
+    """Bytes as tokens, with T5's padding and end marks (the scheme of ByT5)."""
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        ids = [byte + FIRST_BYTE for byte in prompt.encode()]
+        _warn_if_cut(len(ids) + 1, length)
+        ids = [*ids[: length - 1], END]
+        return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+
+class T5Tokenizer:
+    """The SentencePiece tokenizer in a text encoder's folder (facts 16, T5)."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(
+                "The text encoder's tokenizer is missing.",
+                found=f"no folder {folder}",
+                expected="the tokenizer files that came with the T5 text encoder",
+                do=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
+            )
+        self._tokenizer = _load_tokenizer(folder)
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        _warn_if_cut(len(self._tokenizer(prompt)["input_ids"]), length)
+        encoded = self._tokenizer(
+            prompt, truncation=True, padding="max_length", max_length=length, return_tensors="pt"
+        )
+        return cast(Tensor, encoded["input_ids"])
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    loader = cast(Any, AutoTokenizer)
+    try:
+        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise DependencyError(
+            "The T5 tokenizer needs a library that is not installed.",
+            found=str(error).splitlines()[0],
+            do="pip install sentencepiece protobuf",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The text encoder's tokenizer cannot be read.",
+            found=str(error).splitlines()[0],
+            expected=f"T5 tokenizer files in {folder}",
+            do="copy the tokenizer files of the T5 text encoder there again",
+        ) from error
+
+
+def _warn_if_cut(tokens: int, length: int) -> None:
+    if tokens > length:
+        warnings.warn(
+            f"The prompt has {tokens} tokens; the model reads {length}, the last {tokens - length} are cut.",
+            stacklevel=4,
+        )

@@ -1,0 +1,95 @@
+"""Encode clips in one call, decode latents slice by slice; the networks are diffusers' (facts 7).
+
+B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import VAEConfig
+from .onednn import OneDNNConvolutions
+
+
+class Posterior(NamedTuple):
+    """What the encoder believes: mean and log-variance [B, C, T, h, w], unscaled."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + exp(log_variance / 2) noise; the original always samples, we take the mean by default."""
+        spread = torch.exp(0.5 * self.log_variance.clamp(-30.0, 20.0))
+        return self.mean + spread * noise.to(self.mean)
+
+
+class VideoVAE(nn.Module):
+    """diffusers' ``AutoencoderKLCogVideoX`` with its encoder and decoder called as the original does.
+
+    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer clips.
+    """
+
+    def __init__(self, network: nn.Module, scaling_factor: float) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.scaling_factor = scaling_factor
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """Clip [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
+        with OneDNNConvolutions():
+            moments, _ = self.network.encoder(pixels.to(self._like))
+        return Posterior(*moments.chunk(2, dim=1))
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Clip -> scaled latents [B, C, T, h, w]: the posterior's mean, or its sample under ``noise``."""
+        posterior = self.posterior(pixels)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        return latents * self.scaling_factor
+
+    def decode(self, latents: Tensor, slices: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1 as they are decoded.
+
+        ``slices`` counts latent frames per call and defaults to the original's. The causal cache lives
+        in this generator and nowhere else. Golden ``vae_decode_chunked``.
+        """
+        unscaled = latents.to(self._like) * (1 / self.scaling_factor)
+        cache: Any = None
+        for part in unscaled.split(list(slices or decode_slices(latents.shape[2])), dim=2):
+            with OneDNNConvolutions():
+                frames, cache = self.network.decoder(part, conv_cache=cache)
+            yield frames
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.network.parameters())
+
+
+def decode_slices(latent_frames: int) -> list[int]:
+    """Latent frames per decoder call: the odd one joins the first pair (13 -> 3, 2, 2, 2, 2, 2)."""
+    if latent_frames < 2:
+        return [latent_frames]
+    pairs = [2] * (latent_frames // 2)
+    return [pairs[0] + latent_frames % 2, *pairs[1:]]
+
+
+def build_vae(config: VAEConfig) -> VideoVAE:
+    """The VAE of these sizes, without memory (on the meta device)."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    levels = len(config.block_out_channels)
+    with torch.device("meta"):
+        network = AutoencoderKLCogVideoX(
+            block_out_channels=config.block_out_channels,
+            down_block_types=("CogVideoXDownBlock3D",) * levels,
+            up_block_types=("CogVideoXUpBlock3D",) * levels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_num_groups,
+            norm_eps=config.norm_eps,
+            scaling_factor=config.scaling_factor,
+        )
+    return VideoVAE(network, config.scaling_factor)

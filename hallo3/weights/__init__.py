@@ -1,0 +1,1 @@
+"""Checkpoints: key maps between the original's names and ours, files, strict loading."""
