@@ -9,7 +9,6 @@ from torch import Tensor
 from .face.analysis import analyze
 from .latents import encode_pixels
 from .media.canvas import Canvas, fit
-from .media.picture import check_picture
 from .models import Models
 from .noise import Noise, Purpose
 from .settings import Settings
@@ -28,11 +27,11 @@ def extract_identity(portrait: Tensor, models: Models, settings: Settings, noise
     """A picture [3, h, w] in 0..1 -> its identity.
 
     The reference network sees the picture with everything but the face black; the canvas that segments
-    start from is unmasked (facts 10). Raises ``PortraitError`` and ``FaceError``.
+    start from is unmasked (facts 10). Raises ``FaceError``.
     """
     config = models.config
     shape = config.segment.shape
-    face = analyze(check_picture(portrait), models.face, config.face)
+    face = analyze(portrait, models.face, config.face)
     face_only = fit(portrait * face.mask.to(portrait), shape).pixels
     latents = encode_pixels(face_only, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
     with models.reference as network:

@@ -17,6 +17,7 @@ from .audio.speech import Speech, in_memory
 from .identity import extract_identity
 from .latents import collect
 from .media.canvas import drop_pixels
+from .media.picture import check_picture
 from .media.sound import Recording, to_mono
 from .models import Models
 from .noise import Noise, Purpose, seeded_noise
@@ -56,7 +57,7 @@ def animate(
     noise = noise or seeded_noise(settings.seed)
     speech = encode_speech(recording, models)
     prompt_embeds = encode_prompt(prompt, models)
-    identity = extract_identity(portrait, models, settings, noise)
+    identity = extract_identity(check_picture(portrait), models, settings, noise)
     stages = prepare(identity, speech, prompt_embeds, models, settings, noise, watch)
     for segment, pixels in render(
         identity.canvas.pixels,

@@ -41,7 +41,7 @@ class VideoVAE(nn.Module):
     def posterior(self, pixels: Tensor) -> Posterior:
         """Clip [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
         with OneDNNConvolutions():
-            moments, _ = self.network.encoder(pixels.to(self._like))
+            moments, _ = self.network.encoder(_suited(pixels, self.network.encoder))
         return Posterior(*moments.chunk(2, dim=1))
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -56,16 +56,12 @@ class VideoVAE(nn.Module):
         ``slices`` counts latent frames per call and defaults to the original's. The causal cache lives
         in this generator and nowhere else. Golden ``vae_decode_chunked``.
         """
-        unscaled = latents.to(self._like) * (1 / self.scaling_factor)
+        unscaled = _suited(latents, self.network.decoder) * (1 / self.scaling_factor)
         cache: Any = None
         for part in unscaled.split(list(slices or decode_slices(latents.shape[2])), dim=2):
             with OneDNNConvolutions():
                 frames, cache = self.network.decoder(part, conv_cache=cache)
             yield frames
-
-    @property
-    def _like(self) -> Tensor:
-        return next(self.network.parameters())
 
 
 def decode_slices(latent_frames: int) -> list[int]:
@@ -74,6 +70,10 @@ def decode_slices(latent_frames: int) -> list[int]:
         return [latent_frames]
     pairs = [2] * (latent_frames // 2)
     return [pairs[0] + latent_frames % 2, *pairs[1:]]
+
+
+def _suited(tensor: Tensor, network: nn.Module) -> Tensor:
+    return tensor.to(next(network.parameters()))
 
 
 def build_vae(config: VAEConfig) -> VideoVAE:

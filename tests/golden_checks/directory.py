@@ -1,0 +1,102 @@
+"""A directory of goldens: JSON files that describe safetensors files (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+FORWARD, TRAJECTORY = 5e-5, 1e-4
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded run: its description and its tensors."""
+
+    name: str
+    about: dict[str, Any]
+    home: Path
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        file = self.about.get("file")
+        return load_file(self.home / str(file)) if file else {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def names(self, prefix: str) -> list[str]:
+        """Tensor names that start so, without the prefix."""
+        return [name[len(prefix) :] for name in self.about.get("tensors", {}) if name.startswith(prefix)]
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.about.get("tensors", {}) for name in names)
+
+    def other(self, name: str) -> Golden:
+        """Another golden of the same directory."""
+        return read_golden(self.home / f"{name}.json")
+
+
+@dataclass
+class Report:
+    """The errors of one golden's tensors against their tolerances."""
+
+    rows: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def close(self, name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
+        """Record the largest absolute difference; another shape is an infinite one."""
+        if found.shape != expected.shape:
+            self.rows.append(
+                (f"{name} {list(found.shape)} != {list(expected.shape)}", float("inf"), tolerance)
+            )
+            return
+        difference = (found.double() - expected.double()).abs()
+        same = (found == expected) | (found.isnan() & expected.isnan())
+        worst = (
+            float(torch.where(same, 0.0, difference.nan_to_num(float("inf"))).max())
+            if len(difference.flatten())
+            else 0.0
+        )
+        self.rows.append((name, worst, tolerance))
+
+    def exact(self, name: str, found: Any, expected: Any) -> None:
+        """Record plain values that must be equal."""
+        self.rows.append((name, 0.0 if found == expected else float("inf"), 0.0))
+
+    @property
+    def worst(self) -> tuple[str, float, float]:
+        """The row that uses most of its tolerance."""
+        return max(self.rows, key=lambda row: row[1] / (row[2] or 1e-30))
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(error <= tolerance for _, error, tolerance in self.rows)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One kind of golden: how to know it, how to compare it."""
+
+    recognise: Callable[[Golden], bool]
+    compare: Callable[[Golden], Report]
+
+
+def read_golden(path: Path) -> Golden:
+    return Golden(path.stem, json.loads(path.read_text()), path.parent)
+
+
+def goldens(folder: Path) -> Iterator[Golden]:
+    """Every description in a directory, by name."""
+    return (read_golden(path) for path in sorted(folder.glob("*.json")))
+
+
+def swap(tensor: Tensor) -> Tensor:
+    """(b, t, c, h, w) <-> [B, C, T, H, W]."""
+    return tensor.transpose(1, 2)

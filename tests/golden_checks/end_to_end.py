@@ -1,0 +1,198 @@
+"""The whole way from a portrait and a waveform to frames, under the original's recorded draws."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hallo3.face.analysis import Face
+from hallo3.identity import extract_identity
+from hallo3.media.sound import Recording
+from hallo3.media.video import to_uint8
+from hallo3.models import Models
+from hallo3.noise import Purpose
+from hallo3.pipeline import encode_speech, render
+from hallo3.segments import Segment
+from hallo3.settings import Settings
+from hallo3.stages import prepare
+from hallo3.vae.codec import VideoVAE
+
+from . import networks
+from .directory import TRAJECTORY, Check, Golden, Report, swap
+
+
+@dataclass(frozen=True)
+class RecordedFace:
+    """The face the original's analyzers found."""
+
+    golden: Golden
+    space: str = "golden"
+
+    def analyze(self, picture: Tensor) -> Face:
+        mask = self.golden["in.face_mask_uint8"].float() / 255
+        return Face(mask=mask.reshape(picture.shape[1:]), embedding=self.golden["in.face_emb"].reshape(1, -1))
+
+
+@dataclass
+class Run:
+    """One render with everything that passes between its stages noted."""
+
+    golden: Golden
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def noise(self, purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """The original's draw for this purpose; its posterior draws run: segment 0, identity, segment 1 …"""
+        g = self.golden
+        match purpose:
+            case Purpose.MOTION_MASK:
+                draw = g[f"draw.motion_mask_rand_{segment}"]
+            case Purpose.MOTION_POSTERIOR:
+                draw = g[f"draw.vae_posterior_noise_{segment + (segment > 0)}"]
+            case Purpose.IDENTITY_POSTERIOR:
+                draw = g["draw.vae_posterior_noise_1"]
+            case Purpose.START:
+                draw = swap(g[f"draw.init_noise_chunk_{segment}"])
+            case Purpose.STEP:
+                draw = swap(g[f"draw.sampling_chunk_{segment}_step_{step}_used"])
+        assert draw.shape == torch.Size(shape)
+        return draw
+
+    def _watch(self, vae: VideoVAE) -> None:
+        """Note what the VAE encodes; the original counts segment 0, identity, segment 1 …"""
+        encode, orders = vae.encode, iter([1, 0, *range(2, 10**6)])
+
+        def watched(pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+            latents, order = encode(pixels, noise), next(orders)
+            self.seen |= {f"mid.vae_in_{order}": pixels, f"mid.vae_latent_{order}": latents}
+            if order == 1:
+                self.seen["mid.ref_latent"] = swap(latents)
+            return latents
+
+        vae.encode = watched  # type: ignore[method-assign]
+
+    def frames(self) -> Iterator[tuple[Segment, Tensor]]:
+        golden, seen = self.golden, self.seen
+        models = tiny_models(golden)
+        settings = Settings(
+            steps=int(golden.about["steps"]),
+            guidance_scale=float(golden.about.get("guidance", 3.5)),
+            sampler="dpmpp_2m_sde",
+            posterior="sample",
+        )
+        with models.vae as vae:
+            self._watch(vae)
+        picture = golden["in.image_uint8_hwc"].permute(2, 0, 1).float() / 255
+        recording = Recording(golden["in.waveform"][None], models.config.segment.sample_rate)
+        speech = encode_speech(recording, models)
+        seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
+        identity = extract_identity(picture, models, settings, self.noise)
+        self.canvas = identity.canvas
+        seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
+        stages = prepare(
+            identity, speech, golden["in.text_prompt"], models, settings, self.noise, lambda _: None
+        )
+
+        def encode(clip: Tensor, segment: Segment) -> Tensor:
+            latents = stages.encode(clip, segment)
+            seen[f"mid.concat_chunk_{segment.index}_frame0"] = swap(latents[:, :, :1])
+            window = speech.segment(segment.index)
+            seen[f"mid.audio_slots_chunk_{segment.index}"] = window[:, :, window.shape[2] // 2]
+            return latents
+
+        def sample(image_latents: Tensor, segment: Segment) -> Tensor:
+            latents = stages.sample(image_latents, segment)
+            seen[f"out.latent_chunk_{segment.index}"] = swap(latents)
+            decoded = torch.cat(list(stages.decode(latents)), dim=2)
+            ends = torch.cat((decoded[:, :, :2], decoded[:, :, -2:]), dim=2)
+            seen[f"out.decoded_chunk_{segment.index}_first2_last2"] = ends
+            return latents
+
+        yield from render(
+            identity.canvas.pixels,
+            speech.plan,
+            encode=encode,
+            sample=sample,
+            decode=stages.decode,
+            noise=self.noise,
+            motion_drop=0.1,
+        )
+
+
+def tiny_models(golden: Golden) -> Models:
+    """The goldens' networks behind residencies that do nothing; T5 is replaced by a recorded table."""
+    encoder, decoder = golden.other(networks.ENCODER), golden.other(networks.DECODER)
+    named = {name.removesuffix(".safetensors") for name in golden.about["weights"]}
+    speech = next((name for name in named if "wav2vec" in name), networks.SPEECH)
+    config = networks.config_of(golden.about, networks.vae_config(encoder.about))
+    about_speech = golden.about.get("wav2vec") or golden.other(speech).about["config"]
+    return Models(
+        config=config,
+        face=RecordedFace(golden),
+        speech=nullcontext(networks.speech_encoder(golden.other(speech), about_speech)),
+        text=cast(Any, nullcontext()),
+        vae=nullcontext(networks.vae(encoder, decoder)),
+        reference=nullcontext(networks.reference(golden, config)),
+        transformer=nullcontext(networks.transformer(golden, config)),
+    )
+
+
+def end_to_end(golden: Golden) -> Report:
+    """Latents, decoded ends, all noted intermediates, and the frames as they would be written."""
+    report, run = Report(), Run(golden)
+    pixels = torch.cat([pixels for _, pixels in run.frames()])
+    segments = sum(name.startswith("mid.concat_chunk_") for name in run.seen)
+    for name in [*golden.names("out."), *golden.names("mid.")]:
+        full = f"out.{name}" if golden.has(f"out.{name}") else f"mid.{name}"
+        if full in run.seen:
+            expected = golden[full]
+            report.close(full, run.seen[full].reshape(expected.shape), expected, TRAJECTORY)
+        elif full.startswith("out.") and not _discarded(name, segments):
+            report.exact(f"{full} is compared", False, True)
+    if "frames" in golden.about:
+        _frames(golden.other(str(golden.about["frames"]).removesuffix(".safetensors")), run, pixels, report)
+    return report
+
+
+def _discarded(name: str, segments: int) -> bool:
+    """Whether a tensor belongs to a chunk the original renders and throws away."""
+    chunk = re.search(r"chunk_(\d+)", name)
+    return chunk is not None and int(chunk[1]) >= segments
+
+
+def _frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
+    """uint8 within 1 in at most 0.01 % of values; floats within the trajectory's tolerance. The original
+    records whole canvases or, of square portraits, what is left when the bars are cut."""
+    expected = golden["out.frames_uint8"]
+    if expected.shape[2] != pixels.shape[3]:
+        pixels = run.canvas.uncrop(pixels)
+    found = to_uint8(pixels).permute(0, 2, 3, 1)
+    difference = (found.int() - expected.int()).abs()
+    report.close("out.frames_uint8 (largest difference)", difference.max(), torch.tensor(0), 1.0)
+    share = (difference > 0).float().mean()
+    report.close("out.frames_uint8 (share that differs)", share, torch.tensor(0.0), 1e-4)
+    if golden.has("out.frame_index", "out.frames_float"):
+        floats = pixels[golden["out.frame_index"]]
+        report.close("out.frames_float", floats, golden["out.frames_float"], TRAJECTORY)
+
+
+def frames(golden: Golden) -> Report:
+    """Frames are compared with the run that made them."""
+    for path in sorted(golden.home.glob("*.json")):
+        maker = golden.other(path.stem)
+        if str(maker.about.get("frames", "")).removesuffix(".safetensors") == golden.name:
+            report, run = Report(), Run(maker)
+            _frames(golden, run, torch.cat([pixels for _, pixels in run.frames()]), report)
+            return report
+    raise FileNotFoundError(f"no golden says it made {golden.name}")
+
+
+CHECKS = (
+    Check(lambda g: g.has("in.image_uint8_hwc", "in.waveform"), end_to_end),
+    Check(lambda g: g.has("out.frames_uint8"), frames),
+)

@@ -1,0 +1,230 @@
+"""Forward passes of both networks: results, and every intermediate that a module or the injected
+attention shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hallo3.config import Hallo3Config
+from hallo3.model.conditions import SegmentConditions
+from hallo3.model.embeddings import timestep_sinusoid
+from hallo3.model.guidance import batched_branches, sequential_branches, single_branch
+from hallo3.model.modulation import Modulation
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.trunk import Trunk
+from hallo3.ops import sdpa
+
+from . import networks
+from .directory import FORWARD, Check, Golden, Report, swap
+
+
+class Trace:
+    """What passed through a network: injected as its attention, hooked to its modules."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] = {}
+        self._calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        context = sdpa(q, k, v)
+        self._calls.append((q, k, v, context))
+        return context
+
+    def follow(self, network: Trunk) -> None:
+        """Note under the goldens' names what the modules take and give."""
+
+        def on(module: nn.Module, note: Callable[[Any, Any], None]) -> None:
+            module.register_forward_hook(lambda _, inputs, output: note(inputs, output))
+
+        on(network.time_embedding, lambda _, out: self._note("time_embed_out", out))
+        on(network.norm_final, lambda _, out: self._note("final_layernorm_out", out))
+        on(network.norm_final, lambda inputs, _: self._note("final_layernorm_in", inputs[0]))
+        for index, block in enumerate(network.transformer_blocks):
+            self._follow_block(index, block, on)
+        if isinstance(network, Hallo3Transformer):
+            on(network.audio_proj, lambda _, out: self._note("audio_proj_out", out, join=True))
+            on(network.face_proj, lambda _, out: self._note("face_proj_out", out))
+
+    def _follow_block(self, i: int, block: Any, on: Callable[..., None]) -> None:
+        def joined(name: str) -> Callable[[Any, Any], None]:
+            return lambda _, out: self._note(name, torch.cat((out[1], out[0]), dim=1))
+
+        def rows(name: str) -> Callable[[Any, Any], None]:
+            return lambda _, out: self._note(name, out)
+
+        on(block, joined(f"layer_{i}_out"))
+        on(block.norm1, joined(f"L{i}_attention_in"))
+        on(block.attn1, joined(f"L{i}_attention_out"))
+        on(block.ff, lambda _, out: self._note(f"L{i}_mlp_out", out, prepend=True))
+        for kind in ("face", "audio"):
+            if hasattr(block, f"attn_{kind}"):
+                on(getattr(block, f"attn_{kind}"), rows(f"L{i}_{kind}_attn_out"))
+
+    def _note(self, name: str, value: Tensor, *, join: bool = False, prepend: bool = False) -> None:
+        before = self.seen.get(name)
+        if before is not None and join:
+            value = torch.cat((before, value))
+        if before is not None and prepend:
+            value = torch.cat((value, before), dim=1)
+        self.seen[name] = value
+
+    def attentions(self, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+        """Queries, keys, values and contexts by layer and kind, from the calls of one forward pass."""
+        found: dict[str, Tensor] = {}
+        for call, tensors in enumerate(self._calls):
+            layer, kind = call // len(kinds), kinds[call % len(kinds)]
+            parts = ("q_after_norm_rope", "k_after_norm_rope", "v", "attn_ctx")
+            found |= {f"L{layer}_{kind}_{part}": t for part, t in zip(parts, tensors, strict=True)}
+        self._calls.clear()
+        return found
+
+
+def compare_mids(golden: Golden, seen: dict[str, Tensor], report: Report) -> None:
+    """Every ``mid.*`` that was seen. Rows the original computes and throws away, or that it repeats for
+    the second branch, have no counterpart."""
+    for name in golden.names("mid."):
+        expected = golden[f"mid.{name}"]
+        if name in seen:
+            found, expected = _common(name, seen[name], expected)
+            report.close(f"mid.{name}", found, expected, FORWARD)
+
+
+def _common(name: str, found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    if re.search(r"_(face|audio)_attn_out$", name):
+        found = found.reshape(-1, expected.shape[1], expected.shape[2])
+    if re.search(r"self_(q_after|attn_ctx)", name):
+        expected = expected[:, :, : found.shape[2]]
+    if re.search(r"attention_(in|out)$", name):
+        expected = expected[:, : found.shape[1]]
+    if name.startswith("final_layernorm"):
+        expected = expected[:, -found.shape[1] :]
+    if len(found) != len(expected) and len(expected) % len(found) == 0:
+        found = found.repeat(len(expected) // len(found), *[1] * (found.ndim - 1))
+    return found, expected
+
+
+def embedded(network: Trunk, video: Tensor, text: Tensor) -> Tensor:
+    return torch.cat((text, video), dim=1)
+
+
+def adaln_chunks(modulation: Modulation) -> dict[str, Tensor]:
+    """Each block's twelve chunks in the original's order."""
+    found: dict[str, Tensor] = {}
+    for index, (attention, feed_forward) in enumerate(modulation.blocks):
+        order = (attention[:, :3], feed_forward[:, :3], attention[:, 3:], feed_forward[:, 3:])
+        found[f"L{index}_adaln_12chunks"] = torch.cat(order, dim=1).flatten(1)
+    return found
+
+
+def prepared(golden: Golden, config: Hallo3Config, trace: Trace, scaled: tuple[list[str], float] = ([], 1.0)):
+    """The main network with a golden's conditions: (network, run, segment)."""
+    dit = networks.transformer(golden, config, trace.attention, scaled)
+    trace.follow(dit)
+    banks = [golden[f"in.bank_{index}"] for index in range(config.trunk.layers)]
+    timesteps = golden["in.timestep"].flatten()[:1]
+    run = dit.prepare(banks, golden["in.face_emb"], golden["in.text"], timesteps)
+    audio = dit.hear(golden["in.audio_windows"])
+    return dit, run, SegmentConditions(audio=audio, image_latents=swap(golden["in.concat"]))
+
+
+def dit_forward(golden: Golden) -> Report:
+    """One branch, or the pair as the sampler builds it (batched and one by one)."""
+    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    dit, run, segment = prepared(golden, config, trace)
+    noisy = swap(golden["in.x"])
+    if len(golden["out.final"]) == 1:
+        result = single_branch(dit, run, segment)(noisy, 0)
+        trace.seen["audio_proj_out"] = trace.seen["audio_proj_out"][1:]
+    else:
+        one_by_one = sequential_branches(dit, run, segment)(noisy, 0)
+        report.close("out.final (one by one)", swap(one_by_one), golden["out.final"], FORWARD)
+        trace.attentions(("self", "face", "audio"))
+        trace.seen = {k: v for k, v in trace.seen.items() if not k.endswith("mlp_out")}
+        result = batched_branches(dit, run, segment)(noisy, 0)
+    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    seen = trace.seen | trace.attentions(("self", "face", "audio")) | adaln_chunks(run.steps[0])
+    text = run.text[-len(result) :]
+    video = dit.embed(noisy, segment.image_latents).expand(len(result), -1, -1)
+    seen["embedded_tokens_with_pos"] = torch.cat((text, video), dim=1)
+    seen["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"].flatten()[:1], config.trunk.width)
+    compare_mids(golden, seen, report)
+    return report
+
+
+PATTERNS = "patterns (regular expressions, search)"
+
+
+def eps_probe(golden: Golden) -> Report:
+    """The first golden again with small weights: only the norms' epsilons decide."""
+    base_name = re.search(r"weights as (\w+)", golden.about["what"])
+    base = golden.other(base_name[1] if base_name else "dit_forward_b1")
+    config, trace, report = networks.config_of(base.about), Trace(), Report()
+    scaled = golden.about[PATTERNS], float(golden.about["factor"])
+    dit, run, segment = prepared(base, config, trace, scaled)
+    result = single_branch(dit, run, segment)(swap(base["in.x"]), 0)
+    trace.seen["audio_proj_out"] = trace.seen["audio_proj_out"][1:]
+    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    compare_mids(golden, trace.seen, report)
+    return report
+
+
+def ref_net(golden: Golden) -> Report:
+    """The reference network on one latent frame, with zero text and with a caption."""
+    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    network = networks.reference(golden, config, trace.attention)
+    still = swap(golden["in.ref_latent"])
+    for variant in ("", "train_variant."):
+        if golden.has(f"{variant}in.text"):
+            text = golden[f"{variant}in.text"]
+            features = network.features(still, text if text.any() else None)
+            for index in range(len(golden.names(f"{variant}out.bank_"))):
+                name = f"{variant}out.bank_{index}"
+                report.close(name, features[index], golden[name], FORWARD)
+            result = network(still, still, golden["in.timestep"], text)
+            name = f"{variant}out.final"
+            report.close(name, swap(result), golden[name], FORWARD)
+    _backbone_mids(golden, network, trace, still, still, report)
+    return report
+
+
+def backbone(golden: Golden) -> Report:
+    """The reference network's class over a whole segment: plain CogVideoX."""
+    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    network = networks.reference(golden, config, trace.attention)
+    noisy, image = swap(golden["in.x"]), swap(golden["in.concat"])
+    result = network(noisy, image, golden["in.timestep"], golden["in.text"])
+    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    _backbone_mids(golden, network, trace, noisy, image, report)
+    return report
+
+
+def _backbone_mids(
+    golden: Golden, network: Any, trace: Trace, noisy: Tensor, image: Tensor, report: Report
+) -> None:
+    """One more pass, watched; its normed video tokens are what ``out.bank_*`` records."""
+    trace.attentions(("self",))
+    trace.follow(network)
+    text = golden["in.text"]
+    network(noisy, image, golden["in.timestep"], text)
+    modulation = network.modulate(golden["in.timestep"], noisy)
+    tokens = torch.cat((network.patch_embed.text(text), network.embed(noisy, image)), dim=1)
+    seen = trace.seen | trace.attentions(("self",)) | adaln_chunks(modulation)
+    seen["embedded_tokens_with_pos"] = tokens
+    seen["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"], network.config.width)
+    for index in range(len(golden.names("out.bank_"))):
+        found = seen[f"L{index}_attention_in"][:, text.shape[1] :]
+        report.close(f"out.bank_{index} (seen)", found, golden[f"out.bank_{index}"], FORWARD)
+    compare_mids(golden, seen, report)
+
+
+CHECKS = (
+    Check(lambda g: g.has("in.x", "in.audio_windows", "in.bank_0", "out.final"), dit_forward),
+    Check(lambda g: PATTERNS in g.about and g.has("out.final"), eps_probe),
+    Check(lambda g: g.has("in.ref_latent", "out.bank_0"), ref_net),
+    Check(lambda g: g.has("in.x", "in.concat", "out.bank_0") and not g.has("in.audio_windows"), backbone),
+)

@@ -1,0 +1,137 @@
+"""The original's tiny networks, loaded through our key maps into our modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from hallo3.audio.encoder import build_wav2vec2
+from hallo3.config import AudioConfig, FaceConfig, Hallo3Config, SegmentConfig, TrunkConfig, VAEConfig
+from hallo3.model.reference import ReferenceNetwork
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.ops import Attention, Layers, sdpa
+from hallo3.shapes import LatentShape
+from hallo3.vae.codec import VideoVAE, build_vae
+from hallo3.weights import maps
+from hallo3.weights.files import load_strict
+
+from .directory import Golden
+
+TRANSFORMER, REFERENCE = "weights_main_dit", "weights_ref_net"
+ENCODER, DECODER = "weights_vae_encoder", "weights_vae_decoder"
+SPEECH = "weights_wav2vec_tiny"
+
+
+def weights_of(golden: Golden, default: str) -> Golden:
+    """The weights a golden names, or the usual ones."""
+    named = golden.about.get("weights")
+    names = [named] if isinstance(named, str) else list(named or [])
+    stems = [name.removesuffix(".safetensors") for name in names]
+    return golden.other(stems[0] if len(stems) == 1 else default)
+
+
+def config_of(about: Mapping[str, Any], vae: VAEConfig | None = None) -> Hallo3Config:
+    """Our configuration from a golden's."""
+    c, audio, face = about["config"], about["config"]["audio_proj"], about["config"]["face_proj"]
+    video = LatentShape(c["latent_frames"], c["latent_height"], c["latent_width"]).video
+    return Hallo3Config(
+        name="golden",
+        trunk=TrunkConfig(
+            layers=c["num_layers"],
+            heads=c["num_attention_heads"],
+            head_dim=c["head_dim"],
+            time_dim=c["time_embed_dim"],
+            text_dim=c["text_hidden_size"],
+            text_tokens=c["text_length"],
+            latent_channels=c["latent_channels"],
+        ),
+        audio=AudioConfig(
+            window=audio["seq_len"],
+            layers=audio["blocks"],
+            channels=audio["channels"],
+            hidden=audio["intermediate_dim"],
+            tokens=audio["context_tokens"],
+            token_dim=audio["output_dim"],
+        ),
+        face=FaceConfig(
+            space="golden",
+            embedding_dim=face["clip_embeddings_dim"],
+            tokens=face["clip_extra_context_tokens"],
+            token_dim=face["hidden_size"],
+        ),
+        vae=vae or VAEConfig(latent_channels=c["latent_channels"]),
+        segment=SegmentConfig(frames=video.frames, height=video.height, width=video.width),
+    )
+
+
+def transformer(
+    golden: Golden,
+    config: Hallo3Config,
+    attention: Attention = sdpa,
+    scaled: tuple[list[str], float] = ([], 1.0),
+) -> Hallo3Transformer:
+    """The main network; weights whose name matches one of ``scaled``'s patterns are multiplied."""
+    state = _stripped(weights_of(golden, TRANSFORMER), maps.TRANSFORMER_PREFIX)
+    patterns, factor = scaled
+    state = {
+        name: tensor * factor if any(re.search(pattern, name) for pattern in patterns) else tensor
+        for name, tensor in state.items()
+    }
+    network = Hallo3Transformer(config, Layers(device="meta", attention=attention))
+    load_strict(network, maps.TRANSFORMER.to_ours(state), "the golden's transformer")
+    return network
+
+
+def reference(golden: Golden, config: Hallo3Config, attention: Attention = sdpa) -> ReferenceNetwork:
+    state = _stripped(weights_of(golden, REFERENCE), maps.REFERENCE_PREFIX)
+    layers = Layers(device="meta", attention=attention)
+    network = ReferenceNetwork(config.trunk, config.segment.shape.latent, layers)
+    load_strict(network, maps.REFERENCE.to_ours(state), "the golden's reference network")
+    return network
+
+
+def vae_config(about: Mapping[str, Any]) -> VAEConfig:
+    c = about["config"]
+    return VAEConfig(
+        block_out_channels=tuple(c["ch"] * factor for factor in c["ch_mult"]),
+        layers_per_block=c["num_res_blocks"],
+        latent_channels=c["z_channels"],
+        norm_num_groups=c["norm_groups"],
+        norm_eps=c["gn_eps"],
+    )
+
+
+def vae(encoder: Golden | None, decoder: Golden | None) -> VideoVAE:
+    """The VAE with the side or sides whose weights are given; the other stays on meta."""
+    given = {"encoder": encoder, "decoder": decoder}
+    about = next(weights.about for weights in given.values() if weights is not None)
+    built = build_vae(vae_config(about))
+    for side, weights in given.items():
+        if weights is not None:
+            ours = maps.VAE.to_ours(_stripped(weights, ""))
+            state = {name.removeprefix(side + "."): tensor for name, tensor in ours.items()}
+            load_strict(cast(nn.Module, getattr(built.network, side)), state, f"the golden's VAE {side}")
+    return built
+
+
+def speech_encoder(weights: Golden, config: Mapping[str, Any]) -> nn.Module:
+    """wav2vec2 from a golden's sizes; fields that are not sizes only repeat what we fix."""
+    fixed = ("vocab_size", "feat_extract_norm", "do_stable_layer_norm")
+    network = build_wav2vec2({name: value for name, value in config.items() if name not in fixed})
+    state = _stripped(weights, "")
+    state.pop("masked_spec_embed", None)
+    renamed = {_new_weight_norm(name): tensor for name, tensor in state.items()}
+    load_strict(network, renamed, "the golden's speech encoder")
+    return network
+
+
+def _stripped(weights: Golden, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor.float() for name, tensor in weights.tensors.items()}
+
+
+def _new_weight_norm(name: str) -> str:
+    parametrized = "conv.parametrizations.weight.original"
+    return name.replace("conv.weight_g", parametrized + "0").replace("conv.weight_v", parametrized + "1")

@@ -1,0 +1,118 @@
+"""The schedule and whole trajectories, with a closed-form stand-in and with the tiny network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hallo3.model.guidance import batched_branches
+from hallo3.sampling.denoiser import guided_denoiser
+from hallo3.sampling.samplers import sample_dpmpp_2m_sde, solver_coefficients
+from hallo3.sampling.schedule import Schedule, Step, denoiser_table, schedule
+
+from . import networks
+from .directory import TRAJECTORY, Check, Golden, Report, swap
+from .forwards import Trace, prepared
+
+MULTIPLIERS = {"mult1": "keep", "mult2": "move", "mult3": "this", "mult4": "last", "mult_noise": "noise"}
+
+
+def schedules(golden: Golden) -> Report:
+    """Alphas, timesteps, table entries and step multipliers for every recorded step count."""
+    report = Report()
+    report.close("denoiser_table", denoiser_table(), golden["denoiser_table"], 0.0)
+    for count in sorted(int(name) for name in golden.names("timesteps_")):
+        steps = schedule(count).steps
+        columns = {
+            "timesteps": torch.tensor([step.timestep for step in steps]),
+            "sqrt_alpha": torch.tensor([step.alpha for step in steps] + [1.0]),
+            "denoiser_idx": torch.tensor([step.table_index for step in steps]),
+            "denoiser_sqrt_alpha": torch.tensor([step.table_alpha for step in steps]),
+        }
+        for name, found in columns.items():
+            if golden.has(f"{name}_{count}"):
+                report.close(f"{name}_{count}", found, golden[f"{name}_{count}"], 0.0)
+        used = solver_coefficients(schedule(count))
+        for name, field in MULTIPLIERS.items():
+            if golden.has(f"{name}_{count}"):
+                expected = golden[f"{name}_{count}"]
+                found = torch.tensor([getattr(step, field) for step in used])
+                live = expected.isfinite() & (torch.arange(count) < count - 1)
+                report.close(f"{name}_{count}", found[live], expected[live], 0.0)
+    return report
+
+
+def toy_trajectory(golden: Golden) -> Report:
+    """Sampler, guidance and denoiser around the closed-form network that the golden describes."""
+    plan = _schedule_of(golden)
+    concat, text, audio = (golden[f"in.{name}"] for name in ("concat", "text", "audio"))
+    texts = torch.cat((torch.zeros_like(text), text))
+    audios = torch.cat((torch.zeros_like(audio), audio))
+
+    def predict(latents: Tensor, step: int) -> Tensor:
+        both = torch.cat((latents, swap(concat)), dim=1).expand(2, -1, -1, -1, -1)
+        velocity = torch.einsum("oc,bcthw->bothw", golden["toy.W"], both)
+        time = torch.sin(torch.tensor(float(plan.steps[step].timestep)) / 300)
+        own = 0.2 * audios.flatten(1).mean(dim=1) + 0.05 * texts.flatten(1).mean(dim=1)
+        return velocity + 0.3 * time + 0.1 * texts.mean() + own.view(2, 1, 1, 1, 1)
+
+    return _trajectory(golden, plan, predict)
+
+
+def dit_trajectory(golden: Golden) -> Report:
+    """The tiny network from start noise to latents."""
+    source = re.search(r"(\w+)\.safetensors", golden.about["inputs"])
+    base = golden.other(source[1] if source else "dit_forward_b1")
+    config, plan = networks.config_of(golden.about), _schedule_of(golden)
+    dit, _, segment = prepared(base, config, Trace())
+    banks = [base[f"in.bank_{index}"] for index in range(config.trunk.layers)]
+    run = dit.prepare(banks, base["in.face_emb"], base["in.text"], plan.timesteps)
+    return _trajectory(golden, plan, batched_branches(dit, run, segment))
+
+
+def _schedule_of(golden: Golden) -> Schedule:
+    return schedule(len(golden.names("net_t_")))
+
+
+def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int], Tensor]) -> Report:
+    report = Report()
+    states: list[Tensor] = []
+
+    def watched(latents: Tensor, step: int) -> Tensor:
+        states.append(latents)
+        velocity = predict(latents, step)
+        if golden.has(f"net_out_{step}"):
+            report.close(f"net_out_{step}", swap(velocity), golden[f"net_out_{step}"], TRAJECTORY)
+        return velocity
+
+    guided = guided_denoiser(watched, float(golden.about.get("guidance", 3.5)))
+
+    def denoise(latents: Tensor, step: Step) -> Tensor:
+        denoised = guided(latents, step)
+        if golden.has(f"x0_cfg_{step.index}"):
+            expected = golden[f"x0_cfg_{step.index}"]
+            report.close(f"x0_cfg_{step.index}", swap(denoised), expected, TRAJECTORY)
+        return denoised
+
+    def noise(step: int) -> Tensor:
+        return swap(golden[f"noise_used_{step}"])
+
+    start = swap(golden["in.x_init"])
+    final = sample_dpmpp_2m_sde(denoise, start, plan, noise, lambda _: None)
+    for index, state in enumerate([*states[1:], final]):
+        if golden.has(f"x_after_{index}"):
+            report.close(f"x_after_{index}", swap(state), golden[f"x_after_{index}"], TRAJECTORY)
+        timestep = torch.tensor([float(plan.steps[index].timestep)] * 2)
+        report.close(f"net_t_{index}", timestep, golden[f"net_t_{index}"], 0.0)
+    report.close("out.final", swap(final), golden["out.final"], TRAJECTORY)
+    return report
+
+
+CHECKS = (
+    Check(lambda g: g.has("denoiser_table"), schedules),
+    Check(lambda g: g.has("toy.W", "in.x_init"), toy_trajectory),
+    Check(lambda g: g.has("in.x_init", "out.final") and not g.has("toy.W"), dit_trajectory),
+)

@@ -1,0 +1,85 @@
+"""Compare this package with recorded runs of the original: ``python tests/parity.py DIR [--json FILE]``.
+
+Prints a line per golden: its name, the largest absolute error, the tolerance, the verdict. Exits 1 if
+any fails or none was recognised. The format is described in tests/golden/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import torch
+from golden_checks import end_to_end, forwards, loop, media, sampling, speech, vae
+from golden_checks.directory import Check, Golden, Report, goldens
+
+MODULES = (end_to_end, forwards, loop, media, sampling, speech, vae)
+CHECKS: tuple[Check, ...] = tuple(check for module in MODULES for check in module.CHECKS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one golden."""
+
+    name: str
+    verdict: str
+    tensor: str = ""
+    error: float = 0.0
+    tolerance: float = 0.0
+    compared: int = 0
+
+    def line(self) -> str:
+        """One line for people."""
+        if not self.compared:
+            return f"{self.name:<28} {'':>10} {'':>8}  {self.verdict} {self.tensor}".rstrip()
+        return (
+            f"{self.name:<28} {self.error:>10.2e} {self.tolerance:>8.0e}  {self.verdict}"
+            f"  ({self.compared} compared; {self.tensor})"
+        )
+
+
+@torch.inference_mode()
+def judge(golden: Golden) -> Verdict | None:
+    """Compare one golden. ``None`` for files that only hold weights for others."""
+    found = [check for check in CHECKS if check.recognise(golden)]
+    if not found:
+        return None if golden.name.startswith("weights_") else Verdict(golden.name, "not handled")
+    try:
+        report = Report()
+        for check in found:
+            report.rows += check.compare(golden).rows
+    except Exception as error:
+        return Verdict(golden.name, "FAIL", f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    tensor, worst, tolerance = report.worst
+    verdict = "pass" if report.passed else "FAIL"
+    return Verdict(golden.name, verdict, tensor, worst, tolerance, len(report.rows))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="directory of goldens")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome here")
+    options = parser.parse_args(arguments)
+    verdicts: list[Verdict] = []
+    for golden in goldens(options.folder):
+        verdict = judge(golden)
+        if verdict is not None:
+            verdicts.append(verdict)
+            print(verdict.line(), flush=True)
+    outcomes = [verdict.verdict for verdict in verdicts]
+    good = outcomes.count("pass") > 0 and "FAIL" not in outcomes
+    counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("pass", "FAIL", "not handled"))
+    print(counts)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
