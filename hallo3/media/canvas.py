@@ -53,10 +53,8 @@ def fit(picture: Tensor, shape: VideoShape) -> Canvas:
 def cover(picture: Tensor, height: int, width: int) -> Tensor:
     """Scale (bicubic, antialiased, overshoot kept) until [3, height, width] is covered; cut the middle."""
     h, w = picture.shape[1:]
-    if w / h > width / height:
-        size = height, int(w * height / h)
-    else:
-        size = int(h * width / w), width
+    wider = w / h > width / height
+    size = (height, int(w * height / h)) if wider else (int(h * width / w), width)
     scaled = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[:, top : top + height, left : left + width]

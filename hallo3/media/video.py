@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -70,7 +69,7 @@ class VideoWriter:
             self._sound.close()
             self._file.close()
             if kind is None:
-                os.replace(self.partial, self.path)
+                self.partial.replace(self.path)
             elif not self.frames:
                 self.partial.unlink()
         except OSError as failure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         save_file(tensors, str(unfinished), metadata={METADATA_KEY: json.dumps(config), "format": "pt"})
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             "The weights cannot be written.",

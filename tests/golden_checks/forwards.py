@@ -108,10 +108,6 @@ def _common(name: str, found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]
     return found, expected
 
 
-def embedded(network: Trunk, video: Tensor, text: Tensor) -> Tensor:
-    return torch.cat((text, video), dim=1)
-
-
 def adaln_chunks(modulation: Modulation) -> dict[str, Tensor]:
     """Each block's twelve chunks in the original's order."""
     found: dict[str, Tensor] = {}

@@ -1,0 +1,68 @@
+"""Which command, and what becomes of its errors: 0 done, 2 a refused input, 1 anything else."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from argparse import Namespace
+from typing import TextIO
+
+from ..errors import Hallo3Error, InputError
+from .arguments import parser
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command and return its exit code. Errors go to stderr, without a traceback."""
+    options = parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_note
+        warnings.simplefilter("default", UserWarning)
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
+    try:
+        if options.command == "tiny":
+            from .tiny import make_tiny
+
+            make_tiny(options)
+        else:
+            from .animate import run_animate
+
+            run_animate(options)
+    except Hallo3Error as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return REFUSED if isinstance(error, InputError) else FAILED
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return FAILED
+    except Exception as error:
+        _show_unexpected(error, options.traceback)
+        return FAILED
+    return DONE
+
+
+def _show_unexpected(error: Exception, with_traceback: bool) -> None:
+    if with_traceback:
+        traceback.print_exception(error, file=sys.stderr)
+    memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    advice = "use --low-memory, or close other programs" if memory else "report this; --traceback shows where"
+    headline = "Out of memory." if memory else "Something went wrong that should not have."
+    first_line = (str(error).splitlines() or [""])[0]
+    print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", do=advice), file=sys.stderr)
+
+
+def _show_note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del filename, lineno, file, line
+    if issubclass(category, UserWarning):
+        print(f"note: {message}", file=sys.stderr)
