@@ -159,9 +159,9 @@ def _value(hint: Any, value: Any, what: str) -> Any:
             raise _refused(what, repr(value), "an object")
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), what)
     if hint == tuple[int, ...]:
-        items = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [None]
+        items = list(cast("list[object]", value)) if isinstance(value, list | tuple) else [None]
         if not all(type(item) is int and item > 0 for item in items):
-            raise _refused(what, repr(value), "a list of positive whole numbers")
+            raise _refused(what, repr(items), "a list of positive whole numbers")
         return tuple(items)
     if hint is float and type(value) is int:
         return float(value)

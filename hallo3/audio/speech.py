@@ -33,7 +33,8 @@ class Speech:
         wanted = [min(max(slot + offset, 0), self.plan.padded - 1) for slot in slots for offset in around]
         first = min(wanted)
         features = self.read(range(first, max(wanted) + 1))
-        windows = features[torch.tensor(wanted) - first].unflatten(0, (len(slots), self.window))
+        heard = features[torch.tensor(wanted) - first]
+        windows = heard.reshape(len(slots), self.window, *heard.shape[1:])
         silent = torch.tensor([slot == SILENT for slot in slots])
         return torch.where(silent[:, None, None, None], torch.zeros(()), windows)[None]
 

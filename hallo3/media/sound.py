@@ -40,6 +40,7 @@ def read_recording(path: Path) -> Recording:
             do="check the path",
         )
     import av
+    from av.error import FFmpegError
 
     try:
         with path.open("rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
@@ -51,7 +52,7 @@ def read_recording(path: Path) -> Recording:
                     do="choose a recording of speech",
                 )
             pieces, rate = _decode(container)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise AudioError(
             "The recording cannot be read.",
             found=f"{path.name}, {path.stat().st_size} bytes: {error.strerror}",

@@ -38,7 +38,7 @@ class VideoWriter:
             self._file = self.partial.open("wb")
         except OSError as error:
             raise _unwritable(self.partial, error) from error
-        self._container = av.open(self._file, "w", format="mp4")
+        self._container: Any = av.open(self._file, "w", format="mp4")
         self._picture = _picture_stream(self._container, *self.size, self.fps)
         self._sound = _Sound(self._sound_path, self._container)
         return self
@@ -83,7 +83,7 @@ class _Sound:
         import av
 
         self._file = path.open("rb")
-        self._source = av.open(self._file, options={"protocol_whitelist": "none"})
+        self._source: Any = av.open(self._file, options={"protocol_whitelist": "none"})
         track = self._source.streams.audio[0]
         rate = int(track.rate) if int(track.rate) in AAC_RATES else 48000
         layout = "mono" if track.channels == 1 else "stereo"

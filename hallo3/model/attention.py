@@ -107,7 +107,8 @@ class CrossAttention(nn.Module):
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """[B, N, H*d] -> [B, H, N, d]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, count, _ = tokens.shape
+    return tokens.reshape(batch, count, heads, -1).transpose(1, 2)
 
 
 def merge_heads(tokens: Tensor) -> Tensor:

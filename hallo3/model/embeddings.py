@@ -117,6 +117,5 @@ def rotary_tables(config: TrunkConfig, grid: LatentShape) -> Rotary:
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate neighbouring channel pairs of x [..., N, head_dim]: (a, b) -> (a cos - b sin, b cos + a sin)."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-b, a), dim=-1).flatten(-2)
+    turned = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
     return x * rotary.cos + turned * rotary.sin

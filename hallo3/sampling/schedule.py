@@ -7,7 +7,6 @@ float32 scalars on the CPU; what leaves is Python floats, so a step never waits 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ TRAIN_STEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One sampling step from ``alpha`` to ``next_alpha``.
 
     The network is told ``timestep``; the denoiser scales by ``table_alpha``, the entry of the training
@@ -59,19 +59,22 @@ def schedule(steps: int) -> Schedule:
             do="choose a number in that range; the released model was made for 50",
         )
     table = denoiser_table()
-    timesteps = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
+    timesteps: list[int] = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
     picked = _training_alphas()[timesteps[::-1]]
     alphas = torch.cat((zero_terminal(picked).flip(0), torch.ones(1)))
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
-    columns = zip(
-        timesteps,
-        alphas[:-1].tolist(),
-        alphas[1:].tolist(),
-        nearest.tolist(),
-        table[nearest].tolist(),
-        strict=True,
-    )
-    return Schedule(tuple(Step(index, *column) for index, column in enumerate(columns)))
+
+    def step(index: int) -> Step:
+        return Step(
+            index=index,
+            timestep=timesteps[index],
+            alpha=float(alphas[index]),
+            next_alpha=float(alphas[index + 1]),
+            table_index=int(nearest[index]),
+            table_alpha=float(table[nearest[index]]),
+        )
+
+    return Schedule(tuple(step(index) for index in range(steps)))
 
 
 def denoiser_table() -> Tensor:

@@ -6,7 +6,7 @@ B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ class VideoVAE(nn.Module):
         """
         unscaled = _suited(latents, self.network.decoder) * (1 / self.scaling_factor)
         cache: Any = None
-        for part in unscaled.split(list(slices or decode_slices(latents.shape[2])), dim=2):
+        sizes = list(slices or decode_slices(latents.shape[2]))
+        for part in torch.split(unscaled, sizes, dim=2):
             with OneDNNConvolutions():
                 frames, cache = self.network.decoder(part, conv_cache=cache)
             yield frames
@@ -78,11 +79,11 @@ def _suited(tensor: Tensor, network: nn.Module) -> Tensor:
 
 def build_vae(config: VAEConfig) -> VideoVAE:
     """The VAE of these sizes, without memory (on the meta device)."""
-    from diffusers import AutoencoderKLCogVideoX
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
     levels = len(config.block_out_channels)
     with torch.device("meta"):
-        network = AutoencoderKLCogVideoX(
+        network = cast(Any, AutoencoderKLCogVideoX)(
             block_out_channels=config.block_out_channels,
             down_block_types=("CogVideoXDownBlock3D",) * levels,
             up_block_types=("CogVideoXUpBlock3D",) * levels,

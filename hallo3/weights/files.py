@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, OutputError
@@ -23,7 +23,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        save_file(tensors, str(unfinished), metadata={METADATA_KEY: json.dumps(config), "format": "pt"})
+        header = {METADATA_KEY: json.dumps(config), "format": "pt"}
+        cast(Any, safetensors_torch).save_file(tensors, str(unfinished), metadata=header)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
@@ -37,7 +38,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
     with _opened(path) as file:
-        text = (file.metadata() or {}).get(METADATA_KEY)
+        metadata = cast("dict[str, str]", file.metadata() or {})
+    text = metadata.get(METADATA_KEY)
     try:
         config = json.loads(text) if text else None
     except json.JSONDecodeError:

@@ -53,18 +53,13 @@ class Report:
     def close(self, name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
         """Record the largest absolute difference; another shape is an infinite one."""
         if found.shape != expected.shape:
-            self.rows.append(
-                (f"{name} {list(found.shape)} != {list(expected.shape)}", float("inf"), tolerance)
-            )
+            shapes = f"{list(found.shape)} != {list(expected.shape)}"
+            self.rows.append((f"{name} {shapes}", float("inf"), tolerance))
             return
         difference = (found.double() - expected.double()).abs()
         same = (found == expected) | (found.isnan() & expected.isnan())
-        worst = (
-            float(torch.where(same, 0.0, difference.nan_to_num(float("inf"))).max())
-            if len(difference.flatten())
-            else 0.0
-        )
-        self.rows.append((name, worst, tolerance))
+        errors = torch.where(same, 0.0, difference.nan_to_num(float("inf"))).flatten()
+        self.rows.append((name, float(errors.max()) if len(errors) else 0.0, tolerance))
 
     def exact(self, name: str, found: Any, expected: Any) -> None:
         """Record plain values that must be equal."""

@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `setup` makes and keeps up to date.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PY := $(BIN)/python
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test soak lint format bench parity clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet "$(TORCH)"
+	$(PY) -m pip install --quiet --editable ".[dev]"
+	$(PY) -c "open('$(READY)', 'w').close()"
+
+demo: setup
+	$(PY) -c "import pathlib; pathlib.Path('output').mkdir(exist_ok=True)"
+	$(PY) -m hallo3 animate --portrait samples/portrait.png --speech samples/speech.wav \
+		--prompt "A person talks to the camera." -o output/demo.mp4
+
+test: setup
+	$(PY) -m pytest -m "not soak"
+
+soak: setup
+	$(PY) -m pytest -m soak -s
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(PY) benchmarks/ledger.py --json docs/measurements/ledger.json
+
+parity: setup
+	$(PY) tests/parity.py tests/golden
+
+clean:
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', 'output', 'build')]"
