@@ -178,9 +178,9 @@ def ref_net(golden: Golden) -> Report:
         if golden.has(f"{variant}in.text"):
             text = golden[f"{variant}in.text"]
             features = network.features(still, text if text.any() else None)
-            for index in range(len(golden.names(f"{variant}out.bank_"))):
+            for index in golden.names(f"{variant}out.bank_"):
                 name = f"{variant}out.bank_{index}"
-                report.close(name, features[index], golden[name], FORWARD)
+                report.close(name, features[int(index)], golden[name], FORWARD)
             result = network(still, still, golden["in.timestep"], text)
             name = f"{variant}out.final"
             report.close(name, swap(result), golden[name], FORWARD)
@@ -212,15 +212,19 @@ def _backbone_mids(
     seen = trace.seen | trace.attentions(("self",)) | adaln_chunks(modulation)
     seen["embedded_tokens_with_pos"] = tokens
     seen["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"], network.config.width)
-    for index in range(len(golden.names("out.bank_"))):
+    for index in golden.names("out.bank_"):
         found = seen[f"L{index}_attention_in"][:, text.shape[1] :]
         report.close(f"out.bank_{index} (seen)", found, golden[f"out.bank_{index}"], FORWARD)
     compare_mids(golden, seen, report)
+
+
+def _plain(golden: Golden) -> bool:
+    return golden.has("in.x", "in.concat", "in.text", "out.final") and not golden.has("in.audio_windows")
 
 
 CHECKS = (
     Check(lambda g: g.has("in.x", "in.audio_windows", "in.bank_0", "out.final"), dit_forward),
     Check(lambda g: PATTERNS in g.about and g.has("out.final"), eps_probe),
     Check(lambda g: g.has("in.ref_latent", "out.bank_0"), ref_net),
-    Check(lambda g: g.has("in.x", "in.concat", "out.bank_0") and not g.has("in.audio_windows"), backbone),
+    Check(_plain, backbone),
 )
