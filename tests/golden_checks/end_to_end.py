@@ -126,15 +126,15 @@ class Run:
 
 def tiny_models(golden: Golden) -> Models:
     """The goldens' networks behind residencies that do nothing; T5 is replaced by a recorded table."""
-    encoder, decoder = golden.other(networks.ENCODER), golden.other(networks.DECODER)
-    named = {name.removesuffix(".safetensors") for name in golden.about["weights"]}
-    speech = next((name for name in named if "wav2vec" in name), networks.SPEECH)
+    encoder = networks.weights_of(golden, networks.ENCODER)
+    decoder = networks.weights_of(golden, networks.DECODER)
+    speech = networks.weights_of(golden, networks.SPEECH)
     config = networks.config_of(golden.about, networks.vae_config(encoder.about))
-    about_speech = golden.about.get("wav2vec") or golden.other(speech).about["config"]
+    about_speech = golden.about.get("wav2vec") or speech.about["config"]
     return Models(
         config=config,
         face=RecordedFace(golden),
-        speech=nullcontext(networks.speech_encoder(golden.other(speech), about_speech)),
+        speech=nullcontext(networks.speech_encoder(speech, about_speech)),
         text=cast(Any, nullcontext()),
         vae=nullcontext(networks.vae(encoder, decoder)),
         reference=nullcontext(networks.reference(golden, config)),

@@ -25,12 +25,16 @@ ENCODER, DECODER = "weights_vae_encoder", "weights_vae_decoder"
 SPEECH = "weights_wav2vec_tiny"
 
 
-def weights_of(golden: Golden, default: str) -> Golden:
-    """The weights a golden names, or the usual ones."""
+def weights_of(golden: Golden, usual: str) -> Golden:
+    """The weights a golden names for this part, or the usual ones. Of several names the part's own is
+    the one that holds its words ("main_dit", "ref_net", "vae_encoder" …)."""
     named = golden.about.get("weights")
     names = [named] if isinstance(named, str) else list(named or [])
     stems = [name.removesuffix(".safetensors") for name in names]
-    return golden.other(stems[0] if len(stems) == 1 else default)
+    if len(stems) == 1:
+        return golden.other(stems[0])
+    part = usual.removeprefix("weights_").removesuffix("_tiny")
+    return golden.other(next((stem for stem in stems if part in stem), usual))
 
 
 def config_of(about: Mapping[str, Any], vae: VAEConfig | None = None) -> Hallo3Config:
