@@ -1,0 +1,62 @@
+"""What tests share: random sets on disk, their networks, a picture and a sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hallo3.load import load_models
+from hallo3.media.sound import Recording
+from hallo3.models import Models
+from hallo3.noise import named_generator
+from hallo3.random_set import write_random_set
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random NANO set."""
+    folder = tmp_path_factory.mktemp("nano")
+    write_random_set(folder, 7, "nano")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random TINY set."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_random_set(folder, 7, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano(nano_folder: Path) -> Models:
+    return load_models(nano_folder, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Tensor:
+    """A picture [3, 80, 64] of smooth colours."""
+    y, x = torch.linspace(0, 1, 80)[:, None], torch.linspace(0, 1, 64)[None]
+    return torch.stack((y.expand(80, 64), x.expand(80, 64), (x + y) / 2))
+
+
+def speech_of(samples: int, name: str = "speech") -> Recording:
+    """Noise of so many samples at 16 kHz, by name."""
+    drawn = named_generator(name).standard_normal(samples, dtype="float32")
+    return Recording(torch.from_numpy(drawn)[None] * 0.1, 16000)
+
+
+@pytest.fixture
+def speech() -> Recording:
+    """1.5 s: three NANO segments, the last one not full."""
+    return speech_of(24000)
+
+
+@pytest.fixture
+def samples() -> Path:
+    """The portrait and speech the repository ships."""
+    return REPOSITORY / "samples"

@@ -1,0 +1,58 @@
+"""The package against the recorded runs of the original, and the comparison against itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import parity
+import pytest
+from golden_checks.directory import goldens
+from safetensors.torch import load_file, save_file
+
+GOLDEN = Path(__file__).parent / "golden"
+HANDLED = [golden.name for golden in goldens(GOLDEN) if not golden.name.startswith("weights_")]
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_every_golden_passes(name: str) -> None:
+    golden = next(golden for golden in goldens(GOLDEN) if golden.name == name)
+    verdict = parity.judge(golden)
+    assert verdict is not None
+    assert verdict.verdict == "pass", verdict.line()
+
+
+def test_no_kind_went_missing() -> None:
+    assert len(HANDLED) == 19
+
+
+def copied(folder: Path, *names: str) -> Path:
+    for name in names:
+        for path in GOLDEN.glob(f"{name}.*"):
+            shutil.copy(path, folder)
+    return folder
+
+
+def test_a_wrong_number_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied(tmp_path, "vae_decode_onego", "weights_vae_decoder", "sampler_toy_8steps")
+    path = tmp_path / "sampler_toy_8steps.safetensors"
+    tensors = load_file(path)
+    tensors["out.final"][0, 0, 0, 0, 0] += 2e-4
+    save_file(tensors, path)
+    assert parity.main([str(tmp_path), "--json", str(tmp_path / "verdicts.txt")]) == 1
+    verdicts = {v["name"]: v["verdict"] for v in json.loads((tmp_path / "verdicts.txt").read_text())}
+    assert verdicts == {"sampler_toy_8steps": "FAIL", "vae_decode_onego": "pass"}
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_nothing_recognised_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.json").write_text('{"what": "something else"}')
+    assert parity.main([str(tmp_path)]) == 1
+    assert "not handled" in capsys.readouterr().out
+
+
+def test_a_missing_file_fails_without_a_traceback(tmp_path: Path) -> None:
+    copied(tmp_path, "sampler_toy_8steps")
+    (tmp_path / "sampler_toy_8steps.safetensors").unlink()
+    assert parity.main([str(tmp_path)]) == 1

@@ -1,0 +1,65 @@
+"""The plan: every audio frame once, in exact integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+import pytest
+from hallo3.config import SegmentConfig
+from hallo3.errors import AudioError
+from hallo3.segments import SILENT, SegmentPlan, frame_count, plan_segments
+from hypothesis import given
+from hypothesis import strategies as st
+
+REAL = SegmentConfig()
+NANO = SegmentConfig(frames=17, height=32, width=32)
+
+
+@pytest.mark.parametrize("config", [REAL, NANO], ids=["real", "nano"])
+def test_every_frame_is_used_once(config: SegmentConfig) -> None:
+    new = config.new_frames
+    for frames in range(1, 5001):
+        plan = SegmentPlan(frames, config)
+        assert len(plan) == ceil(Fraction(frames, new))
+        shown: list[int] = []
+        for segment in plan:
+            assert len(segment.slots) == config.frames
+            shown += segment.slots[segment.keep]
+        assert shown == list(range(frames))
+
+
+def test_prefixes_overlap_the_segment_before() -> None:
+    plan = SegmentPlan(200, REAL)
+    assert plan[0].slots[:2] == (SILENT, SILENT)
+    for before, segment in zip(plan, list(plan)[1:], strict=False):
+        assert segment.slots[:2] == before.slots[-2:]
+
+
+def test_a_segment_outside_the_plan_is_an_index_error() -> None:
+    plan = SegmentPlan(48, REAL)
+    assert len(list(plan)) == 2
+    for index in (2, -1):
+        with pytest.raises(IndexError):
+            plan[index]
+
+
+@given(samples=st.integers(640, 10**10))
+def test_frames_are_counted_exactly(samples: int) -> None:
+    assert frame_count(samples, 16000, 25) == ceil(Fraction(samples * 25, 16000))
+
+
+def test_where_the_original_s_float_counts_one_more() -> None:
+    """4480 samples are exactly 7 frames; ceil(4480 / 16000 * 25) says 8 (docs/numerics.md)."""
+    assert frame_count(4480, 16000, 25) == 7
+    assert ceil(4480 / 16000 * 25) == 8
+
+
+@pytest.mark.parametrize("samples", [0, 1, 639])
+def test_less_than_a_frame_is_refused(samples: int) -> None:
+    with pytest.raises(AudioError, match=f"{samples} samples"):
+        plan_segments(samples, REAL)
+
+
+def test_the_padding_fills_whole_groups() -> None:
+    assert [SegmentPlan(n, REAL).padded for n in (1, 48, 49, 50, 98)] == [49, 49, 49, 98, 98]
