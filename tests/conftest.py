@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import named_generator
 from hallo3.random_set import write_random_set
-from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

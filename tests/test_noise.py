@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from hallo3.errors import InputError
 from hallo3.noise import Purpose, seeded_noise
 

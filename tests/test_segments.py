@@ -6,11 +6,12 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hallo3.config import SegmentConfig
 from hallo3.errors import AudioError
 from hallo3.segments import SILENT, SegmentPlan, frame_count, plan_segments
-from hypothesis import given
-from hypothesis import strategies as st
 
 REAL = SegmentConfig()
 NANO = SegmentConfig(frames=17, height=32, width=32)

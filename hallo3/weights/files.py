@@ -23,7 +23,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        header = {METADATA_KEY: json.dumps(config), "format": "pt"}
+        header = {METADATA_KEY: json.dumps(config)}  # a single entry: several have no fixed order
         cast(Any, safetensors_torch).save_file(tensors, str(unfinished), metadata=header)
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:

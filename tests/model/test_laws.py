@@ -6,6 +6,9 @@ from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions, conditional
@@ -14,8 +17,6 @@ from hallo3.model.guidance import batched_branches, sequential_branches, single_
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import named_generator
-from torch import Tensor
-from torch.nn import functional as F
 
 STEPS = torch.tensor([999.0, 499.0])
 

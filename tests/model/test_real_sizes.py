@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from hallo3.audio.encoder import build_wav2vec2
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.model.transformer import Hallo3Transformer
@@ -17,7 +19,6 @@ from hallo3.text.encoder import build_t5
 from hallo3.vae.codec import build_vae
 from hallo3.weights import maps
 from hallo3.weights.keymap import KeyMap
-from torch import Tensor, nn
 
 MANIFEST: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text()
