@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .face.analysis import analyze
+from .face.analysis import Face
 from .latents import encode_pixels
 from .media.canvas import Canvas, fit
 from .models import Models
@@ -23,15 +23,15 @@ class Identity:
     reference_features: tuple[Tensor, ...]
 
 
-def extract_identity(portrait: Tensor, models: Models, settings: Settings, noise: Noise) -> Identity:
-    """A picture [3, h, w] in 0..1 -> its identity.
+def extract_identity(
+    portrait: Tensor, face: Face, models: Models, settings: Settings, noise: Noise
+) -> Identity:
+    """A picture [3, h, w] in 0..1 and the face found in it -> its identity.
 
     The reference network sees the picture with everything but the face black; the canvas that segments
-    start from is unmasked (facts 10). Raises ``FaceError``.
+    start from is unmasked (facts 10).
     """
-    config = models.config
-    shape = config.segment.shape
-    face = analyze(portrait, models.face, config.face)
+    shape = models.config.segment.shape
     face_only = fit(portrait * face.mask.to(portrait), shape).pixels
     latents = encode_pixels(face_only, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
     with models.reference as network:

@@ -74,6 +74,9 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
     _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
     text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
     tokenizer_name = text.pop("tokenizer", "t5")
+    _same(text.get("d_model"), config.trunk.text_dim, "text_encoder")
+    heard = speech.get("num_hidden_layers"), speech.get("hidden_size")
+    _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
     latent = config.segment.shape.latent
 
     def visiting(build: Callable[[], N], path: Path) -> Visiting[N]:

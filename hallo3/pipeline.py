@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .audio.encoder import encode_waveform
 from .audio.speech import Speech, in_memory
+from .face.analysis import analyze
 from .identity import extract_identity
 from .latents import collect
 from .media.canvas import drop_pixels
@@ -55,9 +56,10 @@ def animate(
     defaults to the settings' seed. Raises the errors of :mod:`hallo3.errors`.
     """
     noise = noise or seeded_noise(settings.seed)
+    face = analyze(check_picture(portrait), models.face, models.config.face)
     speech = encode_speech(recording, models)
     prompt_embeds = encode_prompt(prompt, models)
-    identity = extract_identity(check_picture(portrait), models, settings, noise)
+    identity = extract_identity(portrait, face, models, settings, noise)
     stages = prepare(identity, speech, prompt_embeds, models, settings, noise, watch)
     for segment, pixels in render(
         identity.canvas.pixels,

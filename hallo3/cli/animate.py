@@ -125,8 +125,15 @@ def _render(options: Namespace, job: Job, models: Models) -> None:
             bar.set_description(f"segment {progress.segment + 1}/{segments}", refresh=False)
             bar.update(progress.segment * steps + progress.step - bar.n)
 
-        for _, frames in animate(job.portrait, job.speech, options.prompt, models, job.settings, watch=watch):
-            video.write(frames)
+        try:
+            for _, frames in animate(
+                job.portrait, job.speech, options.prompt, models, job.settings, watch=watch
+            ):
+                video.write(frames)
+        except BaseException:
+            if video.frames:
+                bar.write(f"note: {video.frames} finished frames are kept in {video.partial}", sys.stderr)
+            raise
     print(
         f"{options.output}: {writer.frames} frames, {writer.frames / job.config.segment.fps:.2f} s, "
         f"{job.canvas.width} x {job.canvas.height}, in {time.monotonic() - started:.1f} s"

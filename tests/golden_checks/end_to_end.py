@@ -91,7 +91,8 @@ class Run:
         recording = Recording(golden["in.waveform"][None], models.config.segment.sample_rate)
         speech = encode_speech(recording, models)
         seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
-        identity = extract_identity(picture, models, settings, self.noise)
+        face = RecordedFace(golden).analyze(picture)
+        identity = extract_identity(picture, face, models, settings, self.noise)
         self.canvas = identity.canvas
         seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
         stages = prepare(
