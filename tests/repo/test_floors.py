@@ -83,10 +83,8 @@ def test_imports_go_down_only(path: Path) -> None:
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
-    lengths |= {
-        path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").glob("*.py")
-    }
+    paths = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     assert {str(path): length for path, length in lengths.items() if length > 250} == {}
     assert median(lengths.values()) <= 110
 
