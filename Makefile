@@ -35,7 +35,7 @@ soak: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(PY)
 
 format: setup
 	$(BIN)/ruff format .

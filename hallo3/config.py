@@ -170,6 +170,13 @@ def _value(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
+def check_sizes(config: Mapping[str, Any], sizes: frozenset[str], what: str) -> None:
+    """Refuse anything but sizes in a configuration meant for another library's class: what else that
+    class would read from it is not for a weights file to decide. Raises ``CheckpointError``."""
+    if unknown := sorted(set(config) - sizes):
+        raise _refused(what, f"the field {unknown[0]!r}", f"only {', '.join(sorted(sizes))}")
+
+
 def _refused(what: str, found: str, expected: str) -> CheckpointError:
     return CheckpointError(
         "The configuration stored with the weights cannot be used.",

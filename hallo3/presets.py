@@ -36,8 +36,6 @@ NANO = Hallo3Config(
     defaults=Defaults(steps=2),
 )
 
-PRESETS = {preset.name: preset for preset in (HALLO3, TINY, NANO)}
-
 # wav2vec2 and T5 are transformers' classes; their sizes stay in transformers' own words.
 _CONV = {"conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import CheckpointError
+from ..config import check_sizes
 from ..segments import SegmentPlan
 
 NORMALISE_EPS = 1e-7
@@ -60,13 +60,7 @@ def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
 
     Raises ``CheckpointError`` for a field that is not a size.
     """
-    if unknown := sorted(set(config) - _SIZES):
-        raise CheckpointError(
-            "The speech encoder's configuration cannot be used.",
-            found=f"the field {unknown[0]!r}",
-            expected=f"only {', '.join(sorted(_SIZES))}",
-            do="use a speech encoder written by this package",
-        )
+    check_sizes(config, _SIZES, "speech_encoder")
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):

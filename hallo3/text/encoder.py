@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..config import check_sizes
 from .tokenizer import Tokenizer
 
 _SIZES = frozenset(
@@ -46,13 +46,7 @@ def build_t5(config: Mapping[str, Any]) -> nn.Module:
 
     Raises ``CheckpointError`` for a field that is not a size.
     """
-    if unknown := sorted(set(config) - _SIZES):
-        raise CheckpointError(
-            "The text encoder's configuration cannot be used.",
-            found=f"the field {unknown[0]!r}",
-            expected=f"only {', '.join(sorted(_SIZES))}",
-            do="use a text encoder written by this package",
-        )
+    check_sizes(config, _SIZES, "text_encoder")
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):

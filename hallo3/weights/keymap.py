@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -116,21 +117,17 @@ class KeyMap:
         )
 
 
-_PATTERNS: dict[str, re.Pattern[str]] = {}
-
-
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     """The template as a regular expression; a placeholder met again must repeat."""
-    if template not in _PATTERNS:
-        seen: set[str] = set()
-        parts: list[str] = []
-        for text, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
-            parts.append(re.escape(text))
-            if name:
-                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{_PLACEHOLDERS[name]})")
-                seen.add(name)
-        _PATTERNS[template] = re.compile("".join(parts))
-    return _PATTERNS[template]
+    seen: set[str] = set()
+    parts: list[str] = []
+    for text, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
+        parts.append(re.escape(text))
+        if name:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{_PLACEHOLDERS[name]})")
+            seen.add(name)
+    return re.compile("".join(parts))
 
 
 def _join(pieces: list[Tensor]) -> Tensor:

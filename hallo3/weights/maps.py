@@ -115,8 +115,3 @@ VAE = KeyMap(
     (*_vae_side("encoder"), *_vae_side("decoder"), *_vae_levels(4)),
 )
 VAE_PREFIX = "first_stage_model."
-
-
-def without_prefix(keys: dict[str, object], prefix: str) -> dict[str, object]:
-    """The entries under a prefix, without it."""
-    return {key[len(prefix) :]: value for key, value in keys.items() if key.startswith(prefix)}

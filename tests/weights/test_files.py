@@ -14,7 +14,7 @@ from hallo3.errors import CheckpointError, FaceError, InputError, OutputError
 from hallo3.load import ModelFolder, load_models
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.ops import Layers
-from hallo3.presets import NANO, PRESETS
+from hallo3.presets import NANO, TINY
 from hallo3.random_set import random_state, write_random_set
 from hallo3.weights.files import load_strict, read_config, read_state, write_weights
 
@@ -133,7 +133,7 @@ def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_fold
     for path in tiny_folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert sum(path.stat().st_size for path in tiny_folder.iterdir()) <= 8_000_000
-    assert ModelFolder(tiny_folder).config() == PRESETS["tiny"]
+    assert ModelFolder(tiny_folder).config() == TINY
     write_random_set(tmp_path / "again", 8, "tiny")
     for path in tiny_folder.iterdir():
         assert path.read_bytes() != (tmp_path / "again" / path.name).read_bytes()
