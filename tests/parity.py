@@ -47,15 +47,20 @@ class Verdict:
 @torch.inference_mode()
 def judge(golden: Golden) -> Verdict | None:
     """Compare one golden. ``None`` for files that only hold weights for others."""
-    found = [check for check in CHECKS if check.recognise(golden)]
-    if not found:
-        return None if golden.name.startswith("weights_") else Verdict(golden.name, "not handled")
+    if golden.fault:
+        return Verdict(golden.name, "FAIL", golden.fault)
+    report = Report()
     try:
-        report = Report()
+        found = [check for check in CHECKS if check.recognise(golden)]
+        if not found:
+            return None if golden.name.startswith("weights_") else Verdict(golden.name, "not handled")
         for check in found:
             report.rows += check.compare(golden).rows
     except Exception as error:
-        return Verdict(golden.name, "FAIL", f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        first_line = (str(error).splitlines() or [""])[0]
+        return Verdict(golden.name, "FAIL", f"{type(error).__name__}: {first_line}")
+    if not report.rows:
+        return Verdict(golden.name, "FAIL", "recognised, but it holds nothing to compare")
     tensor, worst, tolerance = report.worst
     verdict = "pass" if report.passed else "FAIL"
     return Verdict(golden.name, verdict, tensor, worst, tolerance, len(report.rows))
@@ -66,6 +71,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="directory of goldens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcome here")
     options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        print(f"{options.folder} is not a directory")
+        return 1
     verdicts: list[Verdict] = []
     for golden in goldens(options.folder):
         verdict = judge(golden)

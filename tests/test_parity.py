@@ -52,6 +52,26 @@ def test_nothing_recognised_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "not handled" in capsys.readouterr().out
 
 
+BROKEN = {
+    "cut": b'{"tensors": {',
+    "binary": bytes(range(256)),
+    "list": b"[1, 2]",
+    "none": b'{"tensors": null}',
+    "hollow": b'{"cases": {}}',
+}
+
+
+def test_broken_descriptions_do_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(tmp_path, "sampler_toy_8steps")
+    for name, content in BROKEN.items():
+        (tmp_path / f"{name}.json").write_bytes(content)
+    assert parity.main([str(tmp_path)]) == 1
+    assert "1 pass, 4 FAIL, 1 not handled" in capsys.readouterr().out
+    assert parity.main([str(tmp_path / "absent")]) == 1
+
+
 def test_a_missing_file_fails_without_a_traceback(tmp_path: Path) -> None:
     copied(tmp_path, "sampler_toy_8steps")
     (tmp_path / "sampler_toy_8steps.safetensors").unlink()

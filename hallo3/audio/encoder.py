@@ -14,7 +14,7 @@ from ..segments import SegmentPlan
 
 NORMALISE_EPS = 1e-7
 
-_SIZES = frozenset(
+SIZES = frozenset(
     [
         "hidden_size",
         "num_hidden_layers",
@@ -60,7 +60,7 @@ def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
 
     Raises ``CheckpointError`` for a field that is not a size.
     """
-    check_sizes(config, _SIZES, "speech_encoder")
+    check_sizes(config, SIZES, "speech_encoder")
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,21 +24,33 @@ class Golden:
     name: str
     about: dict[str, Any]
     home: Path
+    fault: str = ""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         file = self.about.get("file")
         return load_file(self.home / str(file)) if file else {}
 
+    @property
+    def listed(self) -> dict[str, Any]:
+        """What the description says of every tensor."""
+        return self.about.get("tensors") or {}
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale: a field, or a word in the description, or the original's."""
+        told = re.search(r"guidance ([\d.]+\d)", str(self.about.get("what")))
+        return float(self.about.get("guidance") or (told[1] if told else 3.5))
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
     def names(self, prefix: str) -> list[str]:
         """Tensor names that start so, without the prefix."""
-        return [name[len(prefix) :] for name in self.about.get("tensors", {}) if name.startswith(prefix)]
+        return [name[len(prefix) :] for name in self.listed if name.startswith(prefix)]
 
     def has(self, *names: str) -> bool:
-        return all(name in self.about.get("tensors", {}) for name in names)
+        return all(name in self.listed for name in names)
 
     def other(self, name: str) -> Golden:
         """Another golden of the same directory."""
@@ -84,7 +97,14 @@ class Check:
 
 
 def read_golden(path: Path) -> Golden:
-    return Golden(path.stem, json.loads(path.read_text()), path.parent)
+    """The golden of a description; one that cannot be read says so in ``fault``."""
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return Golden(path.stem, {}, path.parent, f"{type(error).__name__}: {error}")
+    if not isinstance(about, dict):
+        return Golden(path.stem, {}, path.parent, "the description is not a JSON object")
+    return Golden(path.stem, about, path.parent)
 
 
 def goldens(folder: Path) -> Iterator[Golden]:

@@ -24,7 +24,7 @@ from hallo3.stages import prepare
 from hallo3.vae.codec import VideoVAE
 
 from . import networks
-from .directory import TRAJECTORY, Check, Golden, Report, swap
+from .directory import TRAJECTORY, Check, Golden, Report, goldens, swap
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Run:
                 draw = swap(g[f"draw.init_noise_chunk_{segment}"])
             case Purpose.STEP:
                 draw = swap(g[f"draw.sampling_chunk_{segment}_step_{step}_used"])
-        assert draw.shape == torch.Size(shape)
+        if draw.shape != torch.Size(shape):
+            raise ValueError(f"{purpose} {segment} {step}: {list(draw.shape)} recorded, {list(shape)} asked")
         return draw
 
     def _watch(self, vae: VideoVAE) -> None:
@@ -81,7 +82,7 @@ class Run:
         models = tiny_models(golden)
         settings = Settings(
             steps=int(golden.about["steps"]),
-            guidance_scale=float(golden.about.get("guidance", 3.5)),
+            guidance_scale=golden.guidance,
             sampler="dpmpp_2m_sde",
             posterior="sample",
         )
@@ -155,8 +156,9 @@ def end_to_end(golden: Golden) -> Report:
             report.close(full, run.seen[full].reshape(expected.shape), expected, TRAJECTORY)
         elif full.startswith("out.") and not _discarded(name, segments):
             report.exact(f"{full} is compared", False, True)
-    if "frames" in golden.about:
-        _frames(golden.other(str(golden.about["frames"]).removesuffix(".safetensors")), run, pixels, report)
+    frames_golden = golden.other(str(golden.about.get("frames", "")).removesuffix(".safetensors"))
+    if frames_golden.listed:
+        _frames(frames_golden, run, pixels, report)
     return report
 
 
@@ -167,33 +169,40 @@ def _discarded(name: str, segments: int) -> bool:
 
 
 def _frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
-    """uint8 within 1 in at most 0.01 % of values; floats within the trajectory's tolerance. The original
-    records whole canvases or, of square portraits, what is left when the bars are cut."""
-    expected = golden["out.frames_uint8"]
-    if expected.shape[2] != pixels.shape[3]:
-        pixels = run.canvas.uncrop(pixels)
-    found = to_uint8(pixels).permute(0, 2, 3, 1)
+    """uint8 within 1 in at most 0.01 % of values; floats within the trajectory's tolerance. Of square
+    portraits the original records whole canvases, or what is left without the bars."""
+    found, expected = to_uint8(pixels).permute(0, 2, 3, 1), golden["out.frames_uint8"]
+    if found.shape[2] != expected.shape[2]:
+        found = to_uint8(run.canvas.uncrop(pixels)).permute(0, 2, 3, 1)
+    report.exact("out.frames_uint8 (shape)", list(found.shape), list(expected.shape))
     difference = (found.int() - expected.int()).abs()
     report.close("out.frames_uint8 (largest difference)", difference.max(), torch.tensor(0), 1.0)
     share = (difference > 0).float().mean()
     report.close("out.frames_uint8 (share that differs)", share, torch.tensor(0.0), 1e-4)
     if golden.has("out.frame_index", "out.frames_float"):
+        expected = golden["out.frames_float"]
         floats = pixels[golden["out.frame_index"]]
-        report.close("out.frames_float", floats, golden["out.frames_float"], TRAJECTORY)
+        if floats.shape[3] != expected.shape[3]:
+            floats = run.canvas.uncrop(floats)
+        report.close("out.frames_float", floats, expected, TRAJECTORY)
 
 
 def frames(golden: Golden) -> Report:
-    """Frames are compared with the run that made them."""
-    for path in sorted(golden.home.glob("*.json")):
-        maker = golden.other(path.stem)
-        if str(maker.about.get("frames", "")).removesuffix(".safetensors") == golden.name:
-            report, run = Report(), Run(maker)
-            _frames(golden, run, torch.cat([pixels for _, pixels in run.frames()]), report)
-            return report
-    raise FileNotFoundError(f"no golden says it made {golden.name}")
+    """Frames are compared with the run that made them: the one that names them, or the only one."""
+    runs = [maker for maker in goldens(golden.home) if _is_run(maker)]
+    named = [m for m in runs if str(m.about.get("frames", "")).removesuffix(".safetensors") == golden.name]
+    if not (named or len(runs) == 1):
+        raise FileNotFoundError(f"no golden says it made {golden.name}")
+    report, run = Report(), Run((named or runs)[0])
+    _frames(golden, run, torch.cat([pixels for _, pixels in run.frames()]), report)
+    return report
+
+
+def _is_run(golden: Golden) -> bool:
+    return golden.has("in.image_uint8_hwc", "in.waveform")
 
 
 CHECKS = (
-    Check(lambda g: g.has("in.image_uint8_hwc", "in.waveform"), end_to_end),
+    Check(_is_run, end_to_end),
     Check(lambda g: g.has("out.frames_uint8"), frames),
 )

@@ -17,7 +17,7 @@ RESIZE = 1e-6
 def image_resize(golden: Golden) -> Report:
     """Both resizers at every recorded size, whole or subsampled."""
     report = Report()
-    for name in golden.about["tensors"]:
+    for name in golden.listed:
         match = re.fullmatch(r"((rect|square)\.\w+)\.out_(\d+)x(\d+)(?:_every(\d+)|_(stats))?", name)
         if match is None:
             continue
@@ -55,12 +55,11 @@ def _dtype(case: str) -> str:
     return "bfloat16" if case.startswith("bf16") else "float32"
 
 
+def _holds_pictures(golden: Golden) -> bool:
+    return any(name.endswith(".in_uint8_hwc") for name in golden.listed)
+
+
 CHECKS = (
-    Check(
-        lambda g: (
-            any(n.endswith("in_uint8_hwc") for n in g.about.get("tensors", {})) and not g.has("in.waveform")
-        ),
-        image_resize,
-    ),
+    Check(_holds_pictures, image_resize),
     Check(lambda g: bool(g.names("mask.")), motion_mask),
 )

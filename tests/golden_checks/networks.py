@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from hallo3.audio.encoder import build_wav2vec2
+from hallo3.audio.encoder import SIZES, build_wav2vec2
 from hallo3.config import AudioConfig, FaceConfig, Hallo3Config, SegmentConfig, TrunkConfig, VAEConfig
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.model.transformer import Hallo3Transformer
@@ -123,11 +123,10 @@ def vae(encoder: Golden | None, decoder: Golden | None) -> VideoVAE:
 
 def speech_encoder(weights: Golden, config: Mapping[str, Any]) -> nn.Module:
     """wav2vec2 from a golden's sizes; fields that are not sizes only repeat what we fix."""
-    fixed = ("vocab_size", "feat_extract_norm", "do_stable_layer_norm")
-    network = build_wav2vec2({name: value for name, value in config.items() if name not in fixed})
-    state = _stripped(weights, "")
-    state.pop("masked_spec_embed", None)
-    renamed = {_new_weight_norm(name): tensor for name, tensor in state.items()}
+    network = build_wav2vec2({name: value for name, value in config.items() if name in SIZES})
+    unused = ("masked_spec_embed", "lm_head.", "quantizer.", "project_")
+    state = _stripped(weights, "wav2vec2.").items()
+    renamed = {_new_weight_norm(k): tensor for k, tensor in state if not k.startswith(unused)}
     load_strict(network, renamed, "the golden's speech encoder")
     return network
 

@@ -64,7 +64,7 @@ def toy_trajectory(golden: Golden) -> Report:
 
 def dit_trajectory(golden: Golden) -> Report:
     """The tiny network from start noise to latents."""
-    source = re.search(r"(\w+)\.safetensors", golden.about["inputs"])
+    source = re.search(r"(\w+)\.safetensors", str(golden.about.get("inputs")))
     base = golden.other(source[1] if source else "dit_forward_b1")
     config, plan = networks.config_of(golden.about), _schedule_of(golden)
     dit, _, segment = prepared(base, config, Trace())
@@ -88,7 +88,7 @@ def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int],
             report.close(f"net_out_{step}", swap(velocity), golden[f"net_out_{step}"], TRAJECTORY)
         return velocity
 
-    guided = guided_denoiser(watched, float(golden.about.get("guidance", 3.5)))
+    guided = guided_denoiser(watched, golden.guidance)
 
     def denoise(latents: Tensor, step: Step) -> Tensor:
         denoised = guided(latents, step)
