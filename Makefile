@@ -43,6 +43,7 @@ format: setup
 
 bench: setup
 	$(PY) benchmarks/ledger.py --json docs/measurements/ledger.json
+	$(PY) benchmarks/cpu.py --json docs/measurements/cpu.json
 
 parity: setup
 	$(PY) tests/parity.py tests/golden

@@ -31,7 +31,7 @@ NANO = Hallo3Config(
     trunk=TrunkConfig(layers=2, heads=2, head_dim=16, time_dim=16, text_dim=16, text_tokens=8),
     audio=AudioConfig(layers=2, channels=16, hidden=8, tokens=2, token_dim=8),
     face=FaceConfig(space="thumbnail", embedding_dim=48, tokens=2, token_dim=8),
-    vae=VAEConfig(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
+    vae=VAEConfig(block_out_channels=(4, 8, 8, 8), layers_per_block=1, norm_num_groups=4),
     segment=SegmentConfig(frames=17, height=32, width=32),
     defaults=Defaults(steps=2),
 )

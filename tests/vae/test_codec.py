@@ -62,7 +62,7 @@ def test_encoding_takes_the_mean_unless_given_noise(vae: VideoVAE) -> None:
 
 @pytest.mark.parametrize("padding", [0, 1])
 def test_onednn_convolves_as_torch_does(padding: int) -> None:
-    signal, weight = torch.randn(1, 8, 6, 10, 10), torch.randn(4, 8, 3, 3, 3)
+    signal, weight = torch.randn(1, 8, 6, 20, 20), torch.randn(4, 8, 3, 3, 3)
     bias = torch.randn(4)
     plain = F.conv3d(signal, weight, bias, padding=padding, stride=(1, 2, 2))
     with torch.no_grad(), OneDNNConvolutions():
@@ -71,7 +71,7 @@ def test_onednn_convolves_as_torch_does(padding: int) -> None:
 
 
 def test_onednn_leaves_gradients_to_torch() -> None:
-    signal, weight = torch.randn(1, 2, 4, 6, 6), torch.randn(2, 2, 3, 3, 3, requires_grad=True)
+    signal, weight = torch.randn(1, 2, 8, 32, 32), torch.randn(2, 2, 3, 3, 3, requires_grad=True)
     with OneDNNConvolutions():
         F.conv3d(signal, weight).sum().backward()
     assert weight.grad is not None
