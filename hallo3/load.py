@@ -65,6 +65,8 @@ class ModelFolder:
 def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
+    ``dtype`` is the type to compute in; the speech encoder is always float32, as in the original.
+
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no analyzer
     writes in the model's embedding space.
     """
@@ -79,7 +81,7 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
     _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
     latent = config.segment.shape.latent
 
-    def visiting(build: Callable[[], N], path: Path) -> Visiting[N]:
+    def visiting(build: Callable[[], N], path: Path, dtype: torch.dtype) -> Visiting[N]:
         return Visiting(lambda: _loaded(build(), path, dtype).to(device))
 
     def text_encoder() -> TextEncoder:
@@ -91,10 +93,10 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
     return Models(
         config=config,
         face=analyzer_for(config.face),
-        speech=visiting(lambda: build_wav2vec2(speech), files.speech_encoder),
+        speech=visiting(lambda: build_wav2vec2(speech), files.speech_encoder, torch.float32),
         text=Visiting(text_encoder),
         vae=Offloaded(lambda: _loaded_vae(config.vae, files.vae, dtype), device),
-        reference=visiting(lambda: build_reference(config.trunk, latent), files.reference),
+        reference=visiting(lambda: build_reference(config.trunk, latent), files.reference, dtype),
         transformer=Offloaded(
             lambda: _loaded(Hallo3Transformer(config, META), files.transformer, dtype), device
         ),

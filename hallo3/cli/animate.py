@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -49,7 +48,7 @@ class Job:
 def run_animate(options: Namespace) -> None:
     """The whole command. Every input is checked before any weights are loaded."""
     if not options.plan:
-        _check_output(options.output)
+        _check_output(options)
     job = _job(options)
     if options.plan:
         _print_plan(options, job)
@@ -154,8 +153,9 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_output(path: Path | None) -> None:
+def _check_output(options: Namespace) -> None:
     """Refuse now what could not be written in an hour."""
+    path: Path | None = options.output
     if path is None or path.suffix.lower() != ".mp4":
         problem = "no -o" if path is None else f"-o {path}"
         raise _refused(problem, "a file name that ends in .mp4", "name the video with -o OUT.mp4")
@@ -164,8 +164,15 @@ def _check_output(path: Path | None) -> None:
     folder = path.resolve().parent
     if not folder.is_dir():
         raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
-    if not os.access(folder, os.W_OK):
-        raise _refused(f"{folder} is read-only for you", "a folder you may write to", "choose another")
+    for source in (options.portrait, options.speech):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise _refused(f"{path} is an input", "another file", "choose another name")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
 
 
 def _refused(found: str, expected: str, do: str) -> InputError:

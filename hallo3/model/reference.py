@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import cast
 
 import torch
@@ -34,7 +35,7 @@ class ReferenceNetwork(Trunk):
         still = self.modulate(torch.zeros(1), latents)
         tokens = self._tokens(latents, latents, self._text(latents, prompt_embeds), still)
         found: list[Tensor] = []
-        for index, (video, _) in zip(range(self.config.layers), tokens, strict=False):
+        for index, (video, _) in enumerate(islice(tokens, self.config.layers)):
             norm1 = self._block(index).norm1
             found.append(norm1.video(video, still.blocks[index].attention))
         return tuple(found)

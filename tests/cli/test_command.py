@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import av
@@ -149,18 +148,29 @@ def test_words_that_are_no_numbers_are_refused(inputs: dict[str, str]) -> None:
         assert refusal.value.code == 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="file modes mean something else on Windows")
-def test_a_read_only_folder_is_refused(
+def test_a_folder_that_cannot_be_written_is_refused(
     inputs: dict[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
-    (tmp_path / "locked").mkdir()
-    inputs["-o"] = str(tmp_path / "locked" / "out.mp4")
+    def locked(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", locked)
     assert run(inputs) == 2
-    assert "read-only" in capsys.readouterr().err
+    assert f"{tmp_path}: Permission denied" in capsys.readouterr().err
+
+
+def test_an_input_is_never_overwritten(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(Path(inputs["--speech"]).read_bytes())
+    inputs["-o"] = str(film)
+    assert run(inputs, speech=str(film)) == 2
+    assert "is an input" in capsys.readouterr().err
+    assert film.read_bytes() == (tmp_path / "s.wav").read_bytes()
 
 
 def test_speech_and_portraits_that_cannot_work_are_refused(

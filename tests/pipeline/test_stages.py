@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import speech_of
 from runs import refusing, settings, video
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from hallo3.face.analysis import Face, analyze
 from hallo3.identity import extract_identity
+from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import Purpose, seeded_noise
@@ -193,3 +196,17 @@ def test_recorded_noise_can_stand_in(portrait: Tensor, speech: Recording, nano: 
     per_segment = (Purpose.MOTION_MASK, Purpose.MOTION_POSTERIOR, Purpose.START, Purpose.STEP)
     wanted = [(Purpose.IDENTITY_POSTERIOR, 0, 0)] + [(p, s, 0) for s in range(3) for p in per_segment]
     assert asked == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_follows_the_full_one(
+    portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, dtype: torch.dtype
+) -> None:
+    half = load_models(nano_folder, torch.device("cpu"), dtype)
+    with half.speech as wav2vec2, half.transformer as dit:
+        assert next(wav2vec2.parameters()).dtype == torch.float32
+        assert next(dit.parameters()).dtype == dtype
+    found, wanted = (video(portrait, speech, models, "hi", sampler="ddim") for models in (half, nano))
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+    assert float((found - wanted).abs().mean()) < 0.1 * float(wanted.std())

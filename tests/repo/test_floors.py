@@ -128,6 +128,8 @@ start = time.perf_counter()
 import hallo3
 assert time.perf_counter() - start < 0.5, time.perf_counter() - start
 assert hallo3.Settings and hallo3.Hallo3Error
+blocked = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av")
+assert all(getattr(hallo3, name) for name in hallo3.__all__)
 """
 
 
