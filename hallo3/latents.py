@@ -16,7 +16,7 @@ from .shapes import latent_frames
 def encode_pixels(
     pixels: Tensor, purpose: Purpose, segment: int, models: Models, settings: Settings, noise: Noise
 ) -> Tensor:
-    """Clip [1, 3, F, H, W] in -1..1 -> scaled latents [1, C, T, h, w]; only "sample" draws noise."""
+    """Frames [1, 3, F, H, W] in -1..1 -> scaled latents [1, C, T, h, w]; only "sample" draws noise."""
     config = models.config
     grid = config.segment.shape.latent._replace(frames=latent_frames(pixels.shape[2]))
     draw = None

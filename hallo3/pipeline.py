@@ -92,8 +92,8 @@ def render(
     motion = canvas.expand(-1, -1, plan.config.motion_frames, -1, -1)
     for segment in plan:
         draw = noise(Purpose.MOTION_MASK, segment.index, 0, tuple(canvas.shape[-2:]))
-        clip = torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
-        latents = sample(encode(clip, segment), segment)
+        shown = torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
+        latents = sample(encode(shown, segment), segment)
         frames = collect(decode(latents), segment.keep.stop)
         motion = frames[:, :, -plan.config.motion_frames :] * 2 - 1
         yield Frames(segment, frames[0, :, segment.keep].transpose(0, 1))

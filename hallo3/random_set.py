@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .audio.encoder import build_wav2vec2
 from .config import Hallo3Config, to_dict
-from .errors import OutputError
+from .errors import InputError
 from .load import META, ModelFolder, build_reference
 from .model.transformer import Hallo3Transformer
 from .noise import named_generator, seeded_noise
@@ -29,8 +29,8 @@ RANDOM_MARK = "random"
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     """A complete model folder with random weights; the same seed gives the same bytes.
 
-    Raises ``OutputError`` if the folder holds anything but an earlier random set, ``InputError`` for a
-    seed outside 64 bits.
+    Raises ``InputError`` if the folder holds anything but an earlier random set, or for a seed outside
+    64 bits.
     """
     seeded_noise(seed)
     config = SIZES[size]
@@ -69,7 +69,7 @@ def _claim(folder: Path, paths: list[Path]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
+        raise InputError(
             "The folder cannot be made.",
             found=f"{folder}: {error.strerror or error}",
             expected="a folder you may write to",
@@ -78,7 +78,7 @@ def _claim(folder: Path, paths: list[Path]) -> None:
     foreign = [path for path in folder.iterdir() if path not in paths]
     foreign += [path for path in paths if path.exists() and RANDOM_MARK not in read_config(path)]
     if foreign:
-        raise OutputError(
+        raise InputError(
             "The folder already holds something else.",
             found=str(foreign[0]),
             expected="an empty folder, or an earlier random set",

@@ -89,7 +89,7 @@ class VideoShape(NamedTuple):
 
 
 def latent_frames(frames: int) -> int:
-    """Latent frames of a clip: 1 to 4 give 1, 5 gives 2, 49 gives 13 (golden ``vae_encode``)."""
+    """Latent frames of so many frames: 1 to 4 give 1, 5 gives 2, 49 gives 13 (golden ``vae_encode``)."""
     return 1 + (frames - 1) // TIME_FACTOR
 
 

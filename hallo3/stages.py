@@ -48,10 +48,10 @@ class Stages:
     schedule: Schedule
     run: RunConditions
 
-    def encode(self, clip: Tensor, segment: Segment) -> Tensor:
+    def encode(self, pixels: Tensor, segment: Segment) -> Tensor:
         """Portrait and motion frames [1, 3, F, H, W] in -1..1 -> image latents [1, C, 1, h, w]."""
         return encode_pixels(
-            clip, Purpose.MOTION_POSTERIOR, segment.index, self.models, self.settings, self.noise
+            pixels, Purpose.MOTION_POSTERIOR, segment.index, self.models, self.settings, self.noise
         )
 
     def sample(self, image_latents: Tensor, segment: Segment) -> Tensor:

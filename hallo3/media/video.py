@@ -38,9 +38,14 @@ class VideoWriter:
             self._file = self.partial.open("wb")
         except OSError as error:
             raise _unwritable(self.partial, error) from error
-        self._container: Any = av.open(self._file, "w", format="mp4")
-        self._picture = _picture_stream(self._container, *self.size, self.fps)
-        self._sound = _Sound(self._sound_path, self._container)
+        try:
+            self._container: Any = av.open(self._file, "w", format="mp4")
+            self._picture = _picture_stream(self._container, *self.size, self.fps)
+            self._sound = _Sound(self._sound_path, self._container)
+        except BaseException:
+            self._file.close()
+            self.partial.unlink()
+            raise
         return self
 
     def write(self, frames: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Encode clips in one call, decode latents slice by slice; the networks are diffusers' (facts 7).
+"""Encode frames in one call, decode latents slice by slice; the networks are diffusers' (facts 7).
 
 B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w latent grid.
 """
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
 class VideoVAE(nn.Module):
     """diffusers' ``AutoencoderKLCogVideoX`` with its encoder and decoder called as the original does.
 
-    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer clips.
+    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer ones.
     """
 
     def __init__(self, network: nn.Module, scaling_factor: float) -> None:
@@ -39,13 +39,13 @@ class VideoVAE(nn.Module):
         self.scaling_factor = scaling_factor
 
     def posterior(self, pixels: Tensor) -> Posterior:
-        """Clip [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
+        """Frames [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
         with OneDNNConvolutions():
             moments, _ = self.network.encoder(_suited(pixels, self.network.encoder))
         return Posterior(*moments.chunk(2, dim=1))
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Clip -> scaled latents [B, C, T, h, w]: the posterior's mean, or its sample under ``noise``."""
+        """Frames -> scaled latents [B, C, T, h, w]: the posterior's mean, or its sample under ``noise``."""
         posterior = self.posterior(pixels)
         latents = posterior.mean if noise is None else posterior.sample(noise)
         return latents * self.scaling_factor

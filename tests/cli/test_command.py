@@ -243,5 +243,5 @@ def test_tiny_writes_a_set_that_animates(
     assert main(["tiny", str(folder), "--seed", "3", "--size", "nano"]) == 0
     assert "random nano weights" in capsys.readouterr().out
     assert run(inputs, model=str(folder)) == 0
-    assert main(["tiny", str(tmp_path), "--seed", "3"]) == 1
+    assert main(["tiny", str(tmp_path), "--seed", "3"]) == 2
     assert main(["tiny", str(folder), "--seed", "-3"]) == 2

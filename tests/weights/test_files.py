@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hallo3.errors import CheckpointError, FaceError, InputError, OutputError
+from hallo3.errors import CheckpointError, FaceError, InputError
 from hallo3.load import ModelFolder, load_models
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.ops import Layers
@@ -141,10 +141,10 @@ def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_fold
 
 def test_a_random_set_overwrites_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("years of work")
-    with pytest.raises(OutputError, match=r"thesis\.docx"):
+    with pytest.raises(InputError, match=r"thesis\.docx"):
         write_random_set(tmp_path, 0, "nano")
     real = tmp_path / "real"
     real.mkdir()
     write_weights(ModelFolder(real).vae, {"a": torch.zeros(1)}, {"part": "vae", "config": {}})
-    with pytest.raises(OutputError, match=r"vae\.safetensors"):
+    with pytest.raises(InputError, match=r"vae\.safetensors"):
         write_random_set(real, 0, "nano")
