@@ -82,7 +82,10 @@ class VideoWriter:
 
 
 class _Sound:
-    """The recording, decoded again in step with the video: never more than a moment of it in memory."""
+    """The recording, decoded again in step with the video: never more than a moment of it in memory.
+
+    Cut to full scale, as any player would: far beyond it the encoder fails or takes the process with it.
+    """
 
     def __init__(self, path: Path, target: Any) -> None:
         import av
@@ -110,7 +113,7 @@ class _Sound:
             now, later = samples[:, : limit - self._written], samples[:, limit - self._written :]
             self._waiting = later if later.shape[1] else None
             frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(now), format="fltp", layout=self._stream.layout
+                np.ascontiguousarray(now.clip(-1, 1)), format="fltp", layout=self._stream.layout
             )
             frame.sample_rate, frame.pts = self._rate, self._written
             frame.time_base = Fraction(1, self._rate)

@@ -66,6 +66,21 @@ def test_sound_shorter_than_the_video_ends_first(tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 30
 
 
+@pytest.mark.parametrize("loudness", [10.0, 1e6, 1e9])
+def test_sound_beyond_full_scale_is_cut(tmp_path: Path, loudness: float) -> None:
+    with av.open(str(tmp_path / "loud.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            tone(16000, 2.0) * np.float32(loudness), format="flt", layout="mono"
+        )
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path = written(tmp_path / "v.mp4", tmp_path / "loud.wav")
+    with av.open(str(path)) as container:
+        assert len(list(container.decode(video=0))) == 30
+
+
 def test_what_was_rendered_survives_an_error(tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "s.wav", tone(16000, 2.0), 16000)
     path = tmp_path / "v.mp4"
