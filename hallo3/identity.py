@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from .face.analysis import Face
-from .latents import encode_pixels
 from .media.canvas import Canvas, fit
-from .models import Models
-from .noise import Noise, Purpose
-from .settings import Settings
+from .shapes import VideoShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +22,22 @@ class Identity:
 
 
 def extract_identity(
-    portrait: Tensor, face: Face, models: Models, settings: Settings, noise: Noise
+    portrait: Tensor,
+    face: Face,
+    shape: VideoShape,
+    *,
+    encode: Callable[[Tensor], Tensor],
+    features: Callable[[Tensor], tuple[Tensor, ...]],
 ) -> Identity:
-    """A picture [3, h, w] in 0..1 and the face found in it -> its identity.
+    """A picture [3, h, w] in 0..1 and the face found in it -> its identity on a canvas of ``shape``.
 
     The reference network sees the picture with everything but the face black; the canvas that segments
-    start from is unmasked (facts 10).
+    start from is unmasked (facts 10). ``encode`` makes scaled latents [1, C, 1, h, w] of pixels
+    [1, 3, 1, H, W] in -1..1, ``features`` is the reference network on these.
     """
-    shape = models.config.segment.shape
     face_only = fit(portrait * face.mask.to(portrait), shape).pixels
-    latents = encode_pixels(face_only, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
-    with models.reference as network:
-        features = network.features(latents)
-    canvas = fit(portrait, shape)
-    return Identity(canvas=canvas, face_embedding=face.embedding, reference_features=features)
+    return Identity(
+        canvas=fit(portrait, shape),
+        face_embedding=face.embedding,
+        reference_features=features(encode(face_only)),
+    )

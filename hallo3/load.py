@@ -57,6 +57,10 @@ class ModelFolder:
     def speech_encoder(self) -> Path:
         return self.path / "speech_encoder.safetensors"
 
+    def all(self) -> tuple[Path, ...]:
+        """The five files."""
+        return self.transformer, self.reference, self.vae, self.text_encoder, self.speech_encoder
+
     def config(self) -> Hallo3Config:
         """The model's configuration, from the transformer's header. Raises ``CheckpointError``."""
         return from_dict(Hallo3Config, part(self.transformer, "transformer"), "transformer")
@@ -72,7 +76,8 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
     """
     files = ModelFolder(folder)
     config = files.config()
-    _same(from_dict(TrunkConfig, part(files.reference, "reference"), "reference"), config.trunk, "reference")
+    reference = from_dict(Hallo3Config, part(files.reference, "reference"), "reference")
+    _same((reference.trunk, reference.segment), (config.trunk, config.segment), "reference")
     _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
     text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
     tokenizer_name = text.pop("tokenizer", "t5")

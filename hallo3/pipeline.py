@@ -7,16 +7,16 @@ host's machinery can stand behind it. Two motion frames are all that passes from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from .audio.encoder import encode_waveform
+from .audio.encoder import Wav2Vec2, encode_waveform
 from .audio.speech import Speech, in_memory
-from .face.analysis import analyze
-from .identity import extract_identity
-from .latents import collect
+from .face.analysis import Face, analyze
+from .identity import Identity, extract_identity
+from .latents import collect, encode_pixels
 from .media.canvas import drop_pixels
 from .media.picture import check_picture
 from .media.sound import Recording, to_mono
@@ -59,7 +59,7 @@ def animate(
     face = analyze(check_picture(portrait), models.face, models.config.face)
     speech = encode_speech(recording, models)
     prompt_embeds = encode_prompt(prompt, models)
-    identity = extract_identity(portrait, face, models, settings, noise)
+    identity = identify(portrait, face, models, settings, noise)
     stages = prepare(identity, speech, prompt_embeds, models, settings, noise, watch)
     for segment, pixels in render(
         identity.canvas.pixels,
@@ -85,18 +85,43 @@ def render(
 ) -> Iterator[Frames]:
     """Each segment's new frames on the whole canvas, as soon as they are finished.
 
-    ``canvas`` [1, 3, 1, H, W] in -1..1 also stands for the motion frames of the first segment (facts 9).
-    ``encode`` makes image latents of portrait and motion frames, ``sample`` latents of these, ``decode``
-    slices of frames around -1..1 of those.
+    ``canvas`` is [1, 3, 1, H, W] in -1..1. ``encode`` makes image latents of portrait and motion frames,
+    ``sample`` latents of these, ``decode`` slices of frames around -1..1 of those.
     """
-    motion = canvas.expand(-1, -1, plan.config.motion_frames, -1, -1)
+    motion = first_motion(canvas, plan)
     for segment in plan:
-        draw = noise(Purpose.MOTION_MASK, segment.index, 0, tuple(canvas.shape[-2:]))
-        shown = torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
+        shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
         latents = sample(encode(shown, segment), segment)
         frames = collect(decode(latents), segment.keep.stop)
         motion = frames[:, :, -plan.config.motion_frames :] * 2 - 1
         yield Frames(segment, frames[0, :, segment.keep].transpose(0, 1))
+
+
+def first_motion(canvas: Tensor, plan: SegmentPlan) -> Tensor:
+    """The motion frames [1, 3, m, H, W] of the first segment: the portrait, standing still (facts 9)."""
+    return canvas.expand(-1, -1, plan.config.motion_frames, -1, -1)
+
+
+def shown_pixels(
+    canvas: Tensor, motion: Tensor, segment: Segment, noise: Noise, motion_drop: float
+) -> Tensor:
+    """What the VAE encodes for a segment: portrait, then motion frames with pixels dropped, [1, 3, F, H, W]
+    in -1..1."""
+    draw = noise(Purpose.MOTION_MASK, segment.index, 0, tuple(canvas.shape[-2:]))
+    return torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
+
+
+def identify(portrait: Tensor, face: Face, models: Models, settings: Settings, noise: Noise) -> Identity:
+    """The identity of a picture [3, h, w] in 0..1, by a run's own networks."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        return encode_pixels(pixels, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
+
+    def features(latents: Tensor) -> tuple[Tensor, ...]:
+        with models.reference as network:
+            return network.features(latents)
+
+    return extract_identity(portrait, face, models.config.segment.shape, encode=encode, features=features)
 
 
 def encode_speech(recording: Recording, models: Models) -> Speech:
@@ -105,7 +130,9 @@ def encode_speech(recording: Recording, models: Models) -> Speech:
     waveform = to_mono(recording, config.segment.sample_rate)
     plan = plan_segments(len(waveform), config.segment)
     with models.speech as wav2vec2:
-        features = encode_waveform(wav2vec2, waveform, plan)
+        features = encode_waveform(
+            cast(Wav2Vec2, wav2vec2), waveform, plan, next(wav2vec2.parameters()).device
+        )
     return Speech(in_memory(features), plan, config.audio.window)
 
 

@@ -5,6 +5,8 @@ They animate nothing; their frames are noise shaped by the real mathematics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,20 @@ SIZES = {"tiny": TINY, "nano": NANO}
 RANDOM_MARK = "random"
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One network's weights, and the configuration that goes into its file."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+
+
+def random_part(name: str, seed: int, size: str) -> Part:
+    """One of ``PARTS``, in memory; the same seed gives the same values as the file of a whole set."""
+    network, config = _BUILDERS[name](size)
+    return Part(config, untied(random_state(network, f"{seed}|{size}|{name}")))
+
+
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     """A complete model folder with random weights; the same seed gives the same bytes.
 
@@ -33,22 +49,47 @@ def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     64 bits.
     """
     seeded_noise(seed)
-    config = SIZES[size]
     files = ModelFolder(folder)
-    text, speech = TEXT_ENCODERS[size], SPEECH_ENCODERS[size]
-    latent = config.segment.shape.latent
-    parts: list[tuple[Path, nn.Module, dict[str, Any]]] = [
-        (files.transformer, Hallo3Transformer(config, META), to_dict(config)),
-        (files.reference, build_reference(config.trunk, latent), to_dict(config.trunk)),
-        (files.vae, cast(nn.Module, build_vae(config.vae).network), to_dict(config.vae)),
-        (files.text_encoder, build_t5(text), {**text, "tokenizer": "bytes"}),
-        (files.speech_encoder, build_wav2vec2(speech), speech),
-    ]
-    _claim(folder, [path for path, _, _ in parts])
-    for path, network, part_config in parts:
-        header = {"part": path.stem, "config": part_config, RANDOM_MARK: seed}
-        write_weights(path, untied(random_state(network, f"{seed}|{size}|{path.stem}")), header)
-    return config
+    paths = {path.stem: path for path in files.all()}
+    _claim(folder, list(paths.values()))
+    for name in PARTS:
+        part = random_part(name, seed, size)
+        header = {"part": name, "config": part.config, RANDOM_MARK: seed}
+        write_weights(paths[name], part.state, header)
+    return SIZES[size]
+
+
+def _transformer(size: str) -> tuple[nn.Module, dict[str, Any]]:
+    return Hallo3Transformer(SIZES[size], META), to_dict(SIZES[size])
+
+
+def _reference(size: str) -> tuple[nn.Module, dict[str, Any]]:
+    config = SIZES[size]
+    return build_reference(config.trunk, config.segment.shape.latent), to_dict(config)
+
+
+def _vae(size: str) -> tuple[nn.Module, dict[str, Any]]:
+    config = SIZES[size].vae
+    return cast(nn.Module, build_vae(config).network), to_dict(config)
+
+
+def _text_encoder(size: str) -> tuple[nn.Module, dict[str, Any]]:
+    return build_t5(TEXT_ENCODERS[size]), {**TEXT_ENCODERS[size], "tokenizer": "bytes"}
+
+
+def _speech_encoder(size: str) -> tuple[nn.Module, dict[str, Any]]:
+    return build_wav2vec2(SPEECH_ENCODERS[size]), SPEECH_ENCODERS[size]
+
+
+_BUILDERS: dict[str, Callable[[str], tuple[nn.Module, dict[str, Any]]]] = {
+    "transformer": _transformer,
+    "reference": _reference,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+    "speech_encoder": _speech_encoder,
+}
+PARTS = tuple(_BUILDERS)
+"""The networks of a set, under their files' names."""
 
 
 def random_state(network: nn.Module, name: str) -> dict[str, Tensor]:

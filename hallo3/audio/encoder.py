@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +41,29 @@ _FIXED: dict[str, Any] = {
 }
 
 
-class _Encoder(Protocol):
+class Encoder(Protocol):
+    """What follows the projection: a positional convolution, a norm, and the layers."""
+
     pos_conv_embed: nn.Module
     layer_norm: nn.Module
     layers: nn.ModuleList
 
 
 class Wav2Vec2(Protocol):
-    """The halves of transformers' ``Wav2Vec2Model`` that we run ourselves."""
+    """The halves of a wav2vec2 that we run ourselves, as transformers' ``Wav2Vec2Model`` has them."""
 
-    feature_extractor: nn.Module
-    feature_projection: nn.Module
-    encoder: _Encoder
+    @property
+    def feature_extractor(self) -> Callable[[Tensor], Tensor]:
+        """Signal [1, samples] -> [1, C, t]."""
+        ...
+
+    @property
+    def feature_projection(self) -> Callable[[Tensor], Sequence[Tensor]]:
+        """[1, frames, C] -> hidden states [1, frames, D] first."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder: ...
 
 
 def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
@@ -67,18 +78,16 @@ def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
         return Wav2Vec2Model(Wav2Vec2Config(**config, **_FIXED))
 
 
-def encode_waveform(wav2vec2: nn.Module, waveform: Tensor, plan: SegmentPlan) -> Tensor:
+def encode_waveform(wav2vec2: Wav2Vec2, waveform: Tensor, plan: SegmentPlan, device: torch.device) -> Tensor:
     """Mono waveform [samples] at the plan's sample rate -> features [plan.padded, layers, channels] float32.
 
-    Raises nothing of its own; the caller has checked the waveform. Golden ``audio_frontend_3p3s``.
+    ``device`` is where the network stands. Raises nothing of its own; the caller has checked the waveform.
+    Golden ``audio_frontend_3p3s``.
     """
-    model = cast(Wav2Vec2, wav2vec2)
-    weight = next(wav2vec2.parameters())
-    signal = pad_to_segments(normalise(waveform), plan).to(weight)
-    conv_features = model.feature_extractor(signal[None])
-    stretched = stretch(conv_features, plan.padded)
-    hidden: Tensor = model.feature_projection(stretched)[0]
-    return torch.stack([layer[0] for layer in _layers(model.encoder, hidden)], dim=1).float().cpu()
+    signal = pad_to_segments(normalise(waveform), plan).to(device)
+    stretched = stretch(wav2vec2.feature_extractor(signal[None]), plan.padded)
+    hidden = wav2vec2.feature_projection(stretched)[0]
+    return torch.stack([layer[0] for layer in _layers(wav2vec2.encoder, hidden)], dim=1).float().cpu()
 
 
 def normalise(waveform: Tensor) -> Tensor:
@@ -97,7 +106,7 @@ def stretch(conv_features: Tensor, frames: int) -> Tensor:
     return F.interpolate(conv_features, size=frames, mode="linear", align_corners=True).transpose(1, 2)
 
 
-def _layers(encoder: _Encoder, hidden: Tensor) -> Iterator[Tensor]:
+def _layers(encoder: Encoder, hidden: Tensor) -> Iterator[Tensor]:
     """Outputs of the encoder's layers; hidden state 0, before them, is not used.
 
     We loop ourselves: transformers 5 no longer returns hidden states from a bare encoder, and its own

@@ -52,12 +52,16 @@ def fit(picture: Tensor, shape: VideoShape) -> Canvas:
 
 def cover(picture: Tensor, height: int, width: int) -> Tensor:
     """Scale (bicubic, antialiased, overshoot kept) until [3, height, width] is covered; cut the middle."""
-    h, w = picture.shape[1:]
+    size, top, left = cover_size(picture.shape[1], picture.shape[2], height, width)
+    scaled = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
+    return scaled[:, top : top + height, left : left + width]
+
+
+def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], int, int]:
+    """The size to which h x w is scaled, and where the canvas begins on it: (size, top, left)."""
     wider = w / h > width / height
     size = (height, int(w * height / h)) if wider else (int(h * width / w), width)
-    scaled = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return scaled[:, top : top + height, left : left + width]
+    return size, (size[0] - height) // 2, (size[1] - width) // 2
 
 
 def pad_square(picture: Tensor, height: int, width: int) -> Tensor:

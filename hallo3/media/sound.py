@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import AudioError
+from ..errors import AudioError, DependencyError
 
 CANCELLED = 1e-3
 """A mix this much quieter than its channels means they cancel each other."""
@@ -133,7 +133,14 @@ def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """[samples] at another rate, by librosa's default (soxr, high quality)."""
     if source_rate == target_rate:
         return mono
-    import librosa
-
+    try:
+        import librosa
+    except ImportError as error:
+        raise DependencyError(
+            "Resampling a recording needs a library that is not installed.",
+            found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
+            expected=f"librosa, or a recording at {target_rate} Hz",
+            do="pip install librosa",
+        ) from error
     resampled = librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate)
     return torch.from_numpy(resampled)

@@ -84,9 +84,17 @@ class Hallo3Transformer(Trunk):
             steps=steps if on_access else tuple(steps),
         )
 
-    def hear(self, windows: Tensor, *, on_access: bool = False) -> Sequence[KV]:
-        """Speech windows [1, F, window, layers, channels] -> each block's audio keys/values [T, H, n, d]."""
-        tokens = self.audio_proj(windows)[0]
+    def hear(
+        self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
+    ) -> Sequence[KV]:
+        """Speech windows [B, F, window, layers, channels] -> each block's audio keys/values [B*T, H, n, d].
+
+        ``latent_frames`` picks some of a segment's latent frames, for a host that samples them apart.
+        """
+        tokens = self.audio_proj(windows)
+        if latent_frames is not None:
+            tokens = tokens[:, list(latent_frames)]
+        tokens = tokens.flatten(0, 1)
         return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:

@@ -67,7 +67,8 @@ class Coefficients(NamedTuple):
 def solver_coefficients(schedule: Schedule) -> tuple[Coefficients, ...]:
     """Every step's multipliers, in the float32 order of operations that gives the goldens' bits
     (facts 16). Those of the last step, which are not used, come out as they will."""
-    alphas = torch.tensor([step.alpha for step in schedule.steps] + [1.0], dtype=torch.float32)
+    ends = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
+    alphas = torch.tensor(ends, dtype=torch.float32)
     log_snr = torch.log(torch.sqrt(alphas**2 / (1 - alphas**2)))
     return tuple(_coefficients(alphas, log_snr, step) for step in schedule.steps)
 

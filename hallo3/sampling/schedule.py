@@ -27,10 +27,9 @@ class Step:
     """
 
     index: int
-    timestep: int
+    timestep: float
     alpha: float
     next_alpha: float
-    table_index: int
     table_alpha: float
 
 
@@ -70,7 +69,6 @@ def schedule(steps: int) -> Schedule:
             timestep=timesteps[index],
             alpha=float(alphas[index]),
             next_alpha=float(alphas[index + 1]),
-            table_index=int(nearest[index]),
             table_alpha=float(table[nearest[index]]),
         )
 

@@ -67,7 +67,21 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     Raises ``CheckpointError`` with the first keys of each kind. Leaves the network in eval mode, without
     gradients.
     """
-    wanted = network.state_dict()
+    check_state(network.state_dict(), state, what)
+    network.load_state_dict(state, strict=True, assign=True)
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    if stranded := [name for name, tensor in tensors if tensor.is_meta]:
+        raise CheckpointError(
+            f"{what} is incomplete after loading.",
+            found=f"no values for {stranded[0]}",
+            expected="values for every tensor",
+            do="this is a fault of the package; please report it with the name above",
+        )
+    network.eval().requires_grad_(False)
+
+
+def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights whose names or shapes differ from ``wanted``; ``CheckpointError`` names the first."""
     wrong = {
         "unknown": sorted(set(state) - set(wanted)),
         "missing": sorted(set(wanted) - set(state)),
@@ -85,16 +99,6 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
             expected=f"exactly its {len(wanted)} tensors",
             do="check that the file is complete and belongs to this configuration",
         )
-    network.load_state_dict(state, strict=True, assign=True)
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    if stranded := [name for name, tensor in tensors if tensor.is_meta]:
-        raise CheckpointError(
-            f"{what} is incomplete after loading.",
-            found=f"no values for {stranded[0]}",
-            expected="values for every tensor",
-            do="this is a fault of the package; please report it with the name above",
-        )
-    network.eval().requires_grad_(False)
 
 
 def _opened(path: Path) -> Any:

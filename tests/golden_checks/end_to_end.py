@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from hallo3.face.analysis import Face
-from hallo3.identity import extract_identity
 from hallo3.media.sound import Recording
 from hallo3.media.video import to_uint8
 from hallo3.models import Models
 from hallo3.noise import Purpose
-from hallo3.pipeline import encode_speech, render
+from hallo3.pipeline import encode_speech, identify, render
 from hallo3.segments import Segment
 from hallo3.settings import Settings
 from hallo3.stages import prepare
@@ -93,7 +92,7 @@ class Run:
         speech = encode_speech(recording, models)
         seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
         face = RecordedFace(golden).analyze(picture)
-        identity = extract_identity(picture, face, models, settings, self.noise)
+        identity = identify(picture, face, models, settings, self.noise)
         self.canvas = identity.canvas
         seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
         stages = prepare(

@@ -20,6 +20,12 @@ from .forwards import Trace, prepared
 MULTIPLIERS = {"mult1": "keep", "mult2": "move", "mult3": "this", "mult4": "last", "mult_noise": "noise"}
 
 
+def table_places(steps: tuple[Step, ...]) -> Tensor:
+    """Where each step's table alpha stands in the table."""
+    values = torch.tensor([step.table_alpha for step in steps])
+    return (denoiser_table()[None] == values[:, None]).int().argmax(dim=1)
+
+
 def schedules(golden: Golden) -> Report:
     """Alphas, timesteps, table entries and step multipliers for every recorded step count."""
     report = Report()
@@ -29,7 +35,7 @@ def schedules(golden: Golden) -> Report:
         columns = {
             "timesteps": torch.tensor([step.timestep for step in steps]),
             "sqrt_alpha": torch.tensor([step.alpha for step in steps] + [1.0]),
-            "denoiser_idx": torch.tensor([step.table_index for step in steps]),
+            "denoiser_idx": table_places(steps),
             "denoiser_sqrt_alpha": torch.tensor([step.table_alpha for step in steps]),
         }
         for name, found in columns.items():

@@ -24,7 +24,7 @@ def frontend(golden: Golden) -> Report:
     watch(encoder, seen)
     waveform, segment = golden["in.waveform"], SegmentConfig()
     plan = plan_segments(len(waveform), segment)
-    features = encode_waveform(encoder, waveform, plan)
+    features = encode_waveform(encoder, waveform, plan, torch.device("cpu"))
     report.close("out.audio_emb", features, golden["out.audio_emb"], FORWARD)
     report.exact("out.audio_length", plan.frames, int(golden["out.audio_length"]))
     report.exact("padded_frames", plan.padded, golden.about["padded_frames"])

@@ -15,12 +15,11 @@ from runs import refusing, settings, video
 from torch import Tensor, nn
 
 from hallo3.face.analysis import Face, analyze
-from hallo3.identity import extract_identity
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import Purpose, seeded_noise
-from hallo3.pipeline import animate, encode_prompt, encode_speech, render
+from hallo3.pipeline import animate, encode_prompt, encode_speech, identify, render
 from hallo3.segments import Segment
 from hallo3.stages import Stages, prepare
 
@@ -29,7 +28,7 @@ def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor,
     chosen, noise = settings(models), seeded_noise(0)
     heard = encode_speech(speech, models)
     face = analyze(portrait, models.face, models.config.face)
-    identity = extract_identity(portrait, face, models, chosen, noise)
+    identity = identify(portrait, face, models, chosen, noise)
     prompt = encode_prompt("", models)
     return identity.canvas.pixels, prepare(identity, heard, prompt, models, chosen, noise, lambda _: None)
 
@@ -176,7 +175,7 @@ def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models
     changed[:, :, 40:] = 0
     noise = seeded_noise(0)
     with torch.inference_mode():
-        one, other = (extract_identity(p, face, nano, settings(nano), noise) for p in (portrait, changed))
+        one, other = (identify(p, face, nano, settings(nano), noise) for p in (portrait, changed))
     pairs = zip(one.reference_features, other.reference_features, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(one.canvas.pixels, other.canvas.pixels)

@@ -1,0 +1,50 @@
+"""Schedules in k-diffusion's terms, where noise is added and ``sigma`` is its size (Karras et al. 2022).
+
+``alpha`` is the signal's share of a variance-preserving mix; there ``sigma = sqrt(1 - alpha^2) / alpha`` and
+a noisy latent is ``sqrt(1 + sigma^2)`` times as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .schedule import Schedule, Step, schedule
+
+
+def sigmas_of(steps: int, sigma_max: float) -> Tensor:
+    """The original's schedule as sigmas [steps + 1], float32, falling to 0.
+
+    It begins with pure noise, whose sigma is infinite: ``sigma_max`` stands for it.
+    """
+    alphas = torch.tensor([step.alpha for step in schedule(steps).steps], dtype=torch.float64)
+    sigmas = torch.sqrt(1 - alphas**2) / alphas
+    sigmas[alphas == 0] = sigma_max
+    return torch.cat((sigmas, sigmas.new_zeros(1))).float()
+
+
+def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], float]) -> Schedule:
+    """Sigmas [N + 1] as steps; the original's own are recognised and give the original's steps exactly.
+
+    Of any other schedule the network is told what ``timestep`` says of each sigma, and nothing is snapped
+    to the training table.
+    """
+    values = sigmas.float().cpu()
+    steps = len(values) - 1
+    if torch.equal(values, sigmas_of(steps, sigma_max)):
+        return schedule(steps)
+    ends = [alpha_of(float(sigma)) for sigma in values]
+
+    def step(index: int) -> Step:
+        alpha, following = ends[index], ends[index + 1]
+        told = timestep(float(values[index]))
+        return Step(index=index, timestep=told, alpha=alpha, next_alpha=following, table_alpha=alpha)
+
+    return Schedule(tuple(step(index) for index in range(steps)))
+
+
+def alpha_of(sigma: float) -> float:
+    """The signal's share under noise of this size."""
+    return (1 + sigma**2) ** -0.5

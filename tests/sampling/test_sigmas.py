@@ -1,0 +1,53 @@
+"""Schedules as sigmas and back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hallo3.sampling.samplers import sample_ddim, sample_dpmpp_2m_sde
+from hallo3.sampling.schedule import schedule
+from hallo3.sampling.sigmas import alpha_of, schedule_of, sigmas_of
+
+PURE = 4518.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 20, 50, 999])
+def test_the_originals_sigmas_are_recognised(steps: int) -> None:
+    assert schedule_of(sigmas_of(steps, PURE), PURE, lambda _: math.nan) == schedule(steps)
+
+
+def test_sigmas_fall_from_pure_noise_to_nothing() -> None:
+    sigmas = sigmas_of(50, PURE)
+    assert sigmas[0] == PURE
+    assert sigmas[-1] == 0
+    assert bool((sigmas.diff() < 0).all())
+    alphas = torch.tensor([step.alpha for step in schedule(50).steps[1:]])
+    found = torch.tensor([alpha_of(float(sigma)) for sigma in sigmas[1:-1]])
+    assert float((found - alphas).abs().max()) < 1e-6
+
+
+def test_other_sigmas_keep_what_they_say() -> None:
+    made = schedule_of(torch.tensor([3.0, 1.0, 0.5]), PURE, lambda sigma: sigma * 100)
+    assert [step.timestep for step in made.steps] == [300.0, 100.0]
+    assert made.steps[1].table_alpha == made.steps[1].alpha == made.steps[0].next_alpha == alpha_of(1.0)
+    assert made.steps[-1].next_alpha == alpha_of(0.5)
+
+
+@pytest.mark.parametrize("sample", [sample_ddim, sample_dpmpp_2m_sde])
+def test_a_schedule_that_ends_in_noise_can_be_continued(sample) -> None:
+    """With the true picture as denoiser, two halves end where the whole does: at the picture."""
+    truth = torch.full((1, 1, 1, 4, 4), 0.7)
+    sigmas = torch.tensor([PURE, 20.0, 5.0, 1.0, 0.3, 0.0])
+    noise = torch.randn(5, *truth.shape, generator=torch.Generator().manual_seed(1))
+
+    def run(part: torch.Tensor, start: torch.Tensor, shift: int) -> torch.Tensor:
+        steps = schedule_of(part, PURE, lambda _: 0.0)
+        return sample(lambda *_: truth, start, steps, lambda i: noise[i + shift], lambda _: None)
+
+    half = run(sigmas[:4], noise[4], 0)
+    share = alpha_of(1.0)
+    assert float((half - share * truth).std()) == pytest.approx((1 - share**2) ** 0.5, rel=0.5)
+    torch.testing.assert_close(run(sigmas[3:], half, 3), truth)
