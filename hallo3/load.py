@@ -115,15 +115,19 @@ def build_reference(trunk: TrunkConfig, latent: LatentShape) -> ReferenceNetwork
 
 def part(path: Path, name: str) -> dict[str, Any]:
     """The configuration in a file's header, if the file is that part of a model folder."""
-    config = read_config(path)
-    if config.get("part") != name or not isinstance(config.get("config"), Mapping):
+    return part_config(read_config(path), name, path.name)
+
+
+def part_config(header: Mapping[str, Any], name: str, file: str) -> dict[str, Any]:
+    """The configuration that a header stores for a part. Raises ``CheckpointError`` for another part."""
+    if header.get("part") != name or not isinstance(header.get("config"), Mapping):
         raise CheckpointError(
-            "A file of the model folder is another part than its name says.",
-            found=f"{path.name} holds {config.get('part')!r}",
+            "This file is another part of the model than is wanted here.",
+            found=f"{file} holds {header.get('part')!r}",
             expected=repr(name),
-            do="put every file back under the name it was written with",
+            do="choose the file that holds it; in a model folder every file keeps its name",
         )
-    return dict(cast("Mapping[str, Any]", config["config"]))
+    return dict(cast("Mapping[str, Any]", header["config"]))
 
 
 def _loaded(network: N, path: Path, dtype: torch.dtype) -> N:

@@ -39,19 +39,24 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
     with _opened(path) as file:
         metadata = cast("dict[str, str]", file.metadata() or {})
-    text = metadata.get(METADATA_KEY)
-    try:
-        config = json.loads(text) if text else None
-    except json.JSONDecodeError:
-        config = None
-    if not isinstance(config, dict):
+    config = parsed_header(metadata.get(METADATA_KEY))
+    if config is None:
         raise CheckpointError(
             "The weights file does not say what it is.",
             found=f"{path.name} without a readable {METADATA_KEY!r} entry in its metadata",
             expected="a file of a Hallo3 model folder",
             do="choose a model folder written by this package",
         )
-    return cast("dict[str, Any]", config)
+    return config
+
+
+def parsed_header(text: str | None) -> dict[str, Any] | None:
+    """The JSON object of a metadata entry; None if there is none, or something else."""
+    try:
+        config = json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return None
+    return cast("dict[str, Any]", config) if isinstance(config, dict) else None
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,0 +1,16 @@
+"""ComfyUI-Hallo3: animate one portrait from speech.
+
+Nothing is imported here: ComfyUI calls the entry point, and everything else can import the repository.
+"""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """ComfyUI's way in. Raises ``ImportError`` with advice for a ComfyUI that is too old."""
+    from .nodes.host import check_version
+
+    check_version()
+    from .nodes.extension import Hallo3Extension
+
+    return Hallo3Extension()

@@ -1,0 +1,1 @@
+"""The nodes: ComfyUI's values in, one call into ``hallo3``, ComfyUI's values out."""

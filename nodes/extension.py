@@ -1,0 +1,35 @@
+"""What ComfyUI is told: the nodes, in menu order."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode import Hallo3VAEDecode
+from .extrapolate import Hallo3Extrapolate
+from .identity import Hallo3IdentityReference
+from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork
+from .sampler import Hallo3Sampler, Hallo3SegmentConditioning
+from .schedule import Hallo3OriginalSampler, Hallo3OriginalSchedule
+from .speech import Hallo3EncodeSpeech
+
+NODES: list[type[io.ComfyNode]] = [
+    Hallo3LoadBuiltIn,
+    Hallo3LoadModel,
+    Hallo3LoadReferenceNetwork,
+    Hallo3EncodeSpeech,
+    Hallo3IdentityReference,
+    Hallo3Sampler,
+    Hallo3VAEDecode,
+    Hallo3Extrapolate,
+    Hallo3SegmentConditioning,
+    Hallo3OriginalSampler,
+    Hallo3OriginalSchedule,
+]
+"""In menu order."""
+
+
+class Hallo3Extension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,96 @@
+"""The built-in set's VAE and speech encoder as ComfyUI's: sizes that ComfyUI's own loaders do not know."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.audio_encoders.audio_encoders
+import comfy.ldm.cogvideo.vae
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import torch
+from torch import Tensor, nn
+
+from ...hallo3.audio.encoder import build_wav2vec2, normalise
+from ...hallo3.config import SegmentConfig, VAEConfig
+from ...hallo3.media.sound import resample
+from ...hallo3.presets import TINY
+from ...hallo3.random_set import random_part, random_state
+from ...hallo3.shapes import SPACE_FACTOR, TIME_FACTOR, latent_frames
+from ...hallo3.weights.files import load_strict
+from .loading import BUILT_IN_SEED, BUILT_IN_SIZE
+
+
+class BuiltInVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object around CogVideoX's autoencoder at the built-in set's size."""
+
+    def __init__(self, config: VAEConfig, name: str) -> None:
+        space = SPACE_FACTOR, SPACE_FACTOR
+        self.upscale_ratio = (lambda frames: max(0, 1 + (frames - 1) * TIME_FACTOR), *space)
+        self.downscale_ratio = (latent_frames, *space)
+        self.upscale_index_formula = self.downscale_index_formula = (TIME_FACTOR, *space)
+        self.latent_channels, self.latent_dim = config.latent_channels, 3
+        self.output_channels, self.pad_channel_value, self.extra_1d_channel = 3, None, None
+        self.process_input = lambda image: image * 2.0 - 1.0
+        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+        self.working_dtypes = [torch.float32]
+        self.disable_offload = self.not_video = self.handles_tiling = False
+        self.crop_input, self.size, self.format_encoded, self.audio_sample_rate = True, None, None, 44100
+        self.memory_used_decode = lambda shape, dtype: _bytes(config, shape, dtype, TIME_FACTOR * 64)
+        self.memory_used_encode = lambda shape, dtype: _bytes(config, shape, dtype, 1)
+        self.device, self.output_device = mm.vae_device(), mm.intermediate_device()
+        self.vae_dtype = torch.float32
+        with torch.device("meta"):
+            self.first_stage_model = comfy.ldm.cogvideo.vae.AutoencoderKLCogVideoX(
+                block_out_channels=config.block_out_channels,
+                latent_channels=config.latent_channels,
+                layers_per_block=config.layers_per_block,
+                groups=config.norm_num_groups,
+                eps=config.norm_eps,
+            )
+        load_strict(self.first_stage_model, random_state(self.first_stage_model, name), "the built-in VAE")
+        mm.archive_model_dtypes(self.first_stage_model)
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            self.first_stage_model, load_device=self.device, offload_device=mm.vae_offload_device()
+        )
+
+
+def _bytes(config: VAEConfig, shape: Any, dtype: torch.dtype, per_place: int) -> int:
+    return 16 * config.block_out_channels[0] * math.prod(shape[2:]) * per_place * mm.dtype_size(dtype)
+
+
+class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel):
+    """ComfyUI's audio encoder object around a small wav2vec2; ``segment`` says what it is made for."""
+
+    def __init__(self, config: dict[str, Any], state: dict[str, Tensor], segment: SegmentConfig) -> None:
+        self.segment = segment
+        self.load_device, self.dtype = mm.text_encoder_device(), torch.float32
+        self.model_sample_rate = segment.sample_rate
+        self.model: Any = build_wav2vec2(config)
+        load_strict(self.model, state, "the built-in speech encoder")
+        mm.archive_model_dtypes(self.model)
+        held = nn.Sequential(self.model)  # a patcher names its model's device; transformers' has a fixed one
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            held, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
+        )
+
+    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
+        """What ComfyUI's own AudioEncoderEncode asks: hidden states at the encoder's own pace."""
+        mm.load_models_gpu([self.patcher])
+        mono = resample(audio[0].float().mean(dim=0), sample_rate, self.model_sample_rate)
+        states = self.model(normalise(mono)[None].to(self.load_device), output_hidden_states=True)
+        layers = tuple(states.hidden_states)
+        return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(mono)}
+
+
+def built_in_vae() -> BuiltInVAE:
+    """The built-in set's VAE; named and drawn here, because diffusers need not be installed."""
+    return BuiltInVAE(TINY.vae, f"{BUILT_IN_SEED}|{BUILT_IN_SIZE}|vae")
+
+
+def built_in_speech_encoder() -> BuiltInSpeechEncoder:
+    """The built-in set's speech encoder."""
+    part = random_part("speech_encoder", BUILT_IN_SEED, BUILT_IN_SIZE)
+    return BuiltInSpeechEncoder(part.config, part.state, TINY.segment)

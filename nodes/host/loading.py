@@ -1,0 +1,135 @@
+"""Weights files -> networks under ComfyUI's memory management."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ...hallo3.config import Hallo3Config, from_dict
+from ...hallo3.load import META, build_reference, part_config
+from ...hallo3.model.reference import ReferenceNetwork
+from ...hallo3.model.transformer import Hallo3Transformer
+from ...hallo3.ops import Layers
+from ...hallo3.presets import HALLO3
+from ...hallo3.random_set import random_part
+from ...hallo3.weights import maps
+from ...hallo3.weights.files import METADATA_KEY, check_state, parsed_header
+from ...hallo3.weights.keymap import KeyMap
+from .model import ModelConfig
+from .transformer import attention
+
+BUILT_IN = "built-in"
+BUILT_IN_SIZE, BUILT_IN_SEED = "tiny", 0
+FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", "scaled_fp8")
+"""Entries that ComfyUI's quantised layers keep beside a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One network's file: its tensors under our names, what it says it is, and ComfyUI's metadata."""
+
+    state: dict[str, Tensor]
+    config: Hallo3Config
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSocket:
+    """What a HALLO3_REFERENCE_NETWORK socket carries."""
+
+    patcher: Any
+    config: Hallo3Config
+    dtype: torch.dtype
+
+
+def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
+    """A file (or the built-in model for None) -> MODEL.
+
+    Raises ``CheckpointError`` for anything but the weights of Hallo3's transformer.
+    """
+    weights = read(path, "transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX)
+    model_config = ModelConfig(weights.config)
+    state, _ = comfy.utils.convert_old_quants(weights.state, "", metadata=weights.metadata)
+    model_config.quant_config = comfy.utils.detect_layer_quantization(state, "")
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    dtype = _storage_dtype(state, model_config.quant_config is not None, weight_dtype)
+    supported = ModelConfig.supported_inference_dtypes
+    stored = None if model_config.quant_config else dtype
+    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(stored, load_device, supported), load_device)
+    model = model_config.get_model()
+    _check(Hallo3Transformer(weights.config, META), state, "Hallo3's transformer")
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=load_device, offload_device=offload_device)
+    if not mm.is_device_cpu(offload_device):
+        model.to(offload_device)
+    model.load_model_weights(dict(state), "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_model, (path, weight_dtype))
+    return patcher
+
+
+def load_reference_network(path: Path | None) -> ReferenceSocket:
+    """A file (or the built-in one for None) -> the reference network. Raises ``CheckpointError``."""
+    weights = read(path, "reference", maps.REFERENCE, maps.REFERENCE_PREFIX)
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    supported = ModelConfig.supported_inference_dtypes
+    dtype = _storage_dtype(weights.state, False, "default")
+    compute = mm.unet_manual_cast(dtype, load_device, supported)
+    layers = Layers(
+        ops=comfy.ops.pick_operations(dtype, compute), attention=attention, device=offload_device, dtype=dtype
+    )
+    config = weights.config
+    latent = config.segment.shape.latent
+    network = ReferenceNetwork(config.trunk, latent, layers)
+    _check(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
+    mm.archive_model_dtypes(network)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network, load_device=load_device, offload_device=offload_device
+    )
+    network.load_state_dict(weights.state, assign=patcher.is_dynamic())
+    network.eval().requires_grad_(False)
+    return ReferenceSocket(patcher, config, compute or dtype)
+
+
+def read(path: Path | None, part: str, keys: KeyMap, prefix: str) -> Weights:
+    """The tensors of a file under our names, whichever of the two namings it uses."""
+    if path is None:
+        made = random_part(part, BUILT_IN_SEED, BUILT_IN_SIZE)
+        return Weights(made.state, from_dict(Hallo3Config, made.config, part), {})
+    state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    header = parsed_header((metadata or {}).get(METADATA_KEY))
+    config = from_dict(Hallo3Config, part_config(header, part, path.name), part) if header else HALLO3
+    if any(name.startswith(prefix) for name in state):
+        originals = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        state = keys.to_ours(originals)
+    return Weights(state, config, metadata or {})
+
+
+def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:
+    if weight_dtype in FP8:
+        return FP8[weight_dtype]
+    found = None if quantised else comfy.utils.weight_dtype(state)
+    return mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state),
+        supported_dtypes=ModelConfig.supported_inference_dtypes,
+        weight_dtype=found,
+    )
+
+
+def _check(plain: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """ComfyUI's own loading only logs what is missing; we refuse it. ``plain`` is the network on meta."""
+    quantised = {name.removesuffix(".comfy_quant") for name in state if name.endswith(".comfy_quant")}
+    mine = {name: tensor for name, tensor in state.items() if not name.endswith(QUANT_SUFFIXES)}
+    wanted = plain.state_dict()
+    for layer in quantised:  # packed weights have shapes of their own
+        wanted[f"{layer}.weight"] = mine[f"{layer}.weight"]
+    check_state(wanted, mine, what)

@@ -1,0 +1,70 @@
+"""One bar over a whole run, with a preview, the time that is left, and a place to be interrupted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.utils
+import latent_preview
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+
+class RunProgress:
+    """Counts sampling steps and decoded slices of every segment; never goes back."""
+
+    def __init__(self, model: Any, segments: int, steps: int, slices: int) -> None:
+        self._segments, self._steps, self._per_segment = segments, steps, steps + slices
+        self._bar = comfy.utils.ProgressBar(segments * self._per_segment)
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._begun, self._value = time.monotonic(), 0
+
+    def sampler(self, segment: int) -> Any:
+        """The callback that ComfyUI's samplers call after a step of a segment (counted from 0)."""
+
+        def report(step: int, denoised: Tensor, latents: Tensor, steps: int) -> None:
+            del latents, steps
+            reached = segment * self._per_segment + min(step + 1, self._steps)
+            self._advance(reached, self._preview(denoised))
+
+        return report
+
+    def slice_done(self) -> None:
+        """A slice of a segment has been decoded."""
+        self._advance(self._value + 1, None)
+
+    def segment_done(self, segment: int) -> None:
+        """All of a segment is finished, however many steps and slices it took."""
+        self._advance((segment + 1) * self._per_segment, None)
+
+    def _advance(self, reached: int, preview: Any) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        self._value = max(self._value, reached)
+        self._bar.update_absolute(self._value, preview=preview)
+        self._tell()
+
+    def _preview(self, denoised: Tensor) -> Any:
+        if self._previewer is None:
+            return None
+        middle = denoised.shape[2] // 2
+        return self._previewer.decode_latent_to_preview_image("JPEG", denoised[:, :, middle : middle + 1])
+
+    def _tell(self) -> None:
+        """Under the node: which segment, and how long the rest will take at the pace so far."""
+        context, total = get_executing_context(), self._bar.total
+        if context is None or self._segments == 1:
+            return
+        left = (time.monotonic() - self._begun) / max(1, self._value) * (total - self._value)
+        segment = min(self._segments, self._value // self._per_segment + 1)
+        text = f"segment {segment} of {self._segments}, {minutes(left)} left"
+        PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,114 @@
+"""Any segment of a run through ComfyUI's sampling: guider, hooks, previews and interrupt are its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...hallo3.config import Hallo3Config
+from ...hallo3.errors import InputError
+from ...hallo3.noise import Noise, Purpose
+from .conditioning import NEGATIVE, SEGMENT, Conditioning, SegmentInput, branches, fitting_text
+from .model import config_of
+from .original import bound, original_sampler, original_sigmas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a run is sampled. Whatever is None is the original's; ``guider`` brings its own model, guidance
+    and text. Raises ``InputError`` for a model that is not Hallo3's and for sigmas that cannot be stepped
+    through."""
+
+    model: Any
+    steps: int
+    guidance_scale: float
+    positive: Conditioning | None = None
+    guider: Any = None
+    sampler: Any = None
+    sigmas: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.guider is not None and not hasattr(self.guider, "model_patcher"):
+            raise InputError(
+                "The guider cannot be used.",
+                found=f"a {type(self.guider).__name__} without a model",
+                expected="a GUIDER from CFGGuider, BasicGuider or the like",
+                do="connect one of these, or disconnect guider",
+            )
+        config_of(self.patcher, "model" if self.guider is None else "guider's model")
+        if self.sigmas is not None and not _falls(self.sigmas):
+            raise InputError(
+                "The sigmas cannot be sampled.",
+                found=f"{list(self.sigmas.shape)}: {self.sigmas.flatten()[:4].tolist()} ...",
+                expected="at least two finite numbers that fall",
+                do="connect Hallo3 Original Schedule or BasicScheduler",
+            )
+
+    @property
+    def patcher(self) -> Any:
+        """The MODEL that is sampled."""
+        return self.model if self.guider is None else self.guider.model_patcher
+
+    @property
+    def config(self) -> Hallo3Config:
+        """Its configuration."""
+        return config_of(self.patcher)
+
+    @property
+    def schedule(self) -> Tensor:
+        """The sigmas that are stepped through."""
+        return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
+
+    def sample(self, heard: SegmentInput, noise: Noise, seed: int, segment: int, callback: Any) -> Tensor:
+        """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step."""
+        config = self.config
+        shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
+        start = noise(Purpose.START, segment, 0, shape)
+        sampler = self.sampler or original_sampler(config.defaults.sampler)
+        latents = self._guider(heard).sample(
+            start,
+            torch.zeros_like(start),
+            bound(sampler, noise, segment),
+            self.schedule,
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=segment_seed(seed, segment),
+        )
+        return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
+
+    def _guider(self, heard: SegmentInput) -> Any:
+        """ComfyUI's own guider, or a copy of the user's that hears this segment. A user's guider keeps its
+        texts; of its conditioning only what is called negative hears nothing."""
+        if self.guider is None:
+            made = comfy.samplers.CFGGuider(self.model)
+            made.set_conds(*branches(self.positive, heard, self.config))
+            made.set_cfg(self.guidance_scale)
+            return made
+        mine = copy.copy(self.guider)
+        mine.original_conds = {
+            name: [self._hearing(entry, heard.silent if name == NEGATIVE else heard) for entry in entries]
+            for name, entries in self.guider.original_conds.items()
+        }
+        return mine
+
+    def _hearing(self, entry: dict[str, Any], heard: SegmentInput) -> dict[str, Any]:
+        return {**entry, "cross_attn": fitting_text(entry["cross_attn"], self.config), SEGMENT: heard}
+
+
+def segment_seed(seed: int, segment: int) -> int:
+    """The seed that ComfyUI's samplers draw from: another one for every segment of a run."""
+    return int.from_bytes(blake2b(f"{seed}|{segment}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _falls(sigmas: Tensor) -> bool:
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas.isfinite().all()):
+        return False
+    return bool((sigmas.diff() < 0).all()) and float(sigmas[-1]) >= 0

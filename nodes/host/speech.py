@@ -1,0 +1,76 @@
+"""A speech encoder socket -> the two halves of wav2vec2 that we run ourselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.audio_encoders.wav2vec2
+import comfy.model_management as mm
+import torch
+from torch import Tensor
+
+from ...hallo3.audio.encoder import Encoder, Wav2Vec2, encode_waveform
+from ...hallo3.audio.speech import Speech, in_memory
+from ...hallo3.config import SegmentConfig
+from ...hallo3.errors import InputError
+from ...hallo3.media.sound import Recording, to_mono
+from ...hallo3.presets import HALLO3
+from ...hallo3.segments import plan_segments
+from .builtin import BuiltInSpeechEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """ComfyUI's wav2vec2 in transformers' terms: its features come channels last, its projection alone."""
+
+    network: Any
+
+    def feature_extractor(self, signal: Tensor) -> Tensor:
+        """Signal [1, samples] -> [1, C, t]."""
+        return self.network.feature_extractor(signal).transpose(1, 2)
+
+    def feature_projection(self, features: Tensor) -> tuple[Tensor]:
+        """[1, frames, C] -> ([1, frames, D],)."""
+        return (self.network.feature_projection(features),)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The layers, called one by one."""
+        return self.network.encoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechSocket:
+    """What a HALLO3_SPEECH socket carries: the features, and the recording for the video's sound."""
+
+    speech: Speech
+    recording: Recording
+
+
+def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
+    """A recording's features by an AUDIO_ENCODER, computed in float32 whatever its weights are stored in.
+
+    Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder.
+    """
+    halves, segment = _halves(audio_encoder)
+    waveform = to_mono(recording, segment.sample_rate)
+    plan = plan_segments(len(waveform), segment)
+    mm.load_models_gpu([audio_encoder.patcher])
+    features = encode_waveform(halves, waveform.to(torch.float32), plan, audio_encoder.load_device)
+    return SpeechSocket(speech=Speech(in_memory(features), plan, HALLO3.audio.window), recording=recording)
+
+
+def _halves(audio_encoder: Any) -> tuple[Wav2Vec2, SegmentConfig]:
+    network = getattr(audio_encoder, "model", None)
+    if isinstance(audio_encoder, BuiltInSpeechEncoder):
+        return audio_encoder.model, audio_encoder.segment
+    base = isinstance(network, comfy.audio_encoders.wav2vec2.Wav2Vec2Model)
+    if not base or network.encoder.do_stable_layer_norm:
+        raise InputError(
+            "This audio encoder is not the one Hallo3 listens with.",
+            found=type(network).__name__ + (", large" if base else ""),
+            expected="wav2vec2-base-960h",
+            do="load it with Load Audio Encoder, or use that of Load Hallo3 Built-in",
+        )
+    return Halves(network), HALLO3.segment

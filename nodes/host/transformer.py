@@ -1,0 +1,118 @@
+"""Hallo3's transformer behind the call that ComfyUI makes of a diffusion model.
+
+B samples, T latent frames, M text tokens; see :mod:`hallo3.model.transformer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ...hallo3.config import Hallo3Config
+from ...hallo3.errors import ShapeError
+from ...hallo3.identity import Identity
+from ...hallo3.model.conditions import Conditions
+from ...hallo3.model.embeddings import rotary_tables
+from ...hallo3.model.transformer import Hallo3Transformer
+from ...hallo3.ops import Layers
+
+TIMESTEP = "hallo3_timestep"
+"""Entry of the transformer options by which the original's schedule names its own timestep."""
+
+_options: ContextVar[dict[str, Any] | None] = ContextVar("hallo3_transformer_options", default=None)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """ComfyUI's selected attention, with whatever a node has put in its place for this call."""
+    return optimized_attention(
+        q,
+        k,
+        v,
+        heads=q.shape[1],
+        skip_reshape=True,
+        skip_output_reshape=True,
+        transformer_options=_options.get(),
+    )
+
+
+class NativeTransformer(Hallo3Transformer):
+    """Raw conditions in, velocity out; what a run holds constant is projected when a block reads it."""
+
+    def __init__(self, config: Hallo3Config, dtype: torch.dtype, device: Any, operations: Any) -> None:
+        super().__init__(config, Layers(ops=operations, attention=attention, device=device, dtype=dtype))
+        self.dtype = dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        transformer_options: dict[str, Any],
+        *,
+        hallo3_identity: Identity,
+        hallo3_windows: Tensor,
+        hallo3_latent_frames: Sequence[int] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Noisy and image latents [B, 2C, T, H, W], timesteps [B] and text [B, M, text_dim] -> velocity."""
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self.velocity, self, wrappers)
+        token = _options.set(transformer_options)
+        try:
+            return executor.execute(
+                x,
+                timesteps,
+                context,
+                transformer_options,
+                identity=hallo3_identity,
+                windows=hallo3_windows,
+                latent_frames=hallo3_latent_frames,
+            )
+        finally:
+            _options.reset(token)
+
+    def velocity(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        transformer_options: dict[str, Any],
+        *,
+        identity: Identity,
+        windows: Tensor,
+        latent_frames: Sequence[int] | None,
+    ) -> Tensor:
+        """What :meth:`forward` computes, inside the wrappers of other nodes."""
+        channels, frames = self.config.latent_channels, x.shape[2]
+        self._check_frames(frames, windows, latent_frames)
+        told = transformer_options.get(TIMESTEP)
+        if told is not None:
+            timesteps = torch.full_like(timesteps, told)
+        grid = self.latent._replace(frames=frames)
+        face_tokens = self.face_proj(identity.face_embedding.to(x))
+        features = identity.reference_features
+        conditions = Conditions(
+            text=self.patch_embed.text(context),
+            reference=self._per_block(lambda block, i: block.reference_kv(features[i].to(x)), True),
+            face=self._per_block(lambda block, _: block.face_kv(face_tokens), True),
+            audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
+            rotary=rotary_tables(self.config, grid).to(x),
+        )
+        modulation = self.modulate(timesteps, x, on_access=True)
+        return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
+
+    def _check_frames(self, frames: int, windows: Tensor, latent_frames: Sequence[int] | None) -> None:
+        heard = len(latent_frames) if latent_frames is not None else self.latent.frames
+        if frames != heard or windows.shape[1] != self.window_shape[0]:
+            raise ShapeError(
+                "The latent video does not have a segment's length.",
+                found=f"{frames} latent frames, speech for {heard}",
+                expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
+                do="sample the LATENT that Hallo3 Segment Conditioning puts out",
+            )

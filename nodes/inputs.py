@@ -1,0 +1,113 @@
+"""Inputs that several nodes share, so that they are called and explained alike."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hallo3.noise import SEEDS
+from ..hallo3.sampling.schedule import TRAIN_STEPS
+from ..hallo3.settings import GUIDANCE_LIMIT
+from .sockets import Identity, Speech
+
+LAST_SEGMENT = 1_000_000
+
+
+def networks() -> list[io.Input]:
+    """The model and its VAE."""
+    return [
+        io.Model.Input(
+            "model", tooltip="From Load Hallo3 Model or Load Hallo3 Built-in, with any LoRA or cache applied."
+        ),
+        io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+    ]
+
+
+def who_and_what() -> list[io.Input]:
+    """Identity and speech."""
+    return [
+        Identity.Input("identity", tooltip="Who speaks, from Hallo3 Identity Reference."),
+        Speech.Input("speech", tooltip="What is said, from Hallo3 Encode Speech."),
+    ]
+
+
+def segment() -> io.Input:
+    """Which segment."""
+    return io.Int.Input(
+        "segment",
+        default=0,
+        min=0,
+        max=LAST_SEGMENT,
+        tooltip="Which segment of the speech, from 0. Hallo3 Encode Speech says how many there are.",
+    )
+
+
+def seed(tooltip: str = "The same inputs and seed give the same video.") -> io.Input:
+    """The seed of a run."""
+    return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def steps_and_guidance() -> list[io.Input]:
+    """What the original calls by these names."""
+    return [
+        io.Int.Input(
+            "steps",
+            default=50,
+            min=1,
+            max=TRAIN_STEPS,
+            tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 8.",
+        ),
+        io.Float.Input(
+            "guidance_scale",
+            default=3.5,
+            min=0.0,
+            max=GUIDANCE_LIMIT,
+            step=0.1,
+            tooltip="How strongly prompt and speech are followed; 1 is no guidance and half the work.",
+        ),
+    ]
+
+
+def motion_drop() -> io.Input:
+    """The random mask over motion frames."""
+    return io.Float.Input(
+        "motion_drop",
+        default=0.1,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        advanced=True,
+        tooltip="Share of the motion frames' pixels that is hidden from the model, against drift.",
+    )
+
+
+def positive() -> io.Input:
+    """The prompt."""
+    return io.Conditioning.Input(
+        "positive",
+        optional=True,
+        tooltip="What the picture shows, by T5-XXL (Load CLIP, type cogvideox). Left out, there is no text.",
+    )
+
+
+def motion_frames() -> io.Input:
+    """What a segment goes on from."""
+    return io.Image.Input(
+        "motion_frames",
+        optional=True,
+        tooltip="From Hallo3 VAE Decode of the segment before. Only segment 0 goes without.",
+    )
+
+
+def sampling_sockets() -> list[io.Input]:
+    """ComfyUI's own ways to sample, in place of the original's."""
+    return [
+        io.Guider.Input(
+            "guider",
+            optional=True,
+            tooltip="Brings its own model, guidance and text; those of this node are ignored.",
+        ),
+        io.Sampler.Input("sampler", optional=True, tooltip="Left out, the original's sampler."),
+        io.Sigmas.Input(
+            "sigmas", optional=True, tooltip="Left out, the original's schedule of so many steps."
+        ),
+    ]

@@ -1,0 +1,129 @@
+"""Loaders: weights files, or the built-in set, to what the other nodes use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .host.builtin import built_in_speech_encoder, built_in_vae
+from .host.loading import BUILT_IN, FP8, load_model, load_reference_network
+from .sockets import ReferenceNetwork
+
+CATEGORY = "Hallo3/loaders"
+SAFE = (".safetensors", ".sft")
+FOLDER = "diffusion_models"
+
+
+def weights_files() -> list[str]:
+    """What the loaders offer: the built-in weights, then every safe file among the diffusion models."""
+    return [BUILT_IN, *(n for n in folder_paths.get_filename_list(FOLDER) if n.lower().endswith(SAFE))]
+
+
+def path_of(name: str) -> Path | None:
+    """Where a file stands; None for the built-in weights."""
+    return None if name == BUILT_IN else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+class Hallo3LoadModel(io.ComfyNode):
+    """Hallo3's diffusion transformer as a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3LoadModel",
+            display_name="Load Hallo3 Model",
+            category=CATEGORY,
+            description=(
+                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, torch.compile and "
+                "every sampler take it like any other model."
+            ),
+            search_aliases=["hallo3", "talking portrait model", "lip sync model", "unet loader"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=weights_files(),
+                    default=BUILT_IN,
+                    tooltip="A file from models/diffusion_models, or the small built-in model.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=["default", *FP8],
+                    default="default",
+                    advanced=True,
+                    tooltip="How weights are stored. fp8 halves their memory and costs some quality.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The transformer, for Hallo3 Extrapolate, KSampler and others.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(load_model(path_of(model_name), weight_dtype))
+
+
+class Hallo3LoadReferenceNetwork(io.ComfyNode):
+    """The identity reference network."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3LoadReferenceNetwork",
+            display_name="Load Hallo3 Reference Network",
+            category=CATEGORY,
+            description=(
+                "Loads the identity reference network. It looks at a portrait once and can leave the memory "
+                "before sampling begins."
+            ),
+            search_aliases=["hallo3", "reference net", "identity network"],
+            inputs=[
+                io.Combo.Input(
+                    "reference_network_name",
+                    options=weights_files(),
+                    default=BUILT_IN,
+                    tooltip="A file from models/diffusion_models, or the small built-in one.",
+                )
+            ],
+            outputs=[
+                ReferenceNetwork.Output(
+                    "reference_network", tooltip="The reference network, for Hallo3 Identity Reference."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, reference_network_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_reference_network(path_of(reference_network_name)))
+
+
+class Hallo3LoadBuiltIn(io.ComfyNode):
+    """All networks of the built-in set."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3LoadBuiltIn",
+            display_name="Load Hallo3 Built-in",
+            category=CATEGORY,
+            description=(
+                "Everything that a talking portrait needs, without a download: a tiny model that runs on any "
+                "computer. Its weights are random for now: every part works, but it draws patterns."
+            ),
+            search_aliases=["hallo3", "talking portrait", "demo model", "tiny model"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(tooltip="The transformer."),
+                ReferenceNetwork.Output("reference_network", tooltip="The identity reference network."),
+                io.Vae.Output(tooltip="The 3D VAE."),
+                io.AudioEncoder.Output(tooltip="The speech encoder."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(
+            load_model(None), load_reference_network(None), built_in_vae(), built_in_speech_encoder()
+        )

@@ -1,0 +1,160 @@
+"""From ComfyUI's values to the package's and back. Every check of an input stands here or in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hallo3.config import Hallo3Config
+from ..hallo3.errors import AudioError, InputError, PortraitError, ShapeError
+from ..hallo3.identity import Identity
+from ..hallo3.media.picture import check_picture
+from ..hallo3.media.sound import Recording
+from ..hallo3.segments import Segment
+from .host.speech import SpeechSocket
+
+
+def recording_of(audio: Any) -> Recording:
+    """An AUDIO, a dict or any other mapping -> a recording [channels, samples] in float32.
+
+    Raises ``AudioError`` for no sound, several recordings at once, or a layout that is not ComfyUI's.
+    """
+    if not isinstance(audio, Mapping):
+        raise _no_audio(f"a {type(audio).__name__}")
+    try:
+        waveform, sample_rate = audio["waveform"], audio["sample_rate"]
+    except KeyError as error:
+        raise _no_audio(f"audio without {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _no_audio(f"a sound that cannot be read: {error}") from error
+    if not isinstance(waveform, Tensor) or waveform.ndim not in (2, 3):
+        raise _no_audio(f"a waveform of {type(waveform).__name__}")
+    if waveform.ndim == 3:
+        if len(waveform) != 1:
+            raise AudioError(
+                "The audio holds several recordings.",
+                found=f"{len(waveform)} recordings",
+                expected="one",
+                do="pass one recording at a time",
+            )
+        waveform = waveform[0]
+    scale = 1.0 if waveform.is_floating_point() else 1.0 / torch.iinfo(waveform.dtype).max
+    return Recording(waveform.cpu().to(torch.float32) * scale, int(sample_rate))
+
+
+def _no_audio(found: str) -> AudioError:
+    return AudioError(
+        "There is no audio to listen to.",
+        found=found,
+        expected="an AUDIO with a waveform and a sample rate",
+        do="connect Load Audio, or any node that puts out AUDIO",
+    )
+
+
+def audio_of(recording: Recording) -> dict[str, Any]:
+    """A recording as AUDIO."""
+    return {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
+
+
+def picture_of(image: Any) -> Tensor:
+    """An IMAGE [1, h, w, C] -> a picture [3, h, w]; transparency is dropped as ComfyUI does.
+
+    Raises ``PortraitError`` for several pictures, other layouts and values outside 0..1.
+    """
+    if not isinstance(image, Tensor) or image.ndim != 4 or len(image) != 1:
+        found = f"{list(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise PortraitError(
+            "The portrait is not one picture.",
+            found=found,
+            expected="one picture [1, height, width, 3]",
+            do="pick one with Image From Batch",
+        )
+    return check_picture(image[0, :, :, :3].permute(2, 0, 1).float().cpu().contiguous())
+
+
+def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
+    """A MASK [1, h, w] -> [h, w], checked against the picture. Raises ``ShapeError``."""
+    size = tuple(picture.shape[1:])
+    if not isinstance(mask, Tensor) or tuple(mask.shape) not in ((1, *size), size):
+        raise ShapeError(
+            "The face mask does not fit the portrait.",
+            found=str(list(mask.shape)) if isinstance(mask, Tensor) else f"a {type(mask).__name__}",
+            expected=f"one mask of {size[1]} x {size[0]} px",
+            do="draw it on the portrait itself, with Open in Mask Editor",
+        )
+    if not bool((mask > 0.5).any()):
+        raise InputError(
+            "The face mask is empty.",
+            found="no pixel is marked",
+            expected="the face to be marked",
+            do="paint over the face, or disconnect face_mask",
+        )
+    return (mask.reshape(size) > 0.5).float().cpu()
+
+
+def images_of(frames: Tensor) -> Tensor:
+    """Frames [F, 3, H, W] -> IMAGE [F, H, W, 3]."""
+    return frames.permute(0, 2, 3, 1).contiguous()
+
+
+def motion_of(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
+    """Motion frames as IMAGE [m, H, W, 3] -> [1, 3, m, H, W] in -1..1. Raises ``ShapeError``."""
+    height, width = canvas.shape[-2:]
+    wanted = (motion_frames, height, width, 3)
+    if not isinstance(images, Tensor) or tuple(images.shape) != wanted:
+        raise ShapeError(
+            "The motion frames do not fit.",
+            found=str(list(images.shape)) if isinstance(images, Tensor) else f"a {type(images).__name__}",
+            expected=str(list(wanted)),
+            do="connect motion_frames of Hallo3 VAE Decode; they still have their padding",
+        )
+    return images.permute(3, 0, 1, 2)[None].float().cpu() * 2 - 1
+
+
+def segment_of(socket: SpeechSocket, index: int) -> Segment:
+    """Segment ``index`` of a speech. Raises ``InputError`` outside the plan."""
+    plan = socket.speech.plan
+    if not 0 <= index < len(plan):
+        raise InputError(
+            "The speech has no such segment.",
+            found=f"segment {index}",
+            expected=f"0 to {len(plan) - 1}: {plan.frames} frames make {len(plan)} segments",
+            do="choose one of these, or use Hallo3 Extrapolate for all of them",
+        )
+    return plan[index]
+
+
+def check_fit(identity: Identity, socket: SpeechSocket, config: Hallo3Config) -> None:
+    """Refuse an identity or a speech that was made for another model. Raises ``InputError``."""
+    shape, trunk, audio = config.segment.shape, config.trunk, config.audio
+    found = (
+        tuple(identity.canvas.pixels.shape[-2:]),
+        len(identity.reference_features),
+        tuple(identity.reference_features[0].shape[1:]),
+        identity.face_embedding.shape[-1],
+    )
+    wanted = (
+        (shape.height, shape.width),
+        trunk.layers,
+        (shape.latent.tokens_per_frame, trunk.width),
+        config.face.embedding_dim,
+    )
+    _same("identity", found, wanted, "the reference network that belongs to the model")
+    heard = socket.speech.read(range(1)).shape[1:]
+    _same(
+        "speech", tuple(heard), (audio.layers, audio.channels), "the audio encoder that belongs to the model"
+    )
+    _same("speech", socket.speech.plan.config, config.segment, "the audio encoder that belongs to the model")
+
+
+def _same(name: str, found: object, wanted: object, use: str) -> None:
+    if found != wanted:
+        raise InputError(
+            f"The {name} was made for another model.",
+            found=f"{name} of {found}",
+            expected=str(wanted),
+            do=f"make it with {use}; built-in and real parts cannot be mixed",
+        )
