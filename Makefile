@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract soak lint format bench parity clean
 
 setup: $(READY)
 
@@ -28,6 +28,15 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest -m "not soak"
+
+# ComfyUI's own requirements join .venv here; torch stays as it is, and its companions come alone.
+test-comfyui: setup
+	$(PY) tests/comfyui/requirements.py
+	$(PY) -m pytest tests/comfyui -rs
+
+contract: setup
+	$(PY) tests/comfyui/requirements.py
+	$(PY) -m pytest tests/comfyui/test_contract.py --write-contract -q
 
 soak: setup
 	$(PY) -m pytest -m soak -s

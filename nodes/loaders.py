@@ -56,7 +56,9 @@ class Hallo3LoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The transformer, for Hallo3 Extrapolate, KSampler and others.")
+                io.Model.Output(
+                    "model", tooltip="The transformer, for Hallo3 Extrapolate, KSampler and others."
+                )
             ],
         )
 
@@ -115,10 +117,10 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
             search_aliases=["hallo3", "talking portrait", "demo model", "tiny model"],
             inputs=[],
             outputs=[
-                io.Model.Output(tooltip="The transformer."),
+                io.Model.Output("model", tooltip="The transformer."),
                 ReferenceNetwork.Output("reference_network", tooltip="The identity reference network."),
-                io.Vae.Output(tooltip="The 3D VAE."),
-                io.AudioEncoder.Output(tooltip="The speech encoder."),
+                io.Vae.Output("vae", tooltip="The 3D VAE."),
+                io.AudioEncoder.Output("audio_encoder", tooltip="The speech encoder."),
             ],
         )
 

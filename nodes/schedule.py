@@ -37,7 +37,9 @@ class Hallo3OriginalSampler(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.Sampler.Output(tooltip="For Hallo3 Extrapolate, Hallo3 Sampler, SamplerCustomAdvanced.")
+                io.Sampler.Output(
+                    "sampler", tooltip="For Hallo3 Extrapolate, Hallo3 Sampler, SamplerCustomAdvanced."
+                )
             ],
         )
 
@@ -67,7 +69,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
                     tooltip="Sampling steps; the released model was made for 50.",
                 ),
             ],
-            outputs=[io.Sigmas.Output(tooltip="The schedule, from pure noise to none.")],
+            outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
         )
 
     @classmethod

@@ -60,7 +60,7 @@ def speech() -> Recording:
     return speech_of(24000)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def samples() -> Path:
     """The portrait and speech the repository ships."""
     return REPOSITORY / "samples"

@@ -1,0 +1,50 @@
+"""Tests in a real ComfyUI: skipped with one loud line where there is none, failing under REQUIRE_COMFYUI=1."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from comfyui.host import Host, absent
+
+HERE = Path(__file__).parent
+WHY = absent()
+REQUIRED = os.environ.get("REQUIRE_COMFYUI") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if WHY is not None:
+        terminalreporter.write_line(f"SKIPPED, ALL OF tests/comfyui: {WHY}", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def comfyui() -> None:
+    if WHY is None:
+        return
+    if REQUIRED:
+        pytest.fail(f"REQUIRE_COMFYUI=1, but {WHY}")
+    pytest.skip(WHY)
+
+
+@pytest.fixture(scope="session")
+def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """ComfyUI in this process."""
+    return Host(tmp_path_factory.mktemp("comfyui"))
+
+
+@pytest.fixture(autouse=True)
+def inference(comfyui: None) -> Iterator[None]:
+    """ComfyUI runs nodes so."""
+    with torch.inference_mode():
+        yield

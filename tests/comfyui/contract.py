@@ -1,0 +1,50 @@
+"""What saved workflows rely on: ids, inputs, their order and defaults. ``make contract`` writes it anew."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CONTRACT = Path(__file__).resolve().parents[1] / "data" / "nodes.json"
+
+
+def contract_of(host: Any) -> dict[str, Any]:
+    """Every node's contract, in menu order."""
+    return {node.GET_SCHEMA().node_id: _node(node) for node in host.module("nodes.extension").NODES}
+
+
+def _node(node: Any) -> dict[str, Any]:
+    schema = node.GET_SCHEMA()
+    info = node.GET_NODE_INFO_V1()
+    given = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    order = [*info["input_order"].get("required", []), *info["input_order"].get("optional", [])]
+    return {
+        "display_name": schema.display_name,
+        "category": schema.category,
+        "inputs": [_input(name, given[name], name in info["input"].get("required", {})) for name in order],
+        "outputs": [{"id": o.id, "type": o.get_io_type()} for o in schema.outputs],
+    }
+
+
+def _input(name: str, entry: Any, required: bool) -> dict[str, Any]:
+    kind, options = entry[0], entry[1] if len(entry) > 1 else {}
+    kept = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
+    choices = options.get("options", [])
+    files = "built-in" in choices
+    return {
+        "id": name,
+        "type": kind if isinstance(kind, str) else "COMBO",
+        "required": required,
+        **kept,
+        **({"options": ["built-in"] if files else choices} if choices else {}),
+    }
+
+
+if __name__ == "__main__":
+    from comfyui.host import Host
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = json.dumps(contract_of(Host(Path(folder))), indent=1)
+    CONTRACT.write_text(text + "\n", encoding="utf-8")

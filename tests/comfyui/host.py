@@ -1,0 +1,103 @@
+"""Where ComfyUI is, and ComfyUI inside this process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from comfyui.lend_operators import lend_operators
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NEEDED = (
+    "aiohttp",
+    "torchsde",
+    "torchaudio",
+    "torchvision",
+    "alembic",
+    "comfy_kitchen",
+    "comfyui_frontend_package",
+)
+
+
+def find_comfyui() -> Path | None:
+    """The folder of a ComfyUI: ``COMFYUI_PATH``, what ``comfy which`` says, or comfy-cli's default."""
+    places = [os.environ.get("COMFYUI_PATH"), _comfy_which(), str(Path.home() / "comfy" / "ComfyUI")]
+    folders = [Path(place) for place in places if place]
+    return next((folder for folder in folders if (folder / "main.py").is_file()), None)
+
+
+def _comfy_which() -> str | None:
+    command = comfy_command()
+    if command is None:
+        return None
+    said = subprocess.run(
+        [command, "--skip-prompt", "which"], capture_output=True, text=True, timeout=60, check=False
+    )
+    words = said.stdout.split()
+    return next((word for word in reversed(words) if (Path(word) / "main.py").is_file()), None)
+
+
+def comfy_command() -> str | None:
+    """comfy-cli, beside this Python or on the path."""
+    beside = shutil.which("comfy", path=str(Path(sys.executable).parent))
+    return beside or shutil.which("comfy")
+
+
+def absent() -> str | None:
+    """Why ComfyUI cannot be tried here; None when it can."""
+    if find_comfyui() is None:
+        return "no ComfyUI at COMFYUI_PATH, `comfy which` or ~/comfy/ComfyUI"
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"this Python lacks ComfyUI's own requirements ({', '.join(missing)}); try `make test-comfyui`"
+    return None
+
+
+class Host:
+    """ComfyUI imported here, on the CPU, and the pack as ComfyUI loads it."""
+
+    def __init__(self, base: Path) -> None:
+        folder = find_comfyui()
+        assert folder is not None
+        lend_operators()
+        sys.path.insert(0, str(folder))
+        arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args  # noqa: F401
+
+        sys.argv = arguments
+        for name in ("input", "output", "temp", "custom_nodes"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        self.base = base
+        self.pack = load_pack()
+
+    def module(self, name: str) -> Any:
+        """A module of the pack: ``nodes.values``, ``hallo3.config``."""
+        return importlib.import_module(f"{self.pack.__name__}.{name}")
+
+    def node(self, name: str) -> Any:
+        """A node class by its id, or one of ComfyUI's own."""
+        nodes = self.module("nodes.extension").NODES
+        return next(node for node in nodes if node.GET_SCHEMA().node_id == name)
+
+
+def load_pack() -> ModuleType:
+    """The pack under a name that nothing else has, from its file, as ComfyUI does."""
+    name = "comfyui_hallo3_pack"
+    spec = importlib.util.spec_from_file_location(
+        name, REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
