@@ -8,6 +8,7 @@ from .decode import Hallo3VAEDecode
 from .extrapolate import Hallo3Extrapolate
 from .identity import Hallo3IdentityReference
 from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork
+from .sample import Hallo3Sample
 from .sampler import Hallo3Sampler, Hallo3SegmentConditioning
 from .schedule import Hallo3OriginalSampler, Hallo3OriginalSchedule
 from .speech import Hallo3EncodeSpeech
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3SegmentConditioning,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
+    Hallo3Sample,
 ]
 """In menu order."""
 
