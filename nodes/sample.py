@@ -23,8 +23,8 @@ class Hallo3Sample(io.ComfyNode):
             display_name="Hallo3 Sample",
             category="Hallo3",
             description=(
-                "A drawn portrait and a spoken sentence, to try a workflow at once. For your own, connect Load "
-                "Image and Load Audio instead."
+                "A drawn portrait and a spoken sentence, to try a workflow at once. For your own, connect "
+                "Load Image and Load Audio instead."
             ),
             search_aliases=["hallo3", "example portrait", "example speech"],
             inputs=[],

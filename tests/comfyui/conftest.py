@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+import hallo3
 from comfyui.host import Host, absent
+from comfyui.stages import Stages
 
 HERE = Path(__file__).parent
 WHY = absent()
@@ -41,6 +44,24 @@ def comfyui() -> None:
 def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
     """ComfyUI in this process."""
     return Host(tmp_path_factory.mktemp("comfyui"))
+
+
+@pytest.fixture(scope="session")
+def picture(samples: Path) -> Tensor:
+    """The portrait the repository ships, [3, h, w]."""
+    return hallo3.read_picture(samples / "portrait.png")
+
+
+@pytest.fixture(scope="session")
+def recording(samples: Path) -> hallo3.Recording:
+    """The speech the repository ships."""
+    return hallo3.read_recording(samples / "speech.wav")
+
+
+@pytest.fixture(scope="session")
+def stages(host: Host, picture: Tensor, recording: hallo3.Recording) -> Stages:
+    """The built-in set's model, speech and identity."""
+    return Stages(host, picture, recording)
 
 
 @pytest.fixture(autouse=True)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import hallo3
-from comfyui.host import Host
+from comfyui.stages import SEED, STEPS, Stages, difference
 from hallo3.face.analysis import analyze
+from hallo3.latents import collect, decode_frames
 from hallo3.load import load_models
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_speech, identify
-from hallo3.random_set import write_random_set
-
-SEED = 5
-STEPS = 8
+from hallo3.pipeline import encode_speech, identify, unwatched
+from hallo3.random_set import random_part, write_random_set
+from hallo3.stages import prepare
 
 
 @pytest.fixture(scope="module")
@@ -31,75 +30,107 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="module")
-def picture(samples: Path) -> Tensor:
-    return hallo3.read_picture(samples / "portrait.png")
+def settings(models: Models) -> hallo3.Settings:
+    return hallo3.settings_for(models.config.defaults, seed=SEED, steps=STEPS)
 
 
-@pytest.fixture(scope="module")
-def recording(samples: Path) -> Any:
-    return hallo3.read_recording(samples / "speech.wav")
+def test_the_built_in_weights_are_those_of_the_command(stages: Stages) -> None:
+    """Also the VAE's, which ComfyUI's own class is filled with because diffusers may be missing."""
+    wanted = random_part("vae", 0, "tiny").state
+    found = stages.vae.first_stage_model.state_dict()
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-class Nodes:
-    """The stages as nodes put them out."""
-
-    def __init__(self, host: Host, picture: Tensor, recording: Any) -> None:
-        with torch.inference_mode():
-            self.host = host
-            loaded = host.node("Hallo3LoadBuiltIn").execute()
-            self.model, self.reference, self.vae, self.audio_encoder = loaded.result
-            audio = {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
-            self.speech = host.node("Hallo3EncodeSpeech").execute(audio, self.audio_encoder).result[0]
-            image = picture.permute(1, 2, 0)[None]
-            identity = host.node("Hallo3IdentityReference").execute(image, self.vae, self.reference)
-            self.identity, self.overview = identity.result
-
-    def given(self, **changes: Any) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "vae": self.vae,
-            "identity": self.identity,
-            "speech": self.speech,
-            "seed": SEED,
-            "steps": STEPS,
-            "guidance_scale": 3.5,
-            "motion_drop": 0.1,
-            **changes,
-        }
-
-
-@pytest.fixture(scope="module")
-def nodes(host: Host, picture: Tensor, recording: Any) -> Nodes:
-    return Nodes(host, picture, recording)
-
-
-def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
-    assert found.shape == wanted.shape
-    assert float((found - wanted).abs().max()) <= tolerance
-
-
-def test_speech_is_equal(nodes: Nodes, models: Models, recording: Any) -> None:
-    wanted, found = encode_speech(recording, models), nodes.speech.speech
+def test_speech_is_equal(stages: Stages, models: Models, recording: Any) -> None:
+    wanted, found = encode_speech(recording, models), stages.speech.speech
     assert found.plan.frames == wanted.plan.frames
     for index in range(len(wanted.plan)):
-        close(found.segment(index), wanted.segment(index), 0.0)
+        assert difference(found.segment(index), wanted.segment(index)) == 0
 
 
-def test_identity_is_equal(nodes: Nodes, models: Models, picture: Tensor) -> None:
+def test_identity_is_equal(
+    stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor
+) -> None:
     face = analyze(picture, models.face, models.config.face)
-    settings = hallo3.settings_for(models.config.defaults, seed=SEED)
-    wanted = identify(picture, face, models, settings, seeded_noise(SEED))
-    close(nodes.identity.canvas.pixels, wanted.canvas.pixels, 0.0)
-    close(nodes.identity.face_embedding, wanted.face_embedding, 0.0)
-    for found, feature in zip(nodes.identity.reference_features, wanted.reference_features, strict=True):
-        close(found, feature, 1e-5)
+    wanted, found = identify(picture, face, models, settings, seeded_noise(SEED)), stages.identity
+    assert difference(found.canvas.pixels, wanted.canvas.pixels) == 0
+    assert difference(found.face_embedding, wanted.face_embedding) == 0
+    for mine, theirs in zip(found.reference_features, wanted.reference_features, strict=True):
+        assert difference(mine, theirs) <= 1e-5
 
 
-def test_all_frames_are_close(nodes: Nodes, models: Models, picture: Tensor, recording: Any) -> None:
-    settings = hallo3.settings_for(models.config.defaults, seed=SEED, steps=STEPS)
-    wanted = torch.cat([frames.pixels for frames in hallo3.animate(picture, recording, "", models, settings)])
-    video, images = nodes.host.node("Hallo3Extrapolate").execute(**nodes.given()).result
-    found = images.permute(0, 3, 1, 2)
-    print("max", float((found - wanted).abs().max()))
-    close(found, wanted, 1e-3)
-    assert video.get_components().frame_rate == 25
+def test_one_forward_is_equal(
+    stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor, recording: Any
+) -> None:
+    """Both guidance branches in one batch, conditions projected on access against prepared ones."""
+    face = analyze(picture, models.face, models.config.face)
+    noise = seeded_noise(SEED)
+    identity = identify(picture, face, models, settings, noise)
+    speech = encode_speech(recording, models)
+    prompt = torch.randn(1, 32, 40, generator=torch.Generator().manual_seed(3))
+    run = prepare(identity, speech, prompt, models, settings, noise, unwatched)
+    known = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(4))
+    noisy = torch.randn(1, 16, 13, 8, 12, generator=torch.Generator().manual_seed(5))
+    image_latents = F.pad(known, (0, 0, 0, 0, 0, 12))
+    with models.transformer as dit:
+        from hallo3.model.conditions import SegmentConditions
+        from hallo3.model.guidance import batched_branches
+
+        heard = SegmentConditions(audio=dit.hear(speech.segment(1)), image_latents=image_latents)
+        wanted = batched_branches(dit, run.run, heard)(noisy, 2)
+    windows = speech.segment(1)
+    found = stages.model.model.diffusion_model(
+        torch.cat((noisy, image_latents), dim=1).expand(2, -1, -1, -1, -1),
+        run.schedule.timesteps[2].expand(2),
+        torch.cat((torch.zeros_like(prompt), prompt)),
+        {},
+        hallo3_identity=stages.identity,
+        hallo3_windows=torch.cat((torch.zeros_like(windows), windows)),
+    )
+    assert difference(found, wanted) <= 1e-5
+
+
+def test_frames_of_equal_latents_are_close(stages: Stages, models: Models) -> None:
+    latents = torch.randn(1, 16, 13, 8, 12, generator=torch.Generator().manual_seed(6))
+    wanted = collect(decode_frames(latents, models), 49)[0].permute(1, 2, 3, 0)
+    images, motion = stages.run("Hallo3VAEDecode", samples={"samples": latents / 0.7}, vae=stages.vae)
+    assert difference(images, wanted) <= 1e-4
+    assert difference(motion, wanted[-2:]) <= 1e-4
+
+
+def test_all_frames_are_close(
+    stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor, recording: Any
+) -> None:
+    """Four segments by the original's sampler and noise, each going on from the last."""
+    made = hallo3.animate(picture, recording, "", models, settings)
+    wanted = torch.cat([frames.pixels for frames in made]).permute(0, 2, 3, 1)
+    video, images = stages.run("Hallo3Extrapolate", **stages.given())
+    assert difference(images, wanted) <= 1e-3
+    components = video.get_components()
+    assert components.frame_rate == 25
+    assert components.audio["waveform"].shape[-1] == recording.waveform.shape[-1]
+
+
+def test_segments_one_by_one_are_the_whole(stages: Stages) -> None:
+    """Sampler and VAE Decode, motion frames handed on by hand, equal Extrapolate."""
+    whole = stages.run("Hallo3Extrapolate", **stages.given())[1]
+    pieces, motion = [], None
+    for index in range(len(stages.speech.speech.plan)):
+        latent = stages.run("Hallo3Sampler", **stages.given(segment=index, motion_frames=motion))[0]
+        images, motion = stages.run(
+            "Hallo3VAEDecode", samples=latent, vae=stages.vae, identity=stages.identity
+        )
+        pieces.append(images)
+    assert difference(torch.cat(pieces), whole) <= 1e-6
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "ddim"])
+def test_the_original_as_sampler_and_sigmas_is_the_original(stages: Stages, sampler: str) -> None:
+    """What is used when nothing is connected, and what the nodes of that name put out, are one."""
+    given = stages.given(segment=0)
+    chosen = stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0]
+    sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
+    found = stages.run("Hallo3Sampler", **given, sampler=chosen, sigmas=sigmas)[0]["samples"]
+    usual = stages.run("Hallo3Sampler", **given)[0]["samples"]
+    assert (difference(found, usual) == 0) == (sampler == "dpmpp_2m_sde")
