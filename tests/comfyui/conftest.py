@@ -1,4 +1,4 @@
-"""Tests in a real ComfyUI: skipped with one loud line where there is none, failing under REQUIRE_COMFYUI=1."""
+"""Tests in a real ComfyUI: skipped with one loud line without one, failing under REQUIRE_COMFYUI=1."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 import hallo3
 from comfyui.host import Host, absent
+from comfyui.server import Server
 from comfyui.stages import Stages
 
 HERE = Path(__file__).parent
@@ -41,9 +42,17 @@ def comfyui() -> None:
 
 
 @pytest.fixture(scope="session")
-def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
+def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     """ComfyUI in this process."""
     return Host(tmp_path_factory.mktemp("comfyui"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ComfyUI server with this pack."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +74,7 @@ def stages(host: Host, picture: Tensor, recording: hallo3.Recording) -> Stages:
 
 
 @pytest.fixture(autouse=True)
-def inference(comfyui: None) -> Iterator[None]:
+def inference() -> Iterator[None]:
     """ComfyUI runs nodes so."""
     with torch.inference_mode():
         yield

@@ -71,7 +71,7 @@ class Host:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401
+        import comfy.cli_args
 
         sys.argv = arguments
         for name in ("input", "output", "temp", "custom_nodes"):

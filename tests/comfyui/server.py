@@ -1,0 +1,115 @@
+"""A ComfyUI server of our own, and what tests ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from comfyui.host import REPOSITORY, find_comfyui
+
+START_LIMIT = 120.0
+PACK = "ComfyUI-Hallo3"
+
+
+class Server:
+    """ComfyUI with this checkout among its custom nodes and a base directory of its own."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.log = base, base / "server.log"
+        for name in ("custom_nodes", "input", "output", "user"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self._process = self._start()
+        self._wait_until_ready()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        folder = find_comfyui()
+        assert folder is not None
+        launcher = Path(__file__).with_name("lend_operators.py")
+        database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
+        command = [sys.executable, launcher, folder / "main.py", "--cpu", "--listen", "127.0.0.1"]
+        command += ["--port", self.url.rsplit(":")[-1], "--base-directory", self.base]
+        command += ["--disable-api-nodes", "--disable-auto-launch", "--preview-method", "auto"]
+        command += ["--database-url", database]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def _wait_until_ready(self) -> None:
+        begun = time.monotonic()
+        while time.monotonic() - begun < START_LIMIT:
+            if self._process.poll() is not None:
+                break
+            try:
+                self.get("/system_stats")
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+            else:
+                return
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text(encoding='utf-8')[-4000:]}")
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def get(self, path: str) -> Any:
+        """A JSON answer."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, data: Any) -> Any:
+        """A JSON answer, also to what is refused."""
+        body = json.dumps(data).encode()
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read())
+
+    def queue(self, prompt: dict[str, Any], client: str = "") -> str:
+        """A prompt's id, once it is accepted."""
+        answer = self.post("/prompt", {"prompt": prompt, "client_id": client})
+        assert "prompt_id" in answer, json.dumps(answer, indent=1)
+        return answer["prompt_id"]
+
+    def finished(self, prompt_id: str, limit: float = 120.0) -> dict[str, Any]:
+        """What became of a prompt."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < limit:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.05)
+        raise TimeoutError(f"{prompt_id} has not finished after {limit} s")
+
+    def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
+        """Queue and wait."""
+        return self.finished(self.queue(prompt))
+
+    def error(self, prompt: dict[str, Any]) -> str:
+        """The message of a prompt that fails when it runs."""
+        messages = dict(self.run(prompt)["status"]["messages"])
+        return messages["execution_error"]["exception_message"]
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
