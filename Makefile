@@ -29,14 +29,13 @@ demo: setup
 test: setup
 	$(PY) -m pytest -m "not soak"
 
-# ComfyUI's own requirements join .venv here; torch stays as it is, and its companions come alone.
+# ComfyUI's own requirements join .venv here; torch stays as it is.
 test-comfyui: setup
-	$(PY) tests/comfyui/requirements.py
+	cd tests && ../$(PY) -m comfyui.requirements
 	$(PY) -m pytest tests/comfyui -rs
 
 contract: setup
-	$(PY) tests/comfyui/requirements.py
-	$(PY) -m pytest tests/comfyui/test_contract.py --write-contract -q
+	cd tests && ../$(PY) -m comfyui.contract
 
 soak: setup
 	$(PY) -m pytest -m soak -s

@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch
+
 from golden_checks import end_to_end, forwards, loop, media, sampling, speech, vae
 from golden_checks.directory import Check, Golden, Report, goldens
 

@@ -6,10 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-import parity
 import pytest
-from golden_checks.directory import goldens
 from safetensors.torch import load_file, save_file
+
+import parity
+from golden_checks.directory import goldens
 
 GOLDEN = Path(__file__).parent / "golden"
 HANDLED = [golden.name for golden in goldens(GOLDEN) if not golden.name.startswith("weights_")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import torch
-from conftest import speech_of
 from torch import Tensor
 
+from conftest import speech_of
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.settings import settings_for

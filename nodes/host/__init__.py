@@ -5,31 +5,45 @@ The internals carry no promise of stability: ``OLDEST`` to ``TRIED`` is what was
 
 from __future__ import annotations
 
+from importlib import import_module
+
 OLDEST = (0, 33, 0)
 TRIED = "0.33.0"
+LEANED_ON = {
+    "comfy.ldm.cogvideo.vae": ("AutoencoderKLCogVideoX",),
+    "comfy.patcher_extension": ("WrapperExecutor", "WrappersMP", "get_all_wrappers"),
+    "comfy.model_base": ("BaseModel", "ModelType", "QwenImage"),
+    "comfy.model_patcher": ("CoreModelPatcher",),
+    "comfy.utils": ("convert_old_quants", "detect_layer_quantization"),
+    "comfy_api.latest": ("ComfyExtension", "InputImpl", "Types", "io", "ui"),
+    "comfy_execution.utils": ("get_executing_context",),
+}
+"""What is missing from a ComfyUI that has moved on is told by name."""
 
 
 def check_version() -> None:
     """Refuse a ComfyUI that lacks what we lean on. Raises ``ImportError`` with what to do."""
     try:
-        from comfyui_version import __version__
+        version: str = import_module("comfyui_version").__version__
     except ImportError:
-        __version__ = "an unknown version"
-    numbers = tuple(int(part) for part in __version__.split(".")[:3] if part.isdigit())
+        version = "an unknown version"
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if len(numbers) == 3 and numbers < OLDEST:
         raise ImportError(
-            f"ComfyUI-Hallo3 needs ComfyUI {'.'.join(map(str, OLDEST))} or newer; this is {__version__}. "
+            f"ComfyUI-Hallo3 needs ComfyUI {'.'.join(map(str, OLDEST))} or newer; this is {version}. "
             "Update ComfyUI and restart it."
         )
-    try:
-        import comfy.ldm.cogvideo.vae
-        import comfy.patcher_extension
-        from comfy.model_base import BaseModel, ModelType
-        from comfy.model_patcher import CoreModelPatcher
-        from comfy_api.latest import ComfyExtension, InputImpl, io, ui
-    except ImportError as error:
+    missing = [f"{module}.{name}" for module, names in LEANED_ON.items() for name in _missing(module, names)]
+    if missing:
         raise ImportError(
-            f"ComfyUI-Hallo3 was made with ComfyUI {TRIED} and cannot use {__version__}: {error}. "
-            "Update ComfyUI-Hallo3, or ComfyUI if it is older."
-        ) from error
-    del comfy, BaseModel, ModelType, CoreModelPatcher, ComfyExtension, InputImpl, io, ui
+            f"ComfyUI-Hallo3 was made with ComfyUI {TRIED} and cannot use {version}: it has no "
+            f"{', '.join(missing)}. Update ComfyUI-Hallo3, or ComfyUI if it is older."
+        )
+
+
+def _missing(module: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        found = import_module(module)
+    except ImportError:
+        return names
+    return tuple(name for name in names if not hasattr(found, name))

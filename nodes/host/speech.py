@@ -62,9 +62,9 @@ def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
 
 
 def _halves(audio_encoder: Any) -> tuple[Wav2Vec2, SegmentConfig]:
-    network = getattr(audio_encoder, "model", None)
     if isinstance(audio_encoder, BuiltInSpeechEncoder):
         return audio_encoder.model, audio_encoder.segment
+    network: Any = getattr(audio_encoder, "model", None)
     base = isinstance(network, comfy.audio_encoders.wav2vec2.Wav2Vec2Model)
     if not base or network.encoder.do_stable_layer_norm:
         raise InputError(

@@ -48,7 +48,7 @@ class NativeTransformer(Hallo3Transformer):
         super().__init__(config, Layers(ops=operations, attention=attention, device=device, dtype=dtype))
         self.dtype = dtype
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (parameters keep their names so)
         self,
         x: Tensor,
         timesteps: Tensor,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import speech_of
 from torch import Tensor
 
+from conftest import speech_of
 from hallo3.audio.encoder import build_wav2vec2, normalise, pad_to_segments
 from hallo3.audio.speech import Speech, in_memory
 from hallo3.config import SegmentConfig

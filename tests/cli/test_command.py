@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from sounds import RATE, tone, write_wav
 
 from hallo3.cli.main import main
 from hallo3.weights import files
+from sounds import RATE, tone, write_wav
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from sounds import RATE, tone, write_wav
 
 from hallo3.errors import AudioError
 from hallo3.media.sound import Recording, read_recording, resample, to_mono
+from sounds import RATE, tone, write_wav
 
 
 def encode(path: Path, samples: np.ndarray, rate: int, codec: str) -> Path:

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from sounds import tone, write_wav
 
 from hallo3.errors import OutputError
 from hallo3.media.video import VideoWriter, to_uint8
+from sounds import tone, write_wav
 
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
 

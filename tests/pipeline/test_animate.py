@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import speech_of
-from runs import refusing, settings, video
 from torch import Tensor
 
+from conftest import speech_of
 from hallo3.errors import AudioError, FaceError, PortraitError
 from hallo3.face.analysis import Face, ThumbnailAnalyzer
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.stages import Progress
+from runs import refusing, settings, video
 
 
 def test_frames_are_as_many_as_the_speech_is_long(portrait: Tensor, speech: Recording, nano: Models) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import speech_of
-from runs import refusing, settings, video
 from torch import Tensor, nn
 
+from conftest import speech_of
 from hallo3.face.analysis import Face, analyze
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
@@ -22,6 +21,7 @@ from hallo3.noise import Purpose, seeded_noise
 from hallo3.pipeline import animate, encode_prompt, encode_speech, identify, render
 from hallo3.segments import Segment
 from hallo3.stages import Stages, prepare
+from runs import refusing, settings, video
 
 
 def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, Stages]:

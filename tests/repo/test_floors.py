@@ -15,6 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "hallo3"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+NODES = ROOT / "nodes"
+NODE_SOURCES = sorted(NODES.rglob("*.py"))
+SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
 GROUND = {"errors", "shapes", "config", "presets", "segments"}
 """Floor 0: the standard library only."""
@@ -82,8 +85,31 @@ def test_imports_go_down_only(path: Path) -> None:
         assert library not in outer(path) or room in rooms, f"{library} does not belong in {room}"
 
 
+INTERNALS = {"comfy", "comfy_execution", "comfyui_version", "latent_preview", "server"}
+"""ComfyUI without a promise: for nodes/host only."""
+PUBLIC = {"comfy_api", "folder_paths"}
+
+
+@pytest.mark.parametrize("path", NODE_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nodes_are_thin_and_their_host_knows_no_nodes(path: Path) -> None:
+    """The package below imports nothing of ComfyUI; ``nodes/host`` lends it; a node connects the two."""
+    allowed = set(sys.stdlib_module_names) | {"torch"}
+    inside_host = path.parent.name == "host"
+    assert outer(path) <= allowed | PUBLIC | (INTERNALS if inside_host else set())
+    above = 3 if inside_host else 2
+    for level, module in imports(path):
+        assert level < above or module.split(".")[0] == "hallo3"
+        if inside_host and level == 2:
+            pytest.fail(f"{path.name} imports a node")
+
+
+def test_the_entry_point_imports_nothing_at_module_level() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def test_files_can_be_read_in_one_sitting() -> None:
-    paths = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    paths = [*SHIPPED, *(ROOT / "tests").rglob("*.py")]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     assert {str(path): length for path, length in lengths.items() if length > 250} == {}
     assert median(lengths.values()) <= 110
@@ -95,7 +121,7 @@ FORBIDDEN = (
 )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_dangerous_is_shipped(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     found = [line for line in lines if re.search(FORBIDDEN, line) and "zip(" not in line]
@@ -105,7 +131,7 @@ def test_nothing_dangerous_is_shipped(path: Path) -> None:
 
 def test_public_things_say_what_they_are() -> None:
     silent: list[str] = []
-    for path in SOURCES:
+    for path in SHIPPED:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef))]
         for node in nodes:

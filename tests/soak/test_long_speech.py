@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from conftest import REPOSITORY, speech_of
 from torch import Tensor
 
+from conftest import REPOSITORY, speech_of
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.settings import settings_for

@@ -1,0 +1,37 @@
+"""Put ComfyUI's own requirements into this Python: what ``make test-comfyui`` does first.
+
+torch stays as it is. Its companions are installed alone, because they would replace it; where torch is a
+CPU build they are CUDA builds, which ``lend_operators`` makes do.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+from comfyui.host import find_comfyui
+
+COMPANIONS = {"2.13": ("torchvision==0.28.*", "torchaudio==2.11.*")}
+"""By torch's minor version; any other takes the newest."""
+TOOLS = ("comfy-cli", "playwright")
+
+
+def main() -> int:
+    folder = find_comfyui()
+    if folder is None:
+        return 0
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line.strip() and not re.match(r"#|torch(vision|audio)?\s*$", line)]
+    minor = ".".join(version("torch").split(".")[:2])
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    kept = f"torch=={version('torch')}"
+    companions = COMPANIONS.get(minor, ("torchvision", "torchaudio"))
+    subprocess.run([*pip, "--no-deps", *companions], check=True)
+    subprocess.run([*pip, *wanted, *TOOLS, kept], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

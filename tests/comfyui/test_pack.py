@@ -1,0 +1,121 @@
+"""The pack as ComfyUI and its registry see it: quick to import, modest, complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from comfyui.host import REPOSITORY, comfy_command, find_comfyui
+
+IMPORT = """
+import asyncio, sys, time
+sys.path[:0] = [{comfyui!r}, {tests!r}]
+from comfyui.lend_operators import lend_operators
+lend_operators()
+sys.argv = ["main.py", "--cpu", "--base-directory", {base!r}]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, server, latent_preview, comfy.samplers, comfy.audio_encoders.audio_encoders, comfy_api.latest
+import folder_paths, torch
+blocked = {blocked!r}
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+folders = {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}}
+state = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
+begun = time.perf_counter()
+from comfyui.host import load_pack
+pack = load_pack()
+extension = asyncio.run(pack.comfy_entrypoint())
+found = asyncio.run(extension.get_node_list())
+schemas = [node.GET_SCHEMA().node_id for node in found]
+took = time.perf_counter() - begun
+assert {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}} == folders
+assert torch.equal(torch.random.get_rng_state(), state[0])
+assert (torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)) == state[1:]
+print(len(schemas), took)
+"""
+OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
+
+
+def imported(base: Path, blocked: tuple[str, ...]) -> tuple[int, float]:
+    """How many nodes there are, and how long the pack took after ComfyUI's own imports."""
+    code = IMPORT.format(
+        comfyui=str(find_comfyui()), tests=str(REPOSITORY / "tests"), base=str(base), blocked=blocked
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    count, took = done.stdout.split()[-2:]
+    return int(count), float(took)
+
+
+def test_the_pack_imports_fast_without_any_optional_library(tmp_path: Path) -> None:
+    count, took = imported(tmp_path, OPTIONAL)
+    assert count == 12
+    assert took < 0.5
+
+
+def test_an_old_comfyui_is_told(monkeypatch: pytest.MonkeyPatch, host: object) -> None:
+    del host
+    import comfyui_version
+
+    from comfyui.host import load_pack
+
+    monkeypatch.setattr(comfyui_version, "__version__", "0.3.64")
+    pack = load_pack()
+    with pytest.raises(ImportError, match=r"needs ComfyUI 0\.33\.0 or newer; this is 0\.3\.64"):
+        __import__("asyncio").run(pack.comfy_entrypoint())
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone, for commands that leave files behind."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
+    return clone
+
+
+def comfy(folder: Path, *words: str) -> str:
+    """comfy-cli's answer, with a home of its own."""
+    command = comfy_command()
+    if command is None:
+        pytest.fail("comfy-cli is not installed")
+    environment = {**os.environ, "HOME": str(folder.parent / "home"), "DO_NOT_TRACK": "1"}
+    (folder.parent / "home").mkdir(exist_ok=True)
+    done = subprocess.run(
+        [command, "--skip-prompt", *words],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_registry_accepts_the_pack(checkout: Path) -> None:
+    said = comfy(checkout, "node", "validate")
+    assert "passed" in said
+    assert "arning" not in said
+
+
+def test_the_archive_holds_what_is_needed_and_nothing_else(checkout: Path) -> None:
+    comfy(checkout, "node", "pack")
+    with zipfile.ZipFile(checkout / "node.zip") as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {
+        "__init__.py", "hallo3", "nodes", "samples", "workflows", "web", "locales", "subgraphs",
+        "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt",
+    }  # fmt: skip
+    unpacked = checkout.parent / "unpacked"
+    shutil.unpack_archive(checkout / "node.zip", unpacked)
+    assert json.loads((unpacked / "nodes" / "host" / "preview_factors.json").read_text(encoding="utf-8"))
