@@ -11,14 +11,19 @@ from torch.nn import functional as F
 
 import hallo3
 from comfyui.stages import SEED, STEPS, Stages, difference
+from hallo3.audio.encoder import build_wav2vec2, encode_waveform
 from hallo3.face.analysis import analyze
 from hallo3.latents import collect, decode_frames
 from hallo3.load import load_models
+from hallo3.media.sound import to_mono
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
 from hallo3.pipeline import encode_speech, identify, unwatched
-from hallo3.random_set import random_part, write_random_set
+from hallo3.presets import HALLO3, SPEECH_ENCODERS
+from hallo3.random_set import random_part, random_state, write_random_set
+from hallo3.segments import plan_segments
 from hallo3.stages import prepare
+from hallo3.weights.files import load_strict
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +139,23 @@ def test_the_original_as_sampler_and_sigmas_is_the_original(stages: Stages, samp
     found = stages.run("Hallo3Sampler", **given, sampler=chosen, sigmas=sigmas)[0]["samples"]
     usual = stages.run("Hallo3Sampler", **given)[0]["samples"]
     assert (difference(found, usual) == 0) == (sampler == "dpmpp_2m_sde")
+
+
+def test_comfyuis_own_wav2vec2_hears_what_transformers_hears(stages: Stages, recording: Any) -> None:
+    """At the real size, loaded by ComfyUI's loader (which stores half precision), computed in float32."""
+    import comfy.audio_encoders.audio_encoders as encoders
+
+    config = SPEECH_ENCODERS["hallo3"]
+    network = build_wav2vec2(config)
+    state = random_state(network, "real size")
+    loaded = encoders.load_audio_encoder_from_sd({name: t.clone() for name, t in state.items()})
+    stored = loaded.model.state_dict()
+    rounded = {name: stored[name].float() if name in stored else t for name, t in state.items()}
+    load_strict(network, rounded, "wav2vec2")
+    short = hallo3.Recording(recording.waveform[:, :20000], 16000)
+    plan = plan_segments(20000, HALLO3.segment)
+    wanted = encode_waveform(network, to_mono(short, 16000), plan, torch.device("cpu"))
+    audio = {"waveform": short.waveform[None], "sample_rate": 16000}
+    socket = stages.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=loaded)[0]
+    found = socket.speech.read(range(plan.padded))
+    assert difference(found, wanted) <= 1e-4 * float(wanted.abs().max())
