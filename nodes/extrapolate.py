@@ -87,7 +87,7 @@ class Hallo3Extrapolate(io.ComfyNode):
             sigmas=sigmas,
         )
         check_fit(identity, speech, sampling.config)
-        host_vae.check_vae(vae)
+        host_vae.check_vae(vae, sampling.config.vae)
         frames = rendered(sampling, vae, identity, speech, seed, motion_drop)
         plan = speech.speech.plan
         images = _gathered(frames, plan.frames)

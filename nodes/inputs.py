@@ -41,7 +41,7 @@ def segment() -> io.Input:
     )
 
 
-def seed(tooltip: str = "The same inputs and seed give the same video.") -> io.Input:
+def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.Input:
     """The seed of a run."""
     return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
 
@@ -104,10 +104,10 @@ def sampling_sockets() -> list[io.Input]:
         io.Guider.Input(
             "guider",
             optional=True,
-            tooltip="Brings its own model, guidance and text; those of this node are ignored.",
+            tooltip="Brings its own model, guidance and text; those connected here are then ignored.",
         ),
         io.Sampler.Input("sampler", optional=True, tooltip="Left out, the original's sampler."),
         io.Sigmas.Input(
-            "sigmas", optional=True, tooltip="Left out, the original's schedule of so many steps."
+            "sigmas", optional=True, tooltip="Left out, the original's schedule. Connected, steps is not used."
         ),
     ]

@@ -76,6 +76,7 @@ class Hallo3Sampler(io.ComfyNode):
             sigmas=sigmas,
         )
         check_fit(identity, speech, sampling.config)
+        host_vae.check_vae(vae, sampling.config.vae)
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
         pixels = shown(identity, speech, wanted, motion_frames, noise, motion_drop)
         read = heard(identity, speech, wanted, host_vae.encode(vae, pixels))
@@ -131,6 +132,7 @@ class Hallo3SegmentConditioning(io.ComfyNode):
         checked(seed, motion_drop)
         config, wanted = config_of(model), segment_of(speech, segment)
         check_fit(identity, speech, config)
+        host_vae.check_vae(vae, config.vae)
         pixels = shown(identity, speech, wanted, motion_frames, seeded_noise(seed), motion_drop)
         read = heard(identity, speech, wanted, host_vae.encode(vae, pixels))
         empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)

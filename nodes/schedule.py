@@ -66,7 +66,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
                     default=50,
                     min=1,
                     max=TRAIN_STEPS,
-                    tooltip="Sampling steps; the released model was made for 50.",
+                    tooltip="Sampling steps; the released model was made for 50, the built-in one for 8.",
                 ),
             ],
             outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],

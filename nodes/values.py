@@ -70,7 +70,7 @@ def picture_of(image: Any) -> Tensor:
             "The portrait is not one picture.",
             found=found,
             expected="one picture [1, height, width, 3]",
-            do="pick one with Image From Batch",
+            do="pick one with Get Image from Batch",
         )
     return check_picture(image[0, :, :, :3].permute(2, 0, 1).float().cpu().contiguous())
 
@@ -109,7 +109,7 @@ def motion_of(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
             "The motion frames do not fit.",
             found=str(list(images.shape)) if isinstance(images, Tensor) else f"a {type(images).__name__}",
             expected=str(list(wanted)),
-            do="connect motion_frames of Hallo3 VAE Decode; they still have their padding",
+            do="connect motion_frames of Hallo3 VAE Decode as they are, with their bars",
         )
     return images.permute(3, 0, 1, 2)[None].float().cpu() * 2 - 1
 

@@ -61,7 +61,7 @@ def analyzer_for(config: FaceConfig) -> FaceAnalyzer:
         "No face analyzer for this model is available.",
         found="an analyzer for the space 'thumbnail'",
         expected=f"one that writes {config.embedding_dim} numbers in the space {config.space!r}",
-        do="pass an analyzer of that space to hallo3.animate; mixing spaces would animate a stranger",
+        do="hand in an analyzer of that space, or use a random set; mixing spaces would animate a stranger",
     )
 
 

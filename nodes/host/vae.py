@@ -10,13 +10,14 @@ import torch
 from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from ...hallo3.config import VAEConfig
 from ...hallo3.errors import InputError
 from ...hallo3.vae.codec import decode_slices
 from ...hallo3.vae.onednn import OneDNNConvolutions
 
 
-def check_vae(vae: Any) -> None:
-    """Refuse any VAE but CogVideoX's. Raises ``InputError``."""
+def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
+    """Refuse any VAE but CogVideoX's, and one of another size than a model's own. Raises ``InputError``."""
     network = getattr(vae, "first_stage_model", None)
     if not isinstance(network, AutoencoderKLCogVideoX):
         raise InputError(
@@ -24,6 +25,14 @@ def check_vae(vae: Any) -> None:
             found=f"a {type(network).__name__}" if network is not None else "no VAE",
             expected="the 3D VAE of CogVideoX-5B",
             do="load CogVideoX's VAE with Load VAE, or use that of Load Hallo3 Built-in",
+        )
+    width = network.decoder.conv_in.conv.out_channels
+    if config is not None and width != config.block_out_channels[-1]:
+        raise InputError(
+            "The VAE was made for another model.",
+            found=f"a VAE of {width} channels",
+            expected=f"{config.block_out_channels[-1]} channels",
+            do="use the VAE that belongs to the model; built-in and real parts cannot be mixed",
         )
 
 
