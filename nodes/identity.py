@@ -28,7 +28,8 @@ class Hallo3IdentityReference(io.ComfyNode):
             category="Hallo3",
             description=(
                 "Looks at a portrait once: who is on it, and how the canvas is cut. The picture it shows is "
-                "what the model gets: dark parts are cut off, striped bars are added, the box is what counts as the face."
+                "what the model gets: dark parts are cut off, striped bars are added, the box is "
+                "what counts as the face."
             ),
             search_aliases=["hallo3", "portrait", "reference image", "face identity"],
             inputs=[
@@ -40,7 +41,10 @@ class Hallo3IdentityReference(io.ComfyNode):
                 FaceAnalyzerSocket.Input(
                     "face_analyzer",
                     optional=True,
-                    tooltip="Finds the face and says whose it is. No node makes one yet; the built-in set needs none.",
+                    tooltip=(
+                        "Finds the face and says whose it is. No node makes one yet; the built-in set "
+                        "needs none."
+                    ),
                 ),
                 io.Mask.Input(
                     "face_mask",

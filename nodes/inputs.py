@@ -108,6 +108,8 @@ def sampling_sockets() -> list[io.Input]:
         ),
         io.Sampler.Input("sampler", optional=True, tooltip="Left out, the original's sampler."),
         io.Sigmas.Input(
-            "sigmas", optional=True, tooltip="Left out, the original's schedule. Connected, steps is not used."
+            "sigmas",
+            optional=True,
+            tooltip="Left out, the original's schedule. Connected, steps is not used.",
         ),
     ]

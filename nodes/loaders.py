@@ -45,14 +45,19 @@ class Hallo3LoadModel(io.ComfyNode):
                     "model_name",
                     options=weights_files(),
                     default=BUILT_IN,
-                    tooltip="A file from models/diffusion_models, or the small built-in model (random weights for now).",
+                    tooltip=(
+                        "A file from models/diffusion_models, or the small built-in model (random "
+                        "weights for now)."
+                    ),
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=["default", *FP8],
                     default="default",
                     advanced=True,
-                    tooltip="How weights are held. fp8 needs half the memory of 16 bit and costs some quality.",
+                    tooltip=(
+                        "How weights are held. fp8 needs half the memory of 16 bit and costs some quality."
+                    ),
                 ),
             ],
             outputs=[
@@ -86,7 +91,9 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
                     "reference_network_name",
                     options=weights_files(),
                     default=BUILT_IN,
-                    tooltip="A file from models/diffusion_models, or the built-in one (random weights for now).",
+                    tooltip=(
+                        "A file from models/diffusion_models, or the built-in one (random weights for now)."
+                    ),
                 )
             ],
             outputs=[
