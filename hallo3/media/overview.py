@@ -12,17 +12,21 @@ from .canvas import cover_size, pad_square
 CUT_OFF = 0.25
 """Brightness left to what hangs over the canvas."""
 STRIPE = 8
+READABLE = 480
+"""Rows that a picture to look at should have."""
 BARS = (0.16, 0.22)
 BOX = (1.0, 0.75, 0.1)
 
 
 def overview(picture: Tensor, mask: Tensor, shape: VideoShape) -> Tensor:
-    """[3, h, w] in 0..1 and the face mask [h, w] -> [3, H', W'] at the canvas' scale.
+    """[3, h, w] in 0..1 and the face mask [h, w] -> [3, H', W'], at the canvas' scale or, where that is
+    small, a multiple of it.
 
     What a non-square picture loses is dark, the bars that a square one gets are striped, and a box is
     drawn round what the reference network sees.
     """
-    height, width = shape.height, shape.width
+    scale = max(1, READABLE // shape.height)
+    height, width = scale * shape.height, scale * shape.width
     h, w = picture.shape[1:]
     if h == w:
         shown = pad_square(picture, height, width)

@@ -150,7 +150,7 @@ def test_face_analyzer_and_mask(stages: Stages) -> None:
     features = zip(identity.reference_features, stages.identity.reference_features, strict=True)
     assert all(difference(mine, theirs) > 1e-3 for mine, theirs in features)
     assert difference(identity.canvas.pixels, stages.identity.canvas.pixels) == 0
-    assert overview.shape == (1, 64, 96, 3)
+    assert overview.shape == (1, 448, 672, 3)
 
 
 def test_nothing_given_is_changed(stages: Stages) -> None:
