@@ -29,13 +29,23 @@ demo: setup
 test: setup
 	$(PY) -m pytest -m "not soak"
 
-# ComfyUI's own requirements join .venv here; torch stays as it is.
-test-comfyui: setup
-	cd tests && ../$(PY) -m comfyui.requirements
-	$(PY) -m pytest tests/comfyui -rs
+# An environment of its own, because ComfyUI's requirements are many; torch is the same.
+COMFYUI_VENV := .venv-comfyui
+COMFYUI_PY := $(subst $(VENV),$(COMFYUI_VENV),$(PY))
+COMFYUI_READY := $(COMFYUI_VENV)/.ready
 
-contract: setup
-	cd tests && ../$(PY) -m comfyui.contract
+$(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
+	$(PYTHON) -m venv $(COMFYUI_VENV)
+	$(COMFYUI_PY) -m pip install --quiet "$(TORCH)"
+	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
+	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
+	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
+
+test-comfyui: $(COMFYUI_READY)
+	$(COMFYUI_PY) -m pytest tests/comfyui -rs
+
+contract: $(COMFYUI_READY)
+	cd tests && ../$(COMFYUI_PY) -m comfyui.contract
 
 soak: setup
 	$(PY) -m pytest -m soak -s
@@ -57,4 +67,4 @@ parity: setup
 	$(PY) tests/parity.py tests/golden
 
 clean:
-	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', 'output', 'build')]"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', 'output', 'build')]"

@@ -37,9 +37,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
-    with _opened(path) as file:
-        metadata = cast("dict[str, str]", file.metadata() or {})
-    config = parsed_header(metadata.get(METADATA_KEY))
+    config = read_header(path)
     if config is None:
         raise CheckpointError(
             "The weights file does not say what it is.",
@@ -50,8 +48,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def parsed_header(text: str | None) -> dict[str, Any] | None:
-    """The JSON object of a metadata entry; None if there is none, or something else."""
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What a file says it is; None if it does not say. Raises ``CheckpointError`` for no file, or a
+    damaged one."""
+    with _opened(path) as file:
+        text = cast("dict[str, str]", file.metadata() or {}).get(METADATA_KEY)
     try:
         config = json.loads(text) if text else None
     except json.JSONDecodeError:

@@ -22,7 +22,7 @@ from ...hallo3.ops import Layers
 from ...hallo3.presets import HALLO3
 from ...hallo3.random_set import random_part
 from ...hallo3.weights import maps
-from ...hallo3.weights.files import METADATA_KEY, check_state, parsed_header
+from ...hallo3.weights.files import check_state, read_header
 from ...hallo3.weights.keymap import KeyMap
 from .model import ModelConfig
 from .transformer import attention
@@ -66,8 +66,8 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
     supported = ModelConfig.supported_inference_dtypes
     stored = None if model_config.quant_config else dtype
     model_config.set_inference_dtype(dtype, mm.unet_manual_cast(stored, load_device, supported), load_device)
-    model = model_config.get_model()
     _check(Hallo3Transformer(weights.config, META), state, "Hallo3's transformer")
+    model = model_config.get_model()
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(model, load_device=load_device, offload_device=offload_device)
     if not mm.is_device_cpu(offload_device):
@@ -89,8 +89,8 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     )
     config = weights.config
     latent = config.segment.shape.latent
-    network = ReferenceNetwork(config.trunk, latent, layers)
     _check(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
+    network = ReferenceNetwork(config.trunk, latent, layers)
     mm.archive_model_dtypes(network)
     patcher = comfy.model_patcher.CoreModelPatcher(
         network, load_device=load_device, offload_device=offload_device
@@ -105,8 +105,8 @@ def read(path: Path | None, part: str, keys: KeyMap, prefix: str) -> Weights:
     if path is None:
         made = random_part(part, BUILT_IN_SEED, BUILT_IN_SIZE)
         return Weights(made.state, from_dict(Hallo3Config, made.config, part), {})
+    header = read_header(path)
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    header = parsed_header((metadata or {}).get(METADATA_KEY))
     config = from_dict(Hallo3Config, part_config(header, part, path.name), part) if header else HALLO3
     if any(name.startswith(prefix) for name in state):
         originals = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

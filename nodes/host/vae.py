@@ -18,7 +18,7 @@ from ...hallo3.vae.onednn import OneDNNConvolutions
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
     """Refuse any VAE but CogVideoX's, and one of another size than a model's own. Raises ``InputError``."""
-    network = getattr(vae, "first_stage_model", None)
+    network: Any = getattr(vae, "first_stage_model", None)
     if not isinstance(network, AutoencoderKLCogVideoX):
         raise InputError(
             "This VAE is not Hallo3's.",

@@ -13,11 +13,14 @@ from torch import Tensor
 
 import hallo3
 from comfyui.host import Host, absent
+from comfyui.lend_operators import lend_operators
 from comfyui.server import Server
 from comfyui.stages import Stages
 
 HERE = Path(__file__).parent
 WHY = absent()
+if WHY is None:
+    lend_operators()
 REQUIRED = os.environ.get("REQUIRE_COMFYUI") == "1"
 
 

@@ -21,7 +21,8 @@ TOOLS = ("comfy-cli", "playwright")
 def main() -> int:
     folder = find_comfyui()
     if folder is None:
-        return 0
+        sys.stderr.write("There is no ComfyUI at COMFYUI_PATH, `comfy which` or ~/comfy/ComfyUI.\n")
+        return 1
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [line for line in lines if line.strip() and not re.match(r"#|torch(vision|audio)?\s*$", line)]
     minor = ".".join(version("torch").split(".")[:2])

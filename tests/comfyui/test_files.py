@@ -1,0 +1,107 @@
+"""Weights from ComfyUI's model folders: found, loaded, and refused when they are something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from comfyui.prompts import simple
+from comfyui.server import Server
+from comfyui.stages import Stages, difference
+from hallo3.random_set import write_random_set
+
+
+@pytest.fixture(scope="module")
+def folder(server: Server) -> Path:
+    """The server's diffusion models: the built-in set's as files, a damaged one, and something else."""
+    folder = server.base / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_random_set(server.base / "set", 0, "tiny")
+    whole = (server.base / "set" / "transformer.safetensors").read_bytes()
+    (folder / "transformer.safetensors").write_bytes(whole)
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "reference.safetensors").write_bytes(
+        (server.base / "set" / "reference.safetensors").read_bytes()
+    )
+    save_file({"conv_in.weight": torch.zeros(4, 4)}, folder / "another.safetensors")
+    (folder / "old.ckpt").write_bytes(b"pickle")
+    return folder
+
+
+def with_files(transformer: str, reference: str) -> dict[str, Any]:
+    """The simple prompt with the transformer and the reference network from files."""
+    return simple(
+        model={
+            "class_type": "Hallo3LoadModel",
+            "inputs": {"model_name": transformer, "weight_dtype": "default"},
+        },
+        reference={
+            "class_type": "Hallo3LoadReferenceNetwork",
+            "inputs": {"reference_network_name": reference},
+        },
+        extrapolate__model=["model", 0],
+        extrapolate__steps=1,
+        identity__reference_network=["reference", 0],
+    )
+
+
+def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server, folder: Path) -> None:
+    del folder
+    info = server.get("/object_info/Hallo3LoadModel")["Hallo3LoadModel"]["input"]["required"]
+    offered = info["model_name"][1]["options"]
+    assert offered[0] == "built-in"
+    assert "transformer.safetensors" in offered
+    assert "old.ckpt" not in offered
+
+
+def test_files_of_the_built_in_set_give_its_video(server: Server, folder: Path) -> None:
+    del folder
+    result = server.run(with_files("transformer.safetensors", "reference.safetensors"))
+    assert result["status"]["status_str"] == "success", result["status"]
+
+
+@pytest.mark.parametrize(
+    ("transformer", "said"),
+    [
+        ("cut.safetensors", "A weights file cannot be read"),
+        ("another.safetensors", "These weights are not Hallo3's transformer"),
+        ("reference.safetensors", "This file is another part of the model"),
+    ],
+)
+def test_other_files_are_refused(server: Server, folder: Path, transformer: str, said: str) -> None:
+    del folder
+    message = server.error(with_files(transformer, "reference.safetensors"))
+    assert said in message
+    assert "do " in message
+
+
+def test_weights_in_the_originals_names_and_half_precision(stages: Stages, tmp_path: Path) -> None:
+    """A file without a header is taken for the real model; with ours, its names may be the original's."""
+    maps = stages.host.module("hallo3.weights.maps")
+    write_random_set(tmp_path / "set", 0, "tiny")
+    state = load_file(tmp_path / "set" / "transformer.safetensors")
+    theirs = maps.TRANSFORMER.to_original(state)
+    named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
+    config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
+    header = {"hallo3": json.dumps({"part": "transformer", "config": config})}
+    save_file(named, tmp_path / "theirs.safetensors", metadata=header)
+    model = stages.host.module("nodes.host.loading").load_model(tmp_path / "theirs.safetensors")
+    found = stages.ksampled("euler", "simple", model=model)
+    plain = stages.ksampled("euler", "simple")
+    assert 0 < float((found - plain).std() / plain.std()) < 0.05
+
+
+def test_a_batch_of_latents_is_sampled(stages: Stages) -> None:
+    import nodes
+
+    positive, negative, latent = stages.conditioning()
+    pair = {**latent, "samples": latent["samples"].repeat(2, 1, 1, 1, 1)}
+    made = nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", positive, negative, pair)
+    samples = made[0]["samples"]
+    assert samples.shape == (2, 16, 13, 8, 12)
+    assert difference(samples[:1], samples[1:]) > 0.1
