@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.host import REPOSITORY, Host, comfy_command, find_comfyui
+from comfyui.comfy_cli import comfy
+from comfyui.host import REPOSITORY, Host, find_comfyui
 
 IMPORT = """
 import asyncio, sys, time
@@ -84,21 +84,6 @@ def checkout(tmp_path: Path) -> Path:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
     return clone
-
-
-def comfy(folder: Path, *words: str) -> str:
-    """comfy-cli's answer, with a home of its own."""
-    command = comfy_command()
-    if command is None:
-        pytest.fail("comfy-cli is not installed")
-    environment = {**os.environ, "HOME": str(folder.parent / "home"), "DO_NOT_TRACK": "1"}
-    (folder.parent / "home").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [command, "--skip-prompt", *words],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def test_the_registry_accepts_the_pack(checkout: Path) -> None:

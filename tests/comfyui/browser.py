@@ -1,0 +1,152 @@
+"""ComfyUI's page in a headless Chromium: open workflows, queue them, hear what goes wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+READY = "() => window.app?.vueAppReady && window.app.canvas && window.app.graph"
+OF_A_FRESH_USER = ("user.css", "/api/userdata", "/api/settings", ".jpg")
+"""Addresses that a new user's page asks for in vain, and thumbnails."""
+
+OPEN = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name); }"
+EXPORT = "async () => { const made = await app.graphToPrompt(); return [made.workflow, made.output]; }"
+BROKEN = """() => {
+  const found = [];
+  for (const node of app.graph.nodes) {
+    if (!(node.type in LiteGraph.registered_node_types)) found.push(`missing node ${node.type}`);
+    if (node.has_errors) found.push(`${node.type} has errors`);
+    for (const input of node.inputs ?? []) {
+      if (input.link == null) continue;
+      const link = app.graph.links.get(input.link);
+      const from = link && app.graph.getNodeById(link.origin_id);
+      const type = from?.outputs[link.origin_slot]?.type;
+      if (type !== input.type) found.push(`${node.type}.${input.name}: ${type} for ${input.type}`);
+    }
+  }
+  return found;
+}"""
+BOXES = """() => app.graph.nodes.map(node => ({
+  name: node.title, box: Array.from(node.boundingRect), least: node.computeSize()[1], high: node.size[1],
+}))"""
+SHOWN = """() => [...document.querySelectorAll(
+  '[data-testid="error-overlay"], [data-testid="error-dialog"], [role="dialog"], [role="alert"]'
+)].filter(shown => shown.checkVisibility()).map(shown => shown.textContent.trim().slice(0, 200))"""
+ENDED = """() => new Promise(resolve => {
+  for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+    app.api.addEventListener(name, event => resolve([name, event.detail]), { once: true });
+  document.querySelector('[data-testid="queue-button"]').click();
+})"""
+
+
+def find_chromium() -> str | None:
+    """``CHROMIUM``, or one on the path."""
+    named = os.environ.get("CHROMIUM")
+    return named or next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def absent() -> str | None:
+    """Why there is no browser here; None when there is."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed"
+    return None if find_chromium() else "no Chromium on the path and none named by CHROMIUM"
+
+
+class Page:
+    """The page of a server. ``problems`` are the console's errors since it was last emptied."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page, self.url = page, url
+        self.problems: list[str] = []
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+
+    def _heard(self, message: Any) -> None:
+        address = message.location.get("url", "")
+        if message.type == "error" and not any(part in address for part in OF_A_FRESH_USER):
+            self.problems.append(f"{message.text} ({address})")
+
+    def start(self) -> None:
+        """Open the page and wait until it can be used."""
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_timeout(1000)
+        self.problems.clear()
+
+    def open(self, workflow: dict[str, Any], name: str) -> None:
+        """Open a workflow in a tab of its own."""
+        self.page.evaluate(OPEN, [workflow, name])
+        self.page.wait_for_timeout(1500)
+
+    def export(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The open workflow as the page saves it, and its API form."""
+        workflow, prompt = self.page.evaluate(EXPORT)
+        return workflow, prompt
+
+    def broken(self) -> list[str]:
+        """Missing nodes and links that do not fit."""
+        return self.page.evaluate(BROKEN)
+
+    def boxes(self) -> list[dict[str, Any]]:
+        """Where every node is, with its title: x, y, width, height."""
+        return self.page.evaluate(BOXES)
+
+    def shown(self) -> list[str]:
+        """Texts of the dialogs and alerts that are open."""
+        return self.page.evaluate(SHOWN)
+
+    def run(self) -> tuple[str, dict[str, Any]]:
+        """Press Run and wait for its end: the event and what it says."""
+        event, detail = self.page.evaluate(ENDED)
+        return event, detail
+
+    def open_template(self, pack: str, name: str) -> None:
+        """Open a workflow as users do, from the template browser."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(pack, exact=True).first.click()
+        self.page.get_by_text(name, exact=True).first.click()
+        self.page.wait_for_timeout(2500)
+
+
+def set_setting(url: str, name: str, value: str) -> None:
+    """A setting of the page's user; ``value`` is JSON."""
+    request = urllib.request.Request(f"{url}/api/settings/{name}", value.encode(), method="POST")
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request, timeout=60).close()
+
+
+@contextmanager
+def opened(url: str, width: int = 1920, height: int = 1080) -> Iterator[Page]:
+    """The page, ready, of a user who has seen the first greeting, in a fresh profile."""
+    from playwright.sync_api import sync_playwright
+
+    set_setting(url, "Comfy.TutorialCompleted", "true")
+    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(Path(profile) / "profile"),
+            executable_path=find_chromium(),
+            args=list(ARGUMENTS),
+            headless=True,
+            viewport={"width": width, "height": height},
+        )
+        page = Page(context.pages[0], url)
+        page.start()
+        yield page
+        context.close()

@@ -1,0 +1,63 @@
+"""Every template runs to a video, by the HTTP API and by comfy-cli, and is accepted by its validator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from comfyui.comfy_cli import comfy
+from comfyui.host import REPOSITORY
+from comfyui.server import PACK, Server
+
+TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
+NAMES = [path.stem for path in TEMPLATES]
+
+
+def api(name: str) -> Path:
+    return REPOSITORY / "workflows" / "api" / f"{name}.json"
+
+
+def videos(result: dict[str, Any], server: Server) -> list[Path]:
+    """What a finished prompt saved."""
+    assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
+    saved = [made for out in result["outputs"].values() for made in out.get("images", [])]
+    paths = [server.base / m["type"] / m["subfolder"] / m["filename"] for m in saved]
+    return [path for path in paths if path.suffix == ".mp4"]
+
+
+def test_comfyui_lists_the_templates(server: Server) -> None:
+    assert set(server.get("/workflow_templates")[PACK]) == set(NAMES)
+    assert len(NAMES) >= 5
+
+
+def test_comfyui_lists_the_blueprint(server: Server) -> None:
+    assert any(
+        blueprint["name"] == "Talking portrait" for blueprint in server.get("/global_subgraphs").values()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_runs_to_a_video_with_sound(server: Server, name: str) -> None:
+    made = videos(server.run(json.loads(api(name).read_text(encoding="utf-8"))), server)
+    assert made
+    for path in made:
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].frames > 40
+            assert float(container.streams.video[0].average_rate) == 25.0
+            assert container.streams.audio
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comfy_cli_accepts_and_runs_a_template(server: Server, tmp_path: Path, name: str) -> None:
+    """Both of its forms; the second run is served from ComfyUI's cache."""
+    info = tmp_path / "object_info.json"
+    info.write_text(json.dumps(server.get("/object_info")), encoding="utf-8")
+    host, port = server.url.removeprefix("http://").split(":")
+    for form in (api(name), REPOSITORY / "workflows" / f"{name}.json"):
+        comfy(tmp_path, "workflow", "validate", "--workflow", str(form), "--input", str(info))
+        said = comfy(tmp_path, "run", "--workflow", str(form), "--host", host, "--port", port, "--wait")
+        assert ".mp4" in said
