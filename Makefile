@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract pictures soak lint format bench parity clean
 
 setup: $(READY)
 
@@ -43,6 +43,10 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 
 test-comfyui: $(COMFYUI_READY)
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs
+
+# Needs a Chromium: thumbnails, the README's picture, preview colours; and the templates themselves.
+pictures: $(COMFYUI_READY)
+	$(COMFYUI_PY) tools/make_pictures.py
 
 contract: $(COMFYUI_READY)
 	cd tests && ../$(COMFYUI_PY) -m comfyui.contract
