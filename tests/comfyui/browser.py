@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -23,11 +24,28 @@ ARGUMENTS = (
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 READY = "() => window.app?.vueAppReady && window.app.canvas && window.app.graph"
-OF_A_FRESH_USER = ("user.css", "/api/userdata", "/api/settings", ".jpg")
-"""Addresses that a new user's page asks for in vain, and thumbnails."""
+ASKED_IN_VAIN = (
+    "user.css",
+    "/api/userdata",
+    "/api/settings",
+    "filename=&",
+    "filename=example.png",
+    "/api/workflow_templates",
+)
+"""Addresses that the page of a new user asks for: what is not saved yet, what a sleeping Load Audio and Load
+Image show, thumbnails."""
+
+EMPTY: dict[str, Any] = {
+    "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4,
+    "last_node_id": 0, "last_link_id": 0,
+}  # fmt: skip
+MIDDLE = (1000, 600)
 
 OPEN = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name); }"
-EXPORT = "async () => { const made = await app.graphToPrompt(); return [made.workflow, made.output]; }"
+EXPORT = """async () => {
+  const made = await app.graphToPrompt();
+  return JSON.stringify([made.workflow, made.output]);
+}"""
 BROKEN = """() => {
   const found = [];
   for (const node of app.graph.nodes) {
@@ -43,9 +61,14 @@ BROKEN = """() => {
   }
   return found;
 }"""
-BOXES = """() => app.graph.nodes.map(node => ({
-  name: node.title, box: Array.from(node.boundingRect), least: node.computeSize()[1], high: node.size[1],
-}))"""
+BOXES = """() => {
+  const written = note => note.querySelector('.ProseMirror').lastElementChild.offsetTop
+    + note.querySelector('.ProseMirror').lastElementChild.offsetHeight + 30;
+  return app.graph.nodes.map(node => ({
+  name: node.title, box: Array.from(node.boundingRect), high: node.size[1],
+  least: node.type === 'MarkdownNote' ? written(node.widgets[0].element) : node.computeSize()[1],
+  }));
+}"""
 SHOWN = """() => [...document.querySelectorAll(
   '[data-testid="error-overlay"], [data-testid="error-dialog"], [role="dialog"], [role="alert"]'
 )].filter(shown => shown.checkVisibility()).map(shown => shown.textContent.trim().slice(0, 200))"""
@@ -80,7 +103,7 @@ class Page:
 
     def _heard(self, message: Any) -> None:
         address = message.location.get("url", "")
-        if message.type == "error" and not any(part in address for part in OF_A_FRESH_USER):
+        if message.type == "error" and not any(part in address for part in ASKED_IN_VAIN):
             self.problems.append(f"{message.text} ({address})")
 
     def start(self) -> None:
@@ -97,7 +120,7 @@ class Page:
 
     def export(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The open workflow as the page saves it, and its API form."""
-        workflow, prompt = self.page.evaluate(EXPORT)
+        workflow, prompt = json.loads(self.page.evaluate(EXPORT))
         return workflow, prompt
 
     def broken(self) -> list[str]:
@@ -117,11 +140,23 @@ class Page:
         event, detail = self.page.evaluate(ENDED)
         return event, detail
 
+    def put(self, name: str) -> None:
+        """Find something in the search box and put it in the middle of an empty workflow."""
+        self.open(EMPTY, "empty")
+        self.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        self.page.keyboard.type(name)
+        self.page.get_by_text(name, exact=True).first.wait_for()
+        self.page.wait_for_timeout(1000)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(500)
+        self.page.mouse.click(*MIDDLE)
+        self.page.wait_for_timeout(1000)
+
     def open_template(self, pack: str, name: str) -> None:
         """Open a workflow as users do, from the template browser."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_text(pack, exact=True).first.click()
-        self.page.get_by_text(name, exact=True).first.click()
+        self.page.get_by_role("dialog").get_by_text(pack, exact=True).click()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
         self.page.wait_for_timeout(2500)
 
 
@@ -133,7 +168,7 @@ def set_setting(url: str, name: str, value: str) -> None:
 
 
 @contextmanager
-def opened(url: str, width: int = 1920, height: int = 1080) -> Iterator[Page]:
+def opened(url: str, width: int = 2560, height: int = 1440) -> Iterator[Page]:
     """The page, ready, of a user who has seen the first greeting, in a fresh profile."""
     from playwright.sync_api import sync_playwright
 

@@ -1,0 +1,108 @@
+"""The example workflows in ComfyUI's own page, in a headless Chromium."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyui.browser import Page, absent, opened
+from comfyui.server import PACK, Server
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+WHY = absent()
+
+pytestmark = pytest.mark.skipif(WHY is not None, reason=f"NO BROWSER, WORKFLOWS NOT TRIED IN THE PAGE: {WHY}")
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def session(server: Server) -> Iterator[Page]:
+    with opened(server.url) as page:
+        yield page
+
+
+@pytest.fixture
+def page(session: Page) -> Page:
+    session.problems.clear()
+    return session
+
+
+def healthy(page: Page) -> None:
+    """Nothing is missing or broken, no error is shown, the console is quiet."""
+    assert page.broken() == []
+    assert page.shown() == []
+    assert page.problems == []
+
+
+@every_workflow
+def test_a_workflow_opens_runs_and_makes_a_video(page: Page, server: Server, path: Path) -> None:
+    page.open(read(path), path.stem)
+    healthy(page)
+    event, detail = page.run()
+    assert event == "execution_success", detail
+    outputs = server.finished(detail["prompt_id"])["outputs"].values()
+    files = [file for output in outputs for file in output.get("images", []) if file["type"] == "output"]
+    assert [Path(file["filename"]).suffix for file in files] == [".mp4"]
+    assert (server.base / "output" / files[0]["subfolder"] / files[0]["filename"]).stat().st_size > 1000
+    healthy(page)
+
+
+@every_workflow
+def test_the_page_exports_the_api_form_that_is_kept(page: Page, path: Path) -> None:
+    page.open(read(path), path.stem)
+    assert page.export()[1] == read(path.parent / "api" / path.name)
+
+
+@every_workflow
+def test_nothing_lies_on_something_else(page: Page, path: Path) -> None:
+    page.open(read(path), path.stem)
+    boxes = page.boxes()
+    assert [each["name"] for each in boxes if each["least"] > each["high"] + 1] == []
+    for one, other in itertools.combinations(boxes, 2):
+        (x, y, width, height), (left, top, wide, high) = one["box"], other["box"]
+        apart = x + width <= left or left + wide <= x or y + height <= top or top + high <= y
+        assert apart, f"{one['name']} lies on {other['name']}"
+
+
+@every_workflow
+def test_a_workflow_opens_from_the_template_browser(page: Page, server: Server, path: Path) -> None:
+    assert path.stem in server.get("/api/workflow_templates")[PACK]
+    page.open_template(PACK, path.stem)
+    assert {node["type"] for node in page.export()[0]["nodes"]} == {n["type"] for n in read(path)["nodes"]}
+    healthy(page)
+
+
+WIRE = """() => {
+  const [whole] = app.graph.nodes;
+  const add = type => app.graph.add(LiteGraph.createNode(type));
+  const [set, sample, save] = ['Hallo3LoadBuiltIn', 'Hallo3Sample', 'SaveVideo'].map(add);
+  const into = name => whole.inputs.findIndex(input => input.name === name);
+  set.outputs.forEach((output, slot) => set.connect(slot, whole, into(output.name)));
+  sample.connect(0, whole, into('portrait'));
+  sample.connect(1, whole, into('audio'));
+  whole.connect(0, save, 0);
+  whole.widgets.find(widget => widget.name === 'steps').value = 3;
+}"""
+
+
+def test_the_blueprint_is_found_and_runs_as_one_node(page: Page, server: Server) -> None:
+    listed = [each for each in server.get("/global_subgraphs").values() if PACK in each["info"]["node_pack"]]
+    assert [each["name"] for each in listed] == ["Talking portrait"]
+    page.put("Talking portrait")
+    page.page.evaluate(WIRE)
+    prompt = page.export()[1]
+    steps = [node["inputs"].get("steps") for node in prompt.values()]
+    assert [value for value in steps if value is not None] == [3]
+    event, detail = page.run()
+    assert event == "execution_success", detail
+    healthy(page)

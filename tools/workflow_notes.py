@@ -1,0 +1,108 @@
+"""What the notes of the example workflows say."""
+
+from __future__ import annotations
+
+HUB = "https://huggingface.co/"
+T5 = HUB + "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scaled.safetensors"
+VAE = HUB + "zai-org/CogVideoX-5b-I2V/resolve/main/vae/diffusion_pytorch_model.safetensors"
+SPEECH = HUB + "facebook/wav2vec2-base-960h/resolve/main/model.safetensors"
+
+PATTERNS = """### What you see
+
+Patterns, not a face: the built-in weights are random for now. Every part works, on any computer."""
+YOURS = """### Your own portrait and speech
+
+Take Load Image and Load Audio: select both, press Ctrl+M to wake them, choose your files, and connect them \
+in place of Hallo3 Sample."""
+
+
+def files(where: str) -> str:
+    """Where weights go; ``where`` are the nodes that load them."""
+    return f"""### Weights files go into
+
+- `models/diffusion_models`: model and reference network
+- `models/vae`: [CogVideoX VAE]({VAE})
+- `models/audio_encoders`: [wav2vec2-base-960h]({SPEECH})
+- `models/text_encoders`: [T5-XXL]({T5}), for a prompt
+
+Load them with {where}, in place of Load Hallo3 Built-in, and set steps to 50."""
+
+
+ELSEWHERE = files("the nodes of *Hallo3 five stages*, group *Real weights and prompt*")
+HERE = files("group *Real weights and prompt* (Ctrl+M)")
+
+TALKING_PORTRAIT = "\n\n".join(
+    (
+        """### A talking portrait
+
+Press Run: Hallo3 Sample's portrait speaks for 6.5 s.""",
+        PATTERNS,
+        YOURS,
+        ELSEWHERE,
+    )
+)
+
+FIVE_STAGES = "\n\n".join(
+    (
+        """### The five stages, spelled out
+
+1. Encode Speech listens to the recording.
+2. Identity Reference looks at the portrait once.
+3. Sampler draws a segment: 49 frames, 2 s.
+4. VAE Decode makes pictures of it.
+5. The next segment goes on from the last two frames, `motion_frames`.
+
+Two of four segments are made here. For a whole speech, Hallo3 Extrapolate does all this by itself.""",
+        PATTERNS,
+        YOURS,
+        HERE,
+    )
+)
+
+WITH_KSAMPLER = "\n\n".join(
+    (
+        """### Hallo3 as a MODEL like any other
+
+Segment Conditioning turns one segment into positive, negative and latent for KSampler. The original's \
+settings are dpmpp_2m_sde, simple, cfg 3.5.
+
+Put LoRA loaders, EasyCache or torch.compile between model and KSampler. For segment 1, connect \
+motion_frames of segment 0's VAE Decode (*Hallo3 five stages* shows how).""",
+        PATTERNS,
+        YOURS,
+        ELSEWHERE,
+    )
+)
+
+LONG_SPEECH = "\n\n".join(
+    (
+        """### Long recordings
+
+Extrapolate goes on for as long as the speech lasts. It keeps all frames until the video is saved: at the \
+released model's 480 x 720, a minute takes 6.2 GB of memory.
+
+- *Try a piece first*: select Trim Audio Duration and press Ctrl+B; it then passes on 5 s.
+- *EasyCache* skips steps that change little. A lower threshold skips less; Ctrl+B turns it off.
+- *Original Sampler* and *Original Schedule* are what Extrapolate uses anyway; put others in their place.
+- *Prompt*: with real weights, wake that group, Conditioning Zero Out and CFG Guider.""",
+        PATTERNS,
+        YOURS,
+        HERE,
+    )
+)
+
+VIDEO_SOUND = "\n\n".join(
+    (
+        """### From a video, and larger
+
+The video's first frame is the portrait, its sound the speech. The finished frames are enlarged by \
+Upscale Image By; Upscale Image (using Model) does it better.
+
+### Your own video
+
+Here Create Video makes a small one of Hallo3 Sample. Select Load Video, press Ctrl+M to wake it, choose a \
+file, and connect it to Get Video Components instead.""",
+        PATTERNS,
+        ELSEWHERE,
+    )
+)

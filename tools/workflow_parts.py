@@ -1,0 +1,82 @@
+"""Parts that several example workflows share."""
+
+from __future__ import annotations
+
+import workflow_notes as notes
+from workflow_graph import MUTED, Graph, Node, Slot
+
+STEPS = 8
+PROMPT = "A person talks to the camera."
+FIRST, STEP, LOWER = 420, 340, 160
+"""x of the first column after the note, from column to column, y below the links that run straight."""
+
+
+def models(url: str, directory: str) -> list[dict[str, str]]:
+    """What the page offers to download for a loader."""
+    return [{"name": url.rsplit("/")[-1], "url": url, "directory": directory}]
+
+
+def sources(graph: Graph) -> Node:
+    """The sample, and what to put in its place."""
+    with graph.group("Portrait and speech"):
+        sample = graph.node("Hallo3Sample")
+        graph.node("LoadImage", mode=MUTED, image="example.png", height=330)
+        graph.node("LoadAudio", mode=MUTED, audio="", height=140)
+    return sample
+
+
+def built_in(graph: Graph) -> Node:
+    """The built-in set."""
+    with graph.group("Model"):
+        return graph.node("Hallo3LoadBuiltIn")
+
+
+def identity_of(graph: Graph, loaded: Node, portrait: Slot, title: str = "Identity") -> Slot:
+    """Who is on the portrait."""
+    with graph.group(title):
+        node = graph.node(
+            "Hallo3IdentityReference", height=400, portrait=portrait, vae=loaded["vae"],
+            reference_network=loaded["reference_network"],
+        )  # fmt: skip
+    return node["identity"]
+
+
+def speech_of(graph: Graph, loaded: Node, audio: Slot, title: str = "Speech") -> Node:
+    """What is said."""
+    with graph.group(title):
+        return graph.node("Hallo3EncodeSpeech", audio=audio, audio_encoder=loaded["audio_encoder"])
+
+
+def extrapolate(graph: Graph, loaded: Node, identity: Slot, speech: Node, **given: Slot) -> Node:
+    """The whole speech; tall, for the preview."""
+    given = {"model": loaded["model"], **given}
+    return graph.node(
+        "Hallo3Extrapolate", height=590, vae=loaded["vae"], identity=identity, speech=speech["speech"],
+        steps=STEPS, **given,
+    )  # fmt: skip
+
+
+def save(graph: Graph, video: Slot, name: str) -> None:
+    """Save Video, large enough to watch."""
+    graph.node("SaveVideo", width=360, height=500, video=video, filename_prefix=f"hallo3/{name}")
+
+
+def real_weights(graph: Graph, y: int) -> Node:
+    """Loaders for weights files and a prompt, asleep: the page asks for no file of a node that sleeps."""
+    vae, speech = models(notes.VAE, "vae"), models(notes.SPEECH, "audio_encoders")
+    text = models(notes.T5, "text_encoders")
+    with graph.group("Real weights and prompt (asleep: Ctrl+M wakes them)", "#444"):
+        graph.column(0, y)
+        graph.node("Hallo3LoadModel", mode=MUTED, model_name="built-in")
+        graph.node("Hallo3LoadReferenceNetwork", mode=MUTED, reference_network_name="built-in")
+        graph.column(310, y)
+        graph.node("VAELoader", mode=MUTED, width=310, models=vae, vae_name=vae[0]["name"])
+        graph.node(
+            "AudioEncoderLoader", mode=MUTED, width=310, models=speech, audio_encoder_name=speech[0]["name"]
+        )
+        graph.column(650, y)
+        clip = graph.node(
+            "CLIPLoader", mode=MUTED, width=340, models=text, clip_name=text[0]["name"], type="cogvideox"
+        )
+        graph.column(1020, y)
+        return graph.node("CLIPTextEncode", mode=MUTED, height=140, text=PROMPT, clip=clip["CLIP"])
