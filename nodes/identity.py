@@ -32,6 +32,7 @@ class Hallo3IdentityReference(io.ComfyNode):
                 "what counts as the face."
             ),
             search_aliases=["hallo3", "portrait", "reference image", "face identity"],
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px a side."),
                 io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),

@@ -49,11 +49,11 @@ def five_stages(graph: Graph) -> None:
     graph.column(FIRST + STEP, LOWER)
     speech = speech_of(graph, loaded, sample["speech"], "1 Audio encoding")
     identity = identity_of(graph, loaded, sample["portrait"], "2 Identity reference")
-    text = real_weights(graph, 1080)
+    text = real_weights(graph, 1000)
 
     def sampler(segment: int, **motion: Slot) -> Node:
         return graph.node(
-            "Hallo3Sampler", height=590, model=loaded["model"], vae=loaded["vae"], identity=identity,
+            "Hallo3Sampler", height=570, model=loaded["model"], vae=loaded["vae"], identity=identity,
             speech=speech["speech"], segment=segment, steps=STEPS, positive=text["CONDITIONING"], **motion,
         )  # fmt: skip
 
@@ -67,16 +67,15 @@ def five_stages(graph: Graph) -> None:
     with graph.group("4 VAE decode: segment 0"):
         first = decode(sampled)
     with graph.group("5 Extrapolation: segment 1 goes on from segment 0"):
-        graph.column(FIRST + 3 * STEP, 340)
+        graph.column(FIRST + 3 * STEP, 310)
         sampled = sampler(1, motion_frames=first["motion_frames"])
-        graph.column(FIRST + 4 * STEP, 340)
+        graph.column(FIRST + 4 * STEP, 310)
         second = decode(sampled)
     graph.column(FIRST + 5 * STEP)
     with graph.group("Video"):
         images = {"images.image0": first["images"], "images.image1": second["images"]}
         joined = graph.node("BatchImagesNode", **images)
         video = graph.node("CreateVideo", images=joined["IMAGE"], audio=sample["speech"], fps=speech["fps"])
-        graph.column(FIRST + 6 * STEP)
         save(graph, video["VIDEO"], "five_stages")
 
 
@@ -108,7 +107,6 @@ def with_ksampler(graph: Graph) -> None:
             "Hallo3VAEDecode", samples=sampled["LATENT"], vae=loaded["vae"], identity=identity
         )
         video = graph.node("CreateVideo", images=decoded["images"], audio=sample["speech"], fps=speech["fps"])
-        graph.column(FIRST + 5 * STEP)
         save(graph, video["VIDEO"], "with_ksampler")
 
 
@@ -119,7 +117,7 @@ def long_speech(graph: Graph) -> None:
     graph.column(FIRST)
     loaded = built_in(graph)
     sample = sources(graph)
-    text = real_weights(graph, 1080)
+    text = real_weights(graph, 1040)
     graph.column(FIRST + 2 * STEP)
     with graph.group("Sampling"):
         cached = graph.node("EasyCache", model=loaded["model"])
@@ -172,7 +170,6 @@ def video_sound_and_upscale(graph: Graph) -> None:
     with graph.group("Larger, with the same sound"):
         larger = graph.node("ImageScaleBy", image=made["images"], upscale_method="lanczos", scale_by=2.0)
         video = graph.node("CreateVideo", images=larger["IMAGE"], audio=parts["audio"], fps=speech["fps"])
-        graph.column(FIRST + 5 * STEP)
         save(graph, video["VIDEO"], "upscaled")
 
 

@@ -144,7 +144,7 @@ class Graph:
             "id": len(self.nodes) + len(self.notes) + 1, "type": "MarkdownNote", "title": "Read me",
             "pos": [self._x, self._y + TITLE], "size": [width, height], "flags": {}, "order": 0,
             "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": [text],
-            "color": "#432", "bgcolor": "#653",
+            "color": "#222", "bgcolor": "#000",
         }  # fmt: skip
         self.notes.append(made)
         self._y += TITLE + height + GAP

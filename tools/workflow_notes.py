@@ -50,7 +50,7 @@ FIVE_STAGES = "\n\n".join(
 2. Identity Reference looks at the portrait once.
 3. Sampler draws a segment: 49 frames, 2 s.
 4. VAE Decode makes pictures of it.
-5. The next segment goes on from the last two frames, `motion_frames`.
+5. The next segment goes on from the last two frames, motion_frames.
 
 Two of four segments are made here. For a whole speech, Hallo3 Extrapolate does all this by itself.""",
         PATTERNS,
@@ -84,7 +84,7 @@ released model's 480 x 720, a minute takes 6.2 GB of memory.
 - *Try a piece first*: select Trim Audio Duration and press Ctrl+B; it then passes on 5 s.
 - *EasyCache* skips steps that change little. A lower threshold skips less; Ctrl+B turns it off.
 - *Original Sampler* and *Original Schedule* are what Extrapolate uses anyway; put others in their place.
-- *Prompt*: with real weights, wake that group, Conditioning Zero Out and CFG Guider.""",
+- *Prompt*: with real weights, wake group *Real weights and prompt*, Conditioning Zero Out and CFG Guider.""",
         PATTERNS,
         YOURS,
         HERE,

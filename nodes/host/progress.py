@@ -57,9 +57,12 @@ class RunProgress:
         context, total = get_executing_context(), self._bar.total
         if context is None or self._segments == 1:
             return
-        left = (time.monotonic() - self._begun) / max(1, self._value) * (total - self._value)
+        taken = time.monotonic() - self._begun
+        left = taken / max(1, self._value) * (total - self._value)
         segment = min(self._segments, self._value // self._per_segment + 1)
         text = f"segment {segment} of {self._segments}, {minutes(left)} left"
+        if self._value == total:
+            text = f"{self._segments} segments in {minutes(taken)}"
         PromptServer.instance.send_progress_text(text, context.node_id)
 
 

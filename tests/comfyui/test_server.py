@@ -106,6 +106,7 @@ def test_progress_is_one_bar_with_previews_and_time_left(server: Server) -> None
     assert set(totals) == {4 * (8 + 6)}
     assert values[-1] == totals[-1]
     assert watched.previews >= 4 * 8
+    assert watched.texts[-1].startswith("4 segments in 0:0")
     assert any(text.startswith("segment 2 of 4, 0:0") and text.endswith("left") for text in watched.texts)
 
 

@@ -149,3 +149,10 @@ def test_the_blueprint_fits_our_nodes(path: Path) -> None:
         outside = link["target_id"] == inner["outputNode"]["id"]
         slots = inner["outputs"] if outside else nodes[link["target_id"]]["inputs"]
         assert slots[link["target_slot"]]["type"] == link["type"]
+
+
+@every_workflow
+def test_every_workflow_has_a_thumbnail(path: Path) -> None:
+    """``make pictures`` makes them."""
+    assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert path.with_suffix(".jpg").stat().st_size < 100_000
