@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract pictures soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract workflows pictures soak lint format bench parity clean
 
 setup: $(READY)
 
@@ -44,7 +44,10 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 test-comfyui: $(COMFYUI_READY)
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs
 
-# Needs a Chromium: thumbnails, the README's picture, preview colours; and the templates themselves.
+# These need a Chromium: the templates; their thumbnails, the README's picture, preview colours.
+workflows: $(COMFYUI_READY)
+	$(COMFYUI_PY) tools/write_workflows.py
+
 pictures: $(COMFYUI_READY)
 	$(COMFYUI_PY) tools/make_pictures.py
 

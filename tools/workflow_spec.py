@@ -48,13 +48,10 @@ class Spec:
     outputs: tuple[Output, ...]
 
 
-def read_specs(source: str) -> dict[str, Spec]:
-    """Every node of a server, http://..., or of a saved ``/object_info``."""
-    if source.startswith("http"):
-        with urllib.request.urlopen(source + "/object_info", timeout=60) as answer:
-            info = json.load(answer)
-    else:
-        info = json.loads(Path(source).read_text(encoding="utf-8"))
+def read_specs(url: str) -> dict[str, Spec]:
+    """Every node of a server."""
+    with urllib.request.urlopen(url + "/object_info", timeout=60) as answer:
+        info = json.load(answer)
     return {name: _spec(name, node) for name, node in info.items()}
 
 

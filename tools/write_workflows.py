@@ -1,6 +1,6 @@
-"""Write workflows/, workflows/api/ and subgraphs/: ``python tools/write_workflows.py --server URL``.
+"""Write workflows/, workflows/api/ and subgraphs/: ``make workflows``.
 
-Needs a ComfyUI with this pack, playwright and Chromium. Every workflow is opened in ComfyUI's page, and what
+Needs ComfyUI, playwright and Chromium; starts a server of its own unless one is named. Every workflow is opened in ComfyUI's page, and what
 the page itself would save is written; its API form too, since some nodes' inputs only the page knows.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workflow_spec import Spec, read_specs  # noqa: E402
 from workflow_subgraph import NAME, blueprint  # noqa: E402
 
 from comfyui.browser import Page, opened  # noqa: E402
+from comfyui.server import Server  # noqa: E402
 
 WORKFLOWS, SUBGRAPHS = ROOT / "workflows", ROOT / "subgraphs"
 
@@ -74,15 +76,27 @@ def write_example(page: Page, name: str, specs: dict[str, Spec], pictures: Path 
 def main() -> None:
     """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", default="http://127.0.0.1:8188", help="where ComfyUI runs")
-    parser.add_argument("--object-info", help="a saved /object_info, in place of the server's")
+    parser.add_argument("--server", help="a ComfyUI with this pack that runs already")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the page")
     given = parser.parse_args()
-    specs = read_specs(given.object_info or given.server)
+    if given.server:
+        write_all(given.server, given.pictures)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        try:
+            write_all(server.url, given.pictures)
+        finally:
+            server.stop()
+
+
+def write_all(url: str, pictures: Path | None) -> None:
+    """The blueprint and every workflow, with the nodes of a server."""
+    specs = read_specs(url)
     write(SUBGRAPHS / f"{NAME}.json", blueprint(specs))
-    with opened(given.server) as page:
+    with opened(url) as page:
         for name in EXAMPLES:
-            write_example(page, name, specs, given.pictures)
+            write_example(page, name, specs, pictures)
 
 
 if __name__ == "__main__":
