@@ -1,7 +1,8 @@
 """Write workflows/, workflows/api/ and subgraphs/: ``make workflows``.
 
-Needs ComfyUI, playwright and Chromium; starts a server of its own unless one is named. Every workflow is opened in ComfyUI's page, and what
-the page itself would save is written; its API form too, since some nodes' inputs only the page knows.
+Needs ComfyUI, playwright and Chromium; starts a server of its own unless one is named. Every workflow is
+opened in ComfyUI's page, and what the page itself would save is written; its API form too, since some nodes'
+inputs only the page knows.
 """
 
 from __future__ import annotations
