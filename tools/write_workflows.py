@@ -18,12 +18,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-from workflow_examples import EXAMPLES, example  # noqa: E402
-from workflow_spec import Spec, read_specs  # noqa: E402
-from workflow_subgraph import NAME, blueprint  # noqa: E402
-
 from comfyui.browser import Page, opened  # noqa: E402
 from comfyui.server import Server  # noqa: E402
+from templates.examples import EXAMPLES, example  # noqa: E402
+from templates.spec import Spec, read_specs  # noqa: E402
+from templates.subgraph import NAME, blueprint  # noqa: E402
 
 WORKFLOWS, SUBGRAPHS = ROOT / "workflows", ROOT / "subgraphs"
 

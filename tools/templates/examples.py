@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import workflow_notes as notes
-from workflow_graph import BYPASSED, MUTED, Graph, Node, Slot
-from workflow_parts import (
+from . import notes
+from .graph import BYPASSED, MUTED, Graph, Node, Slot
+from .parts import (
     FIRST,
     LOWER,
     STEP,
@@ -19,7 +19,7 @@ from workflow_parts import (
     sources,
     speech_of,
 )
-from workflow_spec import Spec
+from .spec import Spec
 
 
 def talking_portrait(graph: Graph) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from workflow_spec import Input, Spec
+from .spec import Input, Spec
 
 ACTIVE, MUTED, BYPASSED = 0, 2, 4
 TITLE, GAP, GROUP_GAP, GROUP_PADDING, GROUP_TITLE = 30, 36, 88, 20, 48

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflow_graph import OUTSIDE_IN, OUTSIDE_OUT, ROW, Graph, identifier
-from workflow_spec import Spec
+from .graph import OUTSIDE_IN, OUTSIDE_OUT, ROW, Graph, identifier
+from .spec import Spec
 
 NAME = "Talking portrait"
 SOCKETS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import workflow_notes as notes
-from workflow_graph import MUTED, Graph, Node, Slot
+from . import notes
+from .graph import MUTED, Graph, Node, Slot
 
 STEPS = 8
 PROMPT = "A person talks to the camera."

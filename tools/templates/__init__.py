@@ -1,0 +1,1 @@
+"""The example workflows as code: what stands where, what the notes say, ComfyUI's format."""
