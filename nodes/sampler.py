@@ -66,15 +66,7 @@ class Hallo3Sampler(io.ComfyNode):
         sigmas: Any = None,
     ) -> io.NodeOutput:
         checked(seed, motion_drop, steps, guidance_scale)
-        sampling = Sampling(
-            model=model,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            positive=positive,
-            guider=guider,
-            sampler=sampler,
-            sigmas=sigmas,
-        )
+        sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, sampling.config)
         host_vae.check_vae(vae, sampling.config.vae)
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)

@@ -21,7 +21,7 @@ from .model import config_of
 from .original import bound, original_sampler, original_sigmas
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a run is sampled. Whatever is None is the original's; ``guider`` brings its own model, guidance
     and text. Raises ``InputError`` for a model that is not Hallo3's and for sigmas that cannot be stepped

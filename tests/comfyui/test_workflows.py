@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,24 @@ def test_comfyui_lists_the_blueprint(server: Server) -> None:
     assert any(
         blueprint["name"] == "Talking portrait" for blueprint in server.get("/global_subgraphs").values()
     )
+
+
+def fetched(server: Server, path: str) -> bytes:
+    with urllib.request.urlopen(server.url + urllib.parse.quote(path), timeout=60) as answer:
+        return answer.read()
+
+
+def test_comfyui_serves_help_pages_texts_and_thumbnails(server: Server) -> None:
+    """At the addresses where its page looks for them."""
+    for node in json.loads((REPOSITORY / "tests/data/nodes.json").read_text(encoding="utf-8")):
+        for page in (f"{node}.md", f"{node}/zh.md"):
+            found = fetched(server, f"/extensions/{PACK}/docs/{page}")
+            assert found == (REPOSITORY / "web" / "docs" / page).read_bytes()
+    texts = server.get("/i18n")
+    assert texts["zh"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 视频外推"
+    assert texts["en"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 Extrapolate"
+    for name in NAMES:
+        assert fetched(server, f"/api/workflow_templates/{PACK}/{name}.jpg")[:2] == b"\xff\xd8"
 
 
 @pytest.mark.parametrize("name", NAMES)
