@@ -36,6 +36,7 @@ KEPT: dict[str, str] = {
     "sampler_toy_8steps": ".*",
     "sampler_toy_50steps": r"in\..*|out\..*|toy\..*|net_t_.*|noise_used_.*|n_draws.*",
     "schedule": ".*",
+    "train_loss": r"in\..*|draw\..*|mid\.net_out|out\..*",
     "vae_decode_chunked": ".*",
     "vae_decode_onego": r"in\..*|out\.first_[123]_.*",
     "vae_encode": r".*_[1235]",

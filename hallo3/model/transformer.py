@@ -97,6 +97,11 @@ class Hallo3Transformer(Trunk):
         tokens = tokens.flatten(0, 1)
         return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
 
+    def hallo3_blocks(self) -> tuple[Hallo3Block, ...]:
+        """The blocks, each of which projects its own conditions."""
+        return tuple(cast(Hallo3Block, block) for block in self.transformer_blocks)
+
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
-        made = OnAccess(lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers)
+        blocks = self.hallo3_blocks()
+        made = OnAccess(lambda index: make(blocks[index], index), len(blocks))
         return made if on_access else tuple(made)

@@ -1,0 +1,91 @@
+"""The original's training loss on the package's own networks (facts 15, golden ``train_loss``).
+
+B samples, C latent channels, T latent frames, M text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hallo3.model.conditions import Conditions
+from hallo3.model.embeddings import rotary_tables
+from hallo3.model.reference import ReferenceNetwork
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.ops import OnAccess
+from hallo3.sampling.schedule import denoiser_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Clips and their conditions; what is dropped in training is zeros already.
+
+    ``latents`` and ``image_latents`` [B, C, T, h, w] (portrait and motion frames, zeros after),
+    ``face_latents`` [B, C, 1, h, w] of the portrait with everything but the face black, ``windows``
+    [B, F, window, layers, channels], ``face_embedding`` [B, E], ``prompt_embeds`` [B, M, text_dim].
+    """
+
+    latents: Tensor
+    image_latents: Tensor
+    face_latents: Tensor
+    windows: Tensor
+    face_embedding: Tensor
+    prompt_embeds: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What chance decides of a training step: an entry of the noise table [B], and noise like the latents."""
+
+    table_index: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """The loss of every sample [B], and what the network saw and said on the way."""
+
+    per_sample: Tensor
+    noisy: Tensor
+    velocity: Tensor
+
+
+def velocity_loss(dit: Hallo3Transformer, reference: ReferenceNetwork, batch: Batch, draw: Draw) -> Loss:
+    """Mean squared error of the velocity at one noise level a sample.
+
+    The original weighs the error of x0 with 1 / (1 - alpha^2), which is this. Its reference network reads
+    the caption in training; gradients flow into it as far as its parameters ask for them.
+    """
+    alpha = denoiser_table().to(batch.latents)[draw.table_index.cpu()]
+    signal = alpha[:, None, None, None, None]
+    spread = (1 - signal**2).sqrt()
+    noisy = signal * batch.latents + spread * draw.noise
+    features = reference.features(batch.face_latents, batch.prompt_embeds)
+    modulation = dit.modulate(draw.table_index.float(), noisy)
+    velocity = dit(noisy, batch.image_latents, modulation, _conditions(dit, batch, features))
+    target = signal * draw.noise - spread * batch.latents
+    error = (velocity - target).square().flatten(1).mean(dim=1)
+    return Loss(per_sample=error, noisy=noisy, velocity=velocity)
+
+
+def _conditions(dit: Hallo3Transformer, batch: Batch, features: tuple[Tensor, ...]) -> Conditions:
+    """Every sample its own portrait: keys and values of a face stand once for each latent frame."""
+    frames, layers = batch.latents.shape[2], dit.config.layers
+    faces = dit.face_proj(batch.face_embedding).repeat_interleave(frames, dim=0)
+    blocks = dit.hallo3_blocks()
+    return Conditions(
+        text=dit.patch_embed.text(batch.prompt_embeds),
+        reference=OnAccess(lambda i: blocks[i].reference_kv(features[i]), layers),
+        face=OnAccess(lambda i: blocks[i].face_kv(faces), layers),
+        audio=dit.hear(batch.windows, on_access=True),
+        rotary=rotary_tables(dit.config, dit.latent._replace(frames=frames)).to(batch.latents),
+    )
+
+
+def drawn(latents: Tensor, generator: torch.Generator) -> Draw:
+    """A uniform table entry and normal noise for every sample."""
+    index = torch.randint(len(denoiser_table()), (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    return Draw(table_index=index, noise=noise.to(latents))
