@@ -97,7 +97,8 @@ def rendered(
     """Each segment's new frames [F, 3, h, w] in 0..1, without bars, as soon as they are finished."""
     plan, noise = socket.speech.plan, seeded_noise(seed)
     slices = len(decode_slices(sampling.config.segment.shape.latent.frames))
-    progress = RunProgress(sampling.patcher, len(plan), len(sampling.schedule) - 1, slices)
+    sigmas = sampling.schedule()
+    progress = RunProgress(sampling.patcher, len(plan), len(sigmas) - 1, slices)
 
     def encode(pixels: Tensor, segment: Segment) -> Tensor:
         del segment
@@ -105,7 +106,7 @@ def rendered(
 
     def sample(image_latents: Tensor, segment: Segment) -> Tensor:
         read = heard(identity, socket, segment, image_latents)
-        return sampling.sample(read, noise, seed, segment.index, progress.sampler(segment.index))
+        return sampling.sample(read, sigmas, noise, seed, segment.index, progress.sampler(segment.index))
 
     def decode(latents: Tensor) -> Iterator[Tensor]:
         return host_vae.decode(vae, latents, progress.slice_done)

@@ -72,8 +72,9 @@ class Hallo3Sampler(io.ComfyNode):
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
         pixels = shown(identity, speech, wanted, motion_frames, noise, motion_drop)
         read = heard(identity, speech, wanted, host_vae.encode(vae, pixels))
-        progress = RunProgress(sampling.patcher, 1, len(sampling.schedule) - 1, 0)
-        latents = sampling.sample(read, noise, seed, segment, progress.sampler(0))
+        sigmas = sampling.schedule()
+        progress = RunProgress(sampling.patcher, 1, len(sigmas) - 1, 0)
+        latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
         return io.NodeOutput(latent_of(latents, wanted))
 
 

@@ -38,6 +38,8 @@ class Schedule:
     """The steps of a run, from pure noise to the clean latents."""
 
     steps: tuple[Step, ...]
+    first: int = 0
+    """Where the first step stands in the schedule that these were cut from."""
 
     @property
     def timesteps(self) -> Tensor:
@@ -58,9 +60,7 @@ def schedule(steps: int) -> Schedule:
             do="choose a number in that range; the released model was made for 50",
         )
     table = denoiser_table()
-    timesteps: list[int] = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
-    picked = _training_alphas()[timesteps[::-1]]
-    alphas = torch.cat((zero_terminal(picked).flip(0), torch.ones(1)))
+    timesteps, alphas = picked_alphas(steps)
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
 
     def step(index: int) -> Step:
@@ -73,6 +73,13 @@ def schedule(steps: int) -> Schedule:
         )
 
     return Schedule(tuple(step(index) for index in range(steps)))
+
+
+def picked_alphas(steps: int) -> tuple[list[int], Tensor]:
+    """The timesteps of so many steps, and the alphas [steps + 1] they start from, the last of which is 1."""
+    timesteps: list[int] = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
+    picked = _training_alphas()[timesteps[::-1]]
+    return timesteps, torch.cat((zero_terminal(picked).flip(0), torch.ones(1)))
 
 
 def denoiser_table() -> Tensor:

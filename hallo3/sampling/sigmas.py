@@ -7,11 +7,12 @@ a noisy latent is ``sqrt(1 + sigma^2)`` times as large.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .schedule import Schedule, Step, schedule
+from .schedule import TRAIN_STEPS, Schedule, Step, picked_alphas, schedule
 
 
 def sigmas_of(steps: int, sigma_max: float) -> Tensor:
@@ -19,22 +20,22 @@ def sigmas_of(steps: int, sigma_max: float) -> Tensor:
 
     It begins with pure noise, whose sigma is infinite: ``sigma_max`` stands for it.
     """
-    alphas = torch.tensor([step.alpha for step in schedule(steps).steps], dtype=torch.float64)
+    alphas = picked_alphas(steps)[1].double()
     sigmas = torch.sqrt(1 - alphas**2) / alphas
     sigmas[alphas == 0] = sigma_max
-    return torch.cat((sigmas, sigmas.new_zeros(1))).float()
+    return sigmas.float()
 
 
 def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], float]) -> Schedule:
-    """Sigmas [N + 1] as steps; the original's own are recognised and give the original's steps exactly.
+    """Sigmas [N + 1] as steps; the original's own, whole or a part, give the original's steps exactly.
 
     Of any other schedule the network is told what ``timestep`` says of each sigma, and nothing is snapped
     to the training table.
     """
     values = sigmas.float().cpu()
-    steps = len(values) - 1
-    if torch.equal(values, sigmas_of(steps, sigma_max)):
-        return schedule(steps)
+    found = _part_of_the_original(values, sigma_max)
+    if found is not None:
+        return found
     ends = [alpha_of(float(sigma)) for sigma in values]
 
     def step(index: int) -> Step:
@@ -42,7 +43,19 @@ def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], fl
         told = timestep(float(values[index]))
         return Step(index=index, timestep=told, alpha=alpha, next_alpha=following, table_alpha=alpha)
 
-    return Schedule(tuple(step(index) for index in range(steps)))
+    return Schedule(tuple(step(index) for index in range(len(values) - 1)))
+
+
+def _part_of_the_original(values: Tensor, sigma_max: float) -> Schedule | None:
+    """The steps that these sigmas were cut from; the whole schedule is looked at first."""
+    for steps in range(len(values) - 1, TRAIN_STEPS + 1):
+        whole = sigmas_of(steps, sigma_max)
+        for place in (whole == values[0]).nonzero():
+            first = int(place)
+            if torch.equal(whole[first : first + len(values)], values):
+                cut = schedule(steps).steps[first : first + len(values) - 1]
+                return Schedule(tuple(replace(step, index=i) for i, step in enumerate(cut)), first)
+    return None
 
 
 def alpha_of(sigma: float) -> float:

@@ -17,7 +17,8 @@ SEGMENT = "hallo3_segment"
 """Key of a conditioning entry's :class:`SegmentInput`."""
 IDENTITY, AUDIO, LATENT_FRAMES = "hallo3_identity", "hallo3_windows", "hallo3_latent_frames"
 """Keyword arguments of the transformer."""
-NEGATIVE = "negative"
+SILENT = ("negative", "empty_negative_prompt")
+"""What ComfyUI's guiders call their unconditional branch."""
 
 Conditioning = list[list[Any]]
 
@@ -72,13 +73,18 @@ def with_segment(conditioning: Conditioning, segment: SegmentInput) -> Condition
     return [[text, {**extras, SEGMENT: segment}] for text, extras in conditioning]
 
 
-def fitting_text(text: Tensor, config: Hallo3Config) -> Tensor:
+def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
     """Text [B, M, text_dim] cut to the model's tokens: ComfyUI's T5 pads to them and does not cut."""
     trunk = config.trunk
-    if text.ndim != 3 or text.shape[2] != trunk.text_dim or text.shape[1] < trunk.text_tokens:
+    if (
+        not isinstance(text, Tensor)
+        or text.ndim != 3
+        or text.shape[2] != trunk.text_dim
+        or text.shape[1] < trunk.text_tokens
+    ):
         raise InputError(
             "The positive conditioning does not fit this model.",
-            found=f"text embeddings {list(text.shape[1:])}",
+            found=f"text embeddings {list(text.shape)}" if isinstance(text, Tensor) else "no text embeddings",
             expected=f"at least {trunk.text_tokens} tokens of {trunk.text_dim} numbers",
             do="load T5-XXL with Load CLIP, type cogvideox; the built-in model takes no prompt",
         )

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import InputError
-from .conditioning import AUDIO, IDENTITY, LATENT_FRAMES, SEGMENT, SegmentInput, Shared
+from ...hallo3.shapes import expect
+from .conditioning import AUDIO, IDENTITY, LATENT_FRAMES, SEGMENT, SegmentInput, Shared, fitting_text
 from .previews import rgb_factors
 from .transformer import NativeTransformer
 
@@ -73,6 +74,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
     def concat_cond(self, **kwargs: Any) -> Tensor:
         """Image latents [B, C, T, h, w], scaled, zeros after the frames that are known."""
         noise, segment = kwargs["noise"], _segment(kwargs)
+        expect(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
         known = self.process_latent_in(segment.image_latents.to(noise))
         missing = noise.shape[2] - known.shape[2]
         return F.pad(known, (0, 0, 0, 0, 0, missing)).expand(noise.shape[0], -1, -1, -1, -1)
@@ -83,7 +85,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
         segment = _segment(kwargs)
         return {
             "c_concat": comfy.conds.CONDNoiseShape(self.concat_cond(**kwargs)),
-            "c_crossattn": comfy.conds.CONDRegular(kwargs["cross_attn"]),
+            "c_crossattn": comfy.conds.CONDRegular(fitting_text(kwargs.get("cross_attn"), self.config)),
             IDENTITY: Shared(segment.identity),
             AUDIO: comfy.conds.CONDRegular(segment.windows),
             LATENT_FRAMES: Shared(None),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...hallo3.errors import InputError
 from ...hallo3.noise import Noise, Purpose, seeded_noise
 from ...hallo3.sampling.denoiser import noise_share
 from ...hallo3.sampling.samplers import sampler_named
@@ -20,8 +22,39 @@ NOISE_SOURCE = "noise_source"
 
 
 def original_sigmas(model: Any, steps: int) -> Tensor:
-    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for its pure noise."""
-    return sigmas_of(steps, _sigma_max(model.model))
+    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for its pure noise.
+
+    Raises ``InputError`` for a MODEL whose noise another node has replaced by one without pure noise.
+    """
+    sigmas = sigmas_of(steps, float(model.get_model_object("model_sampling").sigma_max))
+    if not falls(sigmas):
+        raise InputError(
+            "The original's schedule does not fit this model's noise.",
+            found=f"a largest sigma of {float(sigmas[0]):g}, as a ModelSampling node sets it",
+            expected="noise that ends in no signal at all (zero SNR), as Hallo3's does",
+            do="take that node away, or connect sigmas from BasicScheduler and another sampler",
+        )
+    return sigmas
+
+
+def falls(sigmas: Tensor) -> bool:
+    """Whether sigmas can be stepped through: at least two finite numbers that fall to 0 or more."""
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas.isfinite().all()):
+        return False
+    return bool((sigmas.diff() < 0).all()) and float(sigmas[-1]) >= 0
+
+
+def check_sigmas(sigmas: Any) -> None:
+    """Refuse sigmas that cannot be stepped through. Raises ``InputError``."""
+    if isinstance(sigmas, Tensor) and falls(sigmas):
+        return
+    shown = f"{sigmas.flatten()[:4].tolist()} ..." if isinstance(sigmas, Tensor) else repr(sigmas)
+    raise InputError(
+        "The sigmas cannot be sampled.",
+        found=shown,
+        expected="at least two finite numbers that fall",
+        do="connect Hallo3 Original Schedule or BasicScheduler",
+    )
 
 
 def original_sampler(name: str) -> Any:
@@ -49,8 +82,11 @@ def _sample(
     del disable
     extra_args = extra_args or {}
     inner = model.inner_model.inner_model
+    check_sigmas(sigmas)
+    _check_prediction(inner.model_sampling)
     source = noise_source or seeded_step_noise(seeded_noise(extra_args.get("seed") or 0), 0)
-    steps = schedule_of(sigmas, _sigma_max(inner), lambda sigma: _timestep(inner, sigma))
+    largest = float(inner.model_sampling.sigma_max)
+    steps = schedule_of(sigmas, largest, lambda sigma: _timestep(inner, sigma))
     sizes = [float(sigma) for sigma in sigmas]
 
     def denoise(latents: Tensor, step: Step) -> Tensor:
@@ -65,7 +101,7 @@ def _sample(
         return denoised
 
     def draw(index: int) -> Tensor:
-        return source(index, tuple(x.shape)).to(x)
+        return source(steps.first + index, tuple(x.shape)).to(x)
 
     start = x / (1 + sizes[0] ** 2) ** 0.5
     made = sampler_named(name)(denoise, start, steps, draw, lambda _: None)
@@ -83,8 +119,14 @@ def _told(extra_args: dict[str, Any], timestep: float) -> dict[str, Any]:
     return {**extra_args, "model_options": options}
 
 
-def _sigma_max(inner: Any) -> float:
-    return float(inner.model_sampling.sigma_max)
+def _check_prediction(model_sampling: Any) -> None:
+    if not isinstance(model_sampling, comfy.model_sampling.V_PREDICTION):
+        raise InputError(
+            "The original's sampler does not fit this model's sampling.",
+            found=" + ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:-1][:3]),
+            expected="v-prediction, as Hallo3's networks were trained",
+            do="take the ModelSampling node away, or connect another sampler",
+        )
 
 
 def _timestep(inner: Any, sigma: float) -> float:

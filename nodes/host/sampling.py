@@ -16,9 +16,9 @@ from torch import Tensor
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import InputError
 from ...hallo3.noise import Noise, Purpose
-from .conditioning import NEGATIVE, SEGMENT, Conditioning, SegmentInput, branches, fitting_text
+from .conditioning import SEGMENT, SILENT, Conditioning, SegmentInput, branches, fitting_text
 from .model import config_of
-from .original import bound, original_sampler, original_sigmas
+from .original import bound, check_sigmas, original_sampler, original_sigmas
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,22 @@ class Sampling:
                 do="connect one of these, or disconnect guider",
             )
         config_of(self.patcher, "model" if self.guider is None else "guider's model")
-        if self.sigmas is not None and not _falls(self.sigmas):
+        if self.sampler is not None and not hasattr(self.sampler, "sample"):
             raise InputError(
-                "The sigmas cannot be sampled.",
-                found=f"{list(self.sigmas.shape)}: {self.sigmas.flatten()[:4].tolist()} ...",
-                expected="at least two finite numbers that fall",
-                do="connect Hallo3 Original Schedule or BasicScheduler",
+                "The sampler cannot be used.",
+                found=repr(self.sampler),
+                expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
+                do="connect one of these, or disconnect sampler",
             )
+        if self.positive is not None and not _is_conditioning(self.positive):
+            raise InputError(
+                "The positive conditioning cannot be used.",
+                found=repr(self.positive)[:60],
+                expected="a CONDITIONING from CLIP Text Encode (Prompt)",
+                do="connect one, or disconnect positive",
+            )
+        if self.sigmas is not None:
+            check_sigmas(self.sigmas)
 
     @property
     def patcher(self) -> Any:
@@ -62,13 +71,17 @@ class Sampling:
         """Its configuration."""
         return config_of(self.patcher)
 
-    @property
     def schedule(self) -> Tensor:
-        """The sigmas that are stepped through."""
+        """The sigmas of a run: asked once, used for all of its segments."""
         return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
 
-    def sample(self, heard: SegmentInput, noise: Noise, seed: int, segment: int, callback: Any) -> Tensor:
-        """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step."""
+    def sample(
+        self, heard: SegmentInput, sigmas: Tensor, noise: Noise, seed: int, segment: int, callback: Any
+    ) -> Tensor:
+        """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step.
+
+        Raises ``InputError`` if sampling gives values that are not numbers.
+        """
         config = self.config
         shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
         start = noise(Purpose.START, segment, 0, shape)
@@ -77,16 +90,23 @@ class Sampling:
             start,
             torch.zeros_like(start),
             bound(sampler, noise, segment),
-            self.schedule,
+            sigmas,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=segment_seed(seed, segment),
         )
+        if not bool(latents.isfinite().all()):
+            raise InputError(
+                "Sampling gave values that are not numbers.",
+                found=f"NaN or infinity in segment {segment}",
+                expected="finite latents",
+                do="try other weights or weight_dtype, and without LoRA, ModelSampling and guider nodes",
+            )
         return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
 
     def _guider(self, heard: SegmentInput) -> Any:
         """ComfyUI's own guider, or a copy of the user's that hears this segment. A user's guider keeps its
-        texts; of its conditioning only what is called negative hears nothing."""
+        texts. Conditioning that was silent stays so; of any other, what a guider calls negative."""
         if self.guider is None:
             made = comfy.samplers.CFGGuider(self.model)
             made.set_conds(*branches(self.positive, heard, self.config))
@@ -94,13 +114,16 @@ class Sampling:
             return made
         mine = copy.copy(self.guider)
         mine.original_conds = {
-            name: [self._hearing(entry, heard.silent if name == NEGATIVE else heard) for entry in entries]
+            name: [self._hearing(name, entry, heard) for entry in entries]
             for name, entries in self.guider.original_conds.items()
         }
         return mine
 
-    def _hearing(self, entry: dict[str, Any], heard: SegmentInput) -> dict[str, Any]:
-        return {**entry, "cross_attn": fitting_text(entry["cross_attn"], self.config), SEGMENT: heard}
+    def _hearing(self, name: str, entry: dict[str, Any], heard: SegmentInput) -> dict[str, Any]:
+        before: SegmentInput | None = entry.get(SEGMENT)
+        silent = name in SILENT if before is None else not bool(before.windows.any())
+        text = fitting_text(entry.get("cross_attn"), self.config)
+        return {**entry, "cross_attn": text, SEGMENT: heard.silent if silent else heard}
 
 
 def segment_seed(seed: int, segment: int) -> int:
@@ -108,7 +131,5 @@ def segment_seed(seed: int, segment: int) -> int:
     return int.from_bytes(blake2b(f"{seed}|{segment}".encode(), digest_size=8).digest(), "little") >> 1
 
 
-def _falls(sigmas: Tensor) -> bool:
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas.isfinite().all()):
-        return False
-    return bool((sigmas.diff() < 0).all()) and float(sigmas[-1]) >= 0
+def _is_conditioning(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(len(entry) == 2 for entry in value)

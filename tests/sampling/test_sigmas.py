@@ -51,3 +51,13 @@ def test_a_schedule_that_ends_in_noise_can_be_continued(sample) -> None:
     share = alpha_of(1.0)
     assert float((half - share * truth).std()) == pytest.approx((1 - share**2) ** 0.5, rel=0.5)
     torch.testing.assert_close(run(sigmas[3:], half, 3), truth)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (3, 8), (2, 5)])
+def test_a_part_of_the_originals_sigmas_keeps_its_steps(first: int, last: int) -> None:
+    part = schedule_of(sigmas_of(8, PURE)[first : last + 1], PURE, lambda _: math.nan)
+    wanted = schedule(8).steps[first:last]
+    assert part.first == first
+    assert [step.timestep for step in part.steps] == [step.timestep for step in wanted]
+    assert [step.table_alpha for step in part.steps] == [step.table_alpha for step in wanted]
+    assert [step.index for step in part.steps] == list(range(last - first))
