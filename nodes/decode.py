@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hallo3.errors import ShapeError
+from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.identity import Identity
 from ..hallo3.latents import collect
 from ..hallo3.presets import HALLO3
@@ -15,7 +15,7 @@ from ..hallo3.shapes import LatentShape
 from .host import vae as host_vae
 from .sockets import KEEP
 from .sockets import Identity as IdentitySocket
-from .values import images_of
+from .values import check_socket, images_of
 
 
 class Hallo3VAEDecode(io.ComfyNode):
@@ -50,10 +50,11 @@ class Hallo3VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: Any, vae: Any, identity: Identity | None = None) -> io.NodeOutput:
-        latents = samples["samples"]
-        _check(latents, identity)
+        latents = _latents(samples, identity)
+        host_vae.check_vae(vae)
+        _check_channels(latents, vae)
         whole = LatentShape(*latents.shape[2:]).video.frames
-        first, last = samples.get(KEEP, (0, whole))
+        first, last, _ = samples.get(KEEP, (0, whole, None))
         frames = collect(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
         kept = frames[first:last]
         if identity is not None:
@@ -62,15 +63,33 @@ class Hallo3VAEDecode(io.ComfyNode):
         return io.NodeOutput(images_of(kept), images_of(motion))
 
 
-def _check(latents: Tensor, identity: Identity | None) -> None:
-    if latents.ndim != 5 or len(latents) != 1:
+def _latents(samples: Any, identity: Identity | None) -> Tensor:
+    """The latents of a LATENT, if they can be one segment's. Raises ``ShapeError`` or ``InputError``."""
+    latents = samples.get("samples") if isinstance(samples, dict) else None
+    if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
         raise ShapeError(
             "These latents are not one segment's.",
-            found=str(list(latents.shape)),
+            found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
             expected="[1, channels, frames, height, width]",
-            do="connect the LATENT of Hallo3 Sampler, or of a sampler behind Hallo3 Segment Conditioning",
+            do="connect the LATENT of Hallo3 Sampler or of a sampler; of a batch, one by Latent From Batch",
+        )
+    made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
+    if made != latents.shape[2]:
+        raise ShapeError(
+            "These latents have been cut or joined.",
+            found=f"{latents.shape[2]} latent frames",
+            expected=f"the {made} of the segment they come from",
+            do="decode each segment by itself and join the images",
+        )
+    if not bool(latents.isfinite().all()):
+        raise InputError(
+            "These latents hold values that are not numbers.",
+            found="NaN or infinity",
+            expected="finite latents",
+            do="sample again with other settings; nothing can be seen in these",
         )
     if identity is not None:
+        check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         size = LatentShape(*latents.shape[2:]).video
         canvas = tuple(identity.canvas.pixels.shape[-2:])
         if (size.height, size.width) != canvas:
@@ -80,3 +99,15 @@ def _check(latents: Tensor, identity: Identity | None) -> None:
                 expected=f"{size.width} x {size.height} px",
                 do="connect the identity that was sampled with",
             )
+    return latents
+
+
+def _check_channels(latents: Tensor, vae: Any) -> None:
+    channels = vae.latent_channels
+    if latents.shape[1] != channels:
+        raise ShapeError(
+            "These latents are not this VAE's.",
+            found=f"{latents.shape[1]} channels",
+            expected=f"{channels} channels",
+            do="connect latents that were sampled with a Hallo3 model",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,7 @@ from ..hallo3.segments import Segment
 from ..hallo3.vae.codec import decode_slices
 from . import inputs
 from .host import vae as host_vae
+from .host.memory import check_memory
 from .host.progress import RunProgress
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
@@ -82,7 +84,9 @@ class Hallo3Extrapolate(io.ComfyNode):
         host_vae.check_vae(vae, sampling.config.vae)
         frames = rendered(sampling, vae, identity, speech, seed, motion_drop)
         plan = speech.speech.plan
-        images = _gathered(frames, plan.frames)
+        size = plan.frames, identity.canvas.height, identity.canvas.width, 3
+        check_memory(math.prod(size) * 4, f"{plan.frames} frames of {size[2]} x {size[1]} px")
+        images = _gathered(frames, torch.empty(size))
         video = InputImpl.VideoFromComponents(
             Types.VideoComponents(
                 images=images, audio=audio_of(speech.recording), frame_rate=Fraction(plan.config.fps)
@@ -124,14 +128,10 @@ def rendered(
         yield identity.canvas.uncrop(pixels)
 
 
-def _gathered(frames: Iterator[Tensor], count: int) -> Tensor:
-    """Frames in one IMAGE [count, h, w, 3], made as large as it will be at once."""
-    images: Tensor | None = None
+def _gathered(frames: Iterator[Tensor], images: Tensor) -> Tensor:
+    """Frames put into one IMAGE [count, h, w, 3]."""
     filled = 0
     for pixels in frames:
-        if images is None:
-            images = torch.empty(count, *pixels.shape[2:], 3)
         images[filled : filled + len(pixels)] = pixels.permute(0, 2, 3, 1)
         filled += len(pixels)
-    assert images is not None, "a plan has at least one segment"
     return images

@@ -14,7 +14,7 @@ from .host.loading import ReferenceSocket
 from .host.reference import features_of
 from .sockets import FaceAnalyzer as FaceAnalyzerSocket
 from .sockets import Identity, ReferenceNetwork
-from .values import face_mask_of, images_of, picture_of
+from .values import check_socket, face_mask_of, images_of, picture_of
 
 
 class Hallo3IdentityReference(io.ComfyNode):
@@ -68,7 +68,10 @@ class Hallo3IdentityReference(io.ComfyNode):
         face_analyzer: FaceAnalyzer | None = None,
         face_mask: Any = None,
     ) -> io.NodeOutput:
+        check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         picture, config = picture_of(portrait), reference_network.config
+        if face_analyzer is not None and not hasattr(face_analyzer, "analyze"):
+            check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer")
         face = analyze(picture, face_analyzer or analyzer_for(config.face), config.face)
         if face_mask is not None:
             face = Face(mask=face_mask_of(face_mask, picture), embedding=face.embedding)

@@ -57,7 +57,7 @@ def heard(identity: Identity, socket: SpeechSocket, segment: Segment, image_late
 
 def latent_of(latents: Tensor, segment: Segment) -> dict[str, Any]:
     """A segment's LATENT; it remembers which frames are new."""
-    return {"samples": latents, KEEP: (segment.keep.start, segment.keep.stop)}
+    return {"samples": latents, KEEP: (segment.keep.start, segment.keep.stop, latents.shape[2])}
 
 
 def empty_latents(channels: int, grid: tuple[int, ...]) -> Tensor:

@@ -14,4 +14,5 @@ FaceAnalyzer = io.Custom("HALLO3_FACE_ANALYZER")
 """Anything that satisfies :class:`hallo3.face.analysis.FaceAnalyzer`."""
 
 KEEP = "hallo3_keep"
-"""Entry of a LATENT: the first frame of its segment that is new, and the one after its last."""
+"""Entry of a LATENT: the first frame of its segment that is new, the one after its last, and how many latent
+frames it had then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from ..hallo3.media.picture import check_picture
 from ..hallo3.media.sound import Recording
 from ..hallo3.segments import Segment
 from .host.speech import SpeechSocket
+
+OVERSHOOT = 0.5
+"""How far beyond 0..1 a scaled picture may reach."""
 
 
 def recording_of(audio: Any) -> Recording:
@@ -31,7 +35,12 @@ def recording_of(audio: Any) -> Recording:
     except (OSError, RuntimeError, ValueError) as error:
         raise _no_audio(f"a sound that cannot be read: {error}") from error
     if not isinstance(waveform, Tensor) or waveform.ndim not in (2, 3):
-        raise _no_audio(f"a waveform of {type(waveform).__name__}")
+        shape = f" {list(waveform.shape)}" if isinstance(waveform, Tensor) else ""
+        raise _no_audio(f"a waveform that is a {type(waveform).__name__}{shape}")
+    if waveform.dtype == torch.bool or waveform.is_complex():
+        raise _no_audio(f"a waveform of {waveform.dtype}")
+    if not isinstance(sample_rate, int | float) or not 1 <= sample_rate < math.inf:
+        raise _no_audio(f"a sample rate of {sample_rate!r}")
     if waveform.ndim == 3:
         if len(waveform) != 1:
             raise AudioError(
@@ -41,8 +50,16 @@ def recording_of(audio: Any) -> Recording:
                 do="pass one recording at a time",
             )
         waveform = waveform[0]
-    scale = 1.0 if waveform.is_floating_point() else 1.0 / torch.iinfo(waveform.dtype).max
-    return Recording(waveform.cpu().to(torch.float32) * scale, int(sample_rate))
+    return Recording(_floats(waveform.cpu()), int(sample_rate))
+
+
+def _floats(waveform: Tensor) -> Tensor:
+    """Samples around -1..1, whatever they were stored in; 8-bit sound is unsigned."""
+    if waveform.is_floating_point():
+        return waveform.to(torch.float32)
+    if waveform.dtype == torch.uint8:
+        return (waveform.to(torch.float32) - 128) / 128
+    return waveform.to(torch.float32) / torch.iinfo(waveform.dtype).max
 
 
 def _no_audio(found: str) -> AudioError:
@@ -60,11 +77,12 @@ def audio_of(recording: Recording) -> dict[str, Any]:
 
 
 def picture_of(image: Any) -> Tensor:
-    """An IMAGE [1, h, w, C] -> a picture [3, h, w]; transparency is dropped as ComfyUI does.
+    """An IMAGE [1, h, w, C] -> a picture [3, h, w] in 0..1; transparency is dropped as ComfyUI does.
 
-    Raises ``PortraitError`` for several pictures, other layouts and values outside 0..1.
+    Grey becomes RGB. ComfyUI's bicubic scaling goes a little beyond 0..1: that is cut. Raises
+    ``PortraitError`` for several pictures, other layouts and values that are no picture's.
     """
-    if not isinstance(image, Tensor) or image.ndim != 4 or len(image) != 1:
+    if not isinstance(image, Tensor) or image.ndim != 4 or len(image) != 1 or image.shape[3] not in (1, 3, 4):
         found = f"{list(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise PortraitError(
             "The portrait is not one picture.",
@@ -72,7 +90,11 @@ def picture_of(image: Any) -> Tensor:
             expected="one picture [1, height, width, 3]",
             do="pick one with Get Image from Batch",
         )
-    return check_picture(image[0, :, :, :3].permute(2, 0, 1).float().cpu().contiguous())
+    picture = image[0, :, :, :3].permute(2, 0, 1).float().cpu()
+    picture = picture.expand(3, -1, -1)
+    if float(picture.min()) >= -OVERSHOOT and float(picture.max()) <= 1 + OVERSHOOT:
+        picture = picture.clamp(0, 1)
+    return check_picture(picture.contiguous())
 
 
 def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
@@ -129,6 +151,8 @@ def segment_of(socket: SpeechSocket, index: int) -> Segment:
 
 def check_fit(identity: Identity, socket: SpeechSocket, config: Hallo3Config) -> None:
     """Refuse an identity or a speech that was made for another model. Raises ``InputError``."""
+    check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
+    check_socket(socket, SpeechSocket, "speech", "Hallo3 Encode Speech")
     shape, trunk, audio = config.segment.shape, config.trunk, config.audio
     found = (
         tuple(identity.canvas.pixels.shape[-2:]),
@@ -148,6 +172,18 @@ def check_fit(identity: Identity, socket: SpeechSocket, config: Hallo3Config) ->
         "speech", tuple(heard), (audio.layers, audio.channels), "the audio encoder that belongs to the model"
     )
     _same("speech", socket.speech.plan.config, config.segment, "the audio encoder that belongs to the model")
+
+
+def check_socket(value: object, kind: type, name: str, node: str) -> None:
+    """Refuse what cannot come from the node of that name: ComfyUI passes constants on. Raises
+    ``InputError``."""
+    if not isinstance(value, kind):
+        raise InputError(
+            f"There is no {name}.",
+            found="nothing" if value is None else repr(value)[:60],
+            expected=f"what {node} puts out",
+            do=f"connect {node}",
+        )
 
 
 def _same(name: str, found: object, wanted: object, use: str) -> None:

@@ -12,6 +12,8 @@ from .canvas import cover_size, pad_square
 CUT_OFF = 0.25
 """Brightness left to what hangs over the canvas."""
 STRIPE = 8
+LONGEST = 5
+"""Canvases that a strip may be long; what is left out is cut off either way."""
 READABLE = 480
 """Rows that a picture to look at should have."""
 BARS = (0.16, 0.22)
@@ -27,6 +29,7 @@ def overview(picture: Tensor, mask: Tensor, shape: VideoShape) -> Tensor:
     """
     scale = max(1, READABLE // shape.height)
     height, width = scale * shape.height, scale * shape.width
+    picture, mask = _shortened(picture, height / width), _shortened(mask[None], height / width)[0]
     h, w = picture.shape[1:]
     if h == w:
         shown = pad_square(picture, height, width)
@@ -41,6 +44,14 @@ def overview(picture: Tensor, mask: Tensor, shape: VideoShape) -> Tensor:
         light[top : top + height, left : left + width] = 1
         shown = shown * light.to(picture)
     return _boxed(shown, seen > 0.5)
+
+
+def _shortened(picture: Tensor, ratio: float) -> Tensor:
+    """The middle of a strip: no more than ``LONGEST`` canvases side by side."""
+    h, w = picture.shape[1:]
+    tall, wide = min(h, int(LONGEST * ratio * w)), min(w, int(LONGEST * h / ratio))
+    top, left = (h - tall) // 2, (w - wide) // 2
+    return picture[:, top : top + tall, left : left + wide]
 
 
 def _stripes(height: int, width: int) -> Tensor:

@@ -109,8 +109,9 @@ def read(path: Path | None, part: str, keys: KeyMap, prefix: str) -> Weights:
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     config = from_dict(Hallo3Config, part_config(header, part, path.name), part) if header else HALLO3
     if any(name.startswith(prefix) for name in state):
-        originals = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        state = keys.to_ours(originals)
+        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        if not any(name.startswith("transformer_blocks.") for name in state):
+            state = keys.to_ours(state)
     return Weights(state, config, metadata or {})
 
 

@@ -56,7 +56,8 @@ def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
     halves, segment = _halves(audio_encoder)
     waveform = to_mono(recording, segment.sample_rate)
     plan = plan_segments(len(waveform), segment)
-    mm.load_models_gpu([audio_encoder.patcher])
+    widest = 512 * len(waveform) // 5  # what the first convolution puts out, a few times over
+    mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))
     features = encode_waveform(halves, waveform.to(torch.float32), plan, audio_encoder.load_device)
     return SpeechSocket(speech=Speech(in_memory(features), plan, HALLO3.audio.window), recording=recording)
 

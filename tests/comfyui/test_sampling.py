@@ -51,6 +51,25 @@ def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
     assert 1e-4 < difference(*shares) < 2e-2
 
 
+def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> None:
+    """High and low half, the second going on from the first, with a sampler that remembers nothing."""
+    from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
+
+    positive, negative, latent = stages.conditioning()
+    sampler = stages.run("Hallo3OriginalSampler", sampler_name="ddim")[0]
+    sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
+    guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
+    start = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(2))
+
+    def run(noise: Tensor, part: Tensor, given: Any) -> Any:
+        return SamplerCustomAdvanced.execute(Fixed(noise), guider, sampler, part, given).result[0]
+
+    whole = run(start, sigmas, latent)["samples"]
+    half = run(start, sigmas[:5], latent)
+    found = run(torch.zeros_like(start), sigmas[4:], half)["samples"]
+    assert difference(found, whole) <= 1e-4
+
+
 class Fixed:
     """NOISE that is the package's own."""
 

@@ -51,8 +51,9 @@ def tone() -> Tensor:
         (lambda tone: sound(tone.expand(1, 3, -1)), 1e-5),
         (lambda tone: sound((tone * 32767).to(torch.int16)), 0.05),
         (lambda tone: sound(tone.bfloat16()), 0.5),
+        (lambda tone: sound((tone * 127 + 128).to(torch.uint8)), 0.5),
     ],
-    ids=["mapping", "no batch", "double", "three channels", "int16", "bfloat16"],
+    ids=["mapping", "no batch", "double", "three channels", "int16", "bfloat16", "uint8"],
 )
 def test_any_layout_of_sound_is_heard(stages: Stages, tone: Tensor, changed: Any, tolerance: float) -> None:
     assert difference(heard(stages, changed(tone)), heard(stages, sound(tone))) <= tolerance
@@ -68,8 +69,11 @@ def test_any_layout_of_sound_is_heard(stages: Stages, tone: Tensor, changed: Any
         (sound(torch.zeros(1, 1, 0)), "empty"),
         (sound(torch.full((1, 1, 9000), float("nan"))), "not numbers"),
         ({"waveform": "a path", "sample_rate": 16000}, "no audio"),
+        (sound(torch.zeros(9000)), r"\[9000\]"),
+        ({"waveform": torch.ones(1, 1, 9000), "sample_rate": "x"}, "sample rate of 'x'"),
+        (sound(torch.ones(1, 1, 9000, dtype=torch.bool)), "torch.bool"),
     ],
-    ids=["none", "nothing", "no rate", "two", "empty", "nan", "text"],
+    ids=["none", "nothing", "no rate", "two", "empty", "nan", "text", "flat", "rate", "bool"],
 )
 def test_no_sound_is_told(stages: Stages, audio: Any, said: str) -> None:
     with pytest.raises(stages.host.module("hallo3.errors").AudioError, match=said):
@@ -101,6 +105,73 @@ def test_foreign_things_are_refused_by_name(stages: Stages) -> None:
             "Hallo3IdentityReference",
             portrait=torch.zeros(2, 64, 64, 3), vae=stages.vae, reference_network=stages.reference,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}, 0])
+def test_constants_in_sockets_are_refused(stages: Stages, nothing: Any) -> None:
+    """ComfyUI passes them on from an API prompt."""
+    refused = stages.host.module("hallo3.errors").InputError
+    execute = stages.host.node("Hallo3Extrapolate").execute
+    for name in ("identity", "speech", "model", "vae"):
+        with pytest.raises(refused):
+            execute(**{**stages.given(), name: nothing})
+    if nothing is not None:
+        for name in ("positive", "sampler", "sigmas", "guider"):
+            with pytest.raises(refused):
+                execute(**{**stages.given(), name: nothing})
+    with pytest.raises(refused):
+        stages.run("Hallo3VAEDecode", samples=nothing, vae=stages.vae)
+    with pytest.raises(refused):
+        stages.run(
+            "Hallo3IdentityReference",
+            portrait=stages.portrait, vae=stages.vae, reference_network=nothing,
+        )  # fmt: skip
+
+
+def identified(stages: Stages, image: Tensor) -> Any:
+    given = {"portrait": image, "vae": stages.vae, "reference_network": stages.reference}
+    return stages.run("Hallo3IdentityReference", **given)
+
+
+def test_pictures_as_comfyui_makes_them(stages: Stages) -> None:
+    """Bicubic overshoot is cut, grey is RGB, alpha is dropped, 0..255 is still refused."""
+    plain = identified(stages, stages.portrait)[0].canvas.pixels
+    over = stages.portrait * 1.04 - 0.01
+    assert difference(identified(stages, over)[0].canvas.pixels, plain) < 0.2
+    alpha = torch.cat((stages.portrait, torch.ones_like(stages.portrait[..., :1])), dim=-1)
+    assert difference(identified(stages, alpha)[0].canvas.pixels, plain) == 0
+    assert identified(stages, stages.portrait[..., :1])[0].canvas.pixels.shape == plain.shape
+    with pytest.raises(stages.host.module("hallo3.errors").PortraitError, match="values cannot be used"):
+        identified(stages, stages.portrait * 255)
+    strip = identified(stages, torch.rand(1, 4000, 64, 3))[1]
+    assert max(strip.shape[1:3]) < 4000
+
+
+def test_latents_that_are_no_segment_are_refused(stages: Stages) -> None:
+    latent = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=1))[0]
+    refused = stages.host.module("hallo3.errors").InputError
+
+    def decoded(**changes: Any) -> Any:
+        return stages.run("Hallo3VAEDecode", samples={**latent, **changes}, vae=stages.vae)
+
+    with pytest.raises(refused, match="cut or joined"):
+        decoded(samples=torch.cat((latent["samples"],) * 2, dim=2))
+    with pytest.raises(refused, match="not numbers"):
+        decoded(samples=latent["samples"] * float("nan"))
+    with pytest.raises(refused, match="not this VAE's"):
+        decoded(samples=latent["samples"][:, :8])
+    with pytest.raises(refused, match="not one segment's"):
+        decoded(samples=latent["samples"].repeat(2, 1, 1, 1, 1))
+
+
+def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "get_total_memory", lambda _: 1e6)
+    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="does not fit into memory"):
+        stages.run("Hallo3Extrapolate", **stages.given())
 
 
 def test_parts_of_another_model_are_refused(stages: Stages) -> None:

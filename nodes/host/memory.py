@@ -1,0 +1,20 @@
+"""Whether a result can be held at all, asked before hours are spent on it."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import torch
+
+from ...hallo3.errors import InputError
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse a result of so many bytes if the machine does not have them. Raises ``InputError``."""
+    there = int(mm.get_total_memory(torch.device("cpu")))
+    if needed > there:
+        raise InputError(
+            "The video does not fit into memory.",
+            found=f"{what}: {needed / 2**30:.1f} GiB",
+            expected=f"at most the {there / 2**30:.1f} GiB of this computer",
+            do="split the recording, for example with Trim Audio Duration, and make a video of each part",
+        )
