@@ -80,12 +80,13 @@ def test_other_files_are_refused(server: Server, folder: Path, transformer: str,
     assert "do " in message
 
 
-def test_weights_in_the_originals_names_and_half_precision(stages: Stages, tmp_path: Path) -> None:
-    """A file without a header is taken for the real model; with ours, its names may be the original's."""
+@pytest.mark.parametrize("naming", ["the original's", "ComfyUI's"])
+def test_weights_in_other_names_and_half_precision(stages: Stages, tmp_path: Path, naming: str) -> None:
+    """The original's names, or ours behind the prefix with which ComfyUI saves a MODEL."""
     maps = stages.host.module("hallo3.weights.maps")
     write_random_set(tmp_path / "set", 0, "tiny")
     state = load_file(tmp_path / "set" / "transformer.safetensors")
-    theirs = maps.TRANSFORMER.to_original(state)
+    theirs = maps.TRANSFORMER.to_original(state) if naming == "the original's" else state
     named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
     config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
     header = {"hallo3": json.dumps({"part": "transformer", "config": config})}
