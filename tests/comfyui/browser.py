@@ -46,6 +46,10 @@ EXPORT = """async () => {
   const made = await app.graphToPrompt();
   return JSON.stringify([made.workflow, made.output]);
 }"""
+SELECT = """type => {
+  app.canvas.selectNode(app.graph.nodes.find(node => node.type === type));
+  app.canvas.setDirty(true, true);
+}"""
 BROKEN = """() => {
   const found = [];
   for (const node of app.graph.nodes) {
@@ -158,6 +162,13 @@ class Page:
         self.page.get_by_role("dialog").get_by_text(pack, exact=True).click()
         self.page.get_by_test_id(f"template-workflow-{name}").click()
         self.page.wait_for_timeout(2500)
+
+    def open_help(self, node: str) -> str:
+        """Select a node, press its i, and read what is shown."""
+        self.page.evaluate(SELECT, node)
+        self.page.locator('[data-testid="info-button"]').click()
+        self.page.wait_for_timeout(1500)
+        return self.page.inner_text("body")
 
 
 def set_setting(url: str, name: str, value: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONTRACT = Path(__file__).resolve().parents[1] / "data" / "nodes.json"
+HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
 TEXTS = Path(__file__).resolve().parents[2] / "locales" / "en" / "nodeDefs.json"
 
 
@@ -63,5 +64,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         host = Host(Path(folder))
         written = {CONTRACT: contract_of(host), TEXTS: texts_of(host)}
+    for page in HELP.glob("*/en.md"):  # what a page in any other language falls back to
+        page.parent.with_suffix(".md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     for path, content in written.items():
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

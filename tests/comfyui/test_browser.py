@@ -114,3 +114,10 @@ def test_the_blueprint_is_found_and_runs_as_one_node(page: Page, server: Server)
     event, detail = page.run()
     assert event == "execution_success", detail
     healthy(page)
+
+
+def test_a_node_shows_its_help_page(page: Page) -> None:
+    path = next(path for path in WORKFLOWS if "talking portrait" in path.stem)
+    page.open(read(path), path.stem)
+    assert "goes on from the last frames of the one before" in page.open_help("Hallo3Extrapolate")
+    assert page.problems == []

@@ -50,7 +50,7 @@ def fetched(server: Server, path: str) -> bytes:
 def test_comfyui_serves_help_pages_texts_and_thumbnails(server: Server) -> None:
     """At the addresses where its page looks for them."""
     for node in json.loads((REPOSITORY / "tests/data/nodes.json").read_text(encoding="utf-8")):
-        for page in (f"{node}.md", f"{node}/zh.md"):
+        for page in (f"{node}.md", f"{node}/en.md", f"{node}/zh.md"):
             found = fetched(server, f"/extensions/{PACK}/docs/{page}")
             assert found == (REPOSITORY / "web" / "docs" / page).read_bytes()
     texts = server.get("/i18n")

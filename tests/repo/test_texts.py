@@ -30,7 +30,7 @@ def locale(language: str, name: str) -> Any:
 
 
 def page_of(node: str, language: str) -> Path:
-    return DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
+    return DOCS / node / f"{language}.md"
 
 
 def texts(tree: Any) -> Iterator[str]:
@@ -47,6 +47,12 @@ def tables(page: str) -> Iterator[list[list[str]]]:
     for block in re.findall(r"(?:^\|.*\n?)+", page, re.MULTILINE):
         rows = [row.strip("| ").split(" | ") for row in block.splitlines()]
         yield rows[2:]
+
+
+@every_node
+def test_other_languages_fall_back_to_english(node: str) -> None:
+    """``make contract`` copies the page to where ComfyUI looks last."""
+    assert (DOCS / f"{node}.md").read_bytes() == page_of(node, "en").read_bytes()
 
 
 @both
@@ -130,6 +136,7 @@ def test_every_node_has_a_help_page(node: str, language: str) -> None:
 
 def test_no_help_page_is_left_over() -> None:
     pages = {page_of(node, language) for node in NODES for language in LANGUAGES}
+    pages |= {DOCS / f"{node}.md" for node in NODES}
     assert {path for path in DOCS.rglob("*") if path.is_file()} == pages
 
 
