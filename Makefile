@@ -26,8 +26,14 @@ demo: setup
 	$(PY) -m hallo3 animate --portrait samples/portrait.png --speech samples/speech.wav \
 		--prompt "A person talks to the camera." -o output/demo.mp4
 
+# With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
+ifeq ($(REQUIRE_COMFYUI),1)
+test: setup test-comfyui
+	$(PY) -m pytest -m "not soak" --ignore=tests/comfyui
+else
 test: setup
 	$(PY) -m pytest -m "not soak"
+endif
 
 # An environment of its own, because ComfyUI's requirements are many; torch is the same.
 COMFYUI_VENV := .venv-comfyui
