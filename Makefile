@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract workflows pictures soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract bench-comfyui workflows pictures soak lint format bench parity clean
 
 setup: $(READY)
 
@@ -56,6 +56,10 @@ workflows: $(COMFYUI_READY)
 
 pictures: $(COMFYUI_READY)
 	$(COMFYUI_PY) tools/make_pictures.py
+
+bench-comfyui: $(COMFYUI_READY)
+	$(COMFYUI_PY) benchmarks/stock_schedule.py --json docs/measurements/stock_schedule.json
+	$(COMFYUI_PY) benchmarks/torch_compile.py --json docs/measurements/torch_compile.json
 
 contract: $(COMFYUI_READY)
 	cd tests && ../$(COMFYUI_PY) -m comfyui.contract

@@ -1,6 +1,6 @@
 """How far ComfyUI's stock ``dpmpp_2m_sde`` + ``simple`` lies from the original's own schedule.
 
-    cd tests && COMFYUI_PATH=... ../.venv/bin/python ../benchmarks/stock_schedule.py
+    make bench-comfyui
 
 The step formula is the same; the schedule is not (the original rescales the steps it picked and snaps them
 to its table). Compared with equal noise: both schedules through the original's sampler on the built-in model,

@@ -55,12 +55,12 @@ class Hallo3VAEDecode(io.ComfyNode):
         _check_channels(latents, vae)
         whole = LatentShape(*latents.shape[2:]).video.frames
         first, last, _ = samples.get(KEEP, (0, whole, None))
+        overlap = first or HALLO3.segment.motion_frames
         frames = collect(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
         kept = frames[first:last]
         if identity is not None:
             kept = identity.canvas.uncrop(kept)
-        motion = frames[-HALLO3.segment.motion_frames :]
-        return io.NodeOutput(images_of(kept), images_of(motion))
+        return io.NodeOutput(images_of(kept), images_of(frames[-overlap:]))
 
 
 def _latents(samples: Any, identity: Identity | None) -> Tensor:

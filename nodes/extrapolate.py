@@ -22,7 +22,7 @@ from .host.memory import check_memory
 from .host.progress import RunProgress
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
-from .segment import checked, heard
+from .segment import check_numbers, heard
 from .values import audio_of, check_fit
 
 
@@ -78,10 +78,9 @@ class Hallo3Extrapolate(io.ComfyNode):
         sampler: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:
-        checked(seed, motion_drop, steps, guidance_scale)
+        check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
-        check_fit(identity, speech, sampling.config)
-        host_vae.check_vae(vae, sampling.config.vae)
+        check_fit(identity, speech, vae, sampling.config)
         frames = rendered(sampling, vae, identity, speech, seed, motion_drop)
         plan = speech.speech.plan
         size = plan.frames, identity.canvas.height, identity.canvas.width, 3

@@ -70,8 +70,8 @@ class Hallo3IdentityReference(io.ComfyNode):
     ) -> io.NodeOutput:
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         picture, config = picture_of(portrait), reference_network.config
-        if face_analyzer is not None and not hasattr(face_analyzer, "analyze"):
-            check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer")
+        if face_analyzer is not None:
+            check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         face = analyze(picture, face_analyzer or analyzer_for(config.face), config.face)
         if face_mask is not None:
             face = Face(mask=face_mask_of(face_mask, picture), embedding=face.embedding)

@@ -46,16 +46,21 @@ def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.
     return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
 
 
+def steps() -> io.Input:
+    """Sampling steps."""
+    return io.Int.Input(
+        "steps",
+        default=50,
+        min=1,
+        max=TRAIN_STEPS,
+        tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 8.",
+    )
+
+
 def steps_and_guidance() -> list[io.Input]:
     """What the original calls by these names."""
     return [
-        io.Int.Input(
-            "steps",
-            default=50,
-            min=1,
-            max=TRAIN_STEPS,
-            tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 8.",
-        ),
+        steps(),
         io.Float.Input(
             "guidance_scale",
             default=3.5,

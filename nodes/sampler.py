@@ -9,13 +9,12 @@ from comfy_api.latest import io
 from ..hallo3.identity import Identity
 from ..hallo3.noise import seeded_noise
 from . import inputs
-from .host import vae as host_vae
 from .host.conditioning import branches
 from .host.model import config_of
 from .host.progress import RunProgress
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
-from .segment import checked, empty_latents, heard, latent_of, shown
+from .segment import check_numbers, empty_latents, latent_of, segment_input
 from .values import check_fit, segment_of
 
 
@@ -65,13 +64,11 @@ class Hallo3Sampler(io.ComfyNode):
         sampler: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:
-        checked(seed, motion_drop, steps, guidance_scale)
+        check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
-        check_fit(identity, speech, sampling.config)
-        host_vae.check_vae(vae, sampling.config.vae)
+        check_fit(identity, speech, vae, sampling.config)
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
-        pixels = shown(identity, speech, wanted, motion_frames, noise, motion_drop)
-        read = heard(identity, speech, wanted, host_vae.encode(vae, pixels))
+        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, 1, len(sigmas) - 1, 0)
         latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
@@ -122,11 +119,10 @@ class Hallo3SegmentConditioning(io.ComfyNode):
         positive: Any = None,
         motion_frames: Any = None,
     ) -> io.NodeOutput:
-        checked(seed, motion_drop)
-        config, wanted = config_of(model), segment_of(speech, segment)
-        check_fit(identity, speech, config)
-        host_vae.check_vae(vae, config.vae)
-        pixels = shown(identity, speech, wanted, motion_frames, seeded_noise(seed), motion_drop)
-        read = heard(identity, speech, wanted, host_vae.encode(vae, pixels))
+        check_numbers(seed, motion_drop)
+        config = config_of(model)
+        check_fit(identity, speech, vae, config)
+        wanted, noise = segment_of(speech, segment), seeded_noise(seed)
+        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)
         return io.NodeOutput(*branches(positive, read, config), latent_of(empty, wanted))

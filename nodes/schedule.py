@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hallo3.sampling.samplers import SAMPLERS
-from ..hallo3.sampling.schedule import TRAIN_STEPS
+from . import inputs
 from .host.model import config_of
 from .host.original import original_sampler, original_sigmas
 
@@ -61,13 +61,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
             search_aliases=["hallo3", "sigmas", "scheduler", "zero snr"],
             inputs=[
                 io.Model.Input("model", tooltip="The Hallo3 model that will be sampled."),
-                io.Int.Input(
-                    "steps",
-                    default=50,
-                    min=1,
-                    max=TRAIN_STEPS,
-                    tooltip="Sampling steps; the released model was made for 50, the built-in one for 8.",
-                ),
+                inputs.steps(),
             ],
             outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
         )

@@ -1,4 +1,4 @@
-"""From ComfyUI's values to the package's and back. Every check of an input stands here or in the package."""
+"""From ComfyUI's values to the package's and back, and whether they belong together."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..hallo3.media.picture import check_picture
 from ..hallo3.media.sound import Recording
 from ..hallo3.segments import Segment
 from .host.speech import SpeechSocket
+from .host.vae import check_vae
 
 OVERSHOOT = 0.5
 """How far beyond 0..1 a scaled picture may reach."""
@@ -149,8 +150,9 @@ def segment_of(socket: SpeechSocket, index: int) -> Segment:
     return plan[index]
 
 
-def check_fit(identity: Identity, socket: SpeechSocket, config: Hallo3Config) -> None:
-    """Refuse an identity or a speech that was made for another model. Raises ``InputError``."""
+def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:
+    """Refuse an identity, a speech or a VAE that belongs to another model. Raises ``InputError``."""
+    check_vae(vae, config.vae)
     check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
     check_socket(socket, SpeechSocket, "speech", "Hallo3 Encode Speech")
     shape, trunk, audio = config.segment.shape, config.trunk, config.audio

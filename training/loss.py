@@ -10,11 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hallo3.model.conditions import Conditions
-from hallo3.model.embeddings import rotary_tables
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import OnAccess
 from hallo3.sampling.schedule import denoiser_table
 
 
@@ -64,24 +61,11 @@ def velocity_loss(dit: Hallo3Transformer, reference: ReferenceNetwork, batch: Ba
     noisy = signal * batch.latents + spread * draw.noise
     features = reference.features(batch.face_latents, batch.prompt_embeds)
     modulation = dit.modulate(draw.table_index.float(), noisy)
-    velocity = dit(noisy, batch.image_latents, modulation, _conditions(dit, batch, features))
+    conditions = dit.conditions(features, batch.face_embedding, batch.prompt_embeds, batch.windows)
+    velocity = dit(noisy, batch.image_latents, modulation, conditions)
     target = signal * draw.noise - spread * batch.latents
     error = (velocity - target).square().flatten(1).mean(dim=1)
     return Loss(per_sample=error, noisy=noisy, velocity=velocity)
-
-
-def _conditions(dit: Hallo3Transformer, batch: Batch, features: tuple[Tensor, ...]) -> Conditions:
-    """Every sample its own portrait: keys and values of a face stand once for each latent frame."""
-    frames, layers = batch.latents.shape[2], dit.config.layers
-    faces = dit.face_proj(batch.face_embedding).repeat_interleave(frames, dim=0)
-    blocks = dit.hallo3_blocks()
-    return Conditions(
-        text=dit.patch_embed.text(batch.prompt_embeds),
-        reference=OnAccess(lambda i: blocks[i].reference_kv(features[i]), layers),
-        face=OnAccess(lambda i: blocks[i].face_kv(faces), layers),
-        audio=dit.hear(batch.windows, on_access=True),
-        rotary=rotary_tables(dit.config, dit.latent._replace(frames=frames)).to(batch.latents),
-    )
 
 
 def drawn(latents: Tensor, generator: torch.Generator) -> Draw:

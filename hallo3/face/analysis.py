@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Face:
     embedding: Tensor
 
 
+@runtime_checkable
 class FaceAnalyzer(Protocol):
     """Finds the face in a picture [3, h, w] in 0..1. ``space`` names the embedding space it writes in."""
 

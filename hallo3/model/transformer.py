@@ -84,6 +84,35 @@ class Hallo3Transformer(Trunk):
             steps=steps if on_access else tuple(steps),
         )
 
+    def conditions(
+        self,
+        reference_features: Sequence[Tensor],
+        face_embedding: Tensor,
+        prompt_embeds: Tensor,
+        windows: Tensor,
+        latent_frames: Sequence[int] | None = None,
+    ) -> Conditions:
+        """What one pass reads, projected when a block reads it: for training, and for a host that prepares
+        nothing.
+
+        Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim], windows as in
+        :meth:`hear`. A portrait serves the whole batch, or every sample has its own.
+        """
+        like = prompt_embeds
+        frames = self.latent.frames if latent_frames is None else len(latent_frames)
+        faces = self.face_proj(face_embedding.to(like))
+        if len(faces) > 1:
+            faces = faces.repeat_interleave(frames, dim=0)
+        return Conditions(
+            text=self.patch_embed.text(prompt_embeds),
+            reference=self._per_block(
+                lambda block, i: block.reference_kv(reference_features[i].to(like)), True
+            ),
+            face=self._per_block(lambda block, _: block.face_kv(faces), True),
+            audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
+            rotary=rotary_tables(self.config, self.latent._replace(frames=frames)).to(like),
+        )
+
     def hear(
         self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
     ) -> Sequence[KV]:
@@ -97,11 +126,6 @@ class Hallo3Transformer(Trunk):
         tokens = tokens.flatten(0, 1)
         return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
 
-    def hallo3_blocks(self) -> tuple[Hallo3Block, ...]:
-        """The blocks, each of which projects its own conditions."""
-        return tuple(cast(Hallo3Block, block) for block in self.transformer_blocks)
-
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
-        blocks = self.hallo3_blocks()
-        made = OnAccess(lambda index: make(blocks[index], index), len(blocks))
+        made = OnAccess(lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers)
         return made if on_access else tuple(made)

@@ -17,8 +17,6 @@ from torch import Tensor
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import ShapeError
 from ...hallo3.identity import Identity
-from ...hallo3.model.conditions import Conditions
-from ...hallo3.model.embeddings import rotary_tables
 from ...hallo3.model.transformer import Hallo3Transformer
 from ...hallo3.ops import Layers
 
@@ -94,15 +92,8 @@ class NativeTransformer(Hallo3Transformer):
         told = transformer_options.get(TIMESTEP)
         if told is not None:
             timesteps = torch.full_like(timesteps, told)
-        grid = self.latent._replace(frames=frames)
-        face_tokens = self.face_proj(identity.face_embedding.to(x))
-        features = identity.reference_features
-        conditions = Conditions(
-            text=self.patch_embed.text(context),
-            reference=self._per_block(lambda block, i: block.reference_kv(features[i].to(x)), True),
-            face=self._per_block(lambda block, _: block.face_kv(face_tokens), True),
-            audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
-            rotary=rotary_tables(self.config, grid).to(x),
+        conditions = self.conditions(
+            identity.reference_features, identity.face_embedding, context, windows, latent_frames
         )
         modulation = self.modulate(timesteps, x, on_access=True)
         return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)

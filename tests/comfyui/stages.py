@@ -52,7 +52,6 @@ class Stages:
     def conditioning(self, **changes: Any) -> tuple[Any, Any, Any]:
         """Positive, negative and latent of segment 0."""
         given = self.given(segment=0, steps=None, guidance_scale=None, **changes)
-        given = {name: given[name] for name in given if name not in ("steps", "guidance_scale")}
         return self.run("Hallo3SegmentConditioning", **given)
 
     def ksampled(self, sampler: str, scheduler: str, steps: int = 2, **changes: Any) -> Tensor:

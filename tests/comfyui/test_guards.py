@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,3 +72,60 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
     assert difference(run(64), run(32)) == 0
     with pytest.raises(stages.host.module("hallo3.errors").InputError, match="at least 32 tokens"):
         run(31)
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}, 0])
+def test_constants_in_sockets_are_refused(stages: Stages, nothing: Any) -> None:
+    """ComfyUI passes them on from an API prompt."""
+    refused = stages.host.module("hallo3.errors").InputError
+    whole, one = stages.given(), stages.given(segment=0)
+    conditions = {name: one[name] for name in one if name not in ("steps", "guidance_scale")}
+    nodes = {"Hallo3Extrapolate": whole, "Hallo3Sampler": one, "Hallo3SegmentConditioning": conditions}
+    for node, given in nodes.items():
+        for name in ("identity", "speech", "model", "vae"):
+            with pytest.raises(refused):
+                stages.run(node, **{**given, name: nothing})
+    if nothing is not None:
+        for name in ("positive", "sampler", "sigmas", "guider"):
+            with pytest.raises(refused):
+                stages.run("Hallo3Extrapolate", **{**whole, name: nothing})
+        with pytest.raises(refused, match="no face analyzer"):
+            stages.run(
+                "Hallo3IdentityReference",
+                portrait=stages.portrait, vae=stages.vae, reference_network=stages.reference,
+                face_analyzer=nothing,
+            )  # fmt: skip
+    with pytest.raises(refused):
+        stages.run("Hallo3VAEDecode", samples=nothing, vae=stages.vae)
+    with pytest.raises(refused):
+        stages.run(
+            "Hallo3IdentityReference",
+            portrait=stages.portrait, vae=stages.vae, reference_network=nothing,
+        )  # fmt: skip
+
+
+def test_latents_that_are_no_segment_are_refused(stages: Stages) -> None:
+    latent = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=1))[0]
+    refused = stages.host.module("hallo3.errors").InputError
+
+    def decoded(**changes: Any) -> Any:
+        return stages.run("Hallo3VAEDecode", samples={**latent, **changes}, vae=stages.vae)
+
+    with pytest.raises(refused, match="cut or joined"):
+        decoded(samples=torch.cat((latent["samples"],) * 2, dim=2))
+    with pytest.raises(refused, match="not numbers"):
+        decoded(samples=latent["samples"] * float("nan"))
+    with pytest.raises(refused, match="not this VAE's"):
+        decoded(samples=latent["samples"][:, :8])
+    with pytest.raises(refused, match="not one segment's"):
+        decoded(samples=latent["samples"].repeat(2, 1, 1, 1, 1))
+
+
+def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "get_total_memory", lambda _: 1e6)
+    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="does not fit into memory"):
+        stages.run("Hallo3Extrapolate", **stages.given())

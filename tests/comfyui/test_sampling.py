@@ -192,18 +192,19 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
     import comfy.model_management as mm
 
     mm.unload_all_models()
-    load, limits = model.load, []
+    load, loaded = model.load, []
 
     def sparing(device: Any, *args: Any, **kwargs: Any) -> None:
-        limits.append(budget)
         load(device, *args, **kwargs | {"lowvram_model_memory": budget, "full_load": budget == math.inf})
+        loaded.append(model.loaded_size() / model.model_size())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "clone", lambda *_, **__: model)
         patch.setattr(model, "load", sparing)
         found = stages.ksampled("euler", "simple", model=model)
     mm.unload_all_models()
-    assert limits
+    assert loaded
+    assert all((share == 1) == (budget == math.inf) for share in loaded)
     assert difference(found, wanted) == 0
 
 

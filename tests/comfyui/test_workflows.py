@@ -73,7 +73,7 @@ def test_a_template_runs_to_a_video_with_sound(server: Server, name: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_comfy_cli_accepts_and_runs_a_template(server: Server, tmp_path: Path, name: str) -> None:
-    """Both of its forms; the second run is served from ComfyUI's cache."""
+    """Both of its forms."""
     info = tmp_path / "object_info.json"
     info.write_text(json.dumps(server.get("/object_info")), encoding="utf-8")
     host, port = server.url.removeprefix("http://").split(":")

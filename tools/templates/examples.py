@@ -11,12 +11,12 @@ from .parts import (
     LOWER,
     STEP,
     STEPS,
+    begun,
     built_in,
     extrapolate,
     identity_of,
     real_weights,
     save,
-    sources,
     speech_of,
 )
 from .spec import Spec
@@ -24,11 +24,7 @@ from .spec import Spec
 
 def talking_portrait(graph: Graph) -> None:
     """Portrait and speech to a video."""
-    graph.column(0)
-    graph.note(notes.TALKING_PORTRAIT, height=380)
-    graph.column(FIRST)
-    loaded = built_in(graph)
-    sample = sources(graph)
+    loaded, sample = begun(graph, notes.TALKING_PORTRAIT, 380)
     graph.column(FIRST + STEP, LOWER)
     identity = identity_of(graph, loaded, sample["portrait"])
     speech = speech_of(graph, loaded, sample["speech"])
@@ -41,11 +37,7 @@ def talking_portrait(graph: Graph) -> None:
 
 def five_stages(graph: Graph) -> None:
     """Two segments, every stage a node."""
-    graph.column(0)
-    graph.note(notes.FIVE_STAGES, height=480)
-    graph.column(FIRST)
-    loaded = built_in(graph)
-    sample = sources(graph)
+    loaded, sample = begun(graph, notes.FIVE_STAGES, 480)
     graph.column(FIRST + STEP, LOWER)
     speech = speech_of(graph, loaded, sample["speech"], "1 Audio encoding")
     identity = identity_of(graph, loaded, sample["portrait"], "2 Identity reference")
@@ -81,11 +73,7 @@ def five_stages(graph: Graph) -> None:
 
 def with_ksampler(graph: Graph) -> None:
     """One segment through ComfyUI's own sampler."""
-    graph.column(0)
-    graph.note(notes.WITH_KSAMPLER, height=450)
-    graph.column(FIRST)
-    loaded = built_in(graph)
-    sample = sources(graph)
+    loaded, sample = begun(graph, notes.WITH_KSAMPLER, 450)
     graph.column(FIRST + STEP, LOWER)
     identity = identity_of(graph, loaded, sample["portrait"])
     speech = speech_of(graph, loaded, sample["speech"])
@@ -112,11 +100,7 @@ def with_ksampler(graph: Graph) -> None:
 
 def long_speech(graph: Graph) -> None:
     """Everything that helps with minutes of speech."""
-    graph.column(0)
-    graph.note(notes.LONG_SPEECH, height=540)
-    graph.column(FIRST)
-    loaded = built_in(graph)
-    sample = sources(graph)
+    loaded, sample = begun(graph, notes.LONG_SPEECH, 540)
     text = real_weights(graph, 1040)
     graph.column(FIRST + 2 * STEP)
     with graph.group("Sampling"):

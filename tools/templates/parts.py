@@ -25,6 +25,15 @@ def sources(graph: Graph) -> Node:
     return sample
 
 
+def begun(graph: Graph, note: str, height: int) -> tuple[Node, Node]:
+    """What every workflow on the sample begins with: the note, the built-in set, the sample."""
+    graph.column(0)
+    graph.note(note, height=height)
+    graph.column(FIRST)
+    loaded = built_in(graph)
+    return loaded, sources(graph)
+
+
 def built_in(graph: Graph) -> Node:
     """The built-in set."""
     with graph.group("Model"):
