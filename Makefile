@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract bench-comfyui workflows pictures soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in train workflows pictures soak lint format bench parity clean
 
 setup: $(READY)
 
@@ -18,13 +18,13 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet "$(TORCH)"
-	$(PY) -m pip install --quiet --editable ".[dev]"
+	$(PY) -m pip install --quiet --editable ".[dev,training]"
 	$(PY) -c "open('$(READY)', 'w').close()"
 
 demo: setup
 	$(PY) -c "import pathlib; pathlib.Path('output').mkdir(exist_ok=True)"
 	$(PY) -m hallo3 animate --portrait samples/portrait.png --speech samples/speech.wav \
-		--prompt "A person talks to the camera." -o output/demo.mp4
+		--prompt "A person talks to the camera." --enlarge 4 -o output/demo.mp4
 
 # With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
 ifeq ($(REQUIRE_COMFYUI),1)
@@ -79,6 +79,14 @@ format: setup
 bench: setup
 	$(PY) benchmarks/ledger.py --json docs/measurements/ledger.json
 	$(PY) benchmarks/cpu.py --json docs/measurements/cpu.json
+
+# How the built-in model behaves, and where it comes from (hours; see training/README.md).
+bench-built-in: setup
+	$(PY) benchmarks/built_in.py --seconds 60 600 --json docs/measurements/built_in.json \
+		--sheet docs/pictures/built_in.png
+
+train: setup
+	$(PY) -m training all --out build/training
 
 parity: setup
 	$(PY) tests/parity.py tests/golden

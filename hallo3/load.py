@@ -21,13 +21,15 @@ from .ops import Layers
 from .residency import Offloaded, Visiting
 from .shapes import LatentShape
 from .text.encoder import TextEncoder, build_t5, tied
-from .text.tokenizer import ByteTokenizer, T5Tokenizer
+from .text.tokenizer import tokenizer_named
 from .vae.codec import VideoVAE, build_vae
 from .weights.files import load_strict, read_config, read_state
 
 N = TypeVar("N", bound=nn.Module)
 
 TOKENIZER_FOLDER = "tokenizer"
+T5_VOCABULARY = 32128
+"""Tokens where a file does not say how many."""
 META = Layers(device="meta")
 
 
@@ -80,7 +82,8 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
     _same((reference.trunk, reference.segment), (config.trunk, config.segment), "reference")
     _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
     text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
-    tokenizer_name = text.pop("tokenizer", "t5")
+    vocabulary = text.get("vocab_size", T5_VOCABULARY)
+    tokenizer = tokenizer_named(text.pop("tokenizer", "t5"), vocabulary, folder / TOKENIZER_FOLDER)
     _same(text.get("d_model"), config.trunk.text_dim, "text_encoder")
     heard = speech.get("num_hidden_layers"), speech.get("hidden_size")
     _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
@@ -90,10 +93,9 @@ def load_models(folder: Path, device: torch.device, dtype: torch.dtype) -> Model
         return Visiting(lambda: _loaded(build(), path, dtype).to(device))
 
     def text_encoder() -> TextEncoder:
-        tokenizer = ByteTokenizer() if tokenizer_name == "bytes" else T5Tokenizer(folder / TOKENIZER_FOLDER)
-        t5 = build_t5(text)
+        reader, t5 = tokenizer(), build_t5(text)
         load_strict(t5, tied(read_state(files.text_encoder, dtype)), "T5's encoder")
-        return TextEncoder(tokenizer, t5.to(device))
+        return TextEncoder(reader, t5.to(device))
 
     return Models(
         config=config,

@@ -36,8 +36,31 @@ NANO = Hallo3Config(
     defaults=Defaults(steps=2),
 )
 
+BUILT_IN = Hallo3Config(
+    name="built-in",
+    trunk=TrunkConfig(layers=6, heads=4, head_dim=32, time_dim=64, text_dim=32, text_tokens=16),
+    audio=AudioConfig(layers=3, channels=48, hidden=128, tokens=4, token_dim=48),
+    face=FaceConfig(space="drawn-face", tokens=2, token_dim=64),
+    vae=VAEConfig(
+        block_out_channels=(16, 32, 32, 64), layers_per_block=1, norm_num_groups=4, scaling_factor=2.6
+    ),
+    segment=SegmentConfig(frames=33, height=64, width=64),
+    defaults=Defaults(steps=4, guidance_scale=1.0, sampler="ddim"),
+)
+
 # wav2vec2 and T5 are transformers' classes; their sizes stay in transformers' own words.
 _CONV = {"conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
+
+BUILT_IN_SPEECH: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "conv_dim": [32, 32, 32, 32, 32, 32, 32],
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    **_CONV,
+}
 
 SPEECH_ENCODERS: dict[str, dict[str, Any]] = {
     "hallo3": {},  # wav2vec2-base-960h is what Wav2Vec2Config() describes
@@ -61,6 +84,7 @@ SPEECH_ENCODERS: dict[str, dict[str, Any]] = {
         "num_conv_pos_embedding_groups": 2,
         **_CONV,
     },
+    "built-in": BUILT_IN_SPEECH,
 }
 
 TEXT_ENCODERS: dict[str, dict[str, Any]] = {
@@ -80,6 +104,15 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "num_layers": 2,
         "vocab_size": 384,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "built-in": {
+        "d_model": 32,
+        "d_ff": 64,
+        "d_kv": 16,
+        "num_heads": 2,
+        "num_layers": 1,
+        "vocab_size": 2048,
         "feed_forward_proj": "gated-gelu",
     },
     "nano": {

@@ -49,23 +49,33 @@ class Loss:
     velocity: Tensor
 
 
-def velocity_loss(dit: Hallo3Transformer, reference: ReferenceNetwork, batch: Batch, draw: Draw) -> Loss:
+def velocity_loss(
+    dit: Hallo3Transformer,
+    reference: ReferenceNetwork,
+    batch: Batch,
+    draw: Draw,
+    weight: Tensor | None = None,
+    reference_reads: bool = True,
+) -> Loss:
     """Mean squared error of the velocity at one noise level a sample.
 
     The original weighs the error of x0 with 1 / (1 - alpha^2), which is this. Its reference network reads
-    the caption in training; gradients flow into it as far as its parameters ask for them.
+    the caption in training and zeros when it renders: ``reference_reads`` False trains it as it renders.
+    Gradients flow into it as far as its parameters ask for them. ``weight``, shaped like the latents, makes
+    some of them count more; the original has none.
     """
     alpha = denoiser_table().to(batch.latents)[draw.table_index.cpu()]
     signal = alpha[:, None, None, None, None]
     spread = (1 - signal**2).sqrt()
     noisy = signal * batch.latents + spread * draw.noise
-    features = reference.features(batch.face_latents, batch.prompt_embeds)
+    features = reference.features(batch.face_latents, batch.prompt_embeds if reference_reads else None)
     modulation = dit.modulate(draw.table_index.float(), noisy)
     conditions = dit.conditions(features, batch.face_embedding, batch.prompt_embeds, batch.windows)
     velocity = dit(noisy, batch.image_latents, modulation, conditions)
     target = signal * draw.noise - spread * batch.latents
-    error = (velocity - target).square().flatten(1).mean(dim=1)
-    return Loss(per_sample=error, noisy=noisy, velocity=velocity)
+    error = (velocity.to(target) - target).square()
+    weighed = error if weight is None else error * weight
+    return Loss(per_sample=weighed.flatten(1).mean(dim=1), noisy=noisy, velocity=velocity)
 
 
 def drawn(latents: Tensor, generator: torch.Generator) -> Draw:

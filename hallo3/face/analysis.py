@@ -58,6 +58,10 @@ def analyzer_for(config: FaceConfig) -> FaceAnalyzer:
     """The analyzer that writes in the model's embedding space; ``FaceError`` when there is none."""
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
+    if config.space == "drawn-face":
+        from .drawn import DrawnFaceAnalyzer
+
+        return DrawnFaceAnalyzer(config.embedding_dim)
     raise FaceError(
         "No face analyzer for this model is available.",
         found="an analyzer for the space 'thumbnail'",

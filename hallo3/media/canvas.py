@@ -75,6 +75,14 @@ def pad_square(picture: Tensor, height: int, width: int) -> Tensor:
     return F.pad(scaled, bars).clamp(0, 1)
 
 
+def enlarged(frames: Tensor, times: int) -> Tensor:
+    """Frames [F, 3, H, W] in 0..1, so many times as high and wide (bicubic, overshoot cut off)."""
+    if times == 1:
+        return frames
+    size = times * frames.shape[2], times * frames.shape[3]
+    return F.interpolate(frames.float(), size=size, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
 def drop_pixels(frames: Tensor, draw: Tensor, rate: float) -> Tensor:
     """Motion frames [B, 3, F, H, W] with a random share of pixels set to mid grey (0).
 

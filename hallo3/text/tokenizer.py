@@ -1,8 +1,13 @@
-"""From a prompt to token ids of a fixed length: T5's own tokenizer, or bytes for random sets."""
+"""From a prompt to token ids of a fixed length: T5's own tokenizer, words for the built-in model, or bytes
+for random sets."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -11,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
 
-PAD, END, FIRST_BYTE = 0, 1, 3
+PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
 
 
 class Tokenizer(Protocol):
@@ -28,6 +33,27 @@ class ByteTokenizer:
         _warn_if_cut(len(ids) + 1, length)
         ids = [*ids[: length - 1], END]
         return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokenizer:
+    """Whole words as tokens, each a number that its letters decide: for the small built-in text encoder.
+
+    Case and punctuation do not count; different words may share a number.
+    """
+
+    vocabulary: int
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        ids = [self.number(word) for word in re.findall(r"\w+", prompt.lower())]
+        _warn_if_cut(len(ids) + 1, length)
+        ids = [*ids[: length - 1], END]
+        return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+    def number(self, word: str) -> int:
+        """A word's token."""
+        digest = blake2b(word.encode(), digest_size=8).digest()
+        return FIRST_WORD + int.from_bytes(digest, "little") % (self.vocabulary - FIRST_WORD)
 
 
 class T5Tokenizer:
@@ -49,6 +75,28 @@ class T5Tokenizer:
             prompt, truncation=True, padding="max_length", max_length=length, return_tensors="pt"
         )
         return cast(Tensor, encoded["input_ids"])
+
+
+def tokenizer_named(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
+    """What makes the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
+    number of tokens that the network knows.
+
+    Raises ``CheckpointError`` for a name that is none.
+    """
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "t5": lambda: T5Tokenizer(folder),
+        "words": lambda: WordTokenizer(vocabulary),
+        "bytes": ByteTokenizer,
+    }
+    maker = makers.get(str(name))
+    if maker is None:
+        raise CheckpointError(
+            "The text encoder wants an unknown tokenizer.",
+            found=repr(name),
+            expected=" or ".join(makers),
+            do="use a text encoder that was written for this version, or update the package",
+        )
+    return maker
 
 
 def _load_tokenizer(folder: Path) -> Any:

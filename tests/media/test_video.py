@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hallo3.errors import OutputError
+from hallo3.media.canvas import enlarged
 from hallo3.media.video import VideoWriter, to_uint8
 from sounds import tone, write_wav
 
@@ -119,3 +120,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_values_are_cut_not_rounded() -> None:
     assert to_uint8(torch.tensor([0.0, 0.999, 1.0, 1.9 / 255])).tolist() == [0, 254, 255, 1]
+
+
+@pytest.mark.parametrize("times", [1, 2, 16])
+def test_enlarged_frames_are_the_same_picture(times: int) -> None:
+    picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).round()
+    picture[0] = picture[0] * 0.5 + 0.2
+    large = enlarged(picture, times)
+    assert large.shape == (2, 3, 6 * times, 8 * times)
+    assert 0 <= float(large.min()) <= float(large.max()) <= 1
+    assert float((torch.nn.functional.avg_pool2d(large, times) - picture).abs().max()) < 0.35
+    assert torch.allclose(enlarged(torch.full((1, 3, 4, 4), 0.3), times), torch.tensor(0.3))

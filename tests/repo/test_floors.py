@@ -19,7 +19,7 @@ NODES = ROOT / "nodes"
 NODE_SOURCES = sorted(NODES.rglob("*.py"))
 SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
-GROUND = {"errors", "shapes", "config", "presets", "segments"}
+GROUND = {"errors", "shapes", "config", "presets", "segments", "built_in"}
 """Floor 0: the standard library only."""
 CELLAR = GROUND | {"ops", "noise", "residency"}
 """Floor 1: torch and numpy besides."""

@@ -1,0 +1,112 @@
+"""A model judged on all cases, through the way that every render goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallo3.face.analysis import analyze
+from hallo3.identity import Identity
+from hallo3.media.sound import Recording
+from hallo3.models import Models
+from hallo3.noise import seeded_noise
+from hallo3.pipeline import encode_prompt, encode_speech, identify, render
+from hallo3.settings import Settings, settings_for
+from hallo3.stages import prepare
+
+from .cases import Case, case_of
+from .figures import Figures, figures
+
+Swap = Callable[[Identity, int], Identity]
+"""Another identity in a case's place, by its number: for showing that each part of it is used."""
+
+
+def film(
+    case: Case, models: Models, *, prompt: str = "", identity: Identity | None = None, **changes: Any
+) -> Tensor:
+    """The video [F, 3, H, W] in 0..1 of a case, with the model's own settings but for ``changes``."""
+    settings = replace(settings_for(models.config.defaults), **changes)
+    noise = seeded_noise(settings.seed)
+    with torch.inference_mode():
+        who = identity or identity_of(case, models, settings)
+        speech = encode_speech(case.speech, models)
+        stages = prepare(who, speech, encode_prompt(prompt, models), models, settings, noise, lambda _: None)
+        made = render(
+            who.canvas.pixels,
+            speech.plan,
+            encode=stages.encode,
+            sample=stages.sample,
+            decode=stages.decode,
+            noise=noise,
+            motion_drop=settings.motion_drop,
+        )
+        return torch.cat([who.canvas.uncrop(frames.pixels) for frames in made])
+
+
+def identity_of(case: Case, models: Models, settings: Settings | None = None) -> Identity:
+    """Who is on a case's portrait."""
+    chosen = settings or settings_for(models.config.defaults)
+    with torch.inference_mode():
+        face = analyze(case.portrait, models.face, models.config.face)
+        return identify(case.portrait, face, models, chosen, seeded_noise(chosen.seed))
+
+
+def judged(
+    cases: Sequence[Case],
+    models: Models,
+    *,
+    swap: Swap | None = None,
+    speech_of_next: bool = False,
+    **changes: Any,
+) -> list[Figures]:
+    """Every case's figures; the control is the next case's speech, strangers are all other portraits.
+
+    ``swap`` gives another identity in a case's place, ``speech_of_next`` lets the next case's recording
+    drive the video: what is judged stays the case.
+    """
+    found: list[Figures] = []
+    for number, case in enumerate(cases):
+        following = cases[(number + 1) % len(cases)]
+        driven = replace(case, speech=following.speech) if speech_of_next else case
+        identity = swap(identity_of(case, models), number) if swap else None
+        frames = film(driven, models, identity=identity, **changes)
+        found.append(
+            figures(
+                frames,
+                case.portrait,
+                case.mouth,
+                new_frames=models.config.segment.new_frames,
+                other=following.mouth,
+                truth=case.truth if len(case.truth) else None,
+                strangers=[other.portrait for other in cases if other is not case],
+            )
+        )
+    return found
+
+
+def with_silence(case: Case, models: Models, seconds: float) -> Case:
+    """The case's speech, then as long a digital silence."""
+    segment = models.config.segment
+    quiet = torch.zeros(1, int(seconds * segment.sample_rate))
+    return case_of(
+        case.name, case.portrait, _joined([case.speech.waveform, quiet], segment.sample_rate), segment
+    )
+
+
+def spoken_on(cases: Sequence[Case], portrait: Tensor, models: Models, seconds: float) -> Case:
+    """One portrait that says all cases' speeches, over and over, for so long."""
+    segment = models.config.segment
+    wanted = int(seconds * segment.sample_rate)
+    parts: list[Tensor] = []
+    while sum(part.shape[1] for part in parts) < wanted:
+        parts.append(cases[len(parts) % len(cases)].speech.waveform)
+    whole = torch.cat(parts, dim=1)[:, :wanted]
+    return case_of("long", portrait, Recording(whole, segment.sample_rate), segment)
+
+
+def _joined(parts: list[Tensor], rate: int) -> Recording:
+    return Recording(torch.cat(parts, dim=1), rate)

@@ -1,0 +1,100 @@
+"""How the built-in model behaves: figures on portraits and sentences it has not seen.
+
+    python benchmarks/built_in.py --json docs/measurements/built_in.json --sheet docs/pictures/built_in.png
+
+Its own settings on all cases, long speech, silence, other steps and the other sampler on a few cases,
+CPU-seconds a second of video; real speech with ``--speech FILE...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from behaviour.cases import Case, case_of, read_cases  # noqa: E402
+from behaviour.figures import Figures, figures, summary  # noqa: E402
+from behaviour.pixels import at_side  # noqa: E402
+from behaviour.suite import film, judged, spoken_on, with_silence  # noqa: E402
+from hallo3.built_in import FOLDER  # noqa: E402
+from hallo3.load import load_models  # noqa: E402
+from hallo3.media.sound import read_recording  # noqa: E402
+from hallo3.models import Models  # noqa: E402
+from training.sheets import side_by_side  # noqa: E402
+
+STEPS, SAMPLERS, FEW = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4
+SHOWN = [12, 24, 36, 48, 60, 72, 84, 96]
+
+
+def one(case: Case, models: Models, **changes: Any) -> Figures:
+    """A case without a control or strangers."""
+    new_frames = models.config.segment.new_frames
+    return figures(film(case, models, **changes), case.portrait, case.mouth, new_frames=new_frames)
+
+
+def rounded(found: dict[str, float]) -> dict[str, float]:
+    """Figures as they are kept."""
+    return {key: round(value, 3) for key, value in found.items()}
+
+
+def speed(case: Case, models: Models) -> dict[str, float]:
+    """CPU-seconds of all threads, and seconds, for a second of video, after a first film has warmed up."""
+    film(case, models)
+    cpu, wall = time.process_time(), time.perf_counter()
+    film(case, models)
+    length = len(case.mouth.open) / models.config.segment.fps
+    return {
+        "cpu_seconds": (time.process_time() - cpu) / length,
+        "seconds": (time.perf_counter() - wall) / length,
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--speech", type=Path, nargs="*", default=[])
+    parser.add_argument("--seconds", type=int, nargs="*", default=[60], help="lengths to look for drift in")
+    parser.add_argument("--no-table", action="store_true", help="leave steps and samplers out")
+    options = parser.parse_args()
+    models = load_models(options.model, torch.device("cpu"), torch.float32)
+    cases = read_cases(ROOT / "tests" / "data" / "behaviour", models.config.segment)
+    kept: dict[str, Any] = {}
+
+    def keep(name: str, found: dict[str, float]) -> None:
+        kept[name] = rounded(found)
+        print(name, json.dumps(kept[name]), flush=True)
+
+    keep("own settings, 10 cases", summary(judged(cases, models)))
+    keep("speed", speed(cases[0], models))
+    keep("silence", one(with_silence(cases[0], models, 3.0), models).as_dict())
+    for seconds in options.seconds:
+        case = spoken_on(cases, cases[1].portrait, models, seconds)
+        keep(f"{seconds} s", one(case, models).as_dict())
+    for path in options.speech:
+        case = case_of(path.stem, cases[0].portrait, read_recording(path), models.config.segment)
+        keep(f"real speech {path.stem}", one(case, models).as_dict())
+    for sampler in SAMPLERS if not options.no_table else ():
+        for steps in STEPS:
+            found = judged(cases[:FEW], models, sampler=sampler, steps=steps)
+            keep(f"{sampler}, {steps} steps, {FEW} cases", summary(found))
+    if options.json:
+        options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    if options.sheet:
+        side = models.config.segment.height
+        rows = [(at_side(c.portrait, side)[None], film(c, models)) for c in cases[:6]]
+        side_by_side(rows, SHOWN).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()

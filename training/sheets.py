@@ -1,0 +1,70 @@
+"""Pictures to judge a run by: its curves, and people that it has not seen, next to how they were drawn."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+WIDTH, HEIGHT, MARGIN = 560, 240, 36
+INK, PAPER = (40, 60, 90), (255, 255, 255)
+
+
+def curves(folder: Path, names: list[str]) -> Image.Image:
+    """Every column of every stage's curve, logarithmic where it is positive, against steps."""
+    plots = [plot for name in names for plot in _plots(folder / f"{name}.csv")]
+    sheet = Image.new("RGB", (2 * WIDTH, -(-len(plots) // 2) * HEIGHT), PAPER)
+    for index, plot in enumerate(plots):
+        sheet.paste(plot, (index % 2 * WIDTH, index // 2 * HEIGHT))
+    return sheet
+
+
+def _plots(path: Path) -> list[Image.Image]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [key for key in rows[0] if key not in {"step", "cpu_seconds"}]
+    seconds = rows[-1]["cpu_seconds"]
+    return [
+        _plot(f"{path.stem}: {key} ({rows[-1]['step']} steps, {seconds} CPU-s)", _column(rows, key))
+        for key in columns
+    ]
+
+
+def _column(rows: list[dict[str, str]], key: str) -> NDArray[np.float64]:
+    return np.array([(float(row["step"]), float(row[key])) for row in rows])
+
+
+def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
+    image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
+    draw = ImageDraw.Draw(image)
+    steps, values = points.T
+    logarithmic = bool(values.min() > 0)
+    heights = np.log10(values) if logarithmic else values
+    span = max(float(np.ptp(heights)), 1e-9)
+    x = MARGIN + (WIDTH - 2 * MARGIN) * steps / steps[-1]
+    y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (heights - heights.min()) / span
+    draw.rectangle((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN), outline=(210, 214, 220))
+    draw.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill=INK, width=2)
+    scale = "log" if logarithmic else "linear"
+    draw.text((MARGIN, 10), f"{title}, {scale}: {values.min():.4g} to {values.max():.4g}", fill=(0, 0, 0))
+    draw.text((MARGIN, HEIGHT - 24), f"last {values[-1]:.4g}", fill=(0, 0, 0))
+    return image
+
+
+def side_by_side(rows: list[tuple[Tensor, Tensor]], frames: list[int], enlarge: int = 2) -> Image.Image:
+    """For every pair of videos [F, 3, S, S] so many frames, one video above the other."""
+    strips = [
+        torch.cat([video[min(frame, len(video) - 1)] for frame in frames], dim=2)
+        for pair in rows
+        for video in pair
+    ]
+    pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels)
+    return image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
