@@ -73,14 +73,16 @@ def figures(
         follows=by_lag[0],
         control=float("nan") if other is None else correlation(rows, other.open, 0),
         lag=max(by_lag, key=lambda lag: by_lag[lag]),
-        amplitude=amplitude(rows, asked) / amplitude(truth.numpy(), asked) if truth is not None else np.nan,
-        silent=_mean(rows, asked < QUIET) / _mean(rows, asked > LOUD),
+        amplitude=np.nan
+        if truth is None
+        else _share(amplitude(rows, asked), amplitude(truth.numpy(), asked)),
+        silent=_share(_mean(rows, asked < QUIET), _mean(rows, asked > LOUD)),
         colour=fmean(errors.values()),
         worst_colour=max(errors.values()),
         own=nearest(frames, gallery) == 0,
         seam=seam_ratio(frames, new_frames),
-        drift=parts[-1] / parts[0],
-        sharpness=sharpness(frames) / sharpness(reference[None]),
+        drift=_share(parts[-1], parts[0]),
+        sharpness=_share(sharpness(frames), sharpness(reference[None])),
     )
 
 
@@ -110,6 +112,10 @@ def summary(found: Sequence[Figures]) -> dict[str, float]:
         "worst_follows": min(follows),
         "worst_seam": max(row["seam"] for row in rows),
     }
+
+
+def _share(value: float, whole: float) -> float:
+    return value / whole if whole else float("nan")
 
 
 def _mean(rows: np.ndarray, chosen: np.ndarray) -> float:

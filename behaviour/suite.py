@@ -19,7 +19,8 @@ from hallo3.settings import Settings, settings_for
 from hallo3.stages import prepare
 
 from .cases import Case, case_of
-from .figures import Figures, figures
+from .figures import LOUD, Figures, figures
+from .pixels import at_side, opening
 
 Swap = Callable[[Identity, int], Identity]
 """Another identity in a case's place, by its number: for showing that each part of it is used."""
@@ -88,13 +89,19 @@ def judged(
     return found
 
 
-def with_silence(case: Case, models: Models, seconds: float) -> Case:
-    """The case's speech, then as long a digital silence."""
+def silence_ratio(case: Case, models: Models, seconds: float = 3.0, settle: float = 0.4) -> float:
+    """How open the mouth stays in digital silence after the case's speech, in shares of loud speech.
+
+    The first moments of the silence, ``settle`` seconds, are left out.
+    """
     segment = models.config.segment
     quiet = torch.zeros(1, int(seconds * segment.sample_rate))
-    return case_of(
-        case.name, case.portrait, _joined([case.speech.waveform, quiet], segment.sample_rate), segment
-    )
+    speech = Recording(torch.cat((case.speech.waveform, quiet), dim=1), segment.sample_rate)
+    longer = case_of(case.name, case.portrait, speech, segment)
+    rows = opening(film(longer, models), at_side(case.portrait, segment.height))
+    loud = torch.from_numpy(longer.mouth.open > LOUD)
+    silent = rows[len(case.mouth.open) + round(settle * segment.fps) :]
+    return float(silent.mean() / rows[loud].mean())
 
 
 def spoken_on(cases: Sequence[Case], portrait: Tensor, models: Models, seconds: float) -> Case:
@@ -106,7 +113,3 @@ def spoken_on(cases: Sequence[Case], portrait: Tensor, models: Models, seconds: 
         parts.append(cases[len(parts) % len(cases)].speech.waveform)
     whole = torch.cat(parts, dim=1)[:, :wanted]
     return case_of("long", portrait, Recording(whole, segment.sample_rate), segment)
-
-
-def _joined(parts: list[Tensor], rate: int) -> Recording:
-    return Recording(torch.cat(parts, dim=1), rate)

@@ -20,18 +20,18 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from behaviour.carry import carried  # noqa: E402
 from behaviour.cases import Case, case_of, read_cases  # noqa: E402
 from behaviour.figures import Figures, figures, summary  # noqa: E402
-from behaviour.pixels import at_side  # noqa: E402
-from behaviour.suite import film, judged, spoken_on, with_silence  # noqa: E402
+from behaviour.suite import film, judged, silence_ratio, spoken_on  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.load import load_models  # noqa: E402
 from hallo3.media.sound import read_recording  # noqa: E402
 from hallo3.models import Models  # noqa: E402
-from training.sheets import side_by_side  # noqa: E402
+from training.sheets import people  # noqa: E402
 
 STEPS, SAMPLERS, FEW = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4
-SHOWN = [12, 24, 36, 48, 60, 72, 84, 96]
+CASES = ROOT / "tests" / "data" / "behaviour"
 
 
 def one(case: Case, models: Models, **changes: Any) -> Figures:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--no-table", action="store_true", help="leave steps and samplers out")
     options = parser.parse_args()
     models = load_models(options.model, torch.device("cpu"), torch.float32)
-    cases = read_cases(ROOT / "tests" / "data" / "behaviour", models.config.segment)
+    cases = read_cases(CASES, models.config.segment)
     kept: dict[str, Any] = {}
 
     def keep(name: str, found: dict[str, float]) -> None:
@@ -77,7 +77,8 @@ def main() -> None:
 
     keep("own settings, 10 cases", summary(judged(cases, models)))
     keep("speed", speed(cases[0], models))
-    keep("silence", one(with_silence(cases[0], models, 3.0), models).as_dict())
+    keep("silence", {case.name: silence_ratio(case, models) for case in cases})
+    keep("carried on from motion frames", {case.name: carried(case, models) for case in cases})
     for seconds in options.seconds:
         case = spoken_on(cases, cases[1].portrait, models, seconds)
         keep(f"{seconds} s", one(case, models).as_dict())
@@ -91,9 +92,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        side = models.config.segment.height
-        rows = [(at_side(c.portrait, side)[None], film(c, models)) for c in cases[:6]]
-        side_by_side(rows, SHOWN).save(options.sheet)
+        people(options.model, CASES).save(options.sheet)
 
 
 if __name__ == "__main__":

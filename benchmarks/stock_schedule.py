@@ -35,10 +35,9 @@ def measured(stages: Stages, steps: int) -> dict[str, float]:
     original = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=steps)[0]
     stock = comfy.samplers.calculate_sigmas(stages.model.model.model_sampling, "simple", steps)
     shares = [1 / torch.sqrt(1 + sigmas.double() ** 2) for sigmas in (original, stock)]
-    ends = [
-        stages.run("Hallo3Sampler", **stages.given(segment=0, steps=steps, sigmas=sigmas))[0]["samples"]
-        for sigmas in (original, stock)
-    ]
+    sampler = stages.run("Hallo3OriginalSampler", sampler_name="dpmpp_2m_sde")[0]
+    given = stages.given(segment=0, steps=steps, guidance_scale=3.5, sampler=sampler)
+    ends = [stages.run("Hallo3Sampler", **given, sigmas=sigmas)[0]["samples"] for sigmas in (original, stock)]
     apart = float((ends[0] - ends[1]).std() / ends[0].std())
     return {"largest_share_difference": difference(*shares), "end_latents_relative_rms": apart}
 

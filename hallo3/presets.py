@@ -45,7 +45,7 @@ BUILT_IN = Hallo3Config(
         block_out_channels=(16, 32, 32, 64), layers_per_block=1, norm_num_groups=4, scaling_factor=2.6
     ),
     segment=SegmentConfig(frames=33, height=64, width=64),
-    defaults=Defaults(steps=4, guidance_scale=1.0, sampler="ddim"),
+    defaults=Defaults(steps=1, guidance_scale=1.0, sampler="ddim"),
 )
 
 # wav2vec2 and T5 are transformers' classes; their sizes stay in transformers' own words.

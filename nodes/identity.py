@@ -12,6 +12,7 @@ from ..hallo3.media.overview import overview
 from .host import vae as host_vae
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
+from .host.said import warnings_shown
 from .sockets import FaceAnalyzer as FaceAnalyzerSocket
 from .sockets import Identity, ReferenceNetwork
 from .values import check_socket, face_mask_of, images_of, picture_of
@@ -43,8 +44,8 @@ class Hallo3IdentityReference(io.ComfyNode):
                     "face_analyzer",
                     optional=True,
                     tooltip=(
-                        "Finds the face and says whose it is. No node makes one yet; the built-in set "
-                        "needs none."
+                        "Finds the face and says whose it is. No node makes one yet; the built-in model "
+                        "has its own, for drawn faces."
                     ),
                 ),
                 io.Mask.Input(
@@ -72,7 +73,8 @@ class Hallo3IdentityReference(io.ComfyNode):
         picture, config = picture_of(portrait), reference_network.config
         if face_analyzer is not None:
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
-        face = analyze(picture, face_analyzer or analyzer_for(config.face), config.face)
+        with warnings_shown():
+            face = analyze(picture, face_analyzer or analyzer_for(config.face), config.face)
         if face_mask is not None:
             face = Face(mask=face_mask_of(face_mask, picture), embedding=face.embedding)
         host_vae.check_vae(vae, config.vae)

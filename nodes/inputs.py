@@ -53,7 +53,7 @@ def steps() -> io.Input:
         default=50,
         min=1,
         max=TRAIN_STEPS,
-        tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 8.",
+        tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 1.",
     )
 
 
@@ -67,7 +67,10 @@ def steps_and_guidance() -> list[io.Input]:
             min=0.0,
             max=GUIDANCE_LIMIT,
             step=0.1,
-            tooltip="How strongly prompt and speech are followed; 1 is no guidance and half the work.",
+            tooltip=(
+                "How strongly prompt and speech are followed: 3.5 for the released model, 1 for the built-in "
+                "one. 1 is no guidance and half the work."
+            ),
         ),
     ]
 
@@ -90,7 +93,10 @@ def positive() -> io.Input:
     return io.Conditioning.Input(
         "positive",
         optional=True,
-        tooltip="What the picture shows, by T5-XXL (Load CLIP, type cogvideox). Left out, there is no text.",
+        tooltip=(
+            "What the picture shows, by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3 "
+            "Built-in. Left out, there is no text."
+        ),
     )
 
 
@@ -111,7 +117,11 @@ def sampling_sockets() -> list[io.Input]:
             optional=True,
             tooltip="Brings its own model, guidance and text; those connected here are then ignored.",
         ),
-        io.Sampler.Input("sampler", optional=True, tooltip="Left out, the original's sampler."),
+        io.Sampler.Input(
+            "sampler",
+            optional=True,
+            tooltip="Left out, the model's own: the original's dpmpp_2m_sde, ddim for the built-in model.",
+        ),
         io.Sigmas.Input(
             "sigmas",
             optional=True,

@@ -1,6 +1,6 @@
 """Fit the colours by which ComfyUI previews latents: ``python tools/fit_previews.py``.
 
-For the built-in set: latents of the sample portrait, shifted in colour and noised, against the frames that
+For the built-in model: latents of the sample portrait, shifted in colour and noised, against the frames that
 its own VAE decodes from them, averaged to the latent grid. Least squares with a constant; what share of the
 frames' variance it explains is printed. Writes nodes/host/preview_factors.json.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,10 +18,10 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.load import load_models  # noqa: E402
 from hallo3.media.canvas import fit  # noqa: E402
 from hallo3.media.picture import read_picture  # noqa: E402
-from hallo3.random_set import write_random_set  # noqa: E402
 from hallo3.vae.codec import VideoVAE  # noqa: E402
 
 FACTORS = ROOT / "nodes" / "host" / "preview_factors.json"
@@ -58,12 +57,11 @@ def fitted(latents: Tensor, colours: Tensor) -> tuple[dict[str, list[list[float]
 
 def main() -> None:
     """Fit and write."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = write_random_set(Path(folder), 0, "tiny")
-        models = load_models(Path(folder), torch.device("cpu"), torch.float32)
-        pixels = fit(read_picture(ROOT / "samples" / "portrait.png"), config.segment.shape).pixels
-        with models.vae as vae:
-            factors, explained = fitted(*pairs(vae, pixels))
+    models = load_models(FOLDER, torch.device("cpu"), torch.float32)
+    config = models.config
+    pixels = fit(read_picture(ROOT / "samples" / "portrait.png"), config.segment.shape).pixels
+    with models.vae as vae:
+        factors, explained = fitted(*pairs(vae, pixels))
     FACTORS.write_text(json.dumps({config.name: factors}, indent=1) + "\n", encoding="utf-8")
     print(f"{config.name}: {explained:.1%} of the variance explained")
 

@@ -18,9 +18,10 @@ import torch
 
 from hallo3.presets import BUILT_IN
 
-from . import clips, diffusion, export, hearing, vae, voices
+from . import clips, diffusion, export, hearing, sheets, vae, voices
 
 UTTERANCES = {"train": 320, "held-out": 60}
+CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "behaviour"
 HEARING_STEPS, CHUNKS, DIFFUSION_STEPS = 1000, 14, 2600
 
 
@@ -39,12 +40,12 @@ def listen(options: Namespace) -> None:
 
 def compress(options: Namespace) -> None:
     """The VAE."""
-    vae.train_vae(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height)
+    vae.train_vae(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
 
 
 def sharpen(options: Namespace) -> None:
     """The VAE's decoder, alone."""
-    vae.train_decoder(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height)
+    vae.train_decoder(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
 
 
 def encode(options: Namespace) -> None:
@@ -59,12 +60,20 @@ def encode(options: Namespace) -> None:
 def diffuse(options: Namespace) -> None:
     """Transformer, reference network and text encoder."""
     known = clips.load_clips(options.out, CHUNKS)
-    diffusion.train_diffusion(options.out, options.seed, BUILT_IN, known, DIFFUSION_STEPS)
+    diffusion.train_diffusion(options.out, options.seed, BUILT_IN, known, DIFFUSION_STEPS, options.device)
 
 
 def write(options: Namespace) -> None:
     """The model folder."""
     export.write_model(export.finished(options.out, options.seed, BUILT_IN), options.out / "model")
+
+
+def look(options: Namespace) -> None:
+    """Pictures of the run: its curves, and held-out people next to their portraits."""
+    sheets.curves(options.out, [hearing.NAME, vae.VAE, diffusion.NAME, vae.DECODER]).save(
+        options.out / "curves.png"
+    )
+    sheets.people(options.out / "model", CASES).save(options.out / "people.png")
 
 
 STAGES: dict[str, Callable[[Namespace], None]] = {
@@ -75,6 +84,7 @@ STAGES: dict[str, Callable[[Namespace], None]] = {
     "diffusion": diffuse,
     "decoder": sharpen,
     "export": write,
+    "look": look,
 }
 
 
@@ -90,6 +100,12 @@ def main() -> None:
     parser.add_argument("stage", choices=["all", *STAGES])
     parser.add_argument("--out", type=Path, required=True, help="folder for everything, kept between calls")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--device",
+        type=torch.device,
+        default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        help="where vae, diffusion and decoder learn; speech encoder and clips are the CPU's",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make clips")
     options = parser.parse_args(sys.argv[1:])

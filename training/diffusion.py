@@ -29,7 +29,7 @@ from .clips import Clips, spread, windows_of
 from .loss import Batch, drawn, velocity_loss
 from .motion import LIGHTS
 from .optim import Average, Optimiser
-from .stage import Run
+from .stage import CPU, Run
 
 NAME = "diffusion"
 BATCH = 16
@@ -102,24 +102,25 @@ class Lessons:
         """A batch with its dropouts, the latents' weights, and the generator for the rest."""
         r = named_generator(f"{self.seed}|{NAME}|{step}")
         picked = torch.from_numpy(r.integers(0, len(self.clips), BATCH))
-        kept = {key: values[picked].float() for key, values in self.clips.tensors.items()}
+        device = next(text.parameters()).device
+        kept = {key: values[picked].float().to(device) for key, values in self.clips.tensors.items()}
         config = self.config
         which = torch.from_numpy((r.random(BATCH) < LEFT_SHARE).astype(np.int64))
         image = kept["image"][torch.arange(BATCH), which]
         image_latents = torch.zeros_like(kept["latents"])
-        image_latents[:, :, 0] = image * _kept(r, DROP_IMAGE, 4)[..., 0]
+        image_latents[:, :, 0] = image * _kept(r, DROP_IMAGE, 4).to(device)
         windows = windows_of(kept["rows"], kept["first"], config.audio.window, config.segment.motion_frames)
-        ids = self.tokens[picked]
+        ids = self.tokens[picked].to(device)
         embeds = cast(Any, text)(input_ids=ids).last_hidden_state
         spoken = torch.tensor([bool(self.clips.prompts[i]) for i in picked.tolist()])
         lit = torch.tensor([bool(LIGHTS.keys() & self.clips.prompts[i].split()) for i in picked.tolist()])
         dropped = torch.from_numpy(r.random(BATCH) < DROP_TEXT) & ~lit
-        embeds = embeds * (spoken & ~dropped)[:, None, None]
+        embeds = embeds * (spoken & ~dropped).to(embeds)[:, None, None]
         batch = Batch(
             latents=kept["latents"],
             image_latents=image_latents,
-            face_latents=kept["face"][:, :, None] * _kept(r, DROP_FACE, 5),
-            windows=windows * _kept(r, DROP_SPEECH, 5),
+            face_latents=kept["face"][:, :, None] * _kept(r, DROP_FACE, 5).to(device),
+            windows=windows * _kept(r, DROP_SPEECH, 5).to(device),
             face_embedding=kept["embedding"],
             prompt_embeds=embeds,
         )
@@ -132,10 +133,12 @@ def _kept(r: np.random.Generator, rate: float, dims: int) -> Tensor:
     return torch.from_numpy((r.random(BATCH) >= rate).astype(np.float32)).reshape(shape)
 
 
-def train_diffusion(folder: Path, seed: int, config: Hallo3Config, clips: Clips, steps: int) -> None:
+def train_diffusion(
+    folder: Path, seed: int, config: Hallo3Config, clips: Clips, steps: int, device: torch.device = CPU
+) -> None:
     """The whole stage; its averaged weights are ``Run.state("average")``."""
-    run = Run(folder=folder, name=NAME, steps=steps, seed=seed)
-    networks = Networks(config, seed)
+    run = Run(folder=folder, name=NAME, steps=steps, seed=seed, device=device)
+    networks = Networks(config, seed).to(device)
     optimiser = Optimiser(networks, steps, muon=MUON, adamw=ADAMW, ends=ENDS, warmup=50, cooldown=0.6)
     average = Average(networks, 0.998)
     lessons = Lessons(clips, config, tokens_of(clips.prompts, config), seed)
@@ -143,7 +146,7 @@ def train_diffusion(folder: Path, seed: int, config: Hallo3Config, clips: Clips,
     def step(index: int) -> dict[str, float]:
         batch, weight, chance = lessons.batch(index, networks.text)
         draw = drawn(batch.latents, chance)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = velocity_loss(
                 networks.transformer, networks.reference, batch, draw, weight, reference_reads=False
             )

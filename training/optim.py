@@ -137,4 +137,4 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.kept = {name: value.clone() for name, value in state.items()}
+        self.kept = {name: state[name].to(value, copy=True) for name, value in self.kept.items()}

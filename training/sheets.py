@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from behaviour.cases import read_cases
+from behaviour.pixels import at_side
+from behaviour.suite import film
+from hallo3.load import load_models
+
 WIDTH, HEIGHT, MARGIN = 560, 240, 36
 INK, PAPER = (40, 60, 90), (255, 255, 255)
 
@@ -56,6 +61,15 @@ def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
     draw.text((MARGIN, 10), f"{title}, {scale}: {values.min():.4g} to {values.max():.4g}", fill=(0, 0, 0))
     draw.text((MARGIN, HEIGHT - 24), f"last {values[-1]:.4g}", fill=(0, 0, 0))
     return image
+
+
+def people(model: Path, cases: Path, count: int = 6) -> Image.Image:
+    """Portraits that were not learned from, and what a model makes of them."""
+    models = load_models(model, torch.device("cpu"), torch.float32)
+    segment = models.config.segment
+    known = read_cases(cases, segment)[:count]
+    rows = [(at_side(case.portrait, segment.height)[None], film(case, models)) for case in known]
+    return side_by_side(rows, [12 * n for n in range(1, 10)])
 
 
 def side_by_side(rows: list[tuple[Tensor, Tensor]], frames: list[int], enlarge: int = 2) -> Image.Image:

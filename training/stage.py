@@ -12,6 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
+CPU = torch.device("cpu")
+REPORT = 20
+"""Steps that one line of a curve is the mean of."""
+
 
 class Stateful(Protocol):
     """A network, an optimiser, an average: anything whose state can be kept."""
@@ -32,6 +36,7 @@ class Run:
     name: str
     steps: int
     seed: int
+    device: torch.device = CPU
 
     @property
     def checkpoint(self) -> Path:
@@ -115,6 +120,3 @@ class Run:
         head, *lines = self.curve.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if int(line.split(",", 1)[0]) <= step]
         self.curve.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
-
-
-REPORT = 20

@@ -16,7 +16,7 @@ from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
 
 from .optim import Average, Optimiser
 from .pictures import Pool, render_pool
-from .stage import Run
+from .stage import CPU, Run
 
 KL_WEIGHT = 2e-4
 CHANNELS_LAST = torch.channels_last_3d
@@ -48,6 +48,10 @@ class Piece:
     pixels: Tensor
     weight: Tensor
 
+    def to(self, device: torch.device) -> Piece:
+        """The same on a device."""
+        return Piece(self.pixels.to(device), self.weight.to(device))
+
 
 DECODER_LESSONS = (Lesson(1000, 2, 17, 64, 2.5),)
 """The decoder goes on alone while the transformer learns on what the encoder, finished, makes."""
@@ -55,22 +59,32 @@ VAE, DECODER = "vae", "decoder"
 
 
 def train_vae(
-    folder: Path, seed: int, config: VAEConfig, side: int, lessons: tuple[Lesson, ...] = LESSONS
+    folder: Path,
+    seed: int,
+    config: VAEConfig,
+    side: int,
+    lessons: tuple[Lesson, ...] = LESSONS,
+    device: torch.device = CPU,
 ) -> None:
     """Encoder and decoder; averaged weights are ``Run.state("average")``."""
     vae = fresh_vae(config, seed)
-    run = Run(folder=folder, name=VAE, steps=_steps(lessons), seed=seed)
+    run = Run(folder=folder, name=VAE, steps=_steps(lessons), seed=seed, device=device)
     _learn(run, vae, vae.network, lessons, side, (0.02, 2e-3), 0.5)
 
 
 def train_decoder(
-    folder: Path, seed: int, config: VAEConfig, side: int, lessons: tuple[Lesson, ...] = DECODER_LESSONS
+    folder: Path,
+    seed: int,
+    config: VAEConfig,
+    side: int,
+    lessons: tuple[Lesson, ...] = DECODER_LESSONS,
+    device: torch.device = CPU,
 ) -> None:
     """The decoder of a finished VAE, alone; its averaged weights are ``Run.state("average")``."""
     vae = fresh_vae(config, seed)
     vae.network.load_state_dict(Run(folder=folder, name=VAE, steps=0, seed=seed).state("average"))
     vae.network.encoder.requires_grad_(False)
-    run = Run(folder=folder, name=DECODER, steps=_steps(lessons), seed=seed)
+    run = Run(folder=folder, name=DECODER, steps=_steps(lessons), seed=seed, device=device)
     _learn(run, vae, vae.network.decoder, lessons, side, (0.006, 6e-4), 0.9)
 
 
@@ -99,6 +113,7 @@ def _learn(
 ) -> None:
     if run.done() == run.steps:
         return
+    vae.network.to(run.device)
     pool = render_pool(f"{run.seed}|{run.name}", POOL_CLIPS, POOL_FRAMES, side)
     optimiser = Optimiser(
         learning, run.steps, muon=rates[0], adamw=rates[1], ends=("conv_out",), cooldown=cooldown
@@ -107,9 +122,9 @@ def _learn(
 
     def step(index: int) -> dict[str, float]:
         r = named_generator(f"{run.seed}|{run.name}|{index}")
-        piece = cut_out(pool, lesson_at(lessons, index), r)
+        piece = cut_out(pool, lesson_at(lessons, index), r).to(run.device)
         noise = torch.Generator().manual_seed(int(r.integers(2**31)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(run.device.type, torch.bfloat16):
             posterior = vae.posterior(piece.pixels.contiguous(memory_format=CHANNELS_LAST))
             drawn = torch.randn(posterior.mean.shape, generator=noise)
             found = decoded(vae, posterior.sample(drawn))

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,27 +14,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import InputError
 from ..load import ModelFolder, load_models
-from ..media.canvas import Canvas, fit
+from ..media.canvas import Canvas, enlarged, fit
 from ..media.picture import read_picture
 from ..media.sound import Recording, read_recording, to_mono
 from ..media.video import VideoWriter
 from ..models import Models
 from ..pipeline import animate
-from ..random_set import SIZES, write_random_set
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
 from ..stages import Progress
 from .bill import as_dict, bill
 
-RANDOM_SIZE, RANDOM_SEED = "tiny", 0
+LARGEST = 16
+"""How many times frames may be enlarged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A run whose inputs have all been read and accepted; ``speech`` is mono at the encoder's rate."""
+    """A run whose inputs have all been read and accepted; ``speech`` is mono at the encoder's rate,
+    ``enlarge`` how many times as large as rendered the frames are written."""
 
     config: Hallo3Config
     settings: Settings
@@ -43,6 +44,17 @@ class Job:
     canvas: Canvas
     speech: Recording
     plan: SegmentPlan
+    enlarge: int
+
+    @property
+    def width(self) -> int:
+        """The video's, in pixels."""
+        return self.canvas.width * self.enlarge
+
+    @property
+    def height(self) -> int:
+        """The video's, in pixels."""
+        return self.canvas.height * self.enlarge
 
 
 def run_animate(options: Namespace) -> None:
@@ -53,13 +65,12 @@ def run_animate(options: Namespace) -> None:
     if options.plan:
         _print_plan(options, job)
         return
-    with ExitStack() as open_things:
-        models = _models(options, open_things)
-        _render(options, job, models)
+    _render(options, job, _models(options))
 
 
 def _job(options: Namespace) -> Job:
-    config = ModelFolder(options.model).config() if options.model else SIZES[RANDOM_SIZE]
+    config = ModelFolder(options.model).config()
+    _check_enlargement(options.enlarge)
     settings = settings_for(
         config.defaults,
         steps=options.steps,
@@ -83,29 +94,22 @@ def _job(options: Namespace) -> Job:
         canvas=fit(portrait, config.segment.shape),
         speech=Recording(waveform[None], rate),
         plan=plan_segments(len(waveform), config.segment),
+        enlarge=options.enlarge,
     )
 
 
 def _print_plan(options: Namespace, job: Job) -> None:
-    name = job.config.name if options.model else f"random {job.config.name} weights"
-    run = bill(name, job.plan, job.settings, job.canvas.width, job.canvas.height)
+    run = bill(job.config.name, job.plan, job.settings, job.width, job.height)
     print(json.dumps(as_dict(run)) if options.json else run.text())
 
 
-def _models(options: Namespace, open_things: ExitStack) -> Models:
+def _models(options: Namespace) -> Models:
     device, dtype = _device(options.device), options.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
-    folder = options.model
-    if folder is None:
-        folder = Path(open_things.enter_context(tempfile.TemporaryDirectory(prefix="hallo3-random-")))
-        write_random_set(folder, RANDOM_SEED, RANDOM_SIZE)
-        print(
-            "note: no --model given, so this uses small random weights. They have learned nothing: "
-            "the video will show patterns, not a talking face.",
-            file=sys.stderr,
-        )
-    return load_models(folder, device, getattr(torch, dtype))
+    if options.model.resolve() == FOLDER:
+        print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
+    return load_models(options.model, device, getattr(torch, dtype))
 
 
 def _render(options: Namespace, job: Job, models: Models) -> None:
@@ -113,8 +117,8 @@ def _render(options: Namespace, job: Job, models: Models) -> None:
     segments, steps = len(job.plan), job.settings.steps
     writer = VideoWriter(
         options.output,
-        width=job.canvas.width,
-        height=job.canvas.height,
+        width=job.width,
+        height=job.height,
         fps=job.config.segment.fps,
         sound=options.speech,
     )
@@ -128,15 +132,26 @@ def _render(options: Namespace, job: Job, models: Models) -> None:
             for _, frames in animate(
                 job.portrait, job.speech, options.prompt, models, job.settings, watch=watch
             ):
-                video.write(frames)
+                for n in range(len(frames)):  # one by one: large ones together would not fit into memory
+                    video.write(enlarged(frames[n : n + 1], job.enlarge))
         except BaseException:
             if video.frames:
                 bar.write(f"note: {video.frames} finished frames are kept in {video.partial}", sys.stderr)
             raise
     print(
         f"{options.output}: {writer.frames} frames, {writer.frames / job.config.segment.fps:.2f} s, "
-        f"{job.canvas.width} x {job.canvas.height}, in {time.monotonic() - started:.1f} s"
+        f"{job.width} x {job.height}, in {time.monotonic() - started:.1f} s"
     )
+
+
+def _check_enlargement(times: int) -> None:
+    if not 1 <= times <= LARGEST:
+        raise InputError(
+            "The frames cannot be enlarged so many times.",
+            found=f"--enlarge {times}",
+            expected=f"a whole number from 1 to {LARGEST}",
+            do="choose a value in that range, or leave --enlarge out",
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from .. import __version__
+from ..built_in import FOLDER, NAME
 
 ABOUT = "Animate one portrait from speech (Hallo3)."
 SIZES = ("tiny", "nano")
@@ -36,12 +37,19 @@ def _animate(command: ArgumentParser) -> None:
     )
     add("--speech", type=Path, required=True, metavar="S", help="audio or video file with the speech")
     add("--prompt", default="", metavar="T", help="what the picture shows (default: no text)")
-    add("--model", type=Path, metavar="DIR", help="model folder (default: small random weights)")
+    add(
+        "--model",
+        type=_model_folder,
+        default=FOLDER,
+        metavar="DIR",
+        help=f"model folder, or {NAME}: small, for drawn faces (default: {NAME})",
+    )
     add("-o", "--output", type=Path, metavar="OUT.mp4", help="video to write; needed unless --plan")
     add("--steps", type=int, metavar="N", help="sampling steps a segment (default: the model's)")
     add("--guidance", type=float, metavar="G", help="guidance scale; 1 is none (default: the model's)")
     add("--seed", type=int, default=0, metavar="N", help="0 to 2^64 - 1 (default: 0)")
     add("--sampler", metavar="NAME", help="dpmpp_2m_sde or ddim (default: the model's)")
+    add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
     add("--plan", action="store_true", help="print what a run would take and render nothing")
     add("--json", action="store_true", help="with --plan: as one JSON object")
     expert = command.add_argument_group("for experts")
@@ -64,6 +72,11 @@ def _animate(command: ArgumentParser) -> None:
         action="store_true",
         help="one guidance branch at a time, conditions projected when read",
     )
+
+
+def _model_folder(text: str) -> Path:
+    """The built-in model by its name, any other by its folder."""
+    return FOLDER if text == NAME else Path(text)
 
 
 def _tiny(command: ArgumentParser) -> None:

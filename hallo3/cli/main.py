@@ -8,6 +8,8 @@ import warnings
 from argparse import Namespace
 from typing import TextIO
 
+from tqdm import tqdm
+
 from ..errors import Hallo3Error, InputError
 from .arguments import parser
 
@@ -65,4 +67,4 @@ def _show_note(
 ) -> None:
     del filename, lineno, file, line
     if issubclass(category, UserWarning):
-        print(f"note: {message}", file=sys.stderr)
+        tqdm.write(f"note: {message}", file=sys.stderr)  # on a line of its own, above a bar

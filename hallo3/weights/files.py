@@ -113,7 +113,7 @@ def _opened(path: Path) -> Any:
             "A weights file is missing.",
             found=f"no file {path}",
             expected="the five files of a model folder",
-            do="complete the folder, or leave --model out to use random weights",
+            do="complete the folder, or leave --model out to use the built-in model",
         )
     try:
         return safe_open(str(path), framework="pt", device="cpu")

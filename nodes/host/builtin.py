@@ -1,4 +1,7 @@
-"""The built-in set's VAE and speech encoder as ComfyUI's: sizes that ComfyUI's own loaders do not know."""
+"""The built-in model's VAE and speech encoder as ComfyUI's: sizes that ComfyUI's own loaders do not know.
+
+Their files hold half precision; both compute in float32 on every device, being too small to gain by less.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.audio.encoder import build_wav2vec2, normalise
+from ...hallo3.built_in import FOLDER
 from ...hallo3.config import SegmentConfig, VAEConfig
+from ...hallo3.load import ModelFolder, part
 from ...hallo3.media.sound import resample
-from ...hallo3.presets import TINY
-from ...hallo3.random_set import random_part, random_state
 from ...hallo3.shapes import SPACE_FACTOR, TIME_FACTOR, latent_frames
-from ...hallo3.weights.files import load_strict
-from .loading import BUILT_IN_SEED, BUILT_IN_SIZE
+from ...hallo3.weights.files import load_strict, read_state
+
+FILES = ModelFolder(FOLDER)
 
 
 class BuiltInVAE(comfy.sd.VAE):
-    """ComfyUI's VAE object around CogVideoX's autoencoder at the built-in set's size."""
+    """ComfyUI's VAE object around CogVideoX's autoencoder at the built-in model's size."""
 
-    def __init__(self, config: VAEConfig, name: str) -> None:
+    def __init__(self, config: VAEConfig, state: dict[str, Tensor]) -> None:
         space = SPACE_FACTOR, SPACE_FACTOR
         self.upscale_ratio = (lambda frames: max(0, 1 + (frames - 1) * TIME_FACTOR), *space)
         self.downscale_ratio = (latent_frames, *space)
@@ -50,7 +54,7 @@ class BuiltInVAE(comfy.sd.VAE):
                 groups=config.norm_num_groups,
                 eps=config.norm_eps,
             )
-        load_strict(self.first_stage_model, random_state(self.first_stage_model, name), "the built-in VAE")
+        load_strict(self.first_stage_model, state, "the built-in VAE")
         mm.archive_model_dtypes(self.first_stage_model)
         self.patcher = comfy.model_patcher.ModelPatcher(
             self.first_stage_model, load_device=self.device, offload_device=mm.vae_offload_device()
@@ -86,11 +90,12 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
 
 
 def built_in_vae() -> BuiltInVAE:
-    """The built-in set's VAE; named and drawn here, because diffusers need not be installed."""
-    return BuiltInVAE(TINY.vae, f"{BUILT_IN_SEED}|{BUILT_IN_SIZE}|vae")
+    """The built-in model's VAE, in ComfyUI's own class: diffusers need not be installed."""
+    return BuiltInVAE(FILES.config().vae, read_state(FILES.vae, torch.float32))
 
 
 def built_in_speech_encoder() -> BuiltInSpeechEncoder:
-    """The built-in set's speech encoder."""
-    part = random_part("speech_encoder", BUILT_IN_SEED, BUILT_IN_SIZE)
-    return BuiltInSpeechEncoder(part.config, part.state, TINY.segment)
+    """The built-in model's speech encoder."""
+    sizes = part(FILES.speech_encoder, "speech_encoder")
+    state = read_state(FILES.speech_encoder, torch.float32)
+    return BuiltInSpeechEncoder(sizes, state, FILES.config().segment)

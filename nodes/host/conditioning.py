@@ -86,6 +86,6 @@ def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
             "The positive conditioning does not fit this model.",
             found=f"text embeddings {list(text.shape)}" if isinstance(text, Tensor) else "no text embeddings",
             expected=f"at least {trunk.text_tokens} tokens of {trunk.text_dim} numbers",
-            do="load T5-XXL with Load CLIP, type cogvideox; the built-in model takes no prompt",
+            do="use T5-XXL (Load CLIP, type cogvideox); for the built-in model, the clip of its loader",
         )
     return text[:, : trunk.text_tokens]

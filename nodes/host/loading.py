@@ -14,21 +14,19 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ...hallo3.built_in import FOLDER
 from ...hallo3.config import Hallo3Config, from_dict
 from ...hallo3.load import META, build_reference, part_config
 from ...hallo3.model.reference import ReferenceNetwork
 from ...hallo3.model.transformer import Hallo3Transformer
 from ...hallo3.ops import Layers
 from ...hallo3.presets import HALLO3
-from ...hallo3.random_set import random_part
 from ...hallo3.weights import maps
 from ...hallo3.weights.files import check_state, read_header
 from ...hallo3.weights.keymap import KeyMap
 from .model import ModelConfig
 from .transformer import attention
 
-BUILT_IN = "built-in"
-BUILT_IN_SIZE, BUILT_IN_SEED = "tiny", 0
 FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", "scaled_fp8")
 """Entries that ComfyUI's quantised layers keep beside a weight."""
@@ -101,10 +99,9 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
 
 
 def read(path: Path | None, part: str, keys: KeyMap, prefix: str) -> Weights:
-    """The tensors of a file under our names, whichever of the two namings it uses."""
-    if path is None:
-        made = random_part(part, BUILT_IN_SEED, BUILT_IN_SIZE)
-        return Weights(made.state, from_dict(Hallo3Config, made.config, part), {})
+    """The tensors of a file under our names, whichever of the two namings it uses; None is the built-in
+    model's file."""
+    path = path or FOLDER / f"{part}.safetensors"
     header = read_header(path)
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     config = from_dict(Hallo3Config, part_config(header, part, path.name), part) if header else HALLO3

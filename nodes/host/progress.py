@@ -8,9 +8,9 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.utils
 import latent_preview
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 from torch import Tensor
+
+from .said import show
 
 
 class RunProgress:
@@ -54,8 +54,8 @@ class RunProgress:
 
     def _tell(self) -> None:
         """Under the node: which segment, and how long the rest will take at the pace so far."""
-        context, total = get_executing_context(), self._bar.total
-        if context is None or self._segments == 1:
+        total = self._bar.total
+        if self._segments == 1:
             return
         taken = time.monotonic() - self._begun
         left = taken / max(1, self._value) * (total - self._value)
@@ -63,7 +63,7 @@ class RunProgress:
         text = f"segment {segment} of {self._segments}, {minutes(left)} left"
         if self._value == total:
             text = f"{self._segments} segments in {minutes(taken)}"
-        PromptServer.instance.send_progress_text(text, context.node_id)
+        show(text)
 
 
 def minutes(seconds: float) -> str:

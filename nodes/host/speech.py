@@ -18,6 +18,7 @@ from ...hallo3.media.sound import Recording, to_mono
 from ...hallo3.presets import HALLO3
 from ...hallo3.segments import plan_segments
 from .builtin import BuiltInSpeechEncoder
+from .said import warnings_shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
     Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder.
     """
     halves, segment = _halves(audio_encoder)
-    waveform = to_mono(recording, segment.sample_rate)
+    with warnings_shown():
+        waveform = to_mono(recording, segment.sample_rate)
     plan = plan_segments(len(waveform), segment)
     widest = 512 * len(waveform) // 5  # what the first convolution puts out, a few times over
     mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from behaviour.carry import moved_by
 from behaviour.figures import figures, summary
 from behaviour.mouth import Mouth
 from behaviour.pixels import INSIDE, at_side, colour_errors, nearest, opening, seam_ratio
@@ -100,3 +101,13 @@ def test_a_summary_keeps_the_worst() -> None:
     assert found["worst_follows"] == 0.2
     assert found["worst_seam"] == 9.0
     assert found["follows"] == pytest.approx((good.follows + 0.2) / 2)
+
+
+@pytest.mark.parametrize("pixels", [-1.0, 0.5, 2.0])
+def test_movement_is_told(pixels: float) -> None:
+    x = torch.arange(SIDE, dtype=torch.float32)
+
+    def waves(shift: float) -> Tensor:
+        return torch.sin((x - shift) / 8).expand(3, SIDE, SIDE)
+
+    assert moved_by(waves(0), waves(pixels)) == pytest.approx(pixels, abs=0.05)

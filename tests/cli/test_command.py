@@ -94,15 +94,15 @@ def test_the_plan_is_the_bill_and_renders_nothing(
     assert "28 evaluations" in capsys.readouterr().out
 
 
-def test_without_a_model_random_weights_are_used_and_named(
-    inputs: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_frames_are_enlarged_when_they_are_written(
+    inputs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hallo3.cli.animate.RANDOM_SIZE", "nano")
-    assert run(inputs, model=None) == 0
-    assert "random weights" in capsys.readouterr().err
-    monkeypatch.undo()
-    assert run(inputs, "--plan", model=None) == 0
-    assert "random tiny weights" in capsys.readouterr().out
+    assert run(inputs, "--plan", "--json", enlarge="16") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["width"], plan["height"]) == (512, 512)
+    assert run(inputs, steps="1", enlarge="3") == 0
+    assert "96 x 96" in capsys.readouterr().out
+    assert frames_of(inputs["-o"]).shape == (18, 96 * 3 // 2, 96)  # yuv420p
 
 
 REFUSED = {
@@ -119,6 +119,8 @@ REFUSED = {
     "seed negative": ({"seed": "-1"}, "2^64"),
     "seed too large": ({"seed": str(2**64)}, "2^64"),
     "unknown sampler": ({"sampler": "euler"}, "dpmpp_2m_sde or ddim"),
+    "enlarge 0": ({"enlarge": "0"}, "1 to 16"),
+    "enlarge 17": ({"enlarge": "17"}, "1 to 16"),
     "not an mp4": ({"output": "video.avi"}, ".mp4"),
     "no output folder": ({"output": "absent/video.mp4"}, "no folder"),
 }
@@ -142,7 +144,7 @@ def test_bad_input_is_refused_before_weights_are_read(
 
 
 def test_words_that_are_no_numbers_are_refused(inputs: dict[str, str]) -> None:
-    for name, value in (("steps", "many"), ("guidance", "much"), ("seed", "1.5")):
+    for name, value in (("steps", "many"), ("guidance", "much"), ("seed", "1.5"), ("enlarge", "1.5")):
         with pytest.raises(SystemExit) as refusal:
             run(inputs, **{name: value})
         assert refusal.value.code == 2

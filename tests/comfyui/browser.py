@@ -31,9 +31,10 @@ ASKED_IN_VAIN = (
     "filename=&",
     "filename=example.png",
     "/api/workflow_templates",
+    "Comfy-Org/z_image_turbo",
 )
-"""Addresses that the page of a new user asks for: what is not saved yet, what a sleeping Load Audio and Load
-Image show, thumbnails."""
+"""What a new user's page asks for: what is not saved yet, what a sleeping Load Audio and Load Image show,
+thumbnails, the weights of the workflow that it opens by itself."""
 
 EMPTY: dict[str, Any] = {
     "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4,
@@ -106,9 +107,9 @@ class Page:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     def _heard(self, message: Any) -> None:
-        address = message.location.get("url", "")
-        if message.type == "error" and not any(part in address for part in ASKED_IN_VAIN):
-            self.problems.append(f"{message.text} ({address})")
+        said = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(part in said for part in ASKED_IN_VAIN):
+            self.problems.append(said)
 
     def start(self) -> None:
         """Open the page and wait until it can be used."""

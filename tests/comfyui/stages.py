@@ -10,7 +10,7 @@ from torch import Tensor
 from comfyui.host import Host
 
 SEED = 5
-STEPS = 8
+STEPS = 4
 
 
 class Stages:
@@ -20,7 +20,7 @@ class Stages:
         self.host = host
         with torch.inference_mode():
             loaded = self.run("Hallo3LoadBuiltIn")
-            self.model, self.reference, self.vae, self.audio_encoder = loaded
+            self.model, self.reference, self.vae, self.audio_encoder, self.clip = loaded
             audio = {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
             self.speech = self.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=self.audio_encoder)[0]
             self.portrait = picture.permute(1, 2, 0)[None]
@@ -44,7 +44,7 @@ class Stages:
             "speech": self.speech,
             "seed": SEED,
             "steps": STEPS,
-            "guidance_scale": 3.5,
+            "guidance_scale": 1.0,
             "motion_drop": 0.1,
         }
         return {name: value for name, value in (usual | changes).items() if value is not None}

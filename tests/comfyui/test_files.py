@@ -10,26 +10,24 @@ import av
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from comfyui.prompts import simple
 from comfyui.server import Server
 from comfyui.stages import Stages, difference
-from hallo3.random_set import write_random_set
+from hallo3.built_in import FOLDER
+from hallo3.weights.files import read_state
 
 
 @pytest.fixture(scope="module")
 def folder(server: Server) -> Path:
-    """The server's diffusion models: the built-in set's as files, a damaged one, and something else."""
+    """The server's diffusion models: the built-in model's as files, a damaged one, and something else."""
     folder = server.base / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
-    write_random_set(server.base / "set", 0, "tiny")
-    whole = (server.base / "set" / "transformer.safetensors").read_bytes()
+    whole = (FOLDER / "transformer.safetensors").read_bytes()
     (folder / "transformer.safetensors").write_bytes(whole)
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    (folder / "reference.safetensors").write_bytes(
-        (server.base / "set" / "reference.safetensors").read_bytes()
-    )
+    (folder / "reference.safetensors").write_bytes((FOLDER / "reference.safetensors").read_bytes())
     save_file({"conv_in.weight": torch.zeros(4, 4)}, folder / "another.safetensors")
     (folder / "old.ckpt").write_bytes(b"pickle")
     return folder
@@ -69,7 +67,7 @@ def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server, f
     assert "old.ckpt" not in offered
 
 
-def test_files_of_the_built_in_set_give_its_video(server: Server, folder: Path) -> None:
+def test_files_of_the_built_in_model_give_its_video(server: Server, folder: Path) -> None:
     del folder
     """Up to rounding (where a weight stands in memory decides a last bit), and not just any video."""
     built_in = frames_of(server, simple(extrapolate__steps=1))
@@ -99,8 +97,7 @@ def test_other_files_are_refused(server: Server, folder: Path, transformer: str,
 def test_weights_in_other_names_and_half_precision(stages: Stages, tmp_path: Path, naming: str) -> None:
     """The original's names, or ours behind the prefix with which ComfyUI saves a MODEL."""
     maps = stages.host.module("hallo3.weights.maps")
-    write_random_set(tmp_path / "set", 0, "tiny")
-    state = load_file(tmp_path / "set" / "transformer.safetensors")
+    state = read_state(FOLDER / "transformer.safetensors", torch.float32)
     theirs = maps.TRANSFORMER.to_original(state) if naming == "the original's" else state
     named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
     config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
@@ -119,5 +116,5 @@ def test_a_batch_of_latents_is_sampled(stages: Stages) -> None:
     pair = {**latent, "samples": latent["samples"].repeat(2, 1, 1, 1, 1)}
     made = nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", positive, negative, pair)
     samples = made[0]["samples"]
-    assert samples.shape == (2, 16, 13, 8, 12)
+    assert samples.shape == (2, 16, 9, 8, 8)
     assert difference(samples[:1], samples[1:]) > 0.1

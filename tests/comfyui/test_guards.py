@@ -38,7 +38,7 @@ def test_the_originals_sampler_refuses_other_predictions(stages: Stages) -> None
 
 
 def test_nan_never_becomes_a_video(stages: Stages) -> None:
-    text = torch.full((1, 32, 40), float("nan"))
+    text = torch.full((1, 16, 32), float("nan"))
     with pytest.raises(stages.host.module("hallo3.errors").InputError, match="values that are not numbers"):
         stages.run("Hallo3Extrapolate", **stages.given(positive=[[text, {}]], steps=1))
 
@@ -47,7 +47,7 @@ def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
     """Its unconditional branch has another name."""
     from comfy_extras.nodes_perpneg import PerpNegGuider
 
-    zero = [[torch.zeros(1, 32, 40), {}]]
+    zero = [[torch.zeros(1, 16, 32), {}]]
     guider = PerpNegGuider.execute(stages.model, zero, zero, zero, 3.5, 1.0).result[0]
     sampling = stages.host.module("nodes.host.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
     segment = stages.host.module("nodes.host.conditioning").SegmentInput(
@@ -65,13 +65,13 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
     positive, negative, latent = stages.conditioning()
 
     def run(tokens: int) -> Tensor:
-        changed = [[torch.zeros(1, tokens, 40), positive[0][1]]]
+        changed = [[torch.zeros(1, tokens, 32), positive[0][1]]]
         made = nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", changed, negative, latent)
         return made[0]["samples"]
 
-    assert difference(run(64), run(32)) == 0
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="at least 32 tokens"):
-        run(31)
+    assert difference(run(32), run(16)) == 0
+    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="at least 16 tokens"):
+        run(15)
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}, 0])

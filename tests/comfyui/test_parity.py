@@ -6,32 +6,32 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 import hallo3
 from comfyui.stages import SEED, STEPS, Stages, difference
 from hallo3.audio.encoder import build_wav2vec2, encode_waveform
+from hallo3.built_in import FOLDER
 from hallo3.face.analysis import analyze
 from hallo3.latents import collect, decode_frames
-from hallo3.load import load_models
+from hallo3.load import ModelFolder, load_models
 from hallo3.media.sound import to_mono
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_speech, identify, unwatched
+from hallo3.pipeline import encode_prompt, encode_speech, identify, unwatched
 from hallo3.presets import HALLO3, SPEECH_ENCODERS
-from hallo3.random_set import random_part, random_state, write_random_set
+from hallo3.random_set import random_state
 from hallo3.segments import plan_segments
 from hallo3.stages import prepare
-from hallo3.weights.files import load_strict
+from hallo3.weights.files import load_strict, read_state
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """The built-in set, headless."""
-    folder = tmp_path_factory.mktemp("built-in")
-    write_random_set(folder, 0, "tiny")
-    return load_models(folder, torch.device("cpu"), torch.float32)
+def models() -> Models:
+    """The built-in model, headless."""
+    return load_models(FOLDER, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,34 @@ def settings(models: Models) -> hallo3.Settings:
     return hallo3.settings_for(models.config.defaults, seed=SEED, steps=STEPS)
 
 
-def test_the_built_in_weights_are_those_of_the_command(stages: Stages) -> None:
-    """Also the VAE's, which ComfyUI's own class is filled with because diffusers may be missing."""
-    wanted = random_part("vae", 0, "tiny").state
-    found = stages.vae.first_stage_model.state_dict()
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+def test_the_built_in_weights_are_the_files(stages: Stages) -> None:
+    """Half precision on disk, float32 in memory; the VAE's too, though ComfyUI's own class holds them."""
+    files = ModelFolder(FOLDER)
+    loaded = {
+        files.transformer: stages.model.model.diffusion_model,
+        files.reference: stages.reference.patcher.model,
+        files.vae: stages.vae.first_stage_model,
+        files.speech_encoder: stages.audio_encoder.model,
+        files.text_encoder: stages.clip.cond_stage_model.t5,
+    }
+    for path, network in loaded.items():
+        stored, found = load_file(path), network.state_dict()
+        assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+        assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+        assert found.keys() - stored.keys() <= {"encoder.embed_tokens.weight"}
+        wanted = read_state(path, torch.float32)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("prompt", ["a person in blue light", "Warm light!", "", "  ", "?"])
+def test_prompts_are_equal(stages: Stages, models: Models, prompt: str) -> None:
+    """By ComfyUI's own node; no prompt is zero text, as headless."""
+    import nodes
+
+    [[found, extras]] = nodes.CLIPTextEncode().encode(stages.clip, prompt)[0]
+    assert difference(found, encode_prompt(prompt, models)) == 0
+    assert bool(found.any()) == bool(prompt.strip())
+    assert extras["pooled_output"] is None
 
 
 def test_speech_is_equal(stages: Stages, models: Models, recording: Any) -> None:
@@ -73,11 +95,11 @@ def test_one_forward_is_equal(
     noise = seeded_noise(SEED)
     identity = identify(picture, face, models, settings, noise)
     speech = encode_speech(recording, models)
-    prompt = torch.randn(1, 32, 40, generator=torch.Generator().manual_seed(3))
+    prompt = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(3))
     run = prepare(identity, speech, prompt, models, settings, noise, unwatched)
-    known = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(4))
-    noisy = torch.randn(1, 16, 13, 8, 12, generator=torch.Generator().manual_seed(5))
-    image_latents = F.pad(known, (0, 0, 0, 0, 0, 12))
+    known = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    noisy = torch.randn(1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(5))
+    image_latents = F.pad(known, (0, 0, 0, 0, 0, 8))
     with models.transformer as dit:
         from hallo3.model.conditions import SegmentConditions
         from hallo3.model.guidance import batched_branches
@@ -97,20 +119,44 @@ def test_one_forward_is_equal(
 
 
 def test_frames_of_equal_latents_are_close(stages: Stages, models: Models) -> None:
-    latents = torch.randn(1, 16, 13, 8, 12, generator=torch.Generator().manual_seed(6))
-    wanted = collect(decode_frames(latents, models), 49)[0].permute(1, 2, 3, 0)
-    images, motion = stages.run("Hallo3VAEDecode", samples={"samples": latents / 0.7}, vae=stages.vae)
+    latents = torch.randn(1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(6))
+    wanted = collect(decode_frames(latents, models), 33)[0].permute(1, 2, 3, 0)
+    images, motion = stages.run("Hallo3VAEDecode", samples={"samples": latents}, vae=stages.vae)
     assert difference(images, wanted) <= 1e-4
     assert difference(motion, wanted[-2:]) <= 1e-4
 
 
+PROMPT = "a person in blue light"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guidance", "prompt"),
+    [("ddim", 1.0, ""), ("ddim", 1.0, PROMPT), ("dpmpp_2m_sde", 3.5, PROMPT)],
+)
 def test_all_frames_are_close(
-    stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor, recording: Any
+    stages: Stages,
+    models: Models,
+    picture: Tensor,
+    recording: Any,
+    sampler: str,
+    guidance: float,
+    prompt: str,
 ) -> None:
-    """Four segments by the original's sampler and noise, each going on from the last."""
-    made = hallo3.animate(picture, recording, "", models, settings)
+    """Six segments with the package's noise, each going on from the last: as the built-in model is used, and
+    with guidance and the original's sampler."""
+    import nodes
+
+    settings = hallo3.settings_for(
+        models.config.defaults, seed=SEED, steps=STEPS, guidance_scale=guidance, sampler=sampler
+    )
+    made = hallo3.animate(picture, recording, prompt, models, settings)
     wanted = torch.cat([frames.pixels for frames in made]).permute(0, 2, 3, 1)
-    video, images = stages.run("Hallo3Extrapolate", **stages.given())
+    given = stages.given(
+        guidance_scale=guidance,
+        sampler=stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0] if guidance != 1 else None,
+        positive=nodes.CLIPTextEncode().encode(stages.clip, prompt)[0] if prompt else None,
+    )
+    video, images = stages.run("Hallo3Extrapolate", **given)
     assert difference(images, wanted) <= 1e-4
     components = video.get_components()
     assert components.frame_rate == 25
@@ -132,13 +178,14 @@ def test_segments_one_by_one_are_the_whole(stages: Stages) -> None:
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "ddim"])
 def test_the_original_as_sampler_and_sigmas_is_the_original(stages: Stages, sampler: str) -> None:
-    """What is used when nothing is connected, and what the nodes of that name put out, are one."""
+    """What is used when nothing is connected (of the built-in model, ddim), and what the nodes of that name
+    put out, are one."""
     given = stages.given(segment=0)
     chosen = stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0]
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
     found = stages.run("Hallo3Sampler", **given, sampler=chosen, sigmas=sigmas)[0]["samples"]
     usual = stages.run("Hallo3Sampler", **given)[0]["samples"]
-    assert (difference(found, usual) == 0) == (sampler == "dpmpp_2m_sde")
+    assert (difference(found, usual) == 0) == (sampler == "ddim")
 
 
 def test_comfyuis_own_wav2vec2_hears_what_transformers_hears(stages: Stages, recording: Any) -> None:

@@ -27,7 +27,7 @@ SCHEDULERS = (
 
 
 def finite(latents: Tensor) -> bool:
-    return latents.shape == (1, 16, 13, 8, 12) and bool(latents.isfinite().all())
+    return latents.shape == (1, 16, 9, 8, 8) and bool(latents.isfinite().all())
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -65,8 +65,8 @@ def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> Non
         return SamplerCustomAdvanced.execute(Fixed(noise), guider, sampler, part, given).result[0]
 
     whole = run(start, sigmas, latent)["samples"]
-    half = run(start, sigmas[:5], latent)
-    found = run(torch.zeros_like(start), sigmas[4:], half)["samples"]
+    half = run(start, sigmas[:3], latent)
+    found = run(torch.zeros_like(start), sigmas[2:], half)["samples"]
     assert difference(found, whole) <= 1e-4
 
 
@@ -91,7 +91,7 @@ def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
     guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
     made = SamplerCustomAdvanced.execute(Fixed(start), guider, sampler, sigmas, latent).result[0]
-    wanted = stages.run("Hallo3Sampler", **stages.given(segment=0, sampler=sampler))[0]
+    wanted = stages.run("Hallo3Sampler", **stages.given(segment=0, guidance_scale=3.5, sampler=sampler))[0]
     assert difference(made["samples"], wanted["samples"]) <= 1e-5
     assert made["hallo3_keep"] == wanted["hallo3_keep"]
 
@@ -101,19 +101,19 @@ def test_extrapolate_with_a_guider_hears_every_segment(stages: Stages) -> None:
     segment, and the guider itself is left as it was."""
     from comfy_extras.nodes_custom_sampler import CFGGuider
 
-    zero = [[torch.zeros(1, 32, 40), {}]]
+    zero = [[torch.zeros(1, 16, 32), {}]]
     guider = CFGGuider.execute(stages.model, zero, zero, 3.5).result[0]
     before = [dict(entry) for entry in guider.original_conds["positive"]]
     found = stages.run("Hallo3Extrapolate", **stages.given(guider=guider, guidance_scale=1.0))[1]
-    wanted = stages.run("Hallo3Extrapolate", **stages.given())[1]
+    wanted = stages.run("Hallo3Extrapolate", **stages.given(guidance_scale=3.5))[1]
     assert difference(found, wanted) <= 1e-6
     assert [entry.keys() for entry in guider.original_conds["positive"]] == [e.keys() for e in before]
 
 
 def test_the_prompt_reaches_the_model_and_long_ones_are_cut(stages: Stages) -> None:
-    text = torch.randn(1, 40, 40, generator=torch.Generator().manual_seed(1))
+    text = torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(1))
     found = stages.ksampled("euler", "simple", positive=[[text, {}]])
-    cut = stages.ksampled("euler", "simple", positive=[[text[:, :32], {}]])
+    cut = stages.ksampled("euler", "simple", positive=[[text[:, :16], {}]])
     assert difference(found, cut) == 0
     assert difference(found, stages.ksampled("euler", "simple")) > 1e-4
 
@@ -122,7 +122,7 @@ def lora_file(folder: Path, prefix: str, strength: float = 1.0) -> tuple[Path, d
     """A LoRA in diffusers' CogVideoX names, and what it adds to each weight."""
     made, added = {}, {}
     for seed, name in enumerate(("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "norm1.linear")):
-        out, inner = {"ff.net.0.proj": (256, 64), "norm1.linear": (384, 32)}.get(name, (64, 64))
+        out, inner = {"ff.net.0.proj": (512, 128), "norm1.linear": (768, 64)}.get(name, (128, 128))
         generator = torch.Generator().manual_seed(seed)
         down, up = torch.randn(4, inner, generator=generator), torch.randn(out, 4, generator=generator)
         key = f"transformer_blocks.1.{name}"
@@ -177,11 +177,11 @@ def test_context_windows(stages: Stages) -> None:
     assert finite(found)
     plain = stages.ksampled("euler", "simple")
     assert difference(found, plain) > 1e-4
-    whole = ContextWindowsManualNode.execute(stages.model, 13, 3, *window).result[0]
+    whole = ContextWindowsManualNode.execute(stages.model, 9, 3, *window).result[0]
     assert difference(stages.ksampled("euler", "simple", model=whole), plain) == 0
 
 
-@pytest.mark.parametrize("budget", [0, 100_000, math.inf])
+@pytest.mark.parametrize("budget", [0, 1_000_000, math.inf])
 def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
     """ComfyUI leaves layers where they are and casts them when used; with a LoRA it patches them then."""
     import nodes

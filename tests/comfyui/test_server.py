@@ -50,6 +50,10 @@ def test_equal_inputs_are_served_from_the_cache(server: Server) -> None:
     assert set(other["execution_cached"]["nodes"]) == {"sample", "set", "speech", "identity"}
 
 
+LOADED = {"class_type": "LoadAudio", "inputs": {"audio": "sound.wav"}}
+PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 40, "height": 40, "batch_size": 1, "color": 0}}
+
+
 class Watched:
     """What a client hears while a prompt runs; ``during`` may act once, at the first step."""
 
@@ -103,11 +107,26 @@ def test_progress_is_one_bar_with_previews_and_time_left(server: Server) -> None
     watched = watch(server, simple(extrapolate__seed=3))
     values, totals = zip(*watched.values, strict=True)
     assert list(values) == sorted(values)
-    assert set(totals) == {4 * (8 + 6)}
+    assert set(totals) == {6 * (4 + 4)}
     assert values[-1] == totals[-1]
-    assert watched.previews >= 4 * 8
-    assert watched.texts[-1].startswith("4 segments in 0:0")
-    assert any(text.startswith("segment 2 of 4, 0:0") and text.endswith("left") for text in watched.texts)
+    assert watched.previews >= 6 * 4
+    assert watched.texts[-1].startswith("6 segments in 0:0")
+    assert any(text.startswith("segment 2 of 6, 0:0") and text.endswith("left") for text in watched.texts)
+
+
+def test_a_node_says_what_it_doubts(server: Server) -> None:
+    """A picture without a drawn face, and a prompt that is too long: said under the node that ran."""
+    plain = {**PICTURE, "inputs": {**PICTURE["inputs"], "width": 96, "height": 96}}
+    prompt = simple(
+        other=plain,
+        identity__portrait=["other", 0],
+        text={"class_type": "CLIPTextEncode", "inputs": {"clip": ["set", 4], "text": "word " * 20}},
+        extrapolate__positive=["text", 0],
+        extrapolate__steps=1,
+    )
+    watched = watch(server, prompt)
+    assert any(text.startswith("No drawn face was found") for text in watched.texts)
+    assert any("the last 5 are cut" in text for text in watched.texts)
 
 
 def test_an_interrupt_is_obeyed_within_a_step_and_the_next_prompt_works(server: Server) -> None:
@@ -117,10 +136,6 @@ def test_an_interrupt_is_obeyed_within_a_step_and_the_next_prompt_works(server: 
     assert watched.values[-1][0] < 100
     assert watched.ended_after < 1.0
     made_file(server, server.run(simple(extrapolate__seed=5)))
-
-
-LOADED = {"class_type": "LoadAudio", "inputs": {"audio": "sound.wav"}}
-PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 40, "height": 40, "batch_size": 1, "color": 0}}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def test_a_note_says_what_to_do_and_where_weights_go(path: Path) -> None:
     notes = [node for node in read(path)["nodes"] if node["type"] == "MarkdownNote"]
     assert len(notes) == 1
     text = notes[0]["widgets_values"][0]
-    for said in ("random", "models/diffusion_models", "models/vae", "models/audio_encoders", "text_encoders"):
+    folders = ("diffusion_models", "vae", "audio_encoders", "text_encoders")
+    for said in ("trained", "drawn faces", *(f"models/{folder}" for folder in folders)):
         assert said in text
 
 

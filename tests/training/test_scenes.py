@@ -13,7 +13,7 @@ from behaviour.pixels import opening
 from hallo3.presets import BUILT_IN
 from hallo3.segments import SILENT
 from training.clips import rows_around, windows_of
-from training.faces import Pose, draw, person_named
+from training.faces import MOUTH_INSIDE, Pose, draw, person_named
 from training.motion import LIGHTS
 from training.scenes import BEFORE, Recording, scene_named
 
@@ -41,7 +41,7 @@ def test_pixels_open_as_the_recording_asks(recording: Recording, number: int) ->
     frames = torch.from_numpy(scene.frames(64)).permute(0, 3, 1, 2)[BEFORE:] / 255
     light = torch.tensor(LIGHTS[scene.light]) if scene.light else torch.ones(3)
     rows = opening(frames / light[:, None, None], torch.from_numpy(picture(scene.person)))
-    asked = [recording.mouth.open[slot] if 0 <= slot < 200 else 0.0 for slot in scene.slots]
+    asked = [recording.mouth.open[max(slot, 0)] if slot < 200 else 0.0 for slot in scene.slots]
     heard = [index for index, slot in enumerate(scene.slots) if slot != SILENT]
     error = [abs(float(rows[i]) - 8.64 * asked[i]) for i in heard]
     assert max(error) < 1.5
@@ -58,7 +58,8 @@ def test_first_segments_begin_as_the_portrait(recording: Recording) -> None:
     for scene in first:
         assert scene.slots[:2] == (SILENT, SILENT)
         begun, reference = scene.path[BEFORE], scene.reference
-        assert (begun.x, begun.y, begun.open) == pytest.approx((reference.x, reference.y, reference.open))
+        assert (begun.x, begun.y) == pytest.approx((reference.x, reference.y), abs=0.01)
+        assert begun.open == pytest.approx(reference.open)
     assert all((scene.light or "") in scene.prompt for scene in scenes)
     assert any(scene.light for scene in scenes)
     assert any(not scene.prompt for scene in scenes)
@@ -84,13 +85,12 @@ def test_the_mouth_box_holds_the_mouth() -> None:
     for number in range(10):
         scene = scene_named(f"x{number}", Recording(np.zeros(6400, np.float32), still()), SEGMENT)
         who = person_named(scene.person)
-        closed, wide_open = (
-            draw(who, scene.path[-1]._replace(open=opened), 64).astype(int) for opened in (0.0, 1.0)
-        )
+        wide_open = draw(who, scene.path[-1]._replace(open=1.0), 64).astype(int)
         left, top, right, bottom = scene.mouth(64)
-        changed = np.abs(wide_open - closed).sum(axis=2)
-        inside = changed[top:bottom, left:right].sum()
-        assert inside > 0.8 * changed.sum()
+        dark = np.abs(wide_open - MOUTH_INSIDE).sum(axis=2) < 20
+        in_the_box = dark[top:bottom, left:right].sum()
+        assert in_the_box > 40
+        assert in_the_box >= dark[30:].sum() - 1
 
 
 def still() -> Mouth:

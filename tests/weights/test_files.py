@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hallo3.built_in import FOLDER
 from hallo3.errors import CheckpointError, FaceError, InputError
 from hallo3.load import ModelFolder, load_models
 from hallo3.model.reference import ReferenceNetwork
@@ -126,6 +127,27 @@ def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, n
     write_weights(path, load_file(path), header)
     with pytest.raises(FaceError, match="arcface-glintr100"):
         load_models(folder, CPU, torch.float32)
+
+
+def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Path, nano_folder: Path) -> None:
+    folder = tmp_path / "syllables"
+    shutil.copytree(nano_folder, folder)
+    path = ModelFolder(folder).text_encoder
+    header = read_config(path)
+    header["config"]["tokenizer"] = "syllables"
+    write_weights(path, load_file(path), header)
+    with pytest.raises(CheckpointError, match=r"'syllables'\n.*t5 or words or bytes"):
+        load_models(folder, CPU, torch.float32)
+
+
+def test_half_precision_files_compute_in_the_type_asked_for() -> None:
+    """The built-in model's files, and a prompt's words through its text encoder."""
+    models = load_models(FOLDER, CPU, torch.float32)
+    with models.text as encoder:
+        embedding = encoder.encode("A person talks to the camera.", 16)
+        assert torch.equal(embedding, encoder.encode("a person talks to the camera", 16))
+    assert embedding.dtype == torch.float32
+    assert embedding.shape == (1, 16, 32)
 
 
 def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_folder: Path) -> None:

@@ -8,6 +8,7 @@ from . import notes
 from .graph import BYPASSED, MUTED, Graph, Node, Slot
 from .parts import (
     FIRST,
+    GUIDANCE,
     LOWER,
     STEP,
     STEPS,
@@ -46,7 +47,8 @@ def five_stages(graph: Graph) -> None:
     def sampler(segment: int, **motion: Slot) -> Node:
         return graph.node(
             "Hallo3Sampler", height=570, model=loaded["model"], vae=loaded["vae"], identity=identity,
-            speech=speech["speech"], segment=segment, steps=STEPS, positive=text["CONDITIONING"], **motion,
+            speech=speech["speech"], segment=segment, steps=STEPS, guidance_scale=GUIDANCE,
+            positive=text["CONDITIONING"], **motion,
         )  # fmt: skip
 
     def decode(sampled: Node) -> Node:
@@ -86,8 +88,8 @@ def with_ksampler(graph: Graph) -> None:
         graph.column(FIRST + 3 * STEP)
         sampled = graph.node(
             "KSampler", height=460, model=loaded["model"], positive=segment["positive"],
-            negative=segment["negative"], latent_image=segment["latent"], steps=STEPS, cfg=3.5,
-            sampler_name="dpmpp_2m_sde", scheduler="simple",
+            negative=segment["negative"], latent_image=segment["latent"], steps=STEPS, cfg=GUIDANCE,
+            sampler_name="ddim", scheduler="simple",
         )  # fmt: skip
     graph.column(FIRST + 4 * STEP)
     with graph.group("Video"):
@@ -104,8 +106,8 @@ def long_speech(graph: Graph) -> None:
     text = real_weights(graph, 1040)
     graph.column(FIRST + 2 * STEP)
     with graph.group("Sampling"):
-        cached = graph.node("EasyCache", model=loaded["model"])
-        sampler = graph.node("Hallo3OriginalSampler")
+        cached = graph.node("EasyCache", mode=BYPASSED, model=loaded["model"])
+        sampler = graph.node("Hallo3OriginalSampler", sampler_name="ddim")
         sigmas = graph.node("Hallo3OriginalSchedule", model=cached["MODEL"], steps=STEPS)
         nothing = graph.node("ConditioningZeroOut", mode=MUTED, conditioning=text["CONDITIONING"])
         guider = graph.node(

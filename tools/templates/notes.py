@@ -7,13 +7,14 @@ T5 = HUB + "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scal
 VAE = HUB + "zai-org/CogVideoX-5b-I2V/resolve/main/vae/diffusion_pytorch_model.safetensors"
 SPEECH = HUB + "facebook/wav2vec2-base-960h/resolve/main/model.safetensors"
 
-PATTERNS = """### What you see
+BUILT_IN = """### What you see
 
-Patterns, not a face: the built-in weights are random for now. Every part works, on any computer."""
+The built-in model: small, trained on drawn faces, 64 x 64 px, for any computer. Photographs need the \
+released weights."""
 YOURS = """### Your own portrait and speech
 
 Take Load Image and Load Audio: select both, press Ctrl+M to wake them, choose your files, and connect them \
-in place of Hallo3 Sample."""
+in place of Hallo3 Sample. The portrait should be drawn."""
 
 
 def files(where: str) -> str:
@@ -25,7 +26,7 @@ def files(where: str) -> str:
 - `models/audio_encoders`: [wav2vec2-base-960h]({SPEECH})
 - `models/text_encoders`: [T5-XXL]({T5}), for a prompt
 
-Load them with {where}, in place of Load Hallo3 Built-in, and set steps to 50."""
+Load them with {where}, in place of Load Hallo3 Built-in, and set steps to 50, guidance to 3.5."""
 
 
 ELSEWHERE = files("the nodes of *Hallo3 five stages*, group *Real weights and prompt*")
@@ -36,7 +37,7 @@ TALKING_PORTRAIT = "\n\n".join(
         """### A talking portrait
 
 Press Run: Hallo3 Sample's portrait speaks for 6.5 s.""",
-        PATTERNS,
+        BUILT_IN,
         YOURS,
         ELSEWHERE,
     )
@@ -48,12 +49,12 @@ FIVE_STAGES = "\n\n".join(
 
 1. Encode Speech listens to the recording.
 2. Identity Reference looks at the portrait once.
-3. Sampler draws a segment: 49 frames, 2 s.
+3. Sampler draws a segment: 33 frames, 1.3 s.
 4. VAE Decode makes pictures of it.
 5. The next segment goes on from the last two frames, motion_frames.
 
-Two of four segments are made here. For a whole speech, Hallo3 Extrapolate does all this by itself.""",
-        PATTERNS,
+Two of six segments are made here. For a whole speech, Hallo3 Extrapolate does all this by itself.""",
+        BUILT_IN,
         YOURS,
         HERE,
     )
@@ -63,12 +64,12 @@ WITH_KSAMPLER = "\n\n".join(
     (
         """### Hallo3 as a MODEL like any other
 
-Segment Conditioning turns one segment into positive, negative and latent for KSampler. The original's \
-settings are dpmpp_2m_sde, simple, cfg 3.5.
+Segment Conditioning turns one segment into positive, negative and latent for KSampler. The built-in \
+model's settings are ddim, simple, cfg 1, the released model's dpmpp_2m_sde, simple, cfg 3.5.
 
 Put LoRA loaders, EasyCache or torch.compile between model and KSampler. For segment 1, connect \
 motion_frames of segment 0's VAE Decode (*Hallo3 five stages* shows how).""",
-        PATTERNS,
+        BUILT_IN,
         YOURS,
         ELSEWHERE,
     )
@@ -82,10 +83,12 @@ Extrapolate goes on for as long as the speech lasts. It keeps all frames until t
 released model's 480 x 720, a minute takes 6.2 GB of memory.
 
 - *Try a piece first*: select Trim Audio Duration and press Ctrl+B; it then passes on 5 s.
-- *EasyCache* skips steps that change little. A lower threshold skips less; Ctrl+B turns it off.
+- *EasyCache* skips steps that change little; with one step there are none, so it is off. For real weights, \
+select it and press Ctrl+B. A lower threshold skips less.
 - *Original Sampler* and *Original Schedule* are what Extrapolate uses anyway; put others in their place.
-- *Prompt*: with real weights, wake group *Real weights and prompt*, Conditioning Zero Out and CFG Guider.""",
-        PATTERNS,
+- *Prompt*: with real weights, wake group *Real weights and prompt*, Conditioning Zero Out and CFG Guider. \
+For the built-in model, connect its clip to CLIP Text Encode; it knows warm, blue, green and dim light.""",
+        BUILT_IN,
         YOURS,
         HERE,
     )
@@ -102,7 +105,7 @@ Upscale Image By; Upscale Image (using Model) does it better.
 
 Here Create Video makes a small one of Hallo3 Sample. Select Load Video, press Ctrl+M to wake it, choose a \
 file, and connect it to Get Video Components instead.""",
-        PATTERNS,
+        BUILT_IN,
         ELSEWHERE,
     )
 )

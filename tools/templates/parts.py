@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import notes
 from .graph import MUTED, Graph, Node, Slot
 
-STEPS = 8
+STEPS, GUIDANCE = 1, 1.0
 PROMPT = "A person talks to the camera."
 FIRST, STEP, LOWER = 420, 340, 160
 """x of the first column after the note, from column to column, y below the links that run straight."""
@@ -61,7 +61,7 @@ def extrapolate(graph: Graph, loaded: Node, identity: Slot, speech: Node, **give
     given = {"model": loaded["model"], **given}
     return graph.node(
         "Hallo3Extrapolate", height=590, vae=loaded["vae"], identity=identity, speech=speech["speech"],
-        steps=STEPS, **given,
+        steps=STEPS, guidance_scale=GUIDANCE, **given,
     )  # fmt: skip
 
 

@@ -1,0 +1,27 @@
+"""Draw the portraits that come along: ``python tools/draw_portraits.py`` (needs the extra ``training``)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from training.faces import Pose, draw, person_named  # noqa: E402
+
+PEOPLE = {"portrait.png": "sample|19", "portrait_2.png": "sample|18", "portrait_3.png": "sample|17"}
+"""Nobody of them is in the training set, whose people have other names."""
+SIDE = 480
+
+
+def main() -> None:
+    """Write them into ``samples/``."""
+    for file, name in PEOPLE.items():
+        Image.fromarray(draw(person_named(name), Pose(), SIDE)).save(ROOT / "samples" / file, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
