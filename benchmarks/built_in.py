@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
 
 import torch  # noqa: E402
 
@@ -41,19 +44,21 @@ def one(case: Case, models: Models, **changes: Any) -> Figures:
 
 
 def rounded(found: dict[str, float]) -> dict[str, float]:
-    """Figures as they are kept."""
-    return {key: round(value, 3) for key, value in found.items()}
+    """Figures as they are kept: those that could be measured."""
+    return {key: round(value, 3) for key, value in found.items() if value == value}
 
 
-def speed(case: Case, models: Models) -> dict[str, float]:
-    """CPU-seconds of all threads, and seconds, for a second of video, after a first film has warmed up."""
-    film(case, models)
+def speed(cases: list[Case], models: Models) -> dict[str, float]:
+    """CPU-seconds of all threads, and seconds, for a second of video, over 20 s after a film to warm up."""
+    film(cases[0], models)
+    case = spoken_on(cases, cases[0].portrait, models, 20)
     cpu, wall = time.process_time(), time.perf_counter()
     film(case, models)
     length = len(case.mouth.open) / models.config.segment.fps
     return {
         "cpu_seconds": (time.process_time() - cpu) / length,
         "seconds": (time.perf_counter() - wall) / length,
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -76,7 +81,7 @@ def main() -> None:
         print(name, json.dumps(kept[name]), flush=True)
 
     keep("own settings, 10 cases", summary(judged(cases, models)))
-    keep("speed", speed(cases[0], models))
+    keep("speed", speed(cases, models))
     keep("silence", {case.name: silence_ratio(case, models) for case in cases})
     keep("carried on from motion frames", {case.name: carried(case, models) for case in cases})
     for seconds in options.seconds:
