@@ -1,6 +1,6 @@
 """What a drawn face does, read from its pixels: the mouth, the colours, how frames follow each other.
 
-Frames are [F, 3, H, W] in 0..1 of a face as ``training/faces.py`` draws it: places are shares of the
+Frames are [F, 3, H, W] in 0..1 of a face as ``training/drawing.py`` draws it: places are shares of the
 picture's side, and what is behind open lips has one colour for everybody.
 """
 

@@ -13,7 +13,7 @@ from torch import nn
 from .audio.encoder import build_wav2vec2
 from .config import Hallo3Config, TrunkConfig, VAEConfig, from_dict
 from .errors import CheckpointError
-from .face.analysis import analyzer_for
+from .face.spaces import analyzer_for
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .models import Models

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hallo3.face.analysis import Face, FaceAnalyzer, analyze, analyzer_for
+from ..hallo3.face.analysis import Face, FaceAnalyzer, analyze
+from ..hallo3.face.spaces import analyzer_for
 from ..hallo3.identity import extract_identity
 from ..hallo3.media.overview import overview
 from .host import vae as host_vae

@@ -10,7 +10,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from training.faces import Pose, draw, person_named  # noqa: E402
+from training.drawing import draw  # noqa: E402
+from training.faces import Pose, person_named  # noqa: E402
 
 PEOPLE = {"portrait.png": "sample|19", "portrait_2.png": "sample|18", "portrait_3.png": "sample|17"}
 """Nobody of them is in the training set, whose people have other names."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hallo3.audio.encoder import Wav2Vec2, encode_waveform
 from hallo3.config import Hallo3Config
-from hallo3.face.analysis import analyzer_for
+from hallo3.face.spaces import analyzer_for
 from hallo3.media.canvas import drop_pixels
 from hallo3.noise import named_generator
 from hallo3.segments import SILENT, SegmentPlan

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .faces import Pixels, Pose, draw, mouth_box, person_named
+from .drawing import draw
+from .faces import Pixels, Pose, mouth_box, person_named
 from .motion import LIGHTS, poses, wandering
 
 

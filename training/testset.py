@@ -16,7 +16,8 @@ from behaviour.mouth import mouth_of
 from behaviour.pixels import at_side, opening
 from hallo3.presets import BUILT_IN
 
-from .faces import Pose, draw, person_named
+from .drawing import draw
+from .faces import Pose, person_named
 from .motion import poses
 from .pictures import clip_frames
 from .voices import utterance

@@ -54,22 +54,6 @@ class ThumbnailAnalyzer:
         return Face(mask=torch.ones(picture.shape[1:]), embedding=embedding)
 
 
-def analyzer_for(config: FaceConfig) -> FaceAnalyzer:
-    """The analyzer that writes in the model's embedding space; ``FaceError`` when there is none."""
-    if config.space == "thumbnail":
-        return ThumbnailAnalyzer(config.embedding_dim)
-    if config.space == "drawn-face":
-        from .drawn import DrawnFaceAnalyzer
-
-        return DrawnFaceAnalyzer(config.embedding_dim)
-    raise FaceError(
-        "No face analyzer for this model is available.",
-        found="an analyzer for the space 'thumbnail'",
-        expected=f"one that writes {config.embedding_dim} numbers in the space {config.space!r}",
-        do="hand in an analyzer of that space, or use a random set; mixing spaces would animate a stranger",
-    )
-
-
 def analyze(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
     """The face in a picture, checked against the space the model was trained in.
 

@@ -13,7 +13,8 @@ from behaviour.pixels import opening
 from hallo3.presets import BUILT_IN
 from hallo3.segments import SILENT
 from training.clips import rows_around, windows_of
-from training.faces import MOUTH_INSIDE, Pose, draw, person_named
+from training.drawing import draw
+from training.faces import MOUTH_INSIDE, Pose, person_named
 from training.motion import LIGHTS
 from training.scenes import BEFORE, Recording, scene_named
 
