@@ -1,4 +1,4 @@
-"""``python -m behaviour VIDEO --portrait P --speech S``: how well a video of a drawn face behaves.
+"""``python -m behaviour video FILE --portrait P --speech S``: how well a video of a drawn face behaves.
 
 ``python -m behaviour cases`` judges a model on the cases that come with the tests.
 """

@@ -14,9 +14,8 @@ from hallo3.identity import Identity
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_prompt, encode_speech, identify, render
+from hallo3.pipeline import encode_prompt, encode_speech, identify, perform
 from hallo3.settings import Settings, settings_for
-from hallo3.stages import prepare
 
 from .cases import Case, case_of
 from .figures import LOUD, Figures, figures
@@ -35,17 +34,8 @@ def film(
     with torch.inference_mode():
         who = identity or identity_of(case, models, settings)
         speech = encode_speech(case.speech, models)
-        stages = prepare(who, speech, encode_prompt(prompt, models), models, settings, noise, lambda _: None)
-        made = render(
-            who.canvas.pixels,
-            speech.plan,
-            encode=stages.encode,
-            sample=stages.sample,
-            decode=stages.decode,
-            noise=noise,
-            motion_drop=settings.motion_drop,
-        )
-        return torch.cat([who.canvas.uncrop(frames.pixels) for frames in made])
+        made = perform(who, speech, encode_prompt(prompt, models), models, settings, noise)
+        return torch.cat([frames.pixels for frames in made])
 
 
 def identity_of(case: Case, models: Models, settings: Settings | None = None) -> Identity:

@@ -60,6 +60,20 @@ def animate(
     speech = encode_speech(recording, models)
     prompt_embeds = encode_prompt(prompt, models)
     identity = identify(portrait, face, models, settings, noise)
+    yield from perform(identity, speech, prompt_embeds, models, settings, noise, watch)
+
+
+def perform(
+    identity: Identity,
+    speech: Speech,
+    prompt_embeds: Tensor,
+    models: Models,
+    settings: Settings,
+    noise: Noise,
+    watch: Watch = unwatched,
+) -> Iterator[Frames]:
+    """What :func:`animate` does once portrait, recording and prompt have been read; without gradients only
+    inside an inference mode of the caller's."""
     stages = prepare(identity, speech, prompt_embeds, models, settings, noise, watch)
     for segment, pixels in render(
         identity.canvas.pixels,

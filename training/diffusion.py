@@ -91,7 +91,7 @@ def _begin_text(t5: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """Batches decided by seed and step alone; ``scale`` makes latents of unit spread."""
+    """Batches decided by seed and step alone; ``tokens`` are the clips' prompts."""
 
     clips: Clips
     config: Hallo3Config
