@@ -20,6 +20,7 @@ from hallo3.load import load_models
 from hallo3.media.picture import read_picture
 from hallo3.media.sound import read_recording
 from hallo3.presets import BUILT_IN
+from hallo3.weights.precision import PRECISIONS
 
 from .cases import case_of, read_cases
 from .figures import figures, summary
@@ -63,7 +64,7 @@ def _video(options: Namespace) -> dict[str, float]:
 
 
 def _cases(options: Namespace) -> dict[str, float]:
-    models = load_models(options.model, torch.device("cpu"), torch.float32)
+    models = load_models(options.model, torch.device("cpu"), PRECISIONS["fp32"])
     chosen = {"steps": options.steps, "sampler": options.sampler}
     changes = {key: value for key, value in chosen.items() if value is not None}
     return summary(judged(read_cases(options.cases, models.config.segment), models, **changes))

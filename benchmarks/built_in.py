@@ -31,6 +31,7 @@ from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.load import load_models  # noqa: E402
 from hallo3.media.sound import read_recording  # noqa: E402
 from hallo3.models import Models  # noqa: E402
+from hallo3.weights.precision import PRECISIONS  # noqa: E402
 from training.sheets import people  # noqa: E402
 
 STEPS, SAMPLERS, FEW = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, nargs="*", default=[60], help="lengths to look for drift in")
     parser.add_argument("--no-table", action="store_true", help="leave steps and samplers out")
     options = parser.parse_args()
-    models = load_models(options.model, torch.device("cpu"), torch.float32)
+    models = load_models(options.model, torch.device("cpu"), PRECISIONS["fp32"])
     cases = read_cases(CASES, models.config.segment)
     kept: dict[str, Any] = {}
 

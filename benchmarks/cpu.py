@@ -24,6 +24,7 @@ from hallo3.pipeline import animate
 from hallo3.random_set import write_random_set
 from hallo3.settings import settings_for
 from hallo3.vae.onednn import OneDNNConvolutions
+from hallo3.weights.precision import PRECISIONS
 
 SHAPES = ((8, 4, 6, 6), (8, 10, 18, 18), (16, 11, 34, 34), (16, 11, 66, 98), (32, 11, 66, 98))
 """Padded inputs of the small VAEs' convolutions: channels, frames, height, width."""
@@ -33,7 +34,7 @@ def segment_seconds(count: int = 20) -> dict[str, float]:
     """Time of NANO segments after the first one."""
     with tempfile.TemporaryDirectory() as folder:
         config = write_random_set(Path(folder), 0, "nano")
-        models = load_models(Path(folder), torch.device("cpu"), torch.float32)
+        models = load_models(Path(folder), torch.device("cpu"), PRECISIONS["fp32"])
         frames = (count + 1) * config.segment.new_frames
         speech = Recording(torch.sin(torch.arange(frames * 640) / 30)[None], 16000)
         made = animate(torch.rand(3, 64, 64), speech, "", models, settings_for(config.defaults))

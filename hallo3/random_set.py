@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from .audio.encoder import build_wav2vec2
 from .config import Hallo3Config, to_dict
 from .errors import InputError
-from .load import META, ModelFolder, build_reference
 from .model.transformer import Hallo3Transformer
 from .noise import named_generator, seeded_noise
+from .parts import PARTS
 from .presets import NANO, SPEECH_ENCODERS, TEXT_ENCODERS, TINY
+from .stored import META, build_reference
 from .text.encoder import build_t5, untied
 from .vae.codec import build_vae
 from .weights.files import read_config, write_weights
+from .weights.places import ModelFolder
 
 SIZES = {"tiny": TINY, "nano": NANO}
 RANDOM_MARK = "random"
@@ -88,8 +90,6 @@ _BUILDERS: dict[str, Callable[[str], tuple[nn.Module, dict[str, Any]]]] = {
     "text_encoder": _text_encoder,
     "speech_encoder": _speech_encoder,
 }
-PARTS = tuple(_BUILDERS)
-"""The networks of a set, under their files' names."""
 
 
 def random_state(network: nn.Module, name: str) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from .host.text import built_in_text_encoder
 from .sockets import ReferenceNetwork
 
 CATEGORY = "Hallo3/loaders"
-SAFE = (".safetensors", ".sft")
+SAFE = (".safetensors", ".sft", ".pt")
+"""Files that are read without running anything in them."""
 FOLDER = "diffusion_models"
 
 

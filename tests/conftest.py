@@ -16,6 +16,7 @@ from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import named_generator
 from hallo3.random_set import write_random_set
+from hallo3.weights.precision import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,7 +39,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nano(nano_folder: Path) -> Models:
-    return load_models(nano_folder, torch.device("cpu"), torch.float32)
+    return load_models(nano_folder, torch.device("cpu"), PRECISIONS["fp32"])
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from hallo3.load import load_models  # noqa: E402
 from hallo3.media.canvas import fit  # noqa: E402
 from hallo3.media.picture import read_picture  # noqa: E402
 from hallo3.vae.codec import VideoVAE  # noqa: E402
+from hallo3.weights.precision import PRECISIONS  # noqa: E402
 
 FACTORS = ROOT / "nodes" / "host" / "preview_factors.json"
 CLIPS, LATENT_FRAMES, NOISE = 24, 5, 0.3
@@ -57,7 +58,7 @@ def fitted(latents: Tensor, colours: Tensor) -> tuple[dict[str, list[list[float]
 
 def main() -> None:
     """Fit and write."""
-    models = load_models(FOLDER, torch.device("cpu"), torch.float32)
+    models = load_models(FOLDER, torch.device("cpu"), PRECISIONS["fp32"])
     config = models.config
     pixels = fit(read_picture(ROOT / "samples" / "portrait.png"), config.segment.shape).pixels
     with models.vae as vae:

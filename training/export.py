@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hallo3.config import Hallo3Config, to_dict
 from hallo3.errors import CheckpointError
-from hallo3.load import ModelFolder
 from hallo3.presets import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.text.encoder import untied
 from hallo3.weights.files import write_weights
+from hallo3.weights.places import ModelFolder
 
 from . import diffusion, vae
 from .hearing import load_hearing

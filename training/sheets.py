@@ -15,6 +15,7 @@ from behaviour.cases import read_cases
 from behaviour.pixels import at_side
 from behaviour.suite import film
 from hallo3.load import load_models
+from hallo3.weights.precision import PRECISIONS
 
 WIDTH, HEIGHT, MARGIN = 560, 240, 36
 INK, PAPER = (40, 60, 90), (255, 255, 255)
@@ -65,7 +66,7 @@ def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
 
 def people(model: Path, cases: Path, count: int = 6) -> Image.Image:
     """Portraits that were not learned from, and what a model makes of them."""
-    models = load_models(model, torch.device("cpu"), torch.float32)
+    models = load_models(model, torch.device("cpu"), PRECISIONS["fp32"])
     segment = models.config.segment
     known = read_cases(cases, segment)[:count]
     rows = [(at_side(case.portrait, segment.height)[None], film(case, models)) for case in known]

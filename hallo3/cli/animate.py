@@ -17,16 +17,20 @@ from tqdm import tqdm
 from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import InputError
-from ..load import ModelFolder, load_models
+from ..load import load_models
 from ..media.canvas import Canvas, enlarged, fit
 from ..media.picture import read_picture
 from ..media.sound import Recording, read_recording, to_mono
 from ..media.video import VideoWriter
 from ..models import Models
+from ..parts import PARTS
 from ..pipeline import animate
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
 from ..stages import Progress
+from ..stored import model_config
+from ..weights.places import ModelFolder
+from ..weights.precision import precision_named
 from .bill import as_dict, bill
 
 LARGEST = 16
@@ -69,7 +73,7 @@ def run_animate(options: Namespace) -> None:
 
 
 def _job(options: Namespace) -> Job:
-    config = ModelFolder(options.model).config()
+    config = model_config(_files(options).transformer)
     _check_enlargement(options.enlarge)
     settings = settings_for(
         config.defaults,
@@ -104,12 +108,17 @@ def _print_plan(options: Namespace, job: Job) -> None:
 
 
 def _models(options: Namespace) -> Models:
-    device, dtype = _device(options.device), options.dtype
-    if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    device, numbers = _device(options.device), options.dtype
+    if numbers == "auto":
+        numbers = "fp32" if device.type == "cpu" else "bf16"
     if options.model.resolve() == FOLDER:
         print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
-    return load_models(options.model, device, getattr(torch, dtype))
+    return load_models(_files(options), device, precision_named(numbers))
+
+
+def _files(options: Namespace) -> ModelFolder:
+    given = {part: path for part in (*PARTS, "tokenizer") if (path := getattr(options, part)) is not None}
+    return ModelFolder(options.model, given)
 
 
 def _render(options: Namespace, job: Job, models: Models) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from .. import __version__
 from ..built_in import FOLDER, NAME
+from ..parts import PARTS
 
 ABOUT = "Animate one portrait from speech (Hallo3)."
+CONVERT = (
+    "Read tensors from the original's checkpoints, run nothing that is in them, and write safetensors files. "
+    "Run the same command again after a stop: it goes on."
+)
 SIZES = ("tiny", "nano")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+NUMBERS = ("fp32", "bf16", "fp16", "fp8")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 
 
 def parser() -> ArgumentParser:
@@ -20,6 +26,9 @@ def parser() -> ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _animate(commands.add_parser("animate", help="portrait and speech in, video out", description=ABOUT))
+    _convert(
+        commands.add_parser("convert", help="the original's checkpoints to safetensors", description=CONVERT)
+    )
     _tiny(commands.add_parser("tiny", help="write a complete set of small random weights"))
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="show where an unexpected error arose")
@@ -59,7 +68,8 @@ def _animate(command: ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="auto",
-        help="number type (default: bfloat16 on a GPU, else float32)",
+        metavar="TYPE",
+        help="number type: fp32, bf16, fp16, or fp8 for half the memory (default: bf16 on a GPU, else fp32)",
     )
     add(
         "--posterior",
@@ -73,10 +83,38 @@ def _animate(command: ArgumentParser) -> None:
         help="one guidance branch at a time, conditions projected when read",
     )
 
+    files = command.add_argument_group(
+        "files that are not in the model's folder",
+        "each a weights file, or a folder with one network's files",
+    )
+    for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer"):
+        files.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="PATH")
+
 
 def _model_folder(text: str) -> Path:
     """The built-in model by its name, any other by its folder."""
     return FOLDER if text == NAME else Path(text)
+
+
+def _convert(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="a checkpoint, or the folder the original was downloaded into",
+    )
+    add("target", type=Path, metavar="DST", help="folder to write to; ComfyUI's models folder is recognised")
+    add("--dtype", choices=NUMBERS, default="bf16", help="number type of what is written (default: bf16)")
+    add(
+        "--part",
+        action="append",
+        choices=PARTS,
+        help="convert this part only; may be given several times (default: all that are there)",
+    )
+    add(
+        "--config", type=Path, metavar="JSON", help="the sizes of a checkpoint that is not the released model"
+    )
 
 
 def _tiny(command: ArgumentParser) -> None:

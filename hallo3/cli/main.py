@@ -31,6 +31,10 @@ def _run(options: Namespace) -> int:
             from .tiny import make_tiny
 
             make_tiny(options)
+        elif options.command == "convert":
+            from .convert import run_convert
+
+            run_convert(options)
         else:
             from .animate import run_animate
 

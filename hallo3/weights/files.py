@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, OutputError
+from .examine import Examined
+from .part import METADATA_KEY, StoredPart, find_part, said_of_itself
+from .precision import FP8, Precision, fp8_scale, to_fp8
+from .source import open_source
 
-METADATA_KEY = "hallo3"
-"""Metadata entry whose JSON says which part a file is and how large."""
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -37,34 +40,56 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
-    config = read_header(path)
-    if config is None:
+    with open_source(path) as source:
+        said = said_of_itself(source.metadata, path)
+    if said is None:
         raise CheckpointError(
             "The weights file does not say what it is.",
             found=f"{path.name} without a readable {METADATA_KEY!r} entry in its metadata",
             expected="a file of a Hallo3 model folder",
             do="choose a model folder written by this package",
         )
-    return config
+    return dict(said)
 
 
-def read_header(path: Path) -> dict[str, Any] | None:
-    """What a file says it is; None if it does not say. Raises ``CheckpointError`` for no file, or a
-    damaged one."""
-    with _opened(path) as file:
-        text = cast("dict[str, str]", file.metadata() or {}).get(METADATA_KEY)
-    try:
-        config = json.loads(text) if text else None
-    except json.JSONDecodeError:
-        return None
-    return cast("dict[str, Any]", config) if isinstance(config, dict) else None
+def read_part(
+    path: Path, part: str, precision: Precision, examined: Examined | None = None
+) -> dict[str, Tensor]:
+    """A part's tensors under our names, from any file or folder that holds it.
+
+    Floating point ones are what the precision computes in; matrices that it holds in fp8 stay or become fp8,
+    with their scales. ``examined`` has the whole file looked through first, unless it was before. Raises
+    ``CheckpointError``.
+    """
+    with open_source(path) as source:
+        found = find_part(source, part)
+        if examined is not None:
+            for file in source.files:
+                examined.hash_of(file)
+        state: dict[str, Tensor] = {}
+        for name in found.made:
+            if precision.held(name):
+                state.update(_eight_bit(found, name))
+            else:
+                state[name] = found.tensor(name, precision.compute)
+    return state
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of a file, floating point ones as ``dtype``. Raises ``CheckpointError``."""
-    with _opened(path) as file:
-        state = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    """All tensors of a file as it names them, floating point as ``dtype``. Raises ``CheckpointError``."""
+    with open_source(path) as source:
+        state = {name: source.read(name) for name in source.entries}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _eight_bit(found: StoredPart, name: str) -> dict[str, Tensor]:
+    stored, scale = found.stored(name), found.scale(name)
+    if stored.dtype != FP8 or (scale is not None and scale.numel() != 1):
+        values = found.tensor(name, torch.float32)
+        scale = fp8_scale(values.abs().max())
+        stored = to_fp8(values, scale)
+    one = torch.ones(()) if scale is None else scale.reshape(())
+    return {name: stored, name.removesuffix("weight") + "weight_scale": one}
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -88,39 +113,30 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
     """Refuse weights whose names or shapes differ from ``wanted``; ``CheckpointError`` names the first."""
+    check_shapes(shapes_of(wanted), shapes_of(state), what)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:
+    """Refuse names or shapes that differ from ``wanted``; ``CheckpointError`` names the first of each."""
     wrong = {
-        "unknown": sorted(set(state) - set(wanted)),
-        "missing": sorted(set(wanted) - set(state)),
+        "unknown": sorted(set(found) - set(wanted)),
+        "missing": sorted(set(wanted) - set(found)),
         "of another shape": [
-            f"{name} {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+            f"{name} {list(found[name])} instead of {list(wanted[name])}"
             for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
+            if name in found and found[name] != wanted[name]
         ],
     }
-    found = [f"{len(keys)} keys {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
-    if found:
+    problems = [f"{len(keys)} keys {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
+    if problems:
         raise CheckpointError(
             f"These weights are not {what}.",
-            found="; ".join(found),
+            found="; ".join(problems),
             expected=f"exactly its {len(wanted)} tensors",
             do="check that the file is complete and belongs to this configuration",
         )
-
-
-def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(
-            "A weights file is missing.",
-            found=f"no file {path}",
-            expected="the five files of a model folder",
-            do="complete the folder, or leave --model out to use the built-in model",
-        )
-    try:
-        return safe_open(str(path), framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            "A weights file cannot be read.",
-            found=f"{path.name}, {path.stat().st_size} bytes: {error}",
-            expected="a complete safetensors file",
-            do="copy or convert the file again",
-        ) from error

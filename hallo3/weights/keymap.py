@@ -5,6 +5,7 @@ Templates hold placeholders: ``{i}``, ``{j}`` a number, ``{p}`` ``weight`` or ``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,14 @@ def drop(source: str, why: str) -> Rule:
     return Rule(source=source, why=why)
 
 
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A tensor of ours as stretches (name, first element, end) of the original's tensors, in order."""
+
+    shape: tuple[int, ...]
+    stretches: tuple[tuple[str, int, int], ...]
+
+
 @dataclass(frozen=True)
 class KeyMap:
     """Rules that cover every key of a checkpoint part exactly once."""
@@ -57,14 +66,27 @@ class KeyMap:
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The original's tensors under our names. Raises ``CheckpointError`` for a key no rule knows."""
-        ours: dict[str, Tensor] = {}
-        for key, tensor in state.items():
+        plan = self.assemble({key: tuple(tensor.shape) for key, tensor in state.items()})
+        return {
+            target: _join([state[key].flatten()[a:b] for key, a, b in made.stretches]).reshape(made.shape)
+            for target, made in plan.items()
+        }
+
+    def assemble(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Assembly]:
+        """What each of our tensors is made of, from the original's names and shapes alone.
+
+        Raises ``CheckpointError`` for a key that no rule knows or a shape that cannot be cut.
+        """
+        ours: dict[str, Assembly] = {}
+        for key, shape in shapes.items():
             rule, names = self._match(key)
             for target, group in rule.targets.items():
-                pieces = tensor.chunk(rule.pieces)
-                if len(pieces) != rule.pieces:
-                    raise self._refused(key, f"{rule.pieces} equal pieces")
-                ours[target.format_map(names)] = _join([pieces[index] for index in group])
+                if rule.pieces > 1 and (not shape or shape[0] % rule.pieces):
+                    raise self._refused(f"{key} of shape {list(shape)}", f"{rule.pieces} equal pieces")
+                cut = math.prod(shape) // rule.pieces
+                rows = (shape[0] // rule.pieces * len(group), *shape[1:]) if rule.pieces > 1 else shape
+                stretches = tuple((key, index * cut, (index + 1) * cut) for index in group)
+                ours[target.format_map(names)] = Assembly(rows, stretches)
         return ours
 
     def to_original(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +133,7 @@ class KeyMap:
     def _refused(self, key: str, expected: str) -> CheckpointError:
         return CheckpointError(
             f"These weights are not {self.what}.",
-            found=f"the key {key}",
+            found=f"the key {key[:120]}",
             expected=expected,
             do="check that the file is the part of Hallo3 you meant",
         )

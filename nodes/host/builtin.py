@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ...hallo3.audio.encoder import build_wav2vec2, normalise
 from ...hallo3.built_in import FOLDER
 from ...hallo3.config import SegmentConfig, VAEConfig
-from ...hallo3.load import ModelFolder, part
 from ...hallo3.media.sound import resample
 from ...hallo3.shapes import SPACE_FACTOR, TIME_FACTOR, latent_frames
+from ...hallo3.stored import model_config, part
 from ...hallo3.weights.files import load_strict, read_state
+from ...hallo3.weights.places import ModelFolder
 
 FILES = ModelFolder(FOLDER)
 
@@ -91,11 +92,11 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
 
 def built_in_vae() -> BuiltInVAE:
     """The built-in model's VAE, in ComfyUI's own class: diffusers need not be installed."""
-    return BuiltInVAE(FILES.config().vae, read_state(FILES.vae, torch.float32))
+    return BuiltInVAE(model_config(FILES.transformer).vae, read_state(FILES.vae, torch.float32))
 
 
 def built_in_speech_encoder() -> BuiltInSpeechEncoder:
     """The built-in model's speech encoder."""
     sizes = part(FILES.speech_encoder, "speech_encoder")
     state = read_state(FILES.speech_encoder, torch.float32)
-    return BuiltInSpeechEncoder(sizes, state, FILES.config().segment)
+    return BuiltInSpeechEncoder(sizes, state, model_config(FILES.transformer).segment)

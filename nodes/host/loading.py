@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.config import Hallo3Config, from_dict
-from ...hallo3.load import META, build_reference, part_config
+from ...hallo3.config import Hallo3Config
 from ...hallo3.model.reference import ReferenceNetwork
 from ...hallo3.model.transformer import Hallo3Transformer
 from ...hallo3.ops import Layers
-from ...hallo3.presets import HALLO3
-from ...hallo3.weights import maps
-from ...hallo3.weights.files import check_state, read_header
-from ...hallo3.weights.keymap import KeyMap
+from ...hallo3.stored import META, build_reference, model_config
+from ...hallo3.tensorfile.kinds import Kind
+from ...hallo3.weights.files import check_state
+from ...hallo3.weights.part import find_part
+from ...hallo3.weights.source import open_source
 from .model import ModelConfig
 from .transformer import attention
 
@@ -55,7 +55,7 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
 
     Raises ``CheckpointError`` for anything but the weights of Hallo3's transformer.
     """
-    weights = read(path, "transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX)
+    weights = read(path, "transformer")
     model_config = ModelConfig(weights.config)
     state, _ = comfy.utils.convert_old_quants(weights.state, "", metadata=weights.metadata)
     model_config.quant_config = comfy.utils.detect_layer_quantization(state, "")
@@ -77,7 +77,7 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
 
 def load_reference_network(path: Path | None) -> ReferenceSocket:
     """A file (or the built-in one for None) -> the reference network. Raises ``CheckpointError``."""
-    weights = read(path, "reference", maps.REFERENCE, maps.REFERENCE_PREFIX)
+    weights = read(path, "reference")
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     supported = ModelConfig.supported_inference_dtypes
     dtype = _storage_dtype(weights.state, False, "default")
@@ -98,18 +98,22 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     return ReferenceSocket(patcher, config, compute or dtype)
 
 
-def read(path: Path | None, part: str, keys: KeyMap, prefix: str) -> Weights:
-    """The tensors of a file under our names, whichever of the two namings it uses; None is the built-in
-    model's file."""
+def read(path: Path | None, part: str) -> Weights:
+    """The tensors of a file under our names, whichever naming it uses; None is the built-in model's file.
+
+    Files with our names are opened by ComfyUI, which may map them into memory; all others, the original's
+    checkpoint among them, by our own reader. Raises ``CheckpointError``.
+    """
     path = path or FOLDER / f"{part}.safetensors"
-    header = read_header(path)
+    config = model_config(path, part)
+    with open_source(path) as source:
+        found = find_part(source, part)
+        if source.files[0].kind is not Kind.SAFETENSORS or found.naming.mapped:
+            return Weights({name: found.stored(name) for name in found.made}, config, {})
+    prefix = found.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    config = from_dict(Hallo3Config, part_config(header, part, path.name), part) if header else HALLO3
-    if any(name.startswith(prefix) for name in state):
-        state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        if not any(name.startswith("transformer_blocks.") for name in state):
-            state = keys.to_ours(state)
-    return Weights(state, config, metadata or {})
+    mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    return Weights(mine, config, metadata or {})
 
 
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:

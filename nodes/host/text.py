@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.load import ModelFolder, part
+from ...hallo3.stored import model_config, part
 from ...hallo3.text.encoder import build_t5, tied
 from ...hallo3.text.tokenizer import Tokenizer, tokenizer_named
 from ...hallo3.weights.files import load_strict, read_state
+from ...hallo3.weights.places import ModelFolder
 from .said import warnings_shown
 
 TOKENS = "hallo3"
@@ -72,7 +73,10 @@ class Network(nn.Module):
 def built_in_text_encoder() -> Any:
     """The built-in model's text encoder, a CLIP for CLIP Text Encode (Prompt) and its like."""
     files = ModelFolder(FOLDER)
-    sizes, length = part(files.text_encoder, "text_encoder"), files.config().trunk.text_tokens
+    sizes, length = (
+        part(files.text_encoder, "text_encoder"),
+        model_config(files.transformer).trunk.text_tokens,
+    )
     tokenizer = tokenizer_named(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)
     network = Network(sizes, read_state(files.text_encoder, torch.float32), length)
     words = Words(tokenizer(), length)

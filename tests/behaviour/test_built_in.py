@@ -23,6 +23,7 @@ from hallo3.load import load_models
 from hallo3.models import Models
 from hallo3.presets import BUILT_IN
 from hallo3.random_set import SIZES, write_random_set
+from hallo3.weights.precision import PRECISIONS
 
 FEW = slice(0, 3)
 """Cases for models that must fail: enough, since they fail by far."""
@@ -30,7 +31,7 @@ FEW = slice(0, 3)
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return load_models(FOLDER, torch.device("cpu"), torch.float32)
+    return load_models(FOLDER, torch.device("cpu"), PRECISIONS["fp32"])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_the_few_pass(found: list[Figures]) -> None:
 def test_random_weights_fail(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "built-in", BUILT_IN)
     write_random_set(tmp_path, 1, "built-in")
-    random = load_models(tmp_path, torch.device("cpu"), torch.float32)
+    random = load_models(tmp_path, torch.device("cpu"), PRECISIONS["fp32"])
     kept = passes(judged(cases[FEW], random))
     assert not kept["follows"]
     assert not kept["same person"]

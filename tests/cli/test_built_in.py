@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hallo3 import load
 from hallo3.built_in import FOLDER
 from hallo3.cli.main import main
-from hallo3.weights import files
 from sounds import RATE, tone, write_wav
 
 ABOUT = "note: the built-in model has learned drawn faces only, not photographs.\n"
@@ -32,7 +32,7 @@ def test_it_is_the_model_where_none_is_given_or_its_name_is(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(files, "read_state", None)
+    monkeypatch.setattr(load, "read_part", None)
     assert main([*words(tmp_path, samples / "portrait.png"), *model, "--plan", "--json"]) == 0
     out, err = capsys.readouterr()
     plan = json.loads(out)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hallo3 import load
 from hallo3.cli.main import main
-from hallo3.weights import files
 from sounds import RATE, tone, write_wav
 
 
@@ -72,7 +72,7 @@ def test_a_seed_gives_the_same_video_again(inputs: dict[str, str]) -> None:
 def test_the_plan_is_the_bill_and_renders_nothing(
     inputs: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "read_state", no_weights)
+    monkeypatch.setattr(load, "read_part", no_weights)
     del inputs["-o"]
     assert run(inputs, "--plan", "--json", steps="7", guidance="1") == 0
     out, err = capsys.readouterr()
@@ -130,7 +130,7 @@ REFUSED = {
 def test_bad_input_is_refused_before_weights_are_read(
     inputs: dict[str, str], case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "read_state", no_weights)
+    monkeypatch.setattr(load, "read_part", no_weights)
     changes, message = REFUSED[case]
     if "output" in changes:
         del inputs["-o"]

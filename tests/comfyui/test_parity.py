@@ -16,7 +16,7 @@ from hallo3.audio.encoder import build_wav2vec2, encode_waveform
 from hallo3.built_in import FOLDER
 from hallo3.face.analysis import analyze
 from hallo3.latents import collect, decode_frames
-from hallo3.load import ModelFolder, load_models
+from hallo3.load import load_models
 from hallo3.media.sound import to_mono
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
@@ -26,12 +26,14 @@ from hallo3.random_set import random_state
 from hallo3.segments import plan_segments
 from hallo3.stages import prepare
 from hallo3.weights.files import load_strict, read_state
+from hallo3.weights.places import ModelFolder
+from hallo3.weights.precision import PRECISIONS
 
 
 @pytest.fixture(scope="module")
 def models() -> Models:
     """The built-in model, headless."""
-    return load_models(FOLDER, torch.device("cpu"), torch.float32)
+    return load_models(FOLDER, torch.device("cpu"), PRECISIONS["fp32"])
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from hallo3.noise import Purpose, seeded_noise
 from hallo3.pipeline import animate, encode_prompt, encode_speech, identify, render
 from hallo3.segments import Segment
 from hallo3.stages import Stages, prepare
+from hallo3.weights.precision import Precision
 from runs import refusing, settings, video
 
 
@@ -201,7 +202,7 @@ def test_recorded_noise_can_stand_in(portrait: Tensor, speech: Recording, nano: 
 def test_half_precision_follows_the_full_one(
     portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, dtype: torch.dtype
 ) -> None:
-    half = load_models(nano_folder, torch.device("cpu"), dtype)
+    half = load_models(nano_folder, torch.device("cpu"), Precision(str(dtype), dtype))
     with half.speech as wav2vec2, half.transformer as dit:
         assert next(wav2vec2.parameters()).dtype == torch.float32
         assert next(dit.parameters()).dtype == dtype

@@ -19,9 +19,9 @@ NODES = ROOT / "nodes"
 NODE_SOURCES = sorted(NODES.rglob("*.py"))
 SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
-GROUND = {"errors", "shapes", "config", "presets", "segments", "built_in"}
+GROUND = {"errors", "shapes", "config", "parts", "presets", "segments", "built_in"}
 """Floor 0: the standard library only."""
-CELLAR = GROUND | {"ops", "noise", "residency"}
+CELLAR = GROUND | {"ops", "noise", "residency", "tensorfile"}
 """Floor 1: torch and numpy besides."""
 ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media"}
 """Floor 2: each knows the floors below and itself, never its neighbours."""

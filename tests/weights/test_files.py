@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
 from hallo3.errors import CheckpointError, FaceError, InputError
-from hallo3.load import ModelFolder, load_models
+from hallo3.load import load_models
 from hallo3.model.reference import ReferenceNetwork
 from hallo3.ops import Layers
 from hallo3.presets import NANO, TINY
 from hallo3.random_set import random_state, write_random_set
+from hallo3.stored import model_config
 from hallo3.weights.files import load_strict, read_config, read_state, write_weights
+from hallo3.weights.places import ModelFolder
+from hallo3.weights.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 
@@ -82,8 +85,8 @@ def test_a_folder_with_swapped_files_is_refused(tmp_path: Path, nano_folder: Pat
     shutil.copytree(nano_folder, folder)
     files = ModelFolder(folder)
     shutil.copy(files.reference, files.transformer)
-    with pytest.raises(CheckpointError, match=r"transformer.safetensors holds 'reference'"):
-        load_models(folder, CPU, torch.float32)
+    with pytest.raises(CheckpointError, match=r"another part.*\n.*transformer.safetensors"):
+        load_models(folder, CPU, PRECISIONS["fp32"])
 
 
 def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny_folder: Path) -> None:
@@ -91,7 +94,7 @@ def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny
     shutil.copytree(nano_folder, folder)
     shutil.copy(ModelFolder(tiny_folder).vae, ModelFolder(folder).vae)
     with pytest.raises(CheckpointError, match="vae file belongs to another model"):
-        load_models(folder, CPU, torch.float32)
+        load_models(folder, CPU, PRECISIONS["fp32"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_impossible_configurations_are_refused(
         header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
     write_weights(tmp_path / source.name, load_file(source), header)
     with pytest.raises(InputError, match=message):
-        ModelFolder(tmp_path).config()
+        model_config(ModelFolder(tmp_path).transformer)
 
 
 def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, nano_folder: Path) -> None:
@@ -126,7 +129,7 @@ def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, n
     header["config"]["face"]["space"] = "arcface-glintr100"
     write_weights(path, load_file(path), header)
     with pytest.raises(FaceError, match="arcface-glintr100"):
-        load_models(folder, CPU, torch.float32)
+        load_models(folder, CPU, PRECISIONS["fp32"])
 
 
 def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Path, nano_folder: Path) -> None:
@@ -137,12 +140,12 @@ def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Pat
     header["config"]["tokenizer"] = "syllables"
     write_weights(path, load_file(path), header)
     with pytest.raises(CheckpointError, match=r"'syllables'\n.*t5 or words or bytes"):
-        load_models(folder, CPU, torch.float32)
+        load_models(folder, CPU, PRECISIONS["fp32"])
 
 
 def test_half_precision_files_compute_in_the_type_asked_for() -> None:
     """The built-in model's files, and a prompt's words through its text encoder."""
-    models = load_models(FOLDER, CPU, torch.float32)
+    models = load_models(FOLDER, CPU, PRECISIONS["fp32"])
     with models.text as encoder:
         embedding = encoder.encode("A person talks to the camera.", 16)
         assert torch.equal(embedding, encoder.encode("a person talks to the camera", 16))
@@ -155,7 +158,7 @@ def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_fold
     for path in tiny_folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert sum(path.stat().st_size for path in tiny_folder.iterdir()) <= 8_000_000
-    assert ModelFolder(tiny_folder).config() == TINY
+    assert model_config(ModelFolder(tiny_folder).transformer) == TINY
     write_random_set(tmp_path / "again", 8, "tiny")
     for path in tiny_folder.iterdir():
         assert path.read_bytes() != (tmp_path / "again" / path.name).read_bytes()

@@ -1,0 +1,187 @@
+"""``hallo3 convert``: checkpoints, whatever they were published in -> safetensors files of ours."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__
+from ..errors import CheckpointError, InputError
+from ..parts import ARE, PARTS
+from ..stored import check_fit, config_of, read_json
+from ..weights.convert import recipe
+from ..weights.examine import Examined, Watch, unwatched
+from ..weights.files import read_config
+from ..weights.journal import write_recipe
+from ..weights.part import StoredPart, find_parts
+from ..weights.places import PLACES, ModelFolder, destination
+from ..weights.precision import PRECISIONS, Precision, precision_named
+from ..weights.source import Source, open_source
+
+TOKENIZER = (
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+SHOWN = 3
+"""Dropped tensors that are named one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A part to be converted, from where to where."""
+
+    part: str
+    source: Path
+    target: Path
+
+
+def run_convert(options: Namespace) -> None:
+    """The whole command."""
+    precision = precision_named(options.dtype)
+    tasks = _tasks(options, precision)
+    examined = Examined()
+    for task in tasks:
+        _convert(task, precision, examined, options.config)
+    _copy_tokenizer(options, tasks)
+
+
+def _tasks(options: Namespace, precision: Precision) -> list[Task]:
+    asked: list[str] = options.part or []
+    wanted = asked or list(PARTS)
+    found = {part: path for part in wanted if (path := _place(options.source, part)) is not None}
+    missing = [part for part in asked if part not in found]
+    if missing or not found:
+        raise CheckpointError(
+            "There is nothing to convert.",
+            found=f"no {ARE[missing[0]] if missing else 'part of Hallo3'} in {options.source}",
+            expected="a checkpoint, or the folder into which the original's files were downloaded",
+            do="choose that file or folder; `hallo3 inspect` tells what a file is",
+        )
+    tasks = [
+        Task(part, path, destination(options.target, part, _numbers(part, precision).name))
+        for part, path in found.items()
+    ]
+    for task in tasks:
+        if task.target.exists() and task.source.exists() and task.target.samefile(task.source):
+            raise InputError(
+                "A file cannot be converted onto itself.",
+                found=str(task.source),
+                expected="another folder",
+                do="choose another folder to write to",
+            )
+    return tasks
+
+
+def _place(source: Path, part: str) -> Path | None:
+    """Where a part is in what was given, which is a file, one network's folder, or the folder of all."""
+    if source.is_dir():
+        inside = ModelFolder(source).find(part)
+        if inside.exists():
+            return inside
+    if not source.exists():
+        raise CheckpointError(
+            "There is nothing to convert.",
+            found=f"no {source}",
+            expected="a checkpoint, or the folder into which the original's files were downloaded",
+            do="check the name",
+        )
+    if source.is_dir() and any((source / place).exists() for places in PLACES.values() for place in places):
+        return None
+    with open_source(source) as opened:
+        return source if part in find_parts(opened) else None
+
+
+def _convert(task: Task, precision: Precision, examined: Examined, beside: Path | None) -> None:
+    started = time.monotonic()
+    numbers = _numbers(task.part, precision)
+    with open_source(task.source) as source:
+        found = find_parts(source)[task.part]
+        if beside is not None:
+            found = replace(found, said={"config": read_json(beside)})
+        config = config_of(found)
+        check_fit(found, config)
+        with _bar(source.size, f"checking {task.source.name}") as watch:
+            hashes = {file.path.name: examined.hash_of(file, watch) for file in source.files}
+        says = _says(found, config, numbers, hashes)
+        if _says_already(task.target) == says:
+            print(f"{task.target}: already there")
+            return
+        with _bar(source.size, "measuring") if numbers.eight_bit else nullcontext(unwatched) as watch:
+            made = recipe(found, numbers, says, watch)
+        with _bar(made.size, f"writing {task.target.name}") as watch:
+            write_recipe(made, task.target, watch)
+        _report(task, source, found, made.size, time.monotonic() - started)
+
+
+def _numbers(part: str, precision: Precision) -> Precision:
+    """fp8 is for the two large networks; the others are written in 16 bits."""
+    return (
+        PRECISIONS["bf16"] if precision.eight_bit and part not in ("transformer", "reference") else precision
+    )
+
+
+def _says(
+    found: StoredPart, config: dict[str, Any], precision: Precision, hashes: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "part": found.part,
+        "config": config,
+        "precision": precision.name,
+        "source": hashes,
+        "dropped": dict(found.dropped),
+        "writer": f"hallo3 {__version__}",
+    }
+
+
+def _says_already(target: Path) -> dict[str, Any] | None:
+    """What a finished file of that name says of itself."""
+    try:
+        return read_config(target) if target.exists() else None
+    except CheckpointError:
+        return None
+
+
+def _report(task: Task, source: Source, found: StoredPart, size: int, seconds: float) -> None:
+    print(f"{task.target}: {ARE[task.part]}, {len(found.made)} tensors, {size:,} bytes, in {seconds:.1f} s")
+    for why, count in Counter(found.dropped.values()).items():
+        names = [name for name, reason in found.dropped.items() if reason == why][:SHOWN]
+        print(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}")
+    beside = sorted({name for file in source.files for name in file.beside})
+    if beside:
+        print(f"  left out: {len(beside)} entries that training kept beside the weights")
+
+
+def _copy_tokenizer(options: Namespace, tasks: list[Task]) -> None:
+    """T5's tokenizer goes along with T5."""
+    if not any(task.part == "text_encoder" for task in tasks) or not options.source.is_dir():
+        return
+    source = ModelFolder(options.source).tokenizer
+    target = destination(options.target, "tokenizer", "")
+    there = [source / name for name in TOKENIZER if (source / name).is_file()]
+    if there and source.resolve() != target.resolve():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in there:
+            shutil.copyfile(path, target / path.name)
+        print(f"{target}: T5's tokenizer, {len(there)} files")
+
+
+@contextmanager
+def _bar(total: int, what: str) -> Generator[Watch]:
+    with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
+
+        def watch(count: int) -> None:
+            bar.update(count)
+
+        yield watch

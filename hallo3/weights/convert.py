@@ -1,0 +1,174 @@
+"""A part of a checkpoint -> a safetensors file of ours, streamed: a few blocks in memory, whatever the size.
+
+What to write is decided here (:class:`Recipe`); writing it so that a stop loses little is ``journal``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..tensorfile.layout import NAMES
+from .examine import Watch, unwatched
+from .part import METADATA_KEY, StoredPart
+from .precision import FP8, Precision, fp8_scale, to_fp8
+
+BLOCK = 4 << 20
+"""Elements in memory at a time."""
+FORMAT = json.dumps({"format": "float8_e4m3fn"}).encode()
+"""What ComfyUI reads beside a layer to know how its weight is quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor to be written: ``blocks`` makes its elements, flat, in order."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole file to be written: its header, and then its items one after the other."""
+
+    header: bytes
+    items: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.header) + sum(item.nbytes for item in self.items)
+
+    def blocks(self, start: int) -> Iterator[bytes]:
+        """The file's bytes from ``start``, which is the beginning or an item's."""
+        position = 0
+        if start == 0:
+            yield self.header
+        position = len(self.header)
+        for item in self.items:
+            if position >= start:
+                for block in item.blocks():
+                    yield _bytes(block)
+            position += item.nbytes
+
+    def restart(self, written: int) -> int:
+        """The last beginning of an item at or before ``written`` bytes, or 0."""
+        found, position = 0, len(self.header)
+        for item in self.items:
+            if position > written:
+                break
+            found = position
+            position += item.nbytes
+        return written if position == written else found
+
+
+def recipe(
+    found: StoredPart, precision: Precision, says: Mapping[str, Any], watch: Watch = unwatched
+) -> Recipe:
+    """How a part is written in a precision; ``says`` becomes the file's metadata.
+
+    For fp8 every matrix is read once here, to find its scale. Raises ``CheckpointError``.
+    """
+    items: list[Item] = []
+    for name in found.made:
+        if precision.held(name):
+            items += _eight_bit(found, name, watch)
+        else:
+            items.append(_plain(found, name, precision.compute))
+    items.sort(key=lambda item: -item.dtype.itemsize)  # so that each begins where its type may
+    return Recipe(_header(items, {METADATA_KEY: json.dumps(says)}), tuple(items))
+
+
+def _plain(found: StoredPart, name: str, compute: torch.dtype) -> Item:
+    stored = found.dtype(name)
+    dtype = compute if stored.is_floating_point or name in found.scales else stored
+
+    def blocks() -> Iterator[Tensor]:
+        if name in found.scales:
+            yield from found.tensor(name, dtype).flatten().split(BLOCK)
+            return
+        for piece in found.pieces(name, BLOCK):
+            yield _cast(piece, dtype, name)
+
+    return Item(name, dtype, found.made[name].shape, blocks)
+
+
+def _cast(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    made = piece.to(dtype)
+    if dtype == torch.float16 and piece.dtype != dtype and not bool(torch.isfinite(made).all()):
+        raise CheckpointError(
+            "A value is too large for half precision.",
+            found=f"{float(piece.float().abs().max()):.3g} in {name}",
+            expected="values up to 65504",
+            do="convert to bf16 instead",
+        )
+    return made
+
+
+def _eight_bit(found: StoredPart, name: str, watch: Watch) -> list[Item]:
+    """The matrix, its scale, and the note by which ComfyUI knows both."""
+    layer = name.removesuffix(".weight")
+    note = torch.tensor(list(FORMAT), dtype=torch.uint8)
+    scale = found.scale(name)
+    kept = found.dtype(name) == FP8 and (scale is None or scale.numel() == 1)
+    if kept:
+        scale = torch.ones(()) if scale is None else scale.reshape(())
+    else:
+        largest = torch.zeros(())
+        for piece in _values(found, name):
+            largest = torch.maximum(largest, piece.float().abs().max())
+            watch(piece.nbytes)
+        scale = fp8_scale(largest)
+
+    def blocks() -> Iterator[Tensor]:
+        if kept:
+            yield from found.pieces(name, BLOCK)
+            return
+        for piece in _values(found, name):
+            yield to_fp8(piece, scale)
+
+    return [
+        Item(name, FP8, found.made[name].shape, blocks),
+        Item(f"{layer}.weight_scale", torch.float32, (), lambda: iter([scale.reshape(1)])),
+        Item(f"{layer}.comfy_quant", torch.uint8, (len(FORMAT),), lambda: iter([note])),
+    ]
+
+
+def _values(found: StoredPart, name: str) -> Iterator[Tensor]:
+    if name in found.scales:
+        return iter(cast("tuple[Tensor, ...]", found.tensor(name, torch.float32).flatten().split(BLOCK)))
+    return found.pieces(name, BLOCK)
+
+
+def _header(items: list[Item], metadata: dict[str, str]) -> bytes:
+    fields: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for item in items:
+        end = position + item.nbytes
+        fields[item.name] = {
+            "dtype": NAMES[item.dtype],
+            "shape": list(item.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(block: Tensor) -> bytes:
+    return block.contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,151 @@
+"""A file's contents checked in one pass, front to back: its checksums, its numbers, and its own hash."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..tensorfile.file import TensorFile
+from ..tensorfile.layout import Entry
+
+BLOCK = 16 << 20
+Watch = Callable[[int], None]
+"""Called with the number of bytes that have been dealt with since the last call."""
+
+
+def unwatched(count: int) -> None:
+    """A watch that looks away."""
+
+
+def examine(file: TensorFile, watch: Watch = unwatched) -> str:
+    """Read every byte; the file's SHA-256.
+
+    Raises ``CheckpointError`` for a stretch whose checksum is another than the file says, and for a tensor
+    with values that are no numbers (NaN) or infinite, by its name.
+    """
+    digest, checks = sha256(), _Checksums(file)
+    for offset, size, tensor in _regions(file):
+        entry = file.entries[tensor] if tensor else None
+        for block in _blocks(file, offset, size):
+            raw = memoryview(cast(Any, block.numpy()))
+            digest.update(raw)
+            checks.update(raw)
+            if entry is not None and not _finite(block, entry):
+                raise CheckpointError(
+                    "The weights hold values that are no numbers.",
+                    found=f"NaN or infinity in {tensor}",
+                    expected="finite numbers",
+                    do="the file was damaged or badly converted: download it again",
+                )
+            watch(len(raw))
+    return digest.hexdigest()
+
+
+def _regions(file: TensorFile) -> Iterator[tuple[int, int, str]]:
+    """The file cut at its tensors' borders: (offset, size, the tensor's name or ""). Tensors that share bytes
+    count once."""
+    free = 0
+    for name, entry in sorted(file.entries.items(), key=lambda item: (item[1].offset, -item[1].span)):
+        if entry.offset < free or not entry.span:
+            continue
+        if entry.offset > free:
+            yield free, entry.offset - free, ""
+        yield entry.offset, entry.span, name
+        free = entry.offset + entry.span
+    if free < file.fingerprint.size:
+        yield free, file.fingerprint.size - free, ""
+
+
+def _blocks(file: TensorFile, offset: int, size: int) -> Iterator[Tensor]:
+    for start in range(0, size, BLOCK):
+        yield file.raw(offset + start, min(BLOCK, size - start))
+
+
+def _finite(block: Tensor, entry: Entry) -> bool:
+    if not entry.dtype.is_floating_point:
+        return True
+    values = block.view(entry.dtype)
+    if entry.dtype.itemsize == 1:
+        values = values.float()
+    return bool(torch.isfinite(values).all())
+
+
+class _Checksums:
+    """Follows the pass and compares each stretch's CRC-32 when its end has gone by."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self._waiting = sorted((s for s in file.checksums if s.size), key=lambda s: s.offset, reverse=True)
+        self._at, self._crc = 0, 0
+
+    def update(self, raw: memoryview) -> None:
+        """The next bytes of the file."""
+        end = self._at + len(raw)
+        while self._waiting and self._waiting[-1].offset < end:
+            stretch = self._waiting[-1]
+            first = max(stretch.offset, self._at)
+            last = min(stretch.offset + stretch.size, end)
+            self._crc = zlib.crc32(raw[first - self._at : last - self._at], self._crc)
+            if last < stretch.offset + stretch.size:
+                break
+            if self._crc != stretch.crc:
+                raise CheckpointError(
+                    "The weights file is damaged.",
+                    found=f"{stretch.name}, whose checksum differs",
+                    expected="the bytes that were written",
+                    do="download the file again",
+                )
+            self._crc = 0
+            self._waiting.pop()
+        self._at = end
+
+
+class Examined:
+    """Which files have been examined, kept in a JSON file; without one, only as long as this object lives."""
+
+    def __init__(self, kept_in: Path | None = None) -> None:
+        self._path, self._known = kept_in, _read_known(kept_in)
+
+    def hash_of(self, file: TensorFile, watch: Watch = unwatched) -> str:
+        """The file's SHA-256; it is examined unless this very file has been. Raises ``CheckpointError``."""
+        name, seen = str(file.path.resolve()), asdict(file.fingerprint)
+        known = self._known.get(name)
+        if known is not None and known.get("seen") == seen:
+            watch(file.fingerprint.size)
+            return str(known["sha256"])
+        found = examine(file, watch)
+        self._known[name] = {"seen": seen, "sha256": found}
+        self._keep()
+        return found
+
+    def knows(self, file: TensorFile) -> bool:
+        """Whether this very file has been examined."""
+        return (self._known.get(str(file.path.resolve())) or {}).get("seen") == asdict(file.fingerprint)
+
+    def _keep(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._path.with_name(self._path.name + ".fresh")
+            fresh.write_text(json.dumps(self._known), encoding="utf-8")
+            fresh.replace(self._path)
+        except OSError:
+            self._path = None  # a read-only home costs a second look next time, and nothing else
+
+
+def _read_known(path: Path | None) -> dict[str, dict[str, Any]]:
+    try:
+        found: object = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return {name: item for name, item in known.items() if isinstance(item, dict) and "sha256" in item}

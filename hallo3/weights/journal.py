@@ -1,0 +1,147 @@
+"""A large file written so that a stop costs little and never leaves half a file under its name.
+
+It grows under another name; a journal beside it says how much is safe, and the next run of the same recipe
+goes on from there. It gets its own name when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ..errors import OutputError
+from .convert import Recipe
+from .examine import Watch, unwatched
+
+SAFE_EVERY = 256 << 20
+"""Bytes after which what was written is made safe."""
+UNFINISHED = ".unfinished"
+
+
+def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
+    """The file at ``path``, going on where an earlier call of the same recipe was stopped.
+
+    Raises ``OutputError`` if it cannot be written; what was written stays for the next call.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    notes = path.with_name(path.name + UNFINISHED + ".json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "r+b" if unfinished.exists() else "w+b"
+        with unfinished.open(mode) as file, _alone(file, unfinished):
+            start = recipe.restart(_safe(notes, recipe, file))
+            _check_room(path.parent, recipe.size - start)
+            watch(start)
+            _write(recipe, file, start, notes, watch)
+        unfinished.replace(path)
+        notes.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        raise OutputError(
+            "The converted weights cannot be written.",
+            found=f"{path}: {error.strerror or error}",
+            expected=f"{recipe.size:,} bytes of room in a folder that you may write to",
+            do="free some space and run the same command again: it goes on where it stopped"
+            if full
+            else "choose another folder",
+        ) from error
+
+
+def _write(recipe: Recipe, file: IO[bytes], start: int, notes: Path, watch: Watch) -> None:
+    file.seek(start)
+    file.truncate()
+    unsafe, position = 0, start
+    for block in recipe.blocks(start):
+        file.write(block)
+        watch(len(block))
+        position += len(block)
+        unsafe += len(block)
+        if unsafe >= SAFE_EVERY:
+            _make_safe(file)
+            _note(notes, recipe, position)
+            unsafe = 0
+    _make_safe(file)
+
+
+def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> int:
+    """How many bytes of this very recipe are known to be safe in the unfinished file."""
+    try:
+        said: Any = json.loads(notes.read_text(encoding="utf-8"))
+        written = cast(int, said["written"]) if said["recipe"] == _name(recipe) else 0
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    end = file.seek(0, os.SEEK_END)
+    return written if type(written) is int and 0 <= written <= end else 0
+
+
+def _note(notes: Path, recipe: Recipe, written: int) -> None:
+    fresh = notes.with_name(notes.name + ".fresh")
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump({"recipe": _name(recipe), "written": written}, file)
+        _make_safe(file)
+    fresh.replace(notes)
+
+
+def _name(recipe: Recipe) -> str:
+    """By which a recipe is known again: its header says all that decides the file."""
+    return sha256(recipe.header).hexdigest()
+
+
+def _make_safe(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name safe too; Windows does this by itself and cannot open folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            "There is not enough room for the converted weights.",
+            found=f"{free:,} bytes free in {folder}",
+            expected=f"{needed:,} more bytes",
+            do="free some space, or choose a folder on another disk",
+        )
+
+
+@contextmanager
+def _alone(file: IO[bytes], path: Path) -> Generator[None]:
+    """Hold the file against a second run; the hold ends with the process, however it ends."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise FileNotFoundError(errno.ENOENT, "finished by another run", str(path))
+    except OSError as error:
+        raise OutputError(
+            "The file is being written by another run.",
+            found=str(path),
+            expected="one conversion at a time",
+            do="let the other one finish, or stop it first",
+        ) from error
+    yield

@@ -1,0 +1,131 @@
+"""Where the parts of a model are on disk: in a model folder, as the original publishes them, or among
+ComfyUI's models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..parts import PARTS
+from .source import DEEPSPEED
+
+_CHECKPOINT = (
+    f"hallo3/*/{DEEPSPEED}",
+    f"*/{DEEPSPEED}",
+    DEEPSPEED,
+)
+PLACES: dict[str, tuple[str, ...]] = {
+    "transformer": (
+        "transformer.safetensors",
+        "diffusion_models/hallo3_transformer*.safetensors",
+        "diffusion_models/*/transformer.safetensors",
+        *_CHECKPOINT,
+    ),
+    "reference": (
+        "reference.safetensors",
+        "diffusion_models/hallo3_reference*.safetensors",
+        "diffusion_models/*/reference.safetensors",
+        *_CHECKPOINT,
+    ),
+    "vae": (
+        "vae.safetensors",
+        "vae/hallo3*.safetensors",
+        "vae/cogvideox*.safetensors",
+        "cogvideox-5b-i2v-sat/vae/3d-vae.pt",
+        "vae/3d-vae.pt",
+        "3d-vae.pt",
+        "vae/diffusion_pytorch_model.safetensors",
+    ),
+    "text_encoder": (
+        "text_encoder.safetensors",
+        "text_encoders/hallo3*.safetensors",
+        "text_encoders/t5xxl*.safetensors",
+        "clip/t5xxl*.safetensors",
+        "t5-v1_1-xxl",
+        "text_encoder",
+        "t5xxl*.safetensors",
+    ),
+    "speech_encoder": (
+        "speech_encoder.safetensors",
+        "audio_encoders/hallo3*.safetensors",
+        "audio_encoders/wav2vec2*base*.safetensors",
+        "wav2vec/wav2vec2-base-960h",
+        "wav2vec2-base-960h",
+        "wav2vec2*base*.safetensors",
+    ),
+    "tokenizer": ("tokenizer", "text_encoders/hallo3_tokenizer", "t5-v1_1-xxl"),
+}
+"""For each part the places where it may be, by preference; the first is a model folder's own."""
+
+COMFYUI = {
+    "transformer": "diffusion_models/hallo3_transformer_{precision}.safetensors",
+    "reference": "diffusion_models/hallo3_reference_{precision}.safetensors",
+    "vae": "vae/hallo3_vae_{precision}.safetensors",
+    "text_encoder": "text_encoders/hallo3_t5xxl_{precision}.safetensors",
+    "speech_encoder": "audio_encoders/hallo3_wav2vec2_base_{precision}.safetensors",
+    "tokenizer": "text_encoders/hallo3_tokenizer",
+}
+"""What converted parts are called among ComfyUI's models."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The parts of a model, each where it is found; ``given`` names the places of some of them."""
+
+    path: Path
+    given: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+    @property
+    def transformer(self) -> Path:
+        return self.find("transformer")
+
+    @property
+    def reference(self) -> Path:
+        return self.find("reference")
+
+    @property
+    def vae(self) -> Path:
+        return self.find("vae")
+
+    @property
+    def text_encoder(self) -> Path:
+        return self.find("text_encoder")
+
+    @property
+    def speech_encoder(self) -> Path:
+        return self.find("speech_encoder")
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.find("tokenizer")
+
+    def find(self, part: str) -> Path:
+        """Where a part is; where it should be, if it is nowhere."""
+        if part in self.given:
+            return self.given[part]
+        for pattern in PLACES[part]:
+            found = sorted(self.path.glob(pattern)) if "*" in pattern else [self.path / pattern]
+            if found and found[0].exists():
+                return found[0]
+        return self.own(part)
+
+    def own(self, part: str) -> Path:
+        """A part's place in a model folder of this package's making."""
+        return self.path / PLACES[part][0]
+
+    def all(self) -> tuple[Path, ...]:
+        """The five files of this package's making."""
+        return tuple(self.own(part) for part in PARTS)
+
+
+def is_comfyui(folder: Path) -> bool:
+    """Whether a folder is ComfyUI's folder of models."""
+    return (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir()
+
+
+def destination(folder: Path, part: str, precision: str) -> Path:
+    """Where a converted part goes: under its own name among ComfyUI's models, else as a model folder's."""
+    if is_comfyui(folder):
+        return folder / COMFYUI[part].format(precision=precision)
+    return ModelFolder(folder).own(part)

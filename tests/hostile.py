@@ -1,0 +1,242 @@
+"""Files that are not what they say: damaged, foreign, or made to do harm. ``MARK`` is what those that run
+programs would make, if they could."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+MARK = "hallo3-was-here"
+
+
+def checkpoint(**beside: Any) -> bytes:
+    """A good file of torch's, DeepSpeed's way."""
+    state = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.ones(4, dtype=torch.bfloat16))
+    buffer = io.BytesIO()
+    torch.save({"module": state, "iteration": 1, **beside}, buffer)
+    return buffer.getvalue()
+
+
+def archive(pickled: bytes, compress: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
+    """A zip archive like torch's around any pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compress) as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/byteorder", b"little")
+        for name, content in {"0": bytes(24), **members}.items():
+            file.writestr(name if "/" in name else f"archive/data/{name}", content)
+    return buffer.getvalue()
+
+
+def storage(key: Any = "0", numel: Any = 6, word: Any = "storage", device: Any = "cpu") -> bytes:
+    """A reference to a storage, as instructions."""
+    return (
+        b"(" + _plain(word) + b"ctorch\nFloatStorage\n" + _plain(key) + _plain(device) + _plain(numel) + b"tQ"
+    )
+
+
+def tensor(stored: bytes | None = None, offset: Any = 0, shape: Any = (2, 3), stride: Any = (3, 1)) -> bytes:
+    """A tensor, as instructions."""
+    head = b"ctorch._utils\n_rebuild_tensor_v2\n(" + (stored or storage())
+    return head + _plain(offset) + _plain(shape) + _plain(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def state(*entries: bytes) -> bytes:
+    """A pickle of a state dict with these values."""
+    items = b"".join(_plain(f"t{n}") + entry for n, entry in enumerate(entries))
+    return b"\x80\x02}(" + items + b"u."
+
+
+def _plain(value: Any) -> bytes:
+    """A plain value's instructions, without the frame around them and without a memo."""
+    return pickletools.optimize(pickle.dumps(value, 2))[2:-1]
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+def by_name(module: str, name: str, *arguments: Any) -> bytes:
+    """A state dict whose value is a call by name."""
+    call = f"c{module}\n{name}\n".encode() + _plain(tuple(arguments)) + b"R"
+    return state(call)
+
+
+def programs(mark: Path) -> Iterator[tuple[str, bytes]]:
+    """Pickles that would run something; a plain unpickler does, with most of them."""
+    touch = f"open({str(mark)!r}, 'w').close()"
+    shell = f"touch {mark}"
+    yield "os.system", by_name("posix", "system", shell)
+    yield "os.system by its module", by_name("os", "system", shell)
+    yield "eval", by_name("builtins", "eval", touch)
+    yield "exec", by_name("builtins", "exec", touch)
+    yield "old builtins", by_name("__builtin__", "eval", touch)
+    yield "subprocess", by_name("subprocess", "check_call", ["touch", str(mark)])
+    yield "runpy", by_name("runpy", "run_path", "x.py")
+    yield "import", by_name("importlib", "import_module", "antigravity")
+    yield "getattr", by_name("builtins", "getattr", "x", "y")
+    yield "pip", by_name("pip", "main", ["install", "x"])
+    yield "webbrowser", by_name("webbrowser", "open", "http://localhost")
+    yield "socket", by_name("socket", "create_connection", ("localhost", 1))
+    yield "pickle in a pickle", by_name("pickle", "loads", pickle.dumps(1))
+    yield "torch.load", by_name("torch.serialization", "load", "x.pt")
+    yield "torch.hub", by_name("torch.hub", "load", "x", "y")
+    yield "numpy.load", by_name("numpy", "load", "x.npy")
+    yield "open", by_name("io", "open", str(mark), "w")
+    yield "shutil", by_name("shutil", "rmtree", "x")
+    yield "attrgetter", by_name("operator", "attrgetter", "__class__.__base__")
+    yield "code", by_name("code", "interact")
+    yield "sparse tensor", by_name("torch._utils", "_rebuild_sparse_tensor", 1, ())
+    yield "dotted name", state(b"ctorch\nserialization.os.system\n" + _plain((shell,)) + b"R")
+    yield "name from the stack", state(_plain("posix") + _plain("system") + b"\x93" + _plain((shell,)) + b"R")
+    yield "built object", state(b"cposix\nsystem\n)\x81}b")
+    yield "instance", state(b"(" + _plain(shell) + b"iposix\nsystem\n")
+    yield "object", state(b"(cposix\nsystem\n" + _plain(shell) + b"o")
+    yield "extension", state(b"\x82\x01" + _plain((shell,)) + b"R")
+    yield "reduce protocol", pickle.dumps({"a": Calls(eval, touch)}, 2)
+    yield "persistent text", state(b"Pposix\n")
+    yield "allowed name, called", state(b"ctorch\nFloatStorage\n)R")
+    yield "after a good tensor", state(tensor(), b"cposix\nsystem\n" + _plain((shell,)) + b"R")
+
+
+def bombs() -> Iterator[tuple[str, bytes]]:
+    """Pickles that would take memory or time."""
+    yield "memo far ahead", b"\x80\x02}r\xff\xff\xff\x7f."
+    yield "deep nesting", b"\x80\x02" + b"(" * 400_000 + b"l" * 1 + b"."
+    yield "deep tuples", b"\x80\x02)" + b"\x85" * 399_000 + b"."
+    yield "deep tuple as a key", b"\x80\x02})" + b"\x85" * 300_000 + b"Ns."
+    yield "many instructions", b"\x80\x02" + b"N0" * 700_000 + b"."
+    yield "long pickle", b"\x80\x02" + b"N" * (20 << 20) + b"."
+    yield "64 MB pickle", b"\x80\x02" + b"N" * (64 << 20) + b"."
+    yield "long text", b"\x80\x02X\xff\xff\xff\x7fabc."
+    yield "doubling", b"\x80\x02]" + b"(hq\x00" * 50_000 + b"."
+
+
+def liars() -> Iterator[tuple[str, bytes]]:
+    """Pickles whose tensors are not where they say."""
+    yield "beyond its storage", state(tensor(shape=(3, 3)))
+    yield "offset beyond", state(tensor(offset=1))
+    yield "huge shape, no steps", state(tensor(shape=(1 << 30, 1 << 30), stride=(0, 0)))
+    yield "overlapping", state(tensor(shape=(2, 3), stride=(1, 1)))
+    yield "negative offset", state(tensor(offset=-6))
+    yield "negative stride", state(tensor(stride=(-3, 1)))
+    yield "negative extent", state(tensor(shape=(-2, 3)))
+    yield "strides of another number", state(tensor(stride=(1,)))
+    yield "huge number", state(tensor(shape=(1 << 200, 1), stride=(1, 1)))
+    yield "a shape of text", state(tensor(shape=("a", 1)))
+    yield "storage of another length", state(tensor(storage(numel=7)))
+    yield "storage of no length", state(tensor(storage(numel=-1)))
+    yield "storage elsewhere", state(tensor(storage(key="../0")))
+    yield "storage that is missing", state(tensor(storage(key="17")))
+    yield "storage key of digits that are none", state(tensor(storage(key="\u0660")))
+    yield "storage by number", state(tensor(storage(key=0)))
+    yield "another word", state(tensor(storage(word="module")))
+    yield (
+        "four values",
+        state(tensor(b"(" + _plain("storage") + b"ctorch\nFloatStorage\n" + _plain("0") * 2 + b"tQ")),
+    )
+    yield "no tensors", state(_plain(1))
+    yield "not a dictionary", b"\x80\x02]."
+    yield "nothing", b""
+    yield "no end", b"\x80\x02}"
+
+
+def zips(good: bytes) -> Iterator[tuple[str, bytes]]:
+    """Archives that break the reader's rules."""
+    ok = state(tensor())
+    yield "compressed", archive(ok, zipfile.ZIP_DEFLATED)
+    yield "zip bomb", archive(ok, zipfile.ZIP_DEFLATED, **{"1": bytes(50 << 20)})
+    yield "duplicate member", _twice(ok)
+    yield "leads outside", archive(ok, **{"archive/../../x": b""})
+    yield "absolute", archive(ok, **{"/etc/x": b""})
+    yield "another drive", archive(ok, **{"archive/C:x": b""})
+    yield "two roots", archive(ok, **{"other/data.pkl": b""})
+    yield "TorchScript", archive(ok, **{"archive/constants.pkl": b""})
+    yield "big-endian", archive(ok).replace(b"little", b"bigend")
+    yield "a comment", good[:-2] + b"\x03\x00abc"
+    yield "bytes before", b"PK\x03\x04" + bytes(60) + good
+    yield "member beyond the end", _resized(good)
+    yield (
+        "huge directory",
+        good[:-22] + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 60_000, 60_000, 9 << 20, 0, 0),
+    )
+
+
+def _twice(pickled: bytes) -> bytes:
+    once = archive(pickled, **{"archive/data.pkX": b"other"})
+    return once.replace(b"archive/data.pkX", b"archive/data.pkl")
+
+
+def _resized(good: bytes) -> bytes:
+    at = good.rindex(b"PK\1\2")
+    return good[: at + 20] + struct.pack("<2I", 1 << 30, 1 << 30) + good[at + 28 :]
+
+
+def headers() -> Iterator[tuple[str, bytes]]:
+    """safetensors files that contradict themselves."""
+
+    def file(text: bytes, data: int = 8, length: int | None = None) -> bytes:
+        return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(data)
+
+    def one(**changed: Any) -> bytes:
+        import json
+
+        return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changed}).encode()
+
+    yield "cut data", file(one(), 7)
+    yield "more data", file(one(), 9)
+    yield "header beyond the end", file(one(), length=10_000)
+    yield "huge header", file(one(), length=90 << 20)
+    yield "no JSON", file(b"{" + b" " * 30)
+    yield "a list", file(b"{}" + b" " * 8)[:8] + b"[]" + b" " * 8
+    yield "deep JSON", file(b'{"a":' * 100_000)
+    yield "duplicate name", file(one()[:-1] + b"," + one()[1:])
+    yield "a gap", file(one(data_offsets=[8, 16]), 16)
+    yield "an overlap", file(one()[:-1] + b"," + one()[1:].replace(b'"a"', b'"b"'))
+    yield "negative", file(one(shape=[-2]))
+    yield "huge shape", file(one(shape=[1 << 40, 1 << 40]))
+    yield "fraction", file(one(shape=[2.0]))
+    yield "text", file(one(shape="2"))
+    yield "unknown type", file(one(dtype="F4"))
+    yield "no type", file(one(dtype=7))
+    yield "extra field", file(one(program="x"))
+    yield "metadata of numbers", file(one()[:-1] + b',"__metadata__":{"a":1}}')
+
+
+def foreign(good: bytes) -> Iterator[tuple[str, bytes]]:
+    """Other kinds of files, and cut ones."""
+    yield "empty", b""
+    yield "web page", b"<!DOCTYPE html><html>Not Found</html>"
+    yield "LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    yield "text", b"Entry not found"
+    yield "zeros", bytes(4096)
+    yield "7z", b"7z\xbc\xaf\x27\x1c" + bytes(100)
+    yield "gzip", b"\x1f\x8b" + bytes(100)
+    yield "legacy torch", pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    yield "picture", b"\x89PNG\r\n\x1a\n" + bytes(100)
+    yield "numpy", _saved(np.zeros(3))
+    yield "random bytes", bytes(range(7, 255))
+    for where in (1, 10, len(good) // 2, len(good) - 22, len(good) - 1):
+        yield f"cut at {where}", good[:where]
+
+
+def _saved(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
