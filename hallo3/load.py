@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,37 +15,49 @@ from .errors import CheckpointError
 from .face.spaces import analyzer_for
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
+from .model.trunk import Trunk
 from .models import Models
 from .parts import ARE
 from .residency import Offloaded, Visiting
+from .shelves import blocks_of, on_disk
 from .stored import check_file, model_config, part
+from .streaming import Stored, Streamed, shelf_of
 from .text.encoder import TextEncoder, build_t5, tied
 from .text.tokenizer import tokenizer_named
 from .vae.codec import VideoVAE, build_vae
 from .weights.examine import Examined
-from .weights.files import load_strict, read_part
+from .weights.files import load_strict, look_through, read_part
 from .weights.places import ModelFolder
 from .weights.precision import PRECISIONS, Precision, filled
 
+N = TypeVar("N", bound=Trunk)
 T5_VOCABULARY = 32128
 """Tokens where a file does not say how many."""
 
 
 def load_models(
-    folder: Path | ModelFolder, device: torch.device, precision: Precision, examined: Examined | None = None
+    folder: Path | ModelFolder,
+    device: torch.device,
+    precision: Precision,
+    *,
+    offload: str = "none",
+    examined: Examined | None = None,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
-    The speech encoder always computes in float32, as in the original. With ``examined``, files are looked
-    through before their first use: checksums, and numbers that are none.
+    ``offload`` says where the blocks of transformer and reference network are while they are not
+    computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
+    (``disk``); the numbers are equal. The speech encoder always computes in float32, as in the
+    original. With ``examined``, files are looked through before their first use: checksums, and
+    numbers that are none.
 
-    Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no analyzer
-    writes in the model's embedding space.
+    Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
+    analyzer writes in the model's embedding space.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     config = model_config(files.transformer)
-    reference = model_config(files.reference, "reference")
-    _same((reference.trunk, reference.segment), (config.trunk, config.segment), "reference")
+    other = model_config(files.reference, "reference")
+    _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
     _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
     text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
     vocabulary = text.get("vocab_size", T5_VOCABULARY)
@@ -61,16 +74,22 @@ def load_models(
         return read_part(path, name, numbers, examined)
 
     def transformer() -> Hallo3Transformer:
-        network = Hallo3Transformer(config, layers)
-        load_strict(
-            network, filled(network, read(files.transformer, "transformer", precision)), "transformer"
-        )
-        return network
+        return whole(Hallo3Transformer(config, layers), "transformer")
 
     def reference_network() -> ReferenceNetwork:
-        network = ReferenceNetwork(config.trunk, latent, layers)
-        load_strict(network, filled(network, read(files.reference, "reference", precision)), "reference")
-        return network.to(device)
+        return whole(ReferenceNetwork(config.trunk, latent, layers), "reference")
+
+    def whole(network: N, name: str) -> N:
+        load_strict(network, filled(network, read(files.find(name), name, precision)), ARE[name])
+        return network
+
+    def parted(network: N, name: str) -> Stored[N]:
+        if offload == "disk":
+            if examined is not None:
+                look_through(files.find(name), examined)
+            return on_disk(network, files.find(name), name, precision)
+        blocks = blocks_of(whole(network, name))
+        return Stored(network, blocks, shelf_of(blocks))
 
     def vae() -> VideoVAE:
         codec = build_vae(config.vae)
@@ -87,14 +106,22 @@ def load_models(
         load_strict(network, read(files.speech_encoder, "speech_encoder", PRECISIONS["fp32"]), "wav2vec2")
         return network.to(device)
 
+    if offload == "none":
+        main: AbstractContextManager[Hallo3Transformer] = Offloaded(transformer, device)
+        reference: AbstractContextManager[ReferenceNetwork] = Visiting(lambda: reference_network().to(device))
+    else:
+        main = Streamed(lambda: parted(Hallo3Transformer(config, layers), "transformer"), device)
+        reference = Streamed(
+            lambda: parted(ReferenceNetwork(config.trunk, latent, layers), "reference"), device, keep=False
+        )
     return Models(
         config=config,
         face=analyzer_for(config.face),
         speech=Visiting(speech_encoder),
         text=Visiting(text_encoder),
         vae=Offloaded(vae, device),
-        reference=Visiting(reference_network),
-        transformer=Offloaded(transformer, device),
+        reference=reference,
+        transformer=main,
     )
 
 

@@ -90,10 +90,15 @@ def model_config(path: Path, name: str = "transformer") -> Hallo3Config:
     return from_dict(Hallo3Config, part(path, name), name)
 
 
+def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A part's network without memory. Raises ``CheckpointError`` for a configuration that is none."""
+    return _EMPTY[name](config)
+
+
 def check_fit(found: StoredPart, config: Mapping[str, Any]) -> None:
     """Refuse a part whose tensors are not those of its configuration, by name and shape alone. Raises
     ``CheckpointError``."""
-    network = _EMPTY[found.part](config)
+    network = empty(found.part, config)
     try:
         check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), ARE[found.part])
     except CheckpointError as error:

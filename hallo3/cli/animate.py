@@ -29,10 +29,13 @@ from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
 from ..stages import Progress
 from ..stored import model_config
+from ..weights.examine import Examined
 from ..weights.places import ModelFolder
 from ..weights.precision import precision_named
 from .bill import as_dict, bill
 
+KNOWN = Path.home() / ".cache" / "hallo3" / "examined.json"
+"""Which weights files have been looked through."""
 LARGEST = 16
 """How many times frames may be enlarged."""
 
@@ -113,7 +116,10 @@ def _models(options: Namespace) -> Models:
         numbers = "fp32" if device.type == "cpu" else "bf16"
     if options.model.resolve() == FOLDER:
         print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
-    return load_models(_files(options), device, precision_named(numbers))
+    offload = options.offload or ("blocks" if options.low_memory and device.type != "cpu" else "none")
+    files, precision = _files(options), precision_named(numbers)
+    examined = None if options.model.resolve() == FOLDER and not files.given else Examined(KNOWN)
+    return load_models(files, device, precision, offload=offload, examined=examined)
 
 
 def _files(options: Namespace) -> ModelFolder:

@@ -15,6 +15,7 @@ CONVERT = (
     "Run the same command again after a stop: it goes on."
 )
 SIZES = ("tiny", "nano")
+OFFLOAD = ("none", "blocks", "disk")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBERS = ("fp32", "bf16", "fp16", "fp8")
 DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
@@ -29,6 +30,9 @@ def parser() -> ArgumentParser:
     _convert(
         commands.add_parser("convert", help="the original's checkpoints to safetensors", description=CONVERT)
     )
+    _inspect(commands.add_parser("inspect", help="what a file of weights is"))
+    _doctor(commands.add_parser("doctor", help="is a model complete, and how can this machine run it?"))
+    _download(commands.add_parser("download", help="fetch the original's files (uses the network)"))
     _tiny(commands.add_parser("tiny", help="write a complete set of small random weights"))
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="show where an unexpected error arose")
@@ -80,7 +84,13 @@ def _animate(command: ArgumentParser) -> None:
     add(
         "--low-memory",
         action="store_true",
-        help="one guidance branch at a time, conditions projected when read",
+        help="for small GPUs: one branch at a time, conditions projected when read, --offload blocks",
+    )
+    add(
+        "--offload",
+        choices=OFFLOAD,
+        help="keep the transformer's blocks in memory (blocks) or on disk, and send each to the GPU when it "
+        "is needed; exact (default: none; with --low-memory: blocks)",
     )
 
     files = command.add_argument_group(
@@ -115,6 +125,36 @@ def _convert(command: ArgumentParser) -> None:
     add(
         "--config", type=Path, metavar="JSON", help="the sizes of a checkpoint that is not the released model"
     )
+
+
+def _inspect(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="a file, or a folder with the files of one network",
+    )
+    add("--json", action="store_true", help="as JSON")
+
+
+def _doctor(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add("folder", type=_model_folder, metavar="DIR", help="a model folder, or ComfyUI's models folder")
+    add("--json", action="store_true", help="as one JSON object")
+
+
+def _download(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder to download to; run again after a stop, it goes on")
+    add("--part", action="append", choices=PARTS, help="only this part; may be given several times")
+    add(
+        "--revision",
+        metavar="REV",
+        help="commit to fetch (default: that of an earlier call, else the newest)",
+    )
+    add("--dry-run", action="store_true", help="list files and sizes, download nothing")
 
 
 def _tiny(command: ArgumentParser) -> None:

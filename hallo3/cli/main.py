@@ -6,6 +6,8 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
+from collections.abc import Callable
+from importlib import import_module
 from typing import TextIO
 
 from tqdm import tqdm
@@ -14,6 +16,14 @@ from ..errors import Hallo3Error, InputError
 from .arguments import parser
 
 DONE, FAILED, REFUSED = 0, 1, 2
+COMMANDS = {
+    "animate": ("animate", "run_animate"),
+    "convert": ("convert", "run_convert"),
+    "doctor": ("look", "run_doctor"),
+    "download": ("download", "run_download"),
+    "inspect": ("look", "run_inspect"),
+    "tiny": ("tiny", "make_tiny"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -27,18 +37,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: Namespace) -> int:
     try:
-        if options.command == "tiny":
-            from .tiny import make_tiny
-
-            make_tiny(options)
-        elif options.command == "convert":
-            from .convert import run_convert
-
-            run_convert(options)
-        else:
-            from .animate import run_animate
-
-            run_animate(options)
+        _command(options.command)(options)
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED
@@ -49,6 +48,12 @@ def _run(options: Namespace) -> int:
         _show_unexpected(error, options.traceback)
         return FAILED
     return DONE
+
+
+def _command(name: str) -> Callable[[Namespace], None]:
+    """What does the work, imported when it is asked for."""
+    module, function = COMMANDS[name]
+    return getattr(import_module(f".{module}", __package__), function)
 
 
 def _show_unexpected(error: Exception, with_traceback: bool) -> None:

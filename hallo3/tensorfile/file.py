@@ -117,6 +117,10 @@ class TensorFile:
         """Let go of the file."""
         self._file.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
     def __enter__(self) -> Self:
         return self
 

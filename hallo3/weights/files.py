@@ -68,11 +68,22 @@ def read_part(
                 examined.hash_of(file)
         state: dict[str, Tensor] = {}
         for name in found.made:
-            if precision.held(name):
-                state.update(_eight_bit(found, name))
-            else:
-                state[name] = found.tensor(name, precision.compute)
+            state.update(held(found, name, precision))
     return state
+
+
+def look_through(path: Path, examined: Examined) -> None:
+    """Have a file's contents examined, unless they were before. Raises ``CheckpointError``."""
+    with open_source(path) as source:
+        for file in source.files:
+            examined.hash_of(file)
+
+
+def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:
+    """One tensor of a part as a precision holds it, with its scale if it is one of its fp8 matrices."""
+    if precision.held(name):
+        return _eight_bit(found, name)
+    return {name: found.tensor(name, precision.compute)}
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

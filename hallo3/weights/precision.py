@@ -7,7 +7,7 @@ back when its layer is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -105,6 +105,10 @@ _EIGHT_BIT = SimpleNamespace(Linear=ScaledLinear, LayerNorm=nn.LayerNorm, Conv1d
 
 def filled(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state with scales of 1 for the layers that are not held in fp8."""
+    return {**{name: torch.ones(()) for name in scales_of(network) if name not in state}, **state}
+
+
+def scales_of(network: nn.Module) -> Iterator[str]:
+    """The names of the scales that a network's layers have."""
     modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
-    scales = {f"{name}.weight_scale" for name, module in modules if isinstance(module, ScaledLinear)}
-    return {**{name: torch.ones(()) for name in scales if name not in state}, **state}
+    return (f"{name}.weight_scale" for name, module in modules if isinstance(module, ScaledLinear))

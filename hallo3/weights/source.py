@@ -103,10 +103,10 @@ def files_of(path: Path) -> list[Path]:
         if (path / name).is_file():
             return [path / name]
     found = sorted(path.glob("*.safetensors"))
-    if len(found) == 1:
-        return found
     if found and all("-of-" in one.stem for one in found):
         return _complete(found)
+    if len(found) == 1:
+        return found
     raise CheckpointError(
         "The folder holds no network.",
         found=f"{path} with {len(found)} safetensors files" if found else f"no weights in {path}",

@@ -19,9 +19,9 @@ NODES = ROOT / "nodes"
 NODE_SOURCES = sorted(NODES.rglob("*.py"))
 SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
-GROUND = {"errors", "shapes", "config", "parts", "presets", "segments", "built_in"}
+GROUND = {"errors", "shapes", "config", "parts", "presets", "release", "segments", "built_in"}
 """Floor 0: the standard library only."""
-CELLAR = GROUND | {"ops", "noise", "residency", "tensorfile"}
+CELLAR = GROUND | {"ops", "noise", "residency", "streaming", "tensorfile"}
 """Floor 1: torch and numpy besides."""
 ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media"}
 """Floor 2: each knows the floors below and itself, never its neighbours."""
@@ -34,6 +34,7 @@ LIBRARIES = {
     "librosa": {"media"},
     "einops": {"model"},
     "tqdm": {"cli"},
+    "huggingface_hub": {"cli"},
 }
 """Each library has its rooms."""
 

@@ -1,0 +1,36 @@
+"""``hallo3 inspect`` and ``hallo3 doctor``: looking, without loading or changing anything."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+
+from .. import doctor, inspection
+from ..errors import CheckpointError
+
+
+def run_inspect(options: Namespace) -> None:
+    """What each file is. Raises ``CheckpointError`` for the first that is no weights file."""
+    seen = [inspection.inspect(path) for path in options.files]
+    if options.json:
+        print(json.dumps([asdict(one) for one in seen], indent=1))
+        return
+    print("\n\n".join(inspection.as_text(one) for one in seen))
+
+
+def run_doctor(options: Namespace) -> None:
+    """What a model folder lacks. Raises ``CheckpointError`` if anything, after telling all of it."""
+    report = doctor.diagnose(options.folder)
+    if options.json:
+        print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))
+    else:
+        print(doctor.as_text(report))
+    if not report.ready:
+        lacking = [part.part for part in report.parts if not part.good]
+        raise CheckpointError(
+            "The model is not complete.",
+            found=f"no usable {', '.join(lacking)}",
+            expected="five parts",
+            do="see above",
+        )

@@ -1,0 +1,195 @@
+"""Is everything there? Which files of a complete model are present, where the missing belong, and how this
+machine can run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from .errors import CheckpointError
+from .inspection import FoundPart, human, inspect
+from .parts import ARE, PARTS
+from .release import CHECKPOINT_SIZE, PAGE, RELEASE
+from .tensorfile.kinds import unfinished_sibling
+from .weights.places import COMFYUI, PLACES, ModelFolder, is_comfyui
+
+GB = 1_000_000_000
+WORKING = 6 * GB
+"""Memory for everything but weights while a segment is sampled at full size: activations, keys and values,
+the VAE's decoding. Reckoned from shapes, not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """One part: where it was found (empty: nowhere), what is wrong with it, and what to do."""
+
+    part: str
+    path: str
+    size: int
+    state: str
+    advice: str
+
+    @property
+    def good(self) -> bool:
+        """Whether it can be used."""
+        return self.state == "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What this machine has, in bytes; no GPU is an empty name."""
+
+    memory: int
+    free_disk: int
+    gpu: str
+    gpu_memory: int
+
+    @classmethod
+    def here(cls, folder: Path) -> Machine:
+        """This one; ``folder`` names the disk."""
+        there = folder
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        gpu = torch.cuda.is_available()
+        return cls(
+            memory=_memory(),
+            free_disk=shutil.disk_usage(there).free,
+            gpu=torch.cuda.get_device_name() if gpu else "",
+            gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole diagnosis; ``advice`` says how to run on this machine."""
+
+    folder: str
+    parts: tuple[PartReport, ...]
+    machine: Machine
+    advice: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every part is there and whole."""
+        return all(part.good for part in self.parts)
+
+
+def diagnose(folder: Path, machine: Machine | None = None) -> Report:
+    """Look at a model folder, the original's folder, or ComfyUI's models folder. Raises nothing for what is
+    missing or broken: that is in the report."""
+    machine = machine or Machine.here(folder)
+    parts = tuple(_part(folder, part) for part in PARTS)
+    return Report(folder=str(folder), parts=parts, machine=machine, advice=advise(machine))
+
+
+def advise(machine: Machine) -> tuple[str, ...]:
+    """How the released model runs on a machine: precision, and what stays where."""
+    core = RELEASE["transformer"]
+    sixteen, eight = core.size(16), core.size(8)
+    said: list[str] = []
+    if not machine.gpu:
+        said.append("No GPU that torch can use: the released model would take days. The built-in model runs.")
+    elif machine.gpu_memory >= sixteen + WORKING:
+        said.append("bf16, everything on the GPU.")
+    elif machine.gpu_memory >= eight + WORKING:
+        said.append(
+            "fp8 with everything on the GPU, or bf16 exactly with --low-memory: blocks are sent as needed."
+        )
+    else:
+        said.append("bf16 or fp8 with --low-memory: two blocks at a time are on the GPU, which is exact.")
+    needed = sixteen + 4 * GB
+    if machine.memory < needed:
+        said.append(
+            f"The weights want {human(sixteen)} of memory in bf16, {human(eight)} in fp8; there are "
+            f"{human(machine.memory)}: convert to fp8, or use --offload disk."
+        )
+    if machine.free_disk < CHECKPOINT_SIZE:
+        said.append(
+            f"The disk has {human(machine.free_disk)} free; the download alone is {human(CHECKPOINT_SIZE)}."
+        )
+    return tuple(said)
+
+
+def as_text(report: Report) -> str:
+    """For people to read."""
+    lines = [f"Hallo3 in {report.folder}", ""]
+    for part in report.parts:
+        mark = "ok     " if part.good else "MISSING" if not part.path else "WRONG  "
+        lines.append(f"  {mark}  {part.part}: {ARE[part.part]}")
+        if part.path:
+            lines.append(f"             {part.path}, {human(part.size)}")
+        if not part.good:
+            lines += [f"             {part.state}", f"             {part.advice}"]
+    machine = report.machine
+    gpu = f"{machine.gpu}, {human(machine.gpu_memory)}" if machine.gpu else "none"
+    lines += ["", "This machine"]
+    lines.append(f"  memory {human(machine.memory)}; GPU {gpu}; free disk {human(machine.free_disk)}")
+    lines += [f"  {advice}" for advice in report.advice]
+    lines += ["", "Everything is there." if report.ready else f"What is missing: {PAGE}"]
+    return "\n".join(lines)
+
+
+def _part(folder: Path, part: str) -> PartReport:
+    path = ModelFolder(folder).find(part)
+    if not path.exists():
+        return _missing(folder, part)
+    try:
+        seen = next((found for found in inspect(path).parts if found.part == part), None)
+        state, advice = _judged(seen, part)
+    except CheckpointError as error:
+        state, advice = f"{error.headline} {error.found}", error.do
+    return PartReport(part=part, path=str(path), size=_size(path), state=state, advice=advice)
+
+
+def _judged(seen: FoundPart | None, part: str) -> tuple[str, str]:
+    if seen is None:
+        return f"it does not hold {ARE[part]}", "`hallo3 inspect` says what it is"
+    if seen.wrong:
+        return seen.wrong, "download or convert it again"
+    return "ready", ""
+
+
+def _missing(folder: Path, part: str) -> PartReport:
+    published = RELEASE[part]
+    place = COMFYUI[part].format(precision="bf16") if is_comfyui(folder) else PLACES[part][0]
+    waiting = unfinished_sibling(folder / place)
+    state = f"{waiting.name} is unfinished" if waiting else f"about {human(published.size())} in bf16"
+    advice = (
+        "run the command that makes it again: it goes on"
+        if waiting
+        else f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` puts it there"
+    )
+    return PartReport(part=part, path="", size=0, state=state, advice=advice)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return _windows_memory()
+
+
+def _windows_memory() -> int:
+    """Windows says it in a structure of its own; 0 where nobody says."""
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
+    return status.total if kernel is not None and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0
