@@ -79,40 +79,57 @@ class Report:
         return all(part.good for part in self.parts)
 
 
-def diagnose(folder: Path, machine: Machine | None = None) -> Report:
-    """Look at a model folder, the original's folder, or ComfyUI's models folder. Raises nothing for what is
-    missing or broken: that is in the report."""
-    machine = machine or Machine.here(folder)
-    parts = tuple(_part(folder, part) for part in PARTS)
-    return Report(folder=str(folder), parts=parts, machine=machine, advice=advise(machine))
+def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bool = True) -> Report:
+    """Look at a model folder, the original's folder, or ComfyUI's models folder.
+
+    ``headless`` advises on the command's options; ComfyUI decides such things itself. Raises nothing for
+    what is missing or broken: that is in the report.
+    """
+    machine = machine or Machine.here(files.path)
+    parts = tuple(_part(files, part) for part in PARTS)
+    advice = advise(machine) if headless else advise_comfyui(machine)
+    return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice)
 
 
 def advise(machine: Machine) -> tuple[str, ...]:
     """How the released model runs on a machine: precision, and what stays where."""
-    core = RELEASE["transformer"]
-    sixteen, eight = core.size(16), core.size(8)
+    sixteen, eight = (RELEASE["transformer"].size(bits) for bits in (16, 8))
     said: list[str] = []
     if not machine.gpu:
         said.append("No GPU that torch can use: the released model would take days. The built-in model runs.")
     elif machine.gpu_memory >= sixteen + WORKING:
         said.append("bf16, everything on the GPU.")
     elif machine.gpu_memory >= eight + WORKING:
-        said.append(
-            "fp8 with everything on the GPU, or bf16 exactly with --low-memory: blocks are sent as needed."
-        )
+        said.append("fp8 with everything on the GPU, or bf16 with --offload blocks: sent as needed, exact.")
     else:
         said.append("bf16 or fp8 with --low-memory: two blocks at a time are on the GPU, which is exact.")
-    needed = sixteen + 4 * GB
-    if machine.memory < needed:
+    if machine.memory < sixteen + 4 * GB:
         said.append(
             f"The weights want {human(sixteen)} of memory in bf16, {human(eight)} in fp8; there are "
             f"{human(machine.memory)}: convert to fp8, or use --offload disk."
         )
-    if machine.free_disk < CHECKPOINT_SIZE:
-        said.append(
-            f"The disk has {human(machine.free_disk)} free; the download alone is {human(CHECKPOINT_SIZE)}."
+    return (*said, *_room(machine))
+
+
+def advise_comfyui(machine: Machine) -> tuple[str, ...]:
+    """What to load in ComfyUI, which moves weights by itself."""
+    sixteen, eight = (RELEASE["transformer"].size(bits) for bits in (16, 8))
+    if not machine.gpu:
+        return ("No GPU that torch can use: the released model would take days. The built-in model runs.",)
+    if machine.memory + machine.gpu_memory >= sixteen + WORKING + 4 * GB:
+        said = f"Use the bf16 files ({human(sixteen)}); ComfyUI keeps on the GPU what fits."
+    else:
+        said = (
+            f"Use the fp8 files ({human(eight)} instead of {human(sixteen)}): `hallo3 convert --dtype fp8`."
         )
-    return tuple(said)
+    return (said, *_room(machine))
+
+
+def _room(machine: Machine) -> tuple[str, ...]:
+    if machine.free_disk >= CHECKPOINT_SIZE:
+        return ()
+    free, needed = human(machine.free_disk), human(CHECKPOINT_SIZE)
+    return (f"The disk has {free} free; the download alone is {needed}.",)
 
 
 def as_text(report: Report) -> str:
@@ -134,10 +151,10 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _part(folder: Path, part: str) -> PartReport:
-    path = ModelFolder(folder).find(part)
+def _part(files: ModelFolder, part: str) -> PartReport:
+    path = files.find(part)
     if not path.exists():
-        return _missing(folder, part)
+        return _missing(files.path, part)
     try:
         seen = next((found for found in inspect(path).parts if found.part == part), None)
         state, advice = _judged(seen, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import Hallo3VAEDecode
+from .doctor import Hallo3Doctor
 from .extrapolate import Hallo3Extrapolate
 from .identity import Hallo3IdentityReference
 from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
     Hallo3Sample,
+    Hallo3Doctor,
 ]
 """In menu order."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,13 @@ from hallo3.weights import maps
 
 SMALL = replace(NANO, trunk=replace(NANO.trunk, layers=42))
 """All of the released model's layers, each as small as it gets."""
+Make = Callable[[nn.Module, str], dict[str, Tensor]]
 _SAT = "mixins.pos_embed.freqs_"
 
 
-def module(config: Hallo3Config, dtype: torch.dtype = torch.bfloat16) -> OrderedDict[str, Tensor]:
+def module(
+    config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = random_state
+) -> OrderedDict[str, Tensor]:
     """The state dict of the original's engine for this configuration: both networks, dead weight too."""
     state: OrderedDict[str, Tensor] = OrderedDict()
     shape = config.segment.shape.latent
@@ -34,11 +38,19 @@ def module(config: Hallo3Config, dtype: torch.dtype = torch.bfloat16) -> Ordered
         (maps.REFERENCE_PREFIX, maps.REFERENCE, build_reference(config.trunk, shape)),
     )
     for prefix, keys, network in networks:
-        original = keys.to_original(random_state(network, prefix))
+        original = keys.to_original(make(network, prefix))
         original[_SAT + "cos"] = original[_SAT + "sin"] = torch.ones(shape.tokens, config.trunk.head_dim)
         original["transformer.position_embeddings.weight"] = torch.ones(64, config.trunk.width)
         state |= {prefix + name: tensor.to(dtype) for name, tensor in original.items()}
     return state
+
+
+def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
+    """Values that cost no time to make."""
+    return {
+        name: torch.full(tensor.shape, 0.01, dtype=torch.bfloat16)
+        for name, tensor in network.state_dict().items()
+    }
 
 
 def write_checkpoint(
@@ -59,6 +71,11 @@ def write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(whole, path)
     return state
+
+
+def write_plain(path: Path, config: Hallo3Config) -> None:
+    """A large checkpoint, quickly."""
+    torch.save({"module": module(config, make=constant)}, path)
 
 
 def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ KEPT: dict[str, str] = {
     "sampler_toy_8steps": ".*",
     "sampler_toy_50steps": r"in\..*|out\..*|toy\..*|net_t_.*|noise_used_.*|n_draws.*",
     "schedule": ".*",
+    "tiny_checkpoint": ".*",
     "train_loss": r"in\..*|draw\..*|mid\.net_out|out\..*",
     "vae_decode_chunked": ".*",
     "vae_decode_onego": r"in\..*|out\.first_[123]_.*",
@@ -50,6 +51,9 @@ def select(source: Path, target: Path) -> int:
         about = json.loads((source / f"{name}.json").read_text())
         if "file" not in about:
             shutil.copy(source / f"{name}.json", target)
+            for file in about.get("files", ()):
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / file, target / file)
             continue
         everything = load_file(source / about["file"])
         tensors = {key: value for key, value in everything.items() if re.fullmatch(pattern, key)}
@@ -59,7 +63,7 @@ def select(source: Path, target: Path) -> int:
         about["tensors"] = {key: value for key, value in about["tensors"].items() if key in tensors}
         about["bytes"] = (target / about["file"]).stat().st_size
         (target / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
-    return sum(path.stat().st_size for path in target.iterdir())
+    return sum(path.stat().st_size for path in target.rglob("*"))
 
 
 if __name__ == "__main__":

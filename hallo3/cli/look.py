@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from .. import doctor, inspection
 from ..errors import CheckpointError
+from ..weights.places import ModelFolder
 
 
 def run_inspect(options: Namespace) -> None:
@@ -21,7 +22,7 @@ def run_inspect(options: Namespace) -> None:
 
 def run_doctor(options: Namespace) -> None:
     """What a model folder lacks. Raises ``CheckpointError`` if anything, after telling all of it."""
-    report = doctor.diagnose(options.folder)
+    report = doctor.diagnose(ModelFolder(options.folder))
     if options.json:
         print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))
     else:

@@ -84,9 +84,10 @@ def recipe(
     For fp8 every matrix is read once here, to find its scale. Raises ``CheckpointError``.
     """
     items: list[Item] = []
+    scratch = torch.empty(BLOCK if precision.eight_bit else 0)
     for name in found.made:
         if precision.held(name):
-            items += _eight_bit(found, name, watch)
+            items += _eight_bit(found, name, scratch, watch)
         else:
             items.append(_plain(found, name, precision.compute))
     items.sort(key=lambda item: -item.dtype.itemsize)  # so that each begins where its type may
@@ -119,8 +120,9 @@ def _cast(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return made
 
 
-def _eight_bit(found: StoredPart, name: str, watch: Watch) -> list[Item]:
-    """The matrix, its scale, and the note by which ComfyUI knows both."""
+def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> list[Item]:
+    """The matrix, its scale, and the note by which ComfyUI knows both. ``scratch`` holds a block in float32:
+    made anew each time, blocks of many sizes leave holes in memory that add up."""
     layer = name.removesuffix(".weight")
     note = torch.tensor(list(FORMAT), dtype=torch.uint8)
     scale = found.scale(name)
@@ -130,7 +132,8 @@ def _eight_bit(found: StoredPart, name: str, watch: Watch) -> list[Item]:
     else:
         largest = torch.zeros(())
         for piece in _values(found, name):
-            largest = torch.maximum(largest, piece.float().abs().max())
+            least, most = torch.aminmax(piece)  # abs() would make a copy
+            largest = torch.maximum(largest, torch.maximum(-least, most).float())
             watch(piece.nbytes)
         scale = fp8_scale(largest)
 
@@ -139,7 +142,7 @@ def _eight_bit(found: StoredPart, name: str, watch: Watch) -> list[Item]:
             yield from found.pieces(name, BLOCK)
             return
         for piece in _values(found, name):
-            yield to_fp8(piece, scale)
+            yield to_fp8(scratch[: len(piece)].copy_(piece), scale)
 
     return [
         Item(name, FP8, found.made[name].shape, blocks),

@@ -79,8 +79,9 @@ def fp8_scale(largest: Tensor) -> Tensor:
 
 
 def to_fp8(values: Tensor, scale: Tensor) -> Tensor:
-    """Numbers divided by their scale, in e4m3: the nearest, none beyond the largest."""
-    return (values.float() / scale).clamp(-LARGEST, LARGEST).to(FP8)
+    """Numbers in float32 divided by their scale, in place, and then in e4m3: the nearest, none beyond the
+    largest."""
+    return values.div_(scale).clamp_(-LARGEST, LARGEST).to(FP8)
 
 
 class ScaledLinear(nn.Linear):

@@ -34,7 +34,7 @@ def run(inputs: dict[str, str], *flags: str, **changes: str | None) -> int:
     return main(["animate", *words, *flags])
 
 
-def no_weights(*_: object) -> None:
+def no_weights(*_: object, **__: object) -> None:
     raise AssertionError("weights were read")
 
 
@@ -198,7 +198,7 @@ def test_an_older_video_survives_a_refusal(inputs: dict[str, str]) -> None:
 def test_an_unexpected_error_is_one_and_has_no_traceback(
     inputs: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("bit rot\nin detail")
 
     monkeypatch.setattr("hallo3.cli.animate.load_models", broken)
@@ -213,7 +213,7 @@ def test_an_unexpected_error_is_one_and_has_no_traceback(
     assert capsys.readouterr().err.endswith("Stopped.\n")
 
 
-def interrupted(*_: object) -> None:
+def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -108,12 +108,16 @@ with open_source(source) as opened:
     made = recipe(find_parts(opened)["transformer"], PRECISIONS["bf16"], {})
     wanted = b"".join(made.blocks(0))
     halves = 0
+    start = time.perf_counter()
+    journal.write_recipe(made, target)
+    length = time.perf_counter() - start
+    target.unlink()
     for attempt in range(times):
         child = os.fork()
         if not child:
             journal.write_recipe(made, target)
             os._exit(0)
-        time.sleep(0.002 + 0.1 * (attempt * 0.618 % 1))
+        time.sleep(0.002 + 1.5 * length * (attempt * 0.618 % 1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         halves += not target.exists()

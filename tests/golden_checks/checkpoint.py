@@ -1,0 +1,93 @@
+"""The checkpoint in its DeepSpeed wrapping, read without running anything, converted, and loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.ops import Layers
+from hallo3.weights import maps
+from hallo3.weights.convert import recipe
+from hallo3.weights.files import check_state
+from hallo3.weights.journal import write_recipe
+from hallo3.weights.keymap import KeyMap
+from hallo3.weights.part import StoredPart, find_parts
+from hallo3.weights.precision import PRECISIONS
+from hallo3.weights.source import open_source
+
+from . import networks
+from .directory import Check, Golden, Report
+
+EIGHT_BIT = 3e-2
+MAPS = {
+    "transformer": (maps.TRANSFORMER, maps.TRANSFORMER_PREFIX, networks.TRANSFORMER),
+    "reference": (maps.REFERENCE, maps.REFERENCE_PREFIX, networks.REFERENCE),
+}
+
+
+def checkpoint(golden: Golden) -> Report:
+    """Every tensor bit for bit, read and converted; the relative error of scaled fp8."""
+    report = Report()
+    named = next(name for name in golden.about["files"] if str(name).endswith(".pt"))
+    with open_source(golden.home / named) as source, tempfile.TemporaryDirectory() as folder:
+        parts = find_parts(source)
+        report.exact("parts", sorted(parts), sorted(MAPS))
+        for name, (keys, prefix, weights) in MAPS.items():
+            wanted = originals(golden.other(weights).tensors, prefix, keys)
+            target = Path(folder) / f"{name}.safetensors"
+            for precision in ("bf16", "fp8"):
+                write_recipe(recipe(parts[name], PRECISIONS[precision], {}), target)
+                compare(report, f"{name}, {precision}", load_file(target), wanted)
+            report.exact(f"{name}, round trip", round_trip(keys, parts[name], prefix), True)
+        config = networks.config_of(golden.other(networks.TRANSFORMER).about)
+        network = Hallo3Transformer(config, Layers(device="meta"))
+        check_state(network.state_dict(), load_parts(parts["transformer"]), "the golden's transformer")
+    return report
+
+
+def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[str, Tensor]:
+    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return {name: tensor.to(torch.bfloat16) for name, tensor in keys.to_ours(state).items()}
+
+
+def load_parts(part: StoredPart) -> dict[str, Tensor]:
+    return {name: part.stored(name) for name in part.made}
+
+
+def round_trip(keys: KeyMap, part: StoredPart, prefix: str) -> bool:
+    """Our tensors under the original's names again: the file's own."""
+    back = keys.to_original(load_parts(part))
+    kept = {n.removeprefix(prefix) for n in part.source.entries if n.startswith(prefix)} - {
+        name.removeprefix(prefix) for name in part.dropped
+    }
+    same = (torch.equal(tensor, part.source.read(prefix + name)) for name, tensor in back.items())
+    return back.keys() == kept and all(same)
+
+
+def compare(report: Report, what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    report.exact(f"{what}, names", {name for name in found if name in wanted}, set(wanted))
+    for name, tensor in wanted.items():
+        if found[name].dtype == torch.float8_e4m3fn:
+            error = found[name].float() * found[f"{name}_scale"] - tensor.float()
+            relative = float(torch.linalg.norm(error) / torch.linalg.norm(tensor.float()))
+            report.rows.append((f"{what}, {name}", relative, EIGHT_BIT))
+        else:
+            report.exact(f"{what}, {name}", torch.equal(found[name], tensor), True)
+
+
+CHECKS = (
+    Check(
+        lambda g: (
+            isinstance(g.about.get("files"), list)
+            and any(str(name).endswith(".pt") for name in g.about["files"])
+            and "module" in g.about
+        ),
+        checkpoint,
+    ),
+)

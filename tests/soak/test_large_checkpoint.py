@@ -1,0 +1,87 @@
+"""A checkpoint of five gigabytes with a tensor of 2.4: converted in half a gigabyte. ``make soak``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+
+pytestmark = pytest.mark.soak
+LIMIT_MB = 500
+ROLLUP = "/proc/{}/smaps_rollup"
+
+GENERATE = """
+import json, sys
+from pathlib import Path
+from checkpoints import write_plain
+from hallo3.config import Hallo3Config, from_dict
+write_plain(Path(sys.argv[2]), from_dict(Hallo3Config, json.loads(sys.argv[1]), "sizes"))
+"""
+
+
+def anonymous_mb(process: int) -> float:
+    """Memory of a process that no file stands behind."""
+    try:
+        rows = Path(ROLLUP.format(process)).read_text().splitlines()
+    except (OSError, ProcessLookupError):
+        return 0.0
+    return sum(int(row.split()[1]) for row in rows if row.startswith("Anonymous:")) / 1024
+
+
+def peak_of(words: list[str]) -> tuple[float, float]:
+    """Run a command: its largest anonymous memory and its seconds."""
+    started, most = time.perf_counter(), 0.0
+    process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        most = max(most, anonymous_mb(process.pid))
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return most, time.perf_counter() - started
+
+
+@pytest.mark.skipif(not Path(ROLLUP.format("self")).exists(), reason="needs Linux's smaps")
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
+    figures: dict[str, float] = {}
+    for size, layers in (("small", 2), ("large", 20)):
+        folder = tmp_path / size
+        source = folder / "mp_rank_00_model_states.pt"
+        write(source, layers, size == "large")
+        peak, seconds = peak_of(
+            ["-m", "hallo3", "convert", str(source), str(folder / "out"), "--dtype", dtype]
+        )
+        figures |= {
+            f"{size}_gigabytes": round(source.stat().st_size / 1e9, 2),
+            f"{size}_peak_anonymous_mb": round(peak),
+            f"{size}_seconds": round(seconds, 1),
+        }
+        shutil.rmtree(folder)  # pytest keeps folders, and these are large
+    kept = REPOSITORY / "docs/measurements/soak_convert.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    kept.write_text(json.dumps({**known, dtype: figures}, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+    assert figures["large_gigabytes"] >= 4
+    assert figures["large_peak_anonymous_mb"] <= LIMIT_MB
+    assert figures["large_peak_anonymous_mb"] - figures["small_peak_anonymous_mb"] <= 100
+
+
+def write(path: Path, layers: int, with_largest: bool) -> None:
+    """In a process of its own: a checkpoint whose audio projection can be the released model's, 2.4 GB."""
+    from hallo3.config import AudioConfig, to_dict
+    from hallo3.presets import NANO
+
+    trunk = replace(NANO.trunk, layers=layers, heads=20, head_dim=64, time_dim=512)
+    audio = AudioConfig() if with_largest else NANO.audio
+    config = to_dict(replace(NANO, trunk=trunk, audio=audio))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(config))
+    words = [sys.executable, "-c", GENERATE, json.dumps(config), str(path)]
+    subprocess.run(words, check=True, cwd=REPOSITORY / "tests", timeout=600)
