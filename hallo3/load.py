@@ -28,7 +28,7 @@ from .vae.codec import VideoVAE, build_vae
 from .weights.examine import Examined
 from .weights.files import load_strict, look_through, read_part
 from .weights.places import ModelFolder
-from .weights.precision import PRECISIONS, Precision, filled
+from .weights.precision import PRECISIONS, Precision, filled, precision_of
 
 N = TypeVar("N", bound=Trunk)
 T5_VOCABULARY = 32128
@@ -38,13 +38,14 @@ T5_VOCABULARY = 32128
 def load_models(
     folder: Path | ModelFolder,
     device: torch.device,
-    precision: Precision,
+    numbers: Precision | torch.dtype | str,
     *,
     offload: str = "none",
     examined: Examined | None = None,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
+    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``) or a torch type.
     ``offload`` says where the blocks of transformer and reference network are while they are not
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``); the numbers are equal. The speech encoder always computes in float32, as in the
@@ -55,6 +56,7 @@ def load_models(
     analyzer writes in the model's embedding space.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
+    precision = precision_of(numbers)
     config = model_config(files.transformer)
     other = model_config(files.reference, "reference")
     _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
@@ -70,8 +72,8 @@ def load_models(
     latent = config.segment.shape.latent
     layers, plain = precision.layers("meta"), Precision(precision.name, precision.compute)
 
-    def read(path: Path, name: str, numbers: Precision) -> dict[str, Tensor]:
-        return read_part(path, name, numbers, examined)
+    def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
+        return read_part(path, name, held_in, examined)
 
     def transformer() -> Hallo3Transformer:
         return whole(Hallo3Transformer(config, layers), "transformer")

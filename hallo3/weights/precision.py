@@ -73,6 +73,13 @@ def precision_named(name: str) -> Precision:
     return found
 
 
+def precision_of(numbers: Precision | torch.dtype | str) -> Precision:
+    """A precision as it is, by name, or for a torch type. Raises ``InputError``."""
+    if isinstance(numbers, Precision):
+        return numbers
+    return precision_named(str(numbers).removeprefix("torch."))
+
+
 def fp8_scale(largest: Tensor) -> Tensor:
     """The scale of a matrix whose largest magnitude is given: float32, 1 for a matrix of zeros."""
     return torch.where(largest > 0, largest.float() / LARGEST, torch.ones(()))
