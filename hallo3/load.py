@@ -18,10 +18,10 @@ from .model.transformer import Hallo3Transformer
 from .model.trunk import Trunk
 from .models import Models
 from .parts import ARE
-from .residency import Offloaded, Visiting
-from .shelves import blocks_of, on_disk
+from .residency import HOME, Offloaded, Visiting
+from .shelves import on_disk, rows_of
 from .stored import check_file, model_config, part
-from .streaming import Stored, Streamed, shelf_of
+from .streaming import Stored, Streamed, in_memory
 from .text.encoder import TextEncoder, build_t5, tied
 from .text.tokenizer import tokenizer_named
 from .vae.codec import VideoVAE, build_vae
@@ -46,11 +46,11 @@ def load_models(
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
     ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``) or a torch type.
-    ``offload`` says where the blocks of transformer and reference network are while they are not
+    ``offload`` says where the weights of transformer and reference network are while they are not
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
-    (``disk``); the numbers are equal. The speech encoder always computes in float32, as in the
-    original. With ``examined``, files are looked through before their first use: checksums, and
-    numbers that are none.
+    (``disk``). The numbers are equal, but T5 then computes on the CPU. The speech encoder always
+    computes in float32, as in the original. With ``examined``, files are looked through before
+    their first use: checksums, and numbers that are none.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
     analyzer writes in the model's embedding space.
@@ -90,8 +90,7 @@ def load_models(
             if examined is not None:
                 look_through(files.find(name), examined)
             return on_disk(network, files.find(name), name, precision)
-        blocks = blocks_of(whole(network, name))
-        return Stored(network, blocks, shelf_of(blocks))
+        return in_memory(whole(network, name), rows_of(network))
 
     def vae() -> VideoVAE:
         codec = build_vae(config.vae)
@@ -101,7 +100,7 @@ def load_models(
     def text_encoder() -> TextEncoder:
         reader, t5 = tokenizer(), build_t5(text)
         load_strict(t5, tied(read(files.text_encoder, "text_encoder", plain)), "T5's encoder")
-        return TextEncoder(reader, t5.to(device))
+        return TextEncoder(reader, t5.to(device if offload == "none" else HOME))
 
     def speech_encoder() -> nn.Module:
         network = build_wav2vec2(speech)

@@ -1,54 +1,68 @@
-"""Where the blocks of a streamed network are kept: in memory, or on disk as they were stored."""
+"""How the two large networks are cut into items that are streamed, and their items on disk."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .model.trunk import Trunk
-from .streaming import Stored, put
+from .streaming import Item, Stored, leaves, put
 from .weights.files import held
 from .weights.part import find_part
 from .weights.precision import Precision, scales_of
 from .weights.source import open_source
 
 N = TypeVar("N", bound=Trunk)
-BLOCKS = "transformer_blocks."
+BLOCKS = "transformer_blocks"
+MODULATION = ("norm1.linear", "norm2.linear")
+"""Layers of a block that run once for all steps; a step does not need them."""
+ONCE = "audio_proj"
+"""What runs once a segment."""
 
 
-def blocks_of(network: Trunk) -> Sequence[nn.Module]:
-    """The blocks of a network, which are streamed one by one."""
-    return cast("Sequence[nn.Module]", network.transformer_blocks)
+def rows_of(network: Trunk) -> list[Sequence[Item]]:
+    """Blocks without their modulation, modulations, and the audio projection if there is one."""
+    blocks: list[Item] = []
+    modulations: list[Item] = []
+    for index in range(len(network.transformer_blocks)):
+        layers = list(leaves(network, f"{BLOCKS}.{index}"))
+        modulations.append(tuple(layer for layer in layers if layer.endswith(MODULATION)))
+        blocks.append(tuple(layer for layer in layers if not layer.endswith(MODULATION)))
+    once = [tuple(leaves(network, ONCE))] if hasattr(network, ONCE) else []
+    return [blocks, modulations, once]
 
 
 def on_disk(network: N, path: Path, part: str, precision: Precision) -> Stored[N]:
-    """A network on meta whose blocks are read from its file, each time they are needed; the rest is read now.
+    """A network on meta whose items are read from its file, each time they are needed; the rest is read now.
 
     The file has been checked against the network. Raises ``CheckpointError`` when it cannot be read, or has
     changed.
     """
-    source = open_source(path)
-    found = find_part(source, part)
-    blocks = blocks_of(network)
-    names: list[list[str]] = [[] for _ in blocks]
-    put(network, {name: torch.ones(()) for name in scales_of(network) if not name.startswith(BLOCKS)})
+    found = find_part(open_source(path), part)
+    rows = rows_of(network)
+    home = {layer: item for row in rows for item in row for layer in item}
+    names: dict[Item, list[str]] = defaultdict(list)
     for name in found.made:
-        if name.startswith(BLOCKS):
-            names[int(name.split(".")[1])].append(name)
-        else:
+        item = home.get(name.rpartition(".")[0])
+        if item is None:
             put(network, held(found, name, precision))
-    scales = [list(scales_of(block)) for block in blocks]
+        else:
+            names[item].append(name)
+    scales: dict[Item, list[str]] = defaultdict(list)
+    for name in scales_of(network):
+        scales[home.get(name.rpartition(".")[0], ())].append(name)
+    put(network, {name: torch.ones(()) for name in scales[()]})
 
-    def shelf(index: int) -> Mapping[str, Tensor]:
-        state: dict[str, Tensor] = {name: torch.ones(()) for name in scales[index]}
-        for name in names[index]:
-            read = held(found, name, precision)
-            state.update({key.removeprefix(f"{BLOCKS}{index}."): tensor for key, tensor in read.items()})
+    def shelf(item: Item) -> Mapping[str, Tensor]:
+        state: dict[str, Tensor] = {name: torch.ones(()) for name in scales[item]}
+        for name in names[item]:
+            state.update(held(found, name, precision))
         return state
 
     network.eval().requires_grad_(False)
-    return Stored(network, blocks, shelf)
+    return Stored(network, rows, shelf)

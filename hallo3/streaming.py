@@ -1,8 +1,8 @@
-"""A network larger than the device: its blocks come when they are needed, the next one while one computes.
+"""A network larger than the device: its weights come when they are needed, the next ones while some compute.
 
-At most two blocks are on the device. Which block is needed is seen from the outside, when one of its
-layers is about to run; the network itself knows nothing, and computes exactly what it would with all of
-its weights in place.
+Layers that come together are an item: a block, what the timesteps modulate in it, or the audio projection.
+At most two items are on the device. Which one is needed is seen from the outside, when one of its layers is
+about to run; the network itself knows nothing, and computes exactly what it would with all in place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,40 +18,41 @@ from torch import Tensor, nn
 from .residency import HOME
 
 M = TypeVar("M", bound=nn.Module)
-Shelf = Callable[[int], Mapping[str, Tensor]]
-"""Where blocks are kept: a block's index -> its tensors at home, by name."""
+Item = tuple[str, ...]
+"""Layers that come and go together, by their names in the network."""
+Shelf = Callable[[Item], Mapping[str, Tensor]]
+"""Where items are kept: an item -> its layers' tensors at home, by their names in the network."""
 
 
 class Stored(NamedTuple, Generic[M]):
-    """A network whose blocks have no weights yet, its blocks, and where their weights are."""
+    """A network whose items have no weights yet, and where these are. Items of a row follow one another."""
 
     network: M
-    blocks: Sequence[nn.Module]
+    rows: Sequence[Sequence[Item]]
     shelf: Shelf
 
 
 class _Ready(NamedTuple):
-    """A block's tensors on the device, and what says that they have arrived."""
+    """An item's tensors on the device, and what says that they have arrived."""
 
     tensors: Mapping[str, Tensor]
     arrived: Any
 
 
 class Streamed(Generic[M]):
-    """Hands out a network whose blocks follow the computation. Loaded on enter, and kept unless not to be."""
+    """Hands out a network whose items follow the computation. Loaded on enter, and kept unless not to be."""
 
     def __init__(self, load: Callable[[], Stored[M]], device: torch.device, *, keep: bool = True) -> None:
         self._load, self._device, self._keep = load, device, keep
         self._kept: Stored[M] | None = None
-        self._stream: BlockStream | None = None
+        self._stream: ItemStream | None = None
 
     def __enter__(self) -> M:
         if self._kept is None:
             self._kept = self._load()
-        network, blocks, shelf = self._kept
-        self._stream = BlockStream(blocks, shelf, self._device)
-        _move(_outside(network, blocks), self._device)
-        return network
+        self._stream = ItemStream(self._kept, self._device)
+        _move(self._kept, self._device)
+        return self._kept.network
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -60,25 +61,25 @@ class Streamed(Generic[M]):
             self._stream.close()
             self._stream = None
         if self._kept is not None:
-            _move(_outside(self._kept.network, self._kept.blocks), HOME)
+            _move(self._kept, HOME)
         if not self._keep:
             self._kept = None
 
 
-class BlockStream:
-    """Puts a block's tensors in place before one of its layers runs, and fetches the next's meanwhile."""
+class ItemStream:
+    """Puts an item's tensors in place before one of its layers runs, and fetches the next one's meanwhile."""
 
-    def __init__(self, blocks: Sequence[nn.Module], shelf: Shelf, device: torch.device) -> None:
-        self._blocks, self._shelf, self._device = blocks, shelf, device
-        self._reader = ThreadPoolExecutor(1, "hallo3-blocks")
+    def __init__(self, stored: Stored[Any], device: torch.device) -> None:
+        self._network, self._shelf, self._device = stored.network, stored.shelf, device
+        self._next = {item: row[(n + 1) % len(row)] for row in stored.rows for n, item in enumerate(row)}
+        self._reader = ThreadPoolExecutor(1, "hallo3-weights")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._current = -1
-        self._coming: dict[int, Future[_Ready]] = {}
+        self._current: Item = ()
+        self._coming: dict[Item, Future[_Ready]] = {}
         self._hooks = [
-            layer.register_forward_pre_hook(self._hook(index))
-            for index, block in enumerate(blocks)
-            for layer in block.modules()
-            if not any(True for _ in layer.children())
+            stored.network.get_submodule(layer).register_forward_pre_hook(self._hook(item))
+            for item in self._next
+            for layer in item
         ]
 
     def close(self) -> None:
@@ -89,39 +90,39 @@ class BlockStream:
         self._leave()
         self._coming.clear()
 
-    def _hook(self, index: int) -> Callable[[nn.Module, Any], None]:
+    def _hook(self, item: Item) -> Callable[[nn.Module, Any], None]:
         def before(layer: nn.Module, inputs: Any) -> None:
             del layer, inputs
-            if index != self._current:
-                self._enter(index)
+            if item != self._current:
+                self._enter(item)
 
         return before
 
-    def _enter(self, index: int) -> None:
+    def _enter(self, item: Item) -> None:
         self._leave()
-        self._coming = {index: self._coming.get(index) or self._reader.submit(self._fetch, index)}
-        ready = self._coming.pop(index).result()
+        coming = self._coming.get(item) or self._reader.submit(self._fetch, item)
+        self._coming.clear()
+        ready = coming.result()
         if self._copies is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_event(ready.arrived)
             for tensor in ready.tensors.values():
                 tensor.record_stream(here)
-        _place(self._blocks[index], ready.tensors)
-        self._current = index
-        following = (index + 1) % len(self._blocks)
-        self._coming[following] = self._reader.submit(self._fetch, following)
+        put(self._network, ready.tensors)
+        self._current = item
+        following = self._next[item]
+        if following != item:
+            self._coming[following] = self._reader.submit(self._fetch, following)
 
     def _leave(self) -> None:
-        """Take the current block's weights out of it; what still computes with them keeps them alive."""
-        if self._current >= 0:
-            block = self._blocks[self._current]
-            _place(block, {name: tensor.new_empty(0) for name, tensor in _tensors(block)})
-            self._current = -1
+        """Take the current item's weights out; what still computes with them keeps them alive."""
+        _empty(self._network, self._current)
+        self._current = ()
 
     @torch.inference_mode()
-    def _fetch(self, index: int) -> _Ready:
-        """In the reader's thread: a block's tensors, on their way to the device."""
-        kept = self._shelf(index)
+    def _fetch(self, item: Item) -> _Ready:
+        """In the reader's thread: an item's tensors, on their way to the device."""
+        kept = self._shelf(item)
         if self._copies is None:
             return _Ready({name: tensor.to(self._device) for name, tensor in kept.items()}, None)
         with torch.cuda.stream(self._copies):
@@ -129,41 +130,51 @@ class BlockStream:
             return _Ready(sent, self._copies.record_event())
 
 
-def shelf_of(blocks: Sequence[nn.Module]) -> Shelf:
-    """The blocks' own weights, taken out of them and kept at home."""
-    kept = [dict(_tensors(block)) for block in blocks]
-    for block in blocks:
-        _place(block, {name: tensor.new_empty(0) for name, tensor in _tensors(block)})
-    return kept.__getitem__
+def in_memory(network: M, rows: Sequence[Sequence[Item]]) -> Stored[M]:
+    """A network's own weights, taken out of it and kept at home."""
+    kept: dict[Item, Mapping[str, Tensor]] = {}
+    for item in (item for row in rows for item in row):
+        kept[item] = dict(_tensors(network, item))
+        _empty(network, item)
+    return Stored(network, rows, kept.__getitem__)
+
+
+def leaves(network: nn.Module, below: str) -> Iterator[str]:
+    """The layers at or below a name that have no layers of their own."""
+    for name, module in _modules(network.get_submodule(below)):
+        if not any(True for _ in module.children()):
+            yield f"{below}.{name}" if name else below
 
 
 def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give some of a network's parameters and buffers these tensors, by their full names."""
-    _place(network, tensors)
-
-
-def _outside(network: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
-    """The modules of a network that are in none of its blocks."""
-    inside = {id(module) for block in blocks for module in block.modules()}
-    return (module for module in network.modules() if id(module) not in inside)
-
-
-def _move(modules: Iterator[nn.Module], device: torch.device) -> None:
-    for module in modules:
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in own:
-            if tensor.device != device:
-                _place(module, {name: tensor.to(device)})
-
-
-def _tensors(block: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from ((name, parameter.data) for name, parameter in block.named_parameters())
-    yield from block.named_buffers()
-
-
-def _place(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give some of a network's parameters and buffers these tensors, by their names in it."""
     for path, tensor in tensors.items():
         where, _, name = path.rpartition(".")
-        module = root.get_submodule(where)
+        module = network.get_submodule(where)
         parameter = isinstance(getattr(module, name), nn.Parameter)
         setattr(module, name, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
+
+
+def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield from cast("Iterator[tuple[str, nn.Module]]", network.named_modules())
+
+
+def _tensors(network: nn.Module, item: Item) -> Iterator[tuple[str, Tensor]]:
+    for layer in item:
+        module = network.get_submodule(layer)
+        yield from ((f"{layer}.{name}", parameter.data) for name, parameter in module.named_parameters())
+        yield from ((f"{layer}.{name}", buffer) for name, buffer in module.named_buffers())
+
+
+def _empty(network: nn.Module, item: Item) -> None:
+    put(network, {name: tensor.new_empty(0) for name, tensor in _tensors(network, item)})
+
+
+def _move(stored: Stored[Any], device: torch.device) -> None:
+    """Send what belongs to no item."""
+    network = stored.network
+    items = {layer for row in stored.rows for item in row for layer in item}
+    for name, module in _modules(network):
+        if name not in items:
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            put(module, {key: tensor.to(device) for key, tensor in own if tensor.device != device})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..hallo3.doctor import as_text, diagnose
-from ..hallo3.weights.places import PLACES, ModelFolder
+from ..hallo3.errors import CheckpointError
+from ..hallo3.inspection import FoundPart, inspect
+from ..hallo3.release import RELEASE
+from ..hallo3.weights.places import ModelFolder
+from .loaders import SAFE
 
 
 class Hallo3Doctor(io.ComfyNode):
@@ -41,19 +44,23 @@ class Hallo3Doctor(io.ComfyNode):
 
 
 def _elsewhere() -> dict[str, Path]:
-    """Parts in any folder that ComfyUI knows, extra model paths included."""
-    found: dict[str, Path] = {}
-    for part, places in PLACES.items():
-        for place in places:
-            category, _, pattern = place.partition("/")
-            if part in found or not pattern or category not in folder_paths.folder_names_and_paths:
+    """Parts in any folder that ComfyUI knows, extra model paths included, by what files hold and not by their
+    names. A file that fits counts before one that does not."""
+    fitting: dict[str, Path] = {}
+    others: dict[str, Path] = {}
+    for category in sorted({place.folder for place in RELEASE.values()}):
+        for name in folder_paths.get_filename_list(category):
+            path = folder_paths.get_full_path(category, name)
+            if path is None or not name.lower().endswith(SAFE):
                 continue
-            names = [n for n in folder_paths.get_filename_list(category) if _fits(n, pattern)]
-            path = folder_paths.get_full_path(category, names[0]) if names else None
-            if path is not None:
-                found[part] = Path(path)
-    return found
+            for found in _parts_in(Path(path)):
+                (others if found.wrong else fitting).setdefault(found.part, Path(path))
+    return {**others, **fitting}
 
 
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name.replace("\\", "/"), pattern)
+def _parts_in(path: Path) -> tuple[FoundPart, ...]:
+    """What a file holds of the model; nothing if it cannot be read, which a loader would say."""
+    try:
+        return inspect(path).parts
+    except CheckpointError:
+        return ()

@@ -32,6 +32,7 @@ from ..stored import model_config
 from ..weights.examine import Examined
 from ..weights.places import ModelFolder
 from ..weights.precision import precision_named
+from .bars import bytes_bar
 from .bill import as_dict, bill
 
 KNOWN = Path.home() / ".cache" / "hallo3" / "examined.json"
@@ -118,7 +119,7 @@ def _models(options: Namespace) -> Models:
         print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
     offload = options.offload or ("blocks" if options.low_memory and device.type != "cpu" else "none")
     files, precision = _files(options), precision_named(numbers)
-    examined = None if options.model.resolve() == FOLDER and not files.given else Examined(KNOWN)
+    examined = None if options.model.resolve() == FOLDER and not files.given else Examined(KNOWN, bytes_bar)
     return load_models(files, device, precision, offload=offload, examined=examined)
 
 

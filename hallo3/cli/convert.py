@@ -8,26 +8,24 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from .. import __version__
 from ..errors import CheckpointError, InputError
 from ..parts import ARE, PARTS
 from ..stored import check_fit, config_of, read_json
 from ..weights.convert import recipe
-from ..weights.examine import Examined, Watch, unwatched
+from ..weights.examine import Examined, unwatched
 from ..weights.files import read_config
 from ..weights.journal import write_recipe
 from ..weights.part import StoredPart, find_parts
 from ..weights.places import PLACES, ModelFolder, destination
 from ..weights.precision import PRECISIONS, Precision, precision_named
 from ..weights.source import Source, open_source
+from .bars import bytes_bar
 
 TOKENIZER = (
     "spiece.model",
@@ -56,7 +54,7 @@ def run_convert(options: Namespace) -> None:
     _return_freed_memory()
     precision = precision_named(options.dtype)
     tasks = _tasks(options, precision)
-    examined = Examined()
+    examined = Examined(watching=bytes_bar)
     for task in tasks:
         _convert(task, precision, examined, options.config)
     _copy_tokenizer(options, tasks)
@@ -125,15 +123,14 @@ def _convert(task: Task, precision: Precision, examined: Examined, beside: Path 
             found = replace(found, said={"config": read_json(beside)})
         config = config_of(found)
         check_fit(found, config)
-        with _bar(source.size, f"checking {task.source.name}") as watch:
-            hashes = {file.path.name: examined.hash_of(file, watch) for file in source.files}
+        hashes = {file.path.name: examined.hash_of(file) for file in source.files}
         says = _says(found, config, numbers, hashes)
         if _says_already(task.target) == says:
             print(f"{task.target}: already there")
             return
-        with _bar(source.size, "measuring") if numbers.eight_bit else nullcontext(unwatched) as watch:
+        with bytes_bar("measuring", source.size) if numbers.eight_bit else nullcontext(unwatched) as watch:
             made = recipe(found, numbers, says, watch)
-        with _bar(made.size, f"writing {task.target.name}") as watch:
+        with bytes_bar(f"writing {task.target.name}", made.size) as watch:
             write_recipe(made, task.target, watch)
         _report(task, source, found, made.size, time.monotonic() - started)
 
@@ -188,13 +185,3 @@ def _copy_tokenizer(options: Namespace, tasks: list[Task]) -> None:
         for path in there:
             shutil.copyfile(path, target / path.name)
         print(f"{target}: T5's tokenizer, {len(there)} files")
-
-
-@contextmanager
-def _bar(total: int, what: str) -> Generator[Watch]:
-    with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
-
-        def watch(count: int) -> None:
-            bar.update(count)
-
-        yield watch

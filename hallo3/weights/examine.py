@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +23,18 @@ Watch = Callable[[int], None]
 """Called with the number of bytes that have been dealt with since the last call."""
 
 
+Watching = Callable[[str, int], AbstractContextManager[Watch]]
+"""Opens a watch: (what is done, bytes there are)."""
+
+
 def unwatched(count: int) -> None:
     """A watch that looks away."""
+
+
+def nobody(what: str, total: int) -> AbstractContextManager[Watch]:
+    """Opens a watch that looks away."""
+    del what, total
+    return nullcontext(unwatched)
 
 
 def examine(file: TensorFile, watch: Watch = unwatched) -> str:
@@ -109,19 +120,22 @@ class _Checksums:
 
 
 class Examined:
-    """Which files have been examined, kept in a JSON file; without one, only as long as this object lives."""
+    """Which files have been examined, kept in a JSON file; without one, only as long as this object lives.
 
-    def __init__(self, kept_in: Path | None = None) -> None:
-        self._path, self._known = kept_in, _read_known(kept_in)
+    ``watching`` opens a watch for a file that is examined, given in words what is done and how many bytes.
+    """
 
-    def hash_of(self, file: TensorFile, watch: Watch = unwatched) -> str:
+    def __init__(self, kept_in: Path | None = None, watching: Watching = nobody) -> None:
+        self._path, self._watching, self._known = kept_in, watching, _read_known(kept_in)
+
+    def hash_of(self, file: TensorFile) -> str:
         """The file's SHA-256; it is examined unless this very file has been. Raises ``CheckpointError``."""
         name, seen = str(file.path.resolve()), asdict(file.fingerprint)
         known = self._known.get(name)
         if known is not None and known.get("seen") == seen:
-            watch(file.fingerprint.size)
             return str(known["sha256"])
-        found = examine(file, watch)
+        with self._watching(f"checking {file.path.name}", file.fingerprint.size) as watch:
+            found = examine(file, watch)
         self._known[name] = {"seen": seen, "sha256": found}
         self._keep()
         return found

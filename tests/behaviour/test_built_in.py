@@ -26,7 +26,7 @@ from hallo3.random_set import SIZES, write_random_set
 from hallo3.weights.precision import PRECISIONS
 
 WORST_PATCH = 15
-"""Mean over clips of the patch whose colour is farthest off, in 255ths: 5 for the model, 26 when it has another
+"""Mean over clips of the patch farthest off in colour, in 255ths: 5 for the model, 26 when it has another
 person's reference features, although then the mean patch is off by 7 only."""
 FEW = slice(0, 3)
 """Cases for models that must fail: enough, since they fail by far."""

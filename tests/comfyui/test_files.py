@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import hostile
 from comfyui.prompts import simple
 from comfyui.server import Server
 from comfyui.stages import Stages, difference
 from hallo3.built_in import FOLDER
+from hallo3.cli.main import main
+from hallo3.config import to_dict
+from hallo3.presets import BUILT_IN
+from hallo3.weights import maps
 from hallo3.weights.files import read_state
 
 
@@ -30,7 +36,23 @@ def folder(server: Server) -> Path:
     (folder / "reference.safetensors").write_bytes((FOLDER / "reference.safetensors").read_bytes())
     save_file({"conv_in.weight": torch.zeros(4, 4)}, folder / "another.safetensors")
     (folder / "old.ckpt").write_bytes(b"pickle")
+    hostile_file = hostile.archive(hostile.by_name("posix", "system", f"touch {folder / hostile.MARK}"))
+    (folder / "hostile.pt").write_bytes(hostile_file)
+    write_original(folder / "original.pt")
     return folder
+
+
+def write_original(path: Path) -> None:
+    """The built-in model as the original would publish it: both networks in one checkpoint."""
+    module: dict[str, torch.Tensor] = {}
+    for part, keys, prefix in (
+        ("transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
+        ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
+    ):
+        state = read_state(FOLDER / f"{part}.safetensors", torch.float32)
+        module |= {prefix + name: tensor for name, tensor in keys.to_original(state).items()}
+    torch.save({"module": module, "args": Namespace(lr=1)}, path)
+    path.with_suffix(".json").write_text(json.dumps(to_dict(BUILT_IN)))
 
 
 def with_files(transformer: str, reference: str) -> dict[str, Any]:
@@ -73,17 +95,37 @@ def test_files_of_the_built_in_model_give_its_video(server: Server, folder: Path
     built_in = frames_of(server, simple(extrapolate__steps=1))
     from_files = frames_of(server, with_files("transformer.safetensors", "reference.safetensors"))
     another = frames_of(server, simple(extrapolate__steps=1, extrapolate__seed=1))
+    original = frames_of(server, with_files("original.pt", "original.pt"))
     assert len(built_in) == 163
     assert float(np.abs(from_files - built_in).mean()) < 0.5
+    assert float(np.abs(original - built_in).mean()) < 0.5
     assert float(np.abs(another - built_in).mean()) > 2
+
+
+def test_a_converted_fp8_file_is_one_of_comfyuis_quantised_models(stages: Stages, tmp_path: Path) -> None:
+    assert main(["convert", str(FOLDER), str(tmp_path), "--dtype", "fp8", "--part", "transformer"]) == 0
+    model = stages.host.module("nodes.host.loading").load_model(tmp_path / "transformer.safetensors")
+    found = stages.ksampled("euler", "simple", model=model)
+    plain = stages.ksampled("euler", "simple")
+    assert 0 < float((found - plain).std() / plain.std()) < 0.2
+
+
+def test_the_doctor_reports_on_its_own(server: Server, folder: Path) -> None:
+    del folder
+    done = server.run({"doctor": {"class_type": "Hallo3Doctor", "inputs": {}}})
+    text = done["outputs"]["doctor"]["text"][0]
+    assert "MISSING  vae: CogVideoX's 3D VAE" in text
+    assert "ok       transformer" in text
+    assert "--low-memory" not in text
 
 
 @pytest.mark.parametrize(
     ("transformer", "said"),
     [
-        ("cut.safetensors", "A weights file cannot be read"),
-        ("another.safetensors", "These weights are not Hallo3's transformer"),
-        ("reference.safetensors", "This file is another part of the model"),
+        ("hostile.pt", "The file asks for something to be run"),
+        ("cut.safetensors", "The file is incomplete"),
+        ("another.safetensors", "This file holds another part of the model, or another model"),
+        ("reference.safetensors", "This file holds another part of the model, or another model"),
     ],
 )
 def test_other_files_are_refused(server: Server, folder: Path, transformer: str, said: str) -> None:
@@ -91,6 +133,7 @@ def test_other_files_are_refused(server: Server, folder: Path, transformer: str,
     message = server.error(with_files(transformer, "reference.safetensors"))
     assert said in message
     assert "do " in message
+    assert not (server.base / "models" / "diffusion_models" / hostile.MARK).exists()
 
 
 @pytest.mark.parametrize("naming", ["the original's", "ComfyUI's"])

@@ -16,7 +16,8 @@ from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.settings import Settings
-from hallo3.streaming import Stored, Streamed, shelf_of
+from hallo3.shelves import rows_of
+from hallo3.streaming import Item, Stored, Streamed, in_memory, leaves
 from hallo3.weights.places import ModelFolder
 from hallo3.weights.precision import PRECISIONS
 
@@ -54,25 +55,29 @@ class Net(nn.Module):
         return x
 
 
+def rows(net: Net) -> list[list[Item]]:
+    return [[tuple(leaves(net, f"blocks.{n}")) for n in range(len(net.blocks))]]
+
+
 @torch.inference_mode()
-def test_two_blocks_at_most_are_there_at_a_time() -> None:
+def test_two_items_at_most_are_there_at_a_time() -> None:
     net, x = Net(6), torch.randn(3, 8)
     wanted = net(x)
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
     def load() -> Stored[Net]:
-        kept = shelf_of(list(net.blocks))
+        stored = in_memory(net, rows(net))
 
-        def shelf(index: int) -> Mapping[str, Tensor]:
+        def shelf(item: Item) -> Mapping[str, Tensor]:
             nonlocal most
-            copies = {name: tensor.clone() for name, tensor in kept(index).items()}
+            copies = {name: tensor.clone() for name, tensor in stored.shelf(item).items()}
             gc.collect()
-            alive.add(copies["0.weight"])
+            alive.add(copies[f"{item[0]}.weight"])
             most = max(most, len(alive))
             return copies
 
-        return Stored(net, list(net.blocks), shelf)
+        return stored._replace(shelf=shelf)
 
     streamed = Streamed(load, CPU)
     for _ in range(3):
@@ -88,14 +93,22 @@ def test_an_error_while_fetching_reaches_the_caller() -> None:
     net = Net(3)
 
     def load() -> Stored[Net]:
-        def shelf(index: int) -> Mapping[str, Tensor]:
-            raise OSError(f"block {index} is gone")
+        def shelf(item: Item) -> Mapping[str, Tensor]:
+            raise OSError(f"{item[0]} is gone")
 
-        shelf_of(list(net.blocks))
-        return Stored(net, list(net.blocks), shelf)
+        return in_memory(net, rows(net))._replace(shelf=shelf)
 
-    with pytest.raises(OSError, match="block 0"), Streamed(load, CPU) as network:
+    with pytest.raises(OSError, match=r"blocks\.0"), Streamed(load, CPU) as network:
         network(torch.zeros(1, 8))
+
+
+def test_modulation_and_audio_projection_come_apart_from_the_blocks(nano_folder: Path) -> None:
+    with load_models(nano_folder, CPU, "fp32").transformer as network:
+        blocks, modulations, once = rows_of(network)
+    assert len(blocks) == len(modulations) == network.config.layers
+    assert modulations[1] == ("transformer_blocks.1.norm1.linear", "transformer_blocks.1.norm2.linear")
+    assert not any(layer.endswith("norm1.linear") for item in blocks for layer in item)
+    assert all(layer.startswith("audio_proj.") for layer in once[0])
 
 
 def test_a_file_that_changes_while_blocks_are_read_is_told(
