@@ -111,7 +111,7 @@ def _wrong(found: StoredPart) -> str:
 def _numbers(entries: Iterable[Entry]) -> dict[str, int]:
     counted: Counter[str] = Counter()
     for entry in entries:
-        counted[NAMES.get(entry.dtype, str(entry.dtype))] += entry.nbytes
+        counted[entry.quantised or NAMES[entry.dtype]] += entry.span
     return dict(counted.most_common())
 
 

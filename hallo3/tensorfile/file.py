@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .gguf import dequantised, read_gguf
 from .header import read_header
 from .kinds import HEAD, Kind, kind_of, open_regular
 from .layout import Entry
@@ -78,12 +79,7 @@ class TensorFile:
                 Stretch(m.name, m.offset, m.size, m.crc) for m in contents.members.values() if m.crc
             )
         else:
-            raise CheckpointError(
-                "GGUF files are read by another library.",
-                found="a GGUF file",
-                expected="safetensors or torch's form",
-                do="choose it where GGUF is offered",
-            )
+            self.entries, self.metadata = read_gguf(self.path, size)
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
@@ -93,7 +89,7 @@ class TensorFile:
     def pieces(self, name: str, start: int, stop: int, most: int) -> Iterator[Tensor]:
         """Elements ``start`` to ``stop`` of a tensor as flat tensors of at most ``most`` elements."""
         entry = self.entries[name]
-        if entry.stride is not None:  # no order to follow in the file: as a whole, which torch rarely writes
+        if entry.stride is not None or entry.quantised:  # no order to follow in the file: as a whole
             yield from self.read(name).flatten()[start:stop].split(most)
             return
         size = entry.dtype.itemsize
@@ -166,6 +162,8 @@ class TensorFile:
 
 
 def _shaped(raw: Tensor, entry: Entry) -> Tensor:
+    if entry.quantised:
+        return dequantised(raw, entry)
     flat = _typed(raw, entry.dtype)
     if entry.stride is None:
         return flat.reshape(entry.shape)

@@ -35,13 +35,16 @@ class Entry:
     """A tensor in a file: ``shape`` elements of ``dtype`` whose first byte is at ``offset``.
 
     ``stride`` is None for the usual order, the last axis fastest; ``span`` is the number of bytes from the
-    first to the last element.
+    first to the last element. A tensor whose numbers are ``quantised`` (GGUF's word for how) takes ``stored``
+    bytes, and ``dtype`` is what they become.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
     stride: tuple[int, ...] | None = None
+    quantised: str = ""
+    stored: int = 0
 
     @property
     def numel(self) -> int:
@@ -56,6 +59,8 @@ class Entry:
     @property
     def span(self) -> int:
         """Bytes from the first element to the end of the last."""
+        if self.quantised:
+            return self.stored
         if self.stride is None or self.numel == 0:
             return self.nbytes
         last = sum((extent - 1) * step for extent, step in zip(self.shape, self.stride, strict=True))

@@ -82,7 +82,7 @@ def _blocks(file: TensorFile, offset: int, size: int) -> Iterator[Tensor]:
 
 
 def _finite(block: Tensor, entry: Entry) -> bool:
-    if not entry.dtype.is_floating_point:
+    if not entry.dtype.is_floating_point or entry.quantised:
         return True
     values = block.view(entry.dtype)
     if entry.dtype.itemsize == 1:

@@ -58,6 +58,25 @@ _T5 = KeyMap(
         drop("lm_head.weight", "T5's decoder is not used"),
     ),
 )
+_GGUF_BLOCK, _T5_BLOCK = "enc.blk.{i}", "encoder.block.{i}.layer"
+_T5_ATTENTION = f"{_T5_BLOCK}.0.SelfAttention"
+_T5_GGUF = KeyMap(
+    ARE["text_encoder"],
+    (
+        rename("token_embd.weight", "shared.weight"),
+        rename("enc.output_norm.weight", "encoder.final_layer_norm.weight"),
+        *(rename(f"{_GGUF_BLOCK}.attn_{n}.weight", f"{_T5_ATTENTION}.{n}.weight") for n in "qkvo"),
+        rename(
+            f"{_GGUF_BLOCK}.attn_rel_b.weight",
+            f"{_T5_ATTENTION}.relative_attention_bias.weight",
+        ),
+        rename(f"{_GGUF_BLOCK}.attn_norm.weight", f"{_T5_BLOCK}.0.layer_norm.weight"),
+        rename(f"{_GGUF_BLOCK}.ffn_gate.weight", f"{_T5_BLOCK}.1.DenseReluDense.wi_0.weight"),
+        rename(f"{_GGUF_BLOCK}.ffn_up.weight", f"{_T5_BLOCK}.1.DenseReluDense.wi_1.weight"),
+        rename(f"{_GGUF_BLOCK}.ffn_down.weight", f"{_T5_BLOCK}.1.DenseReluDense.wo.weight"),
+        rename(f"{_GGUF_BLOCK}.ffn_norm.weight", f"{_T5_BLOCK}.1.layer_norm.weight"),
+    ),
+)
 _POSITIONS = "encoder.pos_conv_embed.conv"
 _GAIN, _DIRECTION = (f"{_POSITIONS}.parametrizations.weight.original{n}" for n in (0, 1))
 
@@ -139,6 +158,13 @@ NAMINGS = (
         prefixes=_T5_PREFIXES,
         keys=_T5,
         marks=("encoder.block.0.layer.0.SelfAttention.q.weight",),
+    ),
+    Naming(
+        part="text_encoder",
+        origin="llama.cpp's",
+        prefixes=("",),
+        keys=_T5_GGUF,
+        marks=("enc.blk.0.attn_q.weight", "enc.blk.0.attn_rel_b.weight"),
     ),
     *(
         Naming(

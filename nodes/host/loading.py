@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
 import comfy.utils
+import folder_paths
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from ...hallo3.model.transformer import Hallo3Transformer
 from ...hallo3.ops import Layers
 from ...hallo3.stored import META, build_reference, model_config
 from ...hallo3.tensorfile.kinds import Kind
+from ...hallo3.weights.examine import Examined, Watch
 from ...hallo3.weights.files import check_state
 from ...hallo3.weights.part import find_part
 from ...hallo3.weights.source import open_source
@@ -109,11 +113,31 @@ def read(path: Path | None, part: str) -> Weights:
     with open_source(path) as source:
         found = find_part(source, part)
         if source.files[0].kind is not Kind.SAFETENSORS or found.naming.mapped:
+            for file in source.files:
+                _examined().hash_of(file)
             return Weights({name: found.stored(name) for name in found.made}, config, {})
     prefix = found.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     return Weights(mine, config, metadata or {})
+
+
+def _examined() -> Examined:
+    """Which of the original's files have been looked through; ComfyUI empties the folder when it starts."""
+    return Examined(Path(folder_paths.get_temp_directory()) / "hallo3_examined.json", _watching)
+
+
+@contextmanager
+def _watching(what: str, total: int) -> Generator[Watch]:
+    """A bar on the node; the stop button is heard."""
+    logging.info("Hallo3: %s", what)
+    bar = comfy.utils.ProgressBar(total)
+
+    def watch(count: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update(count)
+
+    yield watch
 
 
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:

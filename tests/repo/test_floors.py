@@ -35,6 +35,7 @@ LIBRARIES = {
     "einops": {"model"},
     "tqdm": {"cli"},
     "huggingface_hub": {"cli"},
+    "gguf": {"tensorfile"},
 }
 """Each library has its rooms."""
 
@@ -76,7 +77,7 @@ def test_imports_go_down_only(path: Path) -> None:
         assert outer(path) <= standard
     elif room in CELLAR:
         assert inner(path) <= CELLAR
-        assert outer(path) <= standard | {"torch", "numpy"}
+        assert outer(path) <= standard | {"torch", "numpy"} | LIBRARIES.keys()
     elif room in ROOMS:
         assert inner(path) <= CELLAR | {room}
     elif room not in {"cli", "__main__"}:
