@@ -79,6 +79,7 @@ format: setup
 bench: setup
 	$(PY) benchmarks/ledger.py --json docs/measurements/ledger.json
 	$(PY) benchmarks/cpu.py --json docs/measurements/cpu.json
+	$(PY) benchmarks/precision.py --json docs/measurements/precision.json
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).
 bench-built-in: setup
