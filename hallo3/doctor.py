@@ -173,9 +173,12 @@ def _judged(seen: FoundPart | None, part: str) -> tuple[str, str]:
 
 def _missing(folder: Path, part: str) -> PartReport:
     published = RELEASE[part]
-    place = COMFYUI[part].format(precision="bf16") if is_comfyui(folder) else PLACES[part][0]
+    numbers, bits = ("fp32", 32) if part == "speech_encoder" else ("bf16", 16)
+    place = COMFYUI[part].format(precision=numbers) if is_comfyui(folder) else PLACES[part][0]
     waiting = unfinished_sibling(folder / place)
-    state = f"{waiting.name} is unfinished" if waiting else f"about {human(published.size())} in bf16"
+    state = (
+        f"{waiting.name} is unfinished" if waiting else f"about {human(published.size(bits))} in {numbers}"
+    )
     advice = (
         "run the command that makes it again: it goes on"
         if waiting

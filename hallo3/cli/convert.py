@@ -136,10 +136,11 @@ def _convert(task: Task, precision: Precision, examined: Examined, beside: Path 
 
 
 def _numbers(part: str, precision: Precision) -> Precision:
-    """fp8 is for the two large networks; the others are written in 16 bits."""
-    return (
-        PRECISIONS["bf16"] if precision.eight_bit and part not in ("transformer", "reference") else precision
-    )
+    """fp8 is for the two large networks, and the speech encoder stays in fp32, in which it computes."""
+    if part == "speech_encoder":
+        return PRECISIONS["fp32"]
+    large = part in ("transformer", "reference")
+    return PRECISIONS["bf16"] if precision.eight_bit and not large else precision
 
 
 def _says(
