@@ -7,6 +7,7 @@ derived here from the canvas and the segment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
@@ -15,6 +16,7 @@ from .errors import CheckpointError
 from .shapes import VideoShape
 
 T = TypeVar("T")
+LARGEST_SIZE, MOST_LAYERS = 1_000_000, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,9 @@ class VAEConfig:
     norm_eps: float = 1e-6
     scaling_factor: float = 0.7
 
+    def __post_init__(self) -> None:
+        _agree(self.layers_per_block <= 16, "vae.layers_per_block", "at most 16")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentConfig:
@@ -124,6 +129,7 @@ class Hallo3Config:
         trunk, segment = self.trunk, self.segment
         VideoShape.checked(*segment.shape)
         _agree(0 < segment.motion_frames < segment.frames, "segment.motion_frames", "1 to frames - 1")
+        _agree(trunk.layers <= MOST_LAYERS, "trunk.layers", f"at most {MOST_LAYERS}")
         _agree(trunk.head_dim % 16 == 0, "trunk.head_dim", "a multiple of 16 (rotary axes are 2:3:3)")
         _agree(self.audio.window % 2 == 1, "audio.window", "an odd number")
         _agree(trunk.latent_channels == self.vae.latent_channels, "vae.latent_channels", "the trunk's")
@@ -156,17 +162,22 @@ def from_dict(kind: type[T], values: Mapping[str, Any], what: str) -> T:
 def _value(hint: Any, value: Any, what: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise _refused(what, repr(value), "an object")
+            raise _refused(what, repr(value)[:60], "an object")
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), what)
     if hint == tuple[int, ...]:
         items = list(cast("list[object]", value)) if isinstance(value, list | tuple) else [None]
-        if not all(type(item) is int and item > 0 for item in items):
-            raise _refused(what, repr(items), "a list of positive whole numbers")
+        if not 0 < len(items) <= 16 or not all(
+            type(item) is int and 0 < item <= LARGEST_SIZE for item in items
+        ):
+            raise _refused(what, repr(items)[:60], "a list of positive whole numbers")
         return tuple(items)
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint or (hint is int and value < 1):
-        raise _refused(what, repr(value), "a positive whole number" if hint is int else hint.__name__)
+    if type(value) is not hint or (hint is int and not 1 <= value <= LARGEST_SIZE):
+        words = f"a whole number from 1 to {LARGEST_SIZE}" if hint is int else hint.__name__
+        raise _refused(what, repr(value)[:60], words)
+    if hint is float and not math.isfinite(value):
+        raise _refused(what, repr(value), "a finite number")
     return value
 
 
@@ -174,7 +185,18 @@ def check_sizes(config: Mapping[str, Any], sizes: frozenset[str], what: str) -> 
     """Refuse anything but sizes in a configuration meant for another library's class: what else that
     class would read from it is not for a weights file to decide. Raises ``CheckpointError``."""
     if unknown := sorted(set(config) - sizes):
-        raise _refused(what, f"the field {unknown[0]!r}", f"only {', '.join(sorted(sizes))}")
+        raise _refused(what, f"the field {unknown[0]!r}"[:60], f"only {', '.join(sorted(sizes))}")
+    for name, value in config.items():
+        most = MOST_LAYERS if "layers" in name else LARGEST_SIZE
+        items: list[object] = list(cast("list[object]", value)) if isinstance(value, list) else [value]
+        if len(items) > 32 or not all(_small(item, most) for item in items):
+            raise _refused(what, f"{name} {value!r}"[:60], f"sizes up to {most}, or a word")
+
+
+def _small(item: object, most: int) -> bool:
+    if isinstance(item, bool | float):
+        return item == item
+    return (isinstance(item, str) and len(item) < 40) or (isinstance(item, int) and 0 <= item <= most)
 
 
 def _refused(what: str, found: str, expected: str) -> CheckpointError:

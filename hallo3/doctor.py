@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import torch
 
-from .errors import CheckpointError
+from .errors import Hallo3Error, clean
 from .inspection import FoundPart, human, inspect
 from .parts import ARE, PARTS
 from .release import CHECKPOINT_SIZE, PAGE, RELEASE
-from .tensorfile.kinds import unfinished_sibling
+from .tensorfile.kinds import UNFINISHED, unfinished_sibling
+from .weights.journal import UNFINISHED as OWN_UNFINISHED
 from .weights.places import COMFYUI, PLACES, ModelFolder, is_comfyui
 
 GB = 1_000_000_000
@@ -148,7 +149,7 @@ def as_text(report: Report) -> str:
     lines.append(f"  memory {human(machine.memory)}; GPU {gpu}; free disk {human(machine.free_disk)}")
     lines += [f"  {advice}" for advice in report.advice]
     lines += ["", "Everything is there." if report.ready else f"What is missing: {PAGE}"]
-    return "\n".join(lines)
+    return "\n".join(clean(line) for line in lines)
 
 
 def _part(files: ModelFolder, part: str) -> PartReport:
@@ -158,7 +159,7 @@ def _part(files: ModelFolder, part: str) -> PartReport:
     try:
         seen = next((found for found in inspect(path).parts if found.part == part), None)
         state, advice = _judged(seen, part)
-    except CheckpointError as error:
+    except Hallo3Error as error:
         state, advice = f"{error.headline} {error.found}", error.do
     return PartReport(part=part, path=str(path), size=_size(path), state=state, advice=advice)
 
@@ -175,7 +176,7 @@ def _missing(folder: Path, part: str) -> PartReport:
     published = RELEASE[part]
     numbers, bits = ("fp32", 32) if part == "speech_encoder" else ("bf16", 16)
     place = COMFYUI[part].format(precision=numbers) if is_comfyui(folder) else PLACES[part][0]
-    waiting = unfinished_sibling(folder / place)
+    waiting = unfinished_sibling(folder / place, (*UNFINISHED, OWN_UNFINISHED))
     state = (
         f"{waiting.name} is unfinished" if waiting else f"about {human(published.size(bits))} in {numbers}"
     )

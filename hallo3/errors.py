@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+LONGEST = 1000
+
+
+def clean(text: str) -> str:
+    """A text that may hold anything, on one line and without what a terminal obeys."""
+    shown = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:LONGEST]
+    )
+    return shown + ("..." if len(text) > LONGEST else "")
+
 
 class Hallo3Error(Exception):
     """Anything this package refuses or cannot do, in a form fit for a user's eyes.
@@ -10,8 +20,10 @@ class Hallo3Error(Exception):
     """
 
     def __init__(self, headline: str, *, found: str = "", expected: str = "", do: str = "") -> None:
-        self.headline, self.found, self.expected, self.do = headline, found, expected, do
-        lines = [headline]
+        self.headline, self.found, self.expected, self.do = (
+            clean(text) for text in (headline, found, expected, do)
+        )
+        lines = [self.headline]
         lines += [f"  {label:<9} {text}" for label, text in self._parts() if text]
         super().__init__("\n".join(lines))
 

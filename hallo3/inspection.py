@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, clean
 from .parts import ARE
 from .release import RELEASE
 from .stored import check_fit, config_of
@@ -84,7 +84,7 @@ def as_text(seen: Inspection) -> str:
         lines.append(f"  besides tensors: {', '.join(seen.beside)}"[:300])
     if seen.metadata:
         lines.append(f"  metadata  {', '.join(seen.metadata)}"[:300])
-    return "\n".join(lines)
+    return "\n".join(clean(line) for line in lines)
 
 
 def _found(found: StoredPart, source: Source) -> FoundPart:

@@ -11,7 +11,7 @@ from torch import nn
 
 from .audio.encoder import build_wav2vec2
 from .config import Hallo3Config, TrunkConfig, VAEConfig, from_dict
-from .errors import CheckpointError
+from .errors import CheckpointError, Hallo3Error
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .ops import Layers
@@ -92,13 +92,32 @@ def model_config(path: Path, name: str = "transformer") -> Hallo3Config:
 
 def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
     """A part's network without memory. Raises ``CheckpointError`` for a configuration that is none."""
-    return _EMPTY[name](config)
+    try:
+        return _EMPTY[name](config)
+    except Hallo3Error:
+        raise
+    except Exception as error:  # sizes that contradict each other, in torch's and transformers' own words
+        raise CheckpointError(
+            "The configuration stored with the weights cannot be used.",
+            found=f"{name}: {(str(error).splitlines() or [''])[0][:160]}",
+            expected="sizes of which a network can be built",
+            do="use the configuration that belongs to the weights",
+        ) from error
 
 
 def check_fit(found: StoredPart, config: Mapping[str, Any]) -> None:
     """Refuse a part whose tensors are not those of its configuration, by name and shape alone. Raises
     ``CheckpointError``."""
     network = empty(found.part, config)
+    floating = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    for name in found.made:
+        if name in floating and not found.dtype(name).is_floating_point and not found.scaled(name):
+            raise CheckpointError(
+                f"These weights are not {ARE[found.part]}.",
+                found=f"{name} of whole numbers, without a scale",
+                expected="floating point numbers, or whole ones with their scale",
+                do="use a file in bf16, fp16, fp32 or scaled fp8",
+            )
     try:
         check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), ARE[found.part])
     except CheckpointError as error:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, clean
 from ..parts import ARE, PARTS
 from ..stored import check_fit, config_of, read_json
 from ..weights.convert import recipe
 from ..weights.examine import Examined, unwatched
 from ..weights.files import read_config
-from ..weights.journal import write_recipe
+from ..weights.journal import UNFINISHED, write_recipe
 from ..weights.part import StoredPart, find_parts
 from ..weights.places import PLACES, ModelFolder, destination
 from ..weights.precision import PRECISIONS, Precision, precision_named
@@ -85,6 +85,7 @@ def _tasks(options: Namespace, precision: Precision) -> list[Task]:
         for part, path in found.items()
     ]
     for task in tasks:
+        _check_target(task.target)
         if task.target.exists() and task.source.exists() and task.target.samefile(task.source):
             raise InputError(
                 "A file cannot be converted onto itself.",
@@ -93,6 +94,19 @@ def _tasks(options: Namespace, precision: Precision) -> list[Task]:
                 do="choose another folder to write to",
             )
     return tasks
+
+
+def _check_target(target: Path) -> None:
+    """Refuse now what could not be written in an hour."""
+    above = next(folder for folder in target.parents if folder.exists())
+    wrong = next((p for p in (target, target.with_name(target.name + UNFINISHED)) if p.is_dir()), None)
+    if wrong is not None or not above.is_dir():
+        raise InputError(
+            "The converted weights cannot be written there.",
+            found=f"{wrong or above}, which is {'a folder' if wrong else 'a file'}",
+            expected="a folder to write files to",
+            do="choose another folder, or remove what is in the way",
+        )
 
 
 def _place(source: Path, part: str) -> Path | None:
@@ -168,7 +182,7 @@ def _report(task: Task, source: Source, found: StoredPart, size: int, seconds: f
     print(f"{task.target}: {ARE[task.part]}, {len(found.made)} tensors, {size:,} bytes, in {seconds:.1f} s")
     for why, count in Counter(found.dropped.values()).items():
         names = [name for name, reason in found.dropped.items() if reason == why][:SHOWN]
-        print(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}")
+        print(clean(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}"))
     beside = sorted({name for file in source.files for name in file.beside})
     if beside:
         print(f"  left out: {len(beside)} entries that training kept beside the weights")

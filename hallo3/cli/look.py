@@ -7,7 +7,7 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from .. import doctor, inspection
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..weights.places import ModelFolder
 
 
@@ -22,6 +22,13 @@ def run_inspect(options: Namespace) -> None:
 
 def run_doctor(options: Namespace) -> None:
     """What a model folder lacks. Raises ``CheckpointError`` if anything, after telling all of it."""
+    if options.folder.is_file():
+        raise InputError(
+            "This is a file, not a folder.",
+            found=str(options.folder),
+            expected="a model folder, or ComfyUI's models folder",
+            do="give its folder; `hallo3 inspect` says what a file is",
+        )
     report = doctor.diagnose(ModelFolder(options.folder))
     if options.json:
         print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))

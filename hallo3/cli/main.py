@@ -41,6 +41,9 @@ def _run(options: Namespace) -> int:
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED
+    except OSError as error:
+        print(_unusable(error), file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return FAILED
@@ -54,6 +57,15 @@ def _command(name: str) -> Callable[[Namespace], None]:
     """What does the work, imported when it is asked for."""
     module, function = COMMANDS[name]
     return getattr(import_module(f".{module}", __package__), function)
+
+
+def _unusable(error: OSError) -> Hallo3Error:
+    return InputError(
+        "A file or folder cannot be used.",
+        found=f"{error.filename or 'it'}: {error.strerror or error}",
+        expected="one that exists and that you may use",
+        do="check its name, its permissions and the disk it is on",
+    )
 
 
 def _show_unexpected(error: Exception, with_traceback: bool) -> None:

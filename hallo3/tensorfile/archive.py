@@ -109,9 +109,9 @@ def _central(directory: bytes, position: int) -> tuple[str, int, int, int, int]:
         raise damaged("a directory that breaks off", "an entry for every member")
     name = _name(directory[names:extras])
     if flags & _ENCRYPTED:
-        raise damaged(f"{name!r} is encrypted", "members stored as they are")
+        raise damaged(f"{name[:80]!r} is encrypted", "members stored as they are")
     if method:
-        raise damaged(f"{name!r} is compressed", "members stored as they are, as torch.save does")
+        raise damaged(f"{name[:80]!r} is compressed", "members stored as they are, as torch.save does")
     wide = _wide_fields(directory[extras : extras + extra_length])
     if size == _FULL32:
         size, wide = _next(wide, name)

@@ -79,7 +79,7 @@ class TensorFile:
                 Stretch(m.name, m.offset, m.size, m.crc) for m in contents.members.values() if m.crc
             )
         else:
-            self.entries, self.metadata = read_gguf(self.path, size)
+            self.entries, self.metadata = read_gguf(self.bytes, size)
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""

@@ -10,8 +10,8 @@ from typing import Any, cast
 from ..errors import CheckpointError
 from .layout import DTYPES, Entry, check_shape, damaged
 
-LARGEST = 32 << 20
-"""Bytes of a header; that of the released model has 0.3 million."""
+LARGEST, MOST = 16 << 20, 60_000
+"""Bytes of a header, and tensors in it; that of the released model has 0.3 million and two thousand."""
 METADATA = "__metadata__"
 
 
@@ -46,6 +46,9 @@ def incomplete(size: int, needed: int, what: str) -> CheckpointError:
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
+    if raw.count(b"{") > MOST + 2 or raw.count(b"[") > 2 * MOST or raw.count(b",") > 16 * MOST:
+        raise damaged("a header of more names and numbers than a network has", f"at most {MOST:,} tensors")
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) != len(pairs):
             raise damaged("a name twice in the header", "every name once")

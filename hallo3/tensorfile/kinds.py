@@ -12,8 +12,8 @@ from ..errors import CheckpointError
 
 HEAD = 512
 """Bytes from which a file is recognised."""
-UNFINISHED = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".download", ".unfinished", ".tmp")
-"""What programs that download or convert add to the name of a file that is not finished."""
+UNFINISHED = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".download")
+"""What programs that download add to the name of a file that is not finished."""
 
 
 class Kind(Enum):
@@ -97,9 +97,9 @@ def kind_of(path: Path, head: bytes, size: int) -> Kind:
     )
 
 
-def unfinished_sibling(path: Path) -> Path | None:
+def unfinished_sibling(path: Path, endings: tuple[str, ...] = UNFINISHED) -> Path | None:
     """What a download in progress keeps beside the file, if anything."""
-    for ending in UNFINISHED:
+    for ending in endings:
         beside = path.with_name(path.name + ending)
         try:
             if beside.exists():

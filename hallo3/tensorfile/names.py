@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
+
 ORDERED = "collections OrderedDict"
 PARAMETER = "torch._utils _rebuild_parameter"
 TENSOR, TYPED_TENSOR = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3"
@@ -53,6 +55,9 @@ INERT = frozenset(
         "_codecs encode",
         "argparse Namespace",
         "collections defaultdict",
+        "datetime date",
+        "datetime datetime",
+        "datetime timedelta",
         "numpy ndarray",
         "numpy dtype",
         "pathlib PosixPath",
@@ -102,3 +107,31 @@ class Rebuilt:
 
     path: str
     arguments: tuple[Any, ...]
+
+
+def refused(path: str) -> CheckpointError:
+    """A name that no checkpoint of tensors needs, told for what it is."""
+    module, _, name = path.partition(" ")
+    dotted = path.replace(" ", ".")
+    if module in ("torch", "torch.storage") and (
+        name.endswith("Storage") or isinstance(vars(torch).get(name), torch.dtype)
+    ):
+        return CheckpointError(
+            "The file holds numbers of a type that is not read.",
+            found=dotted,
+            expected=", ".join(str(dtype).removeprefix("torch.") for dtype in TYPES.values()),
+            do="save the network's state_dict() in one of these",
+        )
+    if module.startswith(("torch.nn.", "__torch__")) or name == "DataParallel":
+        return CheckpointError(
+            "The file holds a whole program, not only its weights.",
+            found=dotted,
+            expected="a dictionary of tensors",
+            do="save its state_dict() instead, or take the weights as safetensors",
+        )
+    return CheckpointError(
+        "The file asks for something to be run, which weights never need.",
+        found=dotted,
+        expected="tensors and the usual bookkeeping of torch and DeepSpeed",
+        do="do not open it with other programs; take the weights from their publisher",
+    )

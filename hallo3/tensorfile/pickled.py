@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ..errors import CheckpointError
 from .layout import damaged
-from .names import CALLED, INERT, KNOWN, ORDERED, Inert, Name, Rebuilt, Storage
+from .names import CALLED, INERT, KNOWN, ORDERED, Inert, Name, Rebuilt, Storage, refused
 
 LARGEST = 16 << 20
 """Bytes of a pickle. The released checkpoint needs well under one million."""
@@ -155,12 +155,7 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         path = f"{module} {name}"[:400]
         if path not in KNOWN:
-            raise CheckpointError(
-                "The file asks for something to be run, which weights never need.",
-                found=path.replace(" ", "."),
-                expected="tensors and the usual bookkeeping of torch and DeepSpeed",
-                do="do not open it with other programs; take the weights from their publisher",
-            )
+            raise refused(path)
         self.push(Name(path))
 
     def name_from_stack(self) -> None:

@@ -43,11 +43,12 @@ def read_torch(read: Read, size: int) -> TorchContents:
         raise damaged(f"a pickle of {pickle.size:,} bytes", f"at most {LARGEST:,}")
     value = interpret(read(pickle.offset, pickle.size))
     name, state = _state_of(value)
-    entries = {
-        str(key): _placed(str(key), item, members, root)
-        for key, item in state.items()
-        if isinstance(item, Rebuilt)
-    }
+    entries: dict[str, Entry] = {}
+    for key, item in state.items():
+        if isinstance(item, Rebuilt):
+            if not isinstance(key, str):
+                raise damaged(f"a tensor named by a {type(key).__name__}", "text as its name")
+            entries[key] = _placed(key, item, members, root)
     other = value if name else {key: item for key, item in state.items() if not isinstance(item, Rebuilt)}
     beside = {str(key): _in_words(item) for key, item in other.items() if key != name}
     return TorchContents(entries, beside, members)
@@ -104,7 +105,7 @@ def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
 def _placed(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> Entry:
     """A tensor's place, checked against its storage."""
     shown = repr(name[:80])
-    while item.path == PARAMETER:
+    if item.path == PARAMETER:
         inner = item.arguments[0] if item.arguments else None
         if not isinstance(inner, Rebuilt):
             raise damaged(f"{shown}, a parameter without a tensor", "a tensor inside")
@@ -140,12 +141,12 @@ def _storage(
     kind = named.path
     dtype = STORAGES.get(kind)
     if dtype is None or not isinstance(key, str) or not (key.isascii() and key.isdigit() and len(key) < 10):
-        raise damaged(f"{shown} in the storage {str(key)[:40]!r} of {kind}", "a numbered storage")
+        raise damaged(f"{shown} in the storage {_shown(key)} of {kind}", "a numbered storage")
     member = members.get(f"{root}/data/{key}")
     if member is None:
         raise damaged(f"{shown} in storage {key}, which the archive lacks", "a member for every storage")
     if not isinstance(device, str) or type(length) is not int or length * dtype.itemsize != member.size:
-        raise damaged(f"storage {key} of {str(length)[:30]} numbers in {member.size:,} bytes", "equal sizes")
+        raise damaged(f"storage {key} of {_shown(length)} numbers in {member.size:,} bytes", "equal sizes")
     return dtype, member
 
 
@@ -163,4 +164,11 @@ def _in_words(item: Any) -> str:
         return f"an object of {item.path.replace(' ', '.')}"
     if isinstance(item, dict | list | tuple):
         return f"a {type(cast(object, item)).__name__} of {len(cast('tuple[Any, ...]', item))}"
-    return "nothing" if item is None else f"{type(item).__name__} {str(item)[:40]}"
+    return "nothing" if item is None else f"{type(item).__name__} {_shown(item)}"
+
+
+def _shown(value: Any) -> str:
+    """A plain value, briefly; of others their type only, for they may be endless."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    return str(value)[:40] if type(value) in (int, float, bool) else f"a {type(value).__name__}"

@@ -9,16 +9,18 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
 from ..tensorfile.layout import NAMES
 from .examine import Watch, unwatched
 from .part import METADATA_KEY, StoredPart
 from .precision import FP8, Precision, fp8_scale, to_fp8
+from .scales import narrowed
 
 BLOCK = 4 << 20
 """Elements in memory at a time."""
@@ -41,7 +43,7 @@ class Item:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """A whole file to be written: its header, and then its items one after the other."""
 
@@ -65,15 +67,11 @@ class Recipe:
                     yield _bytes(block)
             position += item.nbytes
 
-    def restart(self, written: int) -> int:
-        """The last beginning of an item at or before ``written`` bytes, or 0."""
-        found, position = 0, len(self.header)
-        for item in self.items:
-            if position > written:
-                break
-            found = position
-            position += item.nbytes
-        return written if position == written else found
+    @cached_property
+    def borders(self) -> frozenset[int]:
+        """Where items begin and end: from there a stopped file can be gone on with."""
+        sizes = (item.nbytes for item in self.items)
+        return frozenset(accumulate(sizes, initial=len(self.header)))
 
 
 def recipe(
@@ -96,28 +94,16 @@ def recipe(
 
 def _plain(found: StoredPart, name: str, compute: torch.dtype) -> Item:
     stored = found.dtype(name)
-    dtype = compute if stored.is_floating_point or name in found.scales else stored
+    dtype = compute if stored.is_floating_point or found.scaled(name) else stored
 
     def blocks() -> Iterator[Tensor]:
-        if name in found.scales:
+        if found.scaled(name):
             yield from found.tensor(name, dtype).flatten().split(BLOCK)
             return
         for piece in found.pieces(name, BLOCK):
-            yield _cast(piece, dtype, name)
+            yield narrowed(piece, dtype, name)
 
     return Item(name, dtype, found.made[name].shape, blocks)
-
-
-def _cast(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    made = piece.to(dtype)
-    if dtype == torch.float16 and piece.dtype != dtype and not bool(torch.isfinite(made).all()):
-        raise CheckpointError(
-            "A value is too large for half precision.",
-            found=f"{float(piece.float().abs().max()):.3g} in {name}",
-            expected="values up to 65504",
-            do="convert to bf16 instead",
-        )
-    return made
 
 
 def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> list[Item]:
@@ -132,8 +118,8 @@ def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> l
     else:
         largest = torch.zeros(())
         for piece in _values(found, name):
-            least, most = torch.aminmax(piece)  # abs() would make a copy
-            largest = torch.maximum(largest, torch.maximum(-least, most).float())
+            least, most = torch.aminmax(scratch[: len(piece)].copy_(piece))  # abs() would make a copy
+            largest = torch.maximum(largest, torch.maximum(-least, most))
             watch(piece.nbytes)
         scale = fp8_scale(largest)
 
@@ -152,7 +138,7 @@ def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> l
 
 
 def _values(found: StoredPart, name: str) -> Iterator[Tensor]:
-    if name in found.scales:
+    if found.scaled(name):
         return iter(cast("tuple[Tensor, ...]", found.tensor(name, torch.float32).flatten().split(BLOCK)))
     return found.pieces(name, BLOCK)
 

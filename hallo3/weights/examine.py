@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..tensorfile.file import TensorFile
-from ..tensorfile.layout import Entry
 
 BLOCK = 16 << 20
 Watch = Callable[[int], None]
@@ -44,30 +43,46 @@ def examine(file: TensorFile, watch: Watch = unwatched) -> str:
     with values that are no numbers (NaN) or infinite, by its name.
     """
     digest, checks = sha256(), _Checksums(file)
-    for offset, size, tensor in _regions(file):
-        entry = file.entries[tensor] if tensor else None
+    in_order, apart = _arranged(file)
+    for offset, size, tensor in _regions(file, in_order):
         for block in _blocks(file, offset, size):
             raw = memoryview(cast(Any, block.numpy()))
             digest.update(raw)
             checks.update(raw)
-            if entry is not None and not _finite(block, entry):
-                raise CheckpointError(
-                    "The weights hold values that are no numbers.",
-                    found=f"NaN or infinity in {tensor}",
-                    expected="finite numbers",
-                    do="the file was damaged or badly converted: download it again",
-                )
+            if tensor:
+                _check_finite(block.view(file.entries[tensor].dtype), tensor)
             watch(len(raw))
+    for tensor in apart:
+        for piece in file.pieces(tensor, 0, file.entries[tensor].numel, BLOCK // 8):
+            _check_finite(piece, tensor)
     return digest.hexdigest()
 
 
-def _regions(file: TensorFile) -> Iterator[tuple[int, int, str]]:
-    """The file cut at its tensors' borders: (offset, size, the tensor's name or ""). Tensors that share bytes
-    count once."""
+def _arranged(file: TensorFile) -> tuple[list[str], list[str]]:
+    """Tensors that lie one after the other and can be checked in passing, and those that must be read apart:
+    strided, or sharing bytes with another. A second name for the same bytes needs no second look."""
+    in_order: list[str] = []
+    apart: list[str] = []
+    seen: set[tuple[int, int, torch.dtype]] = set()
     free = 0
-    for name, entry in sorted(file.entries.items(), key=lambda item: (item[1].offset, -item[1].span)):
-        if entry.offset < free or not entry.span:
+    for name, entry in sorted(file.entries.items(), key=lambda item: item[1].offset):
+        same = (entry.offset, entry.span, entry.dtype)
+        if not entry.dtype.is_floating_point or entry.quantised or not entry.span:
             continue
+        if entry.stride is not None or (entry.offset < free and same not in seen):
+            apart.append(name)
+        elif same not in seen:
+            in_order.append(name)
+            free = entry.offset + entry.span
+            seen.add(same)
+    return in_order, apart
+
+
+def _regions(file: TensorFile, in_order: list[str]) -> Iterator[tuple[int, int, str]]:
+    """The whole file cut at these tensors' borders: (offset, size, the tensor's name or "")."""
+    free = 0
+    for name in in_order:
+        entry = file.entries[name]
         if entry.offset > free:
             yield free, entry.offset - free, ""
         yield entry.offset, entry.span, name
@@ -76,18 +91,23 @@ def _regions(file: TensorFile) -> Iterator[tuple[int, int, str]]:
         yield free, file.fingerprint.size - free, ""
 
 
+def _check_finite(values: Tensor, name: str) -> None:
+    if not values.is_floating_point():
+        return
+    if values.element_size() == 1:
+        values = values.float()
+    if not bool(torch.isfinite(values).all()):
+        raise CheckpointError(
+            "The weights hold values that are no numbers.",
+            found=f"NaN or infinity in {name}",
+            expected="finite numbers",
+            do="the file was damaged or badly converted: download it again",
+        )
+
+
 def _blocks(file: TensorFile, offset: int, size: int) -> Iterator[Tensor]:
     for start in range(0, size, BLOCK):
         yield file.raw(offset + start, min(BLOCK, size - start))
-
-
-def _finite(block: Tensor, entry: Entry) -> bool:
-    if not entry.dtype.is_floating_point or entry.quantised:
-        return True
-    values = block.view(entry.dtype)
-    if entry.dtype.itemsize == 1:
-        values = values.float()
-    return bool(torch.isfinite(values).all())
 
 
 class _Checksums:

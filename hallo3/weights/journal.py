@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, cast
+from zlib import crc32
 
 from ..errors import OutputError
 from .convert import Recipe
@@ -34,58 +35,68 @@ def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
     notes = path.with_name(path.name + UNFINISHED + ".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "r+b" if unfinished.exists() else "w+b"
-        with unfinished.open(mode) as file, _alone(file, unfinished):
-            start = recipe.restart(_safe(notes, recipe, file))
+        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        with os.fdopen(descriptor, "r+b") as file, _alone(file, unfinished):
+            start, crc = _safe(notes, recipe, file)
             _check_room(path.parent, recipe.size - start)
             watch(start)
-            _write(recipe, file, start, notes, watch)
+            _write(recipe, file, start, crc, notes, watch)
         unfinished.replace(path)
         notes.unlink(missing_ok=True)
-        _sync_folder(path.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        room = f"{recipe.size:,} bytes of room in a folder that you may write to"
         raise OutputError(
             "The converted weights cannot be written.",
-            found=f"{path}: {error.strerror or error}",
-            expected=f"{recipe.size:,} bytes of room in a folder that you may write to",
+            found=f"{error.filename or path}: {error.strerror or error}",
+            expected=room if full else "a folder that you may write to",
             do="free some space and run the same command again: it goes on where it stopped"
             if full
-            else "choose another folder",
+            else "choose another folder, or remove what is in the way",
         ) from error
+    _sync_folder(path.parent)
 
 
-def _write(recipe: Recipe, file: IO[bytes], start: int, notes: Path, watch: Watch) -> None:
+def _write(recipe: Recipe, file: IO[bytes], start: int, crc: int, notes: Path, watch: Watch) -> None:
     file.seek(start)
     file.truncate()
     unsafe, position = 0, start
     for block in recipe.blocks(start):
         file.write(block)
         watch(len(block))
+        crc = crc32(block, crc)
         position += len(block)
         unsafe += len(block)
-        if unsafe >= SAFE_EVERY:
+        if unsafe >= SAFE_EVERY and position in recipe.borders:
             _make_safe(file)
-            _note(notes, recipe, position)
+            _note(notes, recipe, position, crc)
             unsafe = 0
     _make_safe(file)
 
 
-def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> int:
-    """How many bytes of this very recipe are known to be safe in the unfinished file."""
+def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> tuple[int, int]:
+    """How many bytes of this very recipe are in the unfinished file, by its journal and by their own
+    checksum, which is the second value."""
     try:
         said: Any = json.loads(notes.read_text(encoding="utf-8"))
-        written = cast(int, said["written"]) if said["recipe"] == _name(recipe) else 0
+        written, crc = cast(int, said["written"]), cast(int, said["crc"])
+        known = said["recipe"] == _name(recipe) and written in recipe.borders
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return 0
-    end = file.seek(0, os.SEEK_END)
-    return written if type(written) is int and 0 <= written <= end else 0
+        return 0, 0
+    if not known or file.seek(0, os.SEEK_END) < written:
+        return 0, 0
+    file.seek(0)
+    found, left = 0, written
+    while left and (block := file.read(min(left, SAFE_EVERY, 16 << 20))):
+        found = crc32(block, found)
+        left -= len(block)
+    return (written, crc) if found == crc and not left else (0, 0)
 
 
-def _note(notes: Path, recipe: Recipe, written: int) -> None:
+def _note(notes: Path, recipe: Recipe, written: int, crc: int) -> None:
     fresh = notes.with_name(notes.name + ".fresh")
     with fresh.open("w", encoding="utf-8") as file:
-        json.dump({"recipe": _name(recipe), "written": written}, file)
+        json.dump({"recipe": _name(recipe), "written": written, "crc": crc}, file)
         _make_safe(file)
     fresh.replace(notes)
 
@@ -106,7 +117,8 @@ def _sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems cannot, and the file is there
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -138,6 +150,9 @@ def _alone(file: IO[bytes], path: Path) -> Generator[None]:
             if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 raise FileNotFoundError(errno.ENOENT, "finished by another run", str(path))
     except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT, errno.EDEADLK):
+            yield  # a file system without locks
+            return
         raise OutputError(
             "The file is being written by another run.",
             found=str(path),

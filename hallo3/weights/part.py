@@ -15,26 +15,23 @@ from ..errors import CheckpointError
 from ..parts import ARE
 from .keymap import Assembly
 from .namings import LOOKS_LIKE, NAMINGS, OUTSIDE, Naming
-from .source import Source
+from .scales import multiplied, narrowed, rows_of_scale, without_scales
+from .source import Source, small_text
 
 METADATA_KEY = "hallo3"
 """Metadata entry whose JSON says which part a file is and how large."""
 LARGEST_CONFIG = 1 << 20
-
-SCALES = (".weight_scale", ".scale_weight")
-FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
-"""ComfyUI's words for the quantisations that are read: numbers times one scale a tensor or a row."""
-_UNUSED = (".input_scale", ".scale_input")
-_FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
+OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"}
+"""Words by which a configuration of ours is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPart:
     """A part in a source.
 
-    ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which of
-    them are quantised and by which tensor, ``dropped`` what is not needed and why, ``said`` what the file or
-    one beside it says of itself, if anything.
+    ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which
+    tensors of the file are quantised and by which other, ``dropped`` what is not needed and why, ``said``
+    what the file or one beside it says of itself, if anything.
     """
 
     source: Source
@@ -63,10 +60,21 @@ class StoredPart:
         for stretch in self.made[name].stretches:
             yield from self.source.pieces(*stretch, most)
 
+    def scaled(self, name: str) -> bool:
+        """Whether a tensor is stored divided by a scale."""
+        return self.made[name].stretches[0][0] in self.scales
+
     def scale(self, name: str) -> Tensor | None:
-        """What a quantised tensor's numbers are to be multiplied by."""
-        key = self.scales.get(name)
-        return None if key is None else self.source.read(key).float()
+        """What a tensor's stored numbers are to be multiplied by: one number, one a row, or None."""
+        if not self.scaled(name):
+            return None
+        found: list[Tensor] = []
+        for key, start, stop in self.made[name].stretches:
+            entry = self.source.entries[key]
+            rows = entry.shape[0] if entry.shape else 1
+            scale = self.source.read(self.scales[key]).float()
+            found.append(rows_of_scale(scale, rows, entry.numel, start, stop, name))
+        return found[0] if len(found) == 1 or found[0].ndim == 0 else torch.cat(found)
 
     def stored(self, name: str) -> Tensor:
         """A tensor as it is stored."""
@@ -75,11 +83,12 @@ class StoredPart:
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(made.shape)
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor's values; floating point and quantised ones as ``dtype``."""
+        """A tensor's values; floating point and quantised ones as ``dtype``. Raises ``CheckpointError`` for a
+        value that is too large for it."""
         stored, scale = self.stored(name), self.scale(name)
         if scale is not None:
-            return (stored.float() * _broadcast(scale, stored, name)).to(dtype)
-        return stored.to(dtype) if stored.is_floating_point() else stored
+            return narrowed(multiplied(stored, scale), dtype, name)
+        return narrowed(stored, dtype, name) if stored.is_floating_point() else stored
 
 
 def find_parts(source: Source) -> dict[str, StoredPart]:
@@ -125,18 +134,18 @@ def said_of_itself(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]
     """What a file's metadata say it is, else what a JSON file beside it says; None where neither does."""
     text = metadata.get(METADATA_KEY)
     if text is not None:
-        return _object(text)
+        return _object(text[:LARGEST_CONFIG])
     for beside in (path.with_suffix(".json"), path.parent / "hallo3.json"):
-        if beside.is_file() and beside.stat().st_size <= LARGEST_CONFIG:
-            fields = _object(beside.read_text(encoding="utf-8", errors="replace"))
-            if fields is None:
-                raise CheckpointError(
-                    "The configuration beside the weights cannot be read.",
-                    found=str(beside),
-                    expected="a JSON object with the model's sizes",
-                    do="mend it, or remove it to load the released model's sizes",
-                )
+        fields = _object(small_text(beside, LARGEST_CONFIG)) if beside.is_file() else None
+        if fields is not None and fields.keys() & OURS:  # other programs keep notes beside files too
             return fields if "config" in fields else {"config": fields}
+        if beside.is_file() and beside.name == "hallo3.json":
+            raise CheckpointError(
+                "The configuration beside the weights cannot be read.",
+                found=str(beside),
+                expected="a JSON object with the model's sizes",
+                do="mend it, or remove it to load the released model's sizes",
+            )
     return None
 
 
@@ -155,7 +164,7 @@ def _object(text: str) -> Mapping[str, Any] | None:
 def _stored(source: Source, naming: Naming, prefix: str, said: Mapping[str, Any] | None) -> StoredPart:
     own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
     dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
-    scales, plain = _without_scales({name: key for name, key in own.items() if name not in dropped}, source)
+    scales, plain = without_scales({name: key for name, key in own.items() if name not in dropped}, source)
     made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
     mine = said if said is not None and said.get("part", naming.part) == naming.part else None
     return StoredPart(
@@ -166,51 +175,7 @@ def _stored(source: Source, naming: Naming, prefix: str, said: Mapping[str, Any]
             name: Assembly(one.shape, tuple((plain[key], start, stop) for key, start, stop in one.stretches))
             for name, one in made.items()
         },
-        scales={name: scales[name] for name in made if name in scales},
+        scales=scales,
         dropped={own[name]: why for name, why in (naming.keys.dropped(plain) | dropped).items()},
         said=mine,
     )
-
-
-def _without_scales(own: dict[str, str], source: Source) -> tuple[dict[str, str], dict[str, str]]:
-    """Scales by the weight they belong to, and what remains of the names."""
-    scales = {
-        name.removesuffix(ending) + ".weight": key
-        for name, key in own.items()
-        for ending in SCALES
-        if name.endswith(ending)
-    }
-    for name, key in own.items():
-        if name.endswith(_FORMAT):
-            _check_format(name.removesuffix(_FORMAT), source.read(key))
-    extras = (*SCALES, *_UNUSED, _FORMAT)
-    plain = {name: key for name, key in own.items() if not name.endswith(extras) and name != _MARK}
-    return scales, plain
-
-
-def _check_format(layer: str, raw: Tensor) -> None:
-    fields = (
-        _object(
-            bytes(cast("list[int]", raw.to(torch.uint8).flatten()[:1000].tolist())).decode("utf-8", "replace")
-        )
-        or {}
-    )
-    if fields.get("format") not in FORMATS:
-        raise CheckpointError(
-            "The weights are quantised in a way that is not read here.",
-            found=f"{layer}: {str(fields.get('format'))[:40]}",
-            expected=", ".join(FORMATS),
-            do="use a file of bf16, fp16 or fp8 weights; ComfyUI's nodes may read this one",
-        )
-
-
-def _broadcast(scale: Tensor, stored: Tensor, name: str) -> Tensor:
-    rows = len(stored) if stored.ndim else 1
-    if scale.numel() not in (1, rows):
-        raise CheckpointError(
-            "A quantised tensor's scale does not fit it.",
-            found=f"{name} {list(stored.shape)} with a scale of {list(scale.shape)}",
-            expected=f"1 or {rows} numbers",
-            do="use another file of these weights",
-        )
-    return scale.reshape(-1, *[1] * (stored.ndim - 1)) if scale.numel() > 1 else scale.reshape(())

@@ -104,10 +104,15 @@ class ModelFolder:
         """Where a part is; where it should be, if it is nowhere."""
         if part in self.given:
             return self.given[part]
+        if part in ("transformer", "reference"):  # DeepSpeed's `latest` knows better than an alphabet
+            for folder in (self.path / "hallo3", self.path):
+                if not self.own(part).exists() and (folder / "latest").is_file():
+                    return folder
         for pattern in PLACES[part]:
             found = sorted(self.path.glob(pattern)) if "*" in pattern else [self.path / pattern]
-            if found and found[0].exists():
-                return found[0]
+            for place in found:
+                if place.exists():
+                    return place
         return self.own(part)
 
     def own(self, part: str) -> Path:

@@ -82,7 +82,8 @@ def precision_of(numbers: Precision | torch.dtype | str) -> Precision:
 
 def fp8_scale(largest: Tensor) -> Tensor:
     """The scale of a matrix whose largest magnitude is given: float32, 1 for a matrix of zeros."""
-    return torch.where(largest > 0, largest.float() / LARGEST, torch.ones(()))
+    least = torch.finfo(torch.float32).tiny  # so small a matrix is nothing but must not be divided by 0
+    return torch.where(largest > 0, (largest.float() / LARGEST).clamp(min=least), torch.ones(()))
 
 
 def to_fp8(values: Tensor, scale: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,8 @@ from ..tensorfile.layout import Entry
 SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 """What a folder's only weights file is called, by preference."""
 DEEPSPEED = "mp_rank_00_model_states.pt"
-LARGEST_INDEX = 16 << 20
+LARGEST_INDEX = 4 << 20
+_NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
 class Source:
@@ -96,14 +98,15 @@ def files_of(path: Path) -> list[Path]:
         return [path / DEEPSPEED]
     if (path / "latest").is_file():
         return [_latest(path)]
-    indexes = sorted(path.glob("*.index.json"))
-    if indexes:
-        return _shards(indexes[0])
+    for ending in ("safetensors", "bin"):
+        indexes = sorted(path.glob(f"*.{ending}.index.json"))
+        if indexes:
+            return _shards(indexes[0])
     for name in SINGLE:
         if (path / name).is_file():
             return [path / name]
     found = sorted(path.glob("*.safetensors"))
-    if found and all("-of-" in one.stem for one in found):
+    if found and all(_NUMBERED.search(one.stem) for one in found):
         return _complete(found)
     if len(found) == 1:
         return found
@@ -115,9 +118,23 @@ def files_of(path: Path) -> list[Path]:
     )
 
 
+def small_text(path: Path, most: int) -> str:
+    """The beginning of a text file. Raises ``CheckpointError`` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most).decode("utf-8", "replace")
+    except OSError as error:
+        raise CheckpointError(
+            "A file beside the weights cannot be read.",
+            found=f"{path}: {error.strerror or error}",
+            expected="a file that you may read",
+            do="check its permissions",
+        ) from error
+
+
 def _latest(folder: Path) -> Path:
     """DeepSpeed's layout: ``latest`` names the sub-folder."""
-    text = (folder / "latest").read_text(encoding="utf-8", errors="replace")[:40].strip()
+    text = small_text(folder / "latest", 40).strip()
     if not (text.isdecimal() or text == "release"):
         raise CheckpointError(
             "The checkpoint folder cannot be read.",
@@ -131,11 +148,10 @@ def _latest(folder: Path) -> Path:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, all of which must be there."""
     try:
-        raw = index.read_bytes()[: LARGEST_INDEX + 1]
-        fields: Any = json.loads(raw) if len(raw) <= LARGEST_INDEX else None
+        fields: Any = json.loads(small_text(index, LARGEST_INDEX))
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
-        named = all(type(name) is str and name == Path(name).name for name in names)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        named = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _bad_index(index, "no list of files") from error
     if not names or not named:
         raise _bad_index(index, f"{names[:1]}")

@@ -102,7 +102,7 @@ def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny
     [
         ({"segment": {"frames": 18}}, "17 or 21"),
         ({"segment": {"height": 40}}, "32 or 48"),
-        ({"trunk": {"heads": 0}}, "positive whole number"),
+        ({"trunk": {"heads": 0}}, "whole number from 1"),
         ({"trunk": {"head_dim": 24}}, "multiple of 16"),
         ({"trunk": {"unheard_of": 1}}, "unheard_of"),
         ({"name": 5}, "str"),
