@@ -35,8 +35,6 @@ from ..weights.precision import precision_named
 from .bars import bytes_bar
 from .bill import as_dict, bill
 
-KNOWN = Path.home() / ".cache" / "hallo3" / "examined.json"
-"""Which weights files have been looked through."""
 LARGEST = 16
 """How many times frames may be enlarged."""
 
@@ -119,8 +117,18 @@ def _models(options: Namespace) -> Models:
         print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
     offload = options.offload or ("blocks" if options.low_memory and device.type != "cpu" else "none")
     files, precision = _files(options), precision_named(numbers)
-    examined = None if options.model.resolve() == FOLDER and not files.given else Examined(KNOWN, bytes_bar)
+    examined = (
+        None if options.model.resolve() == FOLDER and not files.given else Examined(_memory(), bytes_bar)
+    )
     return load_models(files, device, precision, offload=offload, examined=examined)
+
+
+def _memory() -> Path | None:
+    """Where it is kept which weights files have been looked through, if there is a home to keep it in."""
+    try:
+        return Path.home() / ".cache" / "hallo3" / "examined.json"
+    except RuntimeError:
+        return None
 
 
 def _files(options: Namespace) -> ModelFolder:
