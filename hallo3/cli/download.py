@@ -42,7 +42,7 @@ def run_download(options: Namespace) -> None:
         hub.snapshot_download(
             REPOSITORY, revision=revision, allow_patterns=list(published), local_dir=str(folder)
         )
-    except OSError as error:  # the hub's own errors are OSErrors too
+    except Exception as error:  # the hub's errors, and those of whatever it reaches the network with
         raise _failed(error) from error
     _check(folder, published, notes)
     noted = {name: {"size": size, "sha256": digest} for name, (size, digest) in published.items()}
@@ -69,7 +69,7 @@ def _published(hub: Any, revision: str, patterns: Iterable[str]) -> tuple[str, d
     """The commit, and size and SHA-256 (where the page knows it) of each file that is wanted."""
     try:
         info = hub.HfApi().model_info(REPOSITORY, revision=revision, files_metadata=True)
-    except OSError as error:
+    except Exception as error:
         raise _failed(error) from error
     found: dict[str, tuple[int, str]] = {}
     for file in info.siblings or ():
@@ -120,7 +120,7 @@ def _wrong(path: Path, found: str, expected: str) -> CheckpointError:
     )
 
 
-def _failed(error: OSError) -> OutputError:
+def _failed(error: Exception) -> OutputError:
     return OutputError(
         "The download did not finish.",
         found=(str(error).splitlines() or ["no reason given"])[0][:300],

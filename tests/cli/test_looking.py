@@ -159,11 +159,12 @@ def test_no_connection_is_told(
     tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
-        raise OSError("name resolution failed")
+        raise RuntimeError("name resolution failed")  # as httpx's, which are no OSErrors
 
-    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", fails)
-    assert main(["download", str(tmp_path)]) == 1
-    assert "goes on where it stopped" in capsys.readouterr().err
+    for called in ("snapshot_download", "HfApi"):
+        monkeypatch.setattr(sys.modules["huggingface_hub"], called, fails)
+        assert main(["download", str(tmp_path)]) == 1
+        assert "goes on where it stopped" in capsys.readouterr().err
     del hub
 
 
