@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hallo3.cli import memory
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
@@ -19,6 +21,14 @@ from hallo3.random_set import write_random_set
 from hallo3.weights.precision import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember stays out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "home", lambda: tmp_path_factory.mktemp("home"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,11 +29,10 @@ from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
 from ..stages import Progress
 from ..stored import model_config
-from ..weights.examine import Examined
 from ..weights.places import ModelFolder
 from ..weights.precision import precision_named
-from .bars import bytes_bar
 from .bill import as_dict, bill
+from .memory import remembered
 
 LARGEST = 16
 """How many times frames may be enlarged."""
@@ -117,18 +116,8 @@ def _models(options: Namespace) -> Models:
         print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
     offload = options.offload or ("blocks" if options.low_memory and device.type != "cpu" else "none")
     files, precision = _files(options), precision_named(numbers)
-    examined = (
-        None if options.model.resolve() == FOLDER and not files.given else Examined(_memory(), bytes_bar)
-    )
+    examined = None if options.model.resolve() == FOLDER and not files.given else remembered()
     return load_models(files, device, precision, offload=offload, examined=examined)
-
-
-def _memory() -> Path | None:
-    """Where it is kept which weights files have been looked through, if there is a home to keep it in."""
-    try:
-        return Path.home() / ".cache" / "hallo3" / "examined.json"
-    except RuntimeError:
-        return None
 
 
 def _files(options: Namespace) -> ModelFolder:

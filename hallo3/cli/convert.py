@@ -26,6 +26,7 @@ from ..weights.places import PLACES, ModelFolder, destination
 from ..weights.precision import PRECISIONS, Precision, precision_named
 from ..weights.source import Source, open_source
 from .bars import bytes_bar
+from .memory import remembered
 
 TOKENIZER = (
     "spiece.model",
@@ -54,7 +55,7 @@ def run_convert(options: Namespace) -> None:
     _return_freed_memory()
     precision = precision_named(options.dtype)
     tasks = _tasks(options, precision)
-    examined = Examined(watching=bytes_bar)
+    examined = remembered()
     for task in tasks:
         _convert(task, precision, examined, options.config)
     _copy_tokenizer(options, tasks)
