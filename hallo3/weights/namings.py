@@ -183,6 +183,8 @@ OUTSIDE: dict[str, str] = {
     "loss.": "judges the VAE while training",
     "lm_head.": "spells what was heard, which is not asked",
     "model_ema.": "an average kept while training",
+    "spiece_model": "the tokenizer, which is read from files of its own",
+    "logit_scale": "belongs to another text encoder",
 }
 """Tensors beside a part's, by how their names begin, and why they are not needed."""
 
