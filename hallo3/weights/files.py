@@ -16,7 +16,7 @@ from ..errors import CheckpointError, OutputError
 from .examine import Examined
 from .part import METADATA_KEY, StoredPart, find_part, said_of_itself
 from .precision import FP8, Precision, fp8_scale, to_fp8
-from .source import open_source
+from .source import Source, open_source
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -64,8 +64,7 @@ def read_part(
     with open_source(path) as source:
         found = find_part(source, part)
         if examined is not None:
-            for file in source.files:
-                examined.hash_of(file)
+            _look_through(source, examined)
         state: dict[str, Tensor] = {}
         for name in found.made:
             state.update(held(found, name, precision))
@@ -75,8 +74,12 @@ def read_part(
 def look_through(path: Path, examined: Examined) -> None:
     """Have a file's contents examined, unless they were before. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        for file in source.files:
-            examined.hash_of(file)
+        _look_through(source, examined)
+
+
+def _look_through(source: Source, examined: Examined) -> None:
+    for file in source.files:
+        examined.hash_of(file)
 
 
 def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:

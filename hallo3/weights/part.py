@@ -93,7 +93,7 @@ class StoredPart:
 
 def find_parts(source: Source) -> dict[str, StoredPart]:
     """Every part that a source holds. Raises ``CheckpointError`` for names or scales that are not read."""
-    said = _said(source)
+    said = said_of_itself(source.metadata, source.files[0].path)
     names = source.entries.keys()
     found: dict[str, StoredPart] = {}
     for naming in NAMINGS:
@@ -147,10 +147,6 @@ def said_of_itself(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]
                 do="mend it, or remove it to load the released model's sizes",
             )
     return None
-
-
-def _said(source: Source) -> Mapping[str, Any] | None:
-    return said_of_itself(source.metadata, source.files[0].path)
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
