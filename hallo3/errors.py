@@ -13,6 +13,15 @@ def clean(text: str) -> str:
     return shown + ("..." if len(text) > LONGEST else "")
 
 
+SHORT_OF_MEMORY = ("out of memory", "cannot allocate memory", "can't allocate memory", "not enough memory")
+"""What torch, its allocators and the systems say."""
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, whoever noticed."""
+    return isinstance(error, MemoryError) or any(said in str(error).lower() for said in SHORT_OF_MEMORY)
+
+
 class Hallo3Error(Exception):
     """Anything this package refuses or cannot do, in a form fit for a user's eyes.
 

@@ -34,6 +34,14 @@ class Frames(NamedTuple):
     pixels: Tensor
 
 
+class Rendered(NamedTuple):
+    """One segment: its new frames ``pixels`` [F, 3, H, W] in 0..1 on the whole canvas, and the ``motion``
+    frames [1, 3, m, H, W] in -1..1 that the next one goes on from."""
+
+    pixels: Tensor
+    motion: Tensor
+
+
 def unwatched(progress: Progress) -> None:
     """Nobody looks."""
     del progress
@@ -104,11 +112,35 @@ def render(
     """
     motion = first_motion(canvas, plan)
     for segment in plan:
-        shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
-        latents = sample(encode(shown, segment), segment)
-        frames = collect(decode(latents), segment.keep.stop)
-        motion = frames[:, :, -plan.config.motion_frames :] * 2 - 1
-        yield Frames(segment, frames[0, :, segment.keep].transpose(0, 1))
+        pixels, motion = render_segment(
+            canvas,
+            motion,
+            segment,
+            encode=encode,
+            sample=sample,
+            decode=decode,
+            noise=noise,
+            motion_drop=motion_drop,
+        )
+        yield Frames(segment, pixels)
+
+
+def render_segment(
+    canvas: Tensor,
+    motion: Tensor,
+    segment: Segment,
+    *,
+    encode: Callable[[Tensor, Segment], Tensor],
+    sample: Callable[[Tensor, Segment], Tensor],
+    decode: Callable[[Tensor], Iterator[Tensor]],
+    noise: Noise,
+    motion_drop: float,
+) -> Rendered:
+    """One segment, which goes on from ``motion``; see :func:`render`."""
+    shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
+    frames = collect(decode(sample(encode(shown, segment), segment)), segment.keep.stop)
+    last = slice(segment.keep.stop - motion.shape[2], segment.keep.stop)
+    return Rendered(frames[0, :, segment.keep].transpose(0, 1), frames[:, :, last] * 2 - 1)
 
 
 def first_motion(canvas: Tensor, plan: SegmentPlan) -> Tensor:

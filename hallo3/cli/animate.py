@@ -1,207 +1,123 @@
-"""``hallo3 animate``: refuse what cannot work, then load, render and write."""
+"""``hallo3 animate``: refuse what cannot work, go on where an earlier run stopped, render, join."""
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from argparse import Namespace
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from ..built_in import FOLDER
-from ..config import Hallo3Config
-from ..errors import InputError
-from ..load import load_models
-from ..media.canvas import Canvas, enlarged, fit
-from ..media.picture import read_picture
-from ..media.sound import Recording, read_recording, to_mono
-from ..media.video import VideoWriter
-from ..models import Models
-from ..parts import PARTS
-from ..pipeline import animate
-from ..segments import SegmentPlan, plan_segments
-from ..settings import Settings, settings_for
-from ..stages import Progress
-from ..stored import model_config
-from ..weights.places import ModelFolder
-from ..weights.precision import precision_named
+from ..cost import Cost, check_disk, cost_of
+from ..journal.about import About
+from ..journal.job import Job, inherit, open_job
+from ..journal.jobs import put_aside, tidy
+from ..journal.pace import pace_of
+from ..kept import NO_REDO, Redo, redo_named
 from .bill import as_dict, bill
-from .memory import remembered
-
-LARGEST = 16
-"""How many times frames may be enlarged."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A run whose inputs have all been read and accepted; ``speech`` is mono at the encoder's rate,
-    ``enlarge`` how many times as large as rendered the frames are written."""
-
-    config: Hallo3Config
-    settings: Settings
-    portrait: Tensor
-    canvas: Canvas
-    speech: Recording
-    plan: SegmentPlan
-    enlarge: int
-
-    @property
-    def width(self) -> int:
-        """The video's, in pixels."""
-        return self.canvas.width * self.enlarge
-
-    @property
-    def height(self) -> int:
-        """The video's, in pixels."""
-        return self.canvas.height * self.enlarge
+from .jobs import find_parent, print_jobs
+from .request import Request, check_output, jobs_folder, read_request
+from .run import Run
 
 
 def run_animate(options: Namespace) -> None:
     """The whole command. Every input is checked before any weights are loaded."""
-    if not options.plan:
-        _check_output(options)
-    job = _job(options)
-    if options.plan:
-        _print_plan(options, job)
+    if options.jobs:
+        print_jobs(jobs_folder(options))
         return
-    _render(options, job, _models(options))
+    if not options.plan:
+        check_output(options)
+    request = read_request(options)
+    if options.plan:
+        _print_plan(request)
+        return
+    with torch.inference_mode():
+        _animate(request)
 
 
-def _job(options: Namespace) -> Job:
-    config = model_config(_files(options).transformer)
-    _check_enlargement(options.enlarge)
-    settings = settings_for(
-        config.defaults,
-        steps=options.steps,
-        guidance_scale=options.guidance,
-        sampler=options.sampler,
-        seed=options.seed,
-    )
-    settings = replace(
-        settings,
-        posterior=options.posterior,
-        sequential=options.low_memory,
-        on_access=options.low_memory,
-    )
-    portrait = read_picture(options.portrait)
-    rate = config.segment.sample_rate
-    waveform = to_mono(read_recording(options.speech), rate)
-    return Job(
-        config=config,
-        settings=settings,
-        portrait=portrait,
-        canvas=fit(portrait, config.segment.shape),
-        speech=Recording(waveform[None], rate),
-        plan=plan_segments(len(waveform), config.segment),
-        enlarge=options.enlarge,
-    )
-
-
-def _print_plan(options: Namespace, job: Job) -> None:
-    run = bill(job.config.name, job.plan, job.settings, job.width, job.height)
-    print(json.dumps(as_dict(run)) if options.json else run.text())
-
-
-def _models(options: Namespace) -> Models:
-    device, numbers = _device(options.device), options.dtype
-    if numbers == "auto":
-        numbers = "fp32" if device.type == "cpu" else "bf16"
-    if options.model.resolve() == FOLDER:
-        print("note: the built-in model has learned drawn faces only, not photographs.", file=sys.stderr)
-    offload = options.offload or ("blocks" if options.low_memory and device.type != "cpu" else "none")
-    files, precision = _files(options), precision_named(numbers)
-    examined = None if options.model.resolve() == FOLDER and not files.given else remembered()
-    return load_models(files, device, precision, offload=offload, examined=examined)
-
-
-def _files(options: Namespace) -> ModelFolder:
-    given = {part: path for part in (*PARTS, "tokenizer") if (path := getattr(options, part)) is not None}
-    return ModelFolder(options.model, given)
-
-
-def _render(options: Namespace, job: Job, models: Models) -> None:
-    started = time.monotonic()
-    segments, steps = len(job.plan), job.settings.steps
-    writer = VideoWriter(
-        options.output,
-        width=job.width,
-        height=job.height,
-        fps=job.config.segment.fps,
-        sound=options.speech,
-    )
-    with tqdm(total=segments * steps, unit="step", desc=f"segment 1/{segments}") as bar, writer as video:
-
-        def watch(progress: Progress) -> None:
-            bar.set_description(f"segment {progress.segment + 1}/{segments}", refresh=False)
-            bar.update(progress.segment * steps + progress.step - bar.n)
-
-        try:
-            for _, frames in animate(
-                job.portrait, job.speech, options.prompt, models, job.settings, watch=watch
-            ):
-                for n in range(len(frames)):  # one by one: large ones together would not fit into memory
-                    video.write(enlarged(frames[n : n + 1], job.enlarge))
-        except BaseException:
-            if video.frames:
-                bar.write(f"note: {video.frames} finished frames are kept in {video.partial}", sys.stderr)
-            raise
+def _animate(request: Request) -> None:
+    started, options, jobs = time.monotonic(), request.options, request.jobs
+    parent = find_parent(jobs, options.continue_from) if options.continue_from else None
+    about = about_of(request, parent)
+    redo = redo_named(options.redo, options.take, about.segments)
+    for gone in tidy(jobs, about.key):
+        _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
+    if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
+        _note(f"what was finished before is kept in {aside}")
+    with open_job(jobs, about) as job:
+        if parent is not None:
+            with open_job(jobs, parent) as before:
+                inherit(job, before)
+        _tell_where(job, redo)
+        check_disk(cost(request), jobs)
+        drawn = Run(request, job, redo, parent).render()
+    before_now = f"; {about.segments - drawn} of {about.segments} segments were finished before"
     print(
-        f"{options.output}: {writer.frames} frames, {writer.frames / job.config.segment.fps:.2f} s, "
-        f"{job.width} x {job.height}, in {time.monotonic() - started:.1f} s"
+        f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
+        f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"
+        + before_now
+        * (drawn < about.segments)
     )
 
 
-def _check_enlargement(times: int) -> None:
-    if not 1 <= times <= LARGEST:
-        raise InputError(
-            "The frames cannot be enlarged so many times.",
-            found=f"--enlarge {times}",
-            expected=f"a whole number from 1 to {LARGEST}",
-            do="choose a value in that range, or leave --enlarge out",
-        )
+def about_of(request: Request, parent: About | None) -> About:
+    """The job of a request, which may go on from another."""
+    options = request.options
+    key = request.key(parent.key if parent else "")
+    return About(
+        key=key,
+        root=parent.root if parent else key,
+        segments=len(request.plan) + (parent.segments if parent else 0),
+        frames=request.plan.frames + (parent.frames if parent else 0),
+        headers=request.headers(),
+        what={
+            "portrait": options.portrait.name,
+            "speech": options.speech.name,
+            "model": request.config.name,
+            "video": options.output.name,
+        },
+    )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise InputError(
-            "This device is not available.",
-            found=f"--device {name}",
-            expected=" or ".join(device for device, there in available.items() if there),
-            do="choose one of these, or leave --device out",
-        )
-    return torch.device(name)
+def cost(request: Request) -> Cost:
+    """What the request will take."""
+    audio = request.config.audio
+    return cost_of(
+        request.plan,
+        request.config.segment.shape,
+        (request.width, request.height),
+        request.encoding.codec,
+        weights=request.weight_bytes(),
+        features=audio.layers * audio.channels * 4,
+        pace=pace_of(request.jobs, request.kind),
+    )
 
 
-def _check_output(options: Namespace) -> None:
-    """Refuse now what could not be written in an hour."""
-    path: Path | None = options.output
-    if path is None or path.suffix.lower() != ".mp4":
-        problem = "no -o" if path is None else f"-o {path}"
-        raise _refused(problem, "a file name that ends in .mp4", "name the video with -o OUT.mp4")
-    if path.is_dir():
-        raise _refused(f"{path} is a folder", "a file name", "choose another name")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
-    for source in (options.portrait, options.speech):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise _refused(f"{path} is an input", "another file", "choose another name")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
+def _print_plan(request: Request) -> None:
+    run = bill(request.config.name, request.plan, request.settings, request.width, request.height)
+    expected = cost(request)
+    if request.options.json:
+        print(json.dumps(as_dict(run) | asdict(expected) | {"disk": expected.disk}))
+    else:
+        print(f"{run.text()}\n{expected.text()}")
+    check_disk(expected, request.jobs)
 
 
-def _refused(found: str, expected: str, do: str) -> InputError:
-    return InputError("The video cannot be written there.", found=found, expected=expected, do=do)
+def _tell_where(job: Job, redo: Redo) -> None:
+    total = job.about.segments
+    if redo != NO_REDO:
+        again = [n for n, r in enumerate(job.records) if r is not None and redo.wants(n, r)]
+        if again:
+            _note(f"doing segments {redo.first} to {redo.last} again, take {redo.take}")
+        else:
+            _note(f"segments {redo.first} to {redo.last} are take {redo.take} already; --take makes others")
+    elif job.done == total:
+        _note(f"all {total} segments are finished; nothing is rendered")
+    elif job.done:
+        _note(f"going on after {job.done} of {total} finished segments")
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..built_in import FOLDER, NAME
+from ..media.encoding import CODECS
 from ..parts import PARTS
 
 ABOUT = "Animate one portrait from speech (Hallo3)."
@@ -27,6 +28,7 @@ def parser() -> ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _animate(commands.add_parser("animate", help="portrait and speech in, video out", description=ABOUT))
+    _jobs(commands.add_parser("jobs", help="what is kept of videos, to list and to clear"))
     _convert(
         commands.add_parser("convert", help="the original's checkpoints to safetensors", description=CONVERT)
     )
@@ -44,11 +46,10 @@ def _animate(command: ArgumentParser) -> None:
     add(
         "--portrait",
         type=Path,
-        required=True,
         metavar="P",
         help="picture of one person, 64 px or more a side",
     )
-    add("--speech", type=Path, required=True, metavar="S", help="audio or video file with the speech")
+    add("--speech", type=Path, metavar="S", help="audio or video file with the speech")
     add("--prompt", default="", metavar="T", help="what the picture shows (default: no text)")
     add(
         "--model",
@@ -57,7 +58,7 @@ def _animate(command: ArgumentParser) -> None:
         metavar="DIR",
         help=f"model folder, or {NAME}: small, for drawn faces (default: {NAME})",
     )
-    add("-o", "--output", type=Path, metavar="OUT.mp4", help="video to write; needed unless --plan")
+    add("-o", "--output", type=Path, metavar="OUT.mp4", help="video to write: .mp4, .mov or .mkv")
     add("--steps", type=int, metavar="N", help="sampling steps a segment (default: the model's)")
     add("--guidance", type=float, metavar="G", help="guidance scale; 1 is none (default: the model's)")
     add("--seed", type=int, default=0, metavar="N", help="0 to 2^64 - 1 (default: 0)")
@@ -65,6 +66,8 @@ def _animate(command: ArgumentParser) -> None:
     add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
     add("--plan", action="store_true", help="print what a run would take and render nothing")
     add("--json", action="store_true", help="with --plan: as one JSON object")
+    _going_on(command)
+    _video(command)
     expert = command.add_argument_group("for experts")
     add = expert.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: a GPU if there is one)")
@@ -101,6 +104,33 @@ def _animate(command: ArgumentParser) -> None:
         files.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="PATH")
 
 
+def _going_on(command: ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "going on",
+        "Finished segments are kept beside the video; the same command goes on where it was stopped.",
+    )
+    add = group.add_argument
+    add("--jobs", action="store_true", help="list what is kept, and render nothing")
+    add(
+        "--jobs-folder",
+        type=Path,
+        metavar="DIR",
+        help="where to keep it (default: hallo3_jobs, beside the video)",
+    )
+    add("--fresh", action="store_true", help="start again; what was finished is put aside")
+    add("--redo", default="", metavar="A-B", help="render segments A to B anew (from 1; A- is to the end)")
+    add("--take", type=int, default=1, metavar="N", help="with --redo: which of many versions (default: 1)")
+    add("--continue-from", metavar="VIDEO", help="go on from a finished video (or its job) with this speech")
+
+
+def _video(command: ArgumentParser) -> None:
+    add = command.add_argument_group("the video file").add_argument
+    add("--codec", choices=tuple(CODECS), default="h264", help="how it is encoded (default: h264)")
+    add("--quality", type=int, metavar="N", help="0 is best (default: 17 for h264, 20 for h265)")
+    add("--pixels", metavar="FORMAT", help="as FFmpeg calls them (default: yuv420p, or what the codec has)")
+    add("--no-mark", action="store_true", help="do not say in the file that the video is made by a machine")
+
+
 def _model_folder(text: str) -> Path:
     """The built-in model by its name, any other by its folder."""
     return FOLDER if text == NAME else Path(text)
@@ -125,6 +155,19 @@ def _convert(command: ArgumentParser) -> None:
     add(
         "--config", type=Path, metavar="JSON", help="the sizes of a checkpoint that is not the released model"
     )
+
+
+def _jobs(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path(),
+        metavar="DIR",
+        help="where the videos are (default: here)",
+    )
+    add("--clear", nargs="+", metavar="JOB", help="take these jobs away, by name; all: every one")
 
 
 def _inspect(command: ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..errors import Hallo3Error, InputError
+from ..errors import Hallo3Error, InputError, is_short_of_memory
 from .arguments import parser
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": ("convert", "run_convert"),
     "doctor": ("look", "run_doctor"),
     "download": ("download", "run_download"),
+    "jobs": ("jobs", "run_jobs"),
     "inspect": ("look", "run_inspect"),
     "tiny": ("tiny", "make_tiny"),
 }
@@ -71,7 +72,7 @@ def _unusable(error: OSError) -> Hallo3Error:
 def _show_unexpected(error: Exception, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error, file=sys.stderr)
-    memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    memory = is_short_of_memory(error)
     advice = "use --low-memory, or close other programs" if memory else "report this; --traceback shows where"
     headline = "Out of memory." if memory else "Something went wrong that should not have."
     first_line = (str(error).splitlines() or [""])[0]

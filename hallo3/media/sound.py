@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, DependencyError
+from .sound_facts import SoundFacts
 
-CANCELLED = 1e-3
-"""A mix this much quieter than its channels means they cancel each other."""
+PIECE_SECONDS = 1
+"""Sound that is decoded before it is handed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class Recording:
 
 def read_recording(path: Path) -> Recording:
     """The first sound track of a file. Raises ``AudioError`` for anything that is not sound."""
+    return _joined(list(read_pieces(path)))
+
+
+def read_pieces(path: Path) -> Iterator[Recording]:
+    """The first sound track of a file, about a second at a time.
+
+    Raises ``AudioError`` for anything that is not sound, and at its end for a track without samples.
+    """
     if not path.is_file():
         raise AudioError(
             "The recording cannot be opened.",
@@ -51,7 +61,10 @@ def read_recording(path: Path) -> Recording:
                     expected="at least one audio track",
                     do="choose a recording of speech",
                 )
-            pieces, rate = _decode(container)
+            empty = True
+            for piece in _gathered(_decode(container)):
+                empty = False
+                yield piece
     except FFmpegError as error:
         raise AudioError(
             "The recording cannot be read.",
@@ -59,29 +72,44 @@ def read_recording(path: Path) -> Recording:
             expected="a complete WAV, MP3, FLAC, M4A, OGG or similar file",
             do="play it in an audio program and export it again",
         ) from error
-    if not pieces or not sum(piece.shape[1] for piece in pieces):
+    if empty:
         raise AudioError(
             "The recording is empty.",
             found=f"{path.name} with 0 samples",
             expected="at least one video frame of sound",
             do="record or export it again",
         )
-    return Recording(torch.from_numpy(np.concatenate(pieces, axis=1)), rate)
 
 
-def _decode(container: Any) -> tuple[list[np.ndarray[Any, np.dtype[np.float32]]], int]:
+def _decode(container: Any) -> Iterator[Recording]:
     import av
 
     stream = container.streams.audio[0]
     rate, layout = int(stream.rate), stream.layout
     to_float = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    pieces: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-    for frame in container.decode(stream):
-        pieces += [
-            cast("np.ndarray[Any, np.dtype[np.float32]]", f.to_ndarray()) for f in to_float.resample(frame)
-        ]
-    pieces += [cast("np.ndarray[Any, np.dtype[np.float32]]", f.to_ndarray()) for f in to_float.resample(None)]
-    return pieces, rate
+    for frame in chain(container.decode(stream), [None]):
+        for piece in to_float.resample(frame):
+            samples = cast("np.ndarray[Any, np.dtype[np.float32]]", piece.to_ndarray())
+            yield Recording(torch.from_numpy(samples), rate)
+
+
+def _gathered(pieces: Iterable[Recording]) -> Iterator[Recording]:
+    """The same sound in pieces that are worth computing with, none of them empty."""
+    held: list[Recording] = []
+    seconds = 0.0
+    for piece in pieces:
+        if piece.waveform.shape[1]:
+            held.append(piece)
+            seconds += piece.seconds
+        if seconds >= PIECE_SECONDS:
+            yield _joined(held)
+            held, seconds = [], 0.0
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: list[Recording]) -> Recording:
+    return Recording(torch.cat([piece.waveform for piece in pieces], dim=1), pieces[0].sample_rate)
 
 
 def to_mono(recording: Recording, sample_rate: int) -> Tensor:
@@ -106,27 +134,11 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
             do="record or export it again",
         )
     waveform = waveform.float()
-    finite = waveform.isfinite().all(dim=0)
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0])
-        raise AudioError(
-            "The recording holds values that are not numbers.",
-            found=f"NaN or infinity at {first / recording.sample_rate:.3f} s",
-            expected="finite samples",
-            do="export the recording again",
-        )
-    return resample(_mix(waveform), recording.sample_rate, sample_rate)
-
-
-def _mix(waveform: Tensor) -> Tensor:
-    loudest = float(waveform.abs().max())
-    if loudest == 0:
-        warnings.warn("The recording is digital silence; the mouth has nothing to follow.", stacklevel=4)
-    mono = waveform.mean(dim=0)
-    if float(mono.abs().max()) < CANCELLED * loudest:
-        warnings.warn("The channels cancel each other when mixed; the first one is used.", stacklevel=4)
-        mono = waveform[0]
-    return mono
+    facts = SoundFacts(recording.sample_rate, waveform.shape[0])
+    facts.add(waveform)
+    facts.check()
+    facts.tell()
+    return resample(facts.mix(waveform), recording.sample_rate, sample_rate)
 
 
 def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -136,11 +148,16 @@ def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
     try:
         import librosa
     except ImportError as error:
-        raise DependencyError(
-            "Resampling a recording needs a library that is not installed.",
-            found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
-            expected=f"librosa, or a recording at {target_rate} Hz",
-            do="pip install librosa",
-        ) from error
+        raise no_resampler(error, source_rate, target_rate) from error
     resampled = librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate)
     return torch.from_numpy(resampled)
+
+
+def no_resampler(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
+    """What to tell if librosa, or soxr that comes with it, is missing."""
+    return DependencyError(
+        "Resampling a recording needs a library that is not installed.",
+        found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
+        expected=f"librosa, or a recording at {target_rate} Hz",
+        do="pip install librosa",
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+import torch
+
 from ..errors import CheckpointError
-from .layout import DTYPES, Entry, check_shape, damaged
+from .layout import DTYPES, NAMES, Entry, check_shape, damaged
 
 LARGEST, MOST = 16 << 20, 60_000
 """Bytes of a header, and tensors in it; that of the released model has 0.3 million and two thousand."""
@@ -33,6 +35,21 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str,
     entries = {name: _entry(name, value, start) for name, value in fields.items()}
     _check_places(entries, start, size)
     return entries, cast("dict[str, str]", metadata)
+
+
+def header_bytes(
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """The header of a safetensors file with tensors of these names, types and shapes, in this order."""
+    fields: dict[str, Any] = {METADATA: dict(metadata)}
+    position = 0
+    for name, dtype, shape in tensors:
+        end = position + math.prod(shape) * dtype.itemsize
+        fields[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def incomplete(size: int, needed: int, what: str) -> CheckpointError:

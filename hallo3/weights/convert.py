@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..tensorfile.layout import NAMES
+from ..tensorfile.header import header_bytes
 from .examine import Watch, unwatched
 from .part import METADATA_KEY, StoredPart
 from .precision import FP8, Precision, fp8_scale, to_fp8
@@ -89,7 +89,8 @@ def recipe(
         else:
             items.append(_plain(found, name, precision.compute))
     items.sort(key=lambda item: -item.dtype.itemsize)  # so that each begins where its type may
-    return Recipe(_header(items, {METADATA_KEY: json.dumps(says)}), tuple(items))
+    names = ((item.name, item.dtype, item.shape) for item in items)
+    return Recipe(header_bytes(names, {METADATA_KEY: json.dumps(says)}), tuple(items))
 
 
 def _plain(found: StoredPart, name: str, compute: torch.dtype) -> Item:
@@ -141,22 +142,6 @@ def _values(found: StoredPart, name: str) -> Iterator[Tensor]:
     if found.scaled(name):
         return iter(cast("tuple[Tensor, ...]", found.tensor(name, torch.float32).flatten().split(BLOCK)))
     return found.pieces(name, BLOCK)
-
-
-def _header(items: list[Item], metadata: dict[str, str]) -> bytes:
-    fields: dict[str, Any] = {"__metadata__": metadata}
-    position = 0
-    for item in items:
-        end = position + item.nbytes
-        fields[item.name] = {
-            "dtype": NAMES[item.dtype],
-            "shape": list(item.shape),
-            "data_offsets": [position, end],
-        }
-        position = end
-    text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _bytes(block: Tensor) -> bytes:

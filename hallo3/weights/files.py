@@ -71,15 +71,14 @@ def read_part(
     return state
 
 
-def look_through(path: Path, examined: Examined) -> None:
-    """Have a file's contents examined, unless they were before. Raises ``CheckpointError``."""
+def look_through(path: Path, examined: Examined) -> list[str]:
+    """Have a part's files examined, unless they were before: their SHA-256. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        _look_through(source, examined)
+        return _look_through(source, examined)
 
 
-def _look_through(source: Source, examined: Examined) -> None:
-    for file in source.files:
-        examined.hash_of(file)
+def _look_through(source: Source, examined: Examined) -> list[str]:
+    return [examined.hash_of(file) for file in source.files]
 
 
 def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:

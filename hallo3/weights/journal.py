@@ -6,24 +6,24 @@ goes on from there. It gets its own name when it is complete.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, cast
 from zlib import crc32
 
 from ..errors import OutputError
+from ..storage.system import SYSTEM
+from ..storage.whole import FULL, UNFINISHED, write_whole
 from .convert import Recipe
 from .examine import Watch, unwatched
 
 SAFE_EVERY = 256 << 20
 """Bytes after which what was written is made safe."""
-UNFINISHED = ".unfinished"
 
 
 def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
@@ -41,10 +41,11 @@ def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
             _check_room(path.parent, recipe.size - start)
             watch(start)
             _write(recipe, file, start, crc, notes, watch)
-        unfinished.replace(path)
+        SYSTEM.replace(unfinished, path)
         notes.unlink(missing_ok=True)
+        SYSTEM.sync_folder(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        full = error.errno in FULL
         room = f"{recipe.size:,} bytes of room in a folder that you may write to"
         raise OutputError(
             "The converted weights cannot be written.",
@@ -54,7 +55,6 @@ def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
             if full
             else "choose another folder, or remove what is in the way",
         ) from error
-    _sync_folder(path.parent)
 
 
 def _write(recipe: Recipe, file: IO[bytes], start: int, crc: int, notes: Path, watch: Watch) -> None:
@@ -94,11 +94,8 @@ def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> tuple[int, int]:
 
 
 def _note(notes: Path, recipe: Recipe, written: int, crc: int) -> None:
-    fresh = notes.with_name(notes.name + ".fresh")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump({"recipe": _name(recipe), "written": written, "crc": crc}, file)
-        _make_safe(file)
-    fresh.replace(notes)
+    note = {"recipe": _name(recipe), "written": written, "crc": crc}
+    write_whole(notes, [json.dumps(note).encode()])
 
 
 def _name(recipe: Recipe) -> str:
@@ -109,18 +106,6 @@ def _name(recipe: Recipe) -> str:
 def _make_safe(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name safe too; Windows does this by itself and cannot open folders."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems cannot, and the file is there
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -137,26 +122,12 @@ def _check_room(folder: Path, needed: int) -> None:
 @contextmanager
 def _alone(file: IO[bytes], path: Path) -> Generator[None]:
     """Hold the file against a second run; the hold ends with the process, however it ends."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                raise FileNotFoundError(errno.ENOENT, "finished by another run", str(path))
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT, errno.EDEADLK):
-            yield  # a file system without locks
-            return
+    free = SYSTEM.hold(file.fileno())
+    if not free or not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
         raise OutputError(
             "The file is being written by another run.",
-            found=str(path),
+            found=f"{path}" if free else f"{path}, held by another process",
             expected="one conversion at a time",
             do="let the other one finish, or stop it first",
-        ) from error
+        )
     yield

@@ -9,7 +9,9 @@ import comfy.audio_encoders.wav2vec2
 import comfy.model_management as mm
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ...hallo3.audio.anatomy import Anatomy
 from ...hallo3.audio.encoder import Encoder, Wav2Vec2, encode_waveform
 from ...hallo3.audio.speech import Speech, in_memory
 from ...hallo3.config import SegmentConfig
@@ -39,6 +41,19 @@ class Halves:
     def encoder(self) -> Encoder:
         """The layers, called one by one."""
         return self.network.encoder
+
+    def anatomy(self) -> Anatomy:
+        """Its parts, for ``encode_streamed``; the weights are used in float32 whatever they are stored in."""
+        convolutions, encoder = self.network.feature_extractor.conv_layers, self.network.encoder
+        return Anatomy(
+            first=convolutions[0],
+            others=tuple(convolutions[1:]),
+            activation=F.gelu,
+            project=self.network.feature_projection,
+            positions=encoder.pos_conv_embed,
+            norm=encoder.layer_norm,
+            layers=tuple(encoder.layers),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def test_a_drawn_portrait_needs_one_note(
     assert [line for line in err.splitlines(keepends=True) if "note" in line] == [ABOUT]
     with av.open(str(video)) as container:
         assert [(f.width, f.height) for f in container.decode(video=0)] == [(256, 256)] * 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.wav", "v.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hallo3_jobs", "s.wav", "v.mp4"]
 
 
 def test_what_the_user_should_know_is_a_note_not_a_python_warning(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from going_on import frames_of
 from hallo3 import load
 from hallo3.cli.main import main
 from sounds import RATE, tone, write_wav
@@ -50,12 +51,8 @@ def test_a_video_with_sound_appears(inputs: dict[str, str], capfd: pytest.Captur
     with av.open(inputs["-o"]) as container:
         heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     assert float(np.abs(heard).max()) > 0.3
-    assert sorted(path.name for path in Path(inputs["-o"]).parent.iterdir()) == ["out.mp4", "p.png", "s.wav"]
-
-
-def frames_of(path: str) -> np.ndarray:
-    with av.open(path) as container:
-        return np.stack([frame.to_ndarray() for frame in container.decode(video=0)])
+    names = sorted(path.name for path in Path(inputs["-o"]).parent.iterdir())
+    assert names == ["hallo3_jobs", "out.mp4", "p.png", "s.wav"]
 
 
 def test_a_seed_gives_the_same_video_again(inputs: dict[str, str]) -> None:
@@ -76,7 +73,11 @@ def test_the_plan_is_the_bill_and_renders_nothing(
     del inputs["-o"]
     assert run(inputs, "--plan", "--json", steps="7", guidance="1") == 0
     out, err = capsys.readouterr()
-    assert json.loads(out) == {
+    said = json.loads(out)
+    assert said.pop("disk") == said.pop("job") + said.pop("video") > 0
+    assert said.pop("memory") > 2**29
+    assert (said.pop("render_seconds"), said.pop("measured")) == (None, False)
+    assert said == {
         "model": "nano",
         "segments": 2,
         "frames": 18,
@@ -201,14 +202,14 @@ def test_an_unexpected_error_is_one_and_has_no_traceback(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("bit rot\nin detail")
 
-    monkeypatch.setattr("hallo3.cli.animate.load_models", broken)
+    monkeypatch.setattr("hallo3.cli.perform.load_models", broken)
     assert run(inputs) == 1
     err = capsys.readouterr().err
     assert "RuntimeError: bit rot" in err
     assert "Traceback" not in err
     assert run(inputs, "--traceback") == 1
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setattr("hallo3.cli.animate.load_models", interrupted)
+    monkeypatch.setattr("hallo3.cli.perform.load_models", interrupted)
     assert run(inputs) == 1
     assert capsys.readouterr().err.endswith("Stopped.\n")
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hallo3.face.analysis import Face
+from hallo3.media.encoding import to_uint8
 from hallo3.media.sound import Recording
-from hallo3.media.video import to_uint8
 from hallo3.models import Models
 from hallo3.noise import Purpose
 from hallo3.pipeline import encode_speech, identify, render

@@ -21,9 +21,9 @@ SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
 GROUND = {"errors", "shapes", "config", "parts", "presets", "release", "segments", "built_in"}
 """Floor 0: the standard library only."""
-CELLAR = GROUND | {"ops", "noise", "residency", "streaming", "tensorfile"}
+CELLAR = GROUND | {"ops", "noise", "residency", "streaming", "storage", "tensorfile"}
 """Floor 1: torch and numpy besides."""
-ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media"}
+ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media", "journal"}
 """Floor 2: each knows the floors below and itself, never its neighbours."""
 LIBRARIES = {
     "transformers": {"audio", "text"},
@@ -32,6 +32,7 @@ LIBRARIES = {
     "av": {"media"},
     "PIL": {"media"},
     "librosa": {"media"},
+    "soxr": {"media"},
     "einops": {"model"},
     "tqdm": {"cli"},
     "huggingface_hub": {"cli"},

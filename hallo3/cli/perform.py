@@ -1,0 +1,144 @@
+"""The networks of a run, loaded when the first segment is to be rendered and not before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..audio.anatomy import anatomy_of
+from ..audio.speech import Speech
+from ..audio.spool import Spool, write_spool
+from ..audio.streamed import encode_streamed, read_layers
+from ..built_in import FOLDER
+from ..errors import FaceError
+from ..face.analysis import FaceAnalyzer, analyze
+from ..journal.key import content_of
+from ..kept import seed_of
+from ..load import load_models
+from ..media.long_sound import stream_mono
+from ..models import Models
+from ..noise import seeded_noise
+from ..pipeline import Rendered, encode_prompt, identify, render_segment
+from ..segments import Segment
+from ..stages import Watch, prepare
+from ..storage.whole import write_whole
+from ..video_job import Likeness, nobody_can_tell
+from .request import Request
+
+SPEECH, HEARD = "speech", "heard.json"
+
+
+class Performer:
+    """Renders any segment of a request. Weights load when that is asked for the first time."""
+
+    def __init__(self, request: Request, folder: Path, after: str, watch: Watch) -> None:
+        self._request, self._folder, self._after, self._watch = request, folder, after, watch
+        self._drawn: Callable[[Segment, Tensor, int], Rendered] | None = None
+        self._face: Likeness = nobody_can_tell
+
+    def draw(self, segment: Segment, motion: Tensor, take: int) -> Rendered:
+        """One segment, going on from motion frames [1, 3, m, H, W]."""
+        if self._drawn is None:
+            self._drawn = self._begin()
+        return self._drawn(segment, motion, take)
+
+    def likeness(self, frame: Tensor) -> float | None:
+        """How alike the face in a frame [3, h, w] and the portrait's are, 1 being the same; None where nobody
+        can tell."""
+        return self._face(frame)
+
+    def _begin(self) -> Callable[[Segment, Tensor, int], Rendered]:
+        request, settings = self._request, self._request.settings
+        if request.options.model.resolve() == FOLDER:
+            tqdm.write("note: the built-in model has learned drawn faces only, not photographs.", sys.stderr)
+        models = load_models(
+            request.files,
+            request.device,
+            request.precision,
+            offload=request.offload,
+            examined=request.examined,
+        )
+        noise = seeded_noise(seed_of(settings.seed, 0, self._after))
+        face = analyze(request.portrait, models.face, models.config.face)
+        speech = listen(request, models, self._folder / SPEECH)
+        prompt = encode_prompt(request.options.prompt, models)
+        identity = identify(request.portrait, face, models, settings, noise)
+        stages = prepare(identity, speech, prompt, models, settings, noise, self._watch)
+        self._face = _likeness(models.face, face.embedding)
+
+        def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
+            drawn = seeded_noise(seed_of(settings.seed, take, self._after))
+            mine = replace(stages, noise=drawn)
+            return render_segment(
+                identity.canvas.pixels,
+                motion,
+                segment,
+                encode=mine.encode,
+                sample=mine.sample,
+                decode=mine.decode,
+                noise=drawn,
+                motion_drop=settings.motion_drop,
+            )
+
+        return draw
+
+
+def listen(request: Request, models: Models, folder: Path) -> Speech:
+    """The recording's features, on disk in ``folder``; used as they are there if they are sound."""
+    plan, config = request.plan, models.config
+    rate, width = config.segment.sample_rate, config.audio.channels
+    layers = [Spool(folder / f"layer_{n:02}.f32", plan.padded, width) for n in range(config.audio.layers)]
+    if not _sound(folder, layers):
+        shutil.rmtree(folder, ignore_errors=True)
+        pieces = (piece[:, None] for piece in stream_mono(request.options.speech, rate, request.sound))
+        samples = write_spool(folder / "mono.f32", pieces, 1)
+        with models.speech as wav2vec2, tqdm(total=1.0, desc="listening", leave=False, bar_format=BAR) as bar:
+
+            def watch(done: int, total: int) -> None:
+                bar.update(done / total - bar.n)
+
+            device = next(wav2vec2.parameters()).device
+            encode_streamed(anatomy_of(wav2vec2), samples, plan, device, folder, watch)
+        samples.remove()
+        found = {layer.path.name: content_of(layer.path) for layer in layers}
+        write_whole(folder / HEARD, [json.dumps(found).encode()])
+    return Speech(read_layers(layers), plan, config.audio.window)
+
+
+BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
+
+
+def _sound(folder: Path, layers: list[Spool]) -> bool:
+    """Whether all that was heard is there, as it was written."""
+    try:
+        said: Any = json.loads((folder / HEARD).read_text(encoding="utf-8"))
+        return all(layer.complete and said[layer.path.name] == content_of(layer.path) for layer in layers)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _likeness(analyzer: FaceAnalyzer, embedding: Tensor) -> Likeness:
+    if analyzer.space == "thumbnail":  # recognises nobody
+        return nobody_can_tell
+
+    def likeness(frame: Tensor) -> float | None:
+        with warnings.catch_warnings(), suppress(FaceError):
+            warnings.simplefilter("ignore")
+            found = analyzer.analyze(frame).embedding
+            if bool(torch.isfinite(found).all()):
+                return float(F.cosine_similarity(found, embedding.to(found)).squeeze())
+        return None
+
+    return likeness

@@ -1,0 +1,247 @@
+"""What a user asks of ``hallo3 animate``, every input read and accepted before anything is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..built_in import FOLDER
+from ..config import Hallo3Config
+from ..errors import CheckpointError, InputError
+from ..journal.key import content_of, key_of
+from ..journal.record import digest
+from ..kept import NUMERICS
+from ..media.canvas import Canvas, fit
+from ..media.encoding import Encoding, headers_of
+from ..media.long_sound import recording_facts
+from ..media.picture import read_picture
+from ..media.sound_facts import SoundFacts
+from ..parts import PARTS
+from ..segments import SegmentPlan, plan_segments
+from ..settings import Settings, settings_for
+from ..stored import model_config
+from ..weights.examine import Examined
+from ..weights.files import look_through
+from ..weights.places import ModelFolder
+from ..weights.precision import Precision, precision_named
+from ..weights.source import open_source
+from .memory import remembered
+
+LARGEST = 16
+"""How many times frames may be enlarged."""
+JOBS = "hallo3_jobs"
+"""Folder beside the video, where what is finished is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """``enlarge`` is how many times as large as rendered the frames are written."""
+
+    options: Namespace
+    files: ModelFolder
+    config: Hallo3Config
+    settings: Settings
+    portrait: Tensor
+    canvas: Canvas
+    sound: SoundFacts
+    plan: SegmentPlan
+    encoding: Encoding
+    enlarge: int
+    device: torch.device
+    precision: Precision
+    examined: Examined
+
+    @property
+    def width(self) -> int:
+        """The video's, in pixels."""
+        return self.canvas.width * self.enlarge
+
+    @property
+    def height(self) -> int:
+        """The video's, in pixels."""
+        return self.canvas.height * self.enlarge
+
+    @property
+    def fps(self) -> int:
+        """Frames a second."""
+        return self.config.segment.fps
+
+    @property
+    def offload(self) -> str:
+        """Where blocks are while they are not computed with."""
+        default = "blocks" if self.options.low_memory and self.device.type != "cpu" else "none"
+        return self.options.offload or default
+
+    @property
+    def jobs(self) -> Path:
+        """Where jobs are kept."""
+        return jobs_folder(self.options)
+
+    @property
+    def kind(self) -> str:
+        """Runs of one kind take as long a segment."""
+        work = self.settings.steps * self.settings.branches
+        return (
+            f"{self.config.name} {self.precision.name} {self.device.type} {self.offload} {work} evaluations "
+            f"{self.width}x{self.height} {self.encoding.facts()}"
+        )
+
+    def weight_bytes(self) -> int:
+        """Bytes of all the weights that a run reads."""
+        total = 0
+        for part in PARTS:
+            with suppress(CheckpointError), open_source(self.files.find(part)) as source:
+                total += source.size
+        return total
+
+    def headers(self) -> str:
+        """What every piece of the video begins with."""
+        return headers_of(self.encoding, self.width, self.height, self.fps)
+
+    def key(self, after: str) -> str:
+        """Of everything that decides the frames; ``after`` is the link of what they go on from.
+
+        How memory is saved is not among it: a run that ran out of memory is gone on with in less.
+        """
+        settings = self.settings
+        facts: dict[str, Any] = {
+            "numerics": NUMERICS,
+            "weights": self._weights(),
+            "precision": self.precision.name,
+            "device": self.device.type,
+            "portrait": digest(self.portrait),
+            "speech": content_of(self.options.speech),
+            "prompt": self.options.prompt,
+            "steps": settings.steps,
+            "guidance": settings.guidance_scale,
+            "sampler": settings.sampler,
+            "seed": settings.seed,
+            "motion drop": settings.motion_drop,
+            "posterior": settings.posterior,
+            "size": [self.width, self.height, self.enlarge],
+            "encoding": self.encoding.facts(),
+            "headers": self.headers(),
+            "after": after,
+        }
+        return key_of(facts)
+
+    def _weights(self) -> dict[str, list[str]]:
+        needed = [part for part in PARTS if part != "text_encoder" or self.options.prompt.strip()]
+        found = {part: look_through(self.files.find(part), self.examined) for part in needed}
+        tokenizer = self.files.tokenizer
+        if "text_encoder" in found and tokenizer.is_dir():
+            found["tokenizer"] = [content_of(f) for f in sorted(tokenizer.glob("*.json")) if f.is_file()]
+        return found
+
+
+def read_request(options: Namespace) -> Request:
+    """The options as a request. Raises the errors of :mod:`hallo3.errors`."""
+    for name in ("portrait", "speech"):
+        if getattr(options, name) is None:
+            raise InputError(
+                f"There is no {name}.",
+                found=f"no --{name}",
+                expected=f"--{name} FILE",
+                do="name a picture of one person and a recording of speech",
+            )
+    given = {part: path for part in (*PARTS, "tokenizer") if (path := getattr(options, part)) is not None}
+    files = ModelFolder(options.model, given)
+    config = model_config(files.transformer)
+    if not 1 <= options.enlarge <= LARGEST:
+        raise InputError(
+            "The frames cannot be enlarged so many times.",
+            found=f"--enlarge {options.enlarge}",
+            expected=f"a whole number from 1 to {LARGEST}",
+            do="choose a value in that range, or leave --enlarge out",
+        )
+    settings = settings_for(
+        config.defaults,
+        steps=options.steps,
+        guidance_scale=options.guidance,
+        sampler=options.sampler,
+        seed=options.seed,
+    )
+    portrait = read_picture(options.portrait)
+    device = _device(options.device)
+    numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
+    built_in = options.model.resolve() == FOLDER and not given
+    sound, rate = recording_facts(options.speech), config.segment.sample_rate
+    request = Request(
+        options=options,
+        files=files,
+        config=config,
+        settings=replace(
+            settings,
+            posterior=options.posterior,
+            sequential=options.low_memory,
+            on_access=options.low_memory,
+        ),
+        portrait=portrait,
+        canvas=fit(portrait, config.segment.shape),
+        sound=sound,
+        plan=plan_segments(sound.length_at(rate), config.segment),
+        encoding=Encoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
+        enlarge=options.enlarge,
+        device=device,
+        precision=precision_named(numbers),
+        examined=Examined() if built_in else remembered(),
+    )
+    suffix = ".mp4" if options.output is None else options.output.suffix
+    request.encoding.check(suffix, request.width, request.height)
+    return request
+
+
+def jobs_folder(options: Namespace) -> Path:
+    """Where jobs are kept: where asked, else beside the video."""
+    if options.jobs_folder is not None:
+        return options.jobs_folder
+    return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS
+
+
+def check_output(options: Namespace) -> None:
+    """Refuse now what could not be written in an hour. Raises ``InputError``."""
+    path: Path | None = options.output
+    endings = (".mp4", ".mov", ".mkv")
+    if path is None or path.suffix.lower() not in endings:
+        problem = "no -o" if path is None else f"-o {path}"
+        expected = "a file name that ends in .mp4, .mov or .mkv"
+        raise _refused(problem, expected, "name the video with -o OUT.mp4")
+    if path.is_dir():
+        raise _refused(f"{path} is a folder", "a file name", "choose another name")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
+    for source in (options.portrait, options.speech):
+        if source and path.exists() and source.exists() and path.samefile(source):
+            raise _refused(f"{path} is an input", "another file", "choose another name")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
+
+
+def _refused(found: str, expected: str, do: str) -> InputError:
+    return InputError("The video cannot be written there.", found=found, expected=expected, do=do)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        raise InputError(
+            "This device is not available.",
+            found=f"--device {name}",
+            expected=" or ".join(device for device, there in available.items() if there),
+            do="choose one of these, or leave --device out",
+        )
+    return torch.device(name)

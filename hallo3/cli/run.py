@@ -1,0 +1,77 @@
+"""One run of a job, with a bar, and word of what is kept when it stops."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..journal.about import About
+from ..journal.job import Job
+from ..kept import Redo
+from ..stages import Progress
+from ..video_job import VideoJob
+from .perform import SPEECH, Performer
+from .request import Request
+
+
+class Run:
+    """``parent`` is the video that this one goes on from."""
+
+    def __init__(self, request: Request, job: Job, redo: Redo, parent: About | None) -> None:
+        options = request.options
+        self._request, self._redo, self._after = request, redo, parent.key if parent else ""
+        self._video = VideoJob(
+            jobs=request.jobs,
+            job=job,
+            plan=request.plan,
+            canvas=request.canvas,
+            encoding=request.encoding,
+            recording=options.speech,
+            parent=parent,
+            enlarge=request.enlarge,
+            mark=not options.no_mark,
+        )
+        self._so_far: Path = options.output.with_name(f"{options.output.stem}.partial{options.output.suffix}")
+
+    def render(self) -> int:
+        """Make the whole video; how many segments were rendered for it. What is finished is kept whatever
+        happens."""
+        job, steps = self._video.job, self._request.settings.steps
+        total, todo, drawn = job.about.segments, len(self._video.to_do(self._redo)), 0
+        bar = tqdm(total=todo * steps, unit="step", desc=f"segment 1/{total}", disable=not todo)
+
+        def watch(progress: Progress) -> None:
+            index = total - progress.segments + progress.segment
+            bar.set_description(f"segment {index + 1}/{total}", refresh=False)
+            bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
+
+        performer = Performer(self._request, job.folder, self._after, watch)
+        made = self._video.make(
+            performer.draw,
+            self._so_far,
+            kind=self._request.kind,
+            redo=self._redo,
+            likeness=performer.likeness,
+        )
+        try:
+            with bar, closing(made):
+                for kept in made:
+                    drawn += kept.drawn
+            self._video.join(self._request.options.output)
+        except BaseException:
+            self._tell_what_is_kept()
+            raise
+        self._so_far.unlink(missing_ok=True)
+        shutil.rmtree(job.folder / SPEECH, ignore_errors=True)
+        return drawn
+
+    def _tell_what_is_kept(self) -> None:
+        done, total = self._video.job.done, self._video.job.about.segments
+        if done:
+            there = f"; the video so far is {self._so_far}" if self._so_far.exists() else ""
+            text = f"{done} of {total} segments are kept, the same command goes on from there{there}"
+            tqdm.write(f"note: {text}", sys.stderr)

@@ -1,0 +1,226 @@
+"""A job's folder: one file a finished segment, a description, and a lock.
+
+A commit is one file written whole, so that a crash at any point leaves all finished segments and at most
+one more to do. The description can be made again from any segment; nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import OutputError
+from ..storage.hold import held
+from ..storage.whole import unwritable, write_whole
+from .about import HEADLINE, SEGMENTS, About, check_format, read_about, write_about
+from .record import MOTION, PIECE, PIXELS, Record, digest, link_of, packed, read_note, read_segment
+
+UNREADABLE = "A finished segment cannot be read."
+Watch = Callable[[int, int], None]
+"""Called with how many of how many have been looked at; may raise to stop."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """Nobody looks."""
+
+
+class Job:
+    """An open job. ``records`` has what is sound in each segment's file, or None."""
+
+    def __init__(self, folder: Path, about: About) -> None:
+        self.folder, self.about = folder, about
+        self.records: list[Record | None] = [None] * about.segments
+        self._takes = dict[int, int]()
+
+    def look(self, watch: Watch = unwatched) -> None:
+        """Read every segment's file once, and remember those that are sound. Raises ``OutputError`` for one
+        that is there and cannot be read: it is not rendered again for that."""
+        total = self.about.segments
+        for index in range(total):
+            path = self.path(index)
+            try:
+                found = read_segment(path) if path.exists() else None
+                if found is None and path.exists() and (noted := read_note(path)):
+                    self._takes[index] = noted[0].take
+            except OSError as error:
+                raise unwritable(UNREADABLE, path, error) from error
+            self.records[index] = found[0] if found and found[0].index == index else None
+            watch(index + 1, total)
+
+    def take(self, index: int) -> int:
+        """Which take a segment was, as far as its file still tells; 0 where it does not."""
+        record = self.records[index]
+        return record.take if record else self._takes.get(index, 0)
+
+    @property
+    def done(self) -> int:
+        """Segments that need not be rendered, if the missing ones come out as before."""
+        return sum(self.finished(index) is not None for index in range(self.about.segments))
+
+    def finished(self, index: int) -> Record | None:
+        """A segment's record, if it is finished and goes on from the one before as that is now."""
+        record = self.records[index]
+        before = self.records[index - 1] if index else None
+        if record is None or (index and before is None):
+            return None
+        return record if record.follows(before, self.about.root) else None
+
+    def commit(
+        self,
+        index: int,
+        tensors: Mapping[str, Tensor],
+        *,
+        take: int = 0,
+        seconds: float = 0.0,
+        measures: Mapping[str, float] | None = None,
+        pixels: bool = False,
+    ) -> Record:
+        """Keep a segment for good, in place of what was kept of it before: its ``PIECE`` and ``MOTION``, and
+        its ``PIXELS`` too if that is wanted. The one before must be finished.
+
+        Raises ``OutputError`` if it cannot be written; then nothing has changed.
+        """
+        before, content = self.records[index - 1] if index else None, digest(tensors[PIXELS])
+        previous, frames = before.link if before else self.about.root, len(tensors[PIXELS])
+        link = link_of(previous, index, frames, take, content, tensors[MOTION])
+        record = Record(
+            index=index,
+            frames=frames,
+            take=take,
+            previous=previous,
+            link=link,
+            stands_for=self._named_by_next(index, link),
+            piece=digest(tensors[PIECE]),
+            pixels=content,
+            seconds=seconds,
+            measures=measures or {},
+        )
+        path = self.path(index)
+        kept = {name: tensor for name, tensor in tensors.items() if pixels or name != PIXELS}
+        try:
+            write_whole(path, packed(record, self.about.text(), kept))
+        except OSError as error:
+            needed = sum(tensor.nbytes for tensor in kept.values())
+            raise unwritable(HEADLINE, path, error, needed) from error
+        self.records[index] = record
+        return record
+
+    def motion(self, index: int) -> Tensor:
+        """Motion frames [1, 3, m, H, W] that a finished segment left."""
+        return self._read(index)[MOTION]
+
+    def piece(self, index: int) -> bytes:
+        """A finished segment, encoded. Raises ``OutputError`` if its file is not what it was any more."""
+        return self._read(index)[PIECE].numpy().tobytes()
+
+    def pixels(self, index: int) -> Tensor | None:
+        """A finished segment's frames [F, 3, h, w], if they were kept."""
+        return self._read(index, PIXELS).get(PIXELS)
+
+    def finish(self) -> None:
+        """Note that the whole video has been made."""
+        self.about = replace(self.about, finished=True)
+        write_about(self.folder, self.about)
+
+    def path(self, index: int) -> Path:
+        """Where a segment is kept."""
+        return self.folder / SEGMENTS / f"{index:06d}.safetensors"
+
+    def _named_by_next(self, index: int, link: str) -> str:
+        """The link by which the next segment, rendered after another take of this one, still names it."""
+        old, after = self.records[index], self.records[index + 1] if index + 1 < len(self.records) else None
+        if old is None or after is None or after.previous == link or not after.follows(old, ""):
+            return ""
+        return after.previous
+
+    def _read(self, index: int, *more: str) -> dict[str, Tensor]:
+        record, path = self.records[index], self.path(index)
+        try:
+            found = read_segment(path, *more)
+        except OSError as error:
+            raise unwritable(UNREADABLE, path, error) from error
+        if record is None or found is None or found[0].link != record.link:
+            raise OutputError(
+                "A finished segment has been damaged.",
+                found=f"{path} is not what was written there",
+                expected="files in a job's folder to be left alone",
+                do="run the same again: only this segment is rendered anew",
+            )
+        return found[1]
+
+
+@contextmanager
+def open_job(jobs: Path, about: About, watch: Watch = unwatched) -> Generator[Job]:
+    """The job of this key in the folder ``jobs``, made if it is new, held while the block lasts.
+
+    Raises ``OutputError`` if another run holds it, if a newer program wrote it, or if it cannot be written.
+    """
+    folder = folder_of(jobs, about.key)
+    with ExitStack() as stack:
+        try:
+            (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder, "this very video"))
+            _sweep(folder)
+        except OSError as error:
+            raise unwritable(HEADLINE, folder, error) from error
+        check_format(folder)
+        known = read_about(folder)
+        finished = known is not None and known.key == about.key and known.finished
+        about = replace(about, finished=finished)
+        write_about(folder, about)
+        job = Job(folder, about)
+        job.look(watch)
+        yield job
+
+
+def folder_of(jobs: Path, key: str) -> Path:
+    """Where the job of a key is kept."""
+    return jobs / key[:16]
+
+
+def inherit(job: Job, parent: Job) -> None:
+    """Begin a job with all the segments of another, which is complete and has the same root.
+
+    Raises ``OutputError`` if they cannot be copied.
+    """
+    for index, record in enumerate(parent.records):
+        path = job.path(index)
+        if record is None or job.records[index] is not None:
+            continue
+        try:
+            write_whole(path, _blocks(parent.path(index)))
+        except OSError as error:
+            raise unwritable(HEADLINE, path, error, parent.path(index).stat().st_size) from error
+        job.records[index] = record
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what a crash left half written."""
+    for path in (*folder.glob("*.unfinished"), *(folder / SEGMENTS).glob("*.unfinished")):
+        path.unlink(missing_ok=True)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes that a folder holds."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def remove(folder: Path) -> None:
+    """Take a job away. Raises ``OutputError`` if another run holds it or it cannot be removed."""
+    try:
+        with held(folder, "this job"):
+            pass
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise unwritable("The job cannot be removed.", folder, error) from error

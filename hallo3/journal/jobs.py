@@ -1,0 +1,103 @@
+"""All jobs of a folder: listed, cleared by hand or by rule, put aside to start again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, OutputError
+from ..storage.hold import held
+from ..storage.whole import unwritable
+from .about import SEGMENTS, About, read_about
+from .job import folder_of, remove, size_of
+
+DAY = 24 * 3600
+KEEP_FINISHED, KEEP_UNFINISHED = 7 * DAY, 30 * DAY
+"""Seconds for which a job is kept after it was last worked on."""
+ASIDE = ".old-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A job as it lies there: ``done`` of its segments have files, ``size`` bytes, ``used`` seconds ago."""
+
+    folder: Path
+    about: About
+    done: int
+    size: int
+    used: float
+
+    @property
+    def name(self) -> str:
+        """By which it is cleared."""
+        return self.folder.name
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the rule would clear it."""
+        return self.used > (KEEP_FINISHED if self.about.finished else KEEP_UNFINISHED)
+
+
+def list_jobs(jobs: Path) -> Iterator[Listed]:
+    """The jobs in a folder, the last used first. Other things that lie there are not looked at."""
+    found: list[Listed] = []
+    for folder in jobs.iterdir() if jobs.is_dir() else ():
+        about = read_about(folder) if (folder / SEGMENTS).is_dir() else None
+        if about is not None:
+            files = list((folder / SEGMENTS).glob("*.safetensors"))
+            used = max((file.stat().st_mtime for file in (*files, folder / SEGMENTS)), default=0.0)
+            age = max(0.0, time.time() - used)
+            found.append(Listed(folder=folder, about=about, done=len(files), size=size_of(folder), used=age))
+    return iter(sorted(found, key=lambda job: job.used))
+
+
+def clear(jobs: Path, name: str) -> Listed:
+    """Take one job away, by its name or the beginning of it. Raises ``InputError`` if that is none's or
+    several's."""
+    found = [job for job in list_jobs(jobs) if job.name.startswith(name)] if name else []
+    exact = [job for job in found if job.name == name] or found
+    if len(exact) != 1:
+        raise InputError(
+            "There is no such job." if not exact else "Several jobs begin so.",
+            found=f"{name!r} in {jobs}",
+            expected="one of " + (", ".join(job.name for job in list_jobs(jobs)) or "no jobs at all"),
+            do="list the jobs and give the name of one",
+        )
+    remove(exact[0].folder)
+    return exact[0]
+
+
+def tidy(jobs: Path, but: str) -> list[Listed]:
+    """Take away what nobody has worked on for long, ``but`` the job of that key; what went."""
+    gone: list[Listed] = []
+    for job in list_jobs(jobs):
+        if not job.outdated or job.folder == folder_of(jobs, but):
+            continue
+        try:
+            remove(job.folder)
+        except OutputError:
+            continue  # held, or not ours to remove: the next run tries again
+        gone.append(job)
+    return gone
+
+
+def put_aside(jobs: Path, key: str) -> Path | None:
+    """Give a job's folder another name, so that it starts again; where it is now. None if there is none.
+
+    Raises ``OutputError`` if another run holds it.
+    """
+    folder = folder_of(jobs, key)
+    if not folder.is_dir():
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}{ASIDE}{number}")).exists():
+        number += 1
+    try:
+        with held(folder, "this very video"):
+            pass
+        folder.rename(aside)
+    except OSError as error:
+        raise unwritable("The job cannot be put aside.", folder, error) from error
+    return aside

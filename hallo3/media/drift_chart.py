@@ -1,0 +1,246 @@
+"""A picture of how a video drifts: one small chart for each measure, over the same time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .drift import Drift, columns_of
+
+NARROWEST = 480
+TWICE = 2
+"""Drawn so many times as large and scaled down: smooth lines."""
+LEFT, RIGHT, HEADER, FOOTER = 64, 132, 64, 54
+TITLE, PLOT, BETWEEN = 28, 96, 18
+"""Rows of a panel's title, of its plot, and of nothing between panels."""
+DASH = 6
+MOST = 1e9
+"""What is greater is drawn as this."""
+ROUND_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+FONT_SIZES = (12, 13, 15, 19)
+COLUMN = 4
+"""Pixels that a segment should have; where it has less, several share a column."""
+SHORT = 60
+"""Seconds of a video of which tenths are told."""
+PAPER, SHADE, GRID = "#ffffff", "#f6e9dc", "#e4e4e4"
+DASHES, GREY, INK = "#6b6b6b", "#5f5f5f", "#1c1c1c"
+
+Box = tuple[float, float, float, float]
+
+
+class Panel(NamedTuple):
+    """How a measure is shown: title and meaning, hues of line and band, the axis' least extent, the
+    dashed line's value and what it is, and values that are doubtful."""
+
+    title: tuple[str, str]
+    hues: tuple[str, str]
+    extent: tuple[float, float]
+    normal: tuple[float, str]
+    doubtful: tuple[tuple[float, float, str], ...] = ()
+
+
+PANELS = {
+    "sharpness": Panel(
+        ("Sharpness", "fine detail, 1 = as much as in the portrait"),
+        ("#0072b2", "#a9d0e8"),
+        (0.6, 1.4),
+        (1, "as in the portrait"),
+        ((-math.inf, 0.7, "blurred"), (1.3, math.inf, "too crisp or noisy")),
+    ),
+    "colour": Panel(
+        ("Colour shift", "distance from the portrait's colours, 255 = black to white"),
+        ("#b84a00", "#efc3a4"),
+        (0, 10),
+        (0, "as in the portrait"),
+        ((8, math.inf, "visibly off"),),
+    ),
+    "seam": Panel(
+        ("Seams", "change where segments meet, 1 = as much as inside them"),
+        ("#007a5a", "#a6d9c9"),
+        (0, 8),
+        (1, "no seam to be seen"),
+        ((6, math.inf, "a jump"),),
+    ),
+    "face": Panel(
+        ("Face", "similarity to the portrait's face, 1 = the same"),
+        ("#a3467f", "#e6c3d7"),
+        (0.4, 1),
+        (1, "the same face"),
+    ),
+}
+"""From top to bottom; the last only where it was measured. The colour-blind can tell the hues."""
+
+
+def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float, *, width: int = 960) -> Tensor:
+    """One drift a segment -> a chart [3, H, width] in 0..1; H depends on the number of panels only.
+
+    Levels are steps as long as their segment, seams stand where segments meet. Where there are more
+    segments than places, a band goes from the least to the greatest of a place and a line through
+    means. Raises ``ValueError`` for no segments, a duration not above 0 or a width under 480.
+    """
+    if not drifts or not 0 < seconds_per_segment < math.inf or width < NARROWEST:
+        raise ValueError(
+            f"cannot draw {len(drifts)} segments of {seconds_per_segment} s on {width} px: expected"
+            f" one at least, longer than 0 s, on {NARROWEST} px or more"
+        )
+    plot_width = width - LEFT - RIGHT
+    values = {name: _values(drifts, name) for name in PANELS}
+    shown = [name for name in PANELS if name != "face" or _known(values[name]).size]
+    height = HEADER + len(shown) * (TITLE + PLOT + BETWEEN) - BETWEEN + FOOTER
+    pen = _Pen(width, height)
+    seconds = len(drifts) * seconds_per_segment
+    pen.text(16, 26, f"Drift over {clock(seconds, seconds < SHORT)}", 19, INK)
+    told = f"{len(drifts)} segment{'s' * (len(drifts) > 1)} of {seconds_per_segment:.3g} s"
+    if len(drifts) > plot_width // COLUMN:
+        told += "; line: mean of several, band: least to greatest"
+    pen.text(16, 47, told, 13, GREY)
+    step = _time_step(seconds / (plot_width // 90))
+    ticks = [step * index for index in range(int(seconds / step + 1e-9) + 1)]
+    for place, name in enumerate(shown):
+        top = HEADER + place * (TITLE + PLOT + BETWEEN) + TITLE
+        box = (LEFT, top, LEFT + plot_width, top + PLOT)
+        _draw_panel(pen, name, values[name], box, ticks, seconds)
+    for tick in ticks:
+        x = LEFT + plot_width * tick / seconds
+        pen.text(x, height - FOOTER + 16, clock(tick, step < 1), 13, GREY, "mm")
+    pen.text(LEFT + plot_width, height - 16, "minutes:seconds", 12, GREY, "rm")
+    return pen.picture()
+
+
+def clock(seconds: float, tenths: bool = False) -> str:
+    """Minutes and seconds: 83 -> 1:23, with tenths 1:23.0."""
+    if not tenths:
+        return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
+    whole = round(seconds * 10)
+    return f"{whole // 600}:{whole % 600 / 10:04.1f}"
+
+
+def _draw_panel(
+    pen: _Pen, name: str, values: np.ndarray, box: Box, ticks: Sequence[float], seconds: float
+) -> None:
+    panel, (left, top, right, bottom) = PANELS[name], box
+    (title, meaning), (line, band), (normal, normal_is) = panel.title, panel.hues, panel.normal
+    most = int(right - left) // COLUMN
+    columns = columns_of(torch.from_numpy(values), most)
+    low = min([panel.extent[0], *(column.low for column in columns)])
+    high = max([panel.extent[1], *(column.high for column in columns)])
+    step = _step((high - low) / 4)
+    low, high = step * math.floor(low / step + 1e-6), step * math.ceil(high / step - 1e-6)
+
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * (min(max(value, low), high) - low) / (high - low)
+
+    def x(share: float) -> float:
+        return left + (right - left) * share
+
+    for start, stop, label in panel.doubtful:
+        pen.box((left, y(stop), right, y(start)), SHADE)
+        middle = (y(start) + y(stop)) / 2
+        if y(start) - y(stop) > 8 and abs(middle - y(normal)) > 13:
+            pen.text(right + 10, middle, label, 12, GREY)
+    for value in (step * index for index in range(round(low / step), round(high / step) + 1)):
+        pen.line([(left, y(value)), (right, y(value))], GRID, 1)
+        pen.text(left - 8, y(value), f"{value:.6g}", 12, GREY, "rm")
+    for tick in ticks:
+        pen.line([(x(tick / seconds), top), (x(tick / seconds), bottom)], GRID, 1)
+    pen.dashes(left, right, y(normal))
+    pen.text(right + 10, y(normal), normal_is, 12, INK)
+    pen.text(left, top - 15, title, 15, INK)
+    summary, beside = _summary(name, values, seconds), left + pen.length(title, 15) + 10
+    pen.text(right, top - 14, summary, 12, line, "rm")
+    if beside + pen.length(meaning, 12) + 10 + pen.length(summary, 12) <= right:
+        pen.text(beside, top - 14, meaning, 12, GREY)
+    if len(values) > most:
+        for one in columns:
+            pen.box((x(one.start), y(one.high), x(one.stop), y(one.low)), band)
+    elif name == "seam":
+        for one in columns:
+            pen.pin(x(one.start), y(normal), y(one.mean), line)
+        return
+    path: list[tuple[float, float]] = []
+    for one in columns:
+        if path and x(one.start) > path[-1][0] + 1e-6:
+            pen.line(path, line, 2)
+            path = []
+        path += [(x(one.start), y(one.mean)), (x(one.stop), y(one.mean))]
+    pen.line(path, line, 2)
+
+
+def _summary(name: str, values: np.ndarray, seconds: float) -> str:
+    """The numbers one would ask for first."""
+    known = _known(values)
+    if not known.size:
+        return "no seam yet" if name == "seam" else "not measured"
+    if name == "seam":
+        at = int(np.nanargmax(values)) * seconds / len(values)
+        return f"largest {_digits(known.max())} at {clock(at, seconds < SHORT)}"
+    first, last = _digits(known[0]), _digits(known[-1])
+    return first if len(values) == 1 else f"first {first}, last {last}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def _values(drifts: Sequence[Drift], name: str) -> np.ndarray:
+    """[N]; NaN is what was not measured, or is no number."""
+    found = np.array([getattr(drift, name) for drift in drifts], dtype=np.float64)
+    return np.where(np.isfinite(found), found.clip(-MOST, MOST), np.nan)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _step(least: float) -> float:
+    """The round number, 1, 2 or 5 times a power of ten, that is not less."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(times * power for times in (1, 2, 5, 10) if times * power >= least * (1 - 1e-9))
+
+
+def _time_step(least: float) -> float:
+    """Seconds that are not less and round on a clock; no less than the tenth that is told."""
+    if least <= 0.5:
+        return max(0.1, _step(least))
+    return next((step for step in ROUND_SECONDS if step >= least), 3600 * _step(least / 3600))
+
+
+class _Pen:
+    """Draws in pixels of the finished picture on one ``TWICE`` as large."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width * TWICE, height * TWICE), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self.fonts = {size: ImageFont.load_default(size * TWICE) for size in FONT_SIZES}
+
+    def text(self, x: float, y: float, text: str, size: int, ink: str, anchor: str = "lm") -> None:
+        self.draw.text((x * TWICE, y * TWICE), text, ink, self.fonts[size], anchor)
+
+    def length(self, text: str, size: int) -> float:
+        return self.fonts[size].getlength(text) / TWICE
+
+    def line(self, path: Sequence[tuple[float, float]], colour: str, width: float) -> None:
+        if path:
+            points = [(round(x * TWICE), round(y * TWICE)) for x, y in path]
+            self.draw.line(points, colour, round(width * TWICE), joint="curve")
+
+    def dashes(self, left: float, right: float, y: float) -> None:
+        for start in np.arange(left, right, DASH + DASH / 2):
+            self.line([(start, y), (min(start + DASH, right), y)], DASHES, 1)
+
+    def pin(self, x: float, foot: float, head: float, colour: str) -> None:
+        self.line([(x, foot), (x, head)], colour, 1.5)
+        self.draw.circle((x * TWICE, head * TWICE), 2.5 * TWICE, colour)
+
+    def box(self, box: Box, colour: str) -> None:
+        self.draw.rectangle([TWICE * side for side in box], colour)
+
+    def picture(self) -> Tensor:
+        small = np.array(self.image.reduce(TWICE))
+        return torch.from_numpy(small).permute(2, 0, 1).float() / 255

@@ -1,0 +1,205 @@
+"""Pieces and sound in one file, without encoding anything again: while it grows, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import OutputError
+from ..storage.whole import adopt, unfinished, unwritable
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+MARK = "AI-generated: this person was animated by a machine (Hallo3)."
+"""What a video says of itself unless that is switched off."""
+HEADLINE = "The video cannot be written."
+GROWING = {
+    "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"},
+    "matroska": {"cluster_time_limit": "400"},
+}
+"""FFmpeg's options for a file that plays while it grows and after a crash: all but its last 0.4 seconds."""
+REORDERED = 2
+"""Frames by which decoding runs ahead of showing. A short piece may do with less; a joined video must not."""
+FINAL = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
+
+
+class Joined:
+    """A video file to which pieces are appended. A context manager; the file is closed on leaving.
+
+    ``sound`` is an MP4 of nothing but sound, or None. Raises ``OutputError`` if it cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, form: str, options: dict[str, str], sound: Path | None, mark: bool
+    ) -> None:
+        self.path = path
+        self._form, self._options, self._mark = form, options, mark
+        self._sound_path = sound
+        self._picture: Any = None
+        self._count = self._frame = self._delay = 0
+
+    def __enter__(self) -> Self:
+        import av
+
+        try:
+            self._file = self.path.open("wb")
+            options = {**self._options, "flush_packets": "1"}
+            self._container: Any = av.open(self._file, "w", format=self._form, options=options)
+            self._sound = _Sound(self._sound_path) if self._sound_path else None
+        except OSError as error:
+            raise unwritable(HEADLINE, self.path, error) from error
+        if self._mark:
+            self._container.metadata["comment"] = MARK
+        return self
+
+    def append(self, piece: bytes) -> None:
+        """Add a piece, and the sound that belongs to it."""
+        import av
+
+        source: Any = av.open(BytesIO(piece))
+        with source:
+            track: Any = source.streams.video[0]
+            if self._picture is None:
+                self._begin(track)
+            begun = self._count
+            for packet in source.demux(track):
+                if not packet.size:
+                    continue
+                frame = self._frame = self._frame or packet.duration
+                packet.pts, packet.duration = packet.pts + begun * frame, frame
+                packet.dts = (self._count - self._delay) * frame
+                packet.stream = self._picture
+                self._mux(packet)
+                self._count += 1
+            time = self._count * self._frame * track.time_base
+        if self._sound is not None:
+            for packet in self._sound.until(time):
+                self._mux(packet)
+        self._flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._sound is not None and self._picture is not None:
+                for packet in self._sound.until(None):
+                    self._mux(packet)
+            self._close()
+        except OSError as failure:
+            with suppress(OSError):
+                self._file.close()
+            if kind is None:
+                raise unwritable(HEADLINE, self.path, failure) from failure
+
+    def _begin(self, track: Any) -> None:
+        self._picture = self._container.add_stream_from_template(track)
+        self._picture.time_base = track.time_base
+        self._delay = REORDERED if track.codec_context.has_b_frames else 0
+        if self._sound is not None:
+            self._sound.target = self._container.add_stream_from_template(self._sound.track)
+
+    def _mux(self, packet: Any) -> None:
+        try:
+            self._container.mux(packet)
+        except OSError as error:
+            raise unwritable(HEADLINE, self.path, error) from error
+
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(HEADLINE, self.path, error) from error
+
+    def _close(self) -> None:
+        try:
+            if self._picture is not None:
+                self._container.close()
+        finally:
+            if self._sound is not None:
+                self._sound.close()
+            self._file.close()
+        if self._picture is None:  # nothing was appended: there is no video
+            self.path.unlink(missing_ok=True)
+
+
+class _Sound:
+    """Packets of an encoded sound, as time goes by."""
+
+    def __init__(self, path: Path) -> None:
+        import av
+
+        self._file = path.open("rb")
+        self._container: Any = av.open(self._file)
+        self.track: Any = self._container.streams.audio[0]
+        self.target: Any = None
+        self._packets = self._container.demux(self.track)
+        self._waiting: Any = None
+
+    def until(self, time: Fraction | None) -> Iterator[Any]:
+        """Packets that begin before a time in seconds, or all that are left."""
+        while True:
+            packet = self._waiting or next(self._packets, None)
+            self._waiting = None
+            if packet is None or not packet.size:
+                return
+            if time is not None and packet.pts * packet.time_base >= time:
+                self._waiting = packet
+                return
+            packet.stream = self.target
+            yield packet
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        self._file.close()
+
+
+def growing(path: Path, sound: Path | None, mark: bool = True) -> Joined:
+    """A video that plays while it grows. What has been appended survives a crash but for 0.4 seconds."""
+    form = FORMATS.get(path.suffix.lower(), "mp4")
+    form = "mp4" if form == "mov" else form
+    return Joined(path, form, GROWING[form], sound, mark)
+
+
+def join(pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True) -> None:
+    """The finished video at ``path``: an ordinary file, whole or not there.
+
+    Raises ``OutputError`` if it cannot be written; whatever had its name before is then still there.
+    """
+    form = FORMATS[path.suffix.lower()]
+    fresh = unfinished(path)
+    try:
+        with Joined(fresh, form, FINAL[form], sound, mark) as video:
+            for piece in pieces:
+                video.append(piece)
+        adopt(fresh, path)
+    except BaseException as error:
+        with suppress(OSError):
+            fresh.unlink()
+        if isinstance(error, OSError):
+            raise unwritable(HEADLINE, path, error) from error
+        raise
+
+
+def frames_of(piece: bytes) -> Tensor:
+    """A piece's frames, decoded: [F, 3, H, W] in 0..1."""
+    import av
+
+    source: Any = av.open(BytesIO(piece))
+    with source:
+        pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def check_pieces(count: int) -> None:
+    """Refuse a video of nothing. Raises ``OutputError``."""
+    if not count:
+        raise OutputError(HEADLINE, found="no finished segment", expected="at least one", do="render first")

@@ -1,0 +1,123 @@
+"""A recording's own sound, encoded once for a whole video, exactly as long as the video at most."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import AudioError
+from .sound import Recording
+
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+PIECE = 1 << 16
+"""Samples of a recording in memory that are handed over at a time."""
+
+
+def encode_sound(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
+    """Recordings one after the other as AAC, each cut or filled up with silence to so many seconds.
+
+    Sound goes through piece by piece and is cut to full scale, as any player would: far beyond it the encoder
+    fails. ``path`` is an MP4 with nothing but sound. Raises ``AudioError``, or ``OSError`` if it cannot be
+    written.
+    """
+    import av
+
+    rate, layout = _common([source for source, _ in parts])
+    with path.open("wb") as file, av.open(file, "w", format="mp4") as target:
+        stream: Any = target.add_stream("aac", rate=rate, layout=layout)
+        written, end = 0, Fraction(0)
+        for source, seconds in parts:
+            end += seconds
+            limit = int(end * rate)
+            for samples in _filled(_samples(source, rate, layout), limit - written):
+                frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+                frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
+                written += samples.shape[1]
+                target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+
+
+def _common(sources: list[Path | Recording]) -> tuple[int, str]:
+    """The rate and layout that suit all: the highest rate that AAC has, stereo if any is."""
+    rates: list[int] = []
+    mono = True
+    for source in sources:
+        rate, channels = _form(source)
+        rates.append(rate if rate in AAC_RATES else 48000)
+        mono = mono and channels == 1
+    return max(rates), "mono" if mono else "stereo"
+
+
+def _form(source: Path | Recording) -> tuple[int, int]:
+    if isinstance(source, Recording):
+        return source.sample_rate, source.waveform.shape[0]
+    with _opened(source) as container:
+        track: Any = container.streams.audio[0]
+        return int(track.rate), int(track.channels)
+
+
+def _samples(source: Path | Recording, rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
+    import av
+
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    for frame in _frames(source):
+        for piece in resampler.resample(frame):
+            yield piece.to_ndarray()
+    for piece in resampler.resample(None):
+        yield piece.to_ndarray()
+
+
+def _frames(source: Path | Recording) -> Iterator[Any]:
+    import av
+
+    if isinstance(source, Path):
+        with _opened(source) as container:
+            yield from container.decode(container.streams.audio[0])
+        return
+    waveform = source.waveform if source.waveform.shape[0] <= 2 else source.waveform.mean(0, keepdim=True)
+    for start in range(0, waveform.shape[1], PIECE):
+        samples = waveform[:, start : start + PIECE].float().clamp(-1, 1).contiguous().numpy()
+        frame = av.AudioFrame.from_ndarray(
+            samples, format="fltp", layout="mono" if len(samples) == 1 else "stereo"
+        )
+        frame.sample_rate, frame.pts = source.sample_rate, start
+        frame.time_base = Fraction(1, source.sample_rate)
+        yield frame
+
+
+def _filled(pieces: Iterator[np.ndarray[Any, Any]], wanted: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Exactly so many samples: cut, or silence at the end; the last recording may end early."""
+    channels = 1
+    for samples in pieces:
+        channels = samples.shape[0]
+        if wanted <= 0:
+            return
+        yield np.ascontiguousarray(samples[:, :wanted].clip(-1, 1))
+        wanted -= samples.shape[1]
+    while wanted > 0:
+        yield np.zeros((channels, min(wanted, PIECE)), np.float32)
+        wanted -= PIECE
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    import av
+    from av.error import FFmpegError
+
+    with path.open("rb") as file:
+        try:
+            container = av.open(file, options={"protocol_whitelist": "none"})
+        except FFmpegError as error:
+            raise AudioError(
+                "The recording cannot be read any more.",
+                found=f"{path.name}: {error.strerror}",
+                expected="the file that was read before",
+                do="put it back and run the same again",
+            ) from error
+        with container:
+            yield container

@@ -1,0 +1,152 @@
+"""A job whose segments become a video with sound: kept one by one, shown as it grows, joined at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+
+from torch import Tensor
+
+from .errors import OutputError
+from .journal.about import HEADLINE, About
+from .journal.job import Job, folder_of
+from .journal.key import content_of
+from .journal.pace import Pace, remember
+from .kept import NO_REDO, Draw, Kept, Redo, keep
+from .media.canvas import Canvas, enlarged
+from .media.drift import Drift, measure
+from .media.encoding import Encoding, encode_piece
+from .media.joined import growing, join
+from .media.sound import Recording
+from .media.soundtrack import encode_sound
+from .pipeline import first_motion
+from .segments import SegmentPlan
+from .storage.whole import adopt, unfinished, unwritable
+
+SOUND, DIGITS = "sound.{}.mp4", 16
+"""A job's sound is named after its content."""
+Likeness = Callable[[Tensor], float | None]
+"""How alike the face in a frame [3, h, w] and the portrait's are, 1 being the same; None: nobody can tell."""
+
+
+def nobody_can_tell(frame: Tensor) -> None:
+    """The likeness of a face that nobody looks at."""
+    del frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoJob:
+    """An open ``job`` in the folder ``jobs``, and what its video is: frames of ``canvas``, ``enlarge`` times
+    as large, with the sound of ``recording``. ``parent`` is the job of the video that this one goes on from;
+    ``mark`` has the file say that it was made by a machine."""
+
+    jobs: Path
+    job: Job
+    plan: SegmentPlan
+    canvas: Canvas
+    encoding: Encoding
+    recording: Path | Recording
+    parent: About | None = None
+    enlarge: int = 1
+    mark: bool = True
+
+    def to_do(self, redo: Redo = NO_REDO) -> list[int]:
+        """Segments to be rendered, if all that are missing come out as they were."""
+        found = [self.job.finished(index) for index in range(self.job.about.segments)]
+        return [n for n, record in enumerate(found) if record is None or redo.wants(n, record)]
+
+    def make(
+        self,
+        draw: Draw,
+        so_far: Path,
+        *,
+        kind: str,
+        redo: Redo = NO_REDO,
+        likeness: Likeness = nobody_can_tell,
+        pixels: bool = False,
+    ) -> Generator[Kept]:
+        """Every segment in order, rendered where it is missing, and safe when it is handed out. The video of
+        those that are finished grows at ``so_far``. ``kind`` is the kind of run whose pace this tells."""
+        seconds, sizes, frames = list[float](), 0, 0
+        try:
+            with growing(so_far, self.sound(), self.mark) as video:
+                for kept in keep(
+                    self.job,
+                    self.plan,
+                    first_motion(self.canvas.pixels, self.plan),
+                    draw=draw,
+                    press=self._press,
+                    measure=lambda shown, before: self._measures(shown, before, likeness),
+                    redo=redo,
+                    pixels=pixels,
+                ):
+                    piece = self.job.piece(kept.index)
+                    video.append(piece)
+                    if kept.drawn:
+                        seconds.append(kept.record.seconds)
+                        sizes, frames = sizes + len(piece), frames + kept.record.frames
+                    yield kept
+        finally:
+            if seconds:
+                remember(self.jobs, kind, Pace(median(seconds), sizes / frames))
+
+    def join(self, path: Path) -> None:
+        """The finished video. Raises ``OutputError``."""
+        pieces = (self.job.piece(index) for index in range(self.job.about.segments))
+        join(pieces, self.sound(), path, self.mark)
+        self.job.finish()
+
+    def drifts(self) -> list[Drift]:
+        """What was measured of each finished segment."""
+        return [Drift.from_dict(record.measures) for record in self.job.records if record is not None]
+
+    def sound(self) -> Path:
+        """The recording's own sound, encoded once for the whole video, after that of the video before."""
+        kept = sound_in(self.job.folder)
+        if kept is not None:
+            return kept
+        fps, parts = self.plan.config.fps, list[tuple[Path | Recording, Fraction]]()
+        if self.parent is not None:
+            before = sound_in(folder_of(self.jobs, self.parent.key))
+            if before is None:
+                raise OutputError(
+                    "The sound of the video to go on from is not there any more.",
+                    found=f"job {self.parent.key[:16]}",
+                    expected="a job as it was left",
+                    do="render that video again first",
+                )
+            parts.append((before, Fraction(self.parent.frames, fps)))
+        parts.append((self.recording, Fraction(self.plan.frames, fps)))
+        fresh = unfinished(self.job.folder / SOUND.format("new"))
+        try:
+            encode_sound(parts, fresh)
+            path = self.job.folder / SOUND.format(content_of(fresh)[:DIGITS])
+            adopt(fresh, path)
+        except OSError as error:
+            raise unwritable(HEADLINE, fresh, error) from error
+        return path
+
+    def _press(self, pixels: Tensor) -> bytes:
+        frames = self.canvas.uncrop(pixels)
+        large = (enlarged(frames[n : n + 1], self.enlarge)[0] for n in range(len(frames)))
+        return encode_piece(large, self.encoding, self.plan.config.fps)
+
+    def _measures(self, pixels: Tensor, before: Tensor | None, likeness: Likeness) -> dict[str, float]:
+        canvas = self.canvas
+        frames, portrait = canvas.uncrop(pixels), (canvas.uncrop(canvas.pixels[0, :, 0]) + 1) / 2
+        drift = measure(frames, portrait, None if before is None else canvas.uncrop(before))
+        return replace(drift, face=likeness(frames[0])).as_dict()
+
+
+def sound_in(folder: Path) -> Path | None:
+    """A job's sound, if it is there as it was written: its name tells its content."""
+    for path in folder.glob(SOUND.format("*")):
+        with suppress(OSError):
+            if content_of(path)[:DIGITS] == path.name.split(".")[1]:
+                return path
+            path.unlink()
+    return None

@@ -1,0 +1,55 @@
+"""The n-th thing that is asked of the file system fails, or the program ends there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ERRORS = {"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}
+
+
+class Fault(BaseException):
+    """The program ends here: nothing that handles errors may run."""
+
+
+@dataclass
+class Faults:
+    """Counts calls; ``struck`` when the n-th came, which was ``name``."""
+
+    number: int
+    kind: str
+    calls: int = 0
+    struck: bool = False
+    name: str = ""
+
+    def around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls != self.number:
+                return real(*arguments, **named)
+            self.struck = True
+            self.name = name
+            if name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode):
+                self.name = "fsync folder"
+            if self.kind == "kill":
+                raise Fault(name)
+            raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]))
+
+        return called
+
+
+def faults_in(patched: pytest.MonkeyPatch, number: int, kind: str) -> Faults:
+    """From here on the call of that number fails: open, write, fsync or replace."""
+    faults = Faults(number, kind)
+    patched.setattr(os, "open", faults.around("open", os.open))
+    patched.setattr(os, "write", faults.around("write", os.write))
+    patched.setattr(os, "fsync", faults.around("fsync", os.fsync))
+    patched.setattr(Path, "replace", faults.around("replace", Path.replace))
+    return faults
