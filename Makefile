@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in train workflows pictures soak lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in train workflows pictures soak soak-comfyui lint format bench parity clean
 
 setup: $(READY)
 
@@ -66,6 +66,10 @@ contract: $(COMFYUI_READY)
 
 soak: setup
 	$(PY) -m pytest -m soak -s
+
+# Kills a server again and again; needs a ComfyUI.
+soak-comfyui: $(COMFYUI_READY)
+	$(COMFYUI_PY) -m pytest tests/soak/test_server.py -m soak -s
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,7 +24,8 @@ BITS_A_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
 class Cost:
     """What a run takes: ``job`` bytes on disk while the video is made, ``video`` bytes of the finished file,
     at most ``memory`` bytes of the computer's own; ``render_seconds`` as on this machine before, None if it
-    has made no such video. ``measured`` says whether sizes are from earlier runs too."""
+    has made no such video. ``measured`` says whether sizes are from earlier runs too, ``grows`` whether
+    memory grows with the speech."""
 
     segments: int
     frames: int
@@ -33,6 +34,7 @@ class Cost:
     memory: int
     render_seconds: float | None
     measured: bool
+    grows: bool
 
     @property
     def disk(self) -> int:
@@ -47,9 +49,10 @@ class Cost:
             if self.render_seconds is None
             else duration(self.render_seconds)
         )
+        long = "for this speech" if self.grows else "however long the speech is"
         return (
             f"disk      {size(self.disk)} while it is made, {size(self.video)} then ({source})\n"
-            f"memory    {size(self.memory)} of this computer's, however long the speech is\n"
+            f"memory    {size(self.memory)} of this computer's, {long}\n"
             f"time      {time}"
         )
 
@@ -84,6 +87,7 @@ def cost_of(
         memory=PROGRAM + weights + segment + kept,
         render_seconds=None if pace is None else pace.seconds * todo,
         measured=pace is not None,
+        grows=pixels,
     )
 
 

@@ -13,8 +13,14 @@ def clean(text: str) -> str:
     return shown + ("..." if len(text) > LONGEST else "")
 
 
-SHORT_OF_MEMORY = ("out of memory", "cannot allocate memory", "can't allocate memory", "not enough memory")
-"""What torch, its allocators and the systems say."""
+SHORT_OF_MEMORY = (
+    "out of memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "status_alloc_failed",
+)
+"""What torch, its allocators and libraries, and the systems say."""
 
 
 def is_short_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -11,9 +11,10 @@ from statistics import median
 
 from torch import Tensor
 
-from .errors import OutputError
+from .errors import InputError, OutputError
+from .face.likeness import Likeness, nobody_can_tell
 from .journal.about import HEADLINE, About
-from .journal.job import Job, folder_of
+from .journal.job import Job
 from .journal.key import content_of
 from .journal.pace import Pace, remember
 from .kept import NO_REDO, Draw, Kept, Redo, keep
@@ -29,20 +30,13 @@ from .storage.whole import adopt, unfinished, unwritable
 
 SOUND, DIGITS = "sound.{}.mp4", 16
 """A job's sound is named after its content."""
-Likeness = Callable[[Tensor], float | None]
-"""How alike the face in a frame [3, h, w] and the portrait's are, 1 being the same; None: nobody can tell."""
-
-
-def nobody_can_tell(frame: Tensor) -> None:
-    """The likeness of a face that nobody looks at."""
-    del frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoJob:
     """An open ``job`` in the folder ``jobs``, and what its video is: frames of ``canvas``, ``enlarge`` times
-    as large, with the sound of ``recording``. ``parent`` is the job of the video that this one goes on from;
-    ``mark`` has the file say that it was made by a machine."""
+    as large, with the sound of ``recording``. ``parent`` is the open job of the video that this one goes on
+    from; ``mark`` has the file say that it was made by a machine."""
 
     jobs: Path
     job: Job
@@ -50,7 +44,7 @@ class VideoJob:
     canvas: Canvas
     encoding: Encoding
     recording: Path | Recording
-    parent: About | None = None
+    parent: Job | None = None
     enlarge: int = 1
     mark: bool = True
 
@@ -111,15 +105,15 @@ class VideoJob:
             return kept
         fps, parts = self.plan.config.fps, list[tuple[Path | Recording, Fraction]]()
         if self.parent is not None:
-            before = sound_in(folder_of(self.jobs, self.parent.key))
+            before = sound_in(self.parent.folder)
             if before is None:
                 raise OutputError(
                     "The sound of the video to go on from is not there any more.",
-                    found=f"job {self.parent.key[:16]}",
+                    found=f"job {self.parent.folder.name}",
                     expected="a job as it was left",
                     do="render that video again first",
                 )
-            parts.append((before, Fraction(self.parent.frames, fps)))
+            parts.append((before, Fraction(self.parent.about.frames, fps)))
         parts.append((self.recording, Fraction(self.plan.frames, fps)))
         fresh = unfinished(self.job.folder / SOUND.format("new"))
         try:
@@ -140,6 +134,34 @@ class VideoJob:
         frames, portrait = canvas.uncrop(pixels), (canvas.uncrop(canvas.pixels[0, :, 0]) + 1) / 2
         drift = measure(frames, portrait, None if before is None else canvas.uncrop(before))
         return replace(drift, face=likeness(frames[0])).as_dict()
+
+
+def state_of(parent: Job | None) -> str:
+    """What a video goes on from, as far as it decides its frames; nothing for one that begins."""
+    return parent.state if parent else ""
+
+
+def job_about(
+    key: str, plan: SegmentPlan, headers: str, what: Mapping[str, str], parent: Job | None
+) -> About:
+    """The description of a job, which may go on from another. Raises ``InputError`` for one whose pieces
+    cannot be joined with its own."""
+    before = parent.about if parent else None
+    if before is not None and before.headers != headers:
+        raise InputError(
+            "The video to go on from is of another kind.",
+            found="another size, codec, quality or kind of pixels",
+            expected="those that it was made with",
+            do="use the same portrait and the same choices as for that video",
+        )
+    return About(
+        key=key,
+        root=before.root if before else key,
+        segments=len(plan) + (before.segments if before else 0),
+        frames=plan.frames + (before.frames if before else 0),
+        headers=headers,
+        what=what,
+    )
 
 
 def sound_in(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ from .doctor import Hallo3Doctor
 from .extrapolate import Hallo3Extrapolate
 from .identity import Hallo3IdentityReference
 from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork
+from .plan import Hallo3Plan
 from .sample import Hallo3Sample
 from .sampler import Hallo3Sampler, Hallo3SegmentConditioning
 from .schedule import Hallo3OriginalSampler, Hallo3OriginalSchedule
@@ -18,6 +19,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3LoadBuiltIn,
     Hallo3LoadModel,
     Hallo3LoadReferenceNetwork,
+    Hallo3Plan,
     Hallo3EncodeSpeech,
     Hallo3IdentityReference,
     Hallo3Sampler,

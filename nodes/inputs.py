@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..hallo3.media.encoding import CODECS
 from ..hallo3.noise import SEEDS
 from ..hallo3.sampling.schedule import TRAIN_STEPS
 from ..hallo3.settings import GUIDANCE_LIMIT
@@ -98,6 +99,79 @@ def positive() -> io.Input:
             "Built-in. Left out, there is no text."
         ),
     )
+
+
+def codec() -> io.Input:
+    """How the video is encoded."""
+    return io.Combo.Input(
+        "codec",
+        options=list(CODECS),
+        default="h264",
+        optional=True,
+        advanced=True,
+        tooltip="h264 plays anywhere; h265 is smaller; prores (.mov) and ffv1 (.mkv, lossless) for editing.",
+    )
+
+
+def video_file() -> list[io.Input]:
+    """The finished file."""
+    return [
+        codec(),
+        io.Int.Input(
+            "quality",
+            default=-1,
+            min=-1,
+            max=51,
+            optional=True,
+            advanced=True,
+            tooltip="0 is best; -1 is 17 for h264, 20 for h265. Leave it at -1 for prores and ffv1.",
+        ),
+    ]
+
+
+def going_on() -> list[io.Input]:
+    """What is to become of segments that are finished."""
+    return [
+        io.String.Input(
+            "redo",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Segments to be rendered anew, from 1: 14-17, or 14- for all from there. Others stay.",
+        ),
+        io.Int.Input(
+            "take",
+            default=1,
+            min=1,
+            max=LAST_SEGMENT,
+            optional=True,
+            advanced=True,
+            tooltip="Which version redo asks for; another number is another version.",
+        ),
+        io.String.Input(
+            "continue_from",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="A finished video that goes on with this speech: output job of the node that made it.",
+        ),
+        io.Int.Input(
+            "start_again",
+            default=0,
+            min=0,
+            max=LAST_SEGMENT,
+            optional=True,
+            advanced=True,
+            tooltip="Raise it to render everything anew; what was finished before is kept for a while.",
+        ),
+        io.Boolean.Input(
+            "mark",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Say in the file's metadata that the video was made by a machine.",
+        ),
+    ]
 
 
 def motion_frames() -> io.Input:

@@ -70,7 +70,7 @@ class Hallo3Sampler(io.ComfyNode):
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
-        progress = RunProgress(sampling.patcher, 1, len(sigmas) - 1, 0)
+        progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
         latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
         return io.NodeOutput(latent_of(latents, wanted))
 

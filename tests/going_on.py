@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,31 @@ def stopped_at(index: int, error: BaseException) -> Any:
         return real(self, segment, motion, take)
 
     patch.setattr(perform.Performer, "draw", draw)
+    return patch
+
+
+def before_segment(index: int, work: Callable[[], object]) -> pytest.MonkeyPatch:
+    """Something happens just before a segment is rendered."""
+    patch, real = pytest.MonkeyPatch(), perform.Performer.draw
+
+    def draw(self: perform.Performer, segment: Any, motion: Any, take: int) -> Any:
+        if segment.index == index:
+            work()
+        return real(self, segment, motion, take)
+
+    patch.setattr(perform.Performer, "draw", draw)
+    return patch
+
+
+def before(place: Any, name: str, work: Callable[[], object]) -> pytest.MonkeyPatch:
+    """Something happens just before a function is called."""
+    patch, real = pytest.MonkeyPatch(), getattr(place, name)
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        work()
+        return real(*arguments, **named)
+
+    patch.setattr(place, name, called)
     return patch
 
 

@@ -6,19 +6,21 @@ import json
 import sys
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from dataclasses import asdict
 
 import torch
 
 from ..cost import Cost, check_disk, cost_of
-from ..journal.about import About
-from ..journal.job import Job, inherit, open_job
+from ..journal.job import Job, inherit, open_job, size_of
 from ..journal.jobs import put_aside, tidy
 from ..journal.pace import pace_of
 from ..kept import NO_REDO, Redo, redo_named
+from ..video_job import job_about, state_of
 from .bill import as_dict, bill
+from .checks import check_output
 from .jobs import find_parent, print_jobs
-from .request import Request, check_output, jobs_folder, read_request
+from .request import Request, jobs_folder, read_request
 from .run import Run
 
 
@@ -39,46 +41,29 @@ def run_animate(options: Namespace) -> None:
 
 def _animate(request: Request) -> None:
     started, options, jobs = time.monotonic(), request.options, request.jobs
-    parent = find_parent(jobs, options.continue_from) if options.continue_from else None
-    about = about_of(request, parent)
-    redo = redo_named(options.redo, options.take, about.segments)
-    for gone in tidy(jobs, about.key):
-        _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
-    if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
-        _note(f"what was finished before is kept in {aside}")
-    with open_job(jobs, about) as job:
+    with ExitStack() as stack:
+        parent = None
+        if options.continue_from:
+            parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
+        about = job_about(
+            request.key(state_of(parent)), request.plan, request.headers(), request.what, parent
+        )
+        redo = redo_named(options.redo, options.take, about.segments)
+        for gone in tidy(jobs, about.key):
+            _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
+        if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
+            _note(f"what was finished before is kept in {aside}")
+        job = stack.enter_context(open_job(jobs, about))
         if parent is not None:
-            with open_job(jobs, parent) as before:
-                inherit(job, before)
+            inherit(job, parent)
         _tell_where(job, redo)
-        check_disk(cost(request), jobs)
+        check_disk(cost(request), jobs, size_of(job.folder))
         drawn = Run(request, job, redo, parent).render()
-    before_now = f"; {about.segments - drawn} of {about.segments} segments were finished before"
-    print(
-        f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
-        f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"
-        + before_now
-        * (drawn < about.segments)
-    )
-
-
-def about_of(request: Request, parent: About | None) -> About:
-    """The job of a request, which may go on from another."""
-    options = request.options
-    key = request.key(parent.key if parent else "")
-    return About(
-        key=key,
-        root=parent.root if parent else key,
-        segments=len(request.plan) + (parent.segments if parent else 0),
-        frames=request.plan.frames + (parent.frames if parent else 0),
-        headers=request.headers(),
-        what={
-            "portrait": options.portrait.name,
-            "speech": options.speech.name,
-            "model": request.config.name,
-            "video": options.output.name,
-        },
-    )
+    said = f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
+    said += f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"
+    if drawn < about.segments:
+        said += f"; {about.segments - drawn} of {about.segments} segments were finished before"
+    print(said)
 
 
 def cost(request: Request) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 import warnings
@@ -43,6 +44,9 @@ def _run(options: Namespace) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _show_unexpected(error, options.traceback)
+            return FAILED
         print(_unusable(error), file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..audio.anatomy import anatomy_of
@@ -22,8 +18,8 @@ from ..audio.speech import Speech
 from ..audio.spool import Spool, write_spool
 from ..audio.streamed import encode_streamed, read_layers
 from ..built_in import FOLDER
-from ..errors import FaceError
-from ..face.analysis import FaceAnalyzer, analyze
+from ..face.analysis import analyze
+from ..face.likeness import Likeness, likeness_to, nobody_can_tell
 from ..journal.key import content_of
 from ..kept import seed_of
 from ..load import load_models
@@ -34,7 +30,6 @@ from ..pipeline import Rendered, encode_prompt, identify, render_segment
 from ..segments import Segment
 from ..stages import Watch, prepare
 from ..storage.whole import write_whole
-from ..video_job import Likeness, nobody_can_tell
 from .request import Request
 
 SPEECH, HEARD = "speech", "heard.json"
@@ -76,7 +71,7 @@ class Performer:
         prompt = encode_prompt(request.options.prompt, models)
         identity = identify(request.portrait, face, models, settings, noise)
         stages = prepare(identity, speech, prompt, models, settings, noise, self._watch)
-        self._face = _likeness(models.face, face.embedding)
+        self._face = likeness_to(face.embedding, models.face)
 
         def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
             drawn = seeded_noise(seed_of(settings.seed, take, self._after))
@@ -127,18 +122,3 @@ def _sound(folder: Path, layers: list[Spool]) -> bool:
         return all(layer.complete and said[layer.path.name] == content_of(layer.path) for layer in layers)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return False
-
-
-def _likeness(analyzer: FaceAnalyzer, embedding: Tensor) -> Likeness:
-    if analyzer.space == "thumbnail":  # recognises nobody
-        return nobody_can_tell
-
-    def likeness(frame: Tensor) -> float | None:
-        with warnings.catch_warnings(), suppress(FaceError):
-            warnings.simplefilter("ignore")
-            found = analyzer.analyze(frame).embedding
-            if bool(torch.isfinite(found).all()):
-                return float(F.cosine_similarity(found, embedding.to(found)).squeeze())
-        return None
-
-    return likeness

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from ..weights.files import look_through
 from ..weights.places import ModelFolder
 from ..weights.precision import Precision, precision_named
 from ..weights.source import open_source
+from .checks import device_named
 from .memory import remembered
 
 LARGEST = 16
@@ -92,6 +92,17 @@ class Request:
             f"{self.config.name} {self.precision.name} {self.device.type} {self.offload} {work} evaluations "
             f"{self.width}x{self.height} {self.encoding.facts()}"
         )
+
+    @property
+    def what(self) -> dict[str, str]:
+        """What the video is made of, for people."""
+        options = self.options
+        return {
+            "portrait": options.portrait.name,
+            "speech": options.speech.name,
+            "model": self.config.name,
+            "video": options.output.name,
+        }
 
     def weight_bytes(self) -> int:
         """Bytes of all the weights that a run reads."""
@@ -169,7 +180,7 @@ def read_request(options: Namespace) -> Request:
         seed=options.seed,
     )
     portrait = read_picture(options.portrait)
-    device = _device(options.device)
+    device = device_named(options.device)
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
     built_in = options.model.resolve() == FOLDER and not given
     sound, rate = recording_facts(options.speech), config.segment.sample_rate
@@ -203,45 +214,3 @@ def jobs_folder(options: Namespace) -> Path:
     if options.jobs_folder is not None:
         return options.jobs_folder
     return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS
-
-
-def check_output(options: Namespace) -> None:
-    """Refuse now what could not be written in an hour. Raises ``InputError``."""
-    path: Path | None = options.output
-    endings = (".mp4", ".mov", ".mkv")
-    if path is None or path.suffix.lower() not in endings:
-        problem = "no -o" if path is None else f"-o {path}"
-        expected = "a file name that ends in .mp4, .mov or .mkv"
-        raise _refused(problem, expected, "name the video with -o OUT.mp4")
-    if path.is_dir():
-        raise _refused(f"{path} is a folder", "a file name", "choose another name")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
-    for source in (options.portrait, options.speech):
-        if source and path.exists() and source.exists() and path.samefile(source):
-            raise _refused(f"{path} is an input", "another file", "choose another name")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
-
-
-def _refused(found: str, expected: str, do: str) -> InputError:
-    return InputError("The video cannot be written there.", found=found, expected=expected, do=do)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise InputError(
-            "This device is not available.",
-            found=f"--device {name}",
-            expected=" or ".join(device for device, there in available.items() if there),
-            do="choose one of these, or leave --device out",
-        )
-    return torch.device(name)

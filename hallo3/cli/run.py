@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..journal.about import About
 from ..journal.job import Job
 from ..kept import Redo
 from ..stages import Progress
-from ..video_job import VideoJob
+from ..video_job import VideoJob, state_of
 from .perform import SPEECH, Performer
 from .request import Request
 
@@ -21,9 +20,9 @@ from .request import Request
 class Run:
     """``parent`` is the video that this one goes on from."""
 
-    def __init__(self, request: Request, job: Job, redo: Redo, parent: About | None) -> None:
+    def __init__(self, request: Request, job: Job, redo: Redo, parent: Job | None) -> None:
         options = request.options
-        self._request, self._redo, self._after = request, redo, parent.key if parent else ""
+        self._request, self._redo, self._after = request, redo, state_of(parent)
         self._video = VideoJob(
             jobs=request.jobs,
             job=job,
@@ -70,8 +69,10 @@ class Run:
         return drawn
 
     def _tell_what_is_kept(self) -> None:
-        done, total = self._video.job.done, self._video.job.about.segments
-        if done:
+        total = self._video.job.about.segments
+        with suppress(OSError):  # the error that stopped the run is the one to be told
+            done = self._video.job.done
             there = f"; the video so far is {self._so_far}" if self._so_far.exists() else ""
             text = f"{done} of {total} segments are kept, the same command goes on from there{there}"
-            tqdm.write(f"note: {text}", sys.stderr)
+            if done:
+                tqdm.write(f"note: {text}", sys.stderr)

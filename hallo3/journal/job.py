@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from torch import Tensor
@@ -59,8 +60,15 @@ class Job:
 
     @property
     def done(self) -> int:
-        """Segments that need not be rendered, if the missing ones come out as before."""
-        return sum(self.finished(index) is not None for index in range(self.about.segments))
+        """Segments that need not be rendered, if the missing ones come out as before: finished, and their
+        files are still there."""
+        found = range(self.about.segments)
+        return sum(self.finished(index) is not None and self.path(index).exists() for index in found)
+
+    @property
+    def state(self) -> str:
+        """A hash of all segments as they are: another take of any is another state."""
+        return sha256("|".join(record.link if record else "" for record in self.records).encode()).hexdigest()
 
     def finished(self, index: int) -> Record | None:
         """A segment's record, if it is finished and goes on from the one before as that is now."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, OutputError
-from ..storage.hold import held
+from ..storage.hold import HOLDER, held
 from ..storage.whole import unwritable
 from .about import SEGMENTS, About, read_about
 from .job import folder_of, remove, size_of
@@ -47,7 +47,8 @@ def list_jobs(jobs: Path) -> Iterator[Listed]:
         about = read_about(folder) if (folder / SEGMENTS).is_dir() else None
         if about is not None:
             files = list((folder / SEGMENTS).glob("*.safetensors"))
-            used = max((file.stat().st_mtime for file in (*files, folder / SEGMENTS)), default=0.0)
+            marks = [file for file in (*files, folder / SEGMENTS, folder / HOLDER) if file.exists()]
+            used = max(file.stat().st_mtime for file in marks)
             age = max(0.0, time.time() - used)
             found.append(Listed(folder=folder, about=about, done=len(files), size=size_of(folder), used=age))
     return iter(sorted(found, key=lambda job: job.used))
@@ -70,7 +71,8 @@ def clear(jobs: Path, name: str) -> Listed:
 
 
 def tidy(jobs: Path, but: str) -> list[Listed]:
-    """Take away what nobody has worked on for long, ``but`` the job of that key; what went."""
+    """Take away what nobody has worked on for long, ``but`` the job of that key and those that are held; what
+    went."""
     gone: list[Listed] = []
     for job in list_jobs(jobs):
         if not job.outdated or job.folder == folder_of(jobs, but):

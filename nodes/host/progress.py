@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management as mm
@@ -14,20 +15,23 @@ from .said import show
 
 
 class RunProgress:
-    """Counts sampling steps and decoded slices of every segment; never goes back."""
+    """Counts sampling steps and decoded slices of the segments that are still to be done, ``todo`` of
+    ``segments``; never goes back."""
 
-    def __init__(self, model: Any, segments: int, steps: int, slices: int) -> None:
+    def __init__(self, model: Any, todo: Sequence[int], segments: int, steps: int, slices: int) -> None:
+        self._places = {segment: place for place, segment in enumerate(todo)}
         self._segments, self._steps, self._per_segment = segments, steps, steps + slices
-        self._bar = comfy.utils.ProgressBar(segments * self._per_segment)
+        self._bar = comfy.utils.ProgressBar(max(1, len(todo)) * self._per_segment)
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._begun, self._value = time.monotonic(), 0
+        self._begun, self._value, self._segment = time.monotonic(), 0, min(todo, default=0)
 
     def sampler(self, segment: int) -> Any:
         """The callback that ComfyUI's samplers call after a step of a segment (counted from 0)."""
+        self._segment = segment
 
         def report(step: int, denoised: Tensor, latents: Tensor, steps: int) -> None:
             del latents, steps
-            reached = segment * self._per_segment + min(step + 1, self._steps)
+            reached = self._place(segment) * self._per_segment + min(step + 1, self._steps)
             self._advance(reached, self._preview(denoised))
 
         return report
@@ -38,11 +42,15 @@ class RunProgress:
 
     def segment_done(self, segment: int) -> None:
         """All of a segment is finished, however many steps and slices it took."""
-        self._advance((segment + 1) * self._per_segment, None)
+        self._advance((self._place(segment) + 1) * self._per_segment, None)
+
+    def _place(self, segment: int) -> int:
+        """Which of those to be done; one that turned out to be damaged is done with the last."""
+        return self._places.get(segment, len(self._places) - 1)
 
     def _advance(self, reached: int, preview: Any) -> None:
         mm.throw_exception_if_processing_interrupted()
-        self._value = max(self._value, reached)
+        self._value = min(max(self._value, reached), self._bar.total)
         self._bar.update_absolute(self._value, preview=preview)
         self._tell()
 
@@ -54,15 +62,15 @@ class RunProgress:
 
     def _tell(self) -> None:
         """Under the node: which segment, and how long the rest will take at the pace so far."""
-        total = self._bar.total
         if self._segments == 1:
             return
-        taken = time.monotonic() - self._begun
+        taken, total = time.monotonic() - self._begun, self._bar.total
         left = taken / max(1, self._value) * (total - self._value)
-        segment = min(self._segments, self._value // self._per_segment + 1)
-        text = f"segment {segment} of {self._segments}, {minutes(left)} left"
+        text = f"segment {self._segment + 1} of {self._segments}, {minutes(left)} left"
         if self._value == total:
-            text = f"{self._segments} segments in {minutes(taken)}"
+            done = len(self._places)
+            some = "" if done == self._segments else f"{done} of "
+            text = f"{some}{self._segments} segments in {minutes(taken)}"
         show(text)
 
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import comfy.audio_encoders.wav2vec2
 import comfy.model_management as mm
+import comfy.utils
+import folder_paths
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...hallo3.audio.anatomy import Anatomy
+from ...hallo3.audio.anatomy import Anatomy, anatomy_of
 from ...hallo3.audio.encoder import Encoder, Wav2Vec2, encode_waveform
-from ...hallo3.audio.speech import Speech, in_memory
+from ...hallo3.audio.speech import ReadFeatures, Speech, in_memory
+from ...hallo3.audio.spool import write_spool
+from ...hallo3.audio.streamed import encode_streamed
 from ...hallo3.config import SegmentConfig
 from ...hallo3.errors import InputError
 from ...hallo3.media.sound import Recording, to_mono
 from ...hallo3.presets import HALLO3
-from ...hallo3.segments import plan_segments
+from ...hallo3.segments import SegmentPlan, plan_segments
 from .builtin import BuiltInSpeechEncoder
 from .said import warnings_shown
+
+LONG = 120
+"""Seconds of sound that are listened to at once; of longer recordings a piece at a time, with the same result
+but for rounding."""
+PARTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +85,37 @@ def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
     with warnings_shown():
         waveform = to_mono(recording, segment.sample_rate)
     plan = plan_segments(len(waveform), segment)
-    widest = 512 * len(waveform) // 5  # what the first convolution puts out, a few times over
+    at_once = min(len(waveform), LONG * segment.sample_rate)
+    widest = 512 * at_once // 5  # what the first convolution puts out, a few times over
     mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))
-    features = encode_waveform(halves, waveform.to(torch.float32), plan, audio_encoder.load_device)
-    return SpeechSocket(speech=Speech(in_memory(features), plan, HALLO3.audio.window), recording=recording)
+    waveform = waveform.to(torch.float32)
+    if len(waveform) > at_once:
+        read = _streamed(halves, waveform, plan, audio_encoder.load_device)
+    else:
+        read = in_memory(encode_waveform(halves, waveform, plan, audio_encoder.load_device))
+    return SpeechSocket(speech=Speech(read, plan, HALLO3.audio.window), recording=recording)
+
+
+def _streamed(halves: Any, waveform: Tensor, plan: SegmentPlan, device: torch.device) -> ReadFeatures:
+    """A long recording's features, in ComfyUI's temporary folder for as long as somebody can ask for them."""
+    Path(folder_paths.get_temp_directory()).mkdir(parents=True, exist_ok=True)
+    folder = TemporaryDirectory(prefix="hallo3_speech_", dir=folder_paths.get_temp_directory())
+    bar = comfy.utils.ProgressBar(PARTS)
+
+    def watch(done: int, total: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update_absolute(PARTS * done // max(1, total))
+
+    signal = write_spool(Path(folder.name) / "signal.f32", (p[:, None] for p in waveform.split(1 << 20)), 1)
+    anatomy = halves.anatomy() if isinstance(halves, Halves) else anatomy_of(halves)
+    read = encode_streamed(anatomy, signal, plan, device, Path(folder.name), watch)
+    signal.remove()
+
+    def kept(frames: Sequence[int]) -> Tensor:
+        assert folder.name  # goes with the last who can ask
+        return read(frames)
+
+    return kept
 
 
 def _halves(audio_encoder: Any) -> tuple[Wav2Vec2, SegmentConfig]:

@@ -26,7 +26,8 @@ class Server:
         self.base, self.log = base, base / "server.log"
         for name in ("custom_nodes", "input", "output", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+        if not (base / "custom_nodes" / PACK).exists():
+            (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._process = self._start()
         self._wait_until_ready()
@@ -67,6 +68,17 @@ class Server:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def weight(self) -> tuple[float, int, int]:
+        """Its memory in MB, its threads and its open files."""
+        place = Path("/proc") / str(self._process.pid)
+        said = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+        return int(said["VmRSS"].split()[0]) / 1000, int(said["Threads"]), len(list((place / "fd").iterdir()))
 
     def get(self, path: str) -> Any:
         """A JSON answer."""

@@ -159,11 +159,12 @@ def test_all_frames_are_close(
         sampler=stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0] if guidance != 1 else None,
         positive=nodes.CLIPTextEncode().encode(stages.clip, prompt)[0] if prompt else None,
     )
-    video, images = stages.run("Hallo3Extrapolate", **given)
+    video, images, *_ = stages.run("Hallo3Extrapolate", **given)
     assert difference(images, wanted) <= 1e-4
     components = video.get_components()
     assert components.frame_rate == 25
-    assert components.audio["waveform"].shape[-1] == recording.waveform.shape[-1]
+    longer = components.audio["waveform"].shape[-1] - recording.waveform.shape[-1]
+    assert 0 <= longer < 640 + 1024  # to the end of the last frame, in packets
 
 
 def test_segments_one_by_one_are_the_whole(stages: Stages) -> None:

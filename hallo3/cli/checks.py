@@ -1,0 +1,54 @@
+"""Places and devices that are refused before anything is loaded."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+
+
+def check_output(options: Namespace) -> None:
+    """Refuse now what could not be written in an hour. Raises ``InputError``."""
+    path: Path | None = options.output
+    endings = (".mp4", ".mov", ".mkv")
+    if path is None or path.suffix.lower() not in endings:
+        problem = "no -o" if path is None else f"-o {path}"
+        expected = "a file name that ends in .mp4, .mov or .mkv"
+        raise _refused(problem, expected, "name the video with -o OUT.mp4")
+    if path.is_dir():
+        raise _refused(f"{path} is a folder", "a file name", "choose another name")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
+    for source in (options.portrait, options.speech):
+        if source and path.exists() and source.exists() and path.samefile(source):
+            raise _refused(f"{path} is an input", "another file", "choose another name")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
+
+
+def _refused(found: str, expected: str, do: str) -> InputError:
+    return InputError("The video cannot be written there.", found=found, expected=expected, do=do)
+
+
+def device_named(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU if there is one. Raises ``InputError``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        raise InputError(
+            "This device is not available.",
+            found=f"--device {name}",
+            expected=" or ".join(device for device, there in available.items() if there),
+            do="choose one of these, or leave --device out",
+        )
+    return torch.device(name)

@@ -1,0 +1,131 @@
+"""Plan: what a video will take, told before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..hallo3.config import Hallo3Config
+from ..hallo3.cost import Cost, check_disk, cost_of
+from ..hallo3.errors import InputError
+from ..hallo3.journal.pace import pace_of
+from ..hallo3.media.canvas import fit
+from ..hallo3.media.sound_facts import SoundFacts
+from ..hallo3.presets import BUILT_IN, HALLO3
+from ..hallo3.release import RELEASE
+from ..hallo3.segments import SegmentPlan, plan_segments
+from . import inputs
+from .extrapolation import encoding_of, jobs_folder, kind_of
+from .host.memory import check_memory, compute_device
+from .values import picture_of, recording_of
+
+MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
+WEIGHTS = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
+"""Bytes of all the parts, loaded one after the other at most."""
+
+
+class Hallo3Plan(io.ComfyNode):
+    """AUDIO to AUDIO, and words about what it takes to make a video of it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3Plan",
+            display_name="Hallo3 Plan",
+            category="Hallo3",
+            description=(
+                "How many segments and frames a speech makes, and what the video takes of disk, memory and "
+                "time on this machine. Nothing is loaded for it. What cannot fit is refused here. Put it "
+                "between Load Audio and Hallo3 Encode Speech, or run it alone."
+            ),
+            search_aliases=["hallo3", "estimate", "how long", "disk space", "eta"],
+            inputs=[
+                io.Audio.Input("audio", tooltip="The speech; it is handed on as it is."),
+                io.Combo.Input("model", options=list(MODELS), tooltip="Which model will render."),
+                *inputs.steps_and_guidance(),
+                io.Image.Input(
+                    "portrait",
+                    optional=True,
+                    tooltip="Its shape decides how large the video is. Left out, 3:2 is assumed.",
+                ),
+                io.Boolean.Input(
+                    "images",
+                    default=False,
+                    optional=True,
+                    tooltip="Whether the output images of Hallo3 Extrapolate will be connected.",
+                ),
+                inputs.codec(),
+            ],
+            outputs=[
+                io.Audio.Output("audio", tooltip="The speech, for Hallo3 Encode Speech."),
+                io.String.Output("plan", tooltip="The plan in words."),
+                io.Int.Output("segments", tooltip="How many segments the video needs."),
+                io.Int.Output("frames", tooltip="How many frames the video will have."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        audio: Any,
+        model: str,
+        steps: int,
+        guidance_scale: float,
+        portrait: Any = None,
+        images: bool = False,
+        codec: str = "h264",
+    ) -> io.NodeOutput:
+        recording, config = recording_of(audio), _config(model)
+        segment, encoding = config.segment, encoding_of(codec, -1)
+        channels, samples = recording.waveform.shape
+        facts = SoundFacts(recording.sample_rate, channels, samples)
+        plan = plan_segments(facts.length_at(segment.sample_rate), segment)
+        picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
+        canvas, jobs = fit(picture, segment.shape), jobs_folder()
+        size, evaluations = (canvas.width, canvas.height), steps * (1 if guidance_scale == 1 else 2)
+        kind = kind_of(config.name, compute_device(), evaluations, size, encoding)
+        expected = cost_of(
+            plan,
+            segment.shape,
+            size,
+            codec,
+            weights=WEIGHTS[model],
+            features=config.audio.layers * config.audio.channels * 4,
+            pixels=images,
+            pace=pace_of(jobs, kind),
+        )
+        text = words(plan, expected, size)
+        check(plan, expected, size, images, jobs)
+        return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
+
+
+def words(plan: SegmentPlan, expected: Cost, size: tuple[int, int]) -> str:
+    """The plan for people."""
+    seconds = plan.frames / plan.config.fps
+    return (
+        f"video     {plan.frames} frames, {seconds:.2f} s, {size[0]} x {size[1]}\n"
+        f"segments  {len(plan)}\n{expected.text()}"
+    )
+
+
+def check(plan: SegmentPlan, expected: Cost, size: tuple[int, int], images: bool, jobs: Path) -> None:
+    """Refuse what cannot fit. Raises ``InputError`` with the numbers."""
+    check_disk(expected, jobs)
+    if images:
+        bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]
+        check_memory(bytes_needed, f"{plan.frames} frames of {size[0]} x {size[1]} px")
+
+
+def _config(model: str) -> Hallo3Config:
+    if model not in MODELS:
+        raise InputError(
+            "There is no such model.",
+            found=repr(model)[:60],
+            expected=" or ".join(MODELS),
+            do="choose one of these",
+        )
+    return MODELS[model]
