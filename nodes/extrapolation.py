@@ -39,7 +39,7 @@ from .host.sampling import Sampling
 from .host.speech import SpeechSocket
 from .segment import heard
 
-FOLDER = "hallo3"
+FOLDER = "hallo3_jobs"
 """Among ComfyUI's outputs."""
 DECIDE_NOTHING = ("redo", "take", "continue_from", "mark")
 """Inputs of the node that are no part of what a job is known by: they say what to do with it."""
@@ -212,7 +212,7 @@ def parent_named(jobs: Path, name: str) -> About | None:
     raise InputError(
         "There is no video to go on from.",
         found=repr(name[:60]),
-        expected="the output job of a Hallo3 Extrapolate that has finished, still kept in output/hallo3",
+        expected="the output job of a Hallo3 Extrapolate that has finished, still kept in output/hallo3_jobs",
         do="connect the output job of the node that made the video",
     )
 

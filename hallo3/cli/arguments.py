@@ -128,6 +128,7 @@ def _video(command: ArgumentParser) -> None:
     add("--codec", choices=tuple(CODECS), default="h264", help="how it is encoded (default: h264)")
     add("--quality", type=int, metavar="N", help="0 is best (default: 17 for h264, 20 for h265)")
     add("--pixels", metavar="FORMAT", help="as FFmpeg calls them (default: yuv420p, or what the codec has)")
+    add("--chart", type=Path, metavar="PNG", help="draw how sharpness, colours, seams and face go over time")
     add("--no-mark", action="store_true", help="do not say in the file that the video is made by a machine")
 
 

@@ -19,6 +19,11 @@ def check_output(options: Namespace) -> None:
         problem = "no -o" if path is None else f"-o {path}"
         expected = "a file name that ends in .mp4, .mov or .mkv"
         raise _refused(problem, expected, "name the video with -o OUT.mp4")
+    chart: Path | None = options.chart
+    if chart is not None and (chart.suffix.lower() != ".png" or not chart.resolve().parent.is_dir()):
+        raise _refused(
+            f"--chart {chart}", "a file name that ends in .png, in a folder that exists", "choose one"
+        )
     if path.is_dir():
         raise _refused(f"{path} is a folder", "a file name", "choose another name")
     folder = path.resolve().parent

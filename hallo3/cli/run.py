@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from ..journal.job import Job
 from ..kept import Redo
+from ..media.drift_chart import draw_drift
+from ..media.picture import write_picture
 from ..stages import Progress
 from ..video_job import VideoJob, state_of
 from .perform import SPEECH, Performer
@@ -65,6 +67,10 @@ class Run:
             self._tell_what_is_kept()
             raise
         self._so_far.unlink(missing_ok=True)
+        if self._request.options.chart is not None:
+            config = self._request.config.segment
+            chart = draw_drift(self._video.drifts(), config.new_frames / config.fps)
+            write_picture(chart, self._request.options.chart)
         shutil.rmtree(job.folder / SPEECH, ignore_errors=True)
         return drawn
 

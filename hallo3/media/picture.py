@@ -1,4 +1,4 @@
-"""Pictures from files: upright, three channels, 0..1."""
+"""Pictures from files: upright, three channels, 0..1; and to files."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ def read_picture(path: Path) -> Tensor:
             do="copy or export the picture again",
         ) from error
     return check_picture(torch.from_numpy(rgb).permute(2, 0, 1).float() / 255)
+
+
+def write_picture(picture: Tensor, path: Path) -> None:
+    """A picture [3, h, w] in 0..1 as a file of the kind that its name says. Raises ``OSError``."""
+    rgb = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(rgb).save(path)
 
 
 def check_picture(picture: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from going_on import drawn_in, inputs_in, packets, run, stopped_at
 from hallo3.cli import perform
@@ -180,3 +181,10 @@ def test_what_cannot_fit_on_the_disk_is_refused_with_both_numbers(
     for flags in (("--plan",), ()):
         assert run(inputs, *flags) == 2
         assert "1000 bytes free" in capsys.readouterr().err
+
+
+def test_drift_is_drawn(inputs: dict[str, str], tmp_path: Path) -> None:
+    assert run(inputs, chart=str(tmp_path / "drift.png")) == 0
+    with Image.open(tmp_path / "drift.png") as chart:
+        assert chart.size[0] == 960
+    assert run(inputs, chart=str(tmp_path / "drift.txt")) == 2

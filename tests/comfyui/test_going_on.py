@@ -27,12 +27,8 @@ def packets(path: Path, kind: str) -> list[bytes]:
 
 def kept(server: Server) -> dict[str, list[str]]:
     """Finished segments of every job."""
-    jobs = server.base / "output" / "hallo3"
-    return {
-        job.name: sorted(path.stem for path in (job / "segments").glob("*.safetensors"))
-        for job in sorted(jobs.iterdir())
-        if (job / "segments").is_dir()
-    }
+    jobs = (server.base / "output" / "hallo3_jobs").glob("*/segments")
+    return {job.parent.name: sorted(path.stem for path in job.glob("*.safetensors")) for job in jobs}
 
 
 def slow(**changes: Any) -> dict[str, Any]:
@@ -42,11 +38,11 @@ def slow(**changes: Any) -> dict[str, Any]:
 
 def stop_after(server: Server, prompt: dict[str, Any], segments: int, stop: Callable[[], Any]) -> str:
     """Queue a prompt, and stop it when so many segments of a job of its own are kept; the job's name."""
-    before = kept(server) if (server.base / "output" / "hallo3").is_dir() else {}
+    before = kept(server)
     server.queue(prompt)
     begun = time.monotonic()
     while time.monotonic() - begun < 100:
-        for name, files in (kept(server) if (server.base / "output" / "hallo3").is_dir() else {}).items():
+        for name, files in kept(server).items():
             if name not in before and len(files) >= segments:
                 stop()
                 return name
@@ -67,7 +63,7 @@ def test_an_interrupted_video_goes_on_and_says_so(server: Server) -> None:
     time.sleep(1)
     done = kept(server)[job]
     assert 2 <= len(done) < 6
-    with av.open(str(server.base / "output" / "hallo3" / job / "so_far.mp4")) as container:
+    with av.open(str(server.base / "output" / "hallo3_jobs" / job / "so_far.mp4")) as container:
         assert len(list(container.decode(video=0))) >= 31
     other = server.run(simple(extrapolate__seed=12))
     assert other["status"]["status_str"] == "success"
@@ -77,7 +73,7 @@ def test_an_interrupted_video_goes_on_and_says_so(server: Server) -> None:
     path = made_file(server, server.run(prompt))
     found = {kind: packets(path, kind) for kind in ("video", "audio")}
     assert found == undisturbed(server, prompt)
-    assert not (server.base / "output" / "hallo3" / job / "so_far.mp4").exists()
+    assert not (server.base / "output" / "hallo3_jobs" / job / "so_far.mp4").exists()
 
 
 def test_other_values_are_another_job_and_the_old_one_goes_on(server: Server) -> None:

@@ -103,7 +103,7 @@ def with_ksampler(graph: Graph) -> None:
 def long_speech(graph: Graph) -> None:
     """Everything that helps with minutes of speech."""
     loaded, sample = begun(graph, notes.LONG_SPEECH, 540)
-    text = real_weights(graph, 1040)
+    text = real_weights(graph, 1420)
     graph.column(FIRST + 2 * STEP)
     with graph.group("Sampling"):
         cached = graph.node("EasyCache", mode=BYPASSED, model=loaded["model"])
@@ -118,7 +118,10 @@ def long_speech(graph: Graph) -> None:
     identity = identity_of(graph, loaded, sample["portrait"])
     with graph.group("Speech"):
         piece = graph.node("TrimAudioDuration", mode=BYPASSED, audio=sample["speech"], duration=5.0)
-        speech = graph.node("Hallo3EncodeSpeech", audio=piece["AUDIO"], audio_encoder=loaded["audio_encoder"])
+        plan = graph.node(
+            "Hallo3Plan", audio=piece["AUDIO"], model="built-in", steps=STEPS, guidance_scale=GUIDANCE
+        )
+        speech = graph.node("Hallo3EncodeSpeech", audio=plan["audio"], audio_encoder=loaded["audio_encoder"])
     graph.column(FIRST + 3 * STEP)
     with graph.group("Video"):
         video = extrapolate(
@@ -127,6 +130,7 @@ def long_speech(graph: Graph) -> None:
         )  # fmt: skip
         graph.column(FIRST + 4 * STEP)
         save(graph, video["video"], "long_speech")
+        graph.node("PreviewImage", title="Drift", width=420, height=300, images=video["drift"])
 
 
 def video_sound_and_upscale(graph: Graph) -> None:

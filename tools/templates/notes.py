@@ -79,8 +79,8 @@ LONG_SPEECH = "\n\n".join(
     (
         """### Long recordings
 
-Extrapolate goes on for as long as the speech lasts. It keeps all frames until the video is saved: at the \
-released model's 480 x 720, a minute takes 6.2 GB of memory.
+Extrapolate goes on for as long as the speech lasts, in the same memory, and keeps every finished segment: \
+after a stop, queue again, and it goes on. *Hallo3 Plan* says what it takes; *Drift* shows how well it kept.
 
 - *Try a piece first*: select Trim Audio Duration and press Ctrl+B; it then passes on 5 s.
 - *EasyCache* skips steps that change little; with one step there are none, so it is off. For real weights, \
