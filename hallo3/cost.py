@@ -123,5 +123,5 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     if hours >= 48:
-        return f"{hours // 24} days {hours % 24} h"
+        return f"{hours // 24} days" + (f" {hours % 24} h" if hours % 24 else "")
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
