@@ -63,21 +63,23 @@ class Redo:
 NO_REDO = Redo(1, 0, 0)
 
 
-def redo_named(text: str, take: int, segments: int) -> Redo:
+def redo_named(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
     """``14-17``, ``14`` or ``14-`` (to the end), counted from 1; nothing for an empty text.
 
-    Raises ``InputError`` for anything else, and for segments that the video does not have.
+    Raises ``InputError`` for anything else, and for segments that the video does not have, or has
+    ``inherited`` from the one that it goes on from.
     """
     if not text.strip():
         return NO_REDO
     found = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", text)
     first = int(found[1]) if found else 0
     last = (int(found[3]) if found[3] else segments if found[2] else first) if found else 0
-    if not 1 <= first <= last <= segments or take < 1:
+    if not inherited < first <= last <= segments or take < 1:
+        there = f"{inherited + 1} to {segments}"
         raise InputError(
             "These segments cannot be done again.",
             found=f"{text!r}, take {take}",
-            expected=f"one segment, or a stretch such as 2-3, of 1 to {segments}; a take from 1 on",
+            expected=f"one segment, or a stretch such as 2-3, of {there}; a take from 1 on",
             do="choose segments that the video has",
         )
     return Redo(first, last, take)

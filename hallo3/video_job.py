@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import InputError, OutputError
 from .face.likeness import Likeness, nobody_can_tell
-from .journal.about import HEADLINE, About
+from .journal.about import HEADLINE, PARENT, About
 from .journal.job import Job
 from .journal.key import content_of
 from .journal.pace import Pace, remember
@@ -36,7 +36,8 @@ SOUND, DIGITS = "sound.{}.mp4", 16
 class VideoJob:
     """An open ``job`` in the folder ``jobs``, and what its video is: frames of ``canvas``, ``enlarge`` times
     as large, with the sound of ``recording``. ``parent`` is the open job of the video that this one goes on
-    from; ``mark`` has the file say that it was made by a machine."""
+    from; ``mark`` has the file say that it was made by a machine. ``unchanged`` raises if the recording is
+    not what the job is known by any more."""
 
     jobs: Path
     job: Job
@@ -47,6 +48,7 @@ class VideoJob:
     parent: Job | None = None
     enlarge: int = 1
     mark: bool = True
+    unchanged: Callable[[], None] = lambda: None
 
     def to_do(self, redo: Redo = NO_REDO) -> list[int]:
         """Segments to be rendered, if all that are missing come out as they were."""
@@ -91,8 +93,8 @@ class VideoJob:
     def join(self, path: Path) -> None:
         """The finished video. Raises ``OutputError``."""
         pieces = (self.job.piece(index) for index in range(self.job.about.segments))
-        join(pieces, self.sound(), path, self.mark)
-        self.job.finish()
+        join(pieces, self.sound(), path, self.mark, f"{self.job.folder.name}{path.suffix}")
+        self.job.finish(content_of(path))
 
     def drifts(self) -> list[Drift]:
         """What was measured of each finished segment."""
@@ -118,6 +120,7 @@ class VideoJob:
         fresh = unfinished(self.job.folder / SOUND.format("new"))
         try:
             encode_sound(parts, fresh)
+            self.unchanged()
             path = self.job.folder / SOUND.format(content_of(fresh)[:DIGITS])
             adopt(fresh, path)
         except OSError as error:
@@ -160,7 +163,7 @@ def job_about(
         segments=len(plan) + (before.segments if before else 0),
         frames=plan.frames + (before.frames if before else 0),
         headers=headers,
-        what=what,
+        what={**what, PARENT: parent.folder.name} if parent else what,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def _output(
 ) -> io.NodeOutput:
     made.encoding.check(made.suffix, *made.size)
     about = made.about()
-    again, size = redo_named(redo, take, about.segments), (about.frames, made.size[1], made.size[0], 3)
+    again = redo_named(redo, take, about.segments, about.segments - len(made.plan))
+    size = about.frames, made.size[1], made.size[0], 3
     if wanted:
         check_memory(math.prod(size) * 4, f"{about.frames} frames of {size[2]} x {size[1]} px")
     tidy(jobs, about.key)
@@ -167,6 +168,8 @@ def _output(
             filled += len(frames)
     path = job.folder / f"video{made.suffix}"
     video.join(path)
+    with suppress(OSError):  # a player may have it open
+        (job.folder / f"so_far{made.suffix}").unlink()
     if made.node:
         _MADE[made.node] = path
     chart = draw_drift(video.drifts(), made.plan.config.new_frames / made.plan.config.fps)

@@ -165,7 +165,6 @@ class Extrapolation:
             if kept.drawn:
                 progress.segment_done(kept.index)
             yield kept
-        growing.unlink(missing_ok=True)
 
     def _likeness(self) -> Likeness:
         """By the model's own analyzer, where there is one without more files."""
@@ -187,6 +186,10 @@ class Extrapolation:
                 "numerics": NUMERICS,
                 "workflow": workflow,
                 "files": files_of(graph.texts, Contents(jobs_folder()), show),
+                "values": [self.seed, self.motion_drop, self.sampling.guidance_scale],
+                "sigmas": digest(self.sampling.schedule().float()),
+                "text": [digest(text.float()) for text, _ in self.sampling.positive or []],
+                "numbers": str(self.sampling.patcher.model.get_dtype()),
                 "device": self.sampling.patcher.load_device.type,
                 "canvas": digest(self.identity.canvas.pixels),
                 "face": digest(self.identity.face_embedding.float()),

@@ -12,6 +12,7 @@ from dataclasses import asdict
 import torch
 
 from ..cost import Cost, check_disk, cost_of
+from ..journal.about import SEGMENTS
 from ..journal.job import Job, inherit, open_job, size_of
 from ..journal.jobs import put_aside, tidy
 from ..journal.pace import pace_of
@@ -48,7 +49,7 @@ def _animate(request: Request) -> None:
         about = job_about(
             request.key(state_of(parent)), request.plan, request.headers(), request.what, parent
         )
-        redo = redo_named(options.redo, options.take, about.segments)
+        redo = redo_named(options.redo, options.take, about.segments, about.segments - len(request.plan))
         for gone in tidy(jobs, about.key):
             _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
         if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
@@ -57,7 +58,9 @@ def _animate(request: Request) -> None:
         if parent is not None:
             inherit(job, parent)
         _tell_where(job, redo)
-        check_disk(cost(request), jobs, size_of(job.folder))
+        inherited = size_of(parent.folder / SEGMENTS) if parent is not None else 0
+        left = 0 if job.done == about.segments else len(request.plan)
+        check_disk(cost(request, left), jobs, size_of(job.folder) - inherited)
         drawn = Run(request, job, redo, parent).render()
     said = f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
     said += f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"
@@ -66,8 +69,8 @@ def _animate(request: Request) -> None:
     print(said)
 
 
-def cost(request: Request) -> Cost:
-    """What the request will take."""
+def cost(request: Request, left: int) -> Cost:
+    """What the request will take, with so many segments ``left`` to do."""
     audio = request.config.audio
     return cost_of(
         request.plan,
@@ -75,14 +78,15 @@ def cost(request: Request) -> Cost:
         (request.width, request.height),
         request.encoding.codec,
         weights=request.weight_bytes(),
-        features=audio.layers * audio.channels * 4,
+        features=audio.layers * audio.channels * 4 if left else 0,
+        left=left,
         pace=pace_of(request.jobs, request.kind),
     )
 
 
 def _print_plan(request: Request) -> None:
     run = bill(request.config.name, request.plan, request.settings, request.width, request.height)
-    expected = cost(request)
+    expected = cost(request, len(request.plan))
     if request.options.json:
         print(json.dumps(as_dict(run) | asdict(expected) | {"disk": expected.disk}))
     else:

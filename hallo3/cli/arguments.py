@@ -120,7 +120,7 @@ def _going_on(command: ArgumentParser) -> None:
     add("--fresh", action="store_true", help="start again; what was finished is put aside")
     add("--redo", default="", metavar="A-B", help="render segments A to B anew (from 1; A- is to the end)")
     add("--take", type=int, default=1, metavar="N", help="with --redo: which of many versions (default: 1)")
-    add("--continue-from", metavar="VIDEO", help="go on from a finished video (or its job) with this speech")
+    add("--continue-from", metavar="VIDEO", help="go on from this finished video, or job, with this speech")
 
 
 def _video(command: ArgumentParser) -> None:

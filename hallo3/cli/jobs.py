@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 from ..cost import duration, size
-from ..errors import InputError
-from ..journal.about import About
+from ..errors import InputError, OutputError
+from ..journal.about import CONTENT, About
+from ..journal.job import folder_of
 from ..journal.jobs import KEEP_FINISHED, KEEP_UNFINISHED, Listed, clear, list_jobs
+from ..journal.key import content_of
 from .request import JOBS
 
 
 def run_jobs(options: Namespace) -> None:
     """``hallo3 jobs``: list, or clear by name."""
-    jobs = options.folder if options.folder.name == JOBS else options.folder / JOBS
+    folder: Path = options.folder.resolve()
+    jobs = folder if folder.name == JOBS or any(list_jobs(folder)) else folder / JOBS
     if not options.clear:
         print_jobs(jobs)
         return
     names = [job.name for job in list_jobs(jobs)] if "all" in options.clear else options.clear
     for name in names:
-        gone = clear(jobs, name)
-        print(f"cleared {gone.name}: {size(gone.size)}")
+        try:
+            gone = clear(jobs, name)
+        except OutputError as error:
+            print(f"{name} stays.\n{error}", file=sys.stderr)
+        else:
+            print(f"cleared {gone.name}: {size(gone.size)}")
 
 
 def print_jobs(jobs: Path) -> None:
@@ -52,18 +60,16 @@ def line(job: Listed) -> str:
 
 
 def find_parent(jobs: Path, name: str) -> About:
-    """The finished job of a name, or that made the video of a path. Raises ``InputError``."""
-    found = [
-        job
-        for job in list_jobs(jobs)
-        if job.name == name or (name and job.about.what.get("video") == Path(name).name)
-    ]
-    ready = [job for job in found if job.about.finished]
-    if not ready:
-        raise InputError(
-            "There is no video to go on from.",
-            found=f"{name!r}" + (", not finished" if found else f", of no job in {jobs}"),
-            expected="a video that is finished and whose job is still kept",
-            do="render it first; the option --jobs lists what is there",
-        )
-    return ready[0].about
+    """The finished job of a name, or that made the file at a path. Raises ``InputError``."""
+    path = Path(name)
+    content = content_of(path) if path.is_file() else ""
+    found = [job for job in list_jobs(jobs) if job.folder == folder_of(jobs, job.about.key)]
+    for job in found:
+        if job.about.finished and (job.name == name or content == job.about.what.get(CONTENT, "?")):
+            return job.about
+    raise InputError(
+        "There is no video to go on from.",
+        found=f"{name!r}, which is {'of' if content else 'no file, and'} no finished job in {jobs}",
+        expected="a video as hallo3 animate made it, or its job's name, while the job is still kept",
+        do="render it first; the option --jobs lists what is there",
+    )

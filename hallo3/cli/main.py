@@ -9,6 +9,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TextIO
 
 from tqdm import tqdm
@@ -30,6 +31,9 @@ COMMANDS = {
 
 def main(arguments: list[str]) -> int:
     """Run a command and return its exit code. Errors go to stderr, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a name may hold letters that a terminal does not have
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_note

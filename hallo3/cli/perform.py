@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,34 +91,57 @@ class Performer:
 
 
 def listen(request: Request, models: Models, folder: Path) -> Speech:
-    """The recording's features, on disk in ``folder``; used as they are there if they are sound."""
+    """The recording's features, on disk in ``folder``. Layers that are there as they were written are used;
+    the first time, and after a stop, the others are computed."""
     plan, config = request.plan, models.config
     rate, width = config.segment.sample_rate, config.audio.channels
     layers = [Spool(folder / f"layer_{n:02}.f32", plan.padded, width) for n in range(config.audio.layers)]
-    if not _sound(folder, layers):
-        shutil.rmtree(folder, ignore_errors=True)
+    heard = _sound(folder, layers)
+    if len(heard) < len(layers):
+        _clear(folder, set(heard))
         pieces = (piece[:, None] for piece in stream_mono(request.options.speech, rate, request.sound))
         samples = write_spool(folder / "mono.f32", pieces, 1)
+        request.check_speech()
         with models.speech as wav2vec2, tqdm(total=1.0, desc="listening", leave=False, bar_format=BAR) as bar:
 
             def watch(done: int, total: int) -> None:
                 bar.update(done / total - bar.n)
+                for layer in layers[len(heard) :]:
+                    if layer.complete:
+                        _note(folder, heard, layer)
 
             device = next(wav2vec2.parameters()).device
             encode_streamed(anatomy_of(wav2vec2), samples, plan, device, folder, watch)
         samples.remove()
-        found = {layer.path.name: content_of(layer.path) for layer in layers}
-        write_whole(folder / HEARD, [json.dumps(found).encode()])
+        for layer in layers[len(heard) :]:
+            _note(folder, heard, layer)
     return Speech(read_layers(layers), plan, config.audio.window)
+
+
+def _note(folder: Path, heard: dict[str, str], layer: Spool) -> None:
+    """Write down the hash of a layer that is complete."""
+    heard[layer.path.name] = content_of(layer.path)
+    write_whole(folder / HEARD, [json.dumps(heard).encode()])
+
+
+def _clear(folder: Path, but: set[str]) -> None:
+    """Take away what cannot be told to be sound."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in but:
+                path.unlink()
 
 
 BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
 
 
-def _sound(folder: Path, layers: list[Spool]) -> bool:
-    """Whether all that was heard is there, as it was written."""
-    try:
+def _sound(folder: Path, layers: list[Spool]) -> dict[str, str]:
+    """Hashes of the first layers that are there as they were written."""
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         said: Any = json.loads((folder / HEARD).read_text(encoding="utf-8"))
-        return all(layer.complete and said[layer.path.name] == content_of(layer.path) for layer in layers)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
+        for layer in layers:
+            if not layer.complete or said[layer.path.name] != content_of(layer.path):
+                break
+            found[layer.path.name] = said[layer.path.name]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..built_in import FOLDER
 from ..config import Hallo3Config
-from ..errors import CheckpointError, InputError
+from ..errors import AudioError, CheckpointError, InputError
 from ..journal.key import content_of, key_of
 from ..journal.record import digest
 from ..kept import NUMERICS
@@ -34,6 +34,8 @@ from ..weights.source import open_source
 from .checks import device_named
 from .memory import remembered
 
+TOKENIZER = {".json", ".model", ".txt"}
+"""Endings of a tokenizer's files."""
 LARGEST = 16
 """How many times frames may be enlarged."""
 JOBS = "hallo3_jobs"
@@ -42,7 +44,8 @@ JOBS = "hallo3_jobs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """``enlarge`` is how many times as large as rendered the frames are written."""
+    """``enlarge`` is how many times as large as rendered the frames are written, ``speech`` the recording's
+    hash."""
 
     options: Namespace
     files: ModelFolder
@@ -57,6 +60,17 @@ class Request:
     device: torch.device
     precision: Precision
     examined: Examined
+    speech: str
+
+    def check_speech(self) -> None:
+        """Refuse a recording that is not the one that was there at the start. Raises ``AudioError``."""
+        if content_of(self.options.speech) != self.speech:
+            raise AudioError(
+                "The recording has changed while the video was made.",
+                found=self.options.speech.name,
+                expected="the recording as it was when the command was given",
+                do="run the same command again; the new recording is another video",
+            )
 
     @property
     def width(self) -> int:
@@ -128,7 +142,8 @@ class Request:
             "precision": self.precision.name,
             "device": self.device.type,
             "portrait": digest(self.portrait),
-            "speech": content_of(self.options.speech),
+            "speech": self.speech,
+            "model": asdict(self.config),
             "prompt": self.options.prompt,
             "steps": settings.steps,
             "guidance": settings.guidance_scale,
@@ -148,7 +163,8 @@ class Request:
         found = {part: look_through(self.files.find(part), self.examined) for part in needed}
         tokenizer = self.files.tokenizer
         if "text_encoder" in found and tokenizer.is_dir():
-            found["tokenizer"] = [content_of(f) for f in sorted(tokenizer.glob("*.json")) if f.is_file()]
+            small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
+            found["tokenizer"] = [content_of(file) for file in small]
         return found
 
 
@@ -203,8 +219,9 @@ def read_request(options: Namespace) -> Request:
         device=device,
         precision=precision_named(numbers),
         examined=Examined() if built_in else remembered(),
+        speech=content_of(options.speech),
     )
-    suffix = ".mp4" if options.output is None else options.output.suffix
+    suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, request.width, request.height)
     return request
 

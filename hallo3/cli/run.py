@@ -35,8 +35,10 @@ class Run:
             parent=parent,
             enlarge=request.enlarge,
             mark=not options.no_mark,
+            unchanged=request.check_speech,
         )
-        self._so_far: Path = options.output.with_name(f"{options.output.stem}.partial{options.output.suffix}")
+        self._output: Path = options.output.resolve()
+        self._so_far = job.folder / f"so_far{self._output.suffix}"
 
     def render(self) -> int:
         """Make the whole video; how many segments were rendered for it. What is finished is kept whatever
@@ -62,11 +64,12 @@ class Run:
             with bar, closing(made):
                 for kept in made:
                     drawn += kept.drawn
-            self._video.join(self._request.options.output)
+            self._video.join(self._output)
         except BaseException:
             self._tell_what_is_kept()
             raise
-        self._so_far.unlink(missing_ok=True)
+        with suppress(OSError):  # a player may have it open
+            self._so_far.unlink()
         if self._request.options.chart is not None:
             config = self._request.config.segment
             chart = draw_drift(self._video.drifts(), config.new_frames / config.fps)
@@ -79,6 +82,7 @@ class Run:
         with suppress(OSError):  # the error that stopped the run is the one to be told
             done = self._video.job.done
             there = f"; the video so far is {self._so_far}" if self._so_far.exists() else ""
-            text = f"{done} of {total} segments are kept, the same command goes on from there{there}"
+            again = "the same command" + " without --fresh" * self._request.options.fresh
+            text = f"{done} of {total} segments are kept, {again} goes on from there{there}"
             if done:
                 tqdm.write(f"note: {text}", sys.stderr)

@@ -38,7 +38,8 @@ class Contents:
         """A file's SHA-256. Raises ``OSError``, and what ``watch`` raises."""
         seen = path.stat()
         mark = [seen.st_size, seen.st_mtime_ns, seen.st_ino]
-        known: object = self._known.get(str(path))
+        name = sha256(str(path).encode()).hexdigest()  # where people keep their files is their own affair
+        known: object = self._known.get(name)
         if isinstance(known, dict) and cast("dict[str, Any]", known).get("seen") == mark:
             return str(cast("dict[str, Any]", known).get("sha256"))
         found = sha256()
@@ -46,7 +47,7 @@ class Contents:
             while block := file.read(BLOCK):
                 found.update(block)
                 watch(len(block))
-        self._known[str(path)] = {"seen": mark, "sha256": found.hexdigest()}
+        self._known[name] = {"seen": mark, "sha256": found.hexdigest()}
         with suppress(OSError):
             write_whole(self._kept_in, [json.dumps(self._known).encode()])
         return found.hexdigest()

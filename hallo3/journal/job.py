@@ -6,9 +6,10 @@ one more to do. The description can be made again from any segment; nothing depe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..errors import OutputError
 from ..storage.hold import held
 from ..storage.whole import unwritable, write_whole
-from .about import HEADLINE, SEGMENTS, About, check_format, read_about, write_about
+from .about import CONTENT, HEADLINE, SEGMENTS, About, check_format, read_about, write_about
 from .record import MOTION, PIECE, PIXELS, Record, digest, link_of, packed, read_note, read_segment
 
 UNREADABLE = "A finished segment cannot be read."
@@ -36,7 +37,7 @@ class Job:
     def __init__(self, folder: Path, about: About) -> None:
         self.folder, self.about = folder, about
         self.records: list[Record | None] = [None] * about.segments
-        self._takes = dict[int, int]()
+        self._noted = dict[int, Record]()
 
     def look(self, watch: Watch = unwatched) -> None:
         """Read every segment's file once, and remember those that are sound. Raises ``OutputError`` for one
@@ -47,7 +48,7 @@ class Job:
             try:
                 found = read_segment(path) if path.exists() else None
                 if found is None and path.exists() and (noted := read_note(path)):
-                    self._takes[index] = noted[0].take
+                    self._noted[index] = noted[0]
             except OSError as error:
                 raise unwritable(UNREADABLE, path, error) from error
             self.records[index] = found[0] if found and found[0].index == index else None
@@ -55,8 +56,8 @@ class Job:
 
     def take(self, index: int) -> int:
         """Which take a segment was, as far as its file still tells; 0 where it does not."""
-        record = self.records[index]
-        return record.take if record else self._takes.get(index, 0)
+        record = self.records[index] or self._noted.get(index)
+        return record.take if record else 0
 
     @property
     def done(self) -> int:
@@ -108,6 +109,9 @@ class Job:
             seconds=seconds,
             measures=measures or {},
         )
+        if self.about.finished:  # it will be another video
+            self.about = replace(self.about, finished=False)
+            write_about(self.folder, self.about)
         path = self.path(index)
         kept = {name: tensor for name, tensor in tensors.items() if pixels or name != PIXELS}
         try:
@@ -130,9 +134,9 @@ class Job:
         """A finished segment's frames [F, 3, h, w], if they were kept."""
         return self._read(index, PIXELS).get(PIXELS)
 
-    def finish(self) -> None:
-        """Note that the whole video has been made."""
-        self.about = replace(self.about, finished=True)
+    def finish(self, content: str = "") -> None:
+        """Note that the whole video has been made, and the hash of its file."""
+        self.about = replace(self.about, finished=True, what={**self.about.what, CONTENT: content})
         write_about(self.folder, self.about)
 
     def path(self, index: int) -> Path:
@@ -141,7 +145,8 @@ class Job:
 
     def _named_by_next(self, index: int, link: str) -> str:
         """The link by which the next segment, rendered after another take of this one, still names it."""
-        old, after = self.records[index], self.records[index + 1] if index + 1 < len(self.records) else None
+        old = self.records[index] or self._noted.get(index)
+        after = self.records[index + 1] if index + 1 < len(self.records) else None
         if old is None or after is None or after.previous == link or not after.follows(old, ""):
             return ""
         return after.previous
@@ -220,15 +225,28 @@ def _sweep(folder: Path) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that a folder holds."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes that a folder holds; what goes while it is looked at is not counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def moved(folder: Path, place: Path) -> None:
+    """Give a job's folder another name. Raises ``OutputError`` if another run holds it or it cannot be."""
+    try:
+        with held(folder, "this job", note=False):
+            if os.name != "nt":  # nobody can take hold of it in between
+                folder.rename(place)
+        if os.name == "nt":  # a folder with an open file cannot be renamed there
+            folder.rename(place)
+    except OSError as error:
+        raise unwritable("The job cannot be removed.", folder, error) from error
 
 
 def remove(folder: Path) -> None:
     """Take a job away. Raises ``OutputError`` if another run holds it or it cannot be removed."""
-    try:
-        with held(folder, "this job"):
-            pass
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise unwritable("The job cannot be removed.", folder, error) from error
+    gone = folder.with_name(f"{folder.name}.gone")
+    moved(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)

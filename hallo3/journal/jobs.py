@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, OutputError
-from ..storage.hold import HOLDER, held
-from ..storage.whole import unwritable
-from .about import SEGMENTS, About, read_about
-from .job import folder_of, remove, size_of
+from ..storage.hold import HOLDER
+from .about import PARENT, SEGMENTS, About, read_about
+from .job import folder_of, moved, remove, size_of
 
 DAY = 24 * 3600
 KEEP_FINISHED, KEEP_UNFINISHED = 7 * DAY, 30 * DAY
@@ -41,17 +42,25 @@ class Listed:
 
 
 def list_jobs(jobs: Path) -> Iterator[Listed]:
-    """The jobs in a folder, the last used first. Other things that lie there are not looked at."""
+    """The jobs in a folder, the last used first. Other things that lie there, or go meanwhile, are not looked
+    at."""
     found: list[Listed] = []
-    for folder in jobs.iterdir() if jobs.is_dir() else ():
-        about = read_about(folder) if (folder / SEGMENTS).is_dir() else None
-        if about is not None:
-            files = list((folder / SEGMENTS).glob("*.safetensors"))
-            marks = [file for file in (*files, folder / SEGMENTS, folder / HOLDER) if file.exists()]
-            used = max(file.stat().st_mtime for file in marks)
-            age = max(0.0, time.time() - used)
-            found.append(Listed(folder=folder, about=about, done=len(files), size=size_of(folder), used=age))
+    with suppress(OSError):
+        for folder in jobs.iterdir():
+            with suppress(OSError):
+                listed = _listed(folder)
+                found += [listed] if listed else []
     return iter(sorted(found, key=lambda job: job.used))
+
+
+def _listed(folder: Path) -> Listed | None:
+    about = read_about(folder) if (folder / SEGMENTS).is_dir() else None
+    if about is None or folder.name.endswith(".gone"):
+        return None
+    files = list((folder / SEGMENTS).glob("*.safetensors"))
+    marks = [file for file in (*files, folder / SEGMENTS, folder / HOLDER) if file.exists()]
+    age = max(0.0, time.time() - max(file.stat().st_mtime for file in marks))
+    return Listed(folder=folder, about=about, done=len(files), size=size_of(folder), used=age)
 
 
 def clear(jobs: Path, name: str) -> Listed:
@@ -71,17 +80,19 @@ def clear(jobs: Path, name: str) -> Listed:
 
 
 def tidy(jobs: Path, but: str) -> list[Listed]:
-    """Take away what nobody has worked on for long, ``but`` the job of that key and those that are held; what
-    went."""
+    """Take away what nobody has worked on for long; what went. Spared are the job of the key ``but``, those
+    that are held, and those that an unfinished one goes on from."""
+    for left in jobs.glob("*.gone"):
+        shutil.rmtree(left, ignore_errors=True)
     gone: list[Listed] = []
-    for job in list_jobs(jobs):
-        if not job.outdated or job.folder == folder_of(jobs, but):
+    found = list(list_jobs(jobs))
+    needed = {job.about.what.get(PARENT) for job in found if not job.about.finished and not job.outdated}
+    for job in found:
+        if not job.outdated or job.folder == folder_of(jobs, but) or job.name in needed:
             continue
-        try:
+        with suppress(OutputError):  # held, or not ours to remove: the next run tries again
             remove(job.folder)
-        except OutputError:
-            continue  # held, or not ours to remove: the next run tries again
-        gone.append(job)
+            gone.append(job)
     return gone
 
 
@@ -96,10 +107,5 @@ def put_aside(jobs: Path, key: str) -> Path | None:
     number = 1
     while (aside := folder.with_name(f"{folder.name}{ASIDE}{number}")).exists():
         number += 1
-    try:
-        with held(folder, "this very video"):
-            pass
-        folder.rename(aside)
-    except OSError as error:
-        raise unwritable("The job cannot be put aside.", folder, error) from error
+    moved(folder, aside)
     return aside

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ..errors import InputError
 
-BT709, LIMITED, FULL = 1, 1, 2
+BT709, LIMITED = 1, 1
+REORDERABLE = 3
+"""Frames from which on an encoder may put them in another order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ def encode_piece(frames: Iterable[Tensor], encoding: Encoding, fps: int) -> byte
     """
     import av
 
-    target, count = BytesIO(), 0
+    target, count, packets = BytesIO(), 0, list[Any]()
     with av.open(target, "w", format=encoding.kind.piece) as container:
         stream: Any = None
         for pixels in frames:
@@ -137,10 +139,14 @@ def encode_piece(frames: Iterable[Tensor], encoding: Encoding, fps: int) -> byte
                 stream = _stream(container, encoding, picture.shape[1], picture.shape[0], fps)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = count, Fraction(1, fps)
-            container.mux(stream.encode(_converted(frame, encoding.pixel_format)))
+            packets += stream.encode(_converted(frame, encoding.pixel_format))
             count += 1
         if stream is not None:
-            container.mux(stream.encode(None))
+            packets += stream.encode(None)
+        for number, packet in enumerate(packets):
+            if count < REORDERABLE:  # x265 leaves the times of so few frames unset
+                packet.pts = packet.dts = number
+            container.mux(packet)
     return target.getvalue()
 
 

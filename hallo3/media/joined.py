@@ -21,8 +21,10 @@ FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 MARK = "AI-generated: this person was animated by a machine (Hallo3)."
 """What a video says of itself unless that is switched off."""
 HEADLINE = "The video cannot be written."
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
 GROWING = {
-    "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"},
+    "mp4": FRAGMENTS,
+    "mov": FRAGMENTS,
     "matroska": {"cluster_time_limit": "400"},
 }
 """FFmpeg's options for a file that plays while it grows and after a crash: all but its last 0.4 seconds."""
@@ -100,7 +102,15 @@ class Joined:
                 raise unwritable(HEADLINE, self.path, failure) from failure
 
     def _begin(self, track: Any) -> None:
-        self._picture = self._container.add_stream_from_template(track)
+        try:
+            self._picture = self._container.add_stream_from_template(track)
+        except ValueError as error:
+            raise OutputError(
+                HEADLINE,
+                found=f"{track.codec_context.name} in {self.path.suffix}: {error}",
+                expected="a codec that this kind of file holds",
+                do="choose another file ending or codec",
+            ) from error
         self._picture.time_base = track.time_base
         self._delay = REORDERED if track.codec_context.has_b_frames else 0
         if self._sound is not None:
@@ -165,17 +175,17 @@ class _Sound:
 def growing(path: Path, sound: Path | None, mark: bool = True) -> Joined:
     """A video that plays while it grows. What has been appended survives a crash but for 0.4 seconds."""
     form = FORMATS.get(path.suffix.lower(), "mp4")
-    form = "mp4" if form == "mov" else form
     return Joined(path, form, GROWING[form], sound, mark)
 
 
-def join(pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True) -> None:
-    """The finished video at ``path``: an ordinary file, whole or not there.
+def join(pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = "") -> None:
+    """The finished video at ``path``: an ordinary file, whole or not there. ``name`` is what it is called
+    beside that place until then.
 
     Raises ``OutputError`` if it cannot be written; whatever had its name before is then still there.
     """
     form = FORMATS[path.suffix.lower()]
-    fresh = unfinished(path)
+    fresh = unfinished(path.with_name(name) if name else path)
     try:
         with Joined(fresh, form, FINAL[form], sound, mark) as video:
             for piece in pieces:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
 import folder_paths
+import torch
 from server import PromptServer
 
 from ...hallo3.journal.contents import Contents
+from ...hallo3.journal.record import digest
 
 PASSED_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that decide nothing: what they hand on is that input."""
@@ -50,26 +54,38 @@ class Graph:
         )
 
     def _before(self, node_id: str, ignored: tuple[str, ...]) -> list[str]:
+        return [value[0] for value in self._inputs(node_id, ignored).values() if _is_link(value)]
+
+    def _inputs(self, node_id: str, ignored: tuple[str, ...]) -> dict[str, Any]:
+        """A node's values and links; a link to what a node only hands on is one to where it comes from."""
         inputs = self._node(node_id).get("inputs", {})
-        return [value[0] for name, value in inputs.items() if name not in ignored and _is_link(value)]
+        return {name: self._followed(value) for name, value in inputs.items() if name not in ignored}
+
+    def _followed(self, value: Any) -> Any:
+        for _ in range(DEEPEST):
+            if not _is_link(value) or value[1] != 0:
+                break
+            node = self._node(value[0])
+            onward: Any = node.get("inputs", {}).get(PASSED_THROUGH.get(node["class_type"], ""))
+            if not _is_link(onward):
+                break
+            value = onward
+        return value
 
     def _hash(self, node_id: str, ignored: tuple[str, ...]) -> str:
         node = self._node(node_id)
-        inputs = {name: value for name, value in node.get("inputs", {}).items() if name not in ignored}
-        passed: Any = inputs.get(PASSED_THROUGH.get(node["class_type"], ""))
-        if _is_link(passed):
-            return self._hashes.get(passed[0], "")
         values: dict[str, Any] = {}
-        for name, value in inputs.items():
+        for name, value in self._inputs(node_id, ignored).items():
             if _is_link(value):
                 values[name] = [self._hashes.get(value[0], ""), value[1]]
             else:
                 values[name] = {"value": value}
                 self.texts |= _texts(value)
-        return sha256(json.dumps([node["class_type"], values], sort_keys=True).encode()).hexdigest()
+        text = json.dumps([node["class_type"], values], sort_keys=True, default=_named)
+        return sha256(text.encode()).hexdigest()
 
 
-def files_of(texts: set[str], contents: Contents, said: Callable[[str], None]) -> dict[str, str]:
+def files_of(texts: set[str], contents: Contents, said: Callable[[str], None]) -> dict[str, list[str]]:
     """Hashes of the files that texts in a workflow name, among ComfyUI's models and inputs. Can be
     interrupted."""
 
@@ -77,11 +93,12 @@ def files_of(texts: set[str], contents: Contents, said: Callable[[str], None]) -
         del count
         mm.throw_exception_if_processing_interrupted()
 
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for text in sorted(texts):
         for path in _paths(text):
             said(f"checking {path.name}")
-            found[f"{text}|{path.name}"] = contents.of(path, watch)
+            with suppress(OSError):  # gone or not readable: whoever needs it says so
+                found.setdefault(text, []).append(contents.of(path, watch))
     return found
 
 
@@ -108,7 +125,13 @@ class _Prompt:
 
 
 def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
+
+
+def _named(value: Any) -> str:
+    """What stands for a value that an expanded node was given: a tensor's content, of anything else nothing
+    that would be found again."""
+    return digest(value) if isinstance(value, torch.Tensor) else uuid.uuid4().hex
 
 
 def _texts(value: Any) -> set[str]:
@@ -125,7 +148,9 @@ def _paths(text: str) -> list[Path]:
     """Files that a text may name; a prompt names none."""
     if not 0 < len(text) < 300 or "\0" in text or "\n" in text:
         return []
-    found = [folder_paths.get_full_path(kind, text) for kind in folder_paths.folder_names_and_paths]
-    if folder_paths.exists_annotated_filepath(text):
-        found.append(folder_paths.get_annotated_filepath(text))
-    return [Path(path) for path in dict.fromkeys(found) if path and Path(path).is_file()]
+    with suppress(OSError, ValueError):  # a text that is no name on this system
+        found = [folder_paths.get_full_path(kind, text) for kind in folder_paths.folder_names_and_paths]
+        if folder_paths.exists_annotated_filepath(text):
+            found.append(folder_paths.get_annotated_filepath(text))
+        return [Path(path) for path in dict.fromkeys(found) if path and Path(path).is_file()]
+    return []

@@ -234,9 +234,9 @@ def test_what_was_rendered_before_an_interrupt_is_kept(
 
     monkeypatch.setitem(samplers.SAMPLERS, "dpmpp_2m_sde", second_time_never)
     assert run(inputs) == 1
-    partial = Path(inputs["-o"]).with_name("out.partial.mp4")
-    assert len(frames_of(str(partial))) == 15
-    assert "out.partial.mp4" in capsys.readouterr().err
+    so_far = next(Path(inputs["-o"]).parent.glob("hallo3_jobs/*/so_far.mp4"))
+    assert len(frames_of(so_far)) == 15
+    assert "so_far.mp4" in capsys.readouterr().err
 
 
 def test_tiny_writes_a_set_that_animates(

@@ -115,3 +115,21 @@ def test_a_take_has_a_seed_of_its_own() -> None:
     assert len(set(seeds)) == 12
     assert seed_of(5, 0, "") == 5
     assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_a_damaged_take_is_rendered_as_that_take_and_nothing_else(tmp_path: Path) -> None:
+    Toy().run(tmp_path)
+    made = Toy().run(tmp_path, Redo(2, 2, 2))
+    path = next(tmp_path.glob("*/segments/000001*"))
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    again = Toy()
+    assert again.run(tmp_path) == made
+    assert again.drawn == [1]
+
+
+def test_what_was_inherited_cannot_be_done_again() -> None:
+    with pytest.raises(InputError, match="of 4 to 6"):
+        redo_named("2-5", 1, 6, 3)
+    assert redo_named("4-", 1, 6, 3) == Redo(4, 6, 1)
