@@ -12,7 +12,8 @@ from comfy_api.latest import InputImpl, io
 
 from ..hallo3.cost import check_disk
 from ..hallo3.identity import Identity
-from ..hallo3.journal.job import inherit, open_job, size_of
+from ..hallo3.journal.folders import size_of
+from ..hallo3.journal.job import inherit, open_job
 from ..hallo3.journal.jobs import tidy
 from ..hallo3.kept import redo_named
 from ..hallo3.media.drift_chart import draw_drift

@@ -5,7 +5,6 @@ Nothing is mapped into memory: a mapped file that somebody cuts short kills the 
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
+from ..storage.system import SYSTEM
+from ..storage.whole import unfinished, unwritable
 
-UNFINISHED = ".unfinished"
 _FORMAT = np.dtype("<f4")
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,11 @@ def write_spool(path: Path, pieces: Iterable[Tensor], width: int) -> Spool:
     piece raises. The folder is made. Raises ``OutputError`` if it cannot be written. One process may write
     a path at a time.
     """
-    unfinished = path.with_name(path.name + UNFINISHED)
+    fresh = unfinished(path)
     rows = 0
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = unfinished.open("wb")
+        file = fresh.open("wb")
     try:
         for piece in pieces:
             if piece.ndim != 2 or piece.shape[1] != width:
@@ -103,12 +102,12 @@ def write_spool(path: Path, pieces: Iterable[Tensor], width: int) -> Spool:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            unfinished.replace(path)
+            SYSTEM.replace(fresh, path)
     except BaseException:
         with suppress(OSError):  # what is still held back may find no room either
             file.close()
         with suppress(OSError):
-            unfinished.unlink()
+            fresh.unlink()
         raise
     return Spool(path, rows, width)
 
@@ -124,12 +123,4 @@ def _told(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _FULL
-        raise OutputError(
-            "What is heard in the recording cannot be written.",
-            found=f"{path}: {error.strerror or error}",
-            expected="free room" if full else "a folder that you may write to",
-            do="free some space and run it again: finished layers are kept"
-            if full
-            else "choose another folder, or remove what is in the way",
-        ) from error
+        raise unwritable("What is heard in the recording cannot be written.", path, error) from error

@@ -13,7 +13,8 @@ import torch
 
 from ..cost import Cost, check_disk, cost_of
 from ..journal.about import SEGMENTS
-from ..journal.job import Job, inherit, open_job, size_of
+from ..journal.folders import size_of
+from ..journal.job import Job, inherit, open_job
 from ..journal.jobs import put_aside, tidy
 from ..journal.pace import pace_of
 from ..kept import NO_REDO, Redo, redo_named

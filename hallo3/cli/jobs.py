@@ -9,7 +9,7 @@ from pathlib import Path
 from ..cost import duration, size
 from ..errors import InputError, OutputError
 from ..journal.about import CONTENT, About
-from ..journal.job import folder_of
+from ..journal.folders import folder_of
 from ..journal.jobs import KEEP_FINISHED, KEEP_UNFINISHED, Listed, clear, list_jobs
 from ..journal.key import content_of
 from .request import JOBS

@@ -6,10 +6,8 @@ one more to do. The description can be made again from any segment; nothing depe
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +18,7 @@ from ..errors import OutputError
 from ..storage.hold import held
 from ..storage.whole import unwritable, write_whole
 from .about import CONTENT, HEADLINE, SEGMENTS, About, check_format, read_about, write_about
+from .folders import folder_of
 from .record import MOTION, PIECE, PIXELS, Record, digest, link_of, packed, read_note, read_segment
 
 UNREADABLE = "A finished segment cannot be read."
@@ -191,11 +190,6 @@ def open_job(jobs: Path, about: About, watch: Watch = unwatched) -> Generator[Jo
         yield job
 
 
-def folder_of(jobs: Path, key: str) -> Path:
-    """Where the job of a key is kept."""
-    return jobs / key[:16]
-
-
 def inherit(job: Job, parent: Job) -> None:
     """Begin a job with all the segments of another, which is complete and has the same root.
 
@@ -222,31 +216,3 @@ def _sweep(folder: Path) -> None:
     """Take away what a crash left half written."""
     for path in (*folder.glob("*.unfinished"), *(folder / SEGMENTS).glob("*.unfinished")):
         path.unlink(missing_ok=True)
-
-
-def size_of(folder: Path) -> int:
-    """Bytes that a folder holds; what goes while it is looked at is not counted."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
-
-
-def moved(folder: Path, place: Path) -> None:
-    """Give a job's folder another name. Raises ``OutputError`` if another run holds it or it cannot be."""
-    try:
-        with held(folder, "this job", note=False):
-            if os.name != "nt":  # nobody can take hold of it in between
-                folder.rename(place)
-        if os.name == "nt":  # a folder with an open file cannot be renamed there
-            folder.rename(place)
-    except OSError as error:
-        raise unwritable("The job cannot be removed.", folder, error) from error
-
-
-def remove(folder: Path) -> None:
-    """Take a job away. Raises ``OutputError`` if another run holds it or it cannot be removed."""
-    gone = folder.with_name(f"{folder.name}.gone")
-    moved(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)

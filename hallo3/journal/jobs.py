@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import InputError, OutputError
 from ..storage.hold import HOLDER
 from .about import PARENT, SEGMENTS, About, read_about
-from .job import folder_of, moved, remove, size_of
+from .folders import folder_of, moved, remove, size_of
 
 DAY = 24 * 3600
 KEEP_FINISHED, KEEP_UNFINISHED = 7 * DAY, 30 * DAY

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..storage.whole import adopt, unfinished, unwritable
+from .sink import Sink
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 MARK = "AI-generated: this person was animated by a machine (Hallo3)."
@@ -52,7 +53,7 @@ class Joined:
         import av
 
         try:
-            self._file = self.path.open("wb")
+            self._file = Sink(self.path)
             options = {**self._options, "flush_packets": "1"}
             self._container: Any = av.open(self._file, "w", format=self._form, options=options)
             self._sound = _Sound(self._sound_path) if self._sound_path else None
@@ -124,7 +125,7 @@ class Joined:
 
     def _flush(self) -> None:
         try:
-            self._file.flush()
+            self._file.check()
         except OSError as error:
             raise unwritable(HEADLINE, self.path, error) from error
 
@@ -132,6 +133,7 @@ class Joined:
         try:
             if self._picture is not None:
                 self._container.close()
+            self._file.check()
         finally:
             if self._sound is not None:
                 self._sound.close()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AudioError
+from .sink import Sink
 from .sound import Recording
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -28,18 +29,21 @@ def encode_sound(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> 
     import av
 
     rate, layout = _common([source for source, _ in parts])
-    with path.open("wb") as file, av.open(file, "w", format="mp4") as target:
-        stream: Any = target.add_stream("aac", rate=rate, layout=layout)
-        written, end = 0, Fraction(0)
-        for source, seconds in parts:
-            end += seconds
-            limit = int(end * rate)
-            for samples in _filled(_samples(source, rate, layout), limit - written):
-                frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-                frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
-                written += samples.shape[1]
-                target.mux(stream.encode(frame))
-        target.mux(stream.encode(None))
+    with Sink(path) as file:
+        with av.open(file, "w", format="mp4") as target:
+            stream: Any = target.add_stream("aac", rate=rate, layout=layout)
+            written, end = 0, Fraction(0)
+            for source, seconds in parts:
+                end += seconds
+                limit = int(end * rate)
+                for samples in _filled(_samples(source, rate, layout), limit - written):
+                    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+                    frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
+                    written += samples.shape[1]
+                    target.mux(stream.encode(frame))
+                    file.check()
+            target.mux(stream.encode(None))
+        file.check()
 
 
 def _common(sources: list[Path | Recording]) -> tuple[int, str]:

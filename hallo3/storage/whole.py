@@ -70,7 +70,7 @@ def unwritable(headline: str, path: Path, error: OSError, needed: int = 0) -> Ou
         headline,
         found=f"{where}: {said}",
         expected="a folder that exists and that you may write to",
-        do="mend the folder or choose another, then run the same again",
+        do="mend the folder, remove what is in the way, or choose another; then run the same again",
     )
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3.audio.spool import UNFINISHED, Spool, write_spool
+from hallo3.audio.spool import Spool, write_spool
 from hallo3.errors import OutputError
+from hallo3.storage.whole import UNFINISHED
 
 ROWS = torch.arange(40, dtype=torch.float32).reshape(10, 4)
 
@@ -107,7 +108,7 @@ def test_a_full_disk_is_told(tmp_path: Path, rows: int) -> None:
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="another folder"):
+    with pytest.raises(OutputError, match="choose another"):
         write_spool(tmp_path / "file" / "a.f32", [ROWS], 4)
     (tmp_path / "a.f32").mkdir()
     (tmp_path / "a.f32" / "held").touch()

@@ -163,7 +163,7 @@ def test_the_growing_video_cannot_be_appended_to(
     said = capsys.readouterr().err
     assert "2 of 4 segments are kept" in said
     assert "Input/output error" in said or "ValueError: broken" in said
-    assert ("v.partial.mp4: Input/output error" in said) == isinstance(error, OSError)
+    assert ("so_far.mp4: Input/output error" in said) == isinstance(error, OSError)
     drawn.clear()
     assert run(inputs) == 0
     assert drawn == [2, 3]

@@ -1,0 +1,91 @@
+"""A server killed again and again, and a hundred prompts in a row: ``make soak-comfyui``."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyui.host import absent
+from comfyui.prompts import simple
+from comfyui.server import Server
+from comfyui.test_going_on import kept, packets, slow, stop_after, undisturbed
+from comfyui.test_server import made_file
+from conftest import REPOSITORY
+
+RESULTS = REPOSITORY / "docs" / "measurements"
+KILLS, SEED, PROMPTS = 12, 1, 100
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif(absent() is not None, reason=str(absent())),
+]
+
+
+def written(name: str, figures: dict[str, Any]) -> None:
+    print(figures)
+    (RESULTS / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
+    """Each at a random moment after a random number of segments; then the same workflow in a new server."""
+    draw, prompt, lost, begun_again = random.Random(SEED), slow(extrapolate__seed=1), 0, 0
+    done: list[str] = []
+    job = ""
+    for kill in range(KILLS):
+        server = Server(tmp_path)
+        prompt["extrapolate"]["inputs"]["seed"] = kill // 3
+        if kill % 3 == 0:
+            done = []
+            job = stop_after(server, prompt, 1, lambda: None)
+        else:
+            server.queue(prompt)
+            lost += not set(done) <= set(kept(server)[job])
+            begun = time.monotonic()
+            while len(kept(server)[job]) <= len(done) and time.monotonic() - begun < 60:
+                time.sleep(0.02)
+        time.sleep(draw.uniform(0, 1))
+        server.kill()
+        begun_again += len(kept(server)[job]) < 6
+        lost += not set(done) <= set(kept(server)[job])
+        done = kept(server)[job]
+        if kill % 3 == 2:
+            server = Server(tmp_path)
+            try:
+                path = made_file(server, server.run(prompt))
+                found = {kind: packets(path, kind) for kind in ("video", "audio")}
+                assert found == undisturbed(server, json.loads(json.dumps(prompt)))
+            finally:
+                server.stop()
+    assert lost == 0
+    written("soak_server_kills.json", {"kills": KILLS, "seed": SEED, "lost": lost, "videos": KILLS // 3})
+
+
+def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    sizes: list[tuple[float, int, int]] = []
+    try:
+        for number in range(PROMPTS):
+            made_file(server, server.run(simple(extrapolate__seed=number, extrapolate__steps=1)))
+            sizes.append(server.weight())
+    finally:
+        server.stop()
+    grown = max(size for size, _, _ in sizes[20:]) - sizes[19][0]
+    figures = {
+        "prompts": PROMPTS,
+        "MB after 20": round(sizes[19][0], 1),
+        "MB after 100": round(sizes[-1][0], 1),
+        "MB more at most": round(grown, 1),
+        "threads": [sizes[19][1], sizes[-1][1]],
+        "files": [sizes[19][2], sizes[-1][2]],
+        "cores": os.cpu_count(),
+    }
+    written("soak_server_prompts.json", figures)
+    assert grown <= 20
+    assert sizes[-1][1:] == sizes[19][1:]
