@@ -17,10 +17,21 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch
 
-from golden_checks import checkpoint, end_to_end, forwards, loop, media, sampling, speech, training, vae
+from golden_checks import (
+    checkpoint,
+    end_to_end,
+    faces,
+    forwards,
+    loop,
+    media,
+    sampling,
+    speech,
+    training,
+    vae,
+)
 from golden_checks.directory import Check, Golden, Report, goldens
 
-MODULES = (checkpoint, end_to_end, forwards, loop, media, sampling, speech, training, vae)
+MODULES = (checkpoint, end_to_end, faces, forwards, loop, media, sampling, speech, training, vae)
 CHECKS: tuple[Check, ...] = tuple(check for module in MODULES for check in module.CHECKS)
 
 

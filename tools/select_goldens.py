@@ -29,6 +29,7 @@ KEPT: dict[str, str] = {
     "e2e_frames": r"out\.frames_uint8",
     "e2e_io": r"in\..*|draw\..*|out\.latent.*|mid\.(ref_latent|bank_.*|audio_emb|concat.*)",
     "extrapolation_loop": ".*",
+    "face_mask": r"(landmarks|face_mask)_\d",
     "image_resize": r"(rect\.tall_4x3|rect\.wide_2x1|square\.sq150)\..*",
     "motion_mask": ".*",
     "ref_net_forward": ".*",

@@ -37,6 +37,7 @@ LIBRARIES = {
     "tqdm": {"cli"},
     "huggingface_hub": {"cli"},
     "gguf": {"tensorfile"},
+    "onnxruntime": {"face"},
 }
 """Each library has its rooms."""
 

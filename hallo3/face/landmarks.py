@@ -1,0 +1,119 @@
+"""The face mask: a box around the face's silhouette, a fifth larger, filled (facts 10)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import FaceError
+
+SILHOUETTE = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
+"""The outline of a face among MediaPipe's landmarks, from the forehead clockwise."""
+LANDMARKS = 478
+"""How many landmarks MediaPipe finds on a face; 468 without the irises, which are not needed."""
+EXPANDED = 1.2
+"""The mask is so many times as wide and as high as the face."""
+
+
+class PixelBox(NamedTuple):
+    """A rectangle in pixels: from ``left`` and ``top`` up to, without, ``right`` and ``bottom``."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        """Its pixels; 0 for one that is turned inside out."""
+        return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
+
+    def common(self, other: PixelBox) -> PixelBox:
+        """What two boxes have in common; without area if that is nothing."""
+        return PixelBox(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        )
+
+
+def silhouette_box(landmarks: Tensor) -> PixelBox:
+    """The box around a face, in whole pixels.
+
+    ``landmarks`` [478, 2] (or 468) are x and y in pixels, MediaPipe's order. Extremes are rounded half to
+    even. Raises ``FaceError`` for another layout or numbers that are not finite.
+    """
+    shape = tuple(landmarks.shape)
+    if landmarks.ndim != 2 or shape[1] != 2 or shape[0] <= max(SILHOUETTE):
+        raise FaceError(
+            "The landmarks do not describe a face.",
+            found=f"{list(shape)} numbers",
+            expected=f"[{LANDMARKS}, 2]: x and y in pixels, in MediaPipe's order",
+            do="check what finds the landmarks, or give a box instead",
+        )
+    outline = landmarks[list(SILHOUETTE)].double()
+    if not bool(outline.isfinite().all()):
+        raise FaceError(
+            "The landmarks do not describe a face.",
+            found="numbers that are not finite",
+            expected="x and y in pixels",
+            do="check what finds the landmarks, or give a box instead",
+        )
+    low, high = outline.amin(dim=0).round(), outline.amax(dim=0).round()
+    return PixelBox(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def expand(box: PixelBox, height: int, width: int, ratio: float = EXPANDED) -> PixelBox:
+    """A box in whole pixels, ``ratio`` times as large around its middle, in a picture of a size.
+
+    As the original does it: the middle and the halves are rounded down, and a box that leaves the picture
+    is shifted back by what hangs over, so the opposite side may leave it then.
+    """
+    left, right = _expand(box.left, box.right, width, ratio)
+    top, bottom = _expand(box.top, box.bottom, height, ratio)
+    return PixelBox(left, top, right, bottom)
+
+
+def _expand(low: float, high: float, side: int, ratio: float) -> tuple[float, float]:
+    middle, half = (low + high) // 2, (high - low) * ratio // 2
+    low, high = middle - half, middle + half
+    if low < 0:
+        low, high = 0, high - low
+    if high > side:
+        low, high = low - (high - side), side
+    return round(low), round(high)
+
+
+def box_mask(box: PixelBox, height: int, width: int) -> Tensor:
+    """A mask [h, w] of 0 and 1: the box of a face, expanded and filled.
+
+    The box is rounded to whole pixels first. One that is wider than the picture once expanded fills the
+    picture; in the original a negative edge counted from the other end and left the mask empty. Raises
+    ``FaceError`` for a box without any pixels inside the picture, or with numbers that are not finite.
+    """
+    whole = PixelBox(0, 0, width, height)
+    if not all(math.isfinite(edge) for edge in box) or box.common(whole).area <= 0:
+        raise FaceError(
+            "The face's box cannot be used.",
+            found=", ".join(f"{name} {edge:g}" for name, edge in box._asdict().items()),
+            expected=f"a box inside {width} x {height} px",
+            do="correct the box, or leave it out and let the face be found",
+        )
+    left, top, right, bottom = (
+        int(edge) for edge in expand(PixelBox(*(round(edge) for edge in box)), height, width)
+    )
+    mask = torch.zeros(height, width)
+    mask[max(0, top) : max(top + 1, bottom), max(0, left) : max(left + 1, right)] = 1
+    return mask
+
+
+def face_mask(landmarks: Tensor, height: int, width: int) -> Tensor:
+    """The mask [h, w] of 0 and 1 that the original makes of landmarks; errors as of its two halves."""
+    return box_mask(silhouette_box(landmarks), height, width)

@@ -1,0 +1,139 @@
+"""Faces on photographs, as the released model was trained with them: SCRFD finds, ArcFace describes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FaceError
+from . import arcface, detector
+from .analysis import Face
+from .choosing import Choice, choose, doubts
+from .detector import SURE, Found
+from .landmarks import box_mask, silhouette_box
+from .network import missing
+
+PLACES = (".", "antelopev2", "models", "face_analysis/models")
+"""Where the files may lie in the folder that a user names: as the archives are laid out."""
+
+Detect = Callable[[Tensor], list[Found]]
+"""The faces on a picture [3, h, w] in 0..1, doubtful ones too."""
+Recognize = Callable[[Tensor, Tensor], Tensor]
+"""The embedding [1, 512] of the face with landmarks [5, 2] on a picture [3, h, w] in 0..1."""
+FindLandmarks = Callable[[Tensor, Found], Tensor | None]
+"""MediaPipe's landmarks [478, 2] in pixels of a face that was found on a picture [3, h, w] in 0..1; None if
+it finds none there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What was found on a picture, for previews: ``faces`` from left to right; the ``chosen`` one, None if
+    the whole picture is used; the ``mask`` [h, w] of 0 and 1; and ``notes`` for the user."""
+
+    faces: tuple[Found, ...]
+    chosen: Found | None
+    mask: Tensor
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PhotographAnalyzer:
+    """The analyzer of the space ``arcface-glintr100``.
+
+    Differs from the original where no ``landmarks`` finder is given: the detector's box, rounded, stands in
+    place of the box around MediaPipe's silhouette. Both hold the face without hair and ears; how far their
+    edges differ has not been measured.
+    """
+
+    detect: Detect
+    recognize: Recognize
+    landmarks: FindLandmarks | None = None
+    choice: Choice = field(default_factory=Choice)
+
+    @property
+    def space(self) -> str:
+        """The embedding space that it writes in."""
+        return arcface.SPACE
+
+    @staticmethod
+    def from_folder(
+        folder: Path, *, landmarks: FindLandmarks | None = None, choice: Choice | None = None
+    ) -> PhotographAnalyzer:
+        """The analyzer whose files lie in a folder, or where antelopev2's archives put them below it.
+
+        Raises ``CheckpointError`` if one is missing. Neither is read before a picture is analyzed: what is
+        wrong with a file, and a missing onnxruntime, is said then.
+        """
+        return PhotographAnalyzer(
+            detect=detector.Detector(_file(folder, detector.FILE)),
+            recognize=arcface.Recognizer(_file(folder, arcface.FILE)),
+            landmarks=landmarks,
+            choice=choice or Choice(),
+        )
+
+    def look(self, picture: Tensor) -> Seen:
+        """Which faces are on a picture [3, h, w] in 0..1, which one is meant, and its mask.
+
+        Raises ``FaceError`` where no face is found, unless the whole picture may be used, and for a choice
+        that cannot be; nothing is recognised yet.
+        """
+        height, width = picture.shape[1:]
+        found = self.detect(picture)
+        sure = [face for face in found if face.score >= SURE]
+        faces = sorted(sure or found, key=lambda face: face.box.left + face.box.right)
+        given = _given_mask(self.choice, height, width)
+        chosen, notes = choose(faces, self.choice)
+        if chosen is not None:
+            notes += doubts(chosen, height, width)
+        mask = self._mask(picture, chosen) if given is None else given
+        return Seen(faces=tuple(faces), chosen=chosen, mask=mask, notes=tuple(notes))
+
+    def analyze(self, picture: Tensor) -> Face:
+        """The chosen face on a picture [3, h, w] in 0..1; what :meth:`look` notes, as warnings.
+
+        Its embedding is zeros where the whole picture is used. Errors as of :meth:`look`, and
+        ``FaceError`` for landmarks that ArcFace cannot align.
+        """
+        seen = self.look(picture)
+        for note in seen.notes:
+            warnings.warn(note, stacklevel=2)
+        if seen.chosen is None:
+            return Face(mask=seen.mask, embedding=torch.zeros(1, arcface.NUMBERS))
+        return Face(mask=seen.mask, embedding=self.recognize(picture, seen.chosen.landmarks))
+
+    def _mask(self, picture: Tensor, chosen: Found | None) -> Tensor:
+        height, width = picture.shape[1:]
+        box = self.choice.box
+        if box is None:
+            if chosen is None:
+                return torch.ones(height, width)
+            points = self.landmarks(picture, chosen) if self.landmarks is not None else None
+            box = chosen.box if points is None else silhouette_box(points)
+        return box_mask(box, height, width)
+
+
+def _given_mask(choice: Choice, height: int, width: int) -> Tensor | None:
+    """The user's mask as 0 and 1, if it fits the picture and holds anything."""
+    if choice.mask is None:
+        return None
+    mask = (choice.mask >= 0.5).float()
+    if tuple(mask.shape) != (height, width) or not bool(mask.any()):
+        raise FaceError(
+            "The given face mask cannot be used.",
+            found=f"{list(mask.shape)}, {float(mask.mean()) if mask.numel() else 0:.0%} of it set",
+            expected=f"[{height}, {width}], set where the face is",
+            do="draw the mask on this picture, or leave it out and let the face be found",
+        )
+    return mask
+
+
+def _file(folder: Path, name: str) -> Path:
+    for place in PLACES:
+        if (folder / place / name).is_file():
+            return folder / place / name
+    raise missing(folder / name)

@@ -1,0 +1,134 @@
+"""ONNX files, written field by field (onnx.proto), so that nothing need be installed to make them.
+
+``detector`` and ``recognizer`` have the ports of the real networks and answers that follow from the pixels:
+a test paints a face, or knows what is seen of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Content = bytes
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, value: int | str | bytes) -> bytes:
+    """One field: whole numbers as they are, texts and messages with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value & (1 << 64) - 1)
+    raw = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(raw)) + raw
+
+
+def tensor(name: str, values: Any, *more: bytes) -> Content:
+    array = np.asarray(values)
+    kind = 1 if array.dtype.kind == "f" else 7
+    raw = array.astype("<f4" if kind == 1 else "<i8").tobytes()
+    dims = b"".join(field(1, size) for size in array.shape)
+    return dims + field(2, kind) + field(8, name) + field(9, raw) + b"".join(more)
+
+
+def attribute(name: str, value: int | Sequence[int]) -> Content:
+    if isinstance(value, int):
+        return field(1, name) + field(3, value) + field(20, 2)
+    return field(1, name) + b"".join(field(8, each) for each in value) + field(20, 7)
+
+
+def node(
+    operator: str, inputs: str, outputs: str, *more: bytes, **attributes: int | Sequence[int]
+) -> Content:
+    names = b"".join(field(1, name) for name in inputs.split())
+    names += b"".join(field(2, name) for name in outputs.split())
+    rest = b"".join(field(5, attribute(*item)) for item in attributes.items())
+    return names + field(4, operator) + rest + b"".join(more)
+
+
+def port(name: str, shape: Sequence[int | str], kind: int = 1) -> Content:
+    sizes = (field(1, size) if isinstance(size, int) else field(2, size) for size in shape)
+    dims = b"".join(field(1, size) for size in sizes)
+    return field(1, name) + field(2, field(1, field(1, kind) + field(2, dims)))
+
+
+def model(
+    nodes: Sequence[Content],
+    weights: Sequence[Content],
+    inputs: Sequence[Content],
+    outputs: Sequence[Content],
+    *,
+    in_graph: bytes = b"",
+    in_model: bytes = b"",
+) -> Content:
+    graph = b"".join(field(1, each) for each in nodes) + field(2, "graph")
+    graph += b"".join(field(5, each) for each in weights)
+    graph += b"".join(field(11, each) for each in inputs)
+    graph += b"".join(field(12, each) for each in outputs) + in_graph
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13)) + in_model
+
+
+EYES, NOSE, MOUTH = ((-30, -20), (30, -20)), (0, 5), ((-22, 40), (22, 40))
+LANDMARKS = (*EYES, NOSE, *MOUTH)
+"""Where a painted face has its landmarks, in pixels from its middle, of what the network sees."""
+RIGHT = 128
+"""The level of blue at which the nose is in the middle; each level more moves it a pixel to the right."""
+
+
+def detector(side: int | str = 640, *, batched: bool = False, **more: bytes) -> Content:
+    """At a pixel on its grid, a face: red / 255 is its score, green half its side in pixels, blue turns it.
+
+    Both anchors answer; the second one never finds anything. All grids see the same pixels.
+    """
+    nodes, weights, outputs = list[Content](), list[Content](), list[tuple[str, list[int | str]]]()
+    weights += [tensor("two", [2, 3]), tensor("zero", [0, 0])]
+    to_rows = tensor("rows", [1, -1, 3] if batched else [-1, 3])
+    weights.append(to_rows)
+    for stride in (8, 16, 32):
+        n = 2 * (640 // stride) ** 2
+        weights += [tensor(f"every{stride}", [stride, stride]), tensor(f"end{stride}", [640, 640])]
+        nodes.append(node("Slice", f"pixels zero end{stride} two every{stride}", f"seen{stride}"))
+        nodes.append(node("Transpose", f"seen{stride}", f"last{stride}", perm=[0, 2, 3, 1]))
+        nodes.append(node("Reshape", f"last{stride} rows", f"flat{stride}"))
+        for kind, (matrix, offset) in _answers(stride).items():
+            channels = matrix.shape[1] // 2
+            name = f"{kind}{stride}"
+            shape = [1, n, channels] if batched else [n, channels]
+            weights += [tensor(f"m{name}", matrix), tensor(f"o{name}", offset), tensor(f"s{name}", shape)]
+            nodes.append(node("MatMul", f"flat{stride} m{name}", f"p{name}"))
+            nodes.append(node("Add", f"p{name} o{name}", f"a{name}"))
+            nodes.append(node("Reshape", f"a{name} s{name}", name))
+            outputs.append((name, list(shape)))
+    ports = [port(name, shape) for name, shape in sorted(outputs, key=lambda each: each[1][-1])]
+    return model(nodes, weights, [port("pixels", [1, 3, side, side])], ports, **more)
+
+
+def _answers(stride: int) -> dict[str, tuple[Any, Any]]:
+    """Of (level - 127.5) / 128 in red, green, blue: three outputs of two anchors, matrix and offset."""
+    score = np.zeros((3, 2), np.float32), np.zeros(2, np.float32)
+    score[0][0, 0], score[1][0] = 128 / 255, 127.5 / 255
+    box = np.zeros((3, 8), np.float32), np.zeros(8, np.float32)
+    box[0][1, :4], box[1][:4] = 128 / stride, 127.5 / stride
+    points = np.zeros((3, 20), np.float32), np.zeros(20, np.float32)
+    points[1][:10] = np.array(LANDMARKS, np.float32).flatten() / stride
+    points[0][2, 4], points[1][4] = 128 / stride, (127.5 - RIGHT) / stride
+    return {"score": score, "box": box, "points": points}
+
+
+def recognizer(side: int = 112, numbers: int = 512, **more: bytes) -> Content:
+    """Means of 8 x 8 pixels, channel by channel: the first 196 numbers are what is seen of red."""
+    weights = [tensor("first", [numbers]), tensor("one", [1]), tensor("zero", [0])]
+    nodes = [
+        node("AveragePool", "pixels", "small", kernel_shape=[8, 8], strides=[8, 8]),
+        node("Flatten", "small", "flat", axis=1),
+        node("Slice", "flat zero first one", "embedding"),
+    ]
+    ports = [port("pixels", ["batch", 3, side, side])], [port("embedding", [1, numbers])]
+    return model(nodes, weights, *ports, **more)
