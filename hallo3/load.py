@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .audio.encoder import build_wav2vec2
 from .config import VAEConfig, from_dict
 from .errors import CheckpointError
+from .face.choosing import Choice
 from .face.spaces import analyzer_for
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
@@ -42,6 +43,7 @@ def load_models(
     *,
     offload: str = "none",
     examined: Examined | None = None,
+    choice: Choice | None = None,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
@@ -49,7 +51,8 @@ def load_models(
     ``offload`` says where the weights of transformer and reference network are while they are not
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``). The numbers are equal, but T5 then computes on the CPU. The speech encoder always
-    computes in float32, as in the original. With ``examined``, files are looked through before
+    computes in float32, as in the original. ``choice`` says which face of a photograph is meant. With
+    ``examined``, files are looked through before
     their first use: checksums, and numbers that are none.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
@@ -117,7 +120,7 @@ def load_models(
         )
     return Models(
         config=config,
-        face=analyzer_for(config.face),
+        face=analyzer_for(config.face, files.faces, choice=choice),
         speech=Visiting(speech_encoder),
         text=Visiting(text_encoder),
         vae=Offloaded(vae, device),

@@ -12,7 +12,7 @@ import folder_paths
 from torch import Tensor
 
 from ..hallo3.cost import Cost, cost_of
-from ..hallo3.errors import DependencyError, FaceError, InputError
+from ..hallo3.errors import InputError
 from ..hallo3.face.likeness import Likeness, likeness_to, nobody_can_tell
 from ..hallo3.face.spaces import analyzer_for
 from ..hallo3.identity import Identity
@@ -32,6 +32,7 @@ from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.vae.codec import decode_slices
 from ..hallo3.video_job import VideoJob, job_about, state_of
 from .host import vae as host_vae
+from .host.faces import faces_folder
 from .host.graph import Graph, files_of
 from .host.progress import RunProgress
 from .host.said import show
@@ -169,8 +170,8 @@ class Extrapolation:
     def _likeness(self) -> Likeness:
         """By the model's own analyzer, where there is one without more files."""
         try:
-            analyzer = analyzer_for(self.sampling.config.face)
-        except (FaceError, DependencyError):
+            analyzer = analyzer_for(self.sampling.config.face, faces_folder())
+        except InputError:
             return nobody_can_tell
         return likeness_to(self.identity.face_embedding, analyzer)
 

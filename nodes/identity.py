@@ -7,10 +7,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hallo3.face.analysis import Face, FaceAnalyzer, analyze
+from ..hallo3.face.choosing import Choice
 from ..hallo3.face.spaces import analyzer_for
 from ..hallo3.identity import extract_identity
 from ..hallo3.media.overview import overview
 from .host import vae as host_vae
+from .host.faces import faces_folder
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
 from .host.said import warnings_shown
@@ -45,8 +47,8 @@ class Hallo3IdentityReference(io.ComfyNode):
                     "face_analyzer",
                     optional=True,
                     tooltip=(
-                        "Finds the face and says whose it is. No node makes one yet; the built-in model "
-                        "has its own, for drawn faces."
+                        "Another face analyzer than the model's own. Left out: drawn faces for the "
+                        "built-in model, antelopev2 for the released one."
                     ),
                 ),
                 io.Mask.Input(
@@ -74,10 +76,12 @@ class Hallo3IdentityReference(io.ComfyNode):
         picture, config = picture_of(portrait), reference_network.config
         if face_analyzer is not None:
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
+        mask = None if face_mask is None else face_mask_of(face_mask, picture)
         with warnings_shown():
-            face = analyze(picture, face_analyzer or analyzer_for(config.face), config.face)
-        if face_mask is not None:
-            face = Face(mask=face_mask_of(face_mask, picture), embedding=face.embedding)
+            own = face_analyzer or analyzer_for(config.face, faces_folder(), choice=Choice(mask=mask))
+            face = analyze(picture, own, config.face)
+        if mask is not None:
+            face = Face(mask=mask, embedding=face.embedding)
         host_vae.check_vae(vae, config.vae)
         shape = config.segment.shape
         identity = extract_identity(

@@ -66,6 +66,7 @@ def _animate(command: ArgumentParser) -> None:
     add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
     add("--plan", action="store_true", help="print what a run would take and render nothing")
     add("--json", action="store_true", help="with --plan: as one JSON object")
+    _face(command)
     _going_on(command)
     _video(command)
     expert = command.add_argument_group("for experts")
@@ -100,8 +101,28 @@ def _animate(command: ArgumentParser) -> None:
         "files that are not in the model's folder",
         "each a weights file, or a folder with one network's files",
     )
-    for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer"):
+    for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer", "faces"):
         files.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="PATH")
+
+
+def _face(command: ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "the face on a photograph",
+        "For the released model, by antelopev2's scrfd_10g_bnkps.onnx and glintr100.onnx (--faces DIR).",
+    )
+    add = group.add_argument
+    add(
+        "--face",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which face, from the left (default: the largest)",
+    )
+    add(
+        "--whole-picture",
+        action="store_true",
+        help="go on where no face is found, as the original does",
+    )
 
 
 def _going_on(command: ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from ..audio.streamed import encode_streamed, read_layers
 from ..built_in import FOLDER
 from ..face.analysis import analyze
 from ..face.likeness import Likeness, likeness_to, nobody_can_tell
+from ..face.spaces import analyzer_for
 from ..journal.key import content_of
 from ..kept import seed_of
 from ..load import load_models
@@ -64,6 +65,7 @@ class Performer:
             request.precision,
             offload=request.offload,
             examined=request.examined,
+            choice=request.choice,
         )
         noise = seeded_noise(seed_of(settings.seed, 0, self._after))
         face = analyze(request.portrait, models.face, models.config.face)
@@ -71,7 +73,7 @@ class Performer:
         prompt = encode_prompt(request.options.prompt, models)
         identity = identify(request.portrait, face, models, settings, noise)
         stages = prepare(identity, speech, prompt, models, settings, noise, self._watch)
-        self._face = likeness_to(face.embedding, models.face)
+        self._face = likeness_to(face.embedding, analyzer_for(models.config.face, request.files.faces))
 
         def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
             drawn = seeded_noise(seed_of(settings.seed, take, self._after))

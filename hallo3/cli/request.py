@@ -14,6 +14,10 @@ from torch import Tensor
 from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
+from ..face.arcface import FILE as RECOGNIZER
+from ..face.arcface import SPACE
+from ..face.choosing import Choice
+from ..face.detector import FILE as DETECTOR
 from ..journal.key import content_of, key_of
 from ..journal.record import digest
 from ..kept import NUMERICS
@@ -118,6 +122,11 @@ class Request:
             "video": options.output.name,
         }
 
+    @property
+    def choice(self) -> Choice:
+        """Which face is meant."""
+        return Choice(index=self.options.face, whole_picture=self.options.whole_picture)
+
     def weight_bytes(self) -> int:
         """Bytes of all the weights that a run reads."""
         total = 0
@@ -142,6 +151,7 @@ class Request:
             "precision": self.precision.name,
             "device": self.device.type,
             "portrait": digest(self.portrait),
+            "face": [self.choice.index, self.choice.whole_picture],
             "speech": self.speech,
             "model": asdict(self.config),
             "prompt": self.options.prompt,
@@ -165,6 +175,9 @@ class Request:
         if "text_encoder" in found and tokenizer.is_dir():
             small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
             found["tokenizer"] = [content_of(file) for file in small]
+        if self.config.face.space == SPACE and self.files.faces is not None:
+            networks = sorted(self.files.faces.rglob("*.onnx"))
+            found["faces"] = [content_of(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
         return found
 
 
@@ -178,7 +191,9 @@ def read_request(options: Namespace) -> Request:
                 expected=f"--{name} FILE",
                 do="name a picture of one person and a recording of speech",
             )
-    given = {part: path for part in (*PARTS, "tokenizer") if (path := getattr(options, part)) is not None}
+    given = {
+        part: path for part in (*PARTS, "tokenizer", "faces") if (path := getattr(options, part)) is not None
+    }
     files = ModelFolder(options.model, given)
     config = model_config(files.transformer)
     if not 1 <= options.enlarge <= LARGEST:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import FaceError
+from ..errors import Hallo3Error
 from .analysis import FaceAnalyzer
 
 Likeness = Callable[[Tensor], float | None]
@@ -24,12 +24,12 @@ def nobody_can_tell(frame: Tensor) -> None:
 
 def likeness_to(embedding: Tensor, analyzer: FaceAnalyzer) -> Likeness:
     """The likeness of faces to the one with this embedding: the cosine of the angle between the two. A frame
-    in which no face is found has none."""
+    in which no face is found has none, nor has any if the analyzer cannot run."""
     if analyzer.space == "thumbnail":  # recognises nobody
         return nobody_can_tell
 
     def likeness(frame: Tensor) -> float | None:
-        with warnings.catch_warnings(), suppress(FaceError):
+        with warnings.catch_warnings(), suppress(Hallo3Error):
             warnings.simplefilter("ignore")
             found = analyzer.analyze(frame.cpu()).embedding
             if bool(torch.isfinite(found).all()):

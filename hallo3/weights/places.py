@@ -58,6 +58,9 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 """For each part the places where it may be, by preference; the first is a model folder's own."""
 
+FACES = ("face_analysis/models", "face_analysis", "insightface/models/antelopev2", "antelopev2")
+"""Where the face analyzer's files may be: as the original publishes them, or among ComfyUI's models."""
+
 COMFYUI = {
     "transformer": "diffusion_models/hallo3_transformer_{precision}.safetensors",
     "reference": "diffusion_models/hallo3_reference_{precision}.safetensors",
@@ -99,6 +102,12 @@ class ModelFolder:
     @property
     def tokenizer(self) -> Path:
         return self.find("tokenizer")
+
+    @property
+    def faces(self) -> Path | None:
+        """The folder with the face analyzer's files, if there is one."""
+        places = [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACES]
+        return next((place for place in places if "faces" in self.given or place.is_dir()), None)
 
     def find(self, part: str) -> Path:
         """Where a part is; where it should be, if it is nowhere."""
