@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -61,7 +61,9 @@ def _animate(request: Request) -> None:
         _tell_where(job, redo)
         inherited = size_of(parent.folder / SEGMENTS) if parent is not None else 0
         left = 0 if job.done == about.segments else len(request.plan)
-        check_disk(cost(request, left), jobs, size_of(job.folder) - inherited)
+        expected = cost(request, left)
+        check_disk(expected, jobs, size_of(job.folder) - inherited)
+        check_disk(replace(expected, job=0), options.output.resolve().parent)
         drawn = Run(request, job, redo, parent).render()
     said = f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
     said += f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"

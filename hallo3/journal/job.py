@@ -182,8 +182,8 @@ def open_job(jobs: Path, about: About, watch: Watch = unwatched) -> Generator[Jo
             raise unwritable(HEADLINE, folder, error) from error
         check_format(folder)
         known = read_about(folder)
-        finished = known is not None and known.key == about.key and known.finished
-        about = replace(about, finished=finished)
+        if known is not None and known.key == about.key and known.finished:
+            about = replace(about, finished=True, what={**known.what, **about.what})
         write_about(folder, about)
         job = Job(folder, about)
         job.look(watch)
