@@ -9,11 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
+import torch
 from torch import Tensor
 
 from .errors import InputError, OutputError
 from .face.likeness import Likeness, nobody_can_tell
-from .journal.about import HEADLINE, PARENT, About
+from .journal.about import HEADLINE, MADE_WITH, PARENT, About, read_about
+from .journal.folders import folder_of
 from .journal.job import Job
 from .journal.key import content_of
 from .journal.pace import Pace, remember
@@ -163,8 +165,23 @@ def job_about(
         segments=len(plan) + (before.segments if before else 0),
         frames=plan.frames + (before.frames if before else 0),
         headers=headers,
-        what={**what, PARENT: parent.folder.name} if parent else what,
+        what={**what, MADE_WITH: made_with(), **({PARENT: parent.folder.name} if parent else {})},
     )
+
+
+def made_with() -> str:
+    """By what frames are computed here; elsewhere they may differ by rounding."""
+    card = f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"torch {torch.__version__}{card}"
+
+
+def other_machine(jobs: Path, about: About) -> str:
+    """What to say of a job that was begun with another torch or on another card; nothing of any other."""
+    known = read_about(folder_of(jobs, about.key))
+    before = known.what.get(MADE_WITH) if known else None
+    if before in (None, made_with()):
+        return ""
+    return f"this video was begun with {before}; frames may differ by rounding from here on"
 
 
 def sound_in(folder: Path) -> Path | None:

@@ -17,10 +17,12 @@ from ..hallo3.journal.job import inherit, open_job
 from ..hallo3.journal.jobs import tidy
 from ..hallo3.kept import redo_named
 from ..hallo3.media.drift_chart import draw_drift
+from ..hallo3.video_job import other_machine
 from . import inputs
 from .extrapolation import Extrapolation, encoding_of, frames_kept, jobs_folder, parent_named
 from .host.graph import Graph, running_graph
 from .host.memory import check_memory, stoppable
+from .host.said import warn
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
 from .host.trouble import memory_told
@@ -156,6 +158,8 @@ def _output(
     if wanted:
         check_memory(math.prod(size) * 4, f"{about.frames} frames of {size[2]} x {size[1]} px")
     tidy(jobs, about.key)
+    if told := other_machine(jobs, about):
+        warn(told)
     job = stack.enter_context(open_job(jobs, about, stoppable))
     check_disk(made.cost(jobs, wanted), jobs, size_of(job.folder))
     if made.parent is not None:

@@ -18,7 +18,7 @@ from ..journal.job import Job, inherit, open_job
 from ..journal.jobs import put_aside, tidy
 from ..journal.pace import pace_of
 from ..kept import NO_REDO, Redo, redo_named
-from ..video_job import job_about, state_of
+from ..video_job import job_about, other_machine, state_of
 from .bill import as_dict, bill
 from .checks import check_output
 from .jobs import find_parent, print_jobs
@@ -55,6 +55,8 @@ def _animate(request: Request) -> None:
             _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
         if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
             _note(f"what was finished before is kept in {aside}")
+        if told := other_machine(jobs, about):
+            _note(told)
         job = stack.enter_context(open_job(jobs, about))
         if parent is not None:
             inherit(job, parent)

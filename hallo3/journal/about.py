@@ -14,8 +14,8 @@ from ..storage.whole import unwritable, write_whole
 from .record import read_note
 
 ABOUT, SEGMENTS = "job.json", "segments"
-CONTENT, PARENT = "content", "goes on from"
-"""Among what is for people: the hash of the finished file, and the job that it goes on from."""
+CONTENT, PARENT, MADE_WITH = "content", "goes on from", "made with"
+"""Among what is for people: the finished file's hash, the job it goes on from, what computed it."""
 FORMAT = 1
 """Of the folder. An older program refuses a newer one's."""
 HEADLINE = "What is finished of the video cannot be kept."

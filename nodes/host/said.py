@@ -18,6 +18,12 @@ def show(text: str) -> None:
         PromptServer.instance.send_progress_text(text, context.node_id)
 
 
+def warn(text: str) -> None:
+    """Text under the node that runs, and in the log."""
+    logging.warning("Hallo3: %s", text)
+    show(text)
+
+
 @contextmanager
 def warnings_shown() -> Generator[None]:
     """The package's warnings inside, not only the first time, as text under the node and in the log.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from going_on import before, before_segment, drawn_in, frames_of, inputs_in, packets, run, stopped_at
+from hallo3 import video_job
 from hallo3.cli import perform
 from hallo3.cli.main import main
 from hallo3.media.encoding import CODECS
@@ -173,3 +174,17 @@ def test_a_link_is_written_through(inputs: dict[str, str], tmp_path: Path) -> No
     assert run(inputs | {"-o": str(link)}) == 0
     assert link.is_symlink()
     assert len(frames_of(target)) == 55
+
+
+def test_a_video_begun_with_another_torch_says_so(
+    inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = stopped_at(2, KeyboardInterrupt())
+    assert run(inputs) == 1
+    patch.undo()
+    capsys.readouterr()
+    monkeypatch.setattr(video_job, "made_with", lambda: "torch 9.9 on another card")
+    assert run(inputs) == 0
+    assert "this video was begun with torch" in capsys.readouterr().err
+    assert run(inputs) == 0
+    assert "begun with" not in capsys.readouterr().err
