@@ -10,6 +10,7 @@ picture is ComfyUI's page after the first template has run.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -81,8 +82,9 @@ def main() -> None:
             README_PICTURE.parent.mkdir(parents=True, exist_ok=True)
             with opened(server.url, 1600, 900) as page:
                 page.open(json.loads((WORKFLOWS / f"{FIRST}.json").read_text(encoding="utf-8")), FIRST)
+                shutil.rmtree(server.base / "output" / "hallo3_jobs")  # as on the first day
                 page.run()
-                page.page.wait_for_timeout(3000)
+                page.page.wait_for_timeout(9000)
                 page.page.screenshot(path=str(README_PICTURE))
         finally:
             server.stop()
