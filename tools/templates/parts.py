@@ -60,7 +60,7 @@ def extrapolate(graph: Graph, loaded: Node, identity: Slot, speech: Node, **give
     """The whole speech; tall, for the preview."""
     given = {"model": loaded["model"], **given}
     return graph.node(
-        "Hallo3Extrapolate", height=590, vae=loaded["vae"], identity=identity, speech=speech["speech"],
+        "Hallo3Extrapolate", height=700, vae=loaded["vae"], identity=identity, speech=speech["speech"],
         steps=STEPS, guidance_scale=GUIDANCE, **given,
     )  # fmt: skip
 
