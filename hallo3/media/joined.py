@@ -209,9 +209,3 @@ def frames_of(piece: bytes) -> Tensor:
     with source:
         pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-
-
-def check_pieces(count: int) -> None:
-    """Refuse a video of nothing. Raises ``OutputError``."""
-    if not count:
-        raise OutputError(HEADLINE, found="no finished segment", expected="at least one", do="render first")
