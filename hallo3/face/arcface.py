@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FaceError
-from .network import Expected, Network, open_network
+from ..onnxfile.network import Expected, Network, open_network
+from .antelope import ANTELOPE
 
 FILE = "glintr100.onnx"
 SPACE = "arcface-glintr100"
@@ -42,7 +43,7 @@ class Recognizer:
     @cached_property
     def network(self) -> Network:
         """The network; errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED)
+        return open_network(self.path, EXPECTED, ANTELOPE)
 
     def __call__(self, picture: Tensor, landmarks: Tensor) -> Tensor:
         """The embedding [1, 512] of the face with these landmarks [5, 2] on a picture [3, h, w] in 0..1.

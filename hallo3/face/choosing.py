@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..boxes import PixelBox
 from ..errors import FaceError
 from .detector import SURE, Found
-from .landmarks import PixelBox
 
 ALIKE = 0.99
 """Faces with this share of the largest one's area are as large as it."""

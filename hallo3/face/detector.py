@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..boxes import PixelBox
 from ..errors import CheckpointError, FaceError
-from .landmarks import PixelBox
-from .network import Expected, Network, open_network
+from ..onnxfile.network import Expected, Network, open_network
+from .antelope import ANTELOPE
 
 FILE = "scrfd_10g_bnkps.onnx"
 SIDE = 640
@@ -57,7 +58,7 @@ class Detector:
     @cached_property
     def network(self) -> Network:
         """The network; errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED)
+        return open_network(self.path, EXPECTED, ANTELOPE)
 
     def __call__(self, picture: Tensor) -> list[Found]:
         """The faces on a picture [3, h, w] in 0..1 with a score from ``LEAST`` on, best first.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..boxes import PixelBox
 from ..errors import FaceError
 
 SILHOUETTE = (
@@ -19,29 +19,6 @@ LANDMARKS = 478
 """How many landmarks MediaPipe finds on a face; 468 without the irises, which are not needed."""
 EXPANDED = 1.2
 """The mask is so many times as wide and as high as the face."""
-
-
-class PixelBox(NamedTuple):
-    """A rectangle in pixels: from ``left`` and ``top`` up to, without, ``right`` and ``bottom``."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    @property
-    def area(self) -> float:
-        """Its pixels; 0 for one that is turned inside out."""
-        return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
-
-    def common(self, other: PixelBox) -> PixelBox:
-        """What two boxes have in common; without area if that is nothing."""
-        return PixelBox(
-            max(self.left, other.left),
-            max(self.top, other.top),
-            min(self.right, other.right),
-            min(self.bottom, other.bottom),
-        )
 
 
 def silhouette_box(landmarks: Tensor) -> PixelBox:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import FaceError
+from ..onnxfile.network import missing
 from . import arcface, detector
 from .analysis import Face
+from .antelope import ANTELOPE
 from .choosing import Choice, choose, doubts
 from .detector import SURE, Found
 from .landmarks import box_mask, silhouette_box
-from .network import missing
 
 PLACES = (".", "antelopev2", "models", "face_analysis/models")
 """Where the files may lie in the folder that a user names: as the archives are laid out."""
@@ -136,4 +137,4 @@ def _file(folder: Path, name: str) -> Path:
     for place in PLACES:
         if (folder / place / name).is_file():
             return folder / place / name
-    raise missing(folder / name)
+    raise missing(folder / name, ANTELOPE)

@@ -12,8 +12,9 @@ import pytest
 import onnx_files
 from hallo3.errors import CheckpointError
 from hallo3.face import arcface, detector
-from hallo3.face.network import open_network
-from hallo3.face.onnxfile import read_ports
+from hallo3.face.antelope import ANTELOPE
+from hallo3.onnxfile.network import open_network
+from hallo3.onnxfile.walk import read_ports
 from onnx_files import field, node, port, tensor
 
 GOOD = onnx_files.recognizer()
@@ -74,7 +75,7 @@ def test_what_reaches_beyond_its_file_is_refused_before_a_session(
     path = tmp_path / arcface.FILE
     path.write_bytes(onnx_files.recognizer(**more))
     with pytest.raises(CheckpointError, match=r"is refused: .*(.|\n)*glintr100\.onnx"):
-        open_network(path, arcface.EXPECTED)
+        open_network(path, arcface.EXPECTED, ANTELOPE)
 
 
 DAMAGED: dict[str, tuple[bytes, str]] = {
@@ -97,7 +98,7 @@ def test_what_is_no_model_is_said(tmp_path: Path, content: bytes, said: str) -> 
     path = tmp_path / detector.FILE
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"scrfd_10g_bnkps\.onnx: .*{said}"):
-        open_network(path, detector.EXPECTED)
+        open_network(path, detector.EXPECTED, ANTELOPE)
 
 
 @pytest.mark.usefixtures("_no_session")
@@ -149,7 +150,7 @@ def test_another_network_is_refused_with_what_it_takes(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name}: takes (.|\n)*one input \["):
-        open_network(tmp_path / name, expected)
+        open_network(tmp_path / name, expected, ANTELOPE)
 
 
 def test_a_weight_that_is_listed_as_an_input_is_none(tmp_path: Path) -> None:
@@ -164,12 +165,12 @@ def test_a_network_that_cannot_be_run_is_said(tmp_path: Path) -> None:
     ports = [port("pixels", [1, 3, 112, 112])], [port("embedding", [1, 512])]
     path.write_bytes(onnx_files.model([node("NoSuch", "pixels", "embedding")], [], *ports))
     with pytest.raises(CheckpointError, match=r"cannot be run(.|\n)*glintr100\.onnx"):
-        open_network(path, arcface.EXPECTED)
+        open_network(path, arcface.EXPECTED, ANTELOPE)
 
 
 def test_a_folder_in_place_of_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / arcface.FILE).mkdir()
     with pytest.raises(CheckpointError, match="cannot be opened"):
-        open_network(tmp_path / arcface.FILE, arcface.EXPECTED)
+        open_network(tmp_path / arcface.FILE, arcface.EXPECTED, ANTELOPE)
     with pytest.raises(CheckpointError, match="missing"):
-        open_network(tmp_path / "absent.onnx", arcface.EXPECTED)
+        open_network(tmp_path / "absent.onnx", arcface.EXPECTED, ANTELOPE)

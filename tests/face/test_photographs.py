@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from hallo3.boxes import PixelBox
 from hallo3.config import FaceConfig
 from hallo3.errors import FaceError
 from hallo3.face.analysis import analyze
 from hallo3.face.choosing import Choice
 from hallo3.face.detector import Found
-from hallo3.face.landmarks import SILHOUETTE, PixelBox
+from hallo3.face.landmarks import SILHOUETTE
 from hallo3.face.photographs import PhotographAnalyzer
 
 PICTURE = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(3))

@@ -19,9 +19,9 @@ NODES = ROOT / "nodes"
 NODE_SOURCES = sorted(NODES.rglob("*.py"))
 SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
-GROUND = {"errors", "shapes", "config", "parts", "presets", "release", "segments", "built_in"}
+GROUND = {"errors", "shapes", "config", "parts", "presets", "release", "segments", "built_in", "boxes"}
 """Floor 0: the standard library only."""
-CELLAR = GROUND | {"ops", "noise", "residency", "streaming", "storage", "tensorfile"}
+CELLAR = GROUND | {"ops", "noise", "residency", "streaming", "storage", "tensorfile", "onnxfile"}
 """Floor 1: torch and numpy besides."""
 ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media", "journal"}
 """Floor 2: each knows the floors below and itself, never its neighbours."""
@@ -37,7 +37,7 @@ LIBRARIES = {
     "tqdm": {"cli"},
     "huggingface_hub": {"cli"},
     "gguf": {"tensorfile"},
-    "onnxruntime": {"face"},
+    "onnxruntime": {"onnxfile"},
 }
 """Each library has its rooms."""
 

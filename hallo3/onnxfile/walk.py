@@ -208,7 +208,7 @@ def _text(value: int | memoryview) -> str:
 
 def _refused(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
-        "A face model's file cannot be read.",
+        "The network's file cannot be read.",
         found=f"{path.name}: {found}",
         expected="an ONNX model",
         do="download the file again",
@@ -217,7 +217,7 @@ def _refused(path: Path, found: str) -> CheckpointError:
 
 def _unsafe(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
-        "A face model's file is refused: it asks for more than its own content.",
+        "The network's file is refused: it asks for more than its own content.",
         found=f"{path.name}: {found}",
         expected="one file with all its weights and ONNX's own operators",
         do="download the file from where it is published",

@@ -13,15 +13,24 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError, is_short_of_memory
-from .onnxfile import Port, read_ports
+from .walk import Port, read_ports
 
-LICENCE = "Its weights are for non-commercial research only (insightface's antelopev2)."
-WHERE = (
-    "take it from face_analysis/models of fudan-generative-ai/hallo3 on huggingface.co, or from "
-    "antelopev2.zip among insightface's releases, and put it there"
-)
 LARGEST = 1 << 30
 """Bytes of a file that are read at most; the larger of the two real ones has a quarter of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What is said of a file where something is wrong with it: ``what`` it is ("A face model"), what it
+    ``belongs_to``, on which ``terms`` its weights may be used, ``where`` to get it, what ``need``s
+    onnxruntime ("Faces on photographs need"), and what to do ``instead`` of installing that."""
+
+    what: str
+    belongs_to: str
+    terms: str
+    where: str
+    need: str
+    instead: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,7 @@ class Network:
     session: Any
     input: str
     path: Path
+    origin: Origin
 
     def __call__(self, values: Tensor) -> list[Tensor]:
         """All outputs of float32 ``values``, in the file's order. Raises ``CheckpointError`` when the
@@ -70,18 +80,18 @@ class Network:
         try:
             found = self.session.run(None, {self.input: values.contiguous().numpy()})
         except Exception as error:  # onnxruntime's errors have no common base
-            raise _failed(self.path, error) from error
+            raise _failed(self.path, self.origin, error) from error
         arrays = cast("list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]", found)
         return [torch.from_numpy(np.array(array, dtype=np.float32)) for array in arrays]
 
 
-def open_network(path: Path, expected: Expected) -> Network:
+def open_network(path: Path, expected: Expected, origin: Origin) -> Network:
     """The network in a file, if it is what is expected; checked before anything of it is run.
 
     Raises ``CheckpointError`` for a missing, damaged or other file and for one that reaches beyond itself,
     ``DependencyError`` without onnxruntime.
     """
-    content = _read(path)
+    content = _read(path, origin)
     ports = read_ports(content, path)
     if not expected.fits(ports.inputs, ports.outputs):
         inputs, outputs = (
@@ -89,70 +99,70 @@ def open_network(path: Path, expected: Expected) -> Network:
             for ports_ in (ports.inputs, ports.outputs)
         )
         raise CheckpointError(
-            "A face model's file holds another network.",
+            f"{origin.what}'s file holds another network.",
             found=f"{path.name}: takes {inputs}, gives {outputs}",
             expected=str(expected),
-            do=f"use the file {path.name} of antelopev2",
+            do=f"use the file {path.name} of {origin.belongs_to}",
         )
-    library = _library()
+    library = _library(origin)
     options = library.SessionOptions()
     options.log_severity_level = 4
     try:
         session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise _failed(path, error) from error
-    return Network(session, ports.inputs[0].name, path)
+        raise _failed(path, origin, error) from error
+    return Network(session, ports.inputs[0].name, path, origin)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, origin: Origin) -> bytes:
     try:
         if path.stat().st_size > LARGEST:
             raise CheckpointError(
-                "A face model's file is too large.",
+                f"{origin.what}'s file is too large.",
                 found=f"{path.name}: {path.stat().st_size} bytes",
                 expected=f"at most {LARGEST} bytes",
-                do="use the files of antelopev2",
+                do=f"use the files of {origin.belongs_to}",
             )
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise missing(path) from error
+        raise missing(path, origin) from error
     except OSError as error:
         raise CheckpointError(
-            "A face model's file cannot be opened.",
+            f"{origin.what}'s file cannot be opened.",
             found=f"{path}: {error.strerror or type(error).__name__}",
             expected="a file that may be read",
             do="check the path and who may read it",
         ) from error
 
 
-def missing(path: Path) -> CheckpointError:
+def missing(path: Path, origin: Origin) -> CheckpointError:
     """That a file is not there, where to get it, and on which terms."""
     return CheckpointError(
-        f"A face model's file is missing. {LICENCE}",
+        f"{origin.what}'s file is missing. {origin.terms}",
         found=f"no file {path}",
-        expected=f"the file {path.name} of insightface's antelopev2",
-        do=WHERE,
+        expected=f"the file {path.name} of {origin.belongs_to}",
+        do=origin.where,
     )
 
 
-def _failed(path: Path, error: Exception) -> Exception:
+def _failed(path: Path, origin: Origin, error: Exception) -> Exception:
     if is_short_of_memory(error):
         return MemoryError(f"{path.name}: {error}")
     return CheckpointError(
-        "A face model cannot be run.",
+        f"{origin.what} cannot be run.",
         found=f"{path.name}: {(str(error).splitlines() or [type(error).__name__])[0]}",
         expected="a network that onnxruntime runs on the CPU",
         do="download the file again, or install a newer onnxruntime",
     )
 
 
-def _library() -> Any:
+def _library(origin: Origin) -> Any:
     try:
         return import_module("onnxruntime")
     except ImportError as error:
         raise DependencyError(
-            "Faces on photographs need a library that is not installed.",
+            f"{origin.need} a library that is not installed.",
             found=(str(error).splitlines() or ["onnxruntime cannot be imported"])[0],
             expected="onnxruntime 1.20 or newer",
-            do="pip install onnxruntime, or use a saved identity or the built-in model",
+            do=f"pip install onnxruntime, or {origin.instead}",
         ) from error

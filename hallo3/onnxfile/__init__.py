@@ -1,0 +1,1 @@
+"""ONNX files: looked through as data first, then run by onnxruntime on the CPU."""
