@@ -22,6 +22,7 @@ from ..video_job import job_about, other_machine, state_of
 from .bill import as_dict, bill
 from .checks import check_output
 from .jobs import find_parent, print_jobs
+from .known import key_of_video
 from .request import Request, jobs_folder, read_request
 from .run import Run
 
@@ -48,7 +49,7 @@ def _animate(request: Request) -> None:
         if options.continue_from:
             parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
         about = job_about(
-            request.key(state_of(parent)), request.plan, request.headers(), request.what, parent
+            key_of_video(request, state_of(parent)), request.plan, request.headers(), request.what, parent
         )
         redo = redo_named(options.redo, options.take, about.segments, about.segments - len(request.plan))
         for gone in tidy(jobs, about.key):

@@ -6,9 +6,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from .. import __version__
-from ..built_in import FOLDER, NAME
-from ..media.encoding import CODECS
 from ..parts import PARTS
+from .animate_options import animate_options, model_folder
 
 ABOUT = "Animate one portrait from speech (Hallo3)."
 CONVERT = (
@@ -16,10 +15,7 @@ CONVERT = (
     "Run the same command again after a stop: it goes on."
 )
 SIZES = ("tiny", "nano")
-OFFLOAD = ("none", "blocks", "disk")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 NUMBERS = ("fp32", "bf16", "fp16", "fp8")
-DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 
 
 def parser() -> ArgumentParser:
@@ -27,7 +23,9 @@ def parser() -> ArgumentParser:
     top = ArgumentParser(prog="hallo3", description=ABOUT)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _animate(commands.add_parser("animate", help="portrait and speech in, video out", description=ABOUT))
+    animate_options(
+        commands.add_parser("animate", help="portrait and speech in, video out", description=ABOUT)
+    )
     _jobs(commands.add_parser("jobs", help="what is kept of videos, to list and to clear"))
     _convert(
         commands.add_parser("convert", help="the original's checkpoints to safetensors", description=CONVERT)
@@ -39,123 +37,6 @@ def parser() -> ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="show where an unexpected error arose")
     return top
-
-
-def _animate(command: ArgumentParser) -> None:
-    add = command.add_argument
-    add(
-        "--portrait",
-        type=Path,
-        metavar="P",
-        help="picture of one person, 64 px or more a side",
-    )
-    add("--speech", type=Path, metavar="S", help="audio or video file with the speech")
-    add("--prompt", default="", metavar="T", help="what the picture shows (default: no text)")
-    add(
-        "--model",
-        type=_model_folder,
-        default=FOLDER,
-        metavar="DIR",
-        help=f"model folder, or {NAME}: small, for drawn faces (default: {NAME})",
-    )
-    add("-o", "--output", type=Path, metavar="OUT.mp4", help="video to write: .mp4, .mov or .mkv")
-    add("--steps", type=int, metavar="N", help="sampling steps a segment (default: the model's)")
-    add("--guidance", type=float, metavar="G", help="guidance scale; 1 is none (default: the model's)")
-    add("--seed", type=int, default=0, metavar="N", help="0 to 2^64 - 1 (default: 0)")
-    add("--sampler", metavar="NAME", help="dpmpp_2m_sde or ddim (default: the model's)")
-    add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
-    add("--plan", action="store_true", help="print what a run would take and render nothing")
-    add("--json", action="store_true", help="with --plan: as one JSON object")
-    _face(command)
-    _going_on(command)
-    _video(command)
-    expert = command.add_argument_group("for experts")
-    add = expert.add_argument
-    add("--device", choices=DEVICES, default="auto", help="where to compute (default: a GPU if there is one)")
-    add(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        metavar="TYPE",
-        help="number type: fp32, bf16, fp16, or fp8 for half the memory (default: bf16 on a GPU, else fp32)",
-    )
-    add(
-        "--posterior",
-        choices=("mean", "sample"),
-        default="mean",
-        help="sample: as the original encodes pictures",
-    )
-    add(
-        "--low-memory",
-        action="store_true",
-        help="for small GPUs: one branch at a time, conditions projected when read, --offload blocks",
-    )
-    add(
-        "--offload",
-        choices=OFFLOAD,
-        help="keep the transformer's blocks in memory (blocks) or on disk, and send each to the GPU when it "
-        "is needed; exact (default: none; with --low-memory: blocks)",
-    )
-
-    files = command.add_argument_group(
-        "files that are not in the model's folder",
-        "each a weights file, or a folder with one network's files",
-    )
-    for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer", "faces"):
-        files.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="PATH")
-
-
-def _face(command: ArgumentParser) -> None:
-    group = command.add_argument_group(
-        "the face on a photograph",
-        "For the released model, by antelopev2's scrfd_10g_bnkps.onnx and glintr100.onnx (--faces DIR).",
-    )
-    add = group.add_argument
-    add(
-        "--face",
-        type=int,
-        default=0,
-        metavar="N",
-        help="which face, from the left (default: the largest)",
-    )
-    add(
-        "--whole-picture",
-        action="store_true",
-        help="go on where no face is found, as the original does",
-    )
-
-
-def _going_on(command: ArgumentParser) -> None:
-    group = command.add_argument_group(
-        "going on",
-        "Finished segments are kept beside the video; the same command goes on where it was stopped.",
-    )
-    add = group.add_argument
-    add("--jobs", action="store_true", help="list what is kept, and render nothing")
-    add(
-        "--jobs-folder",
-        type=Path,
-        metavar="DIR",
-        help="where to keep it (default: hallo3_jobs, beside the video)",
-    )
-    add("--fresh", action="store_true", help="start again; what was finished is put aside")
-    add("--redo", default="", metavar="A-B", help="render segments A to B anew (from 1; A- is to the end)")
-    add("--take", type=int, default=1, metavar="N", help="with --redo: which of many versions (default: 1)")
-    add("--continue-from", metavar="VIDEO", help="go on from this finished video, or job, with this speech")
-
-
-def _video(command: ArgumentParser) -> None:
-    add = command.add_argument_group("the video file").add_argument
-    add("--codec", choices=tuple(CODECS), default="h264", help="how it is encoded (default: h264)")
-    add("--quality", type=int, metavar="N", help="0 is best (default: 17 for h264, 20 for h265)")
-    add("--pixels", metavar="FORMAT", help="as FFmpeg calls them (default: yuv420p, or what the codec has)")
-    add("--chart", type=Path, metavar="PNG", help="draw how sharpness, colours, seams and face go over time")
-    add("--no-mark", action="store_true", help="do not say in the file that the video is made by a machine")
-
-
-def _model_folder(text: str) -> Path:
-    """The built-in model by its name, any other by its folder."""
-    return FOLDER if text == NAME else Path(text)
 
 
 def _convert(command: ArgumentParser) -> None:
@@ -206,7 +87,7 @@ def _inspect(command: ArgumentParser) -> None:
 
 def _doctor(command: ArgumentParser) -> None:
     add = command.add_argument
-    add("folder", type=_model_folder, metavar="DIR", help="a model folder, or ComfyUI's models folder")
+    add("folder", type=model_folder, metavar="DIR", help="a model folder, or ComfyUI's models folder")
     add("--json", action="store_true", help="as one JSON object")
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +13,8 @@ from torch import Tensor
 from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
-from ..face.arcface import FILE as RECOGNIZER
-from ..face.arcface import SPACE
 from ..face.choosing import Choice
-from ..face.detector import FILE as DETECTOR
-from ..journal.key import content_of, key_of
-from ..journal.record import digest
-from ..kept import NUMERICS
+from ..journal.key import content_of
 from ..media.canvas import Canvas, fit
 from ..media.encoding import Encoding, headers_of
 from ..media.long_sound import recording_facts
@@ -31,15 +25,12 @@ from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
 from ..stored import model_config
 from ..weights.examine import Examined
-from ..weights.files import look_through
 from ..weights.places import ModelFolder
 from ..weights.precision import Precision, precision_named
 from ..weights.source import open_source
 from .checks import device_named
 from .memory import remembered
 
-TOKENIZER = {".json", ".model", ".txt"}
-"""Endings of a tokenizer's files."""
 LARGEST = 16
 """How many times frames may be enlarged."""
 JOBS = "hallo3_jobs"
@@ -138,47 +129,6 @@ class Request:
     def headers(self) -> str:
         """What every piece of the video begins with."""
         return headers_of(self.encoding, self.width, self.height, self.fps)
-
-    def key(self, after: str) -> str:
-        """Of everything that decides the frames; ``after`` is the link of what they go on from.
-
-        How memory is saved is not among it: a run that ran out of memory is gone on with in less.
-        """
-        settings = self.settings
-        facts: dict[str, Any] = {
-            "numerics": NUMERICS,
-            "weights": self._weights(),
-            "precision": self.precision.name,
-            "device": self.device.type,
-            "portrait": digest(self.portrait),
-            "face": [self.choice.index, self.choice.whole_picture],
-            "speech": self.speech,
-            "model": asdict(self.config),
-            "prompt": self.options.prompt,
-            "steps": settings.steps,
-            "guidance": settings.guidance_scale,
-            "sampler": settings.sampler,
-            "seed": settings.seed,
-            "motion drop": settings.motion_drop,
-            "posterior": settings.posterior,
-            "size": [self.width, self.height, self.enlarge],
-            "encoding": self.encoding.facts(),
-            "headers": self.headers(),
-            "after": after,
-        }
-        return key_of(facts)
-
-    def _weights(self) -> dict[str, list[str]]:
-        needed = [part for part in PARTS if part != "text_encoder" or self.options.prompt.strip()]
-        found = {part: look_through(self.files.find(part), self.examined) for part in needed}
-        tokenizer = self.files.tokenizer
-        if "text_encoder" in found and tokenizer.is_dir():
-            small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
-            found["tokenizer"] = [content_of(file) for file in small]
-        if self.config.face.space == SPACE and self.files.faces is not None:
-            networks = sorted(self.files.faces.rglob("*.onnx"))
-            found["faces"] = [content_of(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
-        return found
 
 
 def read_request(options: Namespace) -> Request:

@@ -1,0 +1,131 @@
+"""The options of ``hallo3 animate``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from ..built_in import FOLDER, NAME
+from ..media.encoding import CODECS
+
+OFFLOAD = ("none", "blocks", "disk")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
+
+
+def animate_options(command: ArgumentParser) -> None:
+    """Give ``hallo3 animate`` its options."""
+    add = command.add_argument
+    add(
+        "--portrait",
+        type=Path,
+        metavar="P",
+        help="picture of one person, 64 px or more a side",
+    )
+    add("--speech", type=Path, metavar="S", help="audio or video file with the speech")
+    add("--prompt", default="", metavar="T", help="what the picture shows (default: no text)")
+    add(
+        "--model",
+        type=model_folder,
+        default=FOLDER,
+        metavar="DIR",
+        help=f"model folder, or {NAME}: small, for drawn faces (default: {NAME})",
+    )
+    add("-o", "--output", type=Path, metavar="OUT.mp4", help="video to write: .mp4, .mov or .mkv")
+    add("--steps", type=int, metavar="N", help="sampling steps a segment (default: the model's)")
+    add("--guidance", type=float, metavar="G", help="guidance scale; 1 is none (default: the model's)")
+    add("--seed", type=int, default=0, metavar="N", help="0 to 2^64 - 1 (default: 0)")
+    add("--sampler", metavar="NAME", help="dpmpp_2m_sde or ddim (default: the model's)")
+    add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
+    add("--plan", action="store_true", help="print what a run would take and render nothing")
+    add("--json", action="store_true", help="with --plan: as one JSON object")
+    _face(command)
+    _going_on(command)
+    _video(command)
+    expert = command.add_argument_group("for experts")
+    add = expert.add_argument
+    add("--device", choices=DEVICES, default="auto", help="where to compute (default: a GPU if there is one)")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        metavar="TYPE",
+        help="number type: fp32, bf16, fp16, or fp8 for half the memory (default: bf16 on a GPU, else fp32)",
+    )
+    add(
+        "--posterior",
+        choices=("mean", "sample"),
+        default="mean",
+        help="sample: as the original encodes pictures",
+    )
+    add(
+        "--low-memory",
+        action="store_true",
+        help="for small GPUs: one branch at a time, conditions projected when read, --offload blocks",
+    )
+    add(
+        "--offload",
+        choices=OFFLOAD,
+        help="keep the transformer's blocks in memory (blocks) or on disk, and send each to the GPU when it "
+        "is needed; exact (default: none; with --low-memory: blocks)",
+    )
+
+    files = command.add_argument_group(
+        "files that are not in the model's folder",
+        "each a weights file, or a folder with one network's files",
+    )
+    for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer", "faces"):
+        files.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="PATH")
+
+
+def _face(command: ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "the face on a photograph",
+        "For the released model, by antelopev2's scrfd_10g_bnkps.onnx and glintr100.onnx (--faces DIR).",
+    )
+    add = group.add_argument
+    add(
+        "--face",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which face, from the left (default: the largest)",
+    )
+    add(
+        "--whole-picture",
+        action="store_true",
+        help="go on where no face is found, as the original does",
+    )
+
+
+def _going_on(command: ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "going on",
+        "Finished segments are kept beside the video; the same command goes on where it was stopped.",
+    )
+    add = group.add_argument
+    add("--jobs", action="store_true", help="list what is kept, and render nothing")
+    add(
+        "--jobs-folder",
+        type=Path,
+        metavar="DIR",
+        help="where to keep it (default: hallo3_jobs, beside the video)",
+    )
+    add("--fresh", action="store_true", help="start again; what was finished is put aside")
+    add("--redo", default="", metavar="A-B", help="render segments A to B anew (from 1; A- is to the end)")
+    add("--take", type=int, default=1, metavar="N", help="with --redo: which of many versions (default: 1)")
+    add("--continue-from", metavar="VIDEO", help="go on from this finished video, or job, with this speech")
+
+
+def _video(command: ArgumentParser) -> None:
+    add = command.add_argument_group("the video file").add_argument
+    add("--codec", choices=tuple(CODECS), default="h264", help="how it is encoded (default: h264)")
+    add("--quality", type=int, metavar="N", help="0 is best (default: 17 for h264, 20 for h265)")
+    add("--pixels", metavar="FORMAT", help="as FFmpeg calls them (default: yuv420p, or what the codec has)")
+    add("--chart", type=Path, metavar="PNG", help="draw how sharpness, colours, seams and face go over time")
+    add("--no-mark", action="store_true", help="do not say in the file that the video is made by a machine")
+
+
+def model_folder(text: str) -> Path:
+    """The built-in model by its name, any other by its folder."""
+    return FOLDER if text == NAME else Path(text)

@@ -1,0 +1,62 @@
+"""By what the job of a request is known: everything that decides the frames of its video."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..face.arcface import FILE as RECOGNIZER
+from ..face.arcface import SPACE
+from ..face.detector import FILE as DETECTOR
+from ..journal.key import content_of, key_of
+from ..journal.record import digest
+from ..kept import NUMERICS
+from ..parts import PARTS
+from ..weights.files import look_through
+from .request import Request
+
+TOKENIZER = {".json", ".model", ".txt"}
+"""Endings of a tokenizer's files."""
+
+
+def key_of_video(request: Request, after: str) -> str:
+    """Of everything that decides the frames; ``after`` is the link of what they go on from.
+
+    How memory is saved is not among it: a run that ran out of memory is gone on with in less.
+    """
+    settings = request.settings
+    facts: dict[str, Any] = {
+        "numerics": NUMERICS,
+        "weights": _weights(request),
+        "precision": request.precision.name,
+        "device": request.device.type,
+        "portrait": digest(request.portrait),
+        "face": [request.choice.index, request.choice.whole_picture],
+        "speech": request.speech,
+        "model": asdict(request.config),
+        "prompt": request.options.prompt,
+        "steps": settings.steps,
+        "guidance": settings.guidance_scale,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "motion drop": settings.motion_drop,
+        "posterior": settings.posterior,
+        "size": [request.width, request.height, request.enlarge],
+        "encoding": request.encoding.facts(),
+        "headers": request.headers(),
+        "after": after,
+    }
+    return key_of(facts)
+
+
+def _weights(request: Request) -> dict[str, list[str]]:
+    needed = [part for part in PARTS if part != "text_encoder" or request.options.prompt.strip()]
+    found = {part: look_through(request.files.find(part), request.examined) for part in needed}
+    tokenizer = request.files.tokenizer
+    if "text_encoder" in found and tokenizer.is_dir():
+        small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
+        found["tokenizer"] = [content_of(file) for file in small]
+    if request.config.face.space == SPACE and request.files.faces is not None:
+        networks = sorted(request.files.faces.rglob("*.onnx"))
+        found["faces"] = [content_of(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
+    return found
