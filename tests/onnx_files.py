@@ -132,3 +132,30 @@ def recognizer(side: int = 112, numbers: int = 512, **more: bytes) -> Content:
     ]
     ports = [port("pixels", ["batch", 3, side, side])], [port("embedding", [1, numbers])]
     return model(nodes, weights, *ports, **more)
+
+
+def separator(
+    factor: float = 1, shape: Sequence[int | str] = ("batch", 4, 3072, 256), **more: bytes
+) -> Content:
+    """Answers with what it sees, times a factor."""
+    ports = [port("input", shape)], [port("output", shape)]
+    return model(
+        [node("Mul", "input factor", "output")], [tensor("factor", np.float32(factor))], *ports, **more
+    )
+
+
+def deaf_separator(seed: int = 0) -> Content:
+    """Two convolutions 3 x 3 with noise for weights : every place, and how loud it is, matters."""
+    rng = np.random.default_rng(seed)
+    weights = [
+        tensor("first", rng.standard_normal((6, 4, 3, 3)) / 6),
+        tensor("offset", rng.standard_normal(6)),
+        tensor("second", rng.standard_normal((4, 6, 3, 3)) / 7),
+    ]
+    nodes = [
+        node("Conv", "input first offset", "one", pads=[1, 1, 1, 1]),
+        node("Relu", "one", "two"),
+        node("Conv", "two second", "output", pads=[1, 1, 1, 1]),
+    ]
+    shape = (1, 4, 3072, 256)
+    return model(nodes, weights, [port("input", shape)], [port("output", shape)])

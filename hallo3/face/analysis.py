@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..boxes import PixelBox
 from ..config import FaceConfig
 from ..errors import FaceError
 
@@ -18,11 +19,14 @@ class Face:
     """What the model needs of a face.
 
     ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere; ``embedding`` [1, E] lies
-    in the embedding space of the analyzer that made it.
+    in the embedding space of the analyzer that made it. To be shown: the ``boxes`` of all faces that were
+    found, from left to right, and which one was ``chosen``.
     """
 
     mask: Tensor
     embedding: Tensor
+    boxes: tuple[PixelBox, ...] = ()
+    chosen: int | None = None
 
 
 @runtime_checkable
@@ -52,6 +56,23 @@ class ThumbnailAnalyzer:
         values = (thumbnail - thumbnail.mean()) / spread
         embedding = F.pad(values, (0, self.embedding_dim - values.shape[1]))
         return Face(mask=torch.ones(picture.shape[1:]), embedding=embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """In the place of an analyzer that was not asked for."""
+
+    space: str
+
+    def analyze(self, picture: Tensor) -> Face:
+        """Raises ``FaceError``."""
+        del picture
+        raise FaceError(
+            "No face analyzer was loaded.",
+            found="models for a saved identity",
+            expected="models that can extract one",
+            do="load the models with extract=True",
+        )
 
 
 def analyze(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:

@@ -113,6 +113,22 @@ def doubts(face: Found, height: int, width: int) -> list[str]:
     return notes
 
 
+def given_mask(choice: Choice, height: int, width: int) -> Tensor | None:
+    """The user's mask [h, w] as 0 and 1, None where none is given. Raises ``FaceError`` for one that does not
+    fit the picture or holds nothing."""
+    if choice.mask is None:
+        return None
+    mask = (choice.mask >= 0.5).float()
+    if tuple(mask.shape) != (height, width) or not bool(mask.any()):
+        raise FaceError(
+            "The given face mask cannot be used.",
+            found=f"{list(mask.shape)}, {float(mask.mean()) if mask.numel() else 0:.0%} of it set",
+            expected=f"[{height}, {width}], set where the face is",
+            do="draw the mask on this picture, or leave it out and let the face be found",
+        )
+    return mask
+
+
 def is_profile(face: Found) -> bool:
     """Whether a face looks aside: its nose is not between its eyes, or they are nearly behind each other."""
     left, right, nose = face.landmarks[:3].double()

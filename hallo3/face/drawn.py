@@ -92,21 +92,24 @@ class DrawnFaceAnalyzer:
             )
         box = box or WHOLE
         height, width = picture.shape[1:]
-        mask = torch.zeros(height, width)
+        mask = torch.zeros(height, width, dtype=torch.uint8)
         mask[box.expanded(EXPANDED).pixels(height, width)] = 1
         return Face(mask=mask, embedding=self._embedding(picture, box))
 
     def _embedding(self, picture: Tensor, box: Box) -> Tensor:
         rows, columns = box.pixels(*picture.shape[1:])
-        thumbnail = F.adaptive_avg_pool2d(picture[None, :, rows, columns].float(), THUMBNAIL).flatten(1)
+        thumbnail = _shrunk(picture[:, rows, columns], (THUMBNAIL, THUMBNAIL))[None].flatten(1)
         place = torch.tensor([box]).to(thumbnail)
         known = torch.cat((thumbnail, place), dim=1) * 2 - 1
         return F.pad(known, (0, self.embedding_dim - known.shape[1]))
 
 
 def face_box(picture: Tensor) -> Box | None:
-    """The extent of a drawn face's skin on a picture [3, h, w] in 0..1, None if there is none."""
-    small = F.interpolate(picture[None].float(), size=(SIDE, SIDE), mode="area")[0]
+    """The extent of a drawn face's skin on a picture [3, h, w] in 0..1, None if there is none.
+
+    What reaches from edge to edge is a wall, no skin.
+    """
+    small = _shrunk(picture, (SIDE, SIDE))
     colours = small[:, *MIDDLE].flatten(1).T
     near = torch.cdist(colours, colours) < SAME_SKIN * _brightness(colours, 1)[:, None].clamp_min(0.1)
     votes = near.sum(dim=1)
@@ -121,7 +124,16 @@ def face_box(picture: Tensor) -> Box | None:
     rows, columns = region.any(dim=1).nonzero(), region.any(dim=0).nonzero()
     edges = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     box = Box(*(edge / SIDE for edge in edges))
-    return None if box == WHOLE else box
+    wall = (box.left, box.right) == (0, 1) or (box.top, box.bottom) == (0, 1)
+    return None if wall else box
+
+
+def _shrunk(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """The means [3, *size] of a picture's areas, a row at a time: a large one is not copied as a whole."""
+    height, (rows, columns) = picture.shape[1], size
+    edges = ((row * height // rows, -(-(row + 1) * height // rows)) for row in range(rows))
+    means = [F.adaptive_avg_pool2d(picture[:, top:bottom].float(), (1, columns)) for top, bottom in edges]
+    return torch.cat(means, dim=1)
 
 
 def _brightness(colours: Tensor, dim: int) -> Tensor:
@@ -157,7 +169,7 @@ def looks_drawn(picture: Tensor) -> bool:
         return True
     scale, side = SEEN / min(height, width), round(HEART * SEEN)
     size = round(height * scale), round(width * scale)
-    small = F.interpolate(picture[None].float(), size=size, mode="area")[0]
+    small = _shrunk(picture, size)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     heart = _without_speckles(small[:, top : top + side, left : left + side])
     return _distance_to_palette(heart) < DRAWN_COLOURS or _flat_share(heart) > DRAWN_FLAT

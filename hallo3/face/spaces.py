@@ -10,6 +10,7 @@ from .analysis import FaceAnalyzer, ThumbnailAnalyzer
 from .arcface import SPACE
 from .choosing import Choice
 from .drawn import DrawnFaceAnalyzer
+from .mediapipe_landmarks import landmarks_in
 from .photographs import FindLandmarks, PhotographAnalyzer
 
 
@@ -23,15 +24,17 @@ def analyzer_for(
     """The analyzer that writes in the model's embedding space.
 
     ``folder`` holds the files of the analyzer of photographs, ``landmarks`` and ``choice`` are for it
-    too; the others need none of them. Raises ``FaceError`` when there is no analyzer, ``CheckpointError``
-    when a file is missing.
+    too; the others need none of them. Where no ``landmarks`` finder is given, MediaPipe's package and its
+    file in the folder are used if both are there; if not, that is noted of every face. Raises
+    ``FaceError`` when there is no analyzer, ``CheckpointError`` when a file is missing.
     """
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
     if config.space == "drawn-face":
         return DrawnFaceAnalyzer(config.embedding_dim)
     if config.space == SPACE and folder is not None:
-        return PhotographAnalyzer.from_folder(folder, landmarks=landmarks, choice=choice)
+        found_by = landmarks or landmarks_in(folder)
+        return PhotographAnalyzer.from_folder(folder, landmarks=found_by, choice=choice)
     expected = f"one that writes {config.embedding_dim} numbers in the space {config.space!r}"
     if config.space == SPACE:
         raise FaceError(

@@ -61,6 +61,12 @@ PLACES: dict[str, tuple[str, ...]] = {
 FACES = ("face_analysis/models", "face_analysis", "insightface/models/antelopev2", "antelopev2")
 """Where the face analyzer's files may be: as the original publishes them, or among ComfyUI's models."""
 
+VOCALS = tuple(
+    f"{folder}Kim_Vocal_2.onnx"
+    for folder in ("audio_separator/", "vocal_separator/", "audio/MDX/", "longcat/", "")
+)
+"""Where the vocal separator's file may be: as the original publishes it, or where other packs look."""
+
 COMFYUI = {
     "transformer": "diffusion_models/hallo3_transformer_{precision}.safetensors",
     "reference": "diffusion_models/hallo3_reference_{precision}.safetensors",
@@ -108,6 +114,12 @@ class ModelFolder:
         """The folder with the face analyzer's files, if there is one."""
         places = [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACES]
         return next((place for place in places if "faces" in self.given or place.is_dir()), None)
+
+    @property
+    def vocals(self) -> Path | None:
+        """The vocal separator's file, if there is one."""
+        places = [self.given["vocals"]] if "vocals" in self.given else [self.path / place for place in VOCALS]
+        return next((place for place in places if "vocals" in self.given or place.is_file()), None)
 
     def find(self, part: str) -> Path:
         """Where a part is; where it should be, if it is nowhere."""

@@ -38,6 +38,7 @@ LIBRARIES = {
     "huggingface_hub": {"cli"},
     "gguf": {"tensorfile"},
     "onnxruntime": {"onnxfile"},
+    "mediapipe": {"face"},
 }
 """Each library has its rooms."""
 
