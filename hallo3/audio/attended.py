@@ -1,9 +1,9 @@
-"""One layer of wav2vec2 in pieces: a head at a time over the whole recording, then a block of frames at a
+"""One layer of wav2vec2 in pieces: a head at a time over what it attends to, then a block of frames at a
 time over all heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +11,36 @@ from torch.nn import functional as F
 
 from .anatomy import Layer
 from .convolved import Rows, Spans
+from .windowed import Window
+
+Cut = Callable[[int, int, int], Spans]
+"""Start, stop and size -> pieces of that size, from start to stop."""
 
 
 def attend(
-    layer: Layer, head: int, hidden: Rows, device: torch.device, key_spans: Spans, query_spans: Spans
+    layer: Layer,
+    head: int,
+    hidden: Rows,
+    device: torch.device,
+    window: Window,
+    cut: Cut,
+    most: tuple[int, int],
 ) -> Iterator[Tensor]:
-    """What one head sees, [n, D / heads] for each of the query spans.
+    """What one head sees from the frames that a window keeps, [n, D / heads] for each piece of them.
 
-    ``key_spans`` and ``query_spans`` both cover the frames; keys and values of all of them are held.
+    ``cut(start, stop, size)`` makes pieces; ``most`` are the sizes, of keys and of queries. Keys and values
+    of the whole window are held.
     """
     attention = layer.attention
     width = attention.q_proj.out_features // attention.num_heads
     part = slice(head * width, (head + 1) * width)
-    keys, values = (torch.empty(1, 1, hidden.rows, width, device=device) for _ in range(2))
-    for start, stop in key_spans:
+    seen, first = window.last - window.first, window.first
+    keys, values = (torch.empty(1, 1, seen, width, device=device) for _ in range(2))
+    for start, stop in cut(first, window.last, most[0]):
         states = hidden.read(start, stop).to(device)
-        keys[0, 0, start:stop] = _project(attention.k_proj, states, part)
-        values[0, 0, start:stop] = _project(attention.v_proj, states, part)
-    for start, stop in query_spans:
+        keys[0, 0, start - first : stop - first] = _project(attention.k_proj, states, part)
+        values[0, 0, start - first : stop - first] = _project(attention.v_proj, states, part)
+    for start, stop in cut(window.start, window.stop, most[1]):
         queries = _project(attention.q_proj, hidden.read(start, stop).to(device), part)
         yield F.scaled_dot_product_attention(queries[None, None], keys, values)[0, 0]
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ..segments import SegmentPlan
-from .anatomy import Anatomy
+from .anatomy import Anatomy, Layer
 from .attended import attend, joined
 from .convolved import Rows, Spans, conv_frames, convolve, first_moments, hidden_states, normalised
 from .speech import ReadFeatures
 from .spool import Spool, write_spool
+from .windowed import Window, Windows, whole
 
 Watch = Callable[[int, int], object]
 """Hears (done, total) several times a second; what it raises stops the work, to be gone on with later."""
@@ -55,18 +56,20 @@ def encode_streamed(
     folder: Path,
     watch: Watch = unwatched,
     pieces: Pieces | None = None,
+    windows: Windows | None = None,
 ) -> ReadFeatures:
     """Mono signal [samples, 1] at the plan's rate -> its features, read from ``folder`` when asked.
 
-    ``device`` is where the network stands. The folder belongs to this recording and these weights alone: its
-    complete layers (``layer_00.f32`` and on, [plan.padded, channels]) are used as they are, and work goes on
-    after the last of them. Raises ``OutputError`` if files cannot be written or are damaged, and what
-    ``watch`` raises; no file of a final name is ever half written.
+    ``device`` is where the network stands. ``windows`` ask for the approximation of :mod:`.windowed`; left
+    out, every frame attends to the whole recording. The folder belongs to this recording, these weights and
+    these windows alone: its complete layers (``layer_00.f32`` and on, [plan.padded, channels]) are used as
+    they are, and work goes on after the last of them. Raises ``OutputError`` if files cannot be written or
+    are damaged, and what ``watch`` raises; no file of a final name is ever half written.
     """
     with torch.no_grad():
-        layers = _Work(
-            anatomy, samples, plan, device, folder, watch, pieces or Pieces.suiting(device)
-        ).layers()
+        seen = whole(plan.padded) if windows is None else windows.over(plan.padded)
+        work = _Work(anatomy, samples, plan, device, folder, watch, pieces or Pieces.suiting(device), seen)
+        layers = work.layers()
     return read_layers(layers)
 
 
@@ -90,6 +93,7 @@ class _Work:
     folder: Path
     watch: Watch
     pieces: Pieces
+    windows: Sequence[Window]
     done: int = 0
 
     def layers(self) -> list[Spool]:
@@ -132,17 +136,21 @@ class _Work:
 
     def _layer(self, number: int, hidden: Spool, output: Spool) -> None:
         layer, heads = self.anatomy.layers[number], self._heads(number)
-        queries = max(self.pieces.scores // hidden.rows, 1)
         for head, spool in enumerate(heads):
             if spool.complete:
-                self._advance(2 * hidden.rows)
-                continue
-            passes = [self._spans(hidden.rows, size) for size in (self.pieces.frames, queries)]
-            write_spool(spool.path, attend(layer, head, hidden, self.device, *passes), spool.width)
+                self._advance(self._head_passes)
+            else:
+                write_spool(spool.path, self._head(layer, head, hidden), spool.width)
         spans = self._spans(hidden.rows, self.pieces.frames)
         write_spool(output.path, joined(layer, hidden, heads, self.device, spans), output.width)
         for head in heads:
             head.remove()
+
+    def _head(self, layer: Layer, head: int, hidden: Spool) -> Iterator[Tensor]:
+        for window in self.windows:
+            queries = max(self.pieces.scores // (window.last - window.first), 1)
+            most = self.pieces.frames, queries
+            yield from attend(layer, head, hidden, self.device, window, self._between, most)
 
     def _spool(self, name: str, width: int | None = None) -> Spool:
         return Spool(self.folder / f"{name}.f32", self.plan.padded, width or self.anatomy.width)
@@ -170,12 +178,22 @@ class _Work:
 
     @property
     def _layer_passes(self) -> list[int]:
-        """Two for each head and one that joins them."""
-        return [self.plan.padded * (2 * layer.attention.num_heads + 1) for layer in self.anatomy.layers]
+        """Those of its heads and one that joins them."""
+        return [
+            self._head_passes * layer.attention.num_heads + self.plan.padded for layer in self.anatomy.layers
+        ]
+
+    @property
+    def _head_passes(self) -> int:
+        """Once for keys, in every window, and once for queries."""
+        return sum(window.last - window.first for window in self.windows) + self.plan.padded
 
     def _spans(self, total: int, size: int) -> Spans:
-        for start in range(0, total, size):
-            stop = min(start + size, total)
+        return self._between(0, total, size)
+
+    def _between(self, first: int, last: int, size: int) -> Spans:
+        for start in range(first, last, size):
+            stop = min(start + size, last)
             yield start, stop
             self._advance(stop - start)
 

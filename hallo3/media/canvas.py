@@ -9,6 +9,11 @@ from torch.nn import functional as F
 
 from ..shapes import VideoShape
 
+LONGEST = 5
+"""Canvases that a strip may be long; what is left out would be cut off either way."""
+BAND = 128
+"""Rows that are masked at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canvas:
@@ -33,28 +38,29 @@ class Canvas:
         return frames[..., self.rows, self.columns]
 
 
-def fit(picture: Tensor, shape: VideoShape) -> Canvas:
+def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Canvas:
     """A picture [3, h, w] in 0..1 on the model's canvas.
 
     Square pictures are scaled to the shorter side and stand between bars; all others cover the canvas
-    and lose what hangs over.
+    and lose what hangs over. With a ``mask`` [h, w], as ``fit(picture * mask, shape)`` without that copy.
     """
     if picture.shape[1] == picture.shape[2]:
         side = min(shape.height, shape.width)
         top, left = (shape.height - side) // 2, (shape.width - side) // 2
-        pixels = pad_square(picture, shape.height, shape.width)
+        pixels = pad_square(picture, shape.height, shape.width, mask)
         rows, columns = slice(top, top + side), slice(left, left + side)
     else:
-        pixels = cover(picture, shape.height, shape.width)
+        pixels = cover(picture, shape.height, shape.width, mask)
         rows, columns = slice(0, shape.height), slice(0, shape.width)
     return Canvas(pixels=(pixels * 2 - 1)[None, :, None], rows=rows, columns=columns)
 
 
-def cover(picture: Tensor, height: int, width: int) -> Tensor:
+def cover(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
     """Scale (bicubic, antialiased, overshoot kept) until [3, height, width] is covered; cut the middle."""
+    picture = shortened(picture, height / width)
+    mask = None if mask is None else shortened(mask, height / width)
     size, top, left = cover_size(picture.shape[1], picture.shape[2], height, width)
-    scaled = F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0]
-    return scaled[:, top : top + height, left : left + width]
+    return scaled(picture, size, "bicubic", mask)[:, top : top + height, left : left + width]
 
 
 def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], int, int]:
@@ -64,15 +70,42 @@ def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int]
     return size, (size[0] - height) // 2, (size[1] - width) // 2
 
 
-def pad_square(picture: Tensor, height: int, width: int) -> Tensor:
+def shortened(picture: Tensor, ratio: float) -> Tensor:
+    """The middle of a strip [..., h, w]: no more than ``LONGEST`` canvases, of height / width ``ratio``, side
+    by side. Without this, a strip that covers the canvas could become gigabytes."""
+    h, w = picture.shape[-2:]
+    tall, wide = min(h, int(LONGEST * ratio * w)), min(w, int(LONGEST * h / ratio))
+    top, left = (h - tall) // 2, (w - wide) // 2
+    return picture[..., top : top + tall, left : left + wide]
+
+
+def pad_square(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
     """Scale (bilinear, antialiased) to the shorter side, black bars around, clamped to 0..1."""
     side = min(height, width)
-    scaled = F.interpolate(
-        picture[None], size=(side, side), mode="bilinear", antialias=True, align_corners=False
-    )[0]
+    fitted = scaled(picture, (side, side), "bilinear", mask)
     top, left = (height - side) // 2, (width - side) // 2
     bars = (left, width - side - left, top, height - side - top)
-    return F.pad(scaled, bars).clamp(0, 1)
+    return F.pad(fitted, bars).clamp(0, 1)
+
+
+def scaled(picture: Tensor, size: tuple[int, int], mode: str, mask: Tensor | None = None) -> Tensor:
+    """A picture [C, h, w], times a mask [h, w] if there is one, scaled to a size with antialiasing.
+
+    Scaling goes across first and down then; so the mask can be applied to a band of rows at a time, to the
+    same bits.
+    """
+    if mask is not None:
+        across = picture.new_empty(*picture.shape[:2], size[1])
+        for top in range(0, picture.shape[1], BAND):
+            rows = slice(top, top + BAND)
+            seen = picture[:, rows] * mask[rows].to(picture)
+            across[:, rows] = _scaled(seen, (seen.shape[1], size[1]), mode)
+        picture = across
+    return _scaled(picture, size, mode)
+
+
+def _scaled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return F.interpolate(picture[None], size=size, mode=mode, antialias=True, align_corners=False)[0]
 
 
 def enlarged(frames: Tensor, times: int) -> Tensor:

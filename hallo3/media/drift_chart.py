@@ -8,30 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .chart import COLUMN, GREY, GRID, INK, NARROWEST, SHADE, SHORT, Box, Pen, clock, round_step, time_step
 from .drift import Drift, columns_of
 
-NARROWEST = 480
-TWICE = 2
-"""Drawn so many times as large and scaled down: smooth lines."""
 LEFT, RIGHT, HEADER, FOOTER = 64, 132, 64, 54
 TITLE, PLOT, BETWEEN = 28, 96, 18
 """Rows of a panel's title, of its plot, and of nothing between panels."""
-DASH = 6
 MOST = 1e9
 """What is greater is drawn as this."""
-ROUND_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
-FONT_SIZES = (12, 13, 15, 19)
-COLUMN = 4
-"""Pixels that a segment should have; where it has less, several share a column."""
-SHORT = 60
-"""Seconds of a video of which tenths are told."""
-PAPER, SHADE, GRID = "#ffffff", "#f6e9dc", "#e4e4e4"
-DASHES, GREY, INK = "#6b6b6b", "#5f5f5f", "#1c1c1c"
-
-Box = tuple[float, float, float, float]
 
 
 class Panel(NamedTuple):
@@ -93,14 +79,14 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float, *, width: in
     values = {name: _values(drifts, name) for name in PANELS}
     shown = [name for name in PANELS if name != "face" or _known(values[name]).size]
     height = HEADER + len(shown) * (TITLE + PLOT + BETWEEN) - BETWEEN + FOOTER
-    pen = _Pen(width, height)
+    pen = Pen(width, height)
     seconds = len(drifts) * seconds_per_segment
     pen.text(16, 26, f"Drift over {clock(seconds, seconds < SHORT)}", 19, INK)
     told = f"{len(drifts)} segment{'s' * (len(drifts) > 1)} of {seconds_per_segment:.3g} s"
     if len(drifts) > plot_width // COLUMN:
         told += "; line: mean of several, band: least to greatest"
     pen.text(16, 47, told, 13, GREY)
-    step = _time_step(seconds / (plot_width // 90))
+    step = time_step(seconds / (plot_width // 90))
     ticks = [step * index for index in range(int(seconds / step + 1e-9) + 1)]
     for place, name in enumerate(shown):
         top = HEADER + place * (TITLE + PLOT + BETWEEN) + TITLE
@@ -113,16 +99,8 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float, *, width: in
     return pen.picture()
 
 
-def clock(seconds: float, tenths: bool = False) -> str:
-    """Minutes and seconds: 83 -> 1:23, with tenths 1:23.0."""
-    if not tenths:
-        return f"{round(seconds) // 60}:{round(seconds) % 60:02}"
-    whole = round(seconds * 10)
-    return f"{whole // 600}:{whole % 600 / 10:04.1f}"
-
-
 def _draw_panel(
-    pen: _Pen, name: str, values: np.ndarray, box: Box, ticks: Sequence[float], seconds: float
+    pen: Pen, name: str, values: np.ndarray, box: Box, ticks: Sequence[float], seconds: float
 ) -> None:
     panel, (left, top, right, bottom) = PANELS[name], box
     (title, meaning), (line, band), (normal, normal_is) = panel.title, panel.hues, panel.normal
@@ -130,7 +108,7 @@ def _draw_panel(
     columns = columns_of(torch.from_numpy(values), most)
     low = min([panel.extent[0], *(column.low for column in columns)])
     high = max([panel.extent[1], *(column.high for column in columns)])
-    step = _step((high - low) / 4)
+    step = round_step((high - low) / 4)
     low, high = step * math.floor(low / step + 1e-6), step * math.ceil(high / step - 1e-6)
 
     def y(value: float) -> float:
@@ -196,51 +174,3 @@ def _values(drifts: Sequence[Drift], name: str) -> np.ndarray:
 
 def _known(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
-
-
-def _step(least: float) -> float:
-    """The round number, 1, 2 or 5 times a power of ten, that is not less."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(times * power for times in (1, 2, 5, 10) if times * power >= least * (1 - 1e-9))
-
-
-def _time_step(least: float) -> float:
-    """Seconds that are not less and round on a clock; no less than the tenth that is told."""
-    if least <= 0.5:
-        return max(0.1, _step(least))
-    return next((step for step in ROUND_SECONDS if step >= least), 3600 * _step(least / 3600))
-
-
-class _Pen:
-    """Draws in pixels of the finished picture on one ``TWICE`` as large."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.image = Image.new("RGB", (width * TWICE, height * TWICE), PAPER)
-        self.draw = ImageDraw.Draw(self.image)
-        self.fonts = {size: ImageFont.load_default(size * TWICE) for size in FONT_SIZES}
-
-    def text(self, x: float, y: float, text: str, size: int, ink: str, anchor: str = "lm") -> None:
-        self.draw.text((x * TWICE, y * TWICE), text, ink, self.fonts[size], anchor)
-
-    def length(self, text: str, size: int) -> float:
-        return self.fonts[size].getlength(text) / TWICE
-
-    def line(self, path: Sequence[tuple[float, float]], colour: str, width: float) -> None:
-        if path:
-            points = [(round(x * TWICE), round(y * TWICE)) for x, y in path]
-            self.draw.line(points, colour, round(width * TWICE), joint="curve")
-
-    def dashes(self, left: float, right: float, y: float) -> None:
-        for start in np.arange(left, right, DASH + DASH / 2):
-            self.line([(start, y), (min(start + DASH, right), y)], DASHES, 1)
-
-    def pin(self, x: float, foot: float, head: float, colour: str) -> None:
-        self.line([(x, foot), (x, head)], colour, 1.5)
-        self.draw.circle((x * TWICE, head * TWICE), 2.5 * TWICE, colour)
-
-    def box(self, box: Box, colour: str) -> None:
-        self.draw.rectangle([TWICE * side for side in box], colour)
-
-    def picture(self) -> Tensor:
-        small = np.array(self.image.reduce(TWICE))
-        return torch.from_numpy(small).permute(2, 0, 1).float() / 255

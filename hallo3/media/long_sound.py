@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,41 +39,68 @@ def stream_mono(path: Path, sample_rate: int, facts: SoundFacts | None = None) -
     """
     facts = facts or recording_facts(path)
     facts.tell()
-    if facts.sample_rate == sample_rate:
-        return _mixed(path, facts)
+    return resampled(
+        _read(path, facts, facts.mix), (facts.sample_rate, sample_rate), facts.length_at(sample_rate)
+    )
+
+
+def stream_stereo(path: Path, sample_rate: int, facts: SoundFacts | None = None) -> Iterator[Tensor]:
+    """The recording as two channels at a rate, in pieces [2, n] float32 of about a second.
+
+    Two channels stay as they are; one, several, and two that cancel each other are mixed as ``stream_mono``
+    mixes them and doubled. ``facts.length_at(sample_rate)`` samples; errors and warnings of ``stream_mono``.
+    """
+    facts = facts or recording_facts(path)
+    facts.tell()
+    length = facts.length_at(sample_rate)
+    return resampled(_read(path, facts, facts.stereo), (facts.sample_rate, sample_rate), length, channels=2)
+
+
+def resampled(
+    pieces: Iterator[Tensor], rates: tuple[int, int], samples: int, channels: int = 1
+) -> Iterator[Tensor]:
+    """A stream of pieces [n], or [channels, n] of several, from the first rate at the second, by soxr.
+
+    Cut or filled with zeros to ``samples``, as librosa does. Raises ``DependencyError`` before it returns.
+    """
+    source_rate, rate = rates
+    if source_rate == rate:
+        return _fitted(pieces, samples, channels)
     try:
         from soxr import ResampleStream
     except ImportError as error:
-        raise no_resampler(error, facts.sample_rate, sample_rate) from error
-    resampler: Any = ResampleStream(facts.sample_rate, sample_rate, 1, quality="HQ")
-    return _fitted(_resampled(_mixed(path, facts), resampler), facts.length_at(sample_rate))
+        raise no_resampler(error, source_rate, rate) from error
+    resampler: Any = ResampleStream(source_rate, rate, channels, quality="HQ")
+    return _fitted(_resampled(pieces, resampler, channels), samples, channels)
 
 
-def _mixed(path: Path, facts: SoundFacts) -> Iterator[Tensor]:
+def _read(path: Path, facts: SoundFacts, mix: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     seen = 0
     for piece in read_pieces(path):
         seen += piece.waveform.shape[1]
         if (piece.sample_rate, piece.waveform.shape[0]) != (facts.sample_rate, facts.channels):
             raise _changed(path, facts)
-        yield facts.mix(piece.waveform)
+        yield mix(piece.waveform)
     if seen != facts.samples:
         raise _changed(path, facts)
 
 
-def _resampled(pieces: Iterator[Tensor], resampler: Any) -> Iterator[Tensor]:
-    for piece in pieces:
-        yield torch.from_numpy(resampler.resample_chunk(piece.numpy()))
-    yield torch.from_numpy(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+def _resampled(pieces: Iterator[Tensor], resampler: Any, channels: int) -> Iterator[Tensor]:
+    """soxr has channels last."""
+    end = torch.zeros(channels, 0) if channels > 1 else torch.zeros(0)
+    for piece, last in chain(((piece, False) for piece in pieces), [(end, True)]):
+        samples = np.ascontiguousarray(piece.numpy().T)
+        yield torch.from_numpy(resampler.resample_chunk(samples, last=last)).t().contiguous()
 
 
-def _fitted(pieces: Iterator[Tensor], wanted: int) -> Iterator[Tensor]:
-    """Cut or filled with zeros to so many samples, as librosa does; no piece is empty."""
+def _fitted(pieces: Iterator[Tensor], wanted: int, channels: int) -> Iterator[Tensor]:
+    """Cut or filled with zeros to so many samples; no piece is empty."""
     for piece in pieces:
-        if len(kept := piece[:wanted]):
+        if (kept := piece[..., :wanted]).shape[-1]:
             yield kept
-        wanted -= len(kept)
+        wanted -= kept.shape[-1]
     if wanted:
-        yield torch.zeros(wanted)
+        yield torch.zeros(channels, wanted) if channels > 1 else torch.zeros(wanted)
 
 
 def _changed(path: Path, facts: SoundFacts) -> AudioError:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..errors import PortraitError
 
 MINIMUM_SIDE = 64
+KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Kinds of files that are read, whatever they are called; of others some would start a program."""
 PAPER = (255, 255, 255)
 """Transparent parts are shown as on white paper."""
 
@@ -31,10 +33,7 @@ def read_picture(path: Path) -> Tensor:
             do="check the path",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                rgb = _to_rgb(ImageOps.exif_transpose(image))
+        rgb = _decoded(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PortraitError(
             "The portrait is too large.",
@@ -56,7 +55,7 @@ def read_picture(path: Path) -> Tensor:
             expected="a complete picture file",
             do="copy or export the picture again",
         ) from error
-    return check_picture(torch.from_numpy(rgb).permute(2, 0, 1).float() / 255)
+    return check_picture(torch.from_numpy(rgb).permute(2, 0, 1).float().div_(255))
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
@@ -82,31 +81,46 @@ def check_picture(picture: Tensor) -> Tensor:
             expected=f"at least {MINIMUM_SIDE} px a side",
             do="use a larger picture",
         )
-    low, high = float(picture.min()), float(picture.max())
+    low, high = float(picture.amin()), float(picture.amax())
     if not (low >= 0 and high <= 1):
+        where = (~picture.isfinite().all(dim=0)).nonzero()
+        bad = f"NaN or infinity at x {int(where[0, 1])}, y {int(where[0, 0])}" if len(where) else ""
         raise PortraitError(
             "The portrait's values cannot be used.",
-            found=f"values from {low:g} to {high:g}",
+            found=bad or f"values from {low:g} to {high:g}",
             expected="finite values from 0 to 1",
             do="scale the picture to 0..1",
         )
     return picture
 
 
+def _decoded(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """[h, w, 3], upright. The picture's other forms are gone from memory when it returns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=KINDS) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     if image.mode.startswith(("I", "F")):
-        return _grey_to_rgb(np.asarray(image, dtype=np.float64), image.mode)
+        return _grey_to_rgb(np.array(image, dtype=np.float32), image.mode)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, (*PAPER, 255))
-        image = Image.alpha_composite(paper, rgba)
-    return np.array(image.convert("RGB"))
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (*PAPER, 255))
+        paper.alpha_composite(image)
+        image = paper
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _grey_to_rgb(
-    grey: np.ndarray[tuple[int, ...], np.dtype[np.float64]], mode: str
+    grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mode: str
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """16-bit and floating grey: Pillow's own conversion would clip instead of scale."""
+    if not np.isfinite(grey).all():
+        raise ValueError("pixels that are no finite numbers")
     full = 1.0 if mode == "F" and grey.max(initial=0.0) <= 1 else 65535.0
-    values = np.clip(grey / full * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    grey *= 255.0 / full
+    values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = grey.clip(0, 255).round().astype(np.uint8)
     return np.repeat(values[:, :, None], 3, axis=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, DependencyError
-from .sound_facts import SoundFacts
+from .sound_facts import SoundFacts, check_form
+from .sound_file import SoundFile, opened
 
 PIECE_SECONDS = 1
 """Sound that is decoded before it is handed on."""
+MISSING_SECONDS = 0.25
+"""What a file may lack of the length that it states: encoders round to their frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +44,17 @@ def read_recording(path: Path) -> Recording:
 def read_pieces(path: Path) -> Iterator[Recording]:
     """The first sound track of a file, about a second at a time.
 
-    Raises ``AudioError`` for anything that is not sound, and at its end for a track without samples.
+    Warns of a file that ends before it says. Raises ``AudioError`` for anything that is not sound, for a form
+    that no recording of speech has (:func:`check_form`), and at its end for a track without samples.
     """
-    if not path.is_file():
-        raise AudioError(
-            "The recording cannot be opened.",
-            found=f"no file {path}",
-            expected="an audio or video file",
-            do="check the path",
-        )
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with path.open("rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
-            if not container.streams.audio:
-                raise AudioError(
-                    "The file has no sound.",
-                    found=f"{path.name} with {len(container.streams)} other tracks",
-                    expected="at least one audio track",
-                    do="choose a recording of speech",
-                )
-            empty = True
-            for piece in _gathered(_decode(container)):
-                empty = False
-                yield piece
-    except FFmpegError as error:
-        raise AudioError(
-            "The recording cannot be read.",
-            found=f"{path.name}, {path.stat().st_size} bytes: {error.strerror}",
-            expected="a complete WAV, MP3, FLAC, M4A, OGG or similar file",
-            do="play it in an audio program and export it again",
-        ) from error
-    if empty:
+    samples = 0
+    with opened(path) as file:
+        check_form(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
+        for piece in _gathered(_decode(file, path.name)):
+            samples += piece.waveform.shape[1]
+            check_form(file.sample_rate, file.channels, samples)
+            yield piece
+    if not samples:
         raise AudioError(
             "The recording is empty.",
             found=f"{path.name} with 0 samples",
@@ -81,16 +63,45 @@ def read_pieces(path: Path) -> Iterator[Recording]:
         )
 
 
-def _decode(container: Any) -> Iterator[Recording]:
+def _decode(file: SoundFile, name: str) -> Iterator[Recording]:
+    """The track in floating point; PyAV gets its channels interleaved, because eight planes make it crash."""
     import av
 
-    stream = container.streams.audio[0]
-    rate, layout = int(stream.rate), stream.layout
-    to_float = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in chain(container.decode(stream), [None]):
+    to_float = av.AudioResampler(format="flt", layout=file.track.layout, rate=file.sample_rate)
+    first: Any = None
+    end = 0.0
+    for frame in chain(file.container.decode(file.track), [None]):
+        if frame is not None:
+            first = first or frame
+            _check_same(first, frame, name)
+            end = (frame.time if frame.time is not None else end) + frame.samples / frame.sample_rate
         for piece in to_float.resample(frame):
             samples = cast("np.ndarray[Any, np.dtype[np.float32]]", piece.to_ndarray())
-            yield Recording(torch.from_numpy(samples), rate)
+            by_channel = np.ascontiguousarray(samples.reshape(-1, file.channels).T)
+            yield Recording(torch.from_numpy(by_channel), file.sample_rate)
+    if first is not None and file.stated is not None:
+        _tell_if_cut(name, file.stated, end - (first.time or 0))
+
+
+def _tell_if_cut(name: str, stated: float, seconds: float) -> None:
+    if stated - seconds > MISSING_SECONDS:
+        warnings.warn(
+            f"{name} ends early: by its header it lasts {stated:.2f} s, and {seconds:.2f} s are there. They "
+            "are used; copy or export the recording again if there should be more.",
+            stacklevel=2,
+        )
+
+
+def _check_same(first: Any, frame: Any, name: str) -> None:
+    """Refuse a track that changes underway: its parts would need to be stretched differently."""
+    forms = [f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)]
+    if forms[0] != forms[1] or first.format.name != frame.format.name:
+        raise AudioError(
+            "The recording changes its form underway.",
+            found=f"{name}: {forms[0]}, then {forms[1]}",
+            expected="one sample rate and number of channels throughout",
+            do="open it in an audio program and export it again",
+        )
 
 
 def _gathered(pieces: Iterable[Recording]) -> Iterator[Recording]:
@@ -115,17 +126,29 @@ def _joined(pieces: list[Recording]) -> Recording:
 def to_mono(recording: Recording, sample_rate: int) -> Tensor:
     """The recording's mean over channels at ``sample_rate``, [samples] float32.
 
-    Checked: a batch, no samples or values that are not finite raise ``AudioError``. Silence and channels
-    that cancel each other are told as warnings; of the latter the first channel is used.
+    Checked: a batch, no samples, a form that no recording of speech has (:func:`check_form`) or values that
+    are not finite raise ``AudioError``. Silence and channels that cancel each other are told as warnings; of
+    the latter the first channel is used.
+    """
+    facts = facts_of(recording)
+    facts.tell()
+    return resample(facts.mix(recording.waveform.float()), recording.sample_rate, sample_rate)
+
+
+def facts_of(recording: Recording) -> SoundFacts:
+    """What must be known of a recording in memory before its channels are mixed.
+
+    Raises ``AudioError`` for a batch, no samples and values that are not finite.
     """
     waveform = recording.waveform
-    if waveform.ndim != 2 or not waveform.is_floating_point() or recording.sample_rate < 1:
+    if waveform.ndim != 2 or not waveform.is_floating_point():
         raise AudioError(
             "The recording has the wrong layout.",
             found=f"{list(waveform.shape)} {waveform.dtype} at {recording.sample_rate} Hz",
-            expected="[channels, samples] floating point at a positive sample rate",
+            expected="[channels, samples] floating point",
             do="pass one recording at a time",
         )
+    check_form(recording.sample_rate, *waveform.shape)
     if 0 in waveform.shape:
         raise AudioError(
             "The recording is empty.",
@@ -133,12 +156,10 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
             expected="at least one of each",
             do="record or export it again",
         )
-    waveform = waveform.float()
     facts = SoundFacts(recording.sample_rate, waveform.shape[0])
-    facts.add(waveform)
+    facts.add(waveform.float())
     facts.check()
-    facts.tell()
-    return resample(facts.mix(waveform), recording.sample_rate, sample_rate)
+    return facts
 
 
 def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:

@@ -12,6 +12,47 @@ from ..errors import AudioError
 
 CANCELLED = 1e-3
 """A mix this much quieter than its channels means they cancel each other."""
+SLOWEST, FASTEST = 1_000, 768_000
+"""Samples a second that a recording has: telephones have 8,000, the finest studios 768,000."""
+MOST_CHANNELS = 64
+"""More than any microphone array has; beyond it FFmpeg mixes no more."""
+LONGEST_HOURS = 12
+"""Hours that a recording lasts at most."""
+RATES = f"a whole number from {SLOWEST} to {FASTEST} Hz"
+
+
+def check_form(sample_rate: int, channels: int, samples: int) -> None:
+    """Refuse a sample rate, a number of channels or a length that no recording of speech has, before anything
+    is computed with it.
+
+    Raises ``AudioError``.
+    """
+    if not SLOWEST <= sample_rate <= FASTEST:
+        raise no_rate(f"{sample_rate} Hz")
+    if channels > MOST_CHANNELS:
+        raise AudioError(
+            "The recording has too many channels.",
+            found=f"{channels} channels of {samples} samples",
+            expected=f"at most {MOST_CHANNELS}",
+            do="mix it down to stereo, or change the axes if they are the wrong way round",
+        )
+    if samples > LONGEST_HOURS * 3600 * sample_rate:
+        raise AudioError(
+            "The recording is too long.",
+            found=f"{samples / sample_rate / 3600:.2f} h",
+            expected=f"at most {LONGEST_HOURS} h",
+            do="cut it into parts and make a video of each",
+        )
+
+
+def no_rate(found: str) -> AudioError:
+    """What to tell of a sample rate that is none."""
+    return AudioError(
+        "The recording's sample rate cannot be used.",
+        found=found,
+        expected=RATES,
+        do="export the recording again, at 16000 Hz or more",
+    )
 
 
 @dataclass(slots=True)
@@ -63,6 +104,13 @@ class SoundFacts:
     def mix(self, waveform: Tensor) -> Tensor:
         """[channels, n] -> [n]: the mean, or the first channel if they cancel each other."""
         return waveform[0] if self._cancel() else waveform.mean(dim=0)
+
+    def stereo(self, waveform: Tensor) -> Tensor:
+        """[channels, n] -> [2, n]: two channels as they are; one, several, or two that cancel each other are
+        mixed to one and doubled."""
+        if self.channels == 2 and not self._cancel():
+            return waveform
+        return self.mix(waveform).expand(2, -1)
 
     def length_at(self, sample_rate: int) -> int:
         """Samples of the mono signal at another rate, by librosa's rule."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import AudioError
 from .sink import Sink
-from .sound import Recording
+from .sound import Recording, read_pieces
+from .sound_file import opened
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+MIXED = 8
+"""Channels that FFmpeg knows how to mix; of more, the mean is taken."""
 PIECE = 1 << 16
 """Samples of a recording in memory that are handed over at a time."""
 
@@ -60,9 +61,8 @@ def _common(sources: list[Path | Recording]) -> tuple[int, str]:
 def _form(source: Path | Recording) -> tuple[int, int]:
     if isinstance(source, Recording):
         return source.sample_rate, source.waveform.shape[0]
-    with _opened(source) as container:
-        track: Any = container.streams.audio[0]
-        return int(track.rate), int(track.channels)
+    with opened(source) as file:
+        return file.sample_rate, file.channels
 
 
 def _samples(source: Path | Recording, rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
@@ -77,19 +77,30 @@ def _samples(source: Path | Recording, rate: int, layout: str) -> Iterator[np.nd
 
 
 def _frames(source: Path | Recording) -> Iterator[Any]:
+    if isinstance(source, Recording):
+        yield from _frames_of(source, 0)
+        return
+    with opened(source) as file:
+        if file.channels <= MIXED:
+            yield from file.container.decode(file.track)
+            return
+    done = 0
+    for piece in read_pieces(source):
+        yield from _frames_of(piece, done)
+        done += piece.waveform.shape[1]
+
+
+def _frames_of(source: Recording, begun: int) -> Iterator[Any]:
+    """A recording, or the piece of one that begins at a sample, as FFmpeg's frames."""
     import av
 
-    if isinstance(source, Path):
-        with _opened(source) as container:
-            yield from container.decode(container.streams.audio[0])
-        return
     waveform = source.waveform if source.waveform.shape[0] <= 2 else source.waveform.mean(0, keepdim=True)
     for start in range(0, waveform.shape[1], PIECE):
         samples = waveform[:, start : start + PIECE].float().clamp(-1, 1).contiguous().numpy()
         frame = av.AudioFrame.from_ndarray(
             samples, format="fltp", layout="mono" if len(samples) == 1 else "stereo"
         )
-        frame.sample_rate, frame.pts = source.sample_rate, start
+        frame.sample_rate, frame.pts = source.sample_rate, begun + start
         frame.time_base = Fraction(1, source.sample_rate)
         yield frame
 
@@ -106,22 +117,3 @@ def _filled(pieces: Iterator[np.ndarray[Any, Any]], wanted: int) -> Iterator[np.
     while wanted > 0:
         yield np.zeros((channels, min(wanted, PIECE)), np.float32)
         wanted -= PIECE
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[Any]:
-    import av
-    from av.error import FFmpegError
-
-    with path.open("rb") as file:
-        try:
-            container = av.open(file, options={"protocol_whitelist": "none"})
-        except FFmpegError as error:
-            raise AudioError(
-                "The recording cannot be read any more.",
-                found=f"{path.name}: {error.strerror}",
-                expected="the file that was read before",
-                do="put it back and run the same again",
-            ) from error
-        with container:
-            yield container

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hallo3.media.chart import NARROWEST, clock
 from hallo3.media.drift import Drift, columns_of, finite, measure
-from hallo3.media.drift_chart import NARROWEST, clock, draw_drift
+from hallo3.media.drift_chart import draw_drift
 
 SIDE = 32
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,49 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
         assert (picture[0, 0] - torch.linspace(0, 1, 64)).abs().max() < 0.05
 
 
+def png(pixels: np.ndarray, colour: int) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow cannot write: [h, w, C] uint16."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_a_channel_are_scaled_not_cut(tmp_path: Path, colour: int, channels: int) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)
+    pixels = np.repeat(np.tile(ramp, (64, 1))[:, :, None], channels, axis=2)
+    if channels in (2, 4):
+        pixels[:, :, -1] = 65535
+    (tmp_path / "deep.png").write_bytes(png(pixels, colour))
+    picture = read_picture(tmp_path / "deep.png")
+    assert picture.shape == (3, 64, 64)
+    assert float((picture - torch.linspace(0, 1, 64)).abs().max()) <= 1.01 / 255
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_picture_of_numbers_that_are_none_is_refused(tmp_path: Path, value: float) -> None:
+    values = np.full((64, 64), 0.5, np.float32)
+    values[3, 5] = value
+    with pytest.raises(PortraitError, match="no finite numbers"):
+        read_picture(saved(tmp_path, Image.fromarray(values), "holes.tiff"))
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 127, 254, 255])
+def test_half_transparent_is_half_white(tmp_path: Path, alpha: int) -> None:
+    rgba = np.full((64, 64, 4), (200, 100, 0, alpha), np.uint8)
+    picture = read_picture(saved(tmp_path, Image.fromarray(rgba), "glass.png"))
+    wanted = torch.tensor([200, 100, 0]) / 255 * alpha / 255 + 1 - alpha / 255
+    assert float((picture[:, 0, 0] - wanted).abs().max()) < 1 / 255
+
+
 @pytest.mark.parametrize(("size", "message"), [((1, 1), "1 x 1"), ((63, 500), "63 x 500")])
 def test_small_pictures_are_refused(tmp_path: Path, size: tuple[int, int], message: str) -> None:
     with pytest.raises(PortraitError, match=message):
@@ -125,3 +170,26 @@ def test_any_picture_fits_any_canvas(canvas: tuple[int, int], picture: tuple[int
     square = picture[0] == picture[1]
     assert (fitted.height == fitted.width == min(canvas)) if square else shown.shape[-2:] == canvas
     assert square or bool((fitted.pixels > 0).all())
+
+
+@pytest.mark.parametrize("size", [(300, 300), (700, 450), (450, 700), (130, 64), (257, 1000)])
+def test_a_mask_is_applied_band_by_band_to_the_same_bits(size: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    picture = torch.rand(*size, 3, generator=draw).permute(2, 0, 1)
+    mask = (torch.rand(size, generator=draw) > 0.5).float()
+    for shape in (VideoShape(17, 64, 96), VideoShape(17, 240, 160)):
+        assert torch.equal(fit(picture, shape, mask=mask).pixels, fit(picture * mask, shape).pixels)
+
+
+@pytest.mark.parametrize("size", [(64, 4096), (4096, 64)])
+def test_only_the_middle_of_a_strip_is_scaled(size: tuple[int, int]) -> None:
+    """Rows and columns that say where they are: the canvas shows the middle, as it would without a cut."""
+    long = max(size)
+    ramp = (torch.arange(long) + 0.5) / long
+    picture = (ramp if size[1] == long else ramp[:, None]).expand(3, *size)
+    shape = VideoShape(17, 64, 96)
+    shown = (fit(picture, shape).pixels[0, 0, 0] + 1) / 2 * long
+    along = shown.mean(dim=0 if size[1] == long else 1)
+    scale = 64 / shape.height if size[1] == long else 64 / shape.width
+    middles = long / 2 + scale * (torch.arange(len(along)) + 0.5 - len(along) / 2)
+    assert float((along - middles).abs().max()) < 1

@@ -1,0 +1,194 @@
+"""Which part of a portrait is used."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from hallo3.boxes import PixelBox
+from hallo3.errors import InputError
+from hallo3.face.landmarks import box_mask
+from hallo3.media.canvas import fit
+from hallo3.media.framing import CENTRE, FACE, FRAMINGS, TIGHT, Crop, face_box, plan_crop
+from hallo3.shapes import VideoShape
+
+SHAPE = VideoShape(49, 480, 720)
+SHAPES = (SHAPE, *(VideoShape(17, *size) for size in ((64, 96), (96, 64), (32, 32), (464, 688))))
+SIZES = (
+    *((1920, 1080), (1080, 1920), (960, 1280), (64, 64), (65, 64), (97, 64)),
+    *((16, 4096), (4096, 16), (481, 721)),
+)
+
+
+def faces_on(height: int, width: int) -> dict[str, PixelBox]:
+    """Faces as they should be, and as they should not, on a picture of a size."""
+    shares = {
+        "middle": (0.4, 0.3, 0.6, 0.5),
+        "small": (0.7, 0.71, 0.72, 0.74),
+        "everything": (0, 0, 1, 1),
+        "nearly everything": (0.01, 0.02, 0.97, 0.99),
+        "larger than everything": (-1, -2, 3, 2),
+        "a corner": (0.9, 0.85, 1, 1),
+        "half outside": (-0.1, 0.4, 0.1, 0.6),
+        "tall": (0.45, 0.05, 0.55, 0.95),
+        "wide": (0.05, 0.45, 0.95, 0.55),
+    }
+    return {
+        name: PixelBox(left * width, top * height, right * width, bottom * height)
+        for name, (left, top, right, bottom) in shares.items()
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_any_face_gets_a_crop_inside_the_picture(size: tuple[int, int], shape: VideoShape) -> None:
+    height, width = size
+    for (name, face), framing in itertools.product(faces_on(height, width).items(), FRAMINGS):
+        crop = plan_crop(height, width, face, shape, framing)
+        assert all(type(side) is int for side in (crop.top, crop.left, crop.height, crop.width))
+        assert min(crop.height, crop.width) >= 1, name
+        assert min(crop.top, crop.left) >= 0, name
+        assert crop.top + crop.height <= height, name
+        assert crop.left + crop.width <= width, name
+        if framing == "face":
+            check_face_crop(crop, face.common(PixelBox(0, 0, width, height)), size, shape)
+
+
+def check_face_crop(crop: Crop, seen: PixelBox, size: tuple[int, int], shape: VideoShape) -> None:
+    """It has one of the two aspects, and holds the face if any crop of these could."""
+    (height, width), aspect = size, shape.width / shape.height
+    assert crop.height == crop.width or abs(crop.width - crop.height * aspect) <= 0.5
+    tall, wide = seen.bottom - seen.top, seen.right - seen.left
+    if crop.height >= tall + 2 and crop.width >= wide + 2:
+        assert crop.box.common(seen) == seen
+        return
+    canvas, square = min(height, width / aspect), min(height, width)
+    for h, w in ((canvas, canvas * aspect), (square, square)):
+        assert h <= tall * 1.035 + 2 or w <= wide * 1.035 + 2, f"{crop}, although {h} x {w} would hold {seen}"
+
+
+@pytest.mark.parametrize("side", ["tall", "wide"])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("place", [(0.3, 0.5), (0.5, 0.45), (0.7, 0.6)])
+def test_a_face_with_room_around_it_gets_its_place(
+    side: str, share: float, place: tuple[float, float]
+) -> None:
+    height, width = (1920, 1080) if side == "tall" else (1080, 1920)
+    tall = share * (1080 if side == "wide" else 640)
+    x, y = place[0] * width, place[1] * height
+    face = PixelBox(x - tall * 0.4, y - tall / 2, x + tall * 0.4, y + tall / 2)
+    crop = plan_crop(height, width, face, SHAPE)
+    assert tall / crop.height == pytest.approx(FACE, abs=0.02)
+    assert (y - crop.top) / crop.height == pytest.approx(CENTRE, abs=0.02)
+    assert (x - crop.left) / crop.width == pytest.approx(0.5, abs=0.02)
+    assert crop.height * 3 == crop.width * 2
+
+
+@pytest.mark.parametrize(
+    ("size", "face", "square"),
+    [
+        ((1920, 1080), (400, 400, 680, 790), False),  # 0.54 of the 720 rows of 3:2
+        ((1920, 1080), (390, 400, 690, 800), True),  # 0.56
+        ((1350, 1080), (330, 350, 700, 830), True),
+        ((960, 1280), (376, 190, 820, 800), True),
+        ((1080, 1920), (640, 220, 1200, 880), False),  # a square would be no higher
+    ],
+)
+def test_a_square_is_taken_where_the_canvas_would_be_tight(
+    size: tuple[int, int], face: tuple[int, int, int, int], square: bool
+) -> None:
+    crop = plan_crop(*size, PixelBox(*face), SHAPE)
+    assert (crop.height == crop.width) == square
+    tightest = (face[3] - face[1]) / min(size[0], size[1] / 1.5)
+    assert not square or tightest > TIGHT
+
+
+@pytest.mark.parametrize("share", [0.45, 0.55, 0.62])
+def test_hair_is_inside_and_the_chin_is_kept(share: float) -> None:
+    tall = share * 1080
+    crop = plan_crop(1920, 1080, PixelBox(400, 600, 680, 600 + tall), SHAPE)
+    assert crop.top <= 600 - 0.3 * tall
+    assert crop.top + crop.height >= 600 + 1.1 * tall
+    larger = plan_crop(1920, 1080, PixelBox(100, 300, 980, 1500), SHAPE)
+    assert (larger.top + larger.height, larger.height) == (1500 + 65, 1080)
+
+
+@pytest.mark.parametrize("size", [(700, 700), (480, 720), (480, 724), (1000, 1490), (1920, 1080)])
+def test_as_the_original_does_it(size: tuple[int, int]) -> None:
+    face = PixelBox(10, 10, 40, 50)
+    assert plan_crop(*size, face, SHAPE, "original") == Crop.whole(*size)
+    assert plan_crop(*size, None, SHAPE) == Crop.whole(*size)
+    everything = PixelBox(0, 0, size[1], size[0])
+    assert plan_crop(*size, everything, SHAPE) == Crop.whole(*size)
+    assert plan_crop(*size, PixelBox(-50, -50, -10, -10), SHAPE) == Crop.whole(*size)
+    like = size != (1920, 1080)
+    assert (plan_crop(*size, face, SHAPE) == Crop.whole(*size)) == like
+    assert plan_crop(*size, face, SHAPE, "face") != Crop.whole(*size)
+
+
+def test_a_framing_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="no such framing"):
+        plan_crop(100, 100, None, SHAPE, "Face")
+    nowhere = (None, PixelBox(200, 0, 300, 50), PixelBox(5, 5, 5, 50), PixelBox(float("nan"), 0, 50, 50))
+    for face in nowhere:
+        with pytest.raises(InputError, match="no face to frame"):
+            plan_crop(100, 100, face, SHAPE, "face")
+
+
+def test_a_crop_is_a_view() -> None:
+    picture = torch.arange(3 * 20 * 30.0).reshape(3, 20, 30)
+    crop = Crop(top=2, left=4, height=5, width=6)
+    assert torch.equal(crop.of(picture), picture[:, 2:7, 4:10])
+    assert crop.of(picture).untyped_storage().data_ptr() == picture.untyped_storage().data_ptr()
+    assert crop.of(picture[0]).shape == (5, 6)
+    assert crop.box == PixelBox(4, 2, 10, 7)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
+@pytest.mark.parametrize("tall", [30, 31, 97, 211, 400])
+def test_the_canvas_shows_all_of_a_crop(tall: int, shape: VideoShape) -> None:
+    """Half a pixel of the portrait each side at most; where the canvas' steps are small, nothing."""
+    crop = plan_crop(1000, 1400, PixelBox(600, 300, 600 + 0.8 * tall, 300 + tall), shape, "face")
+    lost = [abs(a - b) for a, b in zip(crop.shown(shape), crop.box, strict=True)]
+    assert max(lost) <= 0.5
+    assert shape.height * 3 != shape.width * 2 or max(lost) == 0
+
+
+@pytest.mark.parametrize("size", [(301, 200), (200, 301), (480, 720), (300, 300), (77, 513)])
+def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
+    """A picture that says where it is: its rows and columns as brightness."""
+    height, width = size
+    rows = ((torch.arange(height) + 0.5) / height)[:, None].expand(size)
+    columns = ((torch.arange(width) + 0.5) / width).expand(size)
+    canvas = fit(torch.stack([rows, columns, rows]), SHAPE)
+    told = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
+    left, top, right, bottom = Crop.whole(*size).shown(SHAPE)
+    for told_of, low, high, side in ((told[0], top, bottom, height), (told[1].T, left, right, width)):
+        middles = low + (torch.arange(len(told_of)) + 0.5) * (high - low) / len(told_of)
+        inner = slice(len(told_of) // 8, -len(told_of) // 8)
+        assert float((told_of.mean(dim=1) * side - middles)[inner].abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("face", [(30, 40, 90, 120), (31, 41, 90, 120), (100, 60, 155, 133)])
+def test_the_face_is_what_its_mask_was_made_of(face: tuple[int, int, int, int]) -> None:
+    found = face_box(box_mask(PixelBox(*face), 200, 220))
+    assert found is not None
+    assert max(abs(a - b) for a, b in zip(found, face, strict=True)) <= 1.5
+
+
+def test_masks_that_tell_nothing() -> None:
+    assert face_box(torch.zeros(50, 60)) is None
+    assert face_box(torch.full((50, 60), 0.5)) is None
+    assert face_box(torch.ones(50, 60)) is None
+    nearly = torch.ones(100, 100)
+    nearly[:2] = 0
+    assert face_box(nearly) is None
+    nearly[:3] = 0
+    assert face_box(nearly) is not None
+    dot = torch.zeros(50, 60)
+    dot[7, 9] = 1
+    found = face_box(dot)
+    assert found is not None
+    assert found.area == pytest.approx(1 / 1.44)

@@ -1,0 +1,135 @@
+"""Sound files that would reach further than their own sound, row by row (M02, M08)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from hallo3.errors import AudioError
+from hallo3.media.sound import read_recording
+from sound_files import encoded, video, wav
+from sounds import RATE, tone
+
+
+class Neighbour:
+    """What a file may name: a pipe beside it, and a server. Both notice whoever looks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "neighbour.wav"
+        os.mkfifo(self.path)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(0.02)
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/x.wav"
+        self.visits: list[str] = []
+        self._stop = threading.Event()
+        self._watch = threading.Thread(target=self._look)
+        self._watch.start()
+
+    def _look(self) -> None:
+        """A reader of the pipe waits until somebody opens it to write, so none is missed."""
+        while not self._stop.is_set():
+            try:
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+                self.visits.append("file")
+            except OSError:
+                pass
+            try:
+                self._server.accept()[0].close()
+                self.visits.append("server")
+            except TimeoutError:
+                pass
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._watch.join()
+        self._server.close()
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path) -> Iterator[Neighbour]:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes among its files")
+    there = Neighbour(tmp_path)
+    yield there
+    there.stop()
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+SCRIPTS = {
+    "concat": "ffconcat version 1.0\nfile '{}'\n",
+    "list": "file '{}'\n",
+    "HLS": HLS,
+    "DASH": (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>'
+        '<AdaptationSet mimeType="audio/wav"><Representation id="1" bandwidth="1000"><BaseURL>{}</BaseURL>'
+        "</Representation></AdaptationSet></Period></MPD>"
+    ),
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns={}\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+}
+
+
+@pytest.mark.parametrize("name", ["speech.wav", "speech.m3u8", "speech.ffconcat", "speech.mpd", "speech.sdp"])
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=[f"M02-{kind}" for kind in SCRIPTS])
+def test_a_script_is_refused_and_reaches_nothing(
+    tmp_path: Path, neighbour: Neighbour, script: str, name: str
+) -> None:
+    for target in ("neighbour.wav", str(neighbour.path), f"file:{neighbour.path}", neighbour.url):
+        (tmp_path / name).write_text(script.format(target))
+        with pytest.raises(AudioError, match="cannot be read"):
+            read_recording(tmp_path / name)
+    assert neighbour.visits == []
+
+
+def test_the_neighbour_notices_who_looks(tmp_path: Path, neighbour: Neighbour) -> None:
+    """So that the test above can fail: FFmpeg left to itself opens what a script names."""
+    (tmp_path / "list.m3u8").write_text(HLS.format("neighbour.wav"))
+    with pytest.raises(av.error.FFmpegError):
+        av.open(str(tmp_path / "list.m3u8")).close()
+    assert neighbour.visits
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("7.1", True), ("n8.0-5-g1234567", True), ("8.1.1", True), ("8.1.2", False), ("8.2", False),
+     ("n9.0", False), ("N-118193-g5f38c82536", False), ("", False)],
+    ids=lambda value: f"M08-{value}",
+)  # fmt: skip
+def test_an_old_ffmpeg_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, told: bool
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(bytes(3200)))
+    monkeypatch.setattr(av, "ffmpeg_version_info", version)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        read_recording(tmp_path / "a.wav")
+    assert [("before 8.1.2" in str(each.message)) for each in said] == [True] * told
+
+
+def test_m08_only_decoders_of_sound_are_opened(tmp_path: Path) -> None:
+    """The faults that were made known are a video decoder's, which FFmpeg opens to look at a file."""
+    path = video(tmp_path / "v.avi", "magicyuv", "pcm_s16le")
+    av.logging.set_level(av.logging.DEBUG)
+    try:
+        with av.logging.Capture() as plain:
+            av.open(str(path)).close()
+        with av.logging.Capture() as said:
+            assert read_recording(path).seconds == pytest.approx(1, abs=0.04)
+    finally:
+        av.logging.set_level(None)
+    by_decoder = [[text for _, name, text in each if name == "magicyuv"] for each in (plain, said)]
+    assert by_decoder[0]
+    assert all("not on whitelist" in text for text in by_decoder[1])
+
+
+def test_m08_decoders_that_are_not_needed_are_refused(tmp_path: Path) -> None:
+    path = encoded(tmp_path / "a.wav", tone(RATE), RATE, "adpcm_yamaha")
+    with pytest.raises(AudioError, match=r"not read here(.|\n)*a\.wav: sound in adpcm_yamaha"):
+        read_recording(path)

@@ -1,0 +1,82 @@
+"""Sound files as programs write them, and as nobody should."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+SIDE = 64
+
+
+def wav(
+    content: bytes = b"",
+    *,
+    rate: int = 16000,
+    channels: int = 1,
+    bits: int = 16,
+    kind: int = 1,
+    size: int | None = None,
+) -> bytes:
+    """A WAV file with any numbers in its header; ``size`` is what it says of its content."""
+    width = channels * bits // 8
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * width & 0xFFFFFFFF, width & 0xFFFF, bits)
+    said = len(content) if size is None else size
+    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", said) + content
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def encoded(
+    path: Path,
+    samples: np.ndarray,
+    rate: int,
+    codec: str,
+    *,
+    options: Mapping[str, str] | None = None,
+    start: float = 0,
+    gap: float = 0,
+) -> Path:
+    """Sound [channels, n] by any of FFmpeg's encoders, with ``options`` of the container; its clock begins at
+    ``start`` and jumps by ``gap`` after a second."""
+    layout = "mono" if len(samples) == 1 else "stereo"
+    with av.open(str(path), "w", options=dict(options or {})) as container:
+        track = container.add_stream(codec, rate=rate, layout=layout)
+        size = track.codec_context.frame_size or 960
+        cutter = av.AudioResampler(format=track.format.name, layout=layout, rate=rate, frame_size=size)
+        whole = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        whole.sample_rate, whole.time_base, whole.pts = rate, Fraction(1, rate), 0
+        done = 0
+        for frame in (*cutter.resample(whole), *cutter.resample(None)):
+            frame.time_base = Fraction(1, rate)
+            frame.pts = done + int(start * rate) + (int(gap * rate) if done >= rate else 0)
+            done += frame.samples
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path
+
+
+def video(path: Path, codec: str, sound: str | None, seconds: int = 1, pixels: str = "yuv420p") -> Path:
+    """Grey frames, with a second of silence a second or without a track for it."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(codec, rate=25)
+        track.width, track.height, track.pix_fmt = SIDE, SIDE, pixels
+        heard = container.add_stream(sound, rate=48000, layout="mono") if sound else None
+        for number in range(25 * seconds):
+            frame = av.VideoFrame(SIDE, SIDE, pixels)
+            frame.pts = number
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+        if heard is not None:
+            size = heard.codec_context.frame_size or 960
+            for start in range(0, 48000 * seconds, size):
+                frame = av.AudioFrame(heard.format.name, "mono", size)
+                for plane in frame.planes:
+                    plane.update(bytes(plane.buffer_size))
+                frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), start
+                container.mux(heard.encode(frame))
+            container.mux(heard.encode(None))
+    return path
