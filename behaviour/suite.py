@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hallo3.face.analysis import analyze
-from hallo3.identity import Identity
+from hallo3.identity import Identity, frame_portrait
 from hallo3.media.sound import Recording
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
@@ -43,7 +43,8 @@ def identity_of(case: Case, models: Models, settings: Settings | None = None) ->
     chosen = settings or settings_for(models.config.defaults)
     with torch.inference_mode():
         face = analyze(case.portrait, models.face, models.config.face)
-        return identify(case.portrait, face, models, chosen, seeded_noise(chosen.seed))
+        framed = frame_portrait(case.portrait, face, models.config.segment.shape)
+        return identify(framed, models, chosen, seeded_noise(chosen.seed))
 
 
 def judged(

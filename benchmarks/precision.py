@@ -20,6 +20,7 @@ from torch import Tensor  # noqa: E402
 
 from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.face.analysis import analyze  # noqa: E402
+from hallo3.identity import frame_portrait  # noqa: E402
 from hallo3.load import load_models  # noqa: E402
 from hallo3.media.picture import read_picture  # noqa: E402
 from hallo3.media.sound import read_recording  # noqa: E402
@@ -48,7 +49,8 @@ def real_inputs() -> dict[str, Tensor | tuple[Tensor, ...]]:
     models = load_models(FOLDER, torch.device("cpu"), "fp32")
     settings, portrait = settings_for(models.config.defaults), read_picture(ROOT / "samples" / "portrait.png")
     face = analyze(portrait, models.face, models.config.face)
-    identity = identify(portrait, face, models, settings, seeded_noise(0))
+    framed = frame_portrait(portrait, face, models.config.segment.shape)
+    identity = identify(framed, models, settings, seeded_noise(0))
     speech = encode_speech(read_recording(ROOT / "samples" / "speech.wav"), models)
     trunk, shape = models.config.trunk, models.config.segment.shape.latent
     drawn = torch.Generator().manual_seed(0)

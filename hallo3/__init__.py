@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import Hallo3Error
+    from .listening import Listening
     from .load import load_models
     from .media.picture import read_picture
     from .media.sound import Recording, read_recording
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Hallo3Error": ".errors",
+    "Listening": ".listening",
     "Recording": ".media.sound",
     "Settings": ".settings",
     "animate": ".pipeline",
@@ -32,6 +34,7 @@ _HOMES = {
 
 __all__ = [
     "Hallo3Error",
+    "Listening",
     "Recording",
     "Settings",
     "animate",

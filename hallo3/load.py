@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .audio.encoder import build_wav2vec2
 from .config import VAEConfig, from_dict
 from .errors import CheckpointError
+from .face.analysis import Absent
 from .face.choosing import Choice
 from .face.spaces import analyzer_for
 from .model.reference import ReferenceNetwork
@@ -44,6 +45,7 @@ def load_models(
     offload: str = "none",
     examined: Examined | None = None,
     choice: Choice | None = None,
+    extract: bool = True,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
@@ -52,8 +54,8 @@ def load_models(
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``). The numbers are equal, but T5 then computes on the CPU. The speech encoder always
     computes in float32, as in the original. ``choice`` says which face of a photograph is meant. With
-    ``examined``, files are looked through before
-    their first use: checksums, and numbers that are none.
+    ``examined``, files are looked through before their first use: checksums, and numbers that are none.
+    Without ``extract`` no identity can be extracted: reference network and face analyzer are not looked for.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
     analyzer writes in the model's embedding space.
@@ -61,8 +63,9 @@ def load_models(
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     precision = precision_of(numbers)
     config = model_config(files.transformer)
-    other = model_config(files.reference, "reference")
-    _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
+    if extract:
+        other = model_config(files.reference, "reference")
+        _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
     _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
     text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
     vocabulary = text.get("vocab_size", T5_VOCABULARY)
@@ -70,7 +73,7 @@ def load_models(
     _same(text.get("d_model"), config.trunk.text_dim, "text_encoder")
     heard = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' own defaults
     _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
-    for name in ("transformer", "reference"):
+    for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.find(name), name)
     latent = config.segment.shape.latent
     layers, plain = precision.layers("meta"), Precision(precision.name, precision.compute)
@@ -120,7 +123,7 @@ def load_models(
         )
     return Models(
         config=config,
-        face=analyzer_for(config.face, files.faces, choice=choice),
+        face=analyzer_for(config.face, files.faces, choice=choice) if extract else Absent(config.face.space),
         speech=Visiting(speech_encoder),
         text=Visiting(text_encoder),
         vae=Offloaded(vae, device),

@@ -12,11 +12,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .audio.anatomy import anatomy_of
+from .audio.aside import encode_aside
 from .audio.encoder import Wav2Vec2, encode_waveform
 from .audio.speech import Speech, in_memory
-from .face.analysis import Face, analyze
-from .identity import Identity, extract_identity
+from .audio.windowed import tell
+from .face.analysis import analyze
+from .identity import Identity, Portrait, extract_identity, frame_portrait
 from .latents import collect, encode_pixels
+from .listening import AS_ORIGINAL, Listening
 from .media.canvas import drop_pixels
 from .media.picture import check_picture
 from .media.sound import Recording, to_mono
@@ -57,6 +61,7 @@ def animate(
     *,
     noise: Noise | None = None,
     watch: Watch = unwatched,
+    listening: Listening = AS_ORIGINAL,
 ) -> Iterator[Frames]:
     """Yield a talking portrait, segment by segment, without the bars that fitting added.
 
@@ -65,9 +70,10 @@ def animate(
     """
     noise = noise or seeded_noise(settings.seed)
     face = analyze(check_picture(portrait), models.face, models.config.face)
-    speech = encode_speech(recording, models)
+    speech = encode_speech(recording, models, listening)
     prompt_embeds = encode_prompt(prompt, models)
-    identity = identify(portrait, face, models, settings, noise)
+    framed = frame_portrait(portrait, face, models.config.segment.shape)
+    identity = identify(framed, models, settings, noise)
     yield from perform(identity, speech, prompt_embeds, models, settings, noise, watch)
 
 
@@ -157,8 +163,8 @@ def shown_pixels(
     return torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
 
 
-def identify(portrait: Tensor, face: Face, models: Models, settings: Settings, noise: Noise) -> Identity:
-    """The identity of a picture [3, h, w] in 0..1, by a run's own networks."""
+def identify(portrait: Portrait, models: Models, settings: Settings, noise: Noise) -> Identity:
+    """The identity of a portrait, by a run's own networks."""
 
     def encode(pixels: Tensor) -> Tensor:
         return encode_pixels(pixels, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
@@ -167,19 +173,23 @@ def identify(portrait: Tensor, face: Face, models: Models, settings: Settings, n
         with models.reference as network:
             return network.features(latents)
 
-    return extract_identity(portrait, face, models.config.segment.shape, encode=encode, features=features)
+    return extract_identity(portrait, models.config.face.space, encode=encode, features=features)
 
 
-def encode_speech(recording: Recording, models: Models) -> Speech:
+def encode_speech(recording: Recording, models: Models, listening: Listening = AS_ORIGINAL) -> Speech:
     """The recording's features, to be asked segment by segment. Raises ``AudioError``."""
     config = models.config
-    waveform = to_mono(recording, config.segment.sample_rate)
+    waveform = listening.hear(to_mono(recording, config.segment.sample_rate), config.segment)
     plan = plan_segments(len(waveform), config.segment)
+    windows = listening.windows(plan)
+    tell(windows, plan)
     with models.speech as wav2vec2:
-        features = encode_waveform(
-            cast(Wav2Vec2, wav2vec2), waveform, plan, next(wav2vec2.parameters()).device
-        )
-    return Speech(in_memory(features), plan, config.audio.window)
+        device = next(wav2vec2.parameters()).device
+        if windows is None:
+            read = in_memory(encode_waveform(cast(Wav2Vec2, wav2vec2), waveform, plan, device))
+        else:
+            read = encode_aside(anatomy_of(wav2vec2), waveform, plan, device, windows=windows)
+    return Speech(read, plan, config.audio.window)
 
 
 def encode_prompt(prompt: str, models: Models) -> Tensor:

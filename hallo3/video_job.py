@@ -26,6 +26,7 @@ from .media.encoding import Encoding, encode_piece
 from .media.joined import growing, join
 from .media.sound import Recording
 from .media.soundtrack import encode_sound
+from .media.surroundings import Surroundings
 from .pipeline import first_motion
 from .segments import SegmentPlan
 from .storage.whole import adopt, unfinished, unwritable
@@ -38,8 +39,8 @@ SOUND, DIGITS = "sound.{}.mp4", 16
 class VideoJob:
     """An open ``job`` in the folder ``jobs``, and what its video is: frames of ``canvas``, ``enlarge`` times
     as large, with the sound of ``recording``. ``parent`` is the open job of the video that this one goes on
-    from; ``mark`` has the file say that it was made by a machine. ``unchanged`` raises if the recording is
-    not what the job is known by any more."""
+    from; ``mark`` has the file say that it was made by a machine; ``surroundings`` is what frames are pasted
+    back into. ``unchanged`` raises if the recording is not what the job is known by any more."""
 
     jobs: Path
     job: Job
@@ -49,6 +50,7 @@ class VideoJob:
     recording: Path | Recording
     parent: Job | None = None
     enlarge: int = 1
+    surroundings: Surroundings | None = None
     mark: bool = True
     unchanged: Callable[[], None] = lambda: None
 
@@ -131,8 +133,14 @@ class VideoJob:
 
     def _press(self, pixels: Tensor) -> bytes:
         frames = self.canvas.uncrop(pixels)
-        large = (enlarged(frames[n : n + 1], self.enlarge)[0] for n in range(len(frames)))
-        return encode_piece(large, self.encoding, self.plan.config.fps)
+        finished = (self.finished(frames[n : n + 1])[0] for n in range(len(frames)))
+        return encode_piece(finished, self.encoding, self.plan.config.fps)
+
+    def finished(self, frames: Tensor) -> Tensor:
+        """Frames without bars [F, 3, h, w] in 0..1 as the video shows them."""
+        if self.surroundings is not None:
+            return self.surroundings.around(frames)
+        return enlarged(frames, self.enlarge)
 
     def _measures(self, pixels: Tensor, before: Tensor | None, likeness: Likeness) -> dict[str, float]:
         canvas = self.canvas

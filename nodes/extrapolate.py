@@ -68,6 +68,7 @@ class Hallo3Extrapolate(io.ComfyNode):
                 *inputs.sampling_sockets(),
                 *inputs.video_file(),
                 *inputs.going_on(),
+                inputs.paste_back(),
             ],
             outputs=[
                 io.Video.Output("video", tooltip="The finished video with its sound, for Save Video."),
@@ -120,11 +121,12 @@ class Hallo3Extrapolate(io.ComfyNode):
         continue_from: str = "",
         start_again: int = 0,
         mark: bool = True,
+        paste_back: bool = False,
     ) -> io.NodeOutput:
         del start_again  # it is part of the workflow that a job is known by
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
-        check_fit(identity, speech, vae, sampling.config)
+        check_fit(identity, speech, vae, sampling.patcher)
         dynprompt = cls.hidden.dynprompt if cls.hidden else None
         graph = Graph(dynprompt) if dynprompt is not None else None
         node = str(cls.hidden.unique_id) if graph else ""
@@ -140,6 +142,7 @@ class Hallo3Extrapolate(io.ComfyNode):
                 motion_drop=motion_drop,
                 encoding=encoding_of(codec, quality),
                 mark=mark,
+                paste_back=paste_back,
                 graph=graph,
                 node=node,
                 parent=stack.enter_context(open_job(jobs, parent, stoppable)) if parent else None,

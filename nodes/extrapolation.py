@@ -38,6 +38,7 @@ from .host.progress import RunProgress
 from .host.said import show
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
+from .paste_back import photograph_of
 from .segment import heard
 
 FOLDER = "hallo3_jobs"
@@ -64,6 +65,7 @@ class Extrapolation:
     motion_drop: float
     encoding: Encoding
     mark: bool
+    paste_back: bool
     graph: Graph | None
     node: str
     parent: Job | None
@@ -76,6 +78,9 @@ class Extrapolation:
     @property
     def size(self) -> tuple[int, int]:
         """The video's (width, height)."""
+        if self.paste_back:
+            around = photograph_of(self.identity)
+            return around.width, around.height
         return self.identity.canvas.width, self.identity.canvas.height
 
     @property
@@ -121,6 +126,7 @@ class Extrapolation:
             recording=self.socket.recording,
             parent=self.parent,
             mark=self.mark,
+            surroundings=photograph_of(self.identity) if self.paste_back else None,
         )
 
     def make(self, video: VideoJob, redo: Redo, pixels: bool) -> Iterator[Kept]:
@@ -194,6 +200,8 @@ class Extrapolation:
                 "device": self.sampling.patcher.load_device.type,
                 "canvas": digest(self.identity.canvas.pixels),
                 "face": digest(self.identity.face_embedding.float()),
+                "identity": self.identity.saved.content if self.identity.saved else "",
+                "pasted": digest(photograph_of(self.identity).photograph) if self.paste_back else "",
                 "sound": [digest(self.socket.recording.waveform), self.socket.recording.sample_rate],
                 "headers": headers,
                 "after": state_of(self.parent),
@@ -226,7 +234,7 @@ def frames_kept(video: VideoJob, kept: Kept) -> Tensor:
     piece."""
     pixels = kept.pixels if kept.pixels is not None else video.job.pixels(kept.index)
     if pixels is not None:
-        return video.canvas.uncrop(pixels)
+        return video.finished(video.canvas.uncrop(pixels))
     show(f"the images of segment {kept.index + 1} are decoded from the video: they were not kept")
     return frames_of(video.job.piece(kept.index))
 

@@ -6,19 +6,23 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hallo3.face.analysis import Face, FaceAnalyzer, analyze
+from ..hallo3.face.analysis import FaceAnalyzer
 from ..hallo3.face.choosing import Choice
-from ..hallo3.face.spaces import analyzer_for
-from ..hallo3.identity import extract_identity
-from ..hallo3.media.overview import overview
+from ..hallo3.face.chosen import analyze_chosen
+from ..hallo3.identity import extract_identity, frame_portrait
+from ..hallo3.media.framing import FRAMINGS
 from .host import vae as host_vae
-from .host.faces import faces_folder
+from .host.faces import own_analyzer
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
 from .host.said import warnings_shown
 from .sockets import FaceAnalyzer as FaceAnalyzerSocket
 from .sockets import Identity, ReferenceNetwork
-from .values import check_socket, face_mask_of, images_of, picture_of
+from .values import check_socket, face_box_of, face_mask_of, picture_of, shown_of
+
+ERROR, WHOLE_PICTURE = "error", "whole picture"
+NO_FACE = (ERROR, WHOLE_PICTURE)
+MOST_FACES = 1000
 
 
 class Hallo3IdentityReference(io.ComfyNode):
@@ -32,10 +36,10 @@ class Hallo3IdentityReference(io.ComfyNode):
             category="Hallo3",
             description=(
                 "Looks at a portrait once: who is on it, and how the canvas is cut. The picture it shows is "
-                "what the model gets: dark parts are cut off, striped bars are added, the box is "
-                "what counts as the face."
+                "what the model gets: dark parts are cut off, striped bars are added, faces have numbers, "
+                "and the bright box is what counts as the face."
             ),
-            search_aliases=["hallo3", "portrait", "reference image", "face identity"],
+            search_aliases=["hallo3", "portrait", "reference image", "face identity", "face crop"],
             has_intermediate_output=True,
             inputs=[
                 io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px a side."),
@@ -56,6 +60,38 @@ class Hallo3IdentityReference(io.ComfyNode):
                     optional=True,
                     tooltip="Where the face is, if you want to say it yourself; drawn on the portrait.",
                 ),
+                io.BoundingBox.Input(
+                    "face_box",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The same as a box, from a node that detects things; the first box counts.",
+                ),
+                io.Combo.Input(
+                    "framing",
+                    options=list(FRAMINGS),
+                    default="auto",
+                    optional=True,
+                    tooltip=(
+                        "face crops round the face; original takes the middle; auto is face unless the "
+                        "portrait is square or 3:2. Extrapolate can paste it back (paste_back)."
+                    ),
+                ),
+                io.Int.Input(
+                    "face",
+                    default=0,
+                    min=0,
+                    max=MOST_FACES,
+                    optional=True,
+                    tooltip="Which of several faces, by its number in the picture; 0 is the largest.",
+                ),
+                io.Combo.Input(
+                    "no_face",
+                    options=list(NO_FACE),
+                    default=ERROR,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where no face is found: stop, or go on with the whole picture and nobody known.",
+                ),
             ],
             outputs=[
                 Identity.Output("identity", tooltip="The portrait's identity, for any number of speeches."),
@@ -71,25 +107,31 @@ class Hallo3IdentityReference(io.ComfyNode):
         reference_network: ReferenceSocket,
         face_analyzer: FaceAnalyzer | None = None,
         face_mask: Any = None,
+        face_box: Any = None,
+        framing: str = "auto",
+        face: int = 0,
+        no_face: str = ERROR,
     ) -> io.NodeOutput:
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
-        picture, config = picture_of(portrait), reference_network.config
+        config = reference_network.config
         if face_analyzer is not None:
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
-        mask = None if face_mask is None else face_mask_of(face_mask, picture)
-        with warnings_shown():
-            own = face_analyzer or analyzer_for(config.face, faces_folder(), choice=Choice(mask=mask))
-            face = analyze(picture, own, config.face)
-        if mask is not None:
-            face = Face(mask=mask, embedding=face.embedding)
         host_vae.check_vae(vae, config.vae)
-        shape = config.segment.shape
+        with warnings_shown():
+            picture = picture_of(portrait)
+            choice = Choice(
+                index=face,
+                box=None if face_box is None else face_box_of(face_box),
+                mask=None if face_mask is None else face_mask_of(face_mask, picture),
+                whole_picture=no_face == WHOLE_PICTURE,
+            )
+            analyzer = face_analyzer or own_analyzer(config.face, choice)
+            found = analyze_chosen(picture, analyzer, config.face, choice)
         identity = extract_identity(
-            picture,
-            face,
-            shape,
+            frame_portrait(picture, found, config.segment.shape, framing),
+            config.face.space,
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
             features=lambda latents: features_of(reference_network, latents),
         )
-        shown = images_of(overview(picture, face.mask, shape)[None])
+        shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))

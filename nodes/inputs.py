@@ -174,6 +174,16 @@ def going_on() -> list[io.Input]:
     ]
 
 
+def paste_back() -> io.Input:
+    """The whole photograph."""
+    return io.Boolean.Input(
+        "paste_back",
+        default=False,
+        optional=True,
+        tooltip="The video is the whole photograph, and the crop moves in it; at most 1920 px a side.",
+    )
+
+
 def motion_frames() -> io.Input:
     """What a segment goes on from."""
     return io.Image.Input(

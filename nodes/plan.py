@@ -11,16 +11,22 @@ from comfy_api.latest import io, ui
 from ..hallo3.config import Hallo3Config
 from ..hallo3.cost import Cost, check_disk, cost_of
 from ..hallo3.errors import InputError
+from ..hallo3.identity import Identity
 from ..hallo3.journal.pace import pace_of
 from ..hallo3.media.canvas import fit
+from ..hallo3.media.framing import Crop
 from ..hallo3.media.sound_facts import SoundFacts
+from ..hallo3.media.surroundings import surroundings_of
 from ..hallo3.presets import BUILT_IN, HALLO3
 from ..hallo3.release import RELEASE
 from ..hallo3.segments import SegmentPlan, plan_segments
+from ..hallo3.shapes import VideoShape
 from . import inputs
 from .extrapolation import encoding_of, jobs_folder, kind_of
 from .host.memory import check_memory, compute_device
-from .values import picture_of, recording_of
+from .paste_back import photograph_of
+from .sockets import Identity as IdentitySocket
+from .values import check_socket, picture_of, recording_of
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 WEIGHTS = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
@@ -58,6 +64,12 @@ class Hallo3Plan(io.ComfyNode):
                     tooltip="Whether the output images of Hallo3 Extrapolate will be connected.",
                 ),
                 inputs.codec(),
+                IdentitySocket.Input(
+                    "identity",
+                    optional=True,
+                    tooltip="In place of portrait: its crop is known, so that the size is exact.",
+                ),
+                inputs.paste_back(),
             ],
             outputs=[
                 io.Audio.Output("audio", tooltip="The speech, for Hallo3 Encode Speech."),
@@ -78,15 +90,16 @@ class Hallo3Plan(io.ComfyNode):
         portrait: Any = None,
         images: bool = False,
         codec: str = "h264",
+        identity: Identity | None = None,
+        paste_back: bool = False,
     ) -> io.NodeOutput:
         recording, config = recording_of(audio), _config(model)
         segment, encoding = config.segment, encoding_of(codec, -1)
         channels, samples = recording.waveform.shape
         facts = SoundFacts(recording.sample_rate, channels, samples)
         plan = plan_segments(facts.length_at(segment.sample_rate), segment)
-        picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
-        canvas, jobs = fit(picture, segment.shape), jobs_folder()
-        size, evaluations = (canvas.width, canvas.height), steps * (1 if guidance_scale == 1 else 2)
+        size, jobs = _size(portrait, identity, paste_back, segment.shape), jobs_folder()
+        evaluations = steps * (1 if guidance_scale == 1 else 2)
         kind = kind_of(config.name, compute_device(), evaluations, size, encoding)
         expected = cost_of(
             plan,
@@ -101,6 +114,30 @@ class Hallo3Plan(io.ComfyNode):
         text = words(plan, expected, size)
         check(plan, expected, size, images, jobs)
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
+
+
+def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: VideoShape) -> tuple[int, int]:
+    """The video's (width, height), as Extrapolate will have it; of a portrait whose crop is not known yet, as
+    if it were the middle."""
+    if identity is not None:
+        check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
+        if paste_back:
+            around = photograph_of(identity)
+            return around.width, around.height
+        return identity.canvas.width, identity.canvas.height
+    if paste_back and portrait is None:
+        raise InputError(
+            "The size of the photograph is not known.",
+            found="paste_back without a portrait or an identity",
+            expected="one of them: its size is the video's",
+            do="connect portrait or identity, or switch paste_back off",
+        )
+    picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
+    if paste_back:
+        around = surroundings_of(picture, Crop.whole(*picture.shape[1:]), shape)
+        return around.width, around.height
+    canvas = fit(picture, shape)
+    return canvas.width, canvas.height
 
 
 def words(plan: SegmentPlan, expected: Cost, size: tuple[int, int]) -> str:

@@ -66,7 +66,7 @@ class Hallo3Sampler(io.ComfyNode):
     ) -> io.NodeOutput:
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
-        check_fit(identity, speech, vae, sampling.config)
+        check_fit(identity, speech, vae, sampling.patcher)
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
@@ -121,7 +121,7 @@ class Hallo3SegmentConditioning(io.ComfyNode):
     ) -> io.NodeOutput:
         check_numbers(seed, motion_drop)
         config = config_of(model)
-        check_fit(identity, speech, vae, config)
+        check_fit(identity, speech, vae, model)
         wanted, noise = segment_of(speech, segment), seeded_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)

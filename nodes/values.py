@@ -3,99 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
+from ..hallo3.boxes import PixelBox
 from ..hallo3.config import Hallo3Config
-from ..hallo3.errors import AudioError, InputError, PortraitError, ShapeError
+from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.identity import Identity
-from ..hallo3.media.picture import check_picture
+from ..hallo3.identity_file import check_made_for
 from ..hallo3.media.sound import Recording
 from ..hallo3.segments import Segment
+from .given import picture_of as picture_of
+from .given import recording_of as recording_of
+from .host.model import config_of, fingerprint_of
 from .host.speech import SpeechSocket
 from .host.vae import check_vae
-
-OVERSHOOT = 0.5
-"""How far beyond 0..1 a scaled picture may reach."""
-
-
-def recording_of(audio: Any) -> Recording:
-    """An AUDIO, a dict or any other mapping -> a recording [channels, samples] in float32.
-
-    Raises ``AudioError`` for no sound, several recordings at once, or a layout that is not ComfyUI's.
-    """
-    if not isinstance(audio, Mapping):
-        raise _no_audio(f"a {type(audio).__name__}")
-    try:
-        waveform, sample_rate = audio["waveform"], audio["sample_rate"]
-    except KeyError as error:
-        raise _no_audio(f"audio without {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _no_audio(f"a sound that cannot be read: {error}") from error
-    if not isinstance(waveform, Tensor) or waveform.ndim not in (2, 3):
-        shape = f" {list(waveform.shape)}" if isinstance(waveform, Tensor) else ""
-        raise _no_audio(f"a waveform that is a {type(waveform).__name__}{shape}")
-    if waveform.dtype == torch.bool or waveform.is_complex():
-        raise _no_audio(f"a waveform of {waveform.dtype}")
-    if not isinstance(sample_rate, int | float) or not 1 <= sample_rate < math.inf:
-        raise _no_audio(f"a sample rate of {sample_rate!r}")
-    if waveform.ndim == 3:
-        if len(waveform) != 1:
-            raise AudioError(
-                "The audio holds several recordings.",
-                found=f"{len(waveform)} recordings",
-                expected="one",
-                do="pass one recording at a time",
-            )
-        waveform = waveform[0]
-    return Recording(_floats(waveform.cpu()), int(sample_rate))
-
-
-def _floats(waveform: Tensor) -> Tensor:
-    """Samples around -1..1, whatever they were stored in; 8-bit sound is unsigned."""
-    if waveform.is_floating_point():
-        return waveform.to(torch.float32)
-    if waveform.dtype == torch.uint8:
-        return (waveform.to(torch.float32) - 128) / 128
-    return waveform.to(torch.float32) / torch.iinfo(waveform.dtype).max
-
-
-def _no_audio(found: str) -> AudioError:
-    return AudioError(
-        "There is no audio to listen to.",
-        found=found,
-        expected="an AUDIO with a waveform and a sample rate",
-        do="connect Load Audio, or any node that puts out AUDIO",
-    )
 
 
 def audio_of(recording: Recording) -> dict[str, Any]:
     """A recording as AUDIO."""
     return {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
-
-
-def picture_of(image: Any) -> Tensor:
-    """An IMAGE [1, h, w, C] -> a picture [3, h, w] in 0..1; transparency is dropped as ComfyUI does.
-
-    Grey becomes RGB. ComfyUI's bicubic scaling goes a little beyond 0..1: that is cut. Raises
-    ``PortraitError`` for several pictures, other layouts and values that are no picture's.
-    """
-    if not isinstance(image, Tensor) or image.ndim != 4 or len(image) != 1 or image.shape[3] not in (1, 3, 4):
-        found = f"{list(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise PortraitError(
-            "The portrait is not one picture.",
-            found=found,
-            expected="one picture [1, height, width, 3]",
-            do="pick one with Get Image from Batch",
-        )
-    picture = image[0, :, :, :3].permute(2, 0, 1).float().cpu()
-    picture = picture.expand(3, -1, -1)
-    if float(picture.min()) >= -OVERSHOOT and float(picture.max()) <= 1 + OVERSHOOT:
-        picture = picture.clamp(0, 1)
-    return check_picture(picture.contiguous())
 
 
 def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
@@ -116,6 +44,37 @@ def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
             do="paint over the face, or disconnect face_mask",
         )
     return (mask.reshape(size) > 0.5).float().cpu()
+
+
+def face_box_of(boxes: Any) -> PixelBox:
+    """A BOUNDING_BOX, or the first of several -> a box in pixels. Raises ``InputError``."""
+    box: Any = boxes
+    while isinstance(box, list | tuple) and box:
+        box = cast("Any", box)[0]
+    fields = cast("dict[str, Any]", box)
+    try:
+        left, top, width, height = (float(fields[name]) for name in ("x", "y", "width", "height"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_box(repr(boxes)[:100]) from error
+    if not (width > 0 and height > 0 and math.isfinite(left + top + width + height)):
+        raise _no_box(f"{width:g} x {height:g} px at {left:g}, {top:g}")
+    return PixelBox(left, top, left + width, top + height)
+
+
+def _no_box(found: str) -> InputError:
+    return InputError(
+        "There is no box round a face.",
+        found=found,
+        expected="a BOUNDING_BOX with x, y, width and height in pixels of the portrait",
+        do="connect a node that detects faces, or disconnect face_box",
+    )
+
+
+def shown_of(identity: Identity) -> Tensor:
+    """The overview of an identity as IMAGE; its canvas if it was saved without one."""
+    if identity.overview is not None:
+        return images_of(identity.overview[None].float() / 255)
+    return images_of((identity.canvas.pixels[0].transpose(0, 1) + 1) / 2).clamp(0, 1)
 
 
 def images_of(frames: Tensor) -> Tensor:
@@ -150,8 +109,17 @@ def segment_of(socket: SpeechSocket, index: int) -> Segment:
     return plan[index]
 
 
-def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:
-    """Refuse an identity, a speech or a VAE that belongs to another model. Raises ``InputError``."""
+def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) -> None:
+    """Refuse an identity, a speech or a VAE that belongs to another MODEL. Raises ``InputError``, or
+    ``CheckpointError`` for an identity out of another model's file."""
+    config = config_of(model)
+    check_sizes(identity, socket, vae, config)
+    if identity.saved is not None:
+        check_made_for(identity, config, lambda: fingerprint_of(model))
+
+
+def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:
+    """The same by sizes alone. Raises ``InputError``."""
     check_vae(vae, config.vae)
     check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
     check_socket(socket, SpeechSocket, "speech", "Hallo3 Encode Speech")

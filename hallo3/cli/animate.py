@@ -18,9 +18,10 @@ from ..journal.job import Job, inherit, open_job
 from ..journal.jobs import put_aside, tidy
 from ..journal.pace import pace_of
 from ..kept import NO_REDO, Redo, redo_named
+from ..media.picture import write_picture
 from ..video_job import job_about, other_machine, state_of
 from .bill import as_dict, bill
-from .checks import check_output
+from .checks import check_output, check_pictures
 from .jobs import find_parent, print_jobs
 from .known import key_of_video
 from .request import Request, jobs_folder, read_request
@@ -34,7 +35,10 @@ def run_animate(options: Namespace) -> None:
         return
     if not options.plan:
         check_output(options)
+    check_pictures(options)
     request = read_request(options)
+    if options.preview is not None and (shown := request.speaker.overview) is not None:
+        write_picture(shown / 255, options.preview)
     if options.plan:
         _print_plan(request)
         return

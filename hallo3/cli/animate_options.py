@@ -5,9 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+from ..audio.windowed import AUTO, EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 from ..built_in import FOLDER, NAME
 from ..media.encoding import CODECS
+from ..media.framing import FRAMINGS
+from ..media.gains import AS_RECORDED, LEVELS, SILENCES
 
+HERE = Path()
+"""A file that is to be found, as it is not named."""
 OFFLOAD = ("none", "blocks", "disk")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
@@ -21,6 +26,12 @@ def animate_options(command: ArgumentParser) -> None:
         type=Path,
         metavar="P",
         help="picture of one person, 64 px or more a side",
+    )
+    add(
+        "--identity",
+        type=Path,
+        metavar="FILE",
+        help="an identity from --save-identity, in place of a portrait",
     )
     add("--speech", type=Path, metavar="S", help="audio or video file with the speech")
     add("--prompt", default="", metavar="T", help="what the picture shows (default: no text)")
@@ -40,6 +51,7 @@ def animate_options(command: ArgumentParser) -> None:
     add("--plan", action="store_true", help="print what a run would take and render nothing")
     add("--json", action="store_true", help="with --plan: as one JSON object")
     _face(command)
+    _speech(command)
     _going_on(command)
     _video(command)
     expert = command.add_argument_group("for experts")
@@ -80,8 +92,8 @@ def animate_options(command: ArgumentParser) -> None:
 
 def _face(command: ArgumentParser) -> None:
     group = command.add_argument_group(
-        "the face on a photograph",
-        "For the released model, by antelopev2's scrfd_10g_bnkps.onnx and glintr100.onnx (--faces DIR).",
+        "the portrait",
+        "Faces on photographs: by antelopev2's scrfd_10g_bnkps.onnx and glintr100.onnx (--faces DIR).",
     )
     add = group.add_argument
     add(
@@ -96,6 +108,59 @@ def _face(command: ArgumentParser) -> None:
         action="store_true",
         help="go on where no face is found, as the original does",
     )
+    add("--face-box", metavar="L,T,R,B", help="the face is here, in pixels: left, top, right, bottom")
+    add(
+        "--framing",
+        choices=FRAMINGS,
+        default="auto",
+        help="face: crop round the face; original: the middle; auto: face, unless the portrait is square or "
+        "3:2 already (default: auto)",
+    )
+    add("--paste-back", action="store_true", help="the video is the whole photograph, the crop moves in it")
+    add("--preview", type=Path, metavar="PNG", help="draw what is used of the portrait, before rendering")
+    add(
+        "--save-identity",
+        type=Path,
+        metavar="FILE",
+        help="keep what was extracted of the portrait, for --identity: no reference network is needed then",
+    )
+
+
+def _speech(command: ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "the speech", "What the model hears; the video's own sound is the recording in any case."
+    )
+    add = group.add_argument
+    add(
+        "--level",
+        choices=tuple(map(dashed, LEVELS)),
+        default=dashed(AS_RECORDED),
+        help="evened: raise quiet passages, so that a quieter second speaker is heard (default: as-recorded)",
+    )
+    add(
+        "--silence",
+        choices=tuple(map(dashed, SILENCES)),
+        default=dashed(AS_RECORDED),
+        help="muted: pauses are true silence, so that the noise of a room does not move the mouth (default: "
+        "as-recorded)",
+    )
+    add(
+        "--hearing",
+        choices=HEARINGS,
+        default=AUTO,
+        help=f"windows: an approximation for recordings of hours, {WINDOW_MINUTES} minutes at once; auto: "
+        f"exact up to {EXACT_MINUTES} minutes (default: auto)",
+    )
+    add(
+        "--vocals",
+        type=Path,
+        nargs="?",
+        const=HERE,
+        metavar="FILE",
+        help="take music away before listening, as the original does, by Kim_Vocal_2.onnx: this FILE, or "
+        "the one in the model's folder (default: off)",
+    )
+    add("--speech-chart", type=Path, metavar="PNG", help="draw loudness, silence and segments, at the start")
 
 
 def _going_on(command: ArgumentParser) -> None:
@@ -124,6 +189,11 @@ def _video(command: ArgumentParser) -> None:
     add("--pixels", metavar="FORMAT", help="as FFmpeg calls them (default: yuv420p, or what the codec has)")
     add("--chart", type=Path, metavar="PNG", help="draw how sharpness, colours, seams and face go over time")
     add("--no-mark", action="store_true", help="do not say in the file that the video is made by a machine")
+
+
+def dashed(word: str) -> str:
+    """A choice of several words as one."""
+    return word.replace(" ", "-")
 
 
 def model_folder(text: str) -> Path:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ..audio.vocals import Separator
 from ..errors import InputError
+from ..weights.places import VOCALS, ModelFolder
+from .animate_options import HERE
 
 
 def check_output(options: Namespace) -> None:
@@ -19,17 +22,12 @@ def check_output(options: Namespace) -> None:
         problem = "no -o" if path is None else f"-o {path}"
         expected = "a file name that ends in .mp4, .mov or .mkv"
         raise _refused(problem, expected, "name the video with -o OUT.mp4")
-    chart: Path | None = options.chart
-    if chart is not None and (chart.suffix.lower() != ".png" or not chart.resolve().parent.is_dir()):
-        raise _refused(
-            f"--chart {chart}", "a file name that ends in .png, in a folder that exists", "choose one"
-        )
     if path.is_dir():
         raise _refused(f"{path} is a folder", "a file name", "choose another name")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise _refused(f"no folder {folder}", "a folder that exists", "make it first, or choose another")
-    for source in (options.portrait, options.speech):
+    for source in (options.portrait, options.speech, options.identity):
         if source and path.exists() and source.exists() and path.samefile(source):
             raise _refused(f"{path} is an input", "another file", "choose another name")
     try:
@@ -38,6 +36,36 @@ def check_output(options: Namespace) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise _refused(f"{folder}: {reason}", "a folder you may write to", "choose another") from error
+
+
+def check_pictures(options: Namespace) -> None:
+    """Refuse now what could not be written beside the video. Raises ``InputError``."""
+    for name, ending in (
+        ("chart", ".png"),
+        ("speech_chart", ".png"),
+        ("preview", ".png"),
+        ("save_identity", ".safetensors"),
+    ):
+        path: Path | None = getattr(options, name)
+        if path is not None and (path.suffix.lower() != ending or not path.resolve().parent.is_dir()):
+            raise InputError(
+                "The file cannot be written there.",
+                found=f"--{name.replace('_', '-')} {path}",
+                expected=f"a file name that ends in {ending}, in a folder that exists",
+                do="choose one",
+            )
+
+
+def vocals_file(options: Namespace, files: ModelFolder) -> Path | None:
+    """The vocal separator's file, if vocals are to be separated; opened, so that its faults are told now.
+
+    Raises ``CheckpointError`` for one that is missing or another, ``DependencyError`` without onnxruntime.
+    """
+    if options.vocals is None:
+        return None
+    path = options.vocals if options.vocals != HERE else files.vocals or files.path / VOCALS[0]
+    _ = Separator(path).network
+    return path
 
 
 def _refused(found: str, expected: str, do: str) -> InputError:

@@ -8,8 +8,8 @@ from typing import Any
 from ..face.arcface import FILE as RECOGNIZER
 from ..face.arcface import SPACE
 from ..face.detector import FILE as DETECTOR
+from ..face.mediapipe_landmarks import in_use
 from ..journal.key import content_of, key_of
-from ..journal.record import digest
 from ..kept import NUMERICS
 from ..parts import PARTS
 from ..weights.files import look_through
@@ -24,15 +24,16 @@ def key_of_video(request: Request, after: str) -> str:
 
     How memory is saved is not among it: a run that ran out of memory is gone on with in less.
     """
-    settings = request.settings
+    settings, listening = request.settings, request.listening.facts(request.plan)
     facts: dict[str, Any] = {
         "numerics": NUMERICS,
         "weights": _weights(request),
         "precision": request.precision.name,
         "device": request.device.type,
-        "portrait": digest(request.portrait),
-        "face": [request.choice.index, request.choice.whole_picture],
+        "speaker": request.speaker.facts(),
+        "pasted": request.surroundings is not None,
         "speech": request.speech,
+        **({"listening": listening} if listening else {}),
         "model": asdict(request.config),
         "prompt": request.options.prompt,
         "steps": settings.steps,
@@ -50,13 +51,21 @@ def key_of_video(request: Request, after: str) -> str:
 
 
 def _weights(request: Request) -> dict[str, list[str]]:
-    needed = [part for part in PARTS if part != "text_encoder" or request.options.prompt.strip()]
+    unused = {"reference"} if request.speaker.saved else set[str]()
+    if not request.options.prompt.strip():
+        unused.add("text_encoder")
+    needed = [part for part in PARTS if part not in unused]
     found = {part: look_through(request.files.find(part), request.examined) for part in needed}
     tokenizer = request.files.tokenizer
     if "text_encoder" in found and tokenizer.is_dir():
         small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
         found["tokenizer"] = [content_of(file) for file in small]
-    if request.config.face.space == SPACE and request.files.faces is not None:
+    if not request.speaker.saved and request.config.face.space == SPACE and request.files.faces is not None:
         networks = sorted(request.files.faces.rglob("*.onnx"))
         found["faces"] = [content_of(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
+        landmarks = in_use(request.files.faces)
+        if landmarks is not None:
+            found["landmarks"] = [content_of(landmarks[0]), landmarks[1]]
+    if request.vocals is not None:
+        found["vocals"] = [content_of(request.vocals)]
     return found

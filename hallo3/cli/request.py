@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
-from ..face.choosing import Choice
 from ..journal.key import content_of
-from ..media.canvas import Canvas, fit
+from ..listening import Listening
+from ..media.canvas import Canvas
 from ..media.encoding import Encoding, headers_of
 from ..media.long_sound import recording_facts
-from ..media.picture import read_picture
 from ..media.sound_facts import SoundFacts
+from ..media.surroundings import Surroundings
 from ..parts import PARTS
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
@@ -28,8 +27,9 @@ from ..weights.examine import Examined
 from ..weights.places import ModelFolder
 from ..weights.precision import Precision, precision_named
 from ..weights.source import open_source
-from .checks import device_named
+from .checks import device_named, vocals_file
 from .memory import remembered
+from .portrait import Speaker, read_speaker
 
 LARGEST = 16
 """How many times frames may be enlarged."""
@@ -39,15 +39,16 @@ JOBS = "hallo3_jobs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """``enlarge`` is how many times as large as rendered the frames are written, ``speech`` the recording's
-    hash."""
+    """``enlarge`` is how many times as large as rendered the frames are written, ``surroundings`` what they
+    are pasted back into, ``speech`` the recording's hash, ``vocals`` the separator's file, if one
+    is used."""
 
     options: Namespace
     files: ModelFolder
     config: Hallo3Config
     settings: Settings
-    portrait: Tensor
-    canvas: Canvas
+    speaker: Speaker
+    surroundings: Surroundings | None
     sound: SoundFacts
     plan: SegmentPlan
     encoding: Encoding
@@ -56,6 +57,7 @@ class Request:
     precision: Precision
     examined: Examined
     speech: str
+    vocals: Path | None
 
     def check_speech(self) -> None:
         """Refuse a recording that is not the one that was there at the start. Raises ``AudioError``."""
@@ -70,12 +72,17 @@ class Request:
     @property
     def width(self) -> int:
         """The video's, in pixels."""
-        return self.canvas.width * self.enlarge
+        return self.surroundings.width if self.surroundings else self.canvas.width * self.enlarge
 
     @property
     def height(self) -> int:
         """The video's, in pixels."""
-        return self.canvas.height * self.enlarge
+        return self.surroundings.height if self.surroundings else self.canvas.height * self.enlarge
+
+    @property
+    def canvas(self) -> Canvas:
+        """What every segment starts from."""
+        return self.speaker.canvas
 
     @property
     def fps(self) -> int:
@@ -107,16 +114,18 @@ class Request:
         """What the video is made of, for people."""
         options = self.options
         return {
-            "portrait": options.portrait.name,
+            "portrait": self.speaker.name,
             "speech": options.speech.name,
             "model": self.config.name,
             "video": options.output.name,
         }
 
     @property
-    def choice(self) -> Choice:
-        """Which face is meant."""
-        return Choice(index=self.options.face, whole_picture=self.options.whole_picture)
+    def listening(self) -> Listening:
+        """How the recording is listened to."""
+        options = self.options
+        level, silence = (word.replace("-", " ") for word in (options.level, options.silence))
+        return Listening(level=level, silence=silence, hearing=options.hearing)
 
     def weight_bytes(self) -> int:
         """Bytes of all the weights that a run reads."""
@@ -134,12 +143,12 @@ class Request:
 def read_request(options: Namespace) -> Request:
     """The options as a request. Raises the errors of :mod:`hallo3.errors`."""
     for name in ("portrait", "speech"):
-        if getattr(options, name) is None:
+        if getattr(options, name) is None and (name == "speech" or options.identity is None):
             raise InputError(
                 f"There is no {name}.",
                 found=f"no --{name}",
                 expected=f"--{name} FILE",
-                do="name a picture of one person and a recording of speech",
+                do="name a picture of one person (or --identity), and a recording of speech",
             )
     given = {
         part: path for part in (*PARTS, "tokenizer", "faces") if (path := getattr(options, part)) is not None
@@ -160,7 +169,14 @@ def read_request(options: Namespace) -> Request:
         sampler=options.sampler,
         seed=options.seed,
     )
-    portrait = read_picture(options.portrait)
+    if options.paste_back and options.enlarge != 1:
+        raise InputError(
+            "Frames that are pasted back cannot be enlarged.",
+            found=f"--paste-back and --enlarge {options.enlarge}",
+            expected="one of them: the photograph decides how large pasted-back frames are",
+            do="leave --enlarge out",
+        )
+    speaker = read_speaker(options, files, config)
     device = device_named(options.device)
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
     built_in = options.model.resolve() == FOLDER and not given
@@ -175,8 +191,8 @@ def read_request(options: Namespace) -> Request:
             sequential=options.low_memory,
             on_access=options.low_memory,
         ),
-        portrait=portrait,
-        canvas=fit(portrait, config.segment.shape),
+        speaker=speaker,
+        surroundings=speaker.surroundings() if options.paste_back else None,
         sound=sound,
         plan=plan_segments(sound.length_at(rate), config.segment),
         encoding=Encoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
@@ -185,6 +201,7 @@ def read_request(options: Namespace) -> Request:
         precision=precision_named(numbers),
         examined=Examined() if built_in else remembered(),
         speech=content_of(options.speech),
+        vocals=vocals_file(options, files),
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, request.width, request.height)

@@ -34,6 +34,7 @@ class Run:
             recording=options.speech,
             parent=parent,
             enlarge=request.enlarge,
+            surroundings=request.surroundings,
             mark=not options.no_mark,
             unchanged=request.check_speech,
         )
@@ -53,6 +54,10 @@ class Run:
             bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
 
         performer = Performer(self._request, job.folder, self._after, watch)
+        if self._request.options.speech_chart is not None:
+            write_picture(performer.speech_chart(), self._request.options.speech_chart)
+        if self._request.options.save_identity is not None:
+            performer.save_identity(self._request.options.save_identity)
         made = self._video.make(
             performer.draw,
             self._so_far,

@@ -7,6 +7,8 @@ import torch
 
 from ...hallo3.errors import InputError
 
+ADVICE = "disconnect images, and take the video alone: that fits at any length"
+
 
 def compute_device() -> str:
     """The kind of device that ComfyUI computes on."""
@@ -19,7 +21,7 @@ def stoppable(done: int, total: int) -> None:
     mm.throw_exception_if_processing_interrupted()
 
 
-def check_memory(needed: int, what: str) -> None:
+def check_memory(needed: int, what: str, do: str = ADVICE) -> None:
     """Refuse a result of so many bytes if the machine does not have them. Raises ``InputError``."""
     there = int(mm.get_total_memory(torch.device("cpu")))
     if needed > there:
@@ -27,5 +29,5 @@ def check_memory(needed: int, what: str) -> None:
             "The video does not fit into memory.",
             found=f"{what}: {needed / 2**30:.1f} GiB",
             expected=f"at most the {there / 2**30:.1f} GiB of this computer",
-            do="disconnect images, and take the video alone: that fits at any length",
+            do=do,
         )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import InputError
+from ...hallo3.fingerprint import fingerprint
 from ...hallo3.shapes import expect
 from .conditioning import AUDIO, IDENTITY, LATENT_FRAMES, SEGMENT, SegmentInput, Shared, fitting_text
 from .previews import rgb_factors
@@ -124,6 +125,12 @@ def _segment(kwargs: dict[str, Any]) -> SegmentInput:
             do="connect its positive and negative to the sampler",
         )
     return segment
+
+
+def fingerprint_of(model: Any) -> Tensor:
+    """The fingerprint of a MODEL of Hallo3's, whatever its weights are stored in."""
+    weights = dict(model.model.diffusion_model.named_parameters())
+    return fingerprint(lambda name: weights[name])
 
 
 def config_of(model: Any, what: str = "model") -> Hallo3Config:

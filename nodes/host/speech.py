@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import comfy.audio_encoders.wav2vec2
@@ -17,17 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...hallo3.audio.anatomy import Anatomy, anatomy_of
+from ...hallo3.audio.aside import encode_aside
 from ...hallo3.audio.encoder import Encoder, Wav2Vec2, encode_waveform
 from ...hallo3.audio.speech import ReadFeatures, Speech, in_memory
-from ...hallo3.audio.spool import write_spool
-from ...hallo3.audio.streamed import encode_streamed
+from ...hallo3.audio.windowed import Windows, tell
 from ...hallo3.config import SegmentConfig
 from ...hallo3.errors import InputError
+from ...hallo3.listening import AS_ORIGINAL, Listening
 from ...hallo3.media.sound import Recording, to_mono
+from ...hallo3.media.speech_chart import draw_speech
 from ...hallo3.presets import HALLO3
 from ...hallo3.segments import SegmentPlan, plan_segments
 from .builtin import BuiltInSpeechEncoder
 from .said import warnings_shown
+from .vocals import vocals_of
 
 LONG = 120
 """Seconds of sound that are listened to at once; of longer recordings a piece at a time, with the same result
@@ -76,46 +77,52 @@ class SpeechSocket:
     recording: Recording
 
 
-def listen(audio_encoder: Any, recording: Recording) -> SpeechSocket:
-    """A recording's features by an AUDIO_ENCODER, computed in float32 whatever its weights are stored in.
+def listen(
+    audio_encoder: Any, recording: Recording, listening: Listening = AS_ORIGINAL, *, vocals: bool = False
+) -> tuple[SpeechSocket, Tensor]:
+    """A recording's features by an AUDIO_ENCODER, computed in float32 whatever its weights are stored in;
+    and a picture [3, h, w] of what is heard. With ``vocals`` music is taken away first.
 
-    Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder.
+    Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder, and what
+    ``vocals_of`` does.
     """
     halves, segment = _halves(audio_encoder)
+    loudness = listening.loudness(segment)
     with warnings_shown():
-        waveform = to_mono(recording, segment.sample_rate)
-    plan = plan_segments(len(waveform), segment)
+        waveform = (vocals_of if vocals else to_mono)(recording, segment.sample_rate)
+        plan = plan_segments(len(waveform), segment)
+        loudness.add(waveform)
+        gains = listening.gains(loudness)
+        windows = listening.windows(plan)
+        tell(windows, plan)
     at_once = min(len(waveform), LONG * segment.sample_rate)
     widest = 512 * at_once // 5  # what the first convolution puts out, a few times over
     mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))
     waveform = waveform.to(torch.float32)
+    if gains is not None:
+        waveform = next(gains.over([waveform]))
     if len(waveform) > at_once:
-        read = _streamed(halves, waveform, plan, audio_encoder.load_device)
+        read = _streamed(halves, waveform, plan, audio_encoder.load_device, windows)
     else:
         read = in_memory(encode_waveform(halves, waveform, plan, audio_encoder.load_device))
-    return SpeechSocket(speech=Speech(read, plan, HALLO3.audio.window), recording=recording)
+    socket = SpeechSocket(speech=Speech(read, plan, HALLO3.audio.window), recording=recording)
+    return socket, draw_speech(loudness, segment.new_frames, gains=gains)
 
 
-def _streamed(halves: Any, waveform: Tensor, plan: SegmentPlan, device: torch.device) -> ReadFeatures:
+def _streamed(
+    halves: Any, waveform: Tensor, plan: SegmentPlan, device: torch.device, windows: Windows | None
+) -> ReadFeatures:
     """A long recording's features, in ComfyUI's temporary folder for as long as somebody can ask for them."""
-    Path(folder_paths.get_temp_directory()).mkdir(parents=True, exist_ok=True)
-    folder = TemporaryDirectory(prefix="hallo3_speech_", dir=folder_paths.get_temp_directory())
+    inside = Path(folder_paths.get_temp_directory())
+    inside.mkdir(parents=True, exist_ok=True)
     bar = comfy.utils.ProgressBar(PARTS)
 
     def watch(done: int, total: int) -> None:
         mm.throw_exception_if_processing_interrupted()
         bar.update_absolute(PARTS * done // max(1, total))
 
-    signal = write_spool(Path(folder.name) / "signal.f32", (p[:, None] for p in waveform.split(1 << 20)), 1)
     anatomy = halves.anatomy() if isinstance(halves, Halves) else anatomy_of(halves)
-    read = encode_streamed(anatomy, signal, plan, device, Path(folder.name), watch)
-    signal.remove()
-
-    def kept(frames: Sequence[int]) -> Tensor:
-        assert folder.name  # goes with the last who can ask
-        return read(frames)
-
-    return kept
+    return encode_aside(anatomy, waveform, plan, device, watch, windows=windows, inside=inside)
 
 
 def _halves(audio_encoder: Any) -> tuple[Wav2Vec2, SegmentConfig]:

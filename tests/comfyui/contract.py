@@ -47,6 +47,8 @@ def _node(node: Any) -> dict[str, Any]:
 def _input(name: str, entry: Any, required: bool) -> dict[str, Any]:
     kind, options = entry[0], entry[1] if len(entry) > 1 else {}
     kept = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
+    if options.get("forceInput"):  # a socket has no value of its own, whatever ComfyUI writes
+        kept.pop("default", None)
     choices = options.get("options", [])
     files = "built-in" in choices
     return {

@@ -15,6 +15,7 @@ from comfyui.stages import SEED, STEPS, Stages, difference
 from hallo3.audio.encoder import build_wav2vec2, encode_waveform
 from hallo3.built_in import FOLDER
 from hallo3.face.analysis import analyze
+from hallo3.identity import frame_portrait
 from hallo3.latents import collect, decode_frames
 from hallo3.load import load_models
 from hallo3.media.sound import to_mono
@@ -82,7 +83,8 @@ def test_identity_is_equal(
     stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor
 ) -> None:
     face = analyze(picture, models.face, models.config.face)
-    wanted, found = identify(picture, face, models, settings, seeded_noise(SEED)), stages.identity
+    framed = frame_portrait(picture, face, models.config.segment.shape)
+    wanted, found = identify(framed, models, settings, seeded_noise(SEED)), stages.identity
     assert difference(found.canvas.pixels, wanted.canvas.pixels) == 0
     assert difference(found.face_embedding, wanted.face_embedding) == 0
     for mine, theirs in zip(found.reference_features, wanted.reference_features, strict=True):
@@ -95,7 +97,8 @@ def test_one_forward_is_equal(
     """Both guidance branches in one batch, conditions projected on access against prepared ones."""
     face = analyze(picture, models.face, models.config.face)
     noise = seeded_noise(SEED)
-    identity = identify(picture, face, models, settings, noise)
+    framed = frame_portrait(picture, face, models.config.segment.shape)
+    identity = identify(framed, models, settings, noise)
     speech = encode_speech(recording, models)
     prompt = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(3))
     run = prepare(identity, speech, prompt, models, settings, noise, unwatched)

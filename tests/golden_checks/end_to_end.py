@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hallo3.face.analysis import Face
+from hallo3.identity import frame_portrait
 from hallo3.media.encoding import to_uint8
 from hallo3.media.sound import Recording
 from hallo3.models import Models
@@ -92,7 +93,8 @@ class Run:
         speech = encode_speech(recording, models)
         seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
         face = RecordedFace(golden).analyze(picture)
-        identity = identify(picture, face, models, settings, self.noise)
+        framed = frame_portrait(picture, face, models.config.segment.shape)
+        identity = identify(framed, models, settings, self.noise)
         self.canvas = identity.canvas
         seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
         stages = prepare(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conftest import speech_of
 from hallo3.face.analysis import Face, analyze
+from hallo3.identity import frame_portrait
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
@@ -29,7 +30,7 @@ def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor,
     chosen, noise = settings(models), seeded_noise(0)
     heard = encode_speech(speech, models)
     face = analyze(portrait, models.face, models.config.face)
-    identity = identify(portrait, face, models, chosen, noise)
+    identity = identify(frame_portrait(portrait, face, models.config.segment.shape), models, chosen, noise)
     prompt = encode_prompt("", models)
     return identity.canvas.pixels, prepare(identity, heard, prompt, models, chosen, noise, lambda _: None)
 
@@ -176,7 +177,8 @@ def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models
     changed[:, :, 40:] = 0
     noise = seeded_noise(0)
     with torch.inference_mode():
-        one, other = (identify(p, face, nano, settings(nano), noise) for p in (portrait, changed))
+        framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
+        one, other = (identify(p, nano, settings(nano), noise) for p in framed)
     pairs = zip(one.reference_features, other.reference_features, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(one.canvas.pixels, other.canvas.pixels)

@@ -44,7 +44,7 @@ def identity_of(graph: Graph, loaded: Node, portrait: Slot, title: str = "Identi
     """Who is on the portrait."""
     with graph.group(title):
         node = graph.node(
-            "Hallo3IdentityReference", height=400, portrait=portrait, vae=loaded["vae"],
+            "Hallo3IdentityReference", height=480, portrait=portrait, vae=loaded["vae"],
             reference_network=loaded["reference_network"],
         )  # fmt: skip
     return node["identity"]
@@ -53,7 +53,9 @@ def identity_of(graph: Graph, loaded: Node, portrait: Slot, title: str = "Identi
 def speech_of(graph: Graph, loaded: Node, audio: Slot, title: str = "Speech") -> Node:
     """What is said."""
     with graph.group(title):
-        return graph.node("Hallo3EncodeSpeech", audio=audio, audio_encoder=loaded["audio_encoder"])
+        return graph.node(
+            "Hallo3EncodeSpeech", height=360, audio=audio, audio_encoder=loaded["audio_encoder"]
+        )
 
 
 def extrapolate(graph: Graph, loaded: Node, identity: Slot, speech: Node, **given: Slot) -> Node:
