@@ -8,6 +8,8 @@ import time
 from argparse import Namespace
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -24,6 +26,7 @@ from .bill import as_dict, bill
 from .checks import check_output, check_pictures
 from .jobs import find_parent, print_jobs
 from .known import key_of_video
+from .listen import Ear
 from .request import Request, jobs_folder, read_request
 from .run import Run
 
@@ -40,6 +43,9 @@ def run_animate(options: Namespace) -> None:
     if options.preview is not None and (shown := request.speaker.overview) is not None:
         write_picture(shown / 255, options.preview)
     if options.plan:
+        if options.speech_chart is not None:
+            with TemporaryDirectory(prefix="hallo3_") as folder:
+                write_picture(Ear(request, Path(folder)).chart(), options.speech_chart)
         _print_plan(request)
         return
     with torch.inference_mode():

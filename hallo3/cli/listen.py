@@ -63,12 +63,12 @@ class Ear:
 
                 def watch(done: int, total: int) -> None:
                     bar.update(done / total - bar.n)
-                    self._note()
+                    self._look()
 
                 anatomy, device = anatomy_of(wav2vec2), next(wav2vec2.parameters()).device
                 encode_streamed(anatomy, samples, plan, device, self._folder, watch, windows=windows)
             samples.remove()
-            self._note()
+            self._look()
         return Speech(read_layers(layers), plan, request.config.audio.window)
 
     @cached_property
@@ -98,12 +98,11 @@ class Ear:
         recorded.remove()
         return signal
 
-    def _note(self) -> None:
-        """Write down the hashes of layers that have become complete."""
+    def _look(self) -> None:
+        """Note the layers that have become complete."""
         for layer in self._layers[len(self._heard) :]:
             if layer.complete:
-                self._heard[layer.path.name] = content_of(layer.path)
-                write_whole(self._folder / HEARD, [json.dumps(self._heard).encode()])
+                note(self._folder, self._heard, layer)
 
 
 def _mono(request: Request) -> Iterator[Tensor]:
@@ -129,6 +128,12 @@ def _measured(pieces: Iterator[Tensor], loudness: Loudness) -> Iterator[Tensor]:
     for piece in pieces:
         loudness.add(piece)
         yield piece[:, None]
+
+
+def note(folder: Path, heard: dict[str, str], layer: Spool) -> None:
+    """Write down the hash of a layer that is complete."""
+    heard[layer.path.name] = content_of(layer.path)
+    write_whole(folder / HEARD, [json.dumps(heard).encode()])
 
 
 def _clear(folder: Path, but: set[str]) -> None:

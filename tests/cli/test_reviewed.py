@@ -12,7 +12,7 @@ import pytest
 
 from going_on import before, before_segment, drawn_in, frames_of, inputs_in, packets, run, stopped_at
 from hallo3 import video_job
-from hallo3.cli import perform
+from hallo3.cli import listen, perform
 from hallo3.cli.main import main
 from hallo3.media.encoding import CODECS
 from sounds import tone, write_wav
@@ -115,15 +115,15 @@ def test_listening_goes_on_after_the_last_layer(
     assert run(inputs) == 0
     wanted = packets(inputs["-o"], "video")
     shutil.rmtree(Path(inputs["-o"]).parent / "hallo3_jobs")
-    real, noted = perform._note, list[str]()
+    real, noted = listen.note, list[str]()
 
-    def note(folder: Path, heard: dict[str, str], layer: perform.Spool) -> None:
+    def note(folder: Path, heard: dict[str, str], layer: listen.Spool) -> None:
         real(folder, heard, layer)
         noted.append(layer.path.name)
         if len(noted) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(perform, "_note", note)
+    monkeypatch.setattr(listen, "note", note)
     assert run(inputs) == 1
     assert run(inputs) == 0
     assert noted == ["layer_00.f32", "layer_01.f32"]

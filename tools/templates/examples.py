@@ -42,7 +42,7 @@ def five_stages(graph: Graph) -> None:
     graph.column(FIRST + STEP, LOWER)
     speech = speech_of(graph, loaded, sample["speech"], "1 Audio encoding")
     identity = identity_of(graph, loaded, sample["portrait"], "2 Identity reference")
-    text = real_weights(graph, 1000)
+    text = real_weights(graph, 1280)
 
     def sampler(segment: int, **motion: Slot) -> Node:
         return graph.node(
@@ -103,7 +103,7 @@ def with_ksampler(graph: Graph) -> None:
 def long_speech(graph: Graph) -> None:
     """Everything that helps with minutes of speech."""
     loaded, sample = begun(graph, notes.LONG_SPEECH, 540)
-    text = real_weights(graph, 1420)
+    text = real_weights(graph, 1500)
     graph.column(FIRST + 2 * STEP)
     with graph.group("Sampling"):
         cached = graph.node("EasyCache", mode=BYPASSED, model=loaded["model"])
