@@ -1,7 +1,8 @@
 """By what a model is known in any precision and any file: a few of its small weights.
 
 A hash of a file would tell one precision of a model from another, though an identity is for all of them.
-These weights are never stored in eight bits, and rounding to bf16 moves them by less than half a per cent.
+Rounding to bf16 moves these weights by less than half a per cent; this package never stores them in eight
+bits.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ FIRST = 64
 """Numbers of each that are looked at."""
 NEAR = 0.02
 """Models are the same if their fingerprints are no further apart than this share of their length."""
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+ROUNDED = 0.01
+"""The same for a fingerprint and one that has been rounded to eight bits alike."""
 
 
 def fingerprint(read: Callable[[str], Tensor]) -> Tensor:
@@ -37,7 +41,18 @@ def fingerprint_in(path: Path) -> Tensor:
 
 
 def same_model(one: Tensor, other: Tensor) -> bool:
-    """Whether two fingerprints are of one model, but for rounding."""
-    if one.shape != other.shape:
+    """Whether two fingerprints are of one model, but for rounding: that of any type is near, and one may be
+    the other in eight bits, as ComfyUI stores all weights where it is asked to."""
+    one, other = one.double(), other.double()
+    if one.shape != other.shape or not bool((one.isfinite() & other.isfinite()).all()):
         return False
-    return float((one - other).square().sum().sqrt()) <= NEAR * float(one.square().sum().sqrt())
+    if _apart(one, other) <= NEAR:
+        return True
+    pairs = ((one, other), (other, one))
+    return any(_apart(a.float().to(kind).double(), b) <= ROUNDED for kind in FP8 for a, b in pairs)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Their distance in shares of the first one's length."""
+    length = float(one.square().sum().sqrt())
+    return float((one - other).square().sum().sqrt()) / length if length else float("inf")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .face.analysis import Face
+from .journal.record import digest
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
 from .media.overview import overview
@@ -31,7 +32,8 @@ class Identity:
 
     ``space`` is the embedding space of ``face_embedding``. ``surroundings`` is the photograph that the canvas
     was cut out of, to paste frames back into; ``overview`` [3, h, w] uint8 shows what is used of it. Neither
-    decides a frame. ``saved`` is there if it comes out of a file.
+    decides a frame. ``saved`` is there if it comes out of a file, ``seen`` is the hash of
+    what the reference network saw if it does not.
     """
 
     canvas: Canvas
@@ -41,6 +43,7 @@ class Identity:
     surroundings: Surroundings | None = None
     overview: Tensor | None = None
     saved: Saved | None = None
+    seen: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,11 +101,13 @@ def extract_identity(
     start from is unmasked (facts 10). ``encode`` makes scaled latents [1, C, 1, h, w] of pixels
     [1, 3, 1, H, W] in -1..1, ``features`` is the reference network on these.
     """
+    face_only = portrait.face_only.pixels
     return Identity(
+        seen=digest(face_only),
         canvas=portrait.canvas,
         space=space,
         face_embedding=portrait.face.embedding,
-        reference_features=features(encode(portrait.face_only.pixels)),
+        reference_features=features(encode(face_only)),
         surroundings=portrait.surroundings,
         overview=portrait.overview(),
     )

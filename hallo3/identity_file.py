@@ -14,14 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .boxes import PixelBox
 from .config import Hallo3Config
 from .errors import CheckpointError
 from .fingerprint import same_model
 from .identity import Identity, Saved
+from .identity_checks import BRIGHTEST, check_numbers, check_shown, placed, stretch
 from .journal.record import digest
 from .media.canvas import Canvas
-from .media.surroundings import Surroundings
 from .storage.whole import unwritable, write_whole
 from .tensorfile.file import TensorFile
 from .tensorfile.header import header_bytes
@@ -49,14 +48,14 @@ def check_sizes(identity: Identity, config: Hallo3Config) -> None:
     found = {
         "canvas": tuple(identity.canvas.pixels.shape[-2:]),
         "blocks": len(identity.reference_features),
-        "features": tuple(identity.reference_features[0].shape) if identity.reference_features else (),
-        "embedding": (identity.space, identity.face_embedding.shape[-1]),
+        "features": {tuple(features.shape) for features in identity.reference_features},
+        "embedding": (identity.space, *identity.face_embedding.shape),
     }
     wanted = {
         "canvas": (shape.height, shape.width),
         "blocks": trunk.layers,
-        "features": rows,
-        "embedding": (config.face.space, config.face.embedding_dim),
+        "features": {rows},
+        "embedding": (config.face.space, 1, config.face.embedding_dim),
     }
     for name, value in found.items():
         if value != wanted[name]:
@@ -85,20 +84,18 @@ def read_identity(path: Path) -> Identity:
     if not path.is_file():
         raise CheckpointError(
             "The identity file cannot be opened.",
-            found=f"no file {path}",
+            found=f"a folder, {path}" if path.is_dir() else f"no file {path}",
             expected="a file that was saved as a Hallo3 identity",
             do="check the path, or save the identity again",
         )
-    with TensorFile(path) as file:
-        said = _said(file.metadata.get(ENTRY, ""))
-        if said is None:
-            raise CheckpointError(
-                "This is not a Hallo3 identity.",
-                found=f"{path.name}, which does not say that it is one",
-                expected="a file that was saved by Save Hallo3 Identity or --save-identity",
-                do="choose another file",
-            )
-        tensors = {name: file.read(name) for name in file.entries}
+    try:
+        with TensorFile(path) as file:
+            said = _said(file.metadata.get(ENTRY, ""))
+            if said is None:
+                raise _no_identity(f"{path.name}, which does not say that it is one")
+            tensors = {name: file.read(name) for name in file.entries}
+    except CheckpointError as error:
+        raise _no_identity(error.found) from error
     if said.get("format") != FORMAT:
         raise CheckpointError(
             "This identity file is of another version.",
@@ -108,7 +105,7 @@ def read_identity(path: Path) -> Identity:
         )
     try:
         identity = _identity(tensors, said)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if _content(tensors, said) != said.get("content"):
         raise _damaged(path, "other values than were saved")
@@ -161,41 +158,46 @@ def _said(text: str) -> dict[str, Any] | None:
 
 def _identity(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Identity:
     """Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what no identity is made of."""
-    pixels = tensors[CANVAS]
-    if pixels.ndim != 5 or tuple(pixels.shape[:3]) != (1, 3, 1):
-        raise ValueError(f"a canvas of {list(pixels.shape)}")
+    pixels, overview = tensors[CANVAS], tensors.get(OVERVIEW)
+    check_numbers(CANVAS, pixels, (1, 3, 1, None, None), BRIGHTEST)
     rows, columns = (
-        _stretch(said[name], size) for name, size in zip(("rows", "columns"), pixels.shape[-2:], strict=True)
+        stretch(said[name], size) for name, size in zip(("rows", "columns"), pixels.shape[-2:], strict=True)
     )
     count = sum(name.startswith(FEATURES.partition(".")[0]) for name in tensors)
     features = tuple(tensors[FEATURES.format(n)] for n in range(count))
-    embedding = tensors[EMBEDDING]
-    for name, tensor in (("canvas", pixels), ("embedding", embedding), *enumerate(features)):
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} is not made of finite numbers")
-    around = None
-    if said["place"] is not None:
-        around = Surroundings(photograph=tensors[PHOTOGRAPH], place=PixelBox(*map(float, said["place"])))
+    embedding, mark = tensors[EMBEDDING], tensors[FINGERPRINT]
+    if not features:
+        raise ValueError("no reference features")
+    check_numbers(EMBEDDING, embedding, (1, None))
+    check_numbers(FINGERPRINT, mark, (None,))
+    sizes = tuple(features[0].shape)
+    for name, tensor in enumerate(features):
+        check_numbers(f"block {name}", tensor, sizes if len(sizes) == 3 else (1, None, None))
+    around = None if said["place"] is None else placed(tensors[PHOTOGRAPH], said["place"])
+    if overview is not None:
+        check_shown(OVERVIEW, overview)
     return Identity(
         canvas=Canvas(pixels=pixels, rows=rows, columns=columns),
         space=str(said["space"]),
         face_embedding=embedding,
         reference_features=features,
         surroundings=around,
-        overview=tensors.get(OVERVIEW),
-        saved=Saved(tensors[FINGERPRINT].float(), str(said["content"])),
+        overview=overview,
+        saved=Saved(mark.float(), str(said["content"])),
     )
-
-
-def _stretch(said: Any, size: int) -> slice:
-    start, stop = said
-    if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= size):
-        raise ValueError(f"a picture at {said} of {size}")
-    return slice(start, stop)
 
 
 def _raw(tensor: Tensor) -> memoryview:
     return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
+
+
+def _no_identity(found: str) -> CheckpointError:
+    return CheckpointError(
+        "This is not a Hallo3 identity.",
+        found=found,
+        expected="a file that was saved by Save Hallo3 Identity or --save-identity",
+        do="choose another file",
+    )
 
 
 def _damaged(path: Path, found: str) -> CheckpointError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .audio.windowed import AUTO, HEARINGS, Windows, windows_for
@@ -13,6 +14,9 @@ from .errors import InputError
 from .media.gains import AS_RECORDED, LEVELS, MUTED, SILENCES, GainCurve, gain_curve
 from .media.loudness import FAINTEST, SILENT_BELOW, Loudness, loud_level, silences
 from .segments import SegmentPlan
+
+AT_ONCE = 1 << 20
+"""Samples that are changed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +75,11 @@ class Listening:
         """A mono signal [samples] at the encoder's rate as the encoder is to hear it; itself by default."""
         if not self.changes_sound:
             return waveform
-        loudness = self.loudness(config)
-        loudness.add(waveform)
+        loudness, pieces = self.loudness(config), list(torch.split(waveform, AT_ONCE))
+        for piece in pieces:
+            loudness.add(piece)
         gains = self.gains(loudness)
-        return waveform if gains is None else next(gains.over([waveform]))
+        return waveform if gains is None else torch.cat(list(gains.over(pieces)))
 
     def facts(self, plan: SegmentPlan) -> dict[str, object]:
         """What of this decides the features, for keys; nothing where they are the original's."""

@@ -12,13 +12,13 @@ from ..hallo3.face.chosen import analyze_chosen
 from ..hallo3.identity import extract_identity, frame_portrait
 from ..hallo3.media.framing import FRAMINGS
 from .host import vae as host_vae
-from .host.faces import own_analyzer
+from .host.faces import files_seen, own_analyzer
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
 from .host.said import warnings_shown
 from .sockets import FaceAnalyzer as FaceAnalyzerSocket
 from .sockets import Identity, ReferenceNetwork
-from .values import check_socket, face_box_of, face_mask_of, picture_of, shown_of
+from .values import check_socket, check_word, face_box_of, face_mask_of, picture_of, shown_of
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
@@ -100,6 +100,11 @@ class Hallo3IdentityReference(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Look again when files for faces have come, gone or changed."""
+        return files_seen()
+
+    @classmethod
     def execute(
         cls,
         portrait: Any,
@@ -112,6 +117,7 @@ class Hallo3IdentityReference(io.ComfyNode):
         face: int = 0,
         no_face: str = ERROR,
     ) -> io.NodeOutput:
+        check_word("no_face", no_face, NO_FACE)
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         config = reference_network.config
         if face_analyzer is not None:

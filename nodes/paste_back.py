@@ -18,6 +18,10 @@ from .values import check_socket, images_of
 ADVICE = "take the video of Hallo3 Extrapolate with paste_back on: that fits at any length"
 
 
+LIKE = 0.01
+"""How far proportions may be from the crop's."""
+
+
 class Hallo3PasteBack(io.ComfyNode):
     """IMAGE and HALLO3_IDENTITY to IMAGE."""
 
@@ -48,7 +52,7 @@ class Hallo3PasteBack(io.ComfyNode):
         check_memory(needed, f"{len(frames)} frames of {around.width} x {around.height} px", ADVICE)
         pasted = torch.empty(len(frames), around.height, around.width, 3)
         for index in range(len(frames)):
-            pasted[index] = images_of(around.around(frames[index : index + 1]))[0]
+            pasted[index] = images_of(around.around(frames[index : index + 1].float().cpu().clamp(0, 1)))[0]
         return io.NodeOutput(pasted)
 
 
@@ -70,9 +74,10 @@ def _frames_of(images: Any, identity: Identity) -> Tensor:
     found = f"a {type(images).__name__}"
     if isinstance(images, Tensor) and images.ndim == 4 and images.shape[3] >= 3 and len(images):
         height, width = images.shape[1:3]
-        if abs(width * tall - height * wide) <= max(wide, tall):
-            return images[..., :3].permute(0, 3, 1, 2).float().cpu().clamp(0, 1)
-        found = f"frames of {width} x {height} px"
+        like = abs(width * tall - height * wide) <= LIKE * height * wide
+        if like and 2 * height >= tall and bool(images.isfinite().all()):
+            return images[..., :3].permute(0, 3, 1, 2)
+        found = f"frames of {width} x {height} px" if not like else "frames that are too small, or not finite"
     elif isinstance(images, Tensor):
         found = str(list(images.shape))
     raise ShapeError(

@@ -51,9 +51,9 @@ class Hallo3SaveIdentity(io.ComfyNode):
         mark = fingerprint_of(model)
         check_made_for(identity, config_of(model), lambda: mark)
         output = Path(folder_paths.get_output_directory()) / FOLDER
-        wanted = filename_prefix.strip()
-        inside = (output / wanted).resolve().is_relative_to(output.resolve())
-        if not inside or not wanted or wanted.endswith(("/", "\\")):
+        wanted = filename_prefix.strip().replace("\\", "/")
+        plain = wanted.isprintable() and bool(wanted) and not wanted.endswith("/")
+        if not plain or not (output / wanted).resolve().is_relative_to(output.resolve()):
             raise InputError(
                 "The identity cannot be saved there.",
                 found=repr(filename_prefix)[:100],

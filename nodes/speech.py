@@ -10,8 +10,9 @@ from ..hallo3.audio.windowed import AUTO, HEARINGS
 from ..hallo3.listening import Listening
 from ..hallo3.media.gains import AS_RECORDED, LEVELS, SILENCES
 from .host.speech import listen
+from .host.vocals import file_seen
 from .sockets import Speech
-from .values import images_of, recording_of
+from .values import check_word, images_of, recording_of
 
 SEPARATED = "separated"
 
@@ -92,6 +93,11 @@ class Hallo3EncodeSpeech(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, vocals: Any = AS_RECORDED, **_: Any) -> Any:
+        """Listen again when the separator's file has come, gone or changed."""
+        return file_seen() if vocals == SEPARATED else None
+
+    @classmethod
     def execute(
         cls,
         audio: Any,
@@ -101,6 +107,7 @@ class Hallo3EncodeSpeech(io.ComfyNode):
         hearing: str = AUTO,
         vocals: str = AS_RECORDED,
     ) -> io.NodeOutput:
+        check_word("vocals", vocals, (AS_RECORDED, SEPARATED))
         listening = Listening(level=level, silence=silence, hearing=hearing)
         socket, plot = listen(audio_encoder, recording_of(audio), listening, vocals=vocals == SEPARATED)
         plan, shown = socket.speech.plan, images_of(plot[None])

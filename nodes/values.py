@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor
@@ -54,7 +55,7 @@ def face_box_of(boxes: Any) -> PixelBox:
     fields = cast("dict[str, Any]", box)
     try:
         left, top, width, height = (float(fields[name]) for name in ("x", "y", "width", "height"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _no_box(repr(boxes)[:100]) from error
     if not (width > 0 and height > 0 and math.isfinite(left + top + width + height)):
         raise _no_box(f"{width:g} x {height:g} px at {left:g}, {top:g}")
@@ -142,6 +143,17 @@ def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hall
         "speech", tuple(heard), (audio.layers, audio.channels), "the audio encoder that belongs to the model"
     )
     _same("speech", socket.speech.plan.config, config.segment, "the audio encoder that belongs to the model")
+
+
+def check_word(name: str, word: object, words: Sequence[str]) -> None:
+    """Refuse a choice that a widget does not have: links and prompts bring any. Raises ``InputError``."""
+    if word not in words:
+        raise InputError(
+            f"There is no such choice of {name}.",
+            found=repr(word)[:60],
+            expected=" or ".join(words),
+            do="choose one of these",
+        )
 
 
 def check_socket(value: object, kind: type, name: str, node: str) -> None:

@@ -23,7 +23,7 @@ from ..kept import NO_REDO, Redo, redo_named
 from ..media.picture import write_picture
 from ..video_job import job_about, other_machine, state_of
 from .bill import as_dict, bill
-from .checks import check_output, check_pictures
+from .checks import check_apart, check_output, check_pictures
 from .jobs import find_parent, print_jobs
 from .known import key_of_video
 from .listen import Ear
@@ -40,8 +40,9 @@ def run_animate(options: Namespace) -> None:
         check_output(options)
     check_pictures(options)
     request = read_request(options)
-    if options.preview is not None and (shown := request.speaker.overview) is not None:
-        write_picture(shown / 255, options.preview)
+    check_apart(options, request.files)
+    if options.preview is not None:
+        write_picture(request.speaker.overview(), options.preview)
     if options.plan:
         if options.speech_chart is not None:
             with TemporaryDirectory(prefix="hallo3_") as folder:

@@ -10,6 +10,7 @@ import torch
 
 from ..audio.vocals import Separator
 from ..errors import InputError
+from ..parts import PARTS
 from ..weights.places import VOCALS, ModelFolder
 from .animate_options import HERE
 
@@ -47,6 +48,13 @@ def check_pictures(options: Namespace) -> None:
         ("save_identity", ".safetensors"),
     ):
         path: Path | None = getattr(options, name)
+        if path is not None and options.plan and name in ("chart", "save_identity"):
+            raise InputError(
+                "A plan renders nothing.",
+                found=f"--plan and --{name.replace('_', '-')}",
+                expected="one of them; --preview and --speech-chart can be drawn for a plan",
+                do="leave one out",
+            )
         if path is not None and (path.suffix.lower() != ending or not path.resolve().parent.is_dir()):
             raise InputError(
                 "The file cannot be written there.",
@@ -66,6 +74,25 @@ def vocals_file(options: Namespace, files: ModelFolder) -> Path | None:
     path = options.vocals if options.vocals != HERE else files.vocals or files.path / VOCALS[0]
     _ = Separator(path).network
     return path
+
+
+def check_apart(options: Namespace, files: ModelFolder) -> None:
+    """Refuse to write over what is read, or two things to one file. Raises ``InputError``."""
+    read = [options.portrait, options.speech, options.identity, options.output, files.vocals]
+    read += [files.find(part) for part in PARTS]
+    taken = {path.resolve() for path in read if path is not None}
+    for name in ("chart", "speech_chart", "preview", "save_identity"):
+        path: Path | None = getattr(options, name)
+        if path is None:
+            continue
+        if path.resolve() in taken or (path.exists() and any(t.exists() and t.samefile(path) for t in taken)):
+            raise InputError(
+                "The file cannot be written there.",
+                found=f"--{name.replace('_', '-')} {path}, which is an input, the video or another output",
+                expected="a file of its own",
+                do="choose another name",
+            )
+        taken.add(path.resolve())
 
 
 def _refused(found: str, expected: str, do: str) -> InputError:

@@ -39,10 +39,10 @@ class Speaker:
         """What every segment starts from."""
         return self.saved.canvas if self.saved else self._portrait.canvas
 
-    @property
-    def overview(self) -> Tensor | None:
-        """A picture [3, h, w] uint8 of what is used; None if a saved identity has none."""
-        return self.saved.overview if self.saved else self._portrait.overview()
+    def overview(self) -> Tensor:
+        """A picture [3, h, w] in 0..1 of what is used; the canvas of an identity that was saved without."""
+        shown = self.saved.overview if self.saved else self._portrait.overview()
+        return (self.canvas.pixels[0, :, 0] + 1) / 2 if shown is None else shown / 255
 
     def surroundings(self) -> Surroundings:
         """The photograph to paste frames back into. Raises ``InputError`` if a saved identity has none."""

@@ -54,10 +54,6 @@ class Run:
             bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
 
         performer = Performer(self._request, job.folder, self._after, watch)
-        if self._request.options.speech_chart is not None:
-            write_picture(performer.speech_chart(), self._request.options.speech_chart)
-        if self._request.options.save_identity is not None:
-            performer.save_identity(self._request.options.save_identity)
         made = self._video.make(
             performer.draw,
             self._so_far,
@@ -67,6 +63,7 @@ class Run:
         )
         try:
             with bar, closing(made):
+                self._write_beside(performer)
                 for kept in made:
                     drawn += kept.drawn
             self._video.join(self._output)
@@ -81,6 +78,14 @@ class Run:
             write_picture(chart, self._request.options.chart)
         shutil.rmtree(job.folder / SPEECH, ignore_errors=True)
         return drawn
+
+    def _write_beside(self, performer: Performer) -> None:
+        """What is asked for before anything is rendered."""
+        options = self._request.options
+        if options.speech_chart is not None:
+            write_picture(performer.speech_chart(), options.speech_chart)
+        if options.save_identity is not None:
+            performer.save_identity(options.save_identity)
 
     def _tell_what_is_kept(self) -> None:
         total = self._video.job.about.segments

@@ -98,7 +98,8 @@ def _decoded(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """[h, w, 3], upright. The picture's other forms are gone from memory when it returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=KINDS) as image:
+        Image.init()
+        with Image.open(path, formats=[kind for kind in KINDS if kind in Image.OPEN]) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
 

@@ -21,6 +21,7 @@ from ...hallo3.audio.speech import ReadFeatures, Speech, in_memory
 from ...hallo3.audio.windowed import Windows, tell
 from ...hallo3.config import SegmentConfig
 from ...hallo3.errors import InputError
+from ...hallo3.journal.record import digest
 from ...hallo3.listening import AS_ORIGINAL, Listening
 from ...hallo3.media.sound import Recording, to_mono
 from ...hallo3.media.speech_chart import draw_speech
@@ -34,6 +35,8 @@ LONG = 120
 """Seconds of sound that are listened to at once; of longer recordings a piece at a time, with the same result
 but for rounding."""
 PARTS = 1000
+AT_ONCE = 1 << 20
+"""Samples whose loudness is measured at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ class Halves:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechSocket:
-    """What a HALLO3_SPEECH socket carries: the features, and the recording for the video's sound."""
+    """What a HALLO3_SPEECH socket carries: the features, the recording for the video's sound, and the hash of
+    what was ``heard`` of it."""
 
     speech: Speech
     recording: Recording
+    heard: str = ""
 
 
 def listen(
@@ -91,7 +96,8 @@ def listen(
     with warnings_shown():
         waveform = (vocals_of if vocals else to_mono)(recording, segment.sample_rate)
         plan = plan_segments(len(waveform), segment)
-        loudness.add(waveform)
+        for piece in waveform.split(AT_ONCE):
+            loudness.add(piece)
         gains = listening.gains(loudness)
         windows = listening.windows(plan)
         tell(windows, plan)
@@ -100,12 +106,13 @@ def listen(
     mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))
     waveform = waveform.to(torch.float32)
     if gains is not None:
-        waveform = next(gains.over([waveform]))
+        waveform = torch.cat(list(gains.over(waveform.split(AT_ONCE))))
+    heard = digest(waveform)
     if len(waveform) > at_once:
         read = _streamed(halves, waveform, plan, audio_encoder.load_device, windows)
     else:
         read = in_memory(encode_waveform(halves, waveform, plan, audio_encoder.load_device))
-    socket = SpeechSocket(speech=Speech(read, plan, HALLO3.audio.window), recording=recording)
+    socket = SpeechSocket(speech=Speech(read, plan, HALLO3.audio.window), recording=recording, heard=heard)
     return socket, draw_speech(loudness, segment.new_frames, gains=gains)
 
 

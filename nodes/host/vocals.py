@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
@@ -15,6 +16,12 @@ from ...hallo3.voice import voice_of
 from ...hallo3.weights.places import VOCALS, ModelFolder
 
 PARTS = 1000
+
+
+def file_seen() -> list[Any] | None:
+    """The separator's file and when it changed, None if there is none."""
+    path = ModelFolder(Path(folder_paths.models_dir)).vocals
+    return None if path is None else [str(path), path.stat().st_mtime_ns, path.stat().st_size]
 
 
 def vocals_of(recording: Recording, sample_rate: int) -> Tensor:

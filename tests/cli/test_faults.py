@@ -12,7 +12,7 @@ import pytest
 
 from going_on import before, before_segment, drawn_in, inputs_in, run
 from hallo3 import video_job
-from hallo3.cli import perform
+from hallo3.cli.listen import Ear
 from hallo3.media.joined import Joined
 from kills import committed, notes
 from mounts import PAGE, Disk, read_only, small_disk
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_of_finished_segments(
 
 @pytest.mark.parametrize(
     ("place", "name", "room"),
-    [(perform, "listen", 0), *((video_job, "encode_sound", n * PAGE) for n in range(3))],
+    [(Ear, "listen", 0), *((video_job, "encode_sound", n * PAGE) for n in range(3))],
     ids=["listening", "sound", "half the sound", "most of the sound"],
 )
 def test_a_disk_that_is_full_before_the_first_segment(

@@ -27,6 +27,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             files=SimpleNamespace(find=Path, faces=tmp_path, tokenizer=tmp_path / "nowhere"),
             options=SimpleNamespace(prompt=""),
             speaker=SimpleNamespace(saved=False),
+            vocals=None,
         )
         return known._weights(request)
 

@@ -13,7 +13,7 @@ import torch
 
 from going_on import drawn_in, inputs_in, run
 from hallo3 import video_job
-from hallo3.cli import perform
+from hallo3.cli import listen, perform
 from hallo3.media.joined import Joined
 from hallo3.stages import Stages
 from kills import committed, notes
@@ -25,7 +25,7 @@ ERRORS = (
 )
 ONCE = {
     "loading": (perform, "load_models"),
-    "listening": (perform, "encode_streamed"),
+    "listening": (listen, "encode_streamed"),
     "identity": (perform, "identify"),
     "prompt": (perform, "encode_prompt"),
     "join": (video_job, "join"),
