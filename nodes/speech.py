@@ -27,8 +27,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
             display_name="Hallo3 Encode Speech",
             category="Hallo3",
             description=(
-                "Listens to a recording: one set of speech features a video frame, 25 a second. Any sample "
-                "rate and any number of channels. The picture it shows is the recording's loudness over "
+                "Listens to a recording: one set of speech features a video frame, 25 a second. Any usual "
+                "sound, up to 12 hours. The picture it shows is the recording's loudness over "
                 "time, with silence shaded and the borders of segments."
             ),
             search_aliases=["hallo3", "audio encode", "wav2vec", "lip sync audio"],
