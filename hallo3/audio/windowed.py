@@ -56,7 +56,7 @@ class Windows:
             raise ValueError(f"windows of {self.frames} frames that overlap by {self.overlap}")
         firsts = [*range(0, max(total - self.frames, 0), step), max(total - self.frames, 0)]
         ends = [min(first + self.frames, total) for first in firsts]
-        borders = [0, *((end + first) // 2 for end, first in zip(ends, firsts[1:], strict=False)), total]
+        borders = [0, *((end + first) // 2 for end, first in zip(ends[:-1], firsts[1:], strict=True)), total]
         return [
             Window(first, end, *kept)
             for first, end, kept in zip(firsts, ends, pairwise(borders), strict=True)

@@ -110,7 +110,7 @@ def read_task(path: Path) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names, damaged = set(archive.namelist()), archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _refused(
             path, f"{len(content)} bytes, no whole archive ({error})", "MediaPipe's file"
         ) from error
