@@ -1,6 +1,8 @@
-"""Count a sampling step at full size, without weights: ``python benchmarks/ledger.py [--json FILE]``.
+"""Count a sampling step at full size, without weights: ``python -m benchmarks.ledger [--json FILE]``.
 
-FLOP are counted by torch on the meta device, where attention is counted too (on the CPU it is not).
+On the meta device: operations, bytes moved and bytes held, of ours and of a baseline that does what the
+original does. FLOP are counted with torch's own operations, bytes with one operation each for the kernels
+that are fused.
 """
 
 from __future__ import annotations
@@ -11,62 +13,131 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.baseline import Baseline
+from benchmarks.tracking import Tracker, attention, tracked
 from hallo3.config import Hallo3Config
+from hallo3.kernels.fused import FUSED
+from hallo3.kernels.plain import PLAIN, Kernels
 from hallo3.model.conditions import RunConditions, SegmentConditions
-from hallo3.model.guidance import batched_branches
+from hallo3.model.guidance import PASSES, Predict
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Layers
+from hallo3.ops import Attention, Layers, sdpa
 from hallo3.presets import HALLO3
 
-ORIGINAL_STEP = 8.369084e14
-"""FLOP of one step of the original, both guidance branches, counted the same way."""
+ORIGINAL = {"flop": 8.369084e14, "bytes": 1.318e12, "peak": 4.17e9}
+"""One step of the original, both guidance branches, counted the same way."""
+KERNELS: tuple[Kernels, ...] = (PLAIN, FUSED)
 
 
-def prepared_on_meta(config: Hallo3Config) -> tuple[Hallo3Transformer, RunConditions, SegmentConditions]:
-    """The transformer and its conditions as shapes."""
-    dit = Hallo3Transformer(config, Layers(device="meta", dtype=torch.bfloat16))
-    latent, trunk = config.segment.shape.latent, config.trunk
+class OnMeta:
+    """The transformer and what a step reads, as shapes."""
 
-    def shape(*extents: int) -> torch.Tensor:
-        return torch.empty(*extents, device="meta", dtype=torch.bfloat16)
+    def __init__(
+        self, config: Hallo3Config, kernels: Kernels = PLAIN, attend: Attention = attention, steps: int = 1
+    ) -> None:
+        layers = Layers(device="meta", dtype=torch.bfloat16, kernels=kernels, attention=attend)
+        self.dit = Hallo3Transformer(config, layers).requires_grad_(False)
+        latent, trunk = config.segment.shape.latent, config.trunk
+        self.features = [_shape(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
+        self.face = _shape(1, config.face.embedding_dim)
+        self.prompt = _shape(1, trunk.text_tokens, trunk.text_dim)
+        self.windows = _shape(1, *self.dit.window_shape)
+        self.image_latents = _shape(1, trunk.latent_channels, *latent)
+        self.latents = torch.empty(1, trunk.latent_channels, *latent, device="meta")
+        self.timesteps = torch.full((steps,), 999.0)
 
-    features = [shape(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
-    prompt = shape(1, trunk.text_tokens, trunk.text_dim)
-    run = dit.prepare(features, shape(1, config.face.embedding_dim), prompt, torch.tensor([999.0]))
-    heard = SegmentConditions(
-        audio=dit.hear(shape(1, *dit.window_shape)),
-        image_latents=shape(1, trunk.latent_channels, *latent),
-    )
-    return dit, run, heard
+    def prepare(self) -> tuple[RunConditions, SegmentConditions]:
+        """What is constant for a run, and for a segment."""
+        run = self.dit.prepare(self.features, self.face, self.prompt, self.timesteps)
+        return run, SegmentConditions(audio=self.dit.hear(self.windows), image_latents=self.image_latents)
+
+    def baseline(self) -> Baseline:
+        """The same step as the original takes it."""
+        return Baseline(
+            dit=self.dit,
+            features=self.features,
+            face=self.face,
+            prompt=self.prompt,
+            windows=self.windows,
+            image_latents=self.image_latents,
+            timesteps=self.timesteps,
+            attention=self.dit.transformer_blocks[0].attn1.attention,  # type: ignore[union-attr]
+        )
 
 
-@torch.no_grad()
-def count(config: Hallo3Config) -> dict[str, Any]:
-    """FLOP of a step and of what is prepared, in total and by operation."""
+def _shape(*extents: int) -> Tensor:
+    return torch.empty(*extents, device="meta", dtype=torch.bfloat16)
+
+
+@torch.inference_mode()
+def flop(config: Hallo3Config) -> dict[str, int]:
+    """FLOP of a step, ours and the baseline's, and of what is prepared; no operation of ours hides any."""
+    there = OnMeta(config, attend=sdpa)
     with FlopCounterMode(display=False) as preparation:
-        dit, run, heard = prepared_on_meta(config)
-    predict = batched_branches(dit, run, heard)
-    latents = torch.empty_like(heard.image_latents)
+        prepared = there.prepare()
     with FlopCounterMode(display=False) as step:
-        predict(latents, 0)
-    by_operation = {str(op): flop for op, flop in step.get_flop_counts()["Global"].items()}
+        PASSES["batched"](there.dit, *prepared)(there.latents, 0)
+    with FlopCounterMode(display=False) as plain:
+        there.baseline()(there.latents, 0)
+    attended = step.get_flop_counts()["Global"][torch.ops.aten.bmm]
     return {
-        "config": config.name,
         "step": step.get_total_flops(),
-        "step_by_operation": by_operation,
+        "of it attention": attended,
+        "baseline": plain.get_total_flops(),
         "preparation": preparation.get_total_flops(),
-        "original_step": ORIGINAL_STEP,
-        "ratio": step.get_total_flops() / ORIGINAL_STEP,
     }
 
 
+@torch.inference_mode()
+def moved(predict: Predict, latents: Tensor) -> dict[str, Any]:
+    """Bytes that a step moves and, besides weights and conditions, holds at once; operations."""
+    step: Tracker = tracked(lambda: predict(latents, 0))
+    return {
+        "bytes": step.traffic,
+        "peak": step.peak,
+        "operations": step.operations,
+        "by_operation": dict(step.moved.most_common(8)),
+    }
+
+
+@torch.inference_mode()
+def count(config: Hallo3Config) -> dict[str, Any]:
+    """Every count of a step."""
+    rows: dict[str, Any] = {}
+    for kernels in KERNELS:
+        there = OnMeta(config, kernels)
+        prepared = there.prepare()
+        for name, branches in PASSES.items():
+            rows[f"{kernels.name}, {name}"] = moved(branches(there.dit, *prepared), there.latents)
+    there = OnMeta(config)
+    rows["baseline"] = moved(there.baseline(), there.latents)
+    counted = flop(config)
+    return {
+        "config": config.name,
+        "flop": counted,
+        "steps": rows,
+        "original": ORIGINAL,
+        "ratio": counted["step"] / ORIGINAL["flop"],
+    }
+
+
+def table(counts: dict[str, Any]) -> str:
+    """For people."""
+    lines = [f"{'a step':24} {'TB moved':>9} {'GB at once':>11} {'operations':>11}"]
+    for name, row in counts["steps"].items():
+        lines.append(f"{name:24} {row['bytes'] / 1e12:9.3f} {row['peak'] / 1e9:11.2f} {row['operations']:11}")
+    step, ratio = counts["flop"]["step"], counts["ratio"]
+    return "\n".join([*lines, f"FLOP {step:.6e}, {ratio:.4f} of the original's {ORIGINAL['flop']:.6e}"])
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
     options = parser.parse_args()
-    counts = count(HALLO3)
-    print(f"step {counts['step']:.6e} FLOP, {counts['ratio']:.4f} of the original's {ORIGINAL_STEP:.6e}")
+    found = count(HALLO3)
+    print(table(found))
     if options.json:
-        options.json.write_text(json.dumps(counts, indent=1) + "\n")
+        options.json.write_text(json.dumps(found, indent=1) + "\n")

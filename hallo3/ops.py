@@ -14,9 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .kernels.parameters import dense
+from .kernels.plain import PLAIN, Kernels
+
 T = TypeVar("T")
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Full softmax attention: q [B, H, N, D], k and v [B, H, M, D] -> [B, H, N, D], scale 1/sqrt(D)."""
+Parameters = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+"""A layer -> its weight and bias in a tensor's type and place."""
 
 
 class Ops(Protocol):
@@ -39,10 +44,15 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """The building kit handed to every network: whose layers, whose attention, where and in what type."""
+    """The building kit handed to every network: whose layers, attention and kernels, where and in what type.
+
+    ``parameters`` reads a layer's weight and bias as they are computed with, for what is prepared of them.
+    """
 
     ops: Ops = nn
     attention: Attention = sdpa
+    kernels: Kernels = PLAIN
+    parameters: Parameters = dense
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 

@@ -20,7 +20,7 @@ class Settings:
     """A run's choices, complete and checked.
 
     ``posterior`` "mean" encodes pictures without noise; "sample" is what the original does.
-    ``sequential`` runs the guidance branches one after the other and ``on_access`` projects conditions
+    ``passes`` says how both guidance branches are computed, see PASSES, and ``on_access`` projects conditions
     when they are read: both save memory and change no result beyond rounding.
     Raises ``InputError`` for a value out of range.
     """
@@ -31,7 +31,7 @@ class Settings:
     seed: int = 0
     motion_drop: float = 0.1
     posterior: str = "mean"
-    sequential: bool = False
+    passes: str = "batched"
     on_access: bool = False
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from .audio.speech import Speech
 from .identity import Identity
 from .latents import decode_frames, encode_pixels
 from .model.conditions import RunConditions, SegmentConditions
-from .model.guidance import Predict, batched_branches, sequential_branches, single_branch
+from .model.guidance import PASSES, Predict, single_branch
 from .model.transformer import Hallo3Transformer
 from .models import Models
 from .noise import Noise, Purpose
@@ -84,8 +84,7 @@ class Stages:
     def _predict(self, dit: Hallo3Transformer, heard: SegmentConditions) -> Predict:
         if self.settings.branches == 1:
             return single_branch(dit, self.run, heard)
-        branches = sequential_branches if self.settings.sequential else batched_branches
-        return branches(dit, self.run, heard)
+        return PASSES[self.settings.passes](dit, self.run, heard)
 
 
 def prepare(

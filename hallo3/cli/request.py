@@ -188,7 +188,7 @@ def read_request(options: Namespace) -> Request:
         settings=replace(
             settings,
             posterior=options.posterior,
-            sequential=options.low_memory,
+            passes="layer-major" if options.low_memory else "batched",
             on_access=options.low_memory,
         ),
         speaker=speaker,

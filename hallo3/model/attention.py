@@ -1,6 +1,6 @@
 """Joint self-attention and cross-attention, with keys and values as values one can hold.
 
-B batch, T latent frames, N tokens, D width, H heads.
+B batch, T latent frames, M text tokens, N video tokens, D width, H heads.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import TrunkConfig
+from ..kernels.plain import merge_heads, split_heads
 from ..ops import Layers
-from .embeddings import Rotary, rotate
+from .embeddings import Rotary
 
 QK_EPS = 1e-6
 
@@ -22,6 +24,18 @@ class KV(NamedTuple):
 
     k: Tensor
     v: Tensor
+
+
+class FoldedKV(NamedTuple):
+    """Keys [1, H, n, head_dim], and every head's values behind the output layer [H * n, D], with its bias
+    [D].
+
+    Of few tokens that stay the same: what attention puts out is their probabilities times ``values``.
+    """
+
+    k: Tensor
+    values: Tensor
+    bias: Tensor
 
 
 class JointAttention(nn.Module):
@@ -40,27 +54,33 @@ class JointAttention(nn.Module):
         self.to_out = nn.ModuleList([layers.linear(width, width)])
         self.norm_q = layers.norm(config.head_dim, QK_EPS)
         self.norm_k = layers.norm(config.head_dim, QK_EPS)
-        self.attention = layers.attention
+        self.attention, self.kernels = layers.attention, layers.kernels
         self.heads = config.heads
 
     def forward(
-        self, video: Tensor, text: Tensor, rotary: Rotary, reference: KV | None
-    ) -> tuple[Tensor, Tensor]:
-        """Normed video [B, N, D] and text [B, M, D] -> what each takes in, same shapes."""
-        q = torch.cat((self.query(text), rotate(self.query(video), rotary)), dim=2)
-        k_text, v_text = self.project(text)
-        k_video, v_video = self.project(video)
-        keys, values = [k_text, rotate(k_video, rotary)], [v_text, v_video]
-        if reference is not None:
-            keys.append(reference.k.expand(len(video), -1, -1, -1))
-            values.append(reference.v.expand(len(video), -1, -1, -1))
-        heard = self.attention(q, torch.cat(keys, dim=2), torch.cat(values, dim=2))
-        out = self.to_out[0](merge_heads(heard))
-        return out[:, text.shape[1] :], out[:, : text.shape[1]]
-
-    def query(self, tokens: Tensor) -> Tensor:
-        """Normalised queries [B, H, N, head_dim], not rotated."""
-        return self.norm_q(split_heads(self.to_q(tokens), self.heads))
+        self, tokens: Tensor, rotary: Rotary, reference: KV | None, *, text_follows: bool = True
+    ) -> Tensor:
+        """Normed text and video [B, M + N, D] -> what each takes in, same shape; without the text's rows if
+        no text follows."""
+        k = self.kernels.rotated(
+            self.norm_k,
+            self.to_k(tokens),
+            self.heads,
+            rotary.cos,
+            rotary.sin,
+            None if reference is None else reference.k,
+        )
+        v = split_heads(
+            self.to_v(tokens)
+            if reference is None
+            else self.kernels.followed(self.to_v, tokens, merge_heads(reference.v)),
+            self.heads,
+        )
+        if not text_follows:
+            tokens, rotary = tokens[:, rotary.text_tokens :], rotary.video
+        q = self.kernels.rotated(self.norm_q, self.to_q(tokens), self.heads, rotary.cos, rotary.sin)
+        del tokens
+        return self.to_out[0](merge_heads(self.attention(q, k, v)))
 
     def project(self, tokens: Tensor) -> KV:
         """Keys and values of normed tokens [B, N, D], not rotated; prepares the reference features."""
@@ -83,18 +103,25 @@ class CrossAttention(nn.Module):
         self.to_k = layers.linear(token_dim, config.width)
         self.to_v = layers.linear(token_dim, config.width)
         self.to_out = nn.ModuleList([layers.linear(config.width, config.width)])
-        self.attention = layers.attention
+        self.attention, self.kernels, self.parameters_of = (
+            layers.attention,
+            layers.kernels,
+            layers.parameters,
+        )
         self.heads = config.heads
 
-    def forward(self, video: Tensor, kv: KV, norm_q: nn.Module, rotary: Rotary) -> Tensor:
+    def forward(self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary) -> Tensor:
         """Normed video [B, T*n, D] -> [B, T*n, D]. ``rotary`` has frame 0's n rows, ``kv`` a batch of B*T
         (each frame its own tokens) or of 1 (the same for all)."""
         batch, tokens, _ = video.shape
         per_frame = len(rotary.cos)
         frames = video.reshape(batch * tokens // per_frame, per_frame, -1)
-        q = rotate(norm_q(split_heads(self.to_q(frames), self.heads)), rotary)
-        k, v = (side.expand(len(frames), -1, -1, -1) for side in kv)
-        out = self.to_out[0](merge_heads(self.attention(q, k, v)))
+        q = self.kernels.rotated(norm_q, self.to_q(frames), self.heads, rotary.cos, rotary.sin)
+        if isinstance(kv, FoldedKV):
+            out = folded_attention(q, kv)
+        else:
+            k, v = (side.expand(len(frames), -1, -1, -1) for side in kv)
+            out = self.to_out[0](merge_heads(self.attention(q, k, v)))
         return out.reshape(batch, tokens, -1)
 
     def project(self, tokens: Tensor, norm_k: nn.Module) -> KV:
@@ -104,13 +131,16 @@ class CrossAttention(nn.Module):
             split_heads(self.to_v(tokens), self.heads),
         )
 
+    def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
+        """Few tokens [1, n, token_dim] that all frames share, with the output layer's product taken ahead."""
+        k, v = self.project(tokens, norm_k)
+        weight, bias = self.parameters_of(self.to_out[0], v)
+        by_head = weight.view(len(weight), self.heads, -1).permute(1, 2, 0)
+        return FoldedKV(k, torch.matmul(v[0], by_head).flatten(0, 1), bias)
 
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """[B, N, H*d] -> [B, H, N, d]."""
-    batch, count, _ = tokens.shape
-    return tokens.reshape(batch, count, heads, -1).transpose(1, 2)
 
-
-def merge_heads(tokens: Tensor) -> Tensor:
-    """[B, H, N, d] -> [B, N, H*d]."""
-    return tokens.transpose(1, 2).flatten(-2)
+def folded_attention(q: Tensor, kv: FoldedKV) -> Tensor:
+    """Queries [F, H, N, head_dim] -> what they take in, behind the output layer [F, N, D]."""
+    scores = torch.matmul(q, kv.k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    shares = scores.float().softmax(dim=-1).to(q.dtype)
+    return F.linear(shares.transpose(1, 2).flatten(-2), kv.values.t(), kv.bias)

@@ -8,24 +8,24 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..config import AudioConfig, FaceConfig, TrunkConfig
 from ..ops import Layers
-from .attention import KV, CrossAttention, JointAttention
+from .attention import KV, CrossAttention, FoldedKV, JointAttention
 from .embeddings import Rotary
-from .modulation import BLOCK_EPS, AdaLayerNormZero, BlockModulation, gated
+from .modulation import BLOCK_EPS, AdaLayerNormZero, BlockModulation
 
 
 class GELU(nn.Module):
-    """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4)."""
+    """Linear, then tanh-approximated GELU."""
 
     def __init__(self, inputs: int, outputs: int, layers: Layers) -> None:
         super().__init__()
         self.proj = layers.linear(inputs, outputs)
+        self.kernels = layers.kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return self.kernels.activated(self.proj, x)
 
 
 class FeedForward(nn.Module):
@@ -43,11 +43,11 @@ class FeedForward(nn.Module):
 
 
 class BlockConditions(NamedTuple):
-    """What a Hallo3 block hears of one guidance batch: reference [1, H, R, d], face [1, H, n, d] and
-    audio [B*T, H, n, d]."""
+    """What a Hallo3 block hears of one guidance batch: reference [1, H, R, d], face [1 or B*T, H, n, d],
+    folded where all share it, and audio [B*T, H, n, d]."""
 
     reference: KV
-    face: KV
+    face: KV | FoldedKV
     audio: KV
 
 
@@ -60,25 +60,41 @@ class Block(nn.Module):
         self.attn1 = JointAttention(config, layers)
         self.norm2 = AdaLayerNormZero(config, layers)
         self.ff = FeedForward(config, layers)
+        self.kernels = layers.kernels
 
     def modulation(self, time: Tensor) -> BlockModulation:
         """What time vectors [S, time_dim] do to this block."""
         return BlockModulation(self.norm1.modulation(time), self.norm2.modulation(time))
 
     def attend(
-        self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary, reference: KV | None
+        self,
+        video: Tensor,
+        text: Tensor,
+        modulation: BlockModulation,
+        rotary: Rotary,
+        reference: KV | None,
+        *,
+        text_follows: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """First half: text and video attend to themselves and to the reference tokens."""
+        """First half: text and video attend to themselves and to the reference tokens. Text stays as it is if
+        none follows."""
         m = modulation.attention
-        v, t = self.norm1(video, text, m)
-        v, t = self.attn1(v, t, rotary, reference)
-        return gated(video, v, m[:, 2:3]), gated(text, t, m[:, 5:6])
+        out = self.attn1(self.norm1(video, text, m), rotary, reference, text_follows=text_follows)
+        return self._added(video, text, out, m)
 
-    def feed_forward(self, video: Tensor, text: Tensor, modulation: BlockModulation) -> tuple[Tensor, Tensor]:
+    def feed_forward(
+        self, video: Tensor, text: Tensor, modulation: BlockModulation, *, text_follows: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Second half: one MLP for text and video."""
         m = modulation.feed_forward
-        v, t = self.norm2(video, text, m)
-        return gated(video, self.ff(v), m[:, 2:3]), gated(text, self.ff(t), m[:, 5:6])
+        out = self.ff(self.norm2(video, text if text_follows else text[:, :0], m))
+        return self._added(video, text, out, m)
+
+    def _added(self, video: Tensor, text: Tensor, out: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Updates [B, M + N, D], or video's alone [B, N, D], under their gates."""
+        first = out.shape[1] - video.shape[1]
+        added = self.kernels.gated(video, out[:, first:], m[:, 2:3])
+        return added, self.kernels.gated(text, out[:, :first], m[:, 5:6]) if first else text
 
 
 class CogVideoXBlock(Block):
@@ -102,13 +118,20 @@ class Hallo3Block(Block):
         self.attn_audio = CrossAttention(config, audio.token_dim, layers)
 
     def forward(
-        self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary, heard: BlockConditions
+        self,
+        video: Tensor,
+        text: Tensor,
+        modulation: BlockModulation,
+        rotary: Rotary,
+        heard: BlockConditions,
+        *,
+        text_follows: bool = True,
     ) -> tuple[Tensor, Tensor]:
         norm_q = self.attn1.norm_q
-        video, text = self.attend(video, text, modulation, rotary, heard.reference)
+        video, text = self.attend(video, text, modulation, rotary, heard.reference, text_follows=text_follows)
         video = video + self.attn_face(self.norm_face(video), heard.face, norm_q, rotary.frame_0)
         video = video + self.attn_audio(self.norm_audio(video), heard.audio, norm_q, rotary.frame_0)
-        return self.feed_forward(video, text, modulation)
+        return self.feed_forward(video, text, modulation, text_follows=text_follows)
 
     def reference_kv(self, features: Tensor) -> KV:
         """Keys and values of this block's reference features [1, R, D]."""
@@ -117,6 +140,10 @@ class Hallo3Block(Block):
     def face_kv(self, tokens: Tensor) -> KV:
         """Keys and values of the face tokens [1, n, token_dim]."""
         return self.attn_face.project(tokens, self.attn1.norm_k)
+
+    def face_fold(self, tokens: Tensor) -> FoldedKV:
+        """The same, folded with the output layer: one face for all frames and samples."""
+        return self.attn_face.fold(tokens, self.attn1.norm_k)
 
     def audio_kv(self, tokens: Tensor) -> KV:
         """Keys and values of the audio tokens [T, n, token_dim], one row a latent frame."""

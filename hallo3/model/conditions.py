@@ -6,14 +6,14 @@ their items or make them on access, the networks cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..ops import OnAccess
-from .attention import KV
+from .attention import KV, FoldedKV
 from .blocks import BlockConditions
 from .embeddings import Rotary
 from .modulation import Modulation
@@ -29,7 +29,7 @@ class RunConditions:
 
     text: Tensor
     reference: Sequence[KV]
-    face: Sequence[KV]
+    face: Sequence[FoldedKV]
     silence: Sequence[KV]
     rotary: Rotary
     steps: Sequence[Modulation]
@@ -49,14 +49,13 @@ class Conditions:
 
     text: Tensor
     reference: Sequence[KV]
-    face: Sequence[KV]
+    face: Sequence[KV | FoldedKV]
     audio: Sequence[KV]
     rotary: Rotary
 
-    def blocks(self) -> Iterator[BlockConditions]:
-        """What each block hears, in order."""
-        triples = zip(self.reference, self.face, self.audio, strict=True)
-        return (BlockConditions(*triple) for triple in triples)
+    def block(self, index: int) -> BlockConditions:
+        """What one block hears."""
+        return BlockConditions(self.reference[index], self.face[index], self.audio[index])
 
 
 def unconditional(run: RunConditions) -> Conditions:

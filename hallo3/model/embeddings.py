@@ -82,26 +82,34 @@ class TimestepEmbedding(nn.Module):
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines [N, head_dim] of every video token's position."""
+    """Cosines and sines [M + N, head_dim] of M text tokens, which stand still, and N video tokens."""
 
     cos: Tensor
     sin: Tensor
     tokens_per_frame: int
+    text_tokens: int = 0
 
     @property
     def frame_0(self) -> Rotary:
         """The rows of latent frame 0."""
-        n = self.tokens_per_frame
-        return Rotary(self.cos[:n], self.sin[:n], n)
+        first, n = self.text_tokens, self.tokens_per_frame
+        return Rotary(self.cos[first : first + n], self.sin[first : first + n], n)
+
+    @property
+    def video(self) -> Rotary:
+        """The rows of the video tokens."""
+        first = self.text_tokens
+        return Rotary(self.cos[first:], self.sin[first:], self.tokens_per_frame)
 
     def to(self, like: Tensor) -> Rotary:
         """The tables in another tensor's type and place."""
-        return Rotary(self.cos.to(like), self.sin.to(like), self.tokens_per_frame)
+        return self._replace(cos=self.cos.to(like), sin=self.sin.to(like))
 
 
-def rotary_tables(config: TrunkConfig, grid: LatentShape) -> Rotary:
+def rotary_tables(config: TrunkConfig, grid: LatentShape, text_tokens: int = 0) -> Rotary:
     """3D rotary tables in float32 on the CPU: a quarter of the head for time, three eighths for row and
-    column each; every angle stands twice, for neighbouring channels (facts 3, RoPE)."""
+    column each; every angle stands twice, for neighbouring channels (facts 3, RoPE). The rows of
+    ``text_tokens`` come first and turn by nothing."""
     dims = config.head_dim // 4, config.head_dim // 8 * 3, config.head_dim // 8 * 3
     extents = grid.frames, grid.rows, grid.columns
     axes: list[Tensor] = []
@@ -112,10 +120,5 @@ def rotary_tables(config: TrunkConfig, grid: LatentShape) -> Rotary:
         shape[axis] = extent
         axes.append(angles.repeat_interleave(2, dim=-1).reshape(shape).expand(*extents, dim))
     angles = torch.cat(axes, dim=-1).reshape(grid.tokens, config.head_dim)
-    return Rotary(angles.cos(), angles.sin(), grid.tokens_per_frame)
-
-
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate neighbouring channel pairs of x [..., N, head_dim]: (a, b) -> (a cos - b sin, b cos + a sin)."""
-    turned = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
-    return x * rotary.cos + turned * rotary.sin
+    angles = F.pad(angles, (0, 0, text_tokens, 0))
+    return Rotary(angles.cos(), angles.sin(), grid.tokens_per_frame, text_tokens)

@@ -30,6 +30,25 @@ def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: Seg
     return predict
 
 
+def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
+    """Both passes abreast, block by block: for weights that come from elsewhere, which come once a step."""
+    both = unconditional(run), conditional(run, segment)
+
+    def predict(latents: Tensor, step: int) -> Tensor:
+        noisy, image_latents = latents.to(run.text), segment.image_latents.to(run.text)
+        return torch.cat(dit.abreast(noisy, image_latents, run.steps[step], both))
+
+    return predict
+
+
+PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentConditions], Predict]] = {
+    "batched": batched_branches,
+    "sequential": sequential_branches,
+    "layer-major": layer_major_branches,
+}
+"""How both guidance branches are computed, by name."""
+
+
 def single_branch(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """The conditional branch alone, for a guidance scale of 1."""
     alone = conditional(run, segment)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TrunkConfig
+from ..kernels.plain import modulate
 from ..ops import Layers
 
 BLOCK_EPS = 1e-5
@@ -31,6 +32,12 @@ class Modulation(NamedTuple):
     blocks: Sequence[BlockModulation]
     head: Tensor
 
+    def step(self, index: int) -> Modulation:
+        """One of the S timesteps."""
+        one = slice(index, index + 1)
+        blocks = (BlockModulation(*(part[one] for part in block)) for block in self.blocks)
+        return Modulation(tuple(blocks), self.head[one])
+
 
 class AdaLayerNormZero(nn.Module):
     """One LayerNorm for video and text, modulated apart, with a gate for each (facts 3.1)."""
@@ -39,6 +46,7 @@ class AdaLayerNormZero(nn.Module):
         super().__init__()
         self.linear = layers.linear(config.time_dim, 6 * config.width)
         self.norm = layers.norm(config.width, BLOCK_EPS)
+        self.kernels = layers.kernels
 
     def modulation(self, time: Tensor) -> Tensor:
         """Time vectors [S, time_dim] -> [S, 6, D]."""
@@ -48,21 +56,10 @@ class AdaLayerNormZero(nn.Module):
         """Normed, modulated video tokens; the reference network hands these out as its features."""
         return modulate(self.norm(video), modulation[:, 0:1], modulation[:, 1:2])
 
-    def forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            self.video(video, modulation),
-            modulate(self.norm(text), modulation[:, 3:4], modulation[:, 4:5]),
-        )
-
-
-def gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """Residual update under a gate [S, 1, D]."""
-    return x + gate * update
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, N, D] under shift and scale [S, 1, D]; S is B or 1."""
-    return x * (1 + scale) + shift
+    def forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+        """Video [B, N, D] and text [B, M, D], normed and modulated -> one sequence [B, M + N, D], text
+        first."""
+        return self.kernels.modulated(self.norm, video, text, modulation)
 
 
 class AdaLayerNorm(nn.Module):

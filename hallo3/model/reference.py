@@ -60,7 +60,7 @@ class ReferenceNetwork(Trunk):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Video and text tokens before the first block and after each."""
         grid = self.latent._replace(frames=latents.shape[2])
-        rotary = rotary_tables(self.config, grid).to(latents)
+        rotary = rotary_tables(self.config, grid, text.shape[1]).to(latents)
         video = self.embed(latents, image_latents)
         yield video, text
         for block, m in zip(self.transformer_blocks, modulation.blocks, strict=True):

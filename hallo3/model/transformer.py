@@ -44,12 +44,21 @@ class Hallo3Transformer(Trunk):
 
         ``modulation`` has one row for all or one a sample. Golden ``dit_forward_b1``.
         """
-        video, text = self.embed(latents, image_latents), heard.text
-        for block, m, conditions in zip(
-            self.transformer_blocks, modulation.blocks, heard.blocks(), strict=True
-        ):
-            video, text = cast(Hallo3Block, block)(video, text, m, heard.rotary, conditions)
-        return self.head(video, modulation.head)
+        return self.abreast(latents, image_latents, modulation, (heard,))[0]
+
+    def abreast(
+        self, latents: Tensor, image_latents: Tensor, modulation: Modulation, passes: Sequence[Conditions]
+    ) -> list[Tensor]:
+        """Several forward passes over the same latents, block by block: a block's weights are read once for
+        all of them. The numbers are those of one pass after the other."""
+        modulated, last = zip(self.transformer_blocks, modulation.blocks, strict=True), self.config.layers - 1
+        tokens = [(self.embed(latents, image_latents), heard.text) for heard in passes]
+        for index, (block, m) in enumerate(modulated):
+            for place, heard in enumerate(passes):
+                tokens[place] = cast(Hallo3Block, block)(
+                    *tokens[place], m, heard.rotary, heard.block(index), text_follows=index < last
+                )
+        return [self.head(video, modulation.head) for video, _ in tokens]
 
     def prepare(
         self,
@@ -59,29 +68,27 @@ class Hallo3Transformer(Trunk):
         timesteps: Tensor,
         *,
         on_access: bool = False,
+        steps_on_access: bool = False,
     ) -> RunConditions:
         """All that stays the same for a run: features [1, R, D] per block, embedding [1, E], prompt
         [1, M, text_dim], timesteps [S].
 
-        ``on_access`` projects when a block reads (small cards); the numbers are equal.
+        ``on_access`` projects the reference features when a block reads them, ``steps_on_access`` what the
+        timesteps do to it (small cards); the numbers are equal up to rounding.
         """
         like = prompt_embeds
         texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
         face_tokens = self.face_proj(face_embedding.to(like))
 
-        def step(index: int) -> Modulation:
-            return self.modulate(timesteps[index : index + 1], like, on_access=on_access)
-
-        steps = OnAccess(step, len(timesteps))
         return RunConditions(
             text=self.patch_embed.text(texts),
             reference=self._per_block(
                 lambda block, i: block.reference_kv(reference_features[i].to(like)), on_access
             ),
-            face=self._per_block(lambda block, _: block.face_kv(face_tokens), on_access),
+            face=self._per_block(lambda block, _: block.face_fold(face_tokens), False),
             silence=self.hear(like.new_zeros(1, *self.window_shape), on_access=on_access),
-            rotary=rotary_tables(self.config, self.latent).to(like),
-            steps=steps if on_access else tuple(steps),
+            rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
+            steps=self._steps(timesteps, like, steps_on_access),
         )
 
     def conditions(
@@ -101,16 +108,17 @@ class Hallo3Transformer(Trunk):
         like = prompt_embeds
         frames = self.latent.frames if latent_frames is None else len(latent_frames)
         faces = self.face_proj(face_embedding.to(like))
-        if len(faces) > 1:
-            faces = faces.repeat_interleave(frames, dim=0)
+        apart = faces.repeat_interleave(frames, dim=0)
         return Conditions(
             text=self.patch_embed.text(prompt_embeds),
             reference=self._per_block(
                 lambda block, i: block.reference_kv(reference_features[i].to(like)), True
             ),
-            face=self._per_block(lambda block, _: block.face_kv(faces), True),
+            face=self._per_block(
+                lambda block, _: block.face_fold(faces) if len(faces) == 1 else block.face_kv(apart), True
+            ),
             audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
-            rotary=rotary_tables(self.config, self.latent._replace(frames=frames)).to(like),
+            rotary=rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like),
         )
 
     def hear(
@@ -125,6 +133,16 @@ class Hallo3Transformer(Trunk):
             tokens = tokens[:, list(latent_frames)]
         tokens = tokens.flatten(0, 1)
         return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
+
+    def _steps(self, timesteps: Tensor, like: Tensor, on_access: bool) -> Sequence[Modulation]:
+        if on_access:
+
+            def step(index: int) -> Modulation:
+                return self.modulate(timesteps[index : index + 1], like, on_access=True)
+
+            return OnAccess(step, len(timesteps))
+        every = self.modulate(timesteps, like)
+        return tuple(every.step(index) for index in range(len(timesteps)))
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
         made = OnAccess(lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers)

@@ -73,7 +73,7 @@ def dit_trajectory(golden: Golden) -> Report:
     source = re.search(r"(\w+)\.safetensors", str(golden.about.get("inputs")))
     base = golden.other(source[1] if source else "dit_forward_b1")
     config, plan = networks.config_of(golden.about), _schedule_of(golden)
-    dit, _, segment = prepared(base, config, Trace())
+    dit, _, segment, _ = prepared(base, config, Trace())
     banks = [base[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     run = dit.prepare(banks, base["in.face_emb"], base["in.text"], plan.timesteps)
     return _trajectory(golden, plan, batched_branches(dit, run, segment))

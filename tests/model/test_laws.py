@@ -7,13 +7,17 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from benchmarks.baseline import Baseline
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions, conditional
-from hallo3.model.embeddings import rotary_tables, rotate
-from hallo3.model.guidance import batched_branches, sequential_branches, single_branch
+from hallo3.model.guidance import (
+    batched_branches,
+    layer_major_branches,
+    sequential_branches,
+    single_branch,
+)
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import named_generator
@@ -75,47 +79,67 @@ def test_prepared_equals_direct(dit: Hallo3Transformer) -> None:
     """The original's way: reference tokens run through the joint attention as part of the sequence,
     queries and all, face tokens are repeated for every frame, nothing is kept between steps."""
     inputs = Inputs(dit)
-    prepared = single_branch(dit, *inputs.prepare(dit, False))(inputs.noisy, 1)
-    assert torch.allclose(prepared, direct_forward(dit, inputs, STEPS[1:]), atol=1e-5)
+    direct = Baseline(
+        dit=dit,
+        features=inputs.features,
+        face=inputs.face,
+        prompt=inputs.prompt,
+        windows=inputs.windows,
+        image_latents=inputs.image,
+        timesteps=STEPS,
+    )
+    for step in range(2):
+        prepared = batched_branches(dit, *inputs.prepare(dit, False))(inputs.noisy, step)
+        torch.testing.assert_close(prepared, direct(inputs.noisy, step), atol=1e-5, rtol=0)
 
 
-def direct_forward(dit: Hallo3Transformer, inputs: Inputs, timestep: Tensor) -> Tensor:
-    trunk, grid = dit.config, dit.latent
-    rotary = rotary_tables(trunk, grid)
-    text = dit.patch_embed.text(inputs.prompt)
-    video = dit.patch_embed.video(inputs.noisy, inputs.image)
-    time = dit.time_embedding(timestep, torch.float32)
-    face = dit.face_proj(inputs.face).repeat(grid.frames, 1, 1)
-    audio = dit.audio_proj(inputs.windows)[0]
-    for block, feature in zip(dit.transformer_blocks, inputs.features, strict=True):
-        block = cast(Hallo3Block, block)
-        m = block.norm1.modulation(time)
-        v, t = block.norm1(video, text, m)
-        sequence = torch.cat((t, v, feature), dim=1)
-        a = block.attn1
-        q, k, value = (heads(linear(sequence), trunk.heads) for linear in (a.to_q, a.to_k, a.to_v))
-        q, k = a.norm_q(q), a.norm_k(k)
-        middle = slice(t.shape[1], t.shape[1] + v.shape[1])
-        q[:, :, middle], k[:, :, middle] = rotate(q[:, :, middle], rotary), rotate(k[:, :, middle], rotary)
-        weights = (q @ k.transpose(-1, -2) / trunk.head_dim**0.5).softmax(-1)
-        out = a.to_out[0]((weights @ value).transpose(1, 2).flatten(-2))
-        video = video + m[:, 2:3] * out[:, middle]
-        text = text + m[:, 5:6] * out[:, : t.shape[1]]
-        for attention, norm, tokens in (
-            (block.attn_face, block.norm_face, face),
-            (block.attn_audio, block.norm_audio, audio),
-        ):
-            frames = norm(video).reshape(grid.frames, grid.tokens_per_frame, -1)
-            q = rotate(a.norm_q(heads(attention.to_q(frames), trunk.heads)), rotary.frame_0)
-            k = a.norm_k(heads(attention.to_k(tokens), trunk.heads))
-            mixed = F.scaled_dot_product_attention(q, k, heads(attention.to_v(tokens), trunk.heads))
-            video = video + attention.to_out[0](mixed.transpose(1, 2).flatten(-2)).reshape(video.shape)
-        video, text = block.feed_forward(video, text, block.modulation(time))
-    return dit.head(video, dit.norm_out.modulation(time))
+@torch.inference_mode()
+def test_layer_by_layer_equals_one_pass_after_the_other(dit: Hallo3Transformer) -> None:
+    """Both passes abreast: the same operations on the same numbers."""
+    inputs = Inputs(dit)
+    prepared = inputs.prepare(dit, False)
+    abreast = layer_major_branches(dit, *prepared)(inputs.noisy, 1)
+    assert torch.equal(abreast, sequential_branches(dit, *prepared)(inputs.noisy, 1))
 
 
-def heads(tokens: Tensor, count: int) -> Tensor:
-    return tokens.unflatten(-1, (count, -1)).transpose(1, 2)
+@torch.inference_mode()
+def test_blocks_are_read_once_for_both_passes(dit: Hallo3Transformer) -> None:
+    inputs, order = Inputs(dit), []
+    hooks = [
+        block.register_forward_pre_hook(lambda *_, i=i: order.append(i))
+        for i, block in enumerate(dit.transformer_blocks)
+    ]
+    layer_major_branches(dit, *inputs.prepare(dit, False))(inputs.noisy, 0)
+    for hook in hooks:
+        hook.remove()
+    assert order == [i for i in range(dit.config.layers) for _ in range(2)]
+
+
+@torch.inference_mode()
+def test_steps_on_access_equal_prepared(dit: Hallo3Transformer) -> None:
+    """All timesteps in one product, or one by one when they are read."""
+    inputs = Inputs(dit)
+    run, segment = inputs.prepare(dit, False)
+    lazy = dit.prepare(inputs.features, inputs.face, inputs.prompt, STEPS, steps_on_access=True)
+    for step in range(2):
+        at_once = batched_branches(dit, run, segment)(inputs.noisy, step)
+        one_by_one = batched_branches(dit, lazy, segment)(inputs.noisy, step)
+        torch.testing.assert_close(at_once, one_by_one, atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_text_the_last_block_gives_is_not_computed(dit: Hallo3Transformer) -> None:
+    """No one reads it: the last block's video is the same with and without."""
+    inputs = Inputs(dit)
+    run, segment = inputs.prepare(dit, False)
+    heard, last = conditional(run, segment), cast(Hallo3Block, dit.transformer_blocks[-1])
+    video, m = dit.embed(inputs.noisy, inputs.image), run.steps[0].blocks[-1]
+    rest = heard.text, m, heard.rotary, heard.block(dit.config.layers - 1)
+    with_text, text = last(video, *rest)
+    without, untouched = last(video, *rest, text_follows=False)
+    torch.testing.assert_close(without, with_text, atol=1e-6, rtol=1e-5)
+    assert untouched is heard.text
+    assert not torch.allclose(text, untouched, atol=1e-3)
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ def test_every_input_counts(portrait: Tensor, speech: Recording, nano: Models) -
 def test_saving_memory_changes_no_number(portrait: Tensor, speech: Recording, nano: Models) -> None:
     plain = video(portrait, speech, nano)
     assert torch.equal(plain, video(portrait, speech, nano, on_access=True))
-    assert torch.allclose(plain, video(portrait, speech, nano, sequential=True), atol=1e-3)
+    assert torch.allclose(plain, video(portrait, speech, nano, passes="sequential"), atol=1e-3)
 
 
 def test_global_state_is_neither_read_nor_changed(portrait: Tensor, speech: Recording, nano: Models) -> None:

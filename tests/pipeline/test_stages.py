@@ -162,7 +162,7 @@ def test_guidance_of_one_is_the_conditional_branch_alone(
     try:
         next(animate(portrait, speech, "", nano, settings(nano, guidance_scale=1.0)))
         next(animate(portrait, speech, "", nano, settings(nano)))
-        next(animate(portrait, speech, "", nano, settings(nano, sequential=True)))
+        next(animate(portrait, speech, "", nano, settings(nano, passes="sequential")))
     finally:
         hook.remove()
     assert batches == [1, 1, 2, 2, 1, 1, 1, 1]

@@ -1,0 +1,1 @@
+"""What the model costs and how well it does: counts, times, memory, distances. Not shipped."""

@@ -1,0 +1,133 @@
+"""A fused kernel equals its plain form: to rounding in float32, and nearer to float64 in 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hallo3.kernels.fused import BODIES, FUSED, compiled
+from hallo3.kernels.plain import PLAIN, Kernels
+from hallo3.noise import named_generator
+
+WIDTH, HEADS, VIDEO, TEXT, TAIL = 96, 6, 50, 7, 9
+HEAD = WIDTH // HEADS
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    return torch.from_numpy(named_generator(name).standard_normal(shape, dtype="float32"))
+
+
+def layer(kind: type[nn.Module], *sizes: int, **options: float) -> nn.Module:
+    made = kind(*sizes, **options)
+    for name, parameter in made.named_parameters():
+        nn.init.constant_(parameter, 0)
+        parameter.data += draw(f"{kind.__name__} {name}", *parameter.shape) * 0.3 + (name == "weight") * 0.2
+    return made.requires_grad_(False)
+
+
+def modulated(kernels: Kernels, dtype: torch.dtype, rows: int = 1) -> Tensor:
+    norm = layer(nn.LayerNorm, WIDTH, eps=1e-5).to(dtype)
+    video, text = draw("video", 2, VIDEO, WIDTH).to(dtype), draw("text", 2, TEXT, WIDTH).to(dtype)
+    return kernels.modulated(norm, video, text, draw("m", rows, 6, WIDTH).to(dtype))
+
+
+def rotated(kernels: Kernels, dtype: torch.dtype, tail: bool = True) -> Tensor:
+    norm = layer(nn.LayerNorm, HEAD, eps=1e-6).to(dtype)
+    angles = draw("angles", VIDEO, HEAD // 2).repeat_interleave(2, dim=1)
+    behind = draw("tail", 1, HEADS, TAIL, HEAD).to(dtype) if tail else None
+    x = draw("x", 2, VIDEO, WIDTH).to(dtype)
+    return kernels.rotated(norm, x, HEADS, angles.cos().to(dtype), angles.sin().to(dtype), behind)
+
+
+def followed(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+    linear, x = layer(nn.Linear, WIDTH, WIDTH).to(dtype), draw("x", 2, VIDEO, WIDTH).to(dtype)
+    return kernels.followed(linear, x, draw("tail", 1, TAIL, WIDTH).to(dtype))
+
+
+def gated(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+    x, update = (draw(name, 2, VIDEO, WIDTH).to(dtype) for name in ("x", "update"))
+    return kernels.gated(x, update, draw("gate", 1, 1, WIDTH).to(dtype))
+
+
+def activated(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+    linear = layer(nn.Linear, WIDTH, 4 * WIDTH).to(dtype)
+    return kernels.activated(linear, draw("x", 2, VIDEO, WIDTH).to(dtype))
+
+
+CASES: dict[str, Callable[[Kernels, torch.dtype], Tensor]] = {
+    "modulated": modulated,
+    "modulated, a row a sample": lambda kernels, dtype: modulated(kernels, dtype, 2),
+    "rotated": rotated,
+    "rotated, nothing behind": lambda kernels, dtype: rotated(kernels, dtype, False),
+    "followed": followed,
+    "gated": gated,
+    "activated": activated,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_a_fused_kernel_equals_its_plain_form(name: str) -> None:
+    plain, fused = (CASES[name](kernels, torch.float32) for kernels in (PLAIN, FUSED))
+    assert fused.shape == plain.shape
+    torch.testing.assert_close(fused, plain, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_in_sixteen_bits_it_is_at_least_as_near_to_the_truth(name: str, dtype: torch.dtype) -> None:
+    """One rounding at the end instead of one an operation. The truth has the same inputs, rounded as they
+    are."""
+    exact = CASES[name](PLAIN, torch.float64)
+    rounded = [
+        (CASES[name](kernels, dtype).double() - exact).norm() / exact.norm() for kernels in (PLAIN, FUSED)
+    ]
+    assert rounded[1] <= 1.02 * rounded[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
+@pytest.mark.parametrize("name", ["modulated", "rotated", "gated"])
+@torch.inference_mode()
+def test_what_inductor_makes_of_a_body_equals_the_body(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU is compiled from the same lines; here inductor writes C++ of them."""
+    expected = CASES[name](FUSED, torch.bfloat16)
+    with monkeypatch.context() as patch:
+        patch.setattr("hallo3.kernels.fused._body", lambda body, _: compiled(body))
+        try:
+            made = CASES[name](FUSED, torch.bfloat16)
+        except Exception as error:  # no C++ compiler here
+            if "ompiler" in str(error):
+                pytest.skip(f"inductor cannot compile here: {error}"[:200])
+            raise
+    torch.testing.assert_close(made, expected, atol=0.04, rtol=0.02)
+    assert (made != expected).float().mean() < 0.02, "more than a rounding here and there"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_meta_it_has_the_shape_of_its_plain_form(name: str) -> None:
+    with torch.inference_mode():
+        expected = CASES[name](PLAIN, torch.float32)
+        norm, linear = nn.LayerNorm(HEAD, device="meta"), nn.Linear(WIDTH, 4 * WIDTH, device="meta")
+        x = torch.empty(2, VIDEO, WIDTH, device="meta")
+        if name.startswith("rotated"):
+            tail = torch.empty(1, HEADS, TAIL, HEAD, device="meta") if name == "rotated" else None
+            table = torch.empty(VIDEO, HEAD, device="meta")
+            assert FUSED.rotated(norm, x, HEADS, table, table, tail).shape == expected.shape
+        if name == "activated":
+            assert FUSED.activated(linear, x).shape == expected.shape
+
+
+def test_plain_kernels_keep_gradients_and_fused_refuse_them() -> None:
+    linear, x = nn.Linear(WIDTH, WIDTH), draw("x", 1, VIDEO, WIDTH)
+    PLAIN.activated(linear, x).sum().backward()
+    assert linear.weight.grad is not None
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        FUSED.activated(linear, x).sum().backward()
+
+
+def test_the_bodies_are_the_kernels_of_the_fixed_list() -> None:
+    assert [body.__name__ for body in BODIES] == ["_modulated_body", "_rotated_body", "_gated_body"]
