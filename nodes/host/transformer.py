@@ -5,14 +5,15 @@ B samples, T latent frames, M text tokens; see :mod:`hallo3.model.transformer`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import comfy.ops
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import ShapeError
@@ -22,6 +23,8 @@ from ...hallo3.ops import Layers
 
 TIMESTEP = "hallo3_timestep"
 """Entry of the transformer options by which the original's schedule names its own timestep."""
+OVERRIDE = "optimized_attention_override"
+"""Entry of the transformer options by which nodes put another attention in the place of ComfyUI's."""
 
 _options: ContextVar[dict[str, Any] | None] = ContextVar("hallo3_transformer_options", default=None)
 
@@ -39,11 +42,34 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     )
 
 
+def attention_in_use(options: Mapping[str, Any] | None = None) -> str:
+    """The name of the attention that ComfyUI has selected and, if transformer ``options`` put another in its
+    place, of that one first."""
+    selected = _name(optimized_attention)
+    override = (options or {}).get(OVERRIDE)
+    if override is None:
+        return selected
+    return f"{_name(override)}, which a node has put in the place of {selected}"
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def parameters(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weight and bias as ComfyUI computes with them: cast, patched by LoRA, from wherever they
+    are."""
+    return comfy.ops.cast_bias_weight(layer, like)
+
+
 class NativeTransformer(Hallo3Transformer):
     """Raw conditions in, velocity out; what a run holds constant is projected when a block reads it."""
 
     def __init__(self, config: Hallo3Config, dtype: torch.dtype, device: Any, operations: Any) -> None:
-        super().__init__(config, Layers(ops=operations, attention=attention, device=device, dtype=dtype))
+        layers = Layers(
+            ops=operations, attention=attention, parameters=parameters, device=device, dtype=dtype
+        )
+        super().__init__(config, layers)
         self.dtype = dtype
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (parameters keep their names so)

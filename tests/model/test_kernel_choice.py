@@ -1,0 +1,61 @@
+"""Fused kernels are taken where they are seen to work, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallo3.errors import InputError
+from hallo3.kernels import choice, fused
+from hallo3.kernels.choice import NAMES, kernels_named, why_not
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("auto", "plain"), ("plain", "plain"), ("fused", "fused")])
+def test_by_name_on_the_cpu(name: str, expected: str) -> None:
+    """Where nothing compiles them fused kernels are slow, and taken only by name."""
+    assert kernels_named(name, CPU) == kernels_named(name, CPU)
+    assert kernels_named(name, CPU).kernels.name == expected
+    assert kernels_named(name, CPU).why_plain == ""
+
+
+def test_a_name_that_is_none_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="no such kernels") as raised:
+        kernels_named("fast", CPU)
+    assert all(name in str(raised.value) for name in NAMES)
+
+
+def test_without_triton_a_gpu_runs_the_plain_ones_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    chosen = kernels_named("auto", CUDA)
+    assert chosen.kernels.name == "plain"
+    assert "Triton" in chosen.why_plain
+    with pytest.raises(InputError, match="cannot run here") as raised:
+        kernels_named("fused", CUDA)
+    assert "Triton is not installed" in str(raised.value)
+
+
+def test_kernels_that_compute_something_else_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused.FUSED, "gated", lambda x, *_: x, raising=False)
+    assert "away from torch's own" in why_not(CPU)
+
+
+def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(fused.FUSED, "modulated", broken, raising=False)
+    assert why_not(CPU) == "RuntimeError: no compiler"
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: Any) -> Tensor:
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr(fused.FUSED, "modulated", mistaken, raising=False)
+    with pytest.raises(TypeError, match="a mistake"):
+        why_not(CPU)
