@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in train workflows pictures soak soak-comfyui lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench parity clean
 
 setup: $(READY)
 
@@ -89,6 +89,11 @@ bench: setup
 bench-built-in: setup
 	$(PY) benchmarks/built_in.py --seconds 60 600 --json docs/measurements/built_in.json \
 		--sheet docs/pictures/built_in.png
+
+# Samplers and approximations where the answer is known, and on the built-in model; four minutes.
+bench-approximations: setup
+	$(PY) benchmarks/mixtures.py --json docs/measurements/mixtures.json
+	$(PY) benchmarks/approximations.py --json docs/measurements/approximations.json
 
 train: setup
 	$(PY) -m training all --out build/training

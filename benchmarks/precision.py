@@ -24,27 +24,38 @@ from hallo3.identity import frame_portrait  # noqa: E402
 from hallo3.load import load_models  # noqa: E402
 from hallo3.media.picture import read_picture  # noqa: E402
 from hallo3.media.sound import read_recording  # noqa: E402
+from hallo3.model.transformer import Hallo3Transformer  # noqa: E402
 from hallo3.noise import seeded_noise  # noqa: E402
 from hallo3.pipeline import encode_speech, identify  # noqa: E402
 from hallo3.settings import settings_for  # noqa: E402
 from hallo3.weights.precision import PRECISIONS  # noqa: E402
 
 TIMESTEP = 500
+Inputs = dict[str, Tensor | tuple[Tensor, ...]]
 
 
-@torch.inference_mode()
-def velocity(name: str, inputs: dict[str, Tensor | tuple[Tensor, ...]]) -> Tensor:
+def velocity(name: str, inputs: Inputs) -> Tensor:
     """The velocity of one forward in a precision, as float32."""
-    dtype = PRECISIONS[name].compute
     with load_models(FOLDER, torch.device("cpu"), name).transformer as network:
-        cast = {key: value.to(dtype) for key, value in inputs.items() if isinstance(value, Tensor)}
-        heard = network.conditions(inputs["features"], cast["face"], cast["text"], cast["windows"])
-        modulation = network.modulate(torch.tensor([TIMESTEP]), cast["latents"])
-        return network(cast["latents"], cast["image"], modulation, heard).float()
+        return forward(network, inputs, PRECISIONS[name].compute)
 
 
 @torch.inference_mode()
-def real_inputs() -> dict[str, Tensor | tuple[Tensor, ...]]:
+def forward(network: Hallo3Transformer, inputs: Inputs, dtype: torch.dtype) -> Tensor:
+    """The velocity of one forward of a network that computes in ``dtype``, as float32."""
+    cast = {key: value.to(dtype) for key, value in inputs.items() if isinstance(value, Tensor)}
+    heard = network.conditions(inputs["features"], cast["face"], cast["text"], cast["windows"])
+    modulation = network.modulate(torch.tensor([TIMESTEP]), cast["latents"])
+    return network(cast["latents"], cast["image"], modulation, heard).float()
+
+
+def apart(one: Tensor, exact: Tensor) -> float:
+    """Their relative L2 distance, to three digits."""
+    return float(f"{torch.linalg.norm(one - exact) / torch.linalg.norm(exact):.3g}")
+
+
+@torch.inference_mode()
+def real_inputs() -> Inputs:
     """What the transformer is given for the sample portrait and speech; latents are noise."""
     models = load_models(FOLDER, torch.device("cpu"), "fp32")
     settings, portrait = settings_for(models.config.defaults), read_picture(ROOT / "samples" / "portrait.png")
@@ -72,11 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     inputs = real_inputs()
     exact = velocity("fp32", inputs)
-    found = {
-        name: float(f"{torch.linalg.norm(velocity(name, inputs) - exact) / torch.linalg.norm(exact):.3g}")
-        for name in PRECISIONS
-        if name != "fp32"
-    }
+    found = {name: apart(velocity(name, inputs), exact) for name in PRECISIONS if name != "fp32"}
     text = json.dumps({"relative L2 of the velocity from fp32's": found}, indent=1)
     print(text)
     if options.json:

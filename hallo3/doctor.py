@@ -3,7 +3,6 @@ machine can run them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,18 @@ from typing import Any, cast
 
 import torch
 
+from .backends import runnable_here
+from .ceilings import ceilings
+from .config import TrunkConfig
 from .errors import Hallo3Error, clean
 from .inspection import FoundPart, human, inspect
+from .memory_host import ram_bytes
 from .parts import ARE, PARTS
 from .release import CHECKPOINT_SIZE, PAGE, RELEASE
 from .tensorfile.kinds import UNFINISHED, unfinished_sibling
 from .weights.journal import UNFINISHED as OWN_UNFINISHED
 from .weights.places import COMFYUI, PLACES, ModelFolder, is_comfyui
+from .weights.precision import PRECISIONS, products_of
 
 GB = 1_000_000_000
 WORKING = 6 * GB
@@ -43,36 +47,44 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What this machine has, in bytes; no GPU is an empty name."""
+    """What this machine has, in bytes; no GPU is an empty name. ``capability`` is the compute capability
+    of NVIDIA's, 0.0 of any other; ``attention`` are the backends that run here, or what the host has
+    selected."""
 
     memory: int
     free_disk: int
     gpu: str
     gpu_memory: int
+    capability: tuple[int, int] = (0, 0)
+    attention: tuple[str, ...] = ()
 
     @classmethod
-    def here(cls, folder: Path) -> Machine:
-        """This one; ``folder`` names the disk."""
+    def here(cls, folder: Path, attention: tuple[str, ...] | None = None) -> Machine:
+        """This one; ``folder`` names the disk. Without a host's ``attention`` every backend is tried."""
         there = folder
         while not there.exists() and there != there.parent:
             there = there.parent
         gpu = torch.cuda.is_available()
         return cls(
-            memory=_memory(),
+            memory=ram_bytes(),
             free_disk=shutil.disk_usage(there).free,
             gpu=torch.cuda.get_device_name() if gpu else "",
             gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
+            capability=torch.cuda.get_device_capability() if gpu and torch.version.hip is None else (0, 0),
+            attention=runnable_here(TrunkConfig().head_dim) if attention is None else attention,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The whole diagnosis; ``advice`` says how to run on this machine."""
+    """The whole diagnosis; ``advice`` says how to run on this machine, ``ceilings`` how under less or more of
+    a GPU's memory."""
 
     folder: str
     parts: tuple[PartReport, ...]
     machine: Machine
     advice: tuple[str, ...]
+    ceilings: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -89,7 +101,8 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     machine = machine or Machine.here(files.path)
     parts = tuple(_part(files, part) for part in PARTS)
     advice = advise(machine) if headless else advise_comfyui(machine)
-    return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice)
+    under = ceilings(machine.gpu_memory, machine.memory) if headless else ()
+    return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice, ceilings=under)
 
 
 def advise(machine: Machine) -> tuple[str, ...]:
@@ -109,7 +122,21 @@ def advise(machine: Machine) -> tuple[str, ...]:
             f"The weights want {human(sixteen)} of memory in bf16, {human(eight)} in fp8; there are "
             f"{human(machine.memory)}: convert to fp8, or use --offload disk."
         )
-    return (*said, *_room(machine))
+    return (*said, _products(machine), *_room(machine))
+
+
+def _products(machine: Machine) -> str:
+    if not machine.gpu:
+        here, where = _all_products(), "run on the CPU, for trials only"
+    elif here := products_of(machine.capability):
+        where = "run on this GPU"
+    else:
+        here, where = _all_products(), "do not run on this GPU"
+    return f"Approximate 8-bit products (--dtype {' or '.join(here)}) {where}."
+
+
+def _all_products() -> list[str]:
+    return [precision.name for precision in PRECISIONS.values() if precision.approximate]
 
 
 def advise_comfyui(machine: Machine) -> tuple[str, ...]:
@@ -147,7 +174,11 @@ def as_text(report: Report) -> str:
     gpu = f"{machine.gpu}, {human(machine.gpu_memory)}" if machine.gpu else "none"
     lines += ["", "This machine"]
     lines.append(f"  memory {human(machine.memory)}; GPU {gpu}; free disk {human(machine.free_disk)}")
+    if machine.attention:
+        lines.append(f"  attention: {', '.join(machine.attention)}")
     lines += [f"  {advice}" for advice in report.advice]
+    if report.ceilings:
+        lines += ["", "Under a ceiling of GPU memory", *(f"  {line}" for line in report.ceilings)]
     lines += ["", "Everything is there." if report.ready else f"What is missing: {PAGE}"]
     return "\n".join(clean(line) for line in lines)
 
@@ -191,26 +222,3 @@ def _missing(folder: Path, part: str) -> PartReport:
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return _windows_memory()
-
-
-def _windows_memory() -> int:
-    """Windows says it in a structure of its own; 0 where nobody says."""
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
-        )
-
-    status = Status(length=ctypes.sizeof(Status))
-    kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
-    return status.total if kernel is not None and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0

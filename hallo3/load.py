@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,24 @@ from .errors import CheckpointError
 from .face.analysis import Absent
 from .face.choosing import Choice
 from .face.spaces import analyzer_for
+from .homes import OFFLOADS, Homes
+from .memory_plan import MemoryPlan
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .model.trunk import Trunk
 from .models import Models
+from .ops import Attention, sdpa
 from .parts import ARE
-from .residency import HOME, Offloaded, Visiting
-from .shelves import on_disk, rows_of
+from .residency import Offloaded, Visiting
 from .stored import check_file, model_config, part
-from .streaming import Stored, Streamed, in_memory
 from .text.encoder import TextEncoder, build_t5, tied
 from .text.tokenizer import tokenizer_named
 from .vae.codec import VideoVAE, build_vae
+from .watched import watched
 from .weights.examine import Examined
-from .weights.files import load_strict, look_through, read_part
+from .weights.files import load_strict, read_part
 from .weights.places import ModelFolder
-from .weights.precision import PRECISIONS, Precision, filled, precision_of
+from .weights.precision import PRECISIONS, Precision, check_device, filled, precision_of
 
 N = TypeVar("N", bound=Trunk)
 T5_VOCABULARY = 32128
@@ -43,25 +45,31 @@ def load_models(
     numbers: Precision | torch.dtype | str,
     *,
     offload: str = "none",
+    memory: MemoryPlan | None = None,
+    attention: Attention = sdpa,
     examined: Examined | None = None,
     choice: Choice | None = None,
     extract: bool = True,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
-    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``) or a torch type.
+    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``,
+    ``fp8-products``, ``int8``) or a torch type.
     ``offload`` says where the weights of transformer and reference network are while they are not
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
-    (``disk``). The numbers are equal, but T5 then computes on the CPU. The speech encoder always
-    computes in float32, as in the original. ``choice`` says which face of a photograph is meant. With
-    ``examined``, files are looked through before their first use: checksums, and numbers that are none.
-    Without ``extract`` no identity can be extracted: reference network and face analyzer are not looked for.
+    (``disk``); the numbers are equal. A ``memory`` plan decides it instead, and how a video is
+    decoded. The speech encoder always computes in float32, as in the original. Transformer and reference
+    network attend by ``attention``, which ``Models.attention`` watches. ``choice`` says which face of a
+    photograph is meant. With ``examined``, files are looked through before their first use: checksums, and
+    numbers that are none. Without ``extract`` no identity can be extracted: reference network and face
+    analyzer are not looked for.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
-    analyzer writes in the model's embedding space.
+    analyzer writes in the model's embedding space, ``InputError`` for a device that cannot multiply so.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     precision = precision_of(numbers)
+    check_device(precision, device)
     config = model_config(files.transformer)
     if extract:
         other = model_config(files.reference, "reference")
@@ -76,59 +84,68 @@ def load_models(
     for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.find(name), name)
     latent = config.segment.shape.latent
-    layers, plain = precision.layers("meta"), Precision(precision.name, precision.compute)
+    watch, plain = watched(attention), Precision(precision.name, precision.compute)
+    layers = replace(precision.layers("meta"), attention=watch)
 
     def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
         return read_part(path, name, held_in, examined)
 
     def transformer() -> Hallo3Transformer:
-        return whole(Hallo3Transformer(config, layers), "transformer")
+        return Hallo3Transformer(config, layers)
 
     def reference_network() -> ReferenceNetwork:
-        return whole(ReferenceNetwork(config.trunk, latent, layers), "reference")
+        return ReferenceNetwork(config.trunk, latent, layers)
 
     def whole(network: N, name: str) -> N:
         load_strict(network, filled(network, read(files.find(name), name, precision)), ARE[name])
         return network
 
-    def parted(network: N, name: str) -> Stored[N]:
-        if offload == "disk":
-            if examined is not None:
-                look_through(files.find(name), examined)
-            return on_disk(network, files.find(name), name, precision)
-        return in_memory(whole(network, name), rows_of(network))
-
     def vae() -> VideoVAE:
-        codec = build_vae(config.vae)
+        codec = build_vae(config.vae) if memory is None else build_vae(config.vae, memory.arrangement.decode)
         load_strict(cast(nn.Module, codec.network), read(files.vae, "vae", plain), ARE["vae"])
         return codec
 
     def text_encoder() -> TextEncoder:
         reader, t5 = tokenizer(), build_t5(text)
         load_strict(t5, tied(read(files.text_encoder, "text_encoder", plain)), "T5's encoder")
-        return TextEncoder(reader, t5.to(device if offload == "none" else HOME))
+        return TextEncoder(reader, t5.to(device))
 
     def speech_encoder() -> nn.Module:
         network = build_wav2vec2(speech)
         load_strict(network, read(files.speech_encoder, "speech_encoder", PRECISIONS["fp32"]), "wav2vec2")
         return network.to(device)
 
-    if offload == "none":
-        main: AbstractContextManager[Hallo3Transformer] = Offloaded(transformer, device)
-        reference: AbstractContextManager[ReferenceNetwork] = Visiting(lambda: reference_network().to(device))
+    stands: tuple[Any, Any, Any, Any]
+    if memory is None and offload == "none":
+        stands = (
+            Visiting(text_encoder),
+            Offloaded(vae, device),
+            Visiting(lambda: whole(reference_network(), "reference").to(device)),
+            Offloaded(lambda: whole(transformer(), "transformer"), device),
+        )
     else:
-        main = Streamed(lambda: parted(Hallo3Transformer(config, layers), "transformer"), device)
-        reference = Streamed(
-            lambda: parted(ReferenceNetwork(config.trunk, latent, layers), "reference"), device, keep=False
+        homes = Homes(
+            files=files,
+            device=device,
+            precision=precision,
+            examined=examined,
+            arrangement=OFFLOADS[offload] if memory is None else memory.arrangement,
+        )
+        stands = (
+            homes.text(tokenizer, lambda: build_t5(text)),
+            homes.vae(vae),
+            homes.once(reference_network, "reference"),
+            homes.transformer(transformer),
         )
     return Models(
         config=config,
         face=analyzer_for(config.face, files.faces, choice=choice) if extract else Absent(config.face.space),
         speech=Visiting(speech_encoder),
-        text=Visiting(text_encoder),
-        vae=Offloaded(vae, device),
-        reference=reference,
-        transformer=main,
+        text=stands[0],
+        vae=stands[1],
+        reference=stands[2],
+        transformer=stands[3],
+        attention=watch,
     )
 
 

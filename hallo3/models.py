@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -13,11 +13,13 @@ from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .text.encoder import TextEncoder
 from .vae.codec import VideoVAE
+from .watched import Watched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Enter a residency to use its network; what a run needs once is let go on exit."""
+    """Enter a residency to use its network; what a run needs once is let go on exit. ``attention`` is what
+    transformer and reference network attend by; it says what ran."""
 
     config: Hallo3Config
     face: FaceAnalyzer
@@ -26,3 +28,4 @@ class Models:
     vae: AbstractContextManager[VideoVAE]
     reference: AbstractContextManager[ReferenceNetwork]
     transformer: AbstractContextManager[Hallo3Transformer]
+    attention: Watched = field(default_factory=Watched)

@@ -26,6 +26,7 @@ from .media.picture import check_picture
 from .media.sound import Recording, to_mono
 from .models import Models
 from .noise import Noise, Purpose, seeded_noise
+from .residency import HOME
 from .segments import Segment, SegmentPlan, plan_segments
 from .settings import Settings
 from .stages import Progress, Watch, prepare
@@ -171,7 +172,7 @@ def identify(portrait: Portrait, models: Models, settings: Settings, noise: Nois
 
     def features(latents: Tensor) -> tuple[Tensor, ...]:
         with models.reference as network:
-            return network.features(latents)
+            return tuple(each.to(HOME) for each in network.features(latents))
 
     return extract_identity(portrait, models.config.face.space, encode=encode, features=features)
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
 T = TypeVar("T")
+U = TypeVar("U")
 HOME = torch.device("cpu")
 
 
@@ -60,3 +62,23 @@ class Offloaded(Generic[M]):
     ) -> None:
         if self._kept is not None and self._device != HOME:
             self._kept = self._kept.to(HOME)
+
+
+class Within(Generic[T, U]):
+    """What is made of a network that stands behind another residency, each time it is entered."""
+
+    def __init__(self, inner: AbstractContextManager[T], make: Callable[[T], U]) -> None:
+        self._inner, self._make = inner, make
+
+    def __enter__(self) -> U:
+        network = self._inner.__enter__()
+        try:
+            return self._make(network)
+        except BaseException as error:
+            self._inner.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inner.__exit__(kind, error, trace)

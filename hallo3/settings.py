@@ -13,6 +13,10 @@ from .sampling.schedule import schedule
 
 POSTERIORS = ("mean", "sample")
 GUIDANCE_LIMIT = 100.0
+WHOLE = (0.0, 1.0)
+"""The guidance interval of a run that is guided throughout."""
+CACHE_BOUND = 0.2
+"""Twice what ``step-cache`` allows; checks on data with a known answer stay within 1.6 times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +25,11 @@ class Settings:
 
     ``posterior`` "mean" encodes pictures without noise; "sample" is what the original does.
     ``passes`` says how both guidance branches are computed, see PASSES, and ``on_access`` projects conditions
-    when they are read: both save memory and change no result beyond rounding.
+    when they are read, ``steps_on_access`` what the timesteps do too: they save memory and change no result
+    beyond rounding.
+    Approximations, off by default: ``guidance_interval``, the shares of a run's steps between which guidance
+    acts; ``step_cache``, the predicted relative error below which a step is not computed (0: all are), and
+    ``step_cache_bound``, the true one above which the cache is switched off (``sampling/step_cache.py``).
     Raises ``InputError`` for a value out of range.
     """
 
@@ -33,6 +41,10 @@ class Settings:
     posterior: str = "mean"
     passes: str = "batched"
     on_access: bool = False
+    steps_on_access: bool = False
+    guidance_interval: tuple[float, float] = WHOLE
+    step_cache: float = 0.0
+    step_cache_bound: float = CACHE_BOUND
 
     def __post_init__(self) -> None:
         schedule(self.steps)
@@ -40,6 +52,9 @@ class Settings:
         seeded_noise(self.seed)
         _within("guidance scale", self.guidance_scale, 0.0, GUIDANCE_LIMIT)
         _within("motion drop", self.motion_drop, 0.0, 1.0)
+        _within("start of the guidance interval", self.guidance_interval[0], 0.0, 1.0)
+        _within("end of the guidance interval", self.guidance_interval[1], self.guidance_interval[0], 1.0)
+        check_step_cache(self.step_cache, self.step_cache_bound)
         if self.posterior not in POSTERIORS:
             raise InputError(
                 "This way of encoding does not exist.",
@@ -52,6 +67,18 @@ class Settings:
     def branches(self) -> int:
         """Network evaluations a step: a guidance scale of 1 needs no unconditional branch."""
         return 1 if self.guidance_scale == 1.0 else 2
+
+    @property
+    def guided(self) -> range:
+        """The steps, by index, in which guidance acts."""
+        if self.branches == 1:
+            return range(0)
+        return range(*(round(share * self.steps) for share in self.guidance_interval))
+
+    @property
+    def evaluations(self) -> int:
+        """Forward passes of a segment, a branch each; with a step cache at most so many."""
+        return self.steps + len(self.guided)
 
 
 def settings_for(
@@ -70,6 +97,12 @@ def settings_for(
         seed=seed,
         motion_drop=defaults.motion_drop,
     )
+
+
+def check_step_cache(threshold: float, bound: float) -> None:
+    """Refuse a threshold or a bound that is no share. Raises ``InputError``."""
+    _within("step cache", threshold, 0.0, 1.0)
+    _within("step cache's bound", bound, 0.0, 1.0)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -17,20 +17,23 @@ from .model.guidance import PASSES, Predict, single_branch
 from .model.transformer import Hallo3Transformer
 from .models import Models
 from .noise import Noise, Purpose
-from .sampling.denoiser import guided_denoiser
+from .sampling.denoiser import Denoise, guided_denoiser, guided_within
 from .sampling.samplers import sampler_named
 from .sampling.schedule import Schedule, schedule
+from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolated
 from .segments import Segment
 from .settings import Settings
 
 
 class Progress(NamedTuple):
-    """Where a run stands: finished steps of a segment, out of all of both."""
+    """Where a run stands: finished steps of a segment, out of all of both; what the step cache has done in
+    this segment, None without one."""
 
     segment: int
     segments: int
     step: int
     steps: int
+    cache: CacheReport | None = None
 
 
 Watch = Callable[[Progress], None]
@@ -64,7 +67,8 @@ class Stages:
             return self.noise(purpose, index, step, shape).to(image_latents.device)
 
         def report(step: int) -> None:
-            self.watch(Progress(index, len(self.speech.plan), step, self.settings.steps))
+            done = cache.report if cache else None
+            self.watch(Progress(index, len(self.speech.plan), step, self.settings.steps, done))
 
         with self.models.transformer as dit:
             windows = self.speech.segment(index).to(self.run.text)
@@ -73,18 +77,37 @@ class Stages:
                 image_latents=F.pad(image_latents, (0, 0, 0, 0, 0, rest)),
             )
             denoise = guided_denoiser(self._predict(dit, heard), self.settings.guidance_scale)
+            cache = step_cache(self.settings, denoise)
             sample = sampler_named(self.settings.sampler)
             start = draw(Purpose.START, 0)
-            return sample(denoise, start, self.schedule, lambda step: draw(Purpose.STEP, step), report)
+            return sample(cache or denoise, start, self.schedule, lambda i: draw(Purpose.STEP, i), report)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """Latents -> slices of frames [1, 3, F, H, W] around -1..1."""
         return decode_frames(latents, self.models)
 
     def _predict(self, dit: Hallo3Transformer, heard: SegmentConditions) -> Predict:
-        if self.settings.branches == 1:
-            return single_branch(dit, self.run, heard)
-        return PASSES[self.settings.passes](dit, self.run, heard)
+        guided, alone = self.settings.guided, single_branch(dit, self.run, heard)
+        if not guided:
+            return alone
+        both = PASSES[self.settings.passes](dit, self.run, heard)
+        if len(guided) == self.settings.steps:
+            return both
+        return guided_within(guided, both, alone)
+
+
+def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolated) -> StepCache | None:
+    """A segment's own, if there is to be one. Steps where guidance sets in, or ends, are computed."""
+    if not settings.step_cache:
+        return None
+    return StepCache(
+        denoise,
+        settings.steps,
+        settings.step_cache,
+        settings.step_cache_bound,
+        at_least=(settings.guided.start, settings.guided.stop),
+        reuse=reuse,
+    )
 
 
 def prepare(
@@ -99,12 +122,17 @@ def prepare(
     """The stages of a run, with all that is constant for it computed once."""
     steps = schedule(settings.steps)
     with models.transformer as dit:
+        prompt_embeds = prompt_embeds.to(next(dit.parameters()))
+        features = identity.reference_features
+        if settings.on_access:  # they are read again and again, where they are projected
+            features = tuple(each.to(prompt_embeds) for each in features)
         run = dit.prepare(
-            identity.reference_features,
+            features,
             identity.face_embedding,
-            prompt_embeds.to(next(dit.parameters())),
+            prompt_embeds,
             steps.timesteps,
             on_access=settings.on_access,
+            steps_on_access=settings.steps_on_access,
         )
     return Stages(
         models=models,

@@ -7,11 +7,12 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..hallo3.doctor import as_text, diagnose
+from ..hallo3.doctor import Machine, as_text, diagnose
 from ..hallo3.errors import CheckpointError
 from ..hallo3.inspection import FoundPart, inspect
 from ..hallo3.release import RELEASE
 from ..hallo3.weights.places import ModelFolder
+from .host.transformer import attention_in_use
 from .loaders import SAFE
 
 
@@ -38,7 +39,8 @@ class Hallo3Doctor(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
-        report = diagnose(ModelFolder(folder, _elsewhere()), headless=False)
+        machine = Machine.here(folder, (attention_in_use(),))
+        report = diagnose(ModelFolder(folder, _elsewhere()), machine, headless=False)
         text = as_text(report)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 

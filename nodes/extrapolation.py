@@ -137,6 +137,8 @@ class Extrapolation:
         progress = RunProgress(self.sampling.patcher, todo, total, len(sigmas) - 1, slices)
         if len(todo) < total:
             show(f"{total - len(todo)} of {total} segments are finished already")
+        if todo:
+            self.sampling.tell_attention()
         before, after = total - len(self.plan), state_of(self.parent)
 
         def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:

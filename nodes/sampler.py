@@ -71,6 +71,7 @@ class Hallo3Sampler(io.ComfyNode):
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
+        sampling.tell_attention()
         latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
         return io.NodeOutput(latent_of(latents, wanted))
 

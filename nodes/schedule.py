@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hallo3.sampling.samplers import SAMPLERS
+from ..hallo3.settings import CACHE_BOUND
 from . import inputs
 from .host.model import config_of
 from .host.original import original_sampler, original_sigmas
@@ -33,8 +34,34 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     "sampler_name",
                     options=list(SAMPLERS),
                     default="dpmpp_2m_sde",
-                    tooltip="dpmpp_2m_sde is the original's; ddim adds no noise on its way.",
-                )
+                    tooltip="dpmpp_2m_sde is the original's; ddim and dpmpp_2m add no noise on their way.",
+                ),
+                io.Float.Input(
+                    "step_cache",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "An approximation, untested on real weights; 0 is off. Steps whose estimate can be "
+                        "foretold this well are not computed: 0.1 is 10 % off."
+                    ),
+                ),
+                io.Float.Input(
+                    "step_cache_bound",
+                    default=CACHE_BOUND,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Every fourth such step is computed all the same. Where it is further off than this, "
+                        "the cache is switched off for the rest of the segment."
+                    ),
+                ),
             ],
             outputs=[
                 io.Sampler.Output(
@@ -44,8 +71,10 @@ class Hallo3OriginalSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, sampler_name: str) -> io.NodeOutput:
-        return io.NodeOutput(original_sampler(sampler_name))
+    def execute(
+        cls, sampler_name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND
+    ) -> io.NodeOutput:
+        return io.NodeOutput(original_sampler(sampler_name, step_cache, step_cache_bound))
 
 
 class Hallo3OriginalSchedule(io.ComfyNode):

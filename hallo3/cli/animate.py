@@ -29,6 +29,7 @@ from .known import key_of_video
 from .listen import Ear
 from .request import Request, jobs_folder, read_request
 from .run import Run
+from .vram import planned
 
 
 def run_animate(options: Namespace) -> None:
@@ -39,7 +40,7 @@ def run_animate(options: Namespace) -> None:
     if not options.plan:
         check_output(options)
     check_pictures(options)
-    request = read_request(options)
+    request = planned(read_request(options))
     check_apart(options, request.files)
     if options.preview is not None:
         write_picture(request.speaker.overview(), options.preview)
@@ -102,12 +103,15 @@ def cost(request: Request, left: int) -> Cost:
 
 
 def _print_plan(request: Request) -> None:
-    run = bill(request.config.name, request.plan, request.settings, request.width, request.height)
+    size, attention = (request.width, request.height), request.attention.title
+    run = bill(request.config.name, request.plan, request.settings, *size, attention)
     expected = cost(request, len(request.plan))
+    memory = request.memory
     if request.options.json:
-        print(json.dumps(as_dict(run) | asdict(expected) | {"disk": expected.disk}))
+        facts = as_dict(run) | asdict(expected) | {"disk": expected.disk}
+        print(json.dumps(facts if memory is None else facts | {"vram": memory.as_dict()}))
     else:
-        print(f"{run.text()}\n{expected.text()}")
+        print("\n".join([run.text(), expected.text(), *([memory.text()] if memory else [])]))
     check_disk(expected, request.jobs)
 
 

@@ -6,16 +6,20 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from ..audio.windowed import AUTO, EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
+from ..backends import BACKENDS
 from ..built_in import FOLDER, NAME
 from ..media.encoding import CODECS
 from ..media.framing import FRAMINGS
 from ..media.gains import AS_RECORDED, LEVELS, SILENCES
+from ..sampling.samplers import SAMPLERS
+from .approximate import approximate_option
+from .vram_option import vram_option
 
 HERE = Path()
 """A file that is to be found, as it is not named."""
 OFFLOAD = ("none", "blocks", "disk")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "fp8", "fp8-products", "int8", "float32", "bfloat16", "float16")
 
 
 def animate_options(command: ArgumentParser) -> None:
@@ -46,7 +50,7 @@ def animate_options(command: ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="sampling steps a segment (default: the model's)")
     add("--guidance", type=float, metavar="G", help="guidance scale; 1 is none (default: the model's)")
     add("--seed", type=int, default=0, metavar="N", help="0 to 2^64 - 1 (default: 0)")
-    add("--sampler", metavar="NAME", help="dpmpp_2m_sde or ddim (default: the model's)")
+    add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's)")
     add("--enlarge", type=int, default=1, metavar="N", help="frames N times as large, 1 to 16 (default: 1)")
     add("--plan", action="store_true", help="print what a run would take and render nothing")
     add("--json", action="store_true", help="with --plan: as one JSON object")
@@ -54,6 +58,7 @@ def animate_options(command: ArgumentParser) -> None:
     _speech(command)
     _going_on(command)
     _video(command)
+    approximate_option(command)
     expert = command.add_argument_group("for experts")
     add = expert.add_argument
     add("--device", choices=DEVICES, default="auto", help="where to compute (default: a GPU if there is one)")
@@ -62,7 +67,8 @@ def animate_options(command: ArgumentParser) -> None:
         choices=DTYPES,
         default="auto",
         metavar="TYPE",
-        help="number type: fp32, bf16, fp16, or fp8 for half the memory (default: bf16 on a GPU, else fp32)",
+        help="number type: fp32, bf16, fp16, or fp8 for half the memory; fp8-products and int8 multiply in "
+        "eight bits too, which is an approximation (default: bf16 on a GPU, else fp32)",
     )
     add(
         "--posterior",
@@ -80,6 +86,14 @@ def animate_options(command: ArgumentParser) -> None:
         choices=OFFLOAD,
         help="keep the transformer's blocks in memory (blocks) or on disk, and send each to the GPU when it "
         "is needed; exact (default: none; with --low-memory: blocks)",
+    )
+    vram_option(add)
+    add(
+        "--attention",
+        default="auto",
+        metavar="NAME",
+        help=f"{', '.join(backend.title for backend in BACKENDS.values())}; `hallo3 doctor` says which run "
+        "here (default: auto, torch's own choice)",
     )
 
     files = command.add_argument_group(

@@ -10,7 +10,8 @@ from ..settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """The size of a run. ``network_evaluations`` counts forward passes of the transformer, a branch each."""
+    """The size of a run. ``network_evaluations`` counts forward passes of the transformer, a branch each; at
+    most so many where a step cache ``reuses`` some."""
 
     model: str
     segments: int
@@ -23,6 +24,8 @@ class Bill:
     guidance_scale: float
     sampler: str
     network_evaluations: int
+    attention: str
+    reuses: bool
 
     def text(self) -> str:
         """The bill for people."""
@@ -32,12 +35,13 @@ class Bill:
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}\n"
             f"sampling  {self.steps} steps of {self.sampler}, guidance {self.guidance_scale:g}\n"
-            f"network   {self.network_evaluations} evaluations"
+            f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations\n"
+            f"attention {self.attention}"
         )
 
 
-def bill(model: str, plan: SegmentPlan, settings: Settings, width: int, height: int) -> Bill:
-    """The bill of a planned run."""
+def bill(model: str, plan: SegmentPlan, settings: Settings, width: int, height: int, attention: str) -> Bill:
+    """The bill of a planned run; ``attention`` is the backend chosen."""
     return Bill(
         model=model,
         segments=len(plan),
@@ -49,10 +53,12 @@ def bill(model: str, plan: SegmentPlan, settings: Settings, width: int, height: 
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         sampler=settings.sampler,
-        network_evaluations=len(plan) * settings.steps * settings.branches,
+        network_evaluations=len(plan) * settings.evaluations,
+        attention=attention,
+        reuses=settings.step_cache > 0,
     )
 
 
 def as_dict(value: Bill) -> dict[str, object]:
-    """The bill for programs."""
-    return asdict(value)
+    """The bill for programs; ``reuses`` is left out where nothing is."""
+    return {name: found for name, found in asdict(value).items() if name != "reuses" or found}

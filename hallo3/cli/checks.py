@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..audio.vocals import Separator
 from ..errors import InputError
 from ..parts import PARTS
 from ..weights.places import VOCALS, ModelFolder
+from ..weights.precision import Precision, check_device
 from .animate_options import HERE
 
 
@@ -112,3 +114,19 @@ def device_named(name: str) -> torch.device:
             do="choose one of these, or leave --device out",
         )
     return torch.device(name)
+
+
+def check_products(precision: Precision, device: torch.device, *, known: bool) -> None:
+    """Refuse products that the device cannot make, and say what eight-bit ones are; ``known`` is a model with
+    which they have been tried. Raises ``InputError``."""
+    check_device(precision, device)
+    if not precision.approximate:
+        return
+    if not known:
+        warnings.warn(
+            f"{precision.name} is approximate: 8-bit products; untested on real weights", stacklevel=2
+        )
+    if device.type == "cpu":
+        warnings.warn(
+            f"{precision.name} is made for a GPU; on the CPU it can be slower than fp32", stacklevel=2
+        )

@@ -143,7 +143,7 @@ def _convert(task: Task, precision: Precision, examined: Examined, beside: Path 
         if _says_already(task.target) == says:
             print(f"{task.target}: already there")
             return
-        with bytes_bar("measuring", source.size) if numbers.eight_bit else nullcontext(unwatched) as watch:
+        with bytes_bar("measuring", source.size) if numbers.held_as else nullcontext(unwatched) as watch:
             made = recipe(found, numbers, says, watch)
         with bytes_bar(f"writing {task.target.name}", made.size) as watch:
             write_recipe(made, task.target, watch)
@@ -155,7 +155,7 @@ def _numbers(part: str, precision: Precision) -> Precision:
     if part == "speech_encoder":
         return PRECISIONS["fp32"]
     large = part in ("transformer", "reference")
-    return PRECISIONS["bf16"] if precision.eight_bit and not large else precision
+    return PRECISIONS["bf16"] if precision.held_as and not large else precision
 
 
 def _says(

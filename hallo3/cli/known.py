@@ -12,6 +12,7 @@ from ..face.mediapipe_landmarks import in_use
 from ..journal.key import content_of, key_of
 from ..kept import NUMERICS
 from ..parts import PARTS
+from ..settings import WHOLE, Settings
 from ..weights.files import look_through
 from .request import Request
 
@@ -22,7 +23,8 @@ TOKENIZER = {".json", ".model", ".txt"}
 def key_of_video(request: Request, after: str) -> str:
     """Of everything that decides the frames; ``after`` is the link of what they go on from.
 
-    How memory is saved is not among it: a run that ran out of memory is gone on with in less.
+    How memory is saved is not among it: a run that ran out of memory is gone on with in less. Nor is an exact
+    attention, which differs from others by rounding only; an approximate one is.
     """
     settings, listening = request.settings, request.listening.facts(request.plan)
     facts: dict[str, Any] = {
@@ -30,6 +32,7 @@ def key_of_video(request: Request, after: str) -> str:
         "weights": _weights(request),
         "precision": request.precision.name,
         "device": request.device.type,
+        **({} if request.attention.exact else {"attention": request.attention.name}),
         "speaker": request.speaker.facts(),
         "pasted": request.surroundings is not None,
         "speech": request.speech,
@@ -42,12 +45,23 @@ def key_of_video(request: Request, after: str) -> str:
         "seed": settings.seed,
         "motion drop": settings.motion_drop,
         "posterior": settings.posterior,
+        **_approximations(settings),
         "size": [request.width, request.height, request.enlarge],
         "encoding": request.encoding.facts(),
         "headers": request.headers(),
         "after": after,
     }
     return key_of(facts)
+
+
+def _approximations(settings: Settings) -> dict[str, Any]:
+    """Only those that are used: the key of a video without any stays what it was."""
+    found: dict[str, Any] = {}
+    if settings.guidance_interval != WHOLE:
+        found["guidance interval"] = list(settings.guidance_interval)
+    if settings.step_cache:
+        found["step cache"] = [settings.step_cache, settings.step_cache_bound]
+    return found
 
 
 def _weights(request: Request) -> dict[str, list[str]]:

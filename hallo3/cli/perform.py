@@ -24,8 +24,10 @@ from ..noise import seeded_noise
 from ..pipeline import Rendered, encode_prompt, identify, render_segment
 from ..segments import Segment
 from ..stages import Watch, prepare
+from ..watched import Watched
 from .listen import Ear
 from .request import Request
+from .vram import keep_ceiling
 
 SPEECH = "speech"
 
@@ -38,6 +40,7 @@ class Performer:
         self._drawn: Callable[[Segment, Tensor, int], Rendered] | None = None
         self._ear = Ear(request, folder / SPEECH)
         self._face: Likeness = nobody_can_tell
+        self._attention = Watched(request.attention)
 
     def draw(self, segment: Segment, motion: Tensor, take: int) -> Rendered:
         """One segment, going on from motion frames [1, 3, m, H, W]."""
@@ -49,6 +52,11 @@ class Performer:
         """How alike the face in a frame [3, h, w] and the portrait's are, 1 being the same; None where nobody
         can tell."""
         return self._face(frame)
+
+    @property
+    def attention(self) -> str:
+        """Which attention ran, as :attr:`hallo3.watched.Watched.ran`."""
+        return self._attention.ran
 
     def speech_chart(self) -> Tensor:
         """A picture [3, h, w] of the recording as it is listened to."""
@@ -71,11 +79,14 @@ class Performer:
     @cached_property
     def _models(self) -> Models:
         request = self._request
+        keep_ceiling(request)
         return load_models(
             request.files,
             request.device,
             request.precision,
             offload=request.offload,
+            memory=request.memory,
+            attention=self._attention,
             examined=request.examined,
             extract=request.speaker.saved is None,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..backends import AUTO, Backend, backend_named
 from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
@@ -19,6 +20,7 @@ from ..media.encoding import Encoding, headers_of
 from ..media.long_sound import recording_facts
 from ..media.sound_facts import SoundFacts
 from ..media.surroundings import Surroundings
+from ..memory_plan import MemoryPlan
 from ..parts import PARTS
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
@@ -27,7 +29,8 @@ from ..weights.examine import Examined
 from ..weights.places import ModelFolder
 from ..weights.precision import Precision, precision_named
 from ..weights.source import open_source
-from .checks import device_named, vocals_file
+from .approximate import approximated
+from .checks import check_products, device_named, vocals_file
 from .memory import remembered
 from .portrait import Speaker, read_speaker
 
@@ -40,8 +43,8 @@ JOBS = "hallo3_jobs"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """``enlarge`` is how many times as large as rendered the frames are written, ``surroundings`` what they
-    are pasted back into, ``speech`` the recording's hash, ``vocals`` the separator's file, if one
-    is used."""
+    are pasted back into, ``speech`` the recording's hash, ``memory`` how the run fits the device, ``vocals``
+    the separator's file, if one is used."""
 
     options: Namespace
     files: ModelFolder
@@ -55,9 +58,11 @@ class Request:
     enlarge: int
     device: torch.device
     precision: Precision
+    attention: Backend
     examined: Examined
     speech: str
     vocals: Path | None
+    memory: MemoryPlan | None = None
 
     def check_speech(self) -> None:
         """Refuse a recording that is not the one that was there at the start. Raises ``AudioError``."""
@@ -103,9 +108,12 @@ class Request:
     @property
     def kind(self) -> str:
         """Runs of one kind take as long a segment."""
-        work = self.settings.steps * self.settings.branches
+        work, cache = self.settings.evaluations, self.settings.step_cache
+        attention = "" if self.attention is AUTO else f" {self.attention.name}"
+        stands = self.offload if self.memory is None else self.memory.arrangement.short
         return (
-            f"{self.config.name} {self.precision.name} {self.device.type} {self.offload} {work} evaluations "
+            f"{self.config.name} {self.precision.name} {self.device.type} {stands}{attention} "
+            f"{work} evaluations {f'step cache {cache:g} ' if cache else ''}"
             f"{self.width}x{self.height} {self.encoding.facts()}"
         )
 
@@ -128,7 +136,9 @@ class Request:
         return Listening(level=level, silence=silence, hearing=options.hearing)
 
     def weight_bytes(self) -> int:
-        """Bytes of all the weights that a run reads."""
+        """Bytes of the weights that a run holds in the host's memory."""
+        if self.memory is not None:
+            return self.memory.host
         total = 0
         for part in PARTS:
             with suppress(CheckpointError), open_source(self.files.find(part)) as source:
@@ -179,7 +189,9 @@ def read_request(options: Namespace) -> Request:
     speaker = read_speaker(options, files, config)
     device = device_named(options.device)
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
-    built_in = options.model.resolve() == FOLDER and not given
+    precision, built_in = precision_named(numbers), options.model.resolve() == FOLDER and not given
+    check_products(precision, device, known=built_in)
+    settings = approximated(settings, options, known=built_in)
     sound, rate = recording_facts(options.speech), config.segment.sample_rate
     request = Request(
         options=options,
@@ -198,7 +210,8 @@ def read_request(options: Namespace) -> Request:
         encoding=Encoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         enlarge=options.enlarge,
         device=device,
-        precision=precision_named(numbers),
+        precision=precision,
+        attention=backend_named(options.attention, device, precision.compute, config.trunk.head_dim),
         examined=Examined() if built_in else remembered(),
         speech=content_of(options.speech),
         vocals=vocals_file(options, files),

@@ -13,6 +13,7 @@ from ..journal.job import Job
 from ..kept import Redo
 from ..media.drift_chart import draw_drift
 from ..media.picture import write_picture
+from ..sampling.step_cache import CacheReport
 from ..stages import Progress
 from ..video_job import VideoJob, state_of
 from .perform import SPEECH, Performer
@@ -38,6 +39,7 @@ class Run:
             mark=not options.no_mark,
             unchanged=request.check_speech,
         )
+        self._cached = CacheReport()
         self._output: Path = options.output.resolve()
         self._so_far = job.folder / f"so_far{self._output.suffix}"
 
@@ -52,6 +54,8 @@ class Run:
             index = total - progress.segments + progress.segment
             bar.set_description(f"segment {index + 1}/{total}", refresh=False)
             bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
+            if progress.cache and progress.step == steps:
+                self._cached += progress.cache
 
         performer = Performer(self._request, job.folder, self._after, watch)
         made = self._video.make(
@@ -70,6 +74,10 @@ class Run:
         except BaseException:
             self._tell_what_is_kept()
             raise
+        if performer.attention:
+            tqdm.write(f"note: attention by {performer.attention}", sys.stderr)
+        if self._cached.steps:
+            tqdm.write(f"note: {self._cached.text()}", sys.stderr)
         with suppress(OSError):  # a player may have it open
             self._so_far.unlink()
         if self._request.options.chart is not None:

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from .schedule import Step
 
+Predict = Callable[[Tensor, int], Tensor]
+"""Noisy latents and a step's index -> velocities of one branch, or of both."""
 Denoise = Callable[[Tensor, Step], Tensor]
 """Noisy latents and the step they stand at -> denoised estimate, same shape, float32."""
 
 
-def guided_denoiser(predict: Callable[[Tensor, int], Tensor], guidance_scale: float) -> Denoise:
+def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
     """Denoise by a network that predicts the velocity of one branch, or of an unconditional and a
     conditional one (batch of 2, in that order).
 
@@ -30,6 +32,12 @@ def guided_denoiser(predict: Callable[[Tensor, int], Tensor], guidance_scale: fl
         return without + guidance_scale * (given - without)
 
     return denoise
+
+
+def guided_within(guided: range, both: Predict, conditional: Predict) -> Predict:
+    """Both branches in the steps ``guided``, the conditional one alone in all others (guidance in a limited
+    interval: Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
+    return lambda latents, step: (both if step in guided else conditional)(latents, step)
 
 
 def noise_share(alpha: float) -> float:

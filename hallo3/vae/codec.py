@@ -1,4 +1,4 @@
-"""Encode frames in one call, decode latents slice by slice; the networks are diffusers' (facts 7).
+"""Encode frames in one call, decode latents slice by slice; the weights are in diffusers' networks (facts 7).
 
 B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w latent grid.
 """
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VAEConfig
+from .decoder import decode_parts
 from .onednn import OneDNNConvolutions
+from .plan import DecodePlan
+
+WHOLE = DecodePlan()
 
 
 class Posterior(NamedTuple):
@@ -28,15 +32,17 @@ class Posterior(NamedTuple):
 
 
 class VideoVAE(nn.Module):
-    """diffusers' ``AutoencoderKLCogVideoX`` with its encoder and decoder called as the original does.
+    """diffusers' ``AutoencoderKLCogVideoX``: its encoder called as the original does, its decoder walked.
 
-    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer ones.
+    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer ones. ``plan`` is what
+    decodes hold at once unless they are told otherwise.
     """
 
-    def __init__(self, network: nn.Module, scaling_factor: float) -> None:
+    def __init__(self, network: nn.Module, scaling_factor: float, plan: DecodePlan = WHOLE) -> None:
         super().__init__()
         self.network: Any = network
         self.scaling_factor = scaling_factor
+        self.plan = plan
 
     def posterior(self, pixels: Tensor) -> Posterior:
         """Frames [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
@@ -50,19 +56,17 @@ class VideoVAE(nn.Module):
         latents = posterior.mean if noise is None else posterior.sample(noise)
         return latents * self.scaling_factor
 
-    def decode(self, latents: Tensor, slices: Sequence[int] | None = None) -> Iterator[Tensor]:
+    def decode(
+        self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None
+    ) -> Iterator[Tensor]:
         """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1 as they are decoded.
 
-        ``slices`` counts latent frames per call and defaults to the original's. The causal cache lives
-        in this generator and nowhere else. Golden ``vae_decode_chunked``.
+        ``slices`` counts latent frames at a time and defaults to the original's; ``plan`` defaults to this
+        VAE's. The causal cache lives in this generator and nowhere else. Golden ``vae_decode_chunked``.
         """
         unscaled = _suited(latents, self.network.decoder) * (1 / self.scaling_factor)
-        cache: Any = None
-        sizes = list(slices or decode_slices(latents.shape[2]))
-        for part in torch.split(unscaled, sizes, dim=2):
-            with OneDNNConvolutions():
-                frames, cache = self.network.decoder(part, conv_cache=cache)
-            yield frames
+        parts = torch.split(unscaled, list(slices or decode_slices(latents.shape[2])), dim=2)
+        yield from decode_parts(self.network.decoder, parts, plan or self.plan)
 
 
 def decode_slices(latent_frames: int) -> list[int]:
@@ -77,8 +81,8 @@ def _suited(tensor: Tensor, network: nn.Module) -> Tensor:
     return tensor.to(next(network.parameters()))
 
 
-def build_vae(config: VAEConfig) -> VideoVAE:
-    """The VAE of these sizes, without memory (on the meta device)."""
+def build_vae(config: VAEConfig, plan: DecodePlan = WHOLE) -> VideoVAE:
+    """The VAE of these sizes, without memory (on the meta device); ``plan`` is its decodes'."""
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
     levels = len(config.block_out_channels)
@@ -93,4 +97,4 @@ def build_vae(config: VAEConfig) -> VideoVAE:
             norm_eps=config.norm_eps,
             scaling_factor=config.scaling_factor,
         )
-    return VideoVAE(network, config.scaling_factor)
+    return VideoVAE(network, config.scaling_factor, plan)

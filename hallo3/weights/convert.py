@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..tensorfile.header import header_bytes
+from .eight_bits import FP8, fp8_scale, to_fp8
 from .examine import Watch, unwatched
 from .part import METADATA_KEY, StoredPart
-from .precision import FP8, Precision, fp8_scale, to_fp8
+from .precision import Precision
 from .scales import narrowed
 
 BLOCK = 4 << 20
@@ -82,7 +83,7 @@ def recipe(
     For fp8 every matrix is read once here, to find its scale. Raises ``CheckpointError``.
     """
     items: list[Item] = []
-    scratch = torch.empty(BLOCK if precision.eight_bit else 0)
+    scratch = torch.empty(BLOCK if precision.held_as else 0)
     for name in found.made:
         if precision.held(name):
             items += _eight_bit(found, name, scratch, watch)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, OutputError
 from .examine import Examined
 from .part import METADATA_KEY, StoredPart, find_part, said_of_itself
-from .precision import FP8, Precision, fp8_scale, to_fp8
+from .precision import Holding, Precision
 from .source import Source, open_source
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,9 +57,9 @@ def read_part(
 ) -> dict[str, Tensor]:
     """A part's tensors under our names, from any file or folder that holds it.
 
-    Floating point ones are what the precision computes in; matrices that it holds in fp8 stay or become fp8,
-    with their scales. ``examined`` has the whole file looked through first, unless it was before. Raises
-    ``CheckpointError``.
+    Floating point ones are what the precision computes in; matrices that it holds in eight bits stay or
+    become so, with their scales. ``examined`` has the whole file looked through first, unless it was
+    before. Raises ``CheckpointError``.
     """
     with open_source(path) as source:
         found = find_part(source, part)
@@ -82,9 +82,9 @@ def _look_through(source: Source, examined: Examined) -> list[str]:
 
 
 def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:
-    """One tensor of a part as a precision holds it, with its scale if it is one of its fp8 matrices."""
-    if precision.held(name):
-        return _eight_bit(found, name)
+    """One tensor of a part as a precision holds it, with its scale if it is held in eight bits."""
+    if precision.held_as is not None and precision.held(name):
+        return _eight_bit(found, name, precision.held_as)
     return {name: found.tensor(name, precision.compute)}
 
 
@@ -95,14 +95,13 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _eight_bit(found: StoredPart, name: str) -> dict[str, Tensor]:
-    stored, scale = found.stored(name), found.scale(name)
-    if stored.dtype != FP8 or (scale is not None and scale.numel() != 1):
-        values = found.tensor(name, torch.float32)
-        scale = fp8_scale(values.abs().max())
-        stored = to_fp8(values, scale)
-    one = torch.ones(()) if scale is None else scale.reshape(())
-    return {name: stored, name.removesuffix("weight") + "weight_scale": one}
+def _eight_bit(found: StoredPart, name: str, holding: Holding) -> dict[str, Tensor]:
+    scale, rows = found.scale(name), found.made[name].shape[0]
+    if holding.keeps(found.dtype(name), scale, rows):
+        numbers, scales = found.stored(name), holding.scales(scale, rows)
+    else:
+        numbers, scales = holding.made(found.tensor(name, torch.float32))
+    return {name: numbers, name.removesuffix("weight") + "weight_scale": scales}
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

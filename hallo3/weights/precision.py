@@ -1,27 +1,24 @@
 """In which numbers weights are held and computed with, as a value: the networks' mathematics does not know.
 
 fp8 is scaled e4m3: a matrix is divided by one number so that its largest element becomes 448, and multiplied
-back when its layer is used.
+back when its layer is used. fp8-products and int8 have a scale an output row, and multiply in eight bits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import InputError
 from ..ops import Layers, Ops
-
-FP8 = torch.float8_e4m3fn
-LARGEST = 448.0
-"""The largest number of e4m3."""
+from .eight_bits import FP8, INT8, by_rows, fp8_scale, to_fp8
+from .products import EightBitLinear, Fp8Linear, Int8Linear, ScaledLinear
 
 _MATRICES = re.compile(
     r"transformer_blocks\.\d+\.(attn1|attn_face|attn_audio|ff)\.(to_[qkv]|to_out\.0|net\.0\.proj|net\.2)\.weight"
@@ -29,22 +26,59 @@ _MATRICES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """How matrices are held in eight bits: in which numbers, and by which layer they are used. ``capability``
+    is the least a GPU must have to multiply in them; None: it need not."""
+
+    number: torch.dtype
+    layer: type[EightBitLinear]
+    capability: tuple[int, int] | None = None
+
+    def keeps(self, number: torch.dtype, scale: Tensor | None, rows: int) -> bool:
+        """Whether a matrix of so many rows, stored in these numbers with this scale, is held as it is."""
+        scales = 1 if scale is None else scale.numel()
+        return number == self.number and (scales == 1 or (self.layer.rows and scales == rows))
+
+    def scales(self, scale: Tensor | None, rows: int) -> Tensor:
+        """A stored scale as the layer has it: one number, or [rows]."""
+        one = torch.ones(()) if scale is None else scale.float()
+        return one.reshape(-1).expand(rows).clone() if self.layer.rows else one.reshape(())
+
+    def made(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A matrix [N, K] of float32, which may be overwritten, in these numbers; and its scale or scales."""
+        if self.layer.rows:
+            numbers, scales = by_rows(values, self.number)
+            return numbers, scales.reshape(-1)
+        scale = fp8_scale(values.abs().max())
+        return to_fp8(values, scale), scale
+
+
+@dataclass(frozen=True, slots=True)
 class Precision:
-    """``compute``: the type of everything that flows; ``eight_bit``: whether the blocks' matrices are held as
-    scaled fp8, half the memory of 16 bits."""
+    """``compute``: the type of everything that flows; ``held_as``: how the blocks' matrices are held, if not
+    in that type: half the memory of 16 bits."""
 
     name: str
     compute: torch.dtype
-    eight_bit: bool = False
+    held_as: Holding | None = None
+
+    @property
+    def approximate(self) -> bool:
+        """Whether products are made in eight bits: what flows is rounded too, not only the weights."""
+        return self.held_as is not None and self.held_as.capability is not None
 
     def held(self, name: str) -> bool:
-        """Whether the tensor of this name is held in fp8: the attention's and feed-forward's matrices are;
-        norms, modulations, embeddings and projections are too few or too delicate."""
-        return self.eight_bit and _MATRICES.fullmatch(name) is not None
+        """Whether the tensor of this name is held in eight bits: the attention's and feed-forward's matrices
+        are; norms, modulations, embeddings and projections are too few or too delicate."""
+        return self.held_as is not None and _MATRICES.fullmatch(name) is not None
 
     def layers(self, device: torch.device | str | None = None) -> Layers:
         """The building kit of a network that is held so."""
-        ops = cast(Ops, _EIGHT_BIT) if self.eight_bit else nn
+        if self.held_as is None:
+            return Layers(ops=cast(Ops, nn), device=device)
+        ops = SimpleNamespace(
+            Linear=self.held_as.layer, LayerNorm=nn.LayerNorm, Conv1d=nn.Conv1d, Conv2d=nn.Conv2d
+        )
         return Layers(ops=cast(Ops, ops), device=device)
 
 
@@ -54,7 +88,9 @@ PRECISIONS = {
         Precision("fp32", torch.float32),
         Precision("bf16", torch.bfloat16),
         Precision("fp16", torch.float16),
-        Precision("fp8", torch.bfloat16, eight_bit=True),
+        Precision("fp8", torch.bfloat16, Holding(FP8, ScaledLinear)),
+        Precision("fp8-products", torch.bfloat16, Holding(FP8, Fp8Linear, (8, 9))),
+        Precision("int8", torch.bfloat16, Holding(INT8, Int8Linear, (8, 0))),
     )
 }
 _ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp8_e4m3fn": "fp8"}
@@ -80,44 +116,42 @@ def precision_of(numbers: Precision | torch.dtype | str) -> Precision:
     return precision_named(str(numbers).removeprefix("torch."))
 
 
-def fp8_scale(largest: Tensor) -> Tensor:
-    """The scale of a matrix whose largest magnitude is given: float32, 1 for a matrix of zeros."""
-    least = torch.finfo(torch.float32).tiny  # so small a matrix is nothing but must not be divided by 0
-    return torch.where(largest > 0, (largest.float() / LARGEST).clamp(min=least), torch.ones(()))
+def check_device(precision: Precision, device: torch.device) -> None:
+    """Refuse a device that cannot make a precision's products. Raises ``InputError``."""
+    if not precision.approximate or device.type == "cpu":
+        return
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if precision.name in products_of(capability):
+            return
+        found = "a GPU of compute capability {}.{}".format(*capability)
+    else:
+        found = "an AMD GPU" if device.type == "cuda" else f"the device {device.type}"
+    least = precision.held_as.capability if precision.held_as else None
+    raise InputError(
+        "This device cannot multiply in these numbers.",
+        found=f"{precision.name} on {found}",
+        expected="an NVIDIA GPU of compute capability {}.{} or more, or the CPU".format(*(least or ())),
+        do="use bf16, or fp8, which only holds the weights in eight bits",
+    )
 
 
-def to_fp8(values: Tensor, scale: Tensor) -> Tensor:
-    """Numbers in float32 divided by their scale, in place, and then in e4m3: the nearest, none beyond the
-    largest."""
-    return values.div_(scale).clamp_(-LARGEST, LARGEST).to(FP8)
-
-
-class ScaledLinear(nn.Linear):
-    """A Linear whose weight may be fp8 with a scale; it is multiplied back in the type of what comes in."""
-
-    weight_scale: Tensor
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.register_buffer("weight_scale", torch.ones((), device=options.get("device")))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As ``nn.Linear``; the parameter's name is torch's."""
-        weight = self.weight
-        if weight.dtype == FP8:
-            weight = (weight.float() * self.weight_scale.float()).to(input.dtype)
-        return F.linear(input, weight, self.bias)
-
-
-_EIGHT_BIT = SimpleNamespace(Linear=ScaledLinear, LayerNorm=nn.LayerNorm, Conv1d=nn.Conv1d, Conv2d=nn.Conv2d)
+def products_of(capability: tuple[int, int]) -> list[str]:
+    """The precisions whose products an NVIDIA GPU of this compute capability makes."""
+    wanted = {p.name: p.held_as.capability for p in PRECISIONS.values() if p.held_as}
+    return [name for name, least in wanted.items() if least is not None and capability >= least]
 
 
 def filled(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with scales of 1 for the layers that are not held in fp8."""
-    return {**{name: torch.ones(()) for name in scales_of(network) if name not in state}, **state}
+    """The state with scales of 1 for the layers that are not held in eight bits."""
+    return {**unscaled(network), **state}
 
 
-def scales_of(network: nn.Module) -> Iterator[str]:
-    """The names of the scales that a network's layers have."""
+def unscaled(network: nn.Module) -> dict[str, Tensor]:
+    """The scales that a network's layers have, by name, all of them 1."""
     modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
-    return (f"{name}.weight_scale" for name, module in modules if isinstance(module, ScaledLinear))
+    return {
+        f"{name}.weight_scale": torch.ones(module.weight_scale.shape)
+        for name, module in modules
+        if isinstance(module, EightBitLinear)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_sampling
@@ -15,6 +16,8 @@ from ...hallo3.sampling.denoiser import noise_share
 from ...hallo3.sampling.samplers import sampler_named
 from ...hallo3.sampling.schedule import Step
 from ...hallo3.sampling.sigmas import schedule_of, sigmas_of
+from ...hallo3.sampling.step_cache import StepCache
+from ...hallo3.settings import check_step_cache
 from .transformer import TIMESTEP
 
 NOISE_SOURCE = "noise_source"
@@ -57,10 +60,15 @@ def check_sigmas(sigmas: Any) -> None:
     )
 
 
-def original_sampler(name: str) -> Any:
-    """One of the package's samplers as a SAMPLER."""
+def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = 0.0) -> Any:
+    """One of the package's samplers as a SAMPLER, with a step cache or, at 0, without.
+
+    Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
+    """
     sampler_named(name)
-    return comfy.samplers.KSAMPLER(_sample, {"name": name})
+    check_step_cache(step_cache, step_cache_bound)
+    cache = {"step_cache": step_cache, "step_cache_bound": step_cache_bound} if step_cache else {}
+    return comfy.samplers.KSAMPLER(_sample, {"name": name, **cache})
 
 
 def _sample(
@@ -73,6 +81,8 @@ def _sample(
     *,
     name: str,
     noise_source: Any = None,
+    step_cache: float = 0.0,
+    step_cache_bound: float = 0.0,
 ) -> Tensor:
     """k-diffusion's way of calling, around a sampler that thinks in shares of signal and noise.
 
@@ -89,14 +99,19 @@ def _sample(
     steps = schedule_of(sigmas, largest, lambda sigma: _timestep(inner, sigma))
     sizes = [float(sigma) for sigma in sigmas]
 
-    def denoise(latents: Tensor, step: Step) -> Tensor:
+    def compute(latents: Tensor, step: Step) -> Tensor:
         sigma = sizes[step.index]
         scale = (1 + sigma**2) ** 0.5
-        noisy = latents * scale
-        given = model(noisy, sigmas[step.index].expand(len(x)), **_told(extra_args, step.timestep))
+        given = model(latents * scale, sigmas[step.index].expand(len(x)), **_told(extra_args, step.timestep))
         velocity = (latents / scale - given) * (scale / sigma)
-        denoised = step.table_alpha * latents - noise_share(step.table_alpha) * velocity
+        return step.table_alpha * latents - noise_share(step.table_alpha) * velocity
+
+    cache = StepCache(compute, len(steps.steps), step_cache, step_cache_bound) if step_cache else None
+
+    def denoise(latents: Tensor, step: Step) -> Tensor:
+        denoised, sigma = (cache or compute)(latents, step), sizes[step.index]
         if callback is not None:
+            noisy = latents * (1 + sigma**2) ** 0.5
             callback({"x": noisy, "i": step.index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
         return denoised
 
@@ -105,6 +120,8 @@ def _sample(
 
     start = x / (1 + sizes[0] ** 2) ** 0.5
     made = sampler_named(name)(denoise, start, steps, draw, lambda _: None)
+    if cache is not None:
+        logging.info("Hallo3: %s", cache.report.text())
     return made * (1 + sizes[-1] ** 2) ** 0.5
 
 

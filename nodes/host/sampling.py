@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -19,6 +20,7 @@ from ...hallo3.noise import Noise, Purpose
 from .conditioning import SEGMENT, SILENT, Conditioning, SegmentInput, branches, fitting_text
 from .model import config_of
 from .original import bound, check_sigmas, original_sampler, original_sigmas
+from .transformer import attention_in_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Sampling:
     def schedule(self) -> Tensor:
         """The sigmas of a run: asked once, used for all of its segments."""
         return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
+
+    def tell_attention(self) -> None:
+        """Say in the log, once a run, which attention computes it."""
+        options = self.patcher.model_options.get("transformer_options")
+        logging.info("Hallo3: attention by %s", attention_in_use(options))
 
     def sample(
         self, heard: SegmentInput, sigmas: Tensor, noise: Noise, seed: int, segment: int, callback: Any

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as mm
+import comfy.ops
 import torch
 from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...hallo3.config import VAEConfig
 from ...hallo3.errors import InputError
+from ...hallo3.shapes import LatentShape
+from ...hallo3.vae.access import Access, Held, convolve
 from ...hallo3.vae.codec import decode_slices
+from ...hallo3.vae.decode_cost import decode_bytes, plan_for
+from ...hallo3.vae.decoder import decode_parts
 from ...hallo3.vae.onednn import OneDNNConvolutions
+from ...hallo3.vae.plan import DecodePlan
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
@@ -49,20 +57,79 @@ def encode(vae: Any, pixels: Tensor) -> Tensor:
 def decode(vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
     """Unscaled latents [1, C, T, h, w] -> slices of frames [1, 3, F, H, W] around -1..1.
 
-    ComfyUI's own decoding spans group norms over the whole clip, which is another picture; this calls the
-    decoder slice by slice, the causal cache living here. ``done`` is called after every slice.
+    ComfyUI's own decoding spans group norms over the whole clip, which is another picture; this walks the
+    decoder slice by slice, the causal cache living here, in as many strips as the device has memory for.
+    ``done`` is called after every slice.
     """
     check_vae(vae)
-    sizes = decode_slices(latents.shape[2])
-    first = (*latents.shape[:2], sizes[0], *latents.shape[3:])
-    needed = vae.memory_used_decode(first, vae.vae_dtype)
-    mm.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=vae.disable_offload)
-    cache: Any = None
-    for part in torch.split(latents, sizes, dim=2):
-        mm.throw_exception_if_processing_interrupted()
-        with OneDNNConvolutions():
-            frames, cache = vae.first_stage_model.decoder(
-                part.to(vae.device, vae.vae_dtype), conv_cache=cache
-            )
+    plan = _make_room(vae, LatentShape(*latents.shape[2:]))
+    parts = torch.split(latents.to(vae.device, vae.vae_dtype), decode_slices(latents.shape[2]), dim=2)
+    for frames in decode_parts(vae.first_stage_model.decoder, parts, plan, _COMFYUIS):
         done()
         yield frames
+
+
+def config_of(network: Any) -> VAEConfig:
+    """The sizes of a ComfyUI VAE that say what a decode takes."""
+    blocks = network.decoder.up_blocks
+    return VAEConfig(
+        block_out_channels=tuple(block.resnets[0].out_channels for block in reversed(blocks)),
+        layers_per_block=len(blocks[0].resnets) - 1,
+        latent_channels=network.latent_channels,
+    )
+
+
+def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
+    """The quickest plan for the memory that is free, and that much of it kept free of weights."""
+    config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
+    free = int(vae.patcher.get_free_memory(vae.device)) - int(vae.patcher.model_size())
+    plan = plan_for(config, latent, number, free - _LEFT)
+    needed = decode_bytes(config, latent, plan, number)
+    logging.info(
+        "Hallo3: decoding in %d strips, caches on the %s: %.2f GB, %.2f GB are free",
+        plan.strips,
+        plan.caches,
+        needed / 1e9,
+        free / 1e9,
+    )
+    mm.load_models_gpu([vae.patcher], memory_required=needed + _LEFT, force_full_load=vae.disable_offload)
+    return plan
+
+
+_LEFT = 200_000_000
+"""Bytes left to convolution libraries."""
+
+
+@contextmanager
+def _parameters(layer: nn.Module, like: Tensor) -> Generator[Held]:
+    """A layer's weight and bias, brought and cast by ComfyUI; a place to be interrupted."""
+    mm.throw_exception_if_processing_interrupted()
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    try:
+        yield weight, bias
+    finally:
+        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+
+
+def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
+    """The package's, but for the versions of cuDNN and torch that ComfyUI works round: there 3D convolutions
+    of half types take far too much memory unless cuDNN is called by itself."""
+    halves = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
+    if not (halves and getattr(comfy.ops, "NVIDIA_MEMORY_CONV_BUG_WORKAROUND", False)):
+        return convolve(signal, weight, bias, padding)
+    once = (1, 1, 1)
+    made = torch.cudnn_convolution(
+        signal,
+        weight,
+        padding,
+        once,
+        once,
+        1,
+        benchmark=False,
+        deterministic=False,
+        allow_tf32=True,
+    )
+    return made if bias is None else made.add_(bias[:, None, None, None])
+
+
+_COMFYUIS = Access(_parameters, _convolve)

@@ -75,7 +75,7 @@ def test_the_plan_is_the_bill_and_renders_nothing(
     out, err = capsys.readouterr()
     said = json.loads(out)
     assert said.pop("disk") == said.pop("job") + said.pop("video") > 0
-    assert said.pop("memory") > 2**29
+    assert (said.pop("attention"), said.pop("memory") > 2**29) == ("auto", True)
     assert [said.pop(name) for name in ("render_seconds", "measured", "grows")] == [None, False, False]
     assert said == {
         "model": "nano",

@@ -16,11 +16,12 @@ from hallo3.errors import CheckpointError
 from hallo3.stored import check_file
 from hallo3.weights import journal
 from hallo3.weights.convert import recipe
+from hallo3.weights.eight_bits import fp8_scale
 from hallo3.weights.examine import examine
 from hallo3.weights.journal import write_recipe
 from hallo3.weights.part import find_part
 from hallo3.weights.places import ModelFolder
-from hallo3.weights.precision import PRECISIONS, fp8_scale
+from hallo3.weights.precision import PRECISIONS
 from hallo3.weights.source import open_source
 
 CONFIG = checkpoints.NANO

@@ -1,0 +1,147 @@
+"""A step and a decode under ceilings of the device's memory, with weights that stream as a run's do.
+
+The plan is the one that a run would make (``hallo3/memory_plan.py``). torch is held to the ceiling in this
+process: that emulates how much a smaller card holds, never how fast it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.networks import Inputs, Place, filled
+from benchmarks.timing import Clock, Row
+from hallo3.errors import InputError
+from hallo3.items import Item, put
+from hallo3.kernels.fused import FUSED
+from hallo3.memory_host import keep_under, ram_bytes, total_bytes
+from hallo3.memory_plan import GB, MemoryPlan, plan_memory
+from hallo3.memory_sizes import sizes_of
+from hallo3.memory_stages import DEVICE, DISK, Arrangement, Demand
+from hallo3.model.guidance import PASSES
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.ops import Attention, Layers
+from hallo3.packing import Packed
+from hallo3.presets import SPEECH_ENCODERS, TEXT_ENCODERS
+from hallo3.settled import Settled
+from hallo3.shelves import rows_of, spread
+from hallo3.streaming import Stored, Streamed, in_memory
+from hallo3.vae.codec import build_vae
+from hallo3.weights.precision import PRECISIONS
+
+STEPS = 50
+"""Of a run: what is prepared for them is held."""
+LINKS = (6, 12, 25)
+"""GB/s from the host to the device for which a step is reckoned."""
+
+
+def under_ceilings(
+    place: Place, clock: Clock, attention: Attention, ceilings: Sequence[float], resident: float | None
+) -> dict[str, Row]:
+    """A row for every ceiling in GB; ``resident`` is the seconds of a step with all weights on the device."""
+    found: dict[str, Row] = {}
+    for ceiling in ceilings:
+        found[f"{ceiling:g} GB"] = _under(place, clock, attention, ceiling, resident)
+        clock.tidy()
+    return found
+
+
+def _under(place: Place, clock: Clock, attention: Attention, ceiling: float, resident: float | None) -> Row:
+    try:
+        plan = plan_under(place, ceiling)
+    except InputError as error:
+        return {"failed": f"{error.headline} {error.expected}"}
+    if plan.arrangement.home == DISK:
+        return {"failed": "not measured: the weights do not fit into the host's memory"}
+    if ceiling * GB > total_bytes(place.device):
+        return {"failed": "not measured: the device has less"}
+    keep_under(plan.promised, place.device)
+    try:
+        row = {"plan": plan.line()} | measured(place, clock, attention, plan.arrangement)
+    finally:
+        clock.tidy()
+        keep_under(total_bytes(place.device), place.device)
+    return row | reckoned(row, resident)
+
+
+def plan_under(place: Place, ceiling: float) -> MemoryPlan:
+    """What a run would do with so many GB. Raises ``InputError`` where they are too few."""
+    precision = PRECISIONS["bf16" if place.dtype is torch.bfloat16 else "fp32"]
+    sizes = sizes_of(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    demand = Demand(precision=precision, steps=STEPS, branches=2)
+    return plan_memory(sizes, demand, round(ceiling * GB), ram_bytes())
+
+
+def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrangement) -> Row:
+    """A step and a decode in an arrangement: seconds, GB that came to the device in a step (``streamed_gb``),
+    and the most that torch took of it (``reserved_gb``)."""
+    if clock.cuda:
+        torch.cuda.reset_peak_memory_stats(place.device)
+    shelf = Counted(_at_home(place, attention, arranged))
+    inputs, settles = Inputs(place, STEPS), arranged.home == DEVICE
+    inputs.features = [each.cpu() for each in inputs.features]
+    residency: AbstractContextManager[Hallo3Transformer] = (Settled if settles else Streamed)(
+        lambda: shelf.stored, place.device
+    )
+    with torch.inference_mode(), residency as dit:
+        if arranged.on_access:
+            inputs.features = [each.to(place.device) for each in inputs.features]
+        prepared = inputs.prepared(
+            dit, on_access=arranged.on_access, steps_on_access=arranged.steps_on_access
+        )
+        predict = PASSES[arranged.passes](dit, *prepared)
+        before = shelf.bytes
+        row = clock.measure(lambda: predict(inputs.latents, 0))
+        streamed = (shelf.bytes - before) / (clock.warm + clock.count)
+        reserved = _reserved(clock)  # measuring the decode begins anew
+    codec = filled(build_vae(place.config.vae, arranged.decode), place)
+    decode = clock.measure(lambda: [part.float().cpu() for part in codec.decode(inputs.latents)])  # type: ignore[operator]
+    row |= {"streamed_gb": streamed / GB, "decode": decode.get("seconds", decode.get("failed"))}
+    return row | ({"reserved_gb": max(reserved, _reserved(clock))} if clock.cuda else {})
+
+
+def _reserved(clock: Clock) -> float:
+    return torch.cuda.max_memory_reserved(clock.device) / GB if clock.cuda else 0.0
+
+
+def reckoned(row: Row, resident: float | None) -> Row:
+    """What follows: how much slower than with all on the device, and seconds of a step if the link to the
+    device were another."""
+    if resident is None or "seconds" not in row:
+        return {}
+    links = {f"{rate} GB/s": max(resident, row["streamed_gb"] / rate) for rate in LINKS}
+    return {"slowdown": row["seconds"] / resident, "reckoned step by link": links}
+
+
+def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Stored[Hallo3Transformer]:
+    """The transformer with random weights in the host's memory, drawn on the device, a tensor at a time."""
+    layers = Layers(device="meta", dtype=place.dtype, kernels=FUSED, attention=attention)
+    network = Hallo3Transformer(place.config, layers).eval().requires_grad_(False)
+    drawn = torch.Generator(place.device).manual_seed(0)
+
+    def made(name: str, tensor: Tensor) -> Tensor:
+        values = torch.empty(tensor.shape, dtype=tensor.dtype, device=place.device)
+        values.normal_(0, 0.02, generator=drawn)
+        return (values.add_(1) if tensor.ndim == 1 and name.endswith("weight") else values).cpu()
+
+    put(network, {name: made(name, tensor) for name, tensor in network.state_dict().items()})
+    rows = rows_of(network)
+    staying = spread(rows[0], arranged.staying)
+    return in_memory(network, rows, staying=staying, locked=place.device.type == "cuda")
+
+
+class Counted:
+    """A stored network whose shelf counts the ``bytes`` that are taken from it."""
+
+    def __init__(self, stored: Stored[Any]) -> None:
+        self.bytes, self._shelf = 0, stored.shelf
+        self.stored = stored._replace(shelf=self._taken)
+
+    def _taken(self, item: Item) -> Mapping[str, Tensor] | Packed:
+        kept = self._shelf(item)
+        self.bytes += kept.size if isinstance(kept, Packed) else sum(t.nbytes for t in kept.values())
+        return kept

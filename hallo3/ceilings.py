@@ -1,0 +1,28 @@
+"""How the released model runs under ceilings of a GPU's memory, a line each."""
+
+from __future__ import annotations
+
+from .errors import InputError
+from .memory_plan import GB, plan_memory
+from .memory_sizes import Sizes, sizes_of
+from .memory_stages import Demand
+from .presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from .weights.precision import PRECISIONS
+
+CEILINGS = (6, 8, 12, 16, 24)
+"""GB that many cards have."""
+
+
+def ceilings(gpu_memory: int, ram: int) -> tuple[str, ...]:
+    """A line for this machine's card (0: none), and one for each of :data:`CEILINGS`; in bf16, guided."""
+    sizes = sizes_of(HALLO3, PRECISIONS["bf16"], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    here = (f"this card, {gpu_memory / GB:.1f} GB: {_line(sizes, gpu_memory, ram)}",) if gpu_memory else ()
+    return (*here, *(f"--vram {size}: {_line(sizes, size * GB, ram)}" for size in CEILINGS))
+
+
+def _line(sizes: Sizes, ceiling: int, ram: int) -> str:
+    demand = Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2)
+    try:
+        return plan_memory(sizes, demand, ceiling, ram).line()
+    except InputError as error:
+        return f"{error.headline} It takes {error.expected}."

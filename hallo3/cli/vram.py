@@ -1,0 +1,117 @@
+"""``--vram``: a whole run under a ceiling of the GPU's memory, planned before it starts."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ..errors import CheckpointError, InputError
+from ..memory_host import free_bytes, keep_under, ram_bytes, total_bytes
+from ..memory_plan import GB, MemoryPlan, plan_memory
+from ..memory_sizes import sizes_of
+from ..memory_stages import Demand
+from ..presets import SPEECH_ENCODERS, TEXT_ENCODERS
+from ..stored import part
+from ..weights.precision import PRECISIONS
+from .request import Request
+from .vram_option import AUTO
+
+
+def planned(request: Request) -> Request:
+    """The request under a plan of memory, if there is a ceiling to keep. Raises ``InputError`` for one that
+    cannot be kept, or contradicts other options."""
+    ceiling = _ceiling(request)
+    if ceiling is None:
+        return request
+    options = request.options
+    precision = request.precision
+    if request.device.type == "cpu" and options.dtype == "auto":  # a plan for a GPU, made without one
+        precision = PRECISIONS["bf16"]
+    text, speech = _encoders(request)
+    demand = Demand(precision=precision, steps=request.settings.steps, branches=request.settings.branches)
+    plan = plan_memory(sizes_of(request.config, precision, text, speech), demand, ceiling, ram_bytes())
+    arranged = plan.arrangement
+    settings = replace(
+        request.settings,
+        passes=arranged.passes,
+        on_access=arranged.on_access,
+        steps_on_access=arranged.steps_on_access,
+    )
+    return replace(request, memory=plan, settings=settings)
+
+
+def keep_ceiling(request: Request) -> None:
+    """Have torch keep the ceiling that was asked for."""
+    plan: MemoryPlan | None = request.memory
+    if plan is not None and request.device.type == "cuda" and request.options.vram not in (None, AUTO):
+        keep_under(plan.promised, request.device)
+
+
+def _ceiling(request: Request) -> int | None:
+    """Bytes; None without a ceiling."""
+    asked: float | str | None = request.options.vram
+    by_hand = _by_hand(request.options)
+    if asked is None and (by_hand or request.device.type != "cuda"):
+        return None
+    if asked is not None and by_hand:
+        raise InputError(
+            "These options contradict each other.",
+            found=f"--vram and {by_hand}",
+            expected="one of them: a plan for a ceiling decides what comes when it is needed",
+            do=f"leave {by_hand} out",
+        )
+    if isinstance(asked, float):
+        return _bytes(asked, request)
+    if request.device.type == "cuda":
+        return free_bytes(request.device)
+    raise InputError(
+        "There is no GPU whose free memory could be asked for.",
+        found=f"--vram {AUTO} on the device {request.device.type}",
+        expected="a CUDA device, or with --plan a number of GB",
+        do="give a number, or leave --vram out",
+    )
+
+
+def _bytes(asked: float, request: Request) -> int:
+    if not (math.isfinite(asked) and asked > 0):
+        raise InputError(
+            "So much memory cannot be a ceiling.",
+            found=f"--vram {asked:g}",
+            expected="a number of GB above 0",
+            do="give what the GPU has, or less",
+        )
+    ceiling = round(asked * GB)
+    if request.device.type == "cuda":
+        total = total_bytes(request.device)
+        if ceiling > total:
+            raise InputError(
+                "The GPU has less memory than that.",
+                found=f"--vram {asked:g}",
+                expected=f"at most {total / GB:.1f}",
+                do="give less, or leave --vram out: what is free is then used",
+            )
+    elif not request.options.plan:
+        raise InputError(
+            "This device has no ceiling to keep.",
+            found=f"--vram {asked:g} on the device {request.device.type}",
+            expected="a CUDA device; --plan works without one",
+            do="leave --vram out",
+        )
+    return ceiling
+
+
+def _by_hand(options: Namespace) -> str:
+    """What decides by hand what a plan would decide."""
+    return f"--offload {options.offload}" if options.offload else "--low-memory" if options.low_memory else ""
+
+
+def _encoders(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sizes of T5 and wav2vec2: the files', or the released model's where there are none yet."""
+    found = [TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]]
+    for place, name in enumerate(("text_encoder", "speech_encoder")):
+        with suppress(CheckpointError):
+            found[place] = part(request.files.find(name), name)
+    return found[0], found[1]

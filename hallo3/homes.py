@@ -1,0 +1,107 @@
+"""Networks that come to the device as they are needed, from memory or disk, under an offload or a memory
+plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .items import Item
+from .memory_stages import DEVICE, DISK, MEMORY, Arrangement
+from .model.trunk import Trunk
+from .parts import ARE
+from .residency import Within
+from .settled import Settled
+from .shelves import on_disk, rows_of, spread, text_on_disk
+from .stored import check_file
+from .streaming import Stored, Streamed, in_memory
+from .text.encoder import TextEncoder
+from .text.tokenizer import Tokenizer
+from .vae.codec import VideoVAE
+from .weights.examine import Examined
+from .weights.files import load_strict, look_through, read_part
+from .weights.places import ModelFolder
+from .weights.precision import Precision, filled
+
+N = TypeVar("N", bound=Trunk)
+M = TypeVar("M", bound=nn.Module)
+OFFLOADS = {
+    "blocks": Arrangement(home=MEMORY, staying=0, passes="layer-major"),
+    "disk": Arrangement(home=DISK, staying=0, passes="layer-major"),
+}
+"""What an offload means where there is no plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Homes:
+    """Where the networks of a model's ``files`` stand under an ``arrangement``. What a run needs once comes
+    from disk, item by item, in any case: it is read once."""
+
+    files: ModelFolder
+    device: torch.device
+    precision: Precision
+    examined: Examined | None
+    arrangement: Arrangement
+
+    def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
+        """The network that every segment needs; ``build`` makes it on meta."""
+        home = self.arrangement.home
+        if home == DEVICE:
+            return Settled(lambda: self._on_disk(build(), "transformer"), self.device)
+        fetch = self._in_memory if home == MEMORY else self._on_disk
+        return Streamed(lambda: fetch(build(), "transformer"), self.device)
+
+    def once(self, build: Callable[[], N], part: str) -> AbstractContextManager[N]:
+        """A network that is needed once."""
+        return Streamed(lambda: self._on_disk(build(), part), self.device, keep=False)
+
+    def text(
+        self, tokenizer: Callable[[], Tokenizer], build: Callable[[], nn.Module]
+    ) -> AbstractContextManager[TextEncoder]:
+        """T5's encoder, half a block at a time."""
+
+        def load() -> Stored[nn.Module]:
+            self._look("text_encoder")
+            check_file(self.files.text_encoder, "text_encoder")
+            plain = Precision(self.precision.name, self.precision.compute)
+            return text_on_disk(build(), self.files.text_encoder, plain)
+
+        streamed = Streamed(load, self.device, keep=False)
+        return Within(streamed, lambda t5: TextEncoder(tokenizer(), t5))
+
+    def vae(self, load: Callable[[], VideoVAE]) -> AbstractContextManager[VideoVAE]:
+        """The VAE: small enough to come whole."""
+
+        def stored() -> Stored[VideoVAE]:
+            return Stored(load(), [], _bare)
+
+        if self.arrangement.home == DEVICE:
+            return Settled(stored, self.device)
+        return Streamed(stored, self.device)
+
+    def _on_disk(self, network: N, part: str) -> Stored[N]:
+        self._look(part)
+        rows = rows_of(network)
+        staying = spread(rows[0], self.arrangement.staying)
+        return on_disk(network, rows, self.files.find(part), part, self.precision, staying=staying)
+
+    def _in_memory(self, network: N, part: str) -> Stored[N]:
+        state = read_part(self.files.find(part), part, self.precision, self.examined)
+        load_strict(network, filled(network, state), ARE[part])
+        rows = rows_of(network)
+        staying = spread(rows[0], self.arrangement.staying)
+        return in_memory(network, rows, staying=staying, locked=self.device.type == "cuda")
+
+    def _look(self, part: str) -> None:
+        if self.examined is not None:
+            look_through(self.files.find(part), self.examined)
+
+
+def _bare(item: Item) -> dict[str, Tensor]:
+    """The shelf of a network without items."""
+    raise KeyError(item)

@@ -1,0 +1,38 @@
+"""A network that fits on the device and stays there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+
+from .items import others_of, put
+from .packing import sent
+from .streaming import Stored
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Settled(Generic[M]):
+    """Sent to the device item by item when it is first entered, and stays there."""
+
+    def __init__(self, load: Callable[[], Stored[M]], device: torch.device) -> None:
+        self._load, self._device = load, device
+        self._settled: M | None = None
+
+    def __enter__(self) -> M:
+        if self._settled is None:
+            network, rows, shelf, _ = self._load()
+            put(network, {name: tensor.to(self._device) for name, tensor in others_of(network, rows)})
+            for item in (item for row in rows for item in row):
+                put(network, sent(shelf(item), self._device))
+            self._settled = network
+        return self._settled
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It stays."""

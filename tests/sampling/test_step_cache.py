@@ -1,0 +1,141 @@
+"""The step cache: when it reuses, what, how it is checked, and what it says."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallo3.sampling.samplers import sample_dpmpp_2m
+from hallo3.sampling.schedule import Step, schedule
+from hallo3.sampling.step_cache import CHECKED, FIRST, CacheReport, StepCache
+
+SHAPE = (1, 2, 3, 2, 2)
+DIRECTION = torch.linspace(-1, 1, 24).reshape(SHAPE)
+
+
+class Network:
+    """Denoises to what ``at`` says of a step's index, and notes the steps that it was asked for."""
+
+    def __init__(self, at) -> None:
+        self.at, self.asked = at, list[int]()
+
+    def __call__(self, noisy: Tensor, step: Step) -> Tensor:
+        del noisy
+        self.asked.append(step.index)
+        return self.at(step.index)
+
+
+def run(network: Network, steps: int, threshold: float, bound: float = 1.0, **more) -> StepCache:
+    cache = StepCache(network, steps, threshold, bound, **more)
+    noise = torch.ones(SHAPE)
+    sample_dpmpp_2m(cache, noise, schedule(steps), lambda _: noise, lambda _: None)
+    return cache
+
+
+def line(index: int) -> Tensor:
+    return DIRECTION * (1 + index)
+
+
+def hostile(index: int) -> Tensor:
+    """Still at first, then another picture at every step."""
+    if index < 8:
+        return DIRECTION
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(index))
+
+
+@pytest.mark.parametrize("steps", [5, 8, 30, 50])
+def test_what_moves_on_a_straight_line_is_reused_exactly(steps: int) -> None:
+    network = Network(line)
+    cache = run(network, steps, 0.01)
+    candidates = range(FIRST, steps - 1)
+    checked = list(candidates[CHECKED - 1 :: CHECKED])
+    assert network.asked == [*range(FIRST), *checked, steps - 1]
+    said = cache.report
+    assert (said.steps, said.reused, said.checks) == (steps, len(candidates) - len(checked), len(checked))
+    assert said.worst < 1e-6
+    assert said.off == 0
+
+
+def test_the_reused_estimates_are_the_lines_own() -> None:
+    network = Network(line)
+    cache = StepCache(network, 20, 0.01, 1.0)
+    for step in schedule(20).steps:
+        found = cache(torch.zeros(SHAPE), step)
+        assert torch.allclose(found, line(step.index), rtol=1e-5), step.index
+    assert len(network.asked) < 10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_few_steps_are_all_computed(steps: int) -> None:
+    network = Network(line)
+    assert run(network, steps, 1.0).report == CacheReport(steps=steps)
+    assert network.asked == list(range(steps))
+
+
+def test_steps_that_must_be_computed_are() -> None:
+    network = Network(line)
+    run(network, 20, 1.0, at_least=(5, 11))
+    assert {5, 11} <= set(network.asked)
+    without = Network(line)
+    run(without, 20, 1.0)
+    assert not {5, 11} <= set(without.asked)
+
+
+def test_a_lower_threshold_computes_more() -> None:
+    """Of estimates that bend, so that no line fits."""
+    computed: list[int] = []
+    for threshold in (1e-4, 0.02, 0.1, 0.4):
+        network = Network(lambda index: DIRECTION + torch.sin(torch.tensor(index * 0.2)) * DIRECTION.flip(1))
+        run(network, 50, threshold)
+        computed.append(len(network.asked))
+    assert computed[0] == 50
+    assert all(more > fewer for more, fewer in pairwise(computed))
+
+
+def test_a_hostile_denoiser_makes_the_check_switch_the_cache_off() -> None:
+    network = Network(hostile)
+    said = run(network, 50, 0.2, bound=0.2).report
+    assert said.off == 1
+    assert said.worst > 0.5
+    switched = FIRST + said.reused + said.checks
+    assert network.asked[-(50 - switched) :] == list(range(switched, 50)), "something was reused after that"
+    assert said.reused <= 2 * CHECKED
+
+
+def test_a_generous_bound_lets_it_go_on() -> None:
+    said = run(Network(hostile), 50, 0.2, bound=1e9).report
+    assert said.off == 0
+    assert said.worst > 0.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_never_reused(bad: float) -> None:
+    network = Network(lambda index: DIRECTION * (bad if index == 1 else 1))
+    cache = StepCache(network, 10, 1.0, 1.0)
+    for step in schedule(10).steps[:4]:
+        cache(torch.zeros(SHAPE), step)
+    assert network.asked == [0, 1, 2, 3]
+
+
+def test_reports_of_segments_add_up_and_say_it_in_words() -> None:
+    one, other = CacheReport(50, 20, 6, 0.08, 0), CacheReport(50, 2, 1, 0.4, 1)
+    both = one + other
+    assert both == CacheReport(100, 22, 7, 0.4, 1)
+    assert both.text() == (
+        "step cache: 22 of 100 steps were not computed; 7 were computed to check, the worst was 40.0% off; "
+        "switched off in 1 segment, where that was too much"
+    )
+    assert CacheReport(50).text() == "step cache: 0 of 50 steps were not computed"
+
+
+def test_nothing_is_read_from_the_device_while_steps_are_reused() -> None:
+    """On meta any reading raises: what is reused comes without one."""
+    cache = StepCache(Network(line), 20, 0.1, 1.0)
+    steps = schedule(20).steps
+    for step in steps[:FIRST]:
+        cache(torch.zeros(SHAPE), step)
+    cache._known = tuple(e._replace(denoised=e.denoised.to("meta")) for e in cache._known)
+    assert cache(torch.zeros(SHAPE, device="meta"), steps[FIRST]).device.type == "meta"
