@@ -16,6 +16,7 @@ from .face.analysis import Absent
 from .face.choosing import Choice
 from .face.spaces import analyzer_for
 from .homes import OFFLOADS, Homes
+from .kernels.plain import PLAIN, Kernels
 from .memory_plan import MemoryPlan
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
@@ -47,6 +48,7 @@ def load_models(
     offload: str = "none",
     memory: MemoryPlan | None = None,
     attention: Attention = sdpa,
+    kernels: Kernels = PLAIN,
     examined: Examined | None = None,
     choice: Choice | None = None,
     extract: bool = True,
@@ -59,10 +61,10 @@ def load_models(
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``); the numbers are equal. A ``memory`` plan decides it instead, and how a video is
     decoded. The speech encoder always computes in float32, as in the original. Transformer and reference
-    network attend by ``attention``, which ``Models.attention`` watches. ``choice`` says which face of a
-    photograph is meant. With ``examined``, files are looked through before their first use: checksums, and
-    numbers that are none. Without ``extract`` no identity can be extracted: reference network and face
-    analyzer are not looked for.
+    network attend by ``attention``, which ``Models.attention`` watches, and compute with ``kernels``.
+    ``choice`` says which face of a photograph is meant. With ``examined``, files are looked through before
+    their first use: checksums, and numbers that are none. Without ``extract`` no identity can be extracted:
+    reference network and face analyzer are not looked for.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
     analyzer writes in the model's embedding space, ``InputError`` for a device that cannot multiply so.
@@ -85,7 +87,7 @@ def load_models(
         check_file(files.find(name), name)
     latent = config.segment.shape.latent
     watch, plain = watched(attention), Precision(precision.name, precision.compute)
-    layers = replace(precision.layers("meta"), attention=watch)
+    layers = replace(precision.layers("meta"), attention=watch, kernels=kernels)
 
     def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
         return read_part(path, name, held_in, examined)

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..audio.windowed import AUTO, EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 from ..backends import BACKENDS
 from ..built_in import FOLDER, NAME
+from ..kernels.choice import AUTO as AUTO_KERNELS
+from ..kernels.choice import NAMES
 from ..media.encoding import CODECS
 from ..media.framing import FRAMINGS
 from ..media.gains import AS_RECORDED, LEVELS, SILENCES
@@ -96,6 +98,13 @@ def animate_options(command: ArgumentParser) -> None:
         "here (default: auto, torch's own choice)",
     )
 
+    add(
+        "--kernels",
+        choices=NAMES,
+        default=AUTO_KERNELS,
+        help="what computes between matrix products: torch's own operations (plain), or one kernel for "
+        "several of them (fused; exact). auto: fused on a GPU with Triton, where they are tried first",
+    )
     files = command.add_argument_group(
         "files that are not in the model's folder",
         "each a weights file, or a folder with one network's files",

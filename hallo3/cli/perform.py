@@ -87,6 +87,7 @@ class Performer:
             offload=request.offload,
             memory=request.memory,
             attention=self._attention,
+            kernels=request.kernels.kernels,
             examined=request.examined,
             extract=request.speaker.saved is None,
         )

@@ -14,6 +14,8 @@ from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
 from ..journal.key import content_of
+from ..kernels.choice import Chosen, expected_kernels, kernels_named
+from ..kernels.plain import PLAIN
 from ..listening import Listening
 from ..media.canvas import Canvas
 from ..media.encoding import Encoding, headers_of
@@ -59,6 +61,7 @@ class Request:
     device: torch.device
     precision: Precision
     attention: Backend
+    kernels: Chosen
     examined: Examined
     speech: str
     vocals: Path | None
@@ -110,6 +113,7 @@ class Request:
         """Runs of one kind take as long a segment."""
         work, cache = self.settings.evaluations, self.settings.step_cache
         attention = "" if self.attention is AUTO else f" {self.attention.name}"
+        attention += "" if self.kernels.kernels is PLAIN else f" {self.kernels.kernels.name}"
         stands = self.offload if self.memory is None else self.memory.arrangement.short
         return (
             f"{self.config.name} {self.precision.name} {self.device.type} {stands}{attention} "
@@ -211,6 +215,7 @@ def read_request(options: Namespace) -> Request:
         enlarge=options.enlarge,
         device=device,
         precision=precision,
+        kernels=(expected_kernels if options.plan else kernels_named)(options.kernels, device),
         attention=backend_named(options.attention, device, precision.compute, config.trunk.head_dim),
         examined=Examined() if built_in else remembered(),
         speech=content_of(options.speech),

@@ -75,7 +75,10 @@ class Run:
             self._tell_what_is_kept()
             raise
         if performer.attention:
-            tqdm.write(f"note: attention by {performer.attention}", sys.stderr)
+            kernels = self._request.kernels
+            why = f" ({kernels.why_plain})" if kernels.why_plain else ""
+            ran = f"attention by {performer.attention}; {kernels.kernels.name} kernels{why}"
+            tqdm.write(f"note: {ran}", sys.stderr)
         if self._cached.steps:
             tqdm.write(f"note: {self._cached.text()}", sys.stderr)
         with suppress(OSError):  # a player may have it open

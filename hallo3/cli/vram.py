@@ -31,7 +31,12 @@ def planned(request: Request) -> Request:
     if request.device.type == "cpu" and options.dtype == "auto":  # a plan for a GPU, made without one
         precision = PRECISIONS["bf16"]
     text, speech = _encoders(request)
-    demand = Demand(precision=precision, steps=request.settings.steps, branches=request.settings.branches)
+    demand = Demand(
+        precision=precision,
+        steps=request.settings.steps,
+        branches=request.settings.branches,
+        fused=request.kernels.kernels.name == "fused",
+    )
     plan = plan_memory(sizes_of(request.config, precision, text, speech), demand, ceiling, ram_bytes())
     arranged = plan.arrangement
     settings = replace(

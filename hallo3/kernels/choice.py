@@ -53,6 +53,16 @@ def kernels_named(name: str, device: torch.device) -> Chosen:
     return Chosen(FUSED)
 
 
+def expected_kernels(name: str, device: torch.device) -> Chosen:
+    """What :func:`kernels_named` will probably choose, without trying it: for plans. A plan that is made
+    without a GPU is for one that has Triton. Raises ``InputError`` for a name that is none."""
+    if name not in NAMES or name == "plain" or (device.type == "cuda" and find_spec("triton") is None):
+        return kernels_named(name, device) if name not in NAMES else Chosen(PLAIN)
+    from .fused import FUSED
+
+    return Chosen(FUSED) if name == "fused" or device.type in ("cuda", "cpu") else Chosen(PLAIN)
+
+
 def why_not(device: torch.device) -> str:
     """Why the fused kernels cannot be used on a device; empty if they can."""
     if device.type == "cuda" and find_spec("triton") is None:

@@ -17,7 +17,7 @@ from hallo3.cli.main import main
 from sounds import RATE, tone, write_wav
 
 ABOUT = "note: the built-in model has learned drawn faces only, not photographs.\n"
-RAN = "note: attention by torch, flash\n"
+RAN = "note: attention by torch, flash; plain kernels\n"
 
 
 def words(folder: Path, portrait: Path) -> list[str]:

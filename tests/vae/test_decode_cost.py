@@ -1,5 +1,5 @@
 """The count of what a decode holds, against an operation-by-operation count at full size, where nothing is
-computed. The figures are docs/measurements' own goals: 4.8 GB, and 3.6 GB in eight strips."""
+computed. The goals: 4.8 GB, and 3.6 GB in eight strips."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Away:
 
 
 def peak_of(config: VAEConfig, latent: LatentShape, plan: DecodePlan, kind: torch.dtype) -> int:
-    """Bytes held at the peak of the first three slices; those after are like the third."""
+    """Bytes held at the peak of the first two slices; those after are like the second."""
     decoder = build_vae(config).network.decoder.to(kind)
     cache: CausalCache | None = Away() if plan.caches == "host" else None
     latents = torch.empty(1, config.latent_channels, *latent, dtype=kind, device="meta")
     with torch.inference_mode(), Tracker() as tracker:
         unscaled = latents * 1.0
-        parts = torch.split(unscaled, decode_slices(latent.frames), dim=2)[:3]
+        parts = torch.split(unscaled, decode_slices(latent.frames), dim=2)[:2]
         for frames in decode_parts(decoder, parts, plan, cache=cache):
             del frames
     return tracker.peak

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from vae.random_vae import SMALL, diffusers_frames, latents_of, random_vae
 
 from hallo3.errors import InputError
 from hallo3.shapes import LatentShape
 from hallo3.vae.access import Access, Held, convolve
 from hallo3.vae.caches import DeviceCache
-from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
+from hallo3.vae.codec import VideoVAE, build_vae
 from hallo3.vae.decoder import decode_parts
 from hallo3.vae.plan import LARGEST, DecodePlan, cuts, least_strips
+from vae.random_vae import SMALL, diffusers_frames, latents_of, random_vae
 
 ROUNDING = 1e-5
 """Of the largest value: float32, some forty layers deep."""
@@ -82,7 +82,7 @@ def test_half_precision_errs_no_more_than_diffusers(strips: int) -> None:
 
 
 @torch.inference_mode()
-def test_double_precision_is_not_lost(vae: VideoVAE) -> None:
+def test_double_precision_is_not_lost() -> None:
     double = random_vae()
     double.network.decoder.double()
     latents = latents_of(3).double()
@@ -119,7 +119,7 @@ CAUSAL = ("conv_in", "conv1", "conv2", "conv_out")
 
 @torch.inference_mode()
 @pytest.mark.parametrize("strips", [1, 3])
-def test_layers_are_borrowed_one_at_a_time_and_given_back(vae: VideoVAE, strips: int) -> None:
+def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
     """Hosts lend two buffers in turn: a layer must be given back before the next but one is borrowed. Weights
     that are held in another type are used in the latents'."""
     halves = random_vae()
@@ -178,16 +178,11 @@ def test_no_convolution_is_given_more_than_it_can_count() -> None:
     assert least_strips(256, larger) == -(-elements // LARGEST) == 3
 
 
-@pytest.mark.parametrize(("strips", "caches"), [(0, "device"), (-1, "host"), (1, "disk")])
-def test_plans_that_cannot_be_are_refused(strips: int, caches: str) -> None:
+@pytest.mark.parametrize(
+    ("strips", "caches", "found"),
+    [(0, "device", "0 strips"), (-1, "host", "-1 strips"), (1, "disk", '"disk"')],
+)
+def test_plans_that_cannot_be_are_refused(strips: int, caches: str, found: str) -> None:
     with pytest.raises(InputError) as refusal:
         DecodePlan(strips, caches)
-    assert (
-        str(strips) in refusal.value.found
-        or caches in refusal.value.expected + refusal.value.headline
-        or '"device"' in refusal.value.expected
-    )
-
-
-def test_slices_cover_the_clip() -> None:
-    assert all(sum(decode_slices(frames)) == frames for frames in range(1, 20))
+    assert refusal.value.found == found

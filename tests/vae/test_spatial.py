@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from vae.random_vae import latents_of, random_vae
 
 from hallo3.vae.access import Access
 from hallo3.vae.spatial import moments, normalized, pointwise, runs, spread
 from hallo3.vae.upsample import repeats, upsampled
+from vae.random_vae import latents_of, random_vae
 
 
 def interpolated(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -111,7 +112,7 @@ def test_upsampling_is_diffusers(
     wanted = upsampler(x)
     for piece in (2**22, 1):
         monkeypatch.setattr("hallo3.vae.spatial.PIECE", {"cpu": piece})
-        found = upsampled(upsampler, x, list(zip(edges, edges[1:], strict=False)), Access())
+        found = upsampled(upsampler, x, list(pairwise(edges)), Access())
         assert torch.allclose(found, wanted, atol=2e-6)
     assert found.shape[2] == sum(
         (last - first) * times for first, last, times in repeats(frames, in_time=in_time)

@@ -1,0 +1,46 @@
+"""``--kernels``: the same video and the same job, told by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cli.test_attention import frames_in, inputs, request_of
+from going_on import run
+from hallo3.cli import request
+from hallo3.cli.known import key_of_video
+from hallo3.kernels.choice import Chosen
+from hallo3.kernels.plain import PLAIN
+
+__all__ = ["inputs"]
+
+
+def test_fused_kernels_make_the_same_video(inputs: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(inputs) == 0
+    assert "; plain kernels" in capfd.readouterr().err
+    wanted = frames_in(inputs["-o"]).astype(int)
+    assert run(inputs, "--fresh", kernels="fused") == 0
+    assert "; fused kernels" in capfd.readouterr().err
+    assert np.abs(frames_in(inputs["-o"]).astype(int) - wanted).max() <= 1
+
+
+def test_kernels_are_no_part_of_a_job(inputs: dict[str, str]) -> None:
+    plain, fused = request_of(inputs), request_of(inputs, "--kernels", "fused")
+    assert key_of_video(plain, "") == key_of_video(fused, "")
+    assert plain.kind != fused.kind, "they take another time"
+
+
+def test_why_the_fused_ones_were_not_taken_is_told(
+    inputs: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "kernels_named", lambda *_: Chosen(PLAIN, "Triton is not installed"))
+    assert run(inputs) == 0
+    assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
+
+
+def test_a_plan_tries_nothing(inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(*_: object) -> Chosen:
+        raise AssertionError("kernels were tried for a plan")
+
+    monkeypatch.setattr(request, "kernels_named", tried)
+    assert request_of(inputs, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
