@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench parity clean
+.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
 
 setup: $(READY)
 
@@ -80,10 +80,24 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+BENCH := $(PY) -m benchmarks
+MEASURED := docs/measurements
+
+# Minutes. Times are of the device that is here; the result says which.
 bench: setup
-	$(PY) benchmarks/ledger.py --json docs/measurements/ledger.json
-	$(PY) benchmarks/cpu.py --json docs/measurements/cpu.json
-	$(PY) benchmarks/precision.py --json docs/measurements/precision.json
+	$(BENCH) counts --json $(MEASURED)/ledger.json --chart docs/pictures/cost.png
+	$(BENCH) cpu --json $(MEASURED)/cpu.json
+	$(BENCH) precision --json $(MEASURED)/precision.json
+	$(BENCH) products --json $(MEASURED)/products.json
+	$(BENCH) times --device cpu --json $(MEASURED)/times.json
+	$(BENCH) length --short --json $(MEASURED)/length.json
+
+# All but `drift`, which is for owners of released weights. The last line measures a GPU, if there is one.
+bench-all: bench bench-approximations
+	$(BENCH) exactness --json $(MEASURED)/exactness.json
+	$(BENCH) ceilings --json $(MEASURED)/ceilings.json
+	$(BENCH) length --json $(MEASURED)/length.json --chart docs/pictures/length.png
+	$(BENCH) times
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).
 bench-built-in: setup
@@ -92,8 +106,8 @@ bench-built-in: setup
 
 # Samplers and approximations where the answer is known, and on the built-in model; four minutes.
 bench-approximations: setup
-	$(PY) benchmarks/mixtures.py --json docs/measurements/mixtures.json
-	$(PY) benchmarks/approximations.py --json docs/measurements/approximations.json
+	$(BENCH) mixtures --json $(MEASURED)/mixtures.json
+	$(BENCH) approximations --json $(MEASURED)/approximations.json
 
 train: setup
 	$(PY) -m training all --out build/training

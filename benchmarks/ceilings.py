@@ -244,16 +244,19 @@ def full_size(precision: str = "bf16") -> Sizes:
     return sizes_of(HALLO3, PRECISIONS[precision], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
 
 
-def counted(ceiling: float, precision: str = "bf16", ram: int = 64 * GB) -> dict[str, Any]:
+def counted(
+    ceiling: float, precision: str = "bf16", *, fused: bool = True, ram: int = 64 * GB
+) -> dict[str, Any]:
     """A plan for so many GB beside what was counted, and what streams."""
     sizes = full_size(precision)
-    demand = Demand(precision=PRECISIONS[precision], steps=HALLO3.defaults.steps, branches=2)
+    demand = Demand(precision=PRECISIONS[precision], steps=HALLO3.defaults.steps, branches=2, fused=fused)
     plan = plan_memory(sizes, demand, round(ceiling * GB), ram)
     peaks = Rehearsal(sizes=sizes, demand=demand, plan=plan).run(slices=6)
     streamed = plan.stage("sample").streamed
     return {
         "ceiling_gb": ceiling,
         "precision": precision,
+        "fused": fused,
         "line": plan.line(),
         "plan": plan.as_dict(),
         "counted": peaks,
@@ -280,11 +283,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("ceilings", type=float, nargs="*", metavar="GB", help="default: 6 8 12 16 24")
     parser.add_argument("--precision", default="bf16", choices=tuple(PRECISIONS))
+    parser.add_argument("--plain", action="store_true", help="without fused kernels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
     for each in options.ceilings or CEILINGS:
-        found.append(counted(each, options.precision))
+        found.append(counted(each, options.precision, fused=not options.plain))
         print(told(found[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Times on this machine's CPU: ``python benchmarks/cpu.py [--json FILE]``.
+"""Times on this machine's CPU: ``python -m benchmarks cpu [--json FILE]``.
 
 Seconds a NANO segment (2 steps, guidance on), and torch's own small 3D convolutions against oneDNN's.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.report import machine
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.pipeline import animate
@@ -75,23 +74,22 @@ def convolutions() -> list[dict[str, Any]]:
 def report() -> dict[str, Any]:
     """Every figure, and the machine they belong to."""
     return {
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        },
+        "machine": machine(),
         "nano_segment_seconds": segment_seconds(),
         "convolutions": convolutions(),
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     figures = report()
     print(json.dumps(figures, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Count a sampling step at full size, without weights: ``python -m benchmarks.ledger [--json FILE]``.
+"""Count a sampling step at full size, without weights: ``python -m benchmarks counts``.
 
 On the meta device: operations, bytes moved and bytes held, of ours and of a baseline that does what the
 original does. FLOP are counted with torch's own operations, bytes with one operation each for the kernels
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.bars import Bar, Panel, draw_bars
 from benchmarks.baseline import Baseline
 from benchmarks.tracking import Tracker, attention, tracked
 from hallo3.config import Hallo3Config
 from hallo3.kernels.fused import FUSED
 from hallo3.kernels.plain import PLAIN, Kernels
+from hallo3.media.picture import write_picture
 from hallo3.model.conditions import RunConditions, SegmentConditions
 from hallo3.model.guidance import PASSES, Predict
 from hallo3.model.transformer import Hallo3Transformer
@@ -114,9 +116,10 @@ def count(config: Hallo3Config) -> dict[str, Any]:
             rows[f"{kernels.name}, {name}"] = moved(branches(there.dit, *prepared), there.latents)
     there = OnMeta(config)
     rows["baseline"] = moved(there.baseline(), there.latents)
-    counted = flop(config)
+    counted, shape = flop(config), config.segment.shape
     return {
         "config": config.name,
+        "segment": f"{shape.frames} frames of {shape.width} x {shape.height}",
         "flop": counted,
         "steps": rows,
         "original": ORIGINAL,
@@ -133,11 +136,48 @@ def table(counts: dict[str, Any]) -> str:
     return "\n".join([*lines, f"FLOP {step:.6e}, {ratio:.4f} of the original's {ORIGINAL['flop']:.6e}"])
 
 
-if __name__ == "__main__":
+def cost_chart(counts: dict[str, Any]) -> Tensor:
+    """The original's step beside ours: FLOP, bytes moved, bytes held at once."""
+    rows = {name: row for name, row in counts["steps"].items() if name.startswith("fused")}
+    rows = {"ours, plain, batched": counts["steps"]["plain, batched"]} | {
+        f"ours, {name}": row for name, row in rows.items()
+    }
+    original = counts["original"]
+    operations = {"original": original["flop"], "ours": counts["flop"]["step"]}
+    moved = {"original": original["bytes"]} | {name: row["bytes"] for name, row in rows.items()}
+    held = {"original": original["peak"]} | {name: row["peak"] for name, row in rows.items()}
+
+    def panel(title: str, about: str, values: dict[str, float], unit: float, name: str) -> Panel:
+        digits = 2 if max(values.values()) < 100 * unit else 0
+        texts = {label: f"{value / unit:.{digits}f} {name}" for label, value in values.items()}
+        bars = [Bar(label, value, texts[label], label != "original") for label, value in values.items()]
+        return Panel(title, about, tuple(bars))
+
+    frames = counts["segment"]
+    return draw_bars(
+        "What a sampling step costs",
+        f"the released model's size, {frames}, both guidance branches; counted without weights, no times",
+        [
+            panel("Operations", "FLOP; the same however branches are computed", operations, 1e12, "TFLOP"),
+            panel("Memory traffic", "bytes read and written by all operations", moved, 1e12, "TB"),
+            panel("Memory at work", "bytes held at once besides weights and conditions", held, 1e9, "GB"),
+        ],
+    )
+
+
+def main() -> None:
+    """Count, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
+    parser.add_argument("--chart", type=Path, metavar="PNG", help="also draw them")
     options = parser.parse_args()
     found = count(HALLO3)
     print(table(found))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.chart:
+        write_picture(cost_chart(found), options.chart)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,8 @@ HOUR = 3600
 SEED = 7
 STRAIGHT = 0.999
 """Of r^2, where nothing else runs."""
+CLOCKS = ("seconds", "cpu_seconds")
+"""On the wall, and of all threads; not every system tells the second."""
 LOOK = 0.1
 """Seconds between looks at the memory."""
 
@@ -119,7 +121,8 @@ def measured(folder: Path, segments: int) -> dict[str, Any]:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, "hallo3 animate")
     cpu = after[2] - before[2] + after[3] - before[3]  # of processes that have ended, user and system
-    row: dict[str, Any] = {"segments": segments, "seconds": seconds, "cpu_seconds": cpu}
+    row: dict[str, Any] = {"segments": segments, "seconds": seconds}
+    row |= {"cpu_seconds": cpu} if cpu else {}
     return row | ({"anonymous_mb": most / 1e6} if most else {})
 
 
@@ -133,12 +136,18 @@ def grown(lengths: Sequence[int]) -> dict[str, Any]:
         rows = [measured(folder, segments) for segments in sorted(set(lengths))]
     found: dict[str, Any] = {"sizes": {"config": NANO.name, "steps": NANO.defaults.steps}, "lengths": rows}
     if len(rows) > 1:
-        for name in ("seconds", "cpu_seconds"):
+        for name in CLOCKS if "cpu_seconds" in rows[0] else CLOCKS[:1]:
             line = fitted([row["segments"] for row in rows], [row[name] for row in rows])
             found[f"{name} = start + each * segments"] = line._asdict()
     if all("anonymous_mb" in row for row in rows):
         found["mb_more_than_the_shortest"] = rows[-1]["anonymous_mb"] - rows[0]["anonymous_mb"]
     return found
+
+
+def straightest(found: dict[str, Any]) -> float:
+    """r^2 of CPU-seconds, or of seconds where the system tells no others; 0 without a line."""
+    lines = [found.get(f"{name} = start + each * segments") for name in CLOCKS]
+    return next((line["r2"] for line in reversed(lines) if line), 0.0)
 
 
 def main() -> None:
@@ -148,7 +157,7 @@ def main() -> None:
     add("--segments", type=int, nargs="+", metavar="N", help=f"lengths (default: {LENGTHS})")
     add("--short", action="store_true", help=f"only {SHORT}")
     add("--long", action="store_true", help="an hour of speech besides")
-    add("--strict", action="store_true", help=f"fail where r^2 is not above {STRAIGHT}")
+    add("--strict", action="store_true", help=f"fail where r^2 of CPU-seconds is not above {STRAIGHT}")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--chart", type=Path, metavar="PNG", help="also draw them")
     options = parser.parse_args()
@@ -156,7 +165,7 @@ def main() -> None:
     found = stamped(grown([*lengths, *[hour_of_segments()] * options.long]), "length", sys.argv[1:])
     print(table({f"{row['segments']} segments": row for row in found["lengths"]}, "length"))
     line = found.get("seconds = start + each * segments")
-    for name in ("seconds", "cpu_seconds"):
+    for name in CLOCKS:
         one = found.get(f"{name} = start + each * segments")
         if one:
             print(f"{name} = {one['start']:.3g} + {one['each']:.3g} * segments, r^2 {one['r2']:.5f}")
@@ -166,7 +175,7 @@ def main() -> None:
         write_json(found, options.json)
     if options.chart:
         write_picture(draw_length(found["lengths"], line), options.chart)
-    if options.strict and not (line and line["r2"] > STRAIGHT):
+    if options.strict and straightest(found) <= STRAIGHT:
         sys.exit(f"r^2 is not above {STRAIGHT}")
 
 

@@ -31,9 +31,8 @@ def draw_length(rows: Sequence[Mapping[str, Any]], line: Mapping[str, float] | N
     points = [(at, row["seconds"]) for at, row in zip(x, rows, strict=True)]
     _panel(pen, first, "Seconds", about, points, line)
     known = [(row["segments"], row["anonymous_mb"]) for row in rows if "anonymous_mb" in row]
-    _panel(
-        pen, second, "Memory", "MB, anonymous, the most at any time" if known else "not measured here", known, None
-    )
+    most = "MB, anonymous, the most at any time" if known else "not measured here"
+    _panel(pen, second, "Memory", most, known, None)
     return pen.picture()
 
 

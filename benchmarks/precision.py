@@ -1,4 +1,4 @@
-"""How far a forward is from float32 in other precisions: ``python benchmarks/precision.py [--json FILE]``.
+"""How far a forward is from float32 in other precisions: ``python -m benchmarks precision``.
 
 The built-in model's transformer, real features of its first sample, a timestep in the middle of the schedule.
 """

@@ -1,4 +1,4 @@
-"""How far products in eight bits are from exact ones: ``python benchmarks/products.py [--json FILE]``.
+"""How far products in eight bits are from exact ones: ``python -m benchmarks products``.
 
 One Linear of the model's width on inputs and weights of several kinds, against float64; every kind of layer
 of the built-in model on what it is given; and the built-in model's velocity against float32's, with some
@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # the others here, when this one is a module
-
 import torch
-from precision import Inputs, apart, forward, real_inputs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.precision import Inputs, apart, forward, real_inputs
 from hallo3.built_in import FOLDER
 from hallo3.load import load_models
 from hallo3.weights.precision import PRECISIONS, Holding

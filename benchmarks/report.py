@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CPU = torch.device("cpu")
 PROGRAM = "python -m benchmarks"
+PRIVATE = dict.fromkeys(("--json", "--chart", "--model", "--portrait", "--speech"), "FILE") | {
+    "--prompt": "TEXT"
+}
+"""What is said in place of these options' values."""
 
 
 def device_named(name: str) -> torch.device:
@@ -67,23 +71,22 @@ def _driver() -> str:
 
 
 def command(name: str, words: Sequence[str]) -> str:
-    """The command line, with FILE in place of every path: it may be shown to anybody."""
+    """The command line, with FILE in place of every path and TEXT of every prompt: anybody may see it."""
     shown: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
-        before = shown[-1] if shown else ""
         if equals and word.startswith("--"):
-            shown.append(f"{option}={'FILE' if _is_path(value, option) else value}")
+            shown.append(f"{option}={PRIVATE.get(option, pathless(value))}")
         elif word.startswith("--"):
             shown.append(word)
         else:
-            shown.append("FILE" if _is_path(word, before) else word)
+            shown.append(PRIVATE.get(shown[-1] if shown else "", pathless(word)))
     return " ".join((PROGRAM, name, *shown))
 
 
-def _is_path(word: str, option: str) -> bool:
-    named = option in {"--json", "--chart", "--model", "--portrait", "--speech"}
-    return named or "/" in word or "\\" in word or word.startswith("~")
+def pathless(text: str) -> str:
+    """A text with FILE in place of whatever may be a path."""
+    return re.sub(r"\S*[/\\~]\S*", "FILE", text)
 
 
 def stamped(
@@ -112,7 +115,8 @@ def result_path(found: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 
 def table(rows: Mapping[str, Mapping[str, Any]], head: str = "") -> str:
     """Rows by name under the columns that any of them has; what a row lacks is left empty."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    widest = sorted(rows.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(column for row in widest for column in row))
     cells = {name: [_cell(row.get(column)) for column in columns] for name, row in rows.items()}
     widths = [
         max(len(column), *(len(row[place]) for row in cells.values())) for place, column in enumerate(columns)

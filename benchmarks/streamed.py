@@ -17,7 +17,7 @@ from benchmarks.networks import Inputs, Place, filled
 from benchmarks.timing import Clock, Row
 from hallo3.errors import InputError
 from hallo3.items import Item, put
-from hallo3.kernels.fused import FUSED
+from hallo3.kernels.choice import kernels_named
 from hallo3.memory_host import keep_under, ram_bytes, total_bytes
 from hallo3.memory_plan import GB, MemoryPlan, plan_memory
 from hallo3.memory_sizes import sizes_of
@@ -72,7 +72,8 @@ def plan_under(place: Place, ceiling: float) -> MemoryPlan:
     """What a run would do with so many GB. Raises ``InputError`` where they are too few."""
     precision = PRECISIONS["bf16" if place.dtype is torch.bfloat16 else "fp32"]
     sizes = sizes_of(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
-    demand = Demand(precision=precision, steps=STEPS, branches=2)
+    fused = kernels_named("auto", place.device).kernels.name == "fused"
+    demand = Demand(precision=precision, steps=STEPS, branches=2, fused=fused)
     return plan_memory(sizes, demand, round(ceiling * GB), ram_bytes())
 
 
@@ -94,9 +95,14 @@ def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrange
             dit, on_access=arranged.on_access, steps_on_access=arranged.steps_on_access
         )
         predict = PASSES[arranged.passes](dit, *prepared)
-        before = shelf.bytes
-        row = clock.measure(lambda: predict(inputs.latents, 0))
-        streamed = (shelf.bytes - before) / (clock.warm + clock.count)
+        begun: list[int] = []
+
+        def step() -> Tensor:
+            begun.append(shelf.bytes)
+            return predict(inputs.latents, 0)
+
+        row = clock.measure(step)
+        streamed = (shelf.bytes - begun[clock.warm]) / clock.count if len(begun) > clock.warm else 0.0
         reserved = _reserved(clock)  # measuring the decode begins anew
     codec = filled(build_vae(place.config.vae, arranged.decode), place)
     decode = clock.measure(lambda: [part.float().cpu() for part in codec.decode(inputs.latents)])  # type: ignore[operator]
@@ -119,7 +125,8 @@ def reckoned(row: Row, resident: float | None) -> Row:
 
 def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Stored[Hallo3Transformer]:
     """The transformer with random weights in the host's memory, drawn on the device, a tensor at a time."""
-    layers = Layers(device="meta", dtype=place.dtype, kernels=FUSED, attention=attention)
+    kernels = kernels_named("auto", place.device).kernels
+    layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
     network = Hallo3Transformer(place.config, layers).eval().requires_grad_(False)
     drawn = torch.Generator(place.device).manual_seed(0)
 

@@ -28,6 +28,7 @@ from benchmarks.times_told import PARTS, chart, text
 from benchmarks.timing import Clock, Row
 from hallo3.backends import AUTO, backend_named
 from hallo3.config import Hallo3Config
+from hallo3.kernels.choice import why_not
 from hallo3.kernels.fused import FUSED
 from hallo3.kernels.plain import PLAIN
 from hallo3.latents import collect
@@ -73,6 +74,8 @@ class Bench:
         name = self.attention or fastest_exact(found.get("attention", {}))
         attention = backend_named(name, place.device, place.dtype, place.config.trunk.head_dim)
         found["sizes"]["attention"] = attention.title
+        if trouble := why_not(place.device):
+            found["sizes"]["fused"] = f"cannot run: {trouble}"
         found |= self._networks(attention)
         rate = found.get("rates", {}).get("matrix product", {}).get("tflops")
         for row in (*found.get("step", {}).values(), *found.get("attention", {}).values()):
@@ -147,7 +150,7 @@ def _ways(networks: Networks, attention: Attention) -> Iterator[tuple[str, Way]]
     yield TORCHS_CHOICE, Way(networks.baseline(PLAIN, AUTO), latents, True)
     yield SAME, Way(networks.baseline(PLAIN, attention), latents, True)
     prepared = networks.inputs.prepared(networks.dit(PLAIN, attention))
-    for kernels in (PLAIN, FUSED):
+    for kernels in (PLAIN,) if why_not(networks.place.device) else (PLAIN, FUSED):
         dit = networks.dit(kernels, attention)
         for passes, branches in PASSES.items():
             yield f"ours, {kernels.name}, {passes}", Way(branches(dit, *prepared), latents, False)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from .errors import InputError
+from .kernels.choice import AUTO, expected_kernels
+from .kernels.plain import PLAIN
 from .memory_plan import GB, plan_memory
 from .memory_sizes import Sizes, sizes_of
 from .memory_stages import Demand
@@ -16,12 +20,18 @@ CEILINGS = (6, 8, 12, 16, 24)
 def ceilings(gpu_memory: int, ram: int) -> tuple[str, ...]:
     """A line for this machine's card (0: none), and one for each of :data:`CEILINGS`; in bf16, guided."""
     sizes = sizes_of(HALLO3, PRECISIONS["bf16"], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
-    here = (f"this card, {gpu_memory / GB:.1f} GB: {_line(sizes, gpu_memory, ram)}",) if gpu_memory else ()
-    return (*here, *(f"--vram {size}: {_line(sizes, size * GB, ram)}" for size in CEILINGS))
+    demand = _demand(torch.device("cuda" if gpu_memory else "cpu"))
+    here = f"this card, {gpu_memory / GB:.1f} GB: {_line(sizes, demand, gpu_memory, ram)}"
+    usual = (f"--vram {size}: {_line(sizes, demand, size * GB, ram)}" for size in CEILINGS)
+    return (*([here] if gpu_memory else []), *usual)
 
 
-def _line(sizes: Sizes, ceiling: int, ram: int) -> str:
-    demand = Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2)
+def _demand(device: torch.device) -> Demand:
+    fused = expected_kernels(AUTO, device).kernels is not PLAIN
+    return Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=fused)
+
+
+def _line(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> str:
     try:
         return plan_memory(sizes, demand, ceiling, ram).line()
     except InputError as error:

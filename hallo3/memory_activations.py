@@ -2,7 +2,7 @@
 
 Each is an upper bound, a few hundredths above what is counted on the meta device
 (tests/pipeline/test_memory_plan.py). What a decode holds is told by ``vae/decode_cost.py``. "Tokens" are all
-of a segment, text and video, in the type that flows: 109 MB at full size. """
+of a segment, text and video, in the type that flows: 109 MB at full size."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import torch
 
@@ -29,7 +30,9 @@ def total_bytes(device: torch.device) -> int:
 
 def keep_under(promised: int, device: torch.device) -> None:
     """Have torch refuse to take more than so many bytes of a CUDA device."""
-    torch.cuda.set_per_process_memory_fraction(min(1.0, promised / total_bytes(device)), device)
+    named = cast("int | None", device.index)
+    number = torch.cuda.current_device() if named is None else named
+    torch.cuda.set_per_process_memory_fraction(min(1.0, promised / total_bytes(device)), number)
 
 
 def _windows_memory() -> int:

@@ -18,12 +18,13 @@ MEMORY, DISK, DEVICE = "memory", "disk", "device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a run asks for: ``branches`` evaluations a step, ``steps``; ``fused`` kernels or torch's own."""
+    """What a run asks for: ``steps``, and ``branches`` evaluations in each. ``fused`` kernels hold less than
+    torch's own, which are planned for where nobody says."""
 
     precision: Precision
     steps: int
     branches: int
-    fused: bool = True
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,7 +113,8 @@ class Request:
         """Runs of one kind take as long a segment."""
         work, cache = self.settings.evaluations, self.settings.step_cache
         attention = "" if self.attention is AUTO else f" {self.attention.name}"
-        attention += "" if self.kernels.kernels is PLAIN else f" {self.kernels.kernels.name}"
+        told = self.device.type == "cuda" or self.options.kernels == "fused"  # else a plan's is for a GPU
+        attention += f" {self.kernels.kernels.name}" if told and self.kernels.kernels is not PLAIN else ""
         stands = self.offload if self.memory is None else self.memory.arrangement.short
         return (
             f"{self.config.name} {self.precision.name} {self.device.type} {stands}{attention} "

@@ -1,14 +1,15 @@
-"""The four as one kernel each: every input is read once, the arithmetic is float32, and is rounded once.
+"""The four as one operation each: float32 inside, rounded once, nothing larger than what comes in and goes out.
 
-Each is an operation of torch's own (``torch.ops.hallo3``): profilers name it, the meta device knows its
-shapes. On CUDA its body is compiled by inductor, which writes one Triton kernel for it; elsewhere the body
-runs as it stands, which is slow and there for comparison. No gradients.
+Each is an operation of torch's own (``torch.ops.hallo3``): profilers name it, the meta device knows its shapes.
+On CUDA its body is compiled by inductor; elsewhere the body runs as it stands, which is slow and there for
+comparison. No gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -64,7 +65,15 @@ class Fused:
 def _modulated(
     video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
 ) -> Tensor:
-    return _body(_modulated_body, video)(video, text, weight, bias, modulation, eps)
+    made = video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
+    for x, first, out in (
+        (text, 3, made[:, : text.shape[1]]),
+        (video, 0, made[:, text.shape[1] :]),
+    ):
+        if x.shape[1]:
+            shift, scale = modulation[:, first, None], modulation[:, first + 1, None]
+            _run(_modulated_body, out, x, weight, bias, shift, scale, eps)
+    return made
 
 
 @_modulated.register_fake
@@ -74,15 +83,10 @@ def _(video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Ten
 
 
 def _modulated_body(
-    video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
-) -> Tensor:
-    m, w, b = modulation.float(), weight.float(), bias.float()
-
-    def part(x: Tensor, first: int) -> Tensor:
-        normed = F.layer_norm(x.float(), (x.shape[-1],), w, b, eps)
-        return (normed * (1 + m[:, first + 1, None]) + m[:, first, None]).to(x.dtype)
-
-    return torch.cat((part(text, 3), part(video, 0)), dim=1)
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> None:
+    normed = F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps)
+    out.copy_(normed * (1 + scale.float()) + shift.float())
 
 
 @torch.library.custom_op("hallo3::rotated", mutates_args=())
@@ -96,7 +100,13 @@ def _rotated(
     heads: int,
     eps: float,
 ) -> Tensor:
-    return _body(_rotated_body, x)(x, weight, bias, cos, sin, tail, heads, eps)
+    count, behind = x.shape[1], 0 if tail is None else tail.shape[1]
+    made = x.new_empty(x.shape[0], count + behind, heads, x.shape[2] // heads)
+    each = x.view(*x.shape[:2], heads, -1)
+    _run(_rotated_body, made[:, :count], each, weight, bias, cos[:, None], sin[:, None], eps)
+    if tail is not None:
+        made[:, count:] = tail
+    return made
 
 
 @_rotated.register_fake
@@ -116,35 +126,38 @@ def _(
 
 
 def _rotated_body(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    tail: Tensor | None,
-    heads: int,
-    eps: float,
-) -> Tensor:
-    each = x.view(*x.shape[:2], heads, -1).float()
-    normed = F.layer_norm(each, (each.shape[-1],), weight.float(), bias.float(), eps)
-    turned = torch.stack((-normed[..., 1::2], normed[..., 0::2]), dim=-1).flatten(-2)
-    made = (normed * cos.float()[:, None] + turned * sin.float()[:, None]).to(x.dtype)
-    return made if tail is None else torch.cat((made, tail.to(x.dtype).expand(len(x), -1, -1, -1)), dim=1)
+    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float
+) -> None:
+    """Both sides of a pair are normed from x, so that nothing normed has to be kept in between."""
+    x, weight, bias = x.float(), weight.float(), bias.float()
+    mean = x.mean(-1, keepdim=True)
+    rate = torch.rsqrt((x - mean).square().mean(-1, keepdim=True) + eps)
+    even = torch.arange(x.shape[-1], device=x.device) % 2 == 0
+
+    def other(of: Tensor) -> Tensor:
+        """The other one of each pair of channels."""
+        return torch.where(even, of.roll(-1, -1), of.roll(1, -1))
+
+    normed = (x - mean) * rate * weight + bias
+    turned = (other(x) - mean) * rate * other(weight) + other(bias)
+    out.copy_(normed * cos.float() + torch.where(even, -turned, turned) * sin.float())
 
 
 @torch.library.custom_op("hallo3::gated", mutates_args=())
 def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    return _body(_gated_body, x)(x, update, gate)
+    made = torch.empty_like(x)
+    _run(_gated_body, made, x, update, gate)
+    return made
 
 
 @_gated.register_fake
 def _(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     del update, gate
-    return x.new_empty(x.shape)
+    return torch.empty_like(x)
 
 
-def _gated_body(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    return (x.float() + gate.float() * update.float()).to(x.dtype)
+def _gated_body(out: Tensor, x: Tensor, update: Tensor, gate: Tensor) -> None:
+    out.copy_(x.float() + gate.float() * update.float())
 
 
 @torch.library.custom_op("hallo3::activated", mutates_args=())
@@ -161,14 +174,33 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _body(body: Callable[..., Tensor], like: Tensor) -> Callable[..., Tensor]:
-    return compiled(body) if like.is_cuda else body
+def _run(body: Callable[..., None], out: Tensor, *rest: Any) -> None:
+    """A body that writes to ``out``: compiled on CUDA, as it stands elsewhere."""
+    if out.is_cuda:
+        compiled(body, out, *rest)
+    else:
+        body(out, *rest)
+
+
+def compiled(body: Callable[..., None], *arguments: Any) -> None:
+    """Run a body as inductor compiles it. Types, and which extents are 1, make another kernel."""
+    kinds = tuple(
+        (argument.dtype, *(extent == 1 for extent in argument.shape))
+        for argument in arguments
+        if isinstance(argument, Tensor)
+    )
+    variant(body, kinds)(*arguments)
 
 
 @cache
-def compiled(body: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A body as inductor's kernel; compiled when it is first called. Once a process, as torch's own are."""
-    return torch.compile(body, fullgraph=True)
+def variant(body: Callable[..., None], kinds: tuple[object, ...]) -> Callable[..., None]:
+    """A compiled body of its own for such arguments, so that none of them uses up another's recompilations.
+    Kept once a process, as torch keeps its kernels."""
+    del kinds
+    known = cast(FunctionType, body)
+    code = known.__code__.replace()  # compiled code is remembered by this object
+    own = FunctionType(code, known.__globals__, known.__name__, known.__defaults__, known.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=True)
 
 
 FUSED = Fused()

@@ -1,0 +1,172 @@
+"""The exact way to make a video and every approximation of it that runs here, and a video made by one."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hallo3.approximations import APPROXIMATIONS
+from hallo3.backends import BACKENDS, backend_named, why_not
+from hallo3.config import Hallo3Config
+from hallo3.errors import InputError
+from hallo3.load import load_models
+from hallo3.media.sound import Recording
+from hallo3.memory_host import free_bytes, ram_bytes
+from hallo3.memory_plan import MemoryPlan, plan_memory
+from hallo3.memory_sizes import sizes_of
+from hallo3.memory_stages import Demand
+from hallo3.models import Models
+from hallo3.pipeline import animate
+from hallo3.sampling.step_cache import CacheReport
+from hallo3.settings import Settings
+from hallo3.stages import Progress
+from hallo3.stored import model_config, part
+from hallo3.weights.places import ModelFolder
+from hallo3.weights.precision import PRECISIONS, Precision, check_device
+
+EXACT, ANOTHER_SEED = "exact", "another seed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a video is made."""
+
+    settings: Settings
+    precision: Precision
+    attention: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What it is made of, and where."""
+
+    model: Path
+    device: torch.device
+    portrait: Tensor
+    speech: Recording
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A video [F, 3, H, W] in 0..1, forward passes of a branch that it took, which attention ran, what the
+    step cache did, and seconds without loading the transformer."""
+
+    frames: Tensor
+    evaluations: int
+    attention: str
+    cache: CacheReport
+    seconds: float
+
+
+def ways(exact: Way, device: torch.device, head_dim: int) -> tuple[dict[str, Way], dict[str, str]]:
+    """The exact way first, another seed to show what noise alone does, and every approximation by itself; and
+    which are left out, and why."""
+    settings = exact.settings
+    found = {EXACT: exact, ANOTHER_SEED: replace(exact, settings=replace(settings, seed=settings.seed + 1))}
+    left: dict[str, str] = {}
+    for name, each in APPROXIMATIONS.items():
+        if each.saves(settings):
+            found[name] = replace(exact, settings=each.on(settings))
+        else:
+            left[name] = "saves nothing with these settings"
+    for name, precision in PRECISIONS.items():
+        if precision.compute is torch.float16 or name in ("fp32", exact.precision.name):
+            continue
+        try:
+            check_device(precision, device)
+            found[name] = replace(exact, precision=precision)
+        except InputError as error:
+            left[name] = f"needs {error.expected}"
+    for name, backend in BACKENDS.items():
+        if not backend.exact:
+            trouble = why_not(backend, device, exact.precision.compute, head_dim)
+            if trouble:
+                left[name] = trouble
+            else:
+                found[name] = replace(exact, attention=name)
+    return found, left
+
+
+def make(way: Way, source: Source) -> Made:
+    """A video. Raises the errors of :mod:`hallo3.errors`."""
+    plan = planned(way, source)
+    settings = way.settings if plan is None else arranged(way.settings, plan)
+    head_dim = model_config(ModelFolder(source.model).transformer).trunk.head_dim
+    attention = backend_named(way.attention, source.device, way.precision.compute, head_dim)
+    models = load_models(source.model, source.device, way.precision, memory=plan, attention=attention)
+    cache = CacheReport()
+
+    def watch(progress: Progress) -> None:
+        nonlocal cache
+        if progress.cache is not None and progress.step == progress.steps:
+            cache += progress.cache
+
+    with counted(models) as passes:
+        begun = time.perf_counter()
+        made = animate(source.portrait, source.speech, source.prompt, models, settings, watch=watch)
+        frames = torch.cat([each.pixels.cpu() for each in made])
+        seconds = time.perf_counter() - begun
+    ran = models.attention.ran
+    del models, made
+    gc.collect()
+    if source.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Made(frames=frames, evaluations=sum(passes), attention=ran, cache=cache, seconds=seconds)
+
+
+def cut(speech: Recording, seconds: float) -> Recording:
+    """The beginning of a recording."""
+    return Recording(speech.waveform[:, : round(seconds * speech.sample_rate)], speech.sample_rate)
+
+
+def warm_up(way: Way, source: Source, config: Hallo3Config) -> None:
+    """Two steps of a segment, so that what the first run of a process waits for is in no figure."""
+    settings = replace(way.settings, steps=min(2, way.settings.steps))
+    segment = config.segment.new_frames / config.segment.fps
+    make(replace(way, settings=settings), replace(source, speech=cut(source.speech, segment)))
+
+
+@contextmanager
+def counted(models: Models) -> Generator[list[int]]:
+    """Branches of every forward pass of the transformer, as it is made. The transformer is loaded for it."""
+    passes: list[int] = []
+
+    def count(_: object, inputs: tuple[Tensor, ...], __: object) -> None:
+        passes.append(len(inputs[0]))
+
+    with models.transformer as network:
+        hook = network.proj_out.register_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+def planned(way: Way, source: Source) -> MemoryPlan | None:
+    """On CUDA what the command plans for a run: whatever is free may be used."""
+    if source.device.type != "cuda":
+        return None
+    files = ModelFolder(source.model)
+    text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
+    sizes = sizes_of(model_config(files.transformer), way.precision, text, speech)
+    demand = Demand(precision=way.precision, steps=way.settings.steps, branches=way.settings.branches)
+    return plan_memory(sizes, demand, free_bytes(source.device), ram_bytes())
+
+
+def arranged(settings: Settings, plan: MemoryPlan) -> Settings:
+    """The settings that a plan decides; they change no result beyond rounding."""
+    chosen = plan.arrangement
+    return replace(
+        settings,
+        passes=chosen.passes,
+        on_access=chosen.on_access,
+        steps_on_access=chosen.steps_on_access,
+    )
