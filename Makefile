@@ -10,7 +10,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
+.PHONY: setup demo test test-kernels test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
 
 setup: $(READY)
 
@@ -46,6 +46,11 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
 	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
+
+# The GPU kernels without a GPU: Triton's interpreter runs them, its compiler makes machine code of them (Linux).
+test-kernels: setup
+	$(PY) -m pip install --quiet triton
+	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_programs.py
 
 test-comfyui: $(COMFYUI_READY)
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,15 @@ class Saved:
     content: str
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How reference features were computed: in the numbers of a ``precision``, by its name, and with which
+    ``approximations``. Empty where nobody says."""
+
+    precision: str = ""
+    approximations: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Identity:
     """A portrait on the canvas, who is on it, and the reference features of every block [1, R, D].
@@ -33,7 +42,7 @@ class Identity:
     ``space`` is the embedding space of ``face_embedding``. ``surroundings`` is the photograph that the canvas
     was cut out of, to paste frames back into; ``overview`` [3, h, w] uint8 shows what is used of it. Neither
     decides a frame. ``saved`` is there if it comes out of a file, ``seen`` is the hash of
-    what the reference network saw if it does not.
+    what the reference network saw if it does not. ``made`` says how the features were computed.
     """
 
     canvas: Canvas
@@ -44,6 +53,15 @@ class Identity:
     overview: Tensor | None = None
     saved: Saved | None = None
     seen: str = ""
+    made: Made = Made()
+
+    def carries(self, now: Iterable[str]) -> str:
+        """A warning for a run that makes the approximations ``now`` and no others, if the features hold
+        any more; else nothing."""
+        more = [each for each in self.made.approximations if each not in tuple(now)]
+        if not more:
+            return ""
+        return f"the identity was made by {', '.join(more)} (approximate); its features stay so in this run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

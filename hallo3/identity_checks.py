@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from .boxes import PixelBox
+from .identity import Made
 from .media.surroundings import LONGEST, Surroundings
 
 BRIGHTEST, LARGEST = 4.0, 1e6
 """Magnitudes beyond which there is no canvas, and no embedding, feature or weight."""
 EDGE = 2.0
 """Pixels by which a place may hang over its photograph."""
+MOST_WORDS, LONGEST_WORD = 8, 60
+"""How much is said of how features were made."""
 
 
 def check_numbers(name: str, tensor: Tensor, shape: tuple[int | None, ...], most: float = LARGEST) -> None:
@@ -52,3 +55,16 @@ def stretch(said: Any, size: int) -> slice:
     if not (whole and 0 <= start < stop <= size):
         raise ValueError(f"a picture at {said} of {size}")
     return slice(start, stop)
+
+
+def made_as(said: Any) -> Made:
+    """What a file says of how its features were made; None, as in older files, is nothing. Raises
+    ``KeyError``, ``TypeError`` or ``ValueError``."""
+    if said is None:
+        return Made()
+    listed = said["approximations"]
+    words = [said["precision"], *listed]
+    sound = all(type(word) is str and word.isprintable() and len(word) <= LONGEST_WORD for word in words)
+    if type(listed) is not list or len(words) > MOST_WORDS or not sound:
+        raise ValueError("no words for how its features were made")
+    return Made(words[0], tuple(words[1:]))

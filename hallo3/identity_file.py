@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +18,8 @@ from torch import Tensor
 from .config import Hallo3Config
 from .errors import CheckpointError
 from .fingerprint import same_model
-from .identity import Identity, Saved
-from .identity_checks import BRIGHTEST, check_numbers, check_shown, placed, stretch
+from .identity import Identity, Made, Saved
+from .identity_checks import BRIGHTEST, check_numbers, check_shown, made_as, placed, stretch
 from .journal.record import digest
 from .media.canvas import Canvas
 from .storage.whole import unwritable, write_whole
@@ -134,6 +135,7 @@ def _facts(identity: Identity) -> dict[str, Any]:
         "rows": [canvas.rows.start, canvas.rows.stop],
         "columns": [canvas.columns.start, canvas.columns.stop],
         "place": None if around is None else list(around.place),
+        **({} if identity.made == Made() else {"made": asdict(identity.made)}),
     }
 
 
@@ -184,6 +186,7 @@ def _identity(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Identit
         surroundings=around,
         overview=overview,
         saved=Saved(mark.float(), str(said["content"])),
+        made=made_as(said.get("made")),
     )
 
 

@@ -33,7 +33,7 @@ from .watched import watched
 from .weights.examine import Examined
 from .weights.files import load_strict, read_part
 from .weights.places import ModelFolder
-from .weights.precision import PRECISIONS, Precision, check_device, filled, precision_of
+from .weights.precision import PRECISIONS, Precision, check_device, filled, fitted, precision_of
 
 N = TypeVar("N", bound=Trunk)
 T5_VOCABULARY = 32128
@@ -72,6 +72,7 @@ def load_models(
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     precision = precision_of(numbers)
     check_device(precision, device)
+    precision = fitted(precision, device)
     config = model_config(files.transformer)
     if extract:
         other = model_config(files.reference, "reference")

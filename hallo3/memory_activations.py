@@ -22,13 +22,13 @@ branches."""
 
 
 def sampling(config: Hallo3Config, precision: Precision, *, passes: str, branches: int, fused: bool) -> int:
-    """A sampling step. Batched, all is there twice, and the keys and values of both branches' audio besides;
-    abreast, the tokens of the branch that waits."""
+    """A sampling step. Batched, all is there twice, and a block's keys and values of both branches' audio
+    side by side; abreast, the tokens of the branch that waits."""
     trunk, latent, number = config.trunk, config.segment.shape.latent, precision.compute.itemsize
     tokens = (trunk.text_tokens + latent.tokens) * trunk.width * number
     held = 1.03 * forward(config, tokens, fused=fused) + _products(config, precision, tokens)
     if branches == 2 and passes == "batched":
-        held = 2 * held + branches * audio_kv(config, number)
+        held = 2 * held + branches * audio_kv(config, number) / trunk.layers
     elif branches == 2 and passes == "layer-major":
         held += tokens
     return round(held) + LATENTS_AT_ONCE * latents(config) * FLOAT

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,7 +65,7 @@ class Stages:
         rest = shape[2] - image_latents.shape[2]
 
         def draw(purpose: Purpose, step: int) -> Tensor:
-            return self.noise(purpose, index, step, shape).to(image_latents.device)
+            return sent(self.noise(purpose, index, step, shape), image_latents.device)
 
         def report(step: int) -> None:
             done = cache.report if cache else None
@@ -108,6 +109,13 @@ def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolated
         at_least=(settings.guided.start, settings.guided.stop),
         reuse=reuse,
     )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on a device. A GPU fetches it when its turn comes; nothing waits for that."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def prepare(

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from ..audio.vocals import Separator
+from ..backends import Backend
 from ..errors import InputError
+from ..identity import Identity
 from ..parts import PARTS
 from ..weights.places import VOCALS, ModelFolder
 from ..weights.precision import Precision, check_device
@@ -130,3 +132,23 @@ def check_products(precision: Precision, device: torch.device, *, known: bool) -
         warnings.warn(
             f"{precision.name} is made for a GPU; on the CPU it can be slower than fp32", stacklevel=2
         )
+
+
+def approximations_in(precision: Precision, attention: Backend) -> tuple[str, ...]:
+    """What computes approximately in a run's networks, by name."""
+    products = (precision.name,) if precision.approximate else ()
+    return products if attention.exact else (*products, f"attention {attention.name}")
+
+
+def tell_approximations(
+    precision: Precision, attention: Backend, saved: Identity | None, *, known: bool
+) -> None:
+    """Say that an attention is approximate, and that a saved identity holds approximations that the run does
+    not make; ``known`` is a model with which they have been tried."""
+    if not attention.exact and not known:
+        warnings.warn(
+            f"attention {attention.name} is approximate: 8-bit products; untested on real weights",
+            stacklevel=2,
+        )
+    if saved is not None and (told := saved.carries(approximations_in(precision, attention))):
+        warnings.warn(told, stacklevel=2)

@@ -15,9 +15,10 @@ from ..built_in import FOLDER
 from ..face.likeness import Likeness, likeness_to, nobody_can_tell
 from ..face.spaces import analyzer_for
 from ..fingerprint import fingerprint_in
-from ..identity import Identity
+from ..identity import Identity, Made
 from ..identity_file import write_identity
 from ..kept import seed_of
+from ..kernels.choice import Chosen, kernels_named
 from ..load import load_models
 from ..models import Models
 from ..noise import seeded_noise
@@ -25,6 +26,7 @@ from ..pipeline import Rendered, encode_prompt, identify, render_segment
 from ..segments import Segment
 from ..stages import Watch, prepare
 from ..watched import Watched
+from .checks import approximations_in
 from .listen import Ear
 from .request import Request
 from .vram import keep_ceiling
@@ -54,9 +56,17 @@ class Performer:
         return self._face(frame)
 
     @property
-    def attention(self) -> str:
-        """Which attention ran, as :attr:`hallo3.watched.Watched.ran`."""
-        return self._attention.ran
+    def ran(self) -> str:
+        """Which attention and kernels computed; empty if nothing did."""
+        if not self._attention.ran:
+            return ""
+        kernels, why = self._kernels
+        return f"attention by {self._attention.ran}; {kernels.name} kernels" + (f" ({why})" if why else "")
+
+    @cached_property
+    def _kernels(self) -> Chosen:
+        request = self._request
+        return kernels_named(request.options.kernels, request.device, request.precision.compute)
 
     def speech_chart(self) -> Tensor:
         """A picture [3, h, w] of the recording as it is listened to."""
@@ -65,12 +75,14 @@ class Performer:
     @cached_property
     def identity(self) -> Identity:
         """Who speaks: as it was saved, or by the reference network."""
-        speaker, settings = self._request.speaker, self._request.settings
+        request = self._request
+        speaker, settings = request.speaker, request.settings
         if speaker.saved is not None:
             return speaker.saved
         assert speaker.portrait is not None  # there is no third answer
         noise = seeded_noise(seed_of(settings.seed, 0, self._after))
-        return identify(speaker.portrait, self._models, settings, noise)
+        made = Made(request.precision.name, approximations_in(request.precision, request.attention))
+        return replace(identify(speaker.portrait, self._models, settings, noise), made=made)
 
     def save_identity(self, path: Path) -> None:
         """Who speaks, in a file. Raises ``OutputError``."""
@@ -87,7 +99,7 @@ class Performer:
             offload=request.offload,
             memory=request.memory,
             attention=self._attention,
-            kernels=request.kernels.kernels,
+            kernels=self._kernels.kernels,
             examined=request.examined,
             extract=request.speaker.saved is None,
         )

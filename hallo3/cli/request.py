@@ -14,7 +14,7 @@ from ..built_in import FOLDER
 from ..config import Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
 from ..journal.key import content_of
-from ..kernels.choice import Chosen, expected_kernels, kernels_named
+from ..kernels.choice import Chosen, expected_kernels
 from ..kernels.plain import PLAIN
 from ..listening import Listening
 from ..media.canvas import Canvas
@@ -32,7 +32,7 @@ from ..weights.places import ModelFolder
 from ..weights.precision import Precision, precision_named
 from ..weights.source import open_source
 from .approximate import approximated
-from .checks import check_products, device_named, vocals_file
+from .checks import check_products, device_named, tell_approximations, vocals_file
 from .memory import remembered
 from .portrait import Speaker, read_speaker
 
@@ -196,6 +196,8 @@ def read_request(options: Namespace) -> Request:
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
     precision, built_in = precision_named(numbers), options.model.resolve() == FOLDER and not given
     check_products(precision, device, known=built_in)
+    attention = backend_named(options.attention, device, precision.compute, config.trunk.head_dim)
+    tell_approximations(precision, attention, speaker.saved, known=built_in)
     settings = approximated(settings, options, known=built_in)
     sound, rate = recording_facts(options.speech), config.segment.sample_rate
     request = Request(
@@ -216,8 +218,8 @@ def read_request(options: Namespace) -> Request:
         enlarge=options.enlarge,
         device=device,
         precision=precision,
-        kernels=(expected_kernels if options.plan else kernels_named)(options.kernels, device),
-        attention=backend_named(options.attention, device, precision.compute, config.trunk.head_dim),
+        kernels=expected_kernels(options.kernels, device),
+        attention=attention,
         examined=Examined() if built_in else remembered(),
         speech=content_of(options.speech),
         vocals=vocals_file(options, files),

@@ -74,11 +74,8 @@ class Run:
         except BaseException:
             self._tell_what_is_kept()
             raise
-        if performer.attention:
-            kernels = self._request.kernels
-            why = f" ({kernels.why_plain})" if kernels.why_plain else ""
-            ran = f"attention by {performer.attention}; {kernels.kernels.name} kernels{why}"
-            tqdm.write(f"note: {ran}", sys.stderr)
+        if performer.ran:
+            tqdm.write(f"note: {performer.ran}", sys.stderr)
         if self._cached.steps:
             tqdm.write(f"note: {self._cached.text()}", sys.stderr)
         with suppress(OSError):  # a player may have it open

@@ -1,15 +1,13 @@
-"""The four as one operation each: float32 inside, rounded once, nothing larger than what comes in and goes out.
+"""The four as one operation each: every input read once, float32 inside, rounded once.
 
-Each is an operation of torch's own (``torch.ops.hallo3``): profilers name it, the meta device knows its shapes.
-On CUDA its body is compiled by inductor; elsewhere the body runs as it stands, which is slow and there for
-comparison. No gradients.
+Each is an operation of torch's own (``torch.ops.hallo3``): profilers name it, the meta device knows its
+shapes. On CUDA it is a Triton program (:mod:`hallo3.kernels.programs`); elsewhere the same arithmetic in
+torch's operations, which is slow and there for comparison. Where a gradient may be asked, the plain ones run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -17,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .parameters import dense
-from .plain import PLAIN
+from .plain import PLAIN, rotate
 
 
 class Fused:
-    """See :class:`hallo3.kernels.plain.Kernels`; raises ``RuntimeError`` of torch's where a gradient is
-    asked."""
+    """See :class:`hallo3.kernels.plain.Kernels`. Where a gradient may be asked, the plain ones run."""
 
     name = "fused"
 
     def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         """Norm + modulation."""
+        if torch.is_grad_enabled():
+            return PLAIN.modulated(norm, video, text, modulation)
         weight, bias = dense(norm, video)
         return _modulated(video, text, weight, bias, modulation, float(cast(Any, norm).eps))
 
@@ -35,6 +34,8 @@ class Fused:
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
         """Query/key norm + rotation."""
+        if torch.is_grad_enabled():
+            return PLAIN.rotated(norm, x, heads, cos, sin, tail)
         weight, bias = dense(norm, x)
         behind = None if tail is None else tail.transpose(1, 2)
         eps = float(cast(Any, norm).eps)
@@ -42,7 +43,7 @@ class Fused:
 
     def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         """A Linear whose product is written where it is wanted, in front of ``tail``."""
-        if type(linear) is not nn.Linear:
+        if type(linear) is not nn.Linear or torch.is_grad_enabled():
             return PLAIN.followed(linear, x, tail)
         made = x.new_empty(len(x), x.shape[1] + tail.shape[1], linear.out_features)
         for sample, place in zip(x, made, strict=True):
@@ -52,11 +53,11 @@ class Fused:
 
     def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
         """Gate + residual."""
-        return _gated(x, update, gate)
+        return PLAIN.gated(x, update, gate) if torch.is_grad_enabled() else _gated(x, update, gate)
 
     def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
         """Linear + GELU as its epilogue; layers that do more than multiply and add are called as they are."""
-        if type(linear) is not nn.Linear:
+        if type(linear) is not nn.Linear or torch.is_grad_enabled():
             return PLAIN.activated(linear, x)
         return _activated(x, linear.weight, linear.bias)
 
@@ -66,13 +67,16 @@ def _modulated(
     video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
 ) -> Tensor:
     made = video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
-    for x, first, out in (
-        (text, 3, made[:, : text.shape[1]]),
-        (video, 0, made[:, text.shape[1] :]),
-    ):
-        if x.shape[1]:
-            shift, scale = modulation[:, first, None], modulation[:, first + 1, None]
-            _run(_modulated_body, out, x, weight, bias, shift, scale, eps)
+    if made.is_cuda:
+        from . import programs
+
+        with programs.placed(made):
+            programs.modulated(made, video, text, weight, bias, modulation, eps)
+        return made
+    for x, first, out in ((text, 3, made[:, : text.shape[1]]), (video, 0, made[:, text.shape[1] :])):
+        normed = F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps)
+        shift, scale = modulation[:, first, None].float(), modulation[:, first + 1, None].float()
+        out.copy_(normed * (1 + scale) + shift)
     return made
 
 
@@ -80,13 +84,6 @@ def _modulated(
 def _(video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float) -> Tensor:
     del weight, bias, modulation, eps
     return video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
-
-
-def _modulated_body(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, scale: Tensor, eps: float
-) -> None:
-    normed = F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps)
-    out.copy_(normed * (1 + scale.float()) + shift.float())
 
 
 @torch.library.custom_op("hallo3::rotated", mutates_args=())
@@ -102,10 +99,17 @@ def _rotated(
 ) -> Tensor:
     count, behind = x.shape[1], 0 if tail is None else tail.shape[1]
     made = x.new_empty(x.shape[0], count + behind, heads, x.shape[2] // heads)
-    each = x.view(*x.shape[:2], heads, -1)
-    _run(_rotated_body, made[:, :count], each, weight, bias, cos[:, None], sin[:, None], eps)
     if tail is not None:
         made[:, count:] = tail
+    if made.is_cuda:
+        from . import programs
+
+        with programs.placed(made):
+            programs.rotated(made, x, weight, bias, cos, sin, eps)
+        return made
+    each = x.view(*x.shape[:2], heads, -1).float()
+    normed = F.layer_norm(each, (each.shape[-1],), weight.float(), bias.float(), eps)
+    made[:, :count] = rotate(normed, cos.float()[:, None], sin.float()[:, None])
     return made
 
 
@@ -125,39 +129,22 @@ def _(
     return x.new_empty(x.shape[0], count, heads, x.shape[2] // heads)
 
 
-def _rotated_body(
-    out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float
-) -> None:
-    """Both sides of a pair are normed from x, so that nothing normed has to be kept in between."""
-    x, weight, bias = x.float(), weight.float(), bias.float()
-    mean = x.mean(-1, keepdim=True)
-    rate = torch.rsqrt((x - mean).square().mean(-1, keepdim=True) + eps)
-    even = torch.arange(x.shape[-1], device=x.device) % 2 == 0
-
-    def other(of: Tensor) -> Tensor:
-        """The other one of each pair of channels."""
-        return torch.where(even, of.roll(-1, -1), of.roll(1, -1))
-
-    normed = (x - mean) * rate * weight + bias
-    turned = (other(x) - mean) * rate * other(weight) + other(bias)
-    out.copy_(normed * cos.float() + torch.where(even, -turned, turned) * sin.float())
-
-
 @torch.library.custom_op("hallo3::gated", mutates_args=())
 def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    made = torch.empty_like(x)
-    _run(_gated_body, made, x, update, gate)
-    return made
+    made = x.new_empty(x.shape)
+    if made.is_cuda:
+        from . import programs
+
+        with programs.placed(made):
+            programs.gated(made, x, update, gate)
+        return made
+    return made.copy_(x.float() + gate.float() * update.float())
 
 
 @_gated.register_fake
 def _(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     del update, gate
-    return torch.empty_like(x)
-
-
-def _gated_body(out: Tensor, x: Tensor, update: Tensor, gate: Tensor) -> None:
-    out.copy_(x.float() + gate.float() * update.float())
+    return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("hallo3::activated", mutates_args=())
@@ -174,35 +161,4 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _run(body: Callable[..., None], out: Tensor, *rest: Any) -> None:
-    """A body that writes to ``out``: compiled on CUDA, as it stands elsewhere."""
-    if out.is_cuda:
-        compiled(body, out, *rest)
-    else:
-        body(out, *rest)
-
-
-def compiled(body: Callable[..., None], *arguments: Any) -> None:
-    """Run a body as inductor compiles it. Types, and which extents are 1, make another kernel."""
-    kinds = tuple(
-        (argument.dtype, *(extent == 1 for extent in argument.shape))
-        for argument in arguments
-        if isinstance(argument, Tensor)
-    )
-    variant(body, kinds)(*arguments)
-
-
-@cache
-def variant(body: Callable[..., None], kinds: tuple[object, ...]) -> Callable[..., None]:
-    """A compiled body of its own for such arguments, so that none of them uses up another's recompilations.
-    Kept once a process, as torch keeps its kernels."""
-    del kinds
-    known = cast(FunctionType, body)
-    code = known.__code__.replace()  # compiled code is remembered by this object
-    own = FunctionType(code, known.__globals__, known.__name__, known.__defaults__, known.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=True)
-
-
 FUSED = Fused()
-BODIES = (_modulated_body, _rotated_body, _gated_body)
-"""What inductor is given."""

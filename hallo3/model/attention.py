@@ -79,7 +79,6 @@ class JointAttention(nn.Module):
         if not text_follows:
             tokens, rotary = tokens[:, rotary.text_tokens :], rotary.video
         q = self.kernels.rotated(self.norm_q, self.to_q(tokens), self.heads, rotary.cos, rotary.sin)
-        del tokens
         return self.to_out[0](merge_heads(self.attention(q, k, v)))
 
     def project(self, tokens: Tensor) -> KV:
@@ -130,6 +129,13 @@ class CrossAttention(nn.Module):
             norm_k(split_heads(self.to_k(tokens), self.heads)),
             split_heads(self.to_v(tokens), self.heads),
         )
+
+    @property
+    def foldable(self) -> bool:
+        """Whether the output layer only multiplies and adds: others may have given it another forward, or
+        hooks."""
+        layer = vars(self.to_out[0])
+        return "forward" not in layer and not layer["_forward_hooks"] and not layer["_forward_pre_hooks"]
 
     def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
         """Few tokens [1, n, token_dim] that all frames share, with the output layer's product taken ahead."""

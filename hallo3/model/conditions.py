@@ -75,7 +75,7 @@ def paired(run: RunConditions, segment: SegmentConditions) -> Conditions:
         halves = zip(run.silence[index], segment.audio[index], strict=True)
         return KV(*(torch.cat(sides) for sides in halves))
 
-    return _conditions(run, run.text, tuple(OnAccess(pair, len(run.silence))))
+    return _conditions(run, run.text, OnAccess(pair, len(run.silence)))
 
 
 def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:

@@ -77,7 +77,10 @@ class Hallo3Transformer(Trunk):
         timesteps do to it (small cards); the numbers are equal up to rounding.
         """
         like = prompt_embeds
-        texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
+        texts, timesteps = (
+            torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds)),
+            timesteps.to(like.device),
+        )
         face_tokens = self.face_proj(face_embedding.to(like))
 
         return RunConditions(
@@ -115,7 +118,12 @@ class Hallo3Transformer(Trunk):
                 lambda block, i: block.reference_kv(reference_features[i].to(like)), True
             ),
             face=self._per_block(
-                lambda block, _: block.face_fold(faces) if len(faces) == 1 else block.face_kv(apart), True
+                lambda block, _: (
+                    block.face_fold(faces)
+                    if len(faces) == 1 and block.attn_face.foldable
+                    else block.face_kv(apart)
+                ),
+                True,
             ),
             audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
             rotary=rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like),

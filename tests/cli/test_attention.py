@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from going_on import inputs_in, run
-from hallo3 import load
+from hallo3 import backends, load
 from hallo3.backends import BACKENDS
+from hallo3.built_in import FOLDER
 from hallo3.cli.arguments import parser
 from hallo3.cli.known import key_of_video
 from hallo3.cli.main import main
@@ -104,3 +105,21 @@ def test_plan_and_doctor_tell_of_it(
     assert '"attention": "math"' in capsys.readouterr().out
     assert main(["doctor", str(nano_folder)]) == 0
     assert "attention: auto, flash, math\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("built_in", [False, True])
+def test_an_approximate_one_is_called_so_before_the_run(
+    inputs: dict[str, str],
+    name: str,
+    built_in: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the built-in model they have been tried."""
+    monkeypatch.setattr(backends, "why_not", lambda *_: "")
+    if built_in:
+        inputs["--model"] = str(FOLDER)
+    assert run(inputs, "--plan", "--whole-picture", attention=name) == 0
+    said = f"note: attention {name} is approximate: 8-bit products; untested on real weights\n"
+    assert capsys.readouterr().err.count(said) == (not BACKENDS[name].exact and not built_in)

@@ -10,6 +10,11 @@ import pytest
 from PIL import Image
 
 from going_on import frames_of, run
+from hallo3 import backends
+from hallo3.backends import Backend
+from hallo3.identity import Made
+from hallo3.identity_file import read_identity
+from hallo3.ops import sdpa
 from hallo3.random_set import write_random_set
 from sounds import tone, write_wav
 
@@ -133,3 +138,48 @@ def test_pasted_back_frames_are_not_enlarged(
 ) -> None:
     assert run(inputs, "--paste-back", enlarge="2") == 2
     assert "pasted back cannot be enlarged" in capsys.readouterr().err
+
+
+def carried(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("note: the identity was made by")]
+
+
+@pytest.mark.parametrize(("made", "warned"), [("int8", True), ("fp8-products", True), ("fp32", False)])
+def test_an_identity_of_an_approximate_run_is_called_so_in_an_exact_one(
+    made: str,
+    warned: bool,
+    inputs: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "anna.safetensors"
+    assert run(inputs, dtype=made, save_identity=str(path)) == 0
+    found = read_identity(path).made
+    assert found == Made(made, (made,) if warned else ())
+    capsys.readouterr()
+    kept = {name: value for name, value in inputs.items() if name != "--portrait"}
+    told = [f"note: the identity was made by {made} (approximate); its features stay so in this run"] * warned
+    for dtype, wanted in (("fp32", told), ("bf16", told), (made, [])):
+        assert run(kept, "--plan", identity=str(path), dtype=dtype) == 0
+        assert carried(capsys.readouterr().err) == wanted
+
+
+def test_an_approximate_attention_is_noted_too(
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A CPU computes none; torch's own stands for one."""
+    stand_in = Backend(name="sage", attend=sdpa, exact=False)
+    monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "sage": stand_in})
+    path = tmp_path / "anna.safetensors"
+    assert run(inputs, attention="sage", save_identity=str(path)) == 0
+    assert read_identity(path).made == Made("fp32", ("attention sage",))
+    capsys.readouterr()
+    kept = {name: value for name, value in inputs.items() if name != "--portrait"}
+    for attention, warned in (("auto", True), ("math", True), ("sage", False)):
+        assert run(kept, "--plan", identity=str(path), attention=attention) == 0
+        said = carried(capsys.readouterr().err)
+        assert len(said) == warned
+        assert all("attention sage (approximate)" in line for line in said)

@@ -7,7 +7,7 @@ import pytest
 
 from cli.test_attention import frames_in, inputs, request_of
 from going_on import run
-from hallo3.cli import request
+from hallo3.cli import perform
 from hallo3.cli.known import key_of_video
 from hallo3.kernels.choice import Chosen
 from hallo3.kernels.plain import PLAIN
@@ -33,14 +33,20 @@ def test_kernels_are_no_part_of_a_job(inputs: dict[str, str]) -> None:
 def test_why_the_fused_ones_were_not_taken_is_told(
     inputs: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "kernels_named", lambda *_: Chosen(PLAIN, "Triton is not installed"))
+    monkeypatch.setattr(perform, "kernels_named", lambda *_: Chosen(PLAIN, "Triton is not installed"))
     assert run(inputs) == 0
     assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
 
 
-def test_a_plan_tries_nothing(inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def tried(*_: object) -> Chosen:
-        raise AssertionError("kernels were tried for a plan")
+def test_nothing_is_tried_before_something_is_rendered(
+    inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trying compiles: a plan, a refusal and a finished job need not wait for it."""
+    assert run(inputs) == 0
 
-    monkeypatch.setattr(request, "kernels_named", tried)
+    def tried(*_: object) -> Chosen:
+        raise AssertionError("kernels were tried")
+
+    monkeypatch.setattr(perform, "kernels_named", tried)
     assert request_of(inputs, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
+    assert run(inputs) == 0

@@ -121,7 +121,8 @@ def test_the_prompt_reaches_the_model_and_long_ones_are_cut(stages: Stages) -> N
 def lora_file(folder: Path, prefix: str, strength: float = 1.0) -> tuple[Path, dict[str, Tensor]]:
     """A LoRA in diffusers' CogVideoX names, and what it adds to each weight."""
     made, added = {}, {}
-    for seed, name in enumerate(("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "norm1.linear")):
+    layers = ("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "norm1.linear", "attn_face.to_out.0")
+    for seed, name in enumerate(layers):
         out, inner = {"ff.net.0.proj": (512, 128), "norm1.linear": (768, 64)}.get(name, (128, 128))
         generator = torch.Generator().manual_seed(seed)
         down, up = torch.randn(4, inner, generator=generator), torch.randn(out, 4, generator=generator)

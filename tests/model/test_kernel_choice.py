@@ -39,9 +39,40 @@ def test_without_triton_a_gpu_runs_the_plain_ones_and_says_why(monkeypatch: pyte
     assert "Triton is not installed" in str(raised.value)
 
 
-def test_kernels_that_compute_something_else_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused.FUSED, "gated", lambda x, *_: x, raising=False)
-    assert "away from torch's own" in why_not(CPU)
+KINDS = ("modulated", "rotated", "followed", "gated", "activated")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])
+def test_kernels_that_compute_something_else_are_not_taken(
+    kind: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = getattr(fused.FUSED, kind)
+    monkeypatch.setattr(fused.FUSED, kind, lambda *a: right(*a) + value, raising=False)
+    assert "away from torch's own" in why_not(CPU, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_they_are_tried_in_the_type_that_flows(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    right = fused.FUSED.gated
+
+    def gated(x: Tensor, *rest: Tensor) -> Tensor:
+        seen.append(x.dtype)
+        return right(x, *rest)
+
+    monkeypatch.setattr(fused.FUSED, "gated", gated, raising=False)
+    assert why_not(CPU, dtype) == ""
+    assert seen == [dtype]
+
+
+def test_a_card_that_is_full_is_not_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(fused.FUSED, "gated", full, raising=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        why_not(CPU, torch.bfloat16)
 
 
 def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +80,7 @@ def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(fused.FUSED, "modulated", broken, raising=False)
-    assert why_not(CPU) == "RuntimeError: no compiler"
+    assert why_not(CPU, torch.bfloat16) == "RuntimeError: no compiler"
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,4 +89,4 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(fused.FUSED, "modulated", mistaken, raising=False)
     with pytest.raises(TypeError, match="a mistake"):
-        why_not(CPU)
+        why_not(CPU, torch.bfloat16)

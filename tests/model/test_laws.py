@@ -165,6 +165,29 @@ def test_a_batch_of_timesteps_equals_one_by_one(dit: Hallo3Transformer) -> None:
         assert torch.allclose(together[index], alone[0], atol=1e-5)
 
 
+@torch.inference_mode()
+def test_what_others_put_in_the_place_of_the_face_s_output_layer_is_called(dit: Hallo3Transformer) -> None:
+    """Adapters that replace a layer's forward, or hook it: a fold would read past them."""
+    inputs = Inputs(dit)
+    given = inputs.features, inputs.face, inputs.prompt, inputs.windows
+    modulation = dit.modulate(STEPS[:1], inputs.noisy)
+
+    def velocity() -> Tensor:
+        return dit(inputs.noisy, inputs.image, modulation, dit.conditions(*given))
+
+    layer, before = cast(Hallo3Block, dit.transformer_blocks[0]).attn_face.to_out[0], velocity()
+    usual = type(layer).forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(layer), "forward", lambda x: usual(layer, x))
+        torch.testing.assert_close(velocity(), before, atol=1e-5, rtol=0)
+        patch.setitem(vars(layer), "forward", lambda x: usual(layer, x) + x)
+        assert not torch.allclose(velocity(), before, atol=1e-3)
+    hook = layer.register_forward_hook(lambda *call: call[2] * 2)
+    assert not torch.allclose(velocity(), before, atol=1e-3)
+    hook.remove()
+    assert torch.equal(velocity(), before)
+
+
 def test_another_grid_is_refused_by_name(dit: Hallo3Transformer) -> None:
     inputs = Inputs(dit)
     with pytest.raises(ShapeError, match="latent video"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.ledger import OnMeta
 from conftest import speech_of
 from hallo3.model.guidance import PASSES
+from hallo3.model.reference import ReferenceNetwork
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.presets import TINY
@@ -22,6 +23,7 @@ from hallo3.sampling.denoiser import guided_denoiser
 from hallo3.sampling.samplers import SAMPLERS
 from hallo3.sampling.schedule import schedule
 from hallo3.settings import settings_for
+from hallo3.text.encoder import TextEncoder
 
 SEGMENTS, STEPS = 3, 4
 
@@ -52,31 +54,27 @@ class Counted:
 
 
 @contextmanager
-def counted(models: Models) -> Iterator[Models]:
-    first = "transformer_blocks.0"
-    layers = [
-        f"{first}.attn1.to_k",
-        f"{first}.norm1.linear",
-        "audio_proj",
-        "face_proj",
-        "patch_embed.text_proj",
-    ]
-    layers += [f"{first}.attn_{kind}.to_k" for kind in ("face", "audio")]
-    yield replace(
-        models,
-        transformer=Counted(models.transformer, *layers),
-        reference=Counted(models.reference),
-        text=_Text(models.text),
-        speech=Counted(models.speech),
-    )
+def counted(models: Models, called: Counter[str]) -> Iterator[Models]:
+    """The transformer with its layers counted, and what runs once a video counted by name."""
+    in_block = ("attn1.to_k", "norm1.linear", "attn_face.to_k", "attn_audio.to_k")
+    layers = ["audio_proj", "face_proj", "patch_embed.text_proj"]
+    layers += [f"transformer_blocks.0.{layer}" for layer in in_block]
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in ((ReferenceNetwork, "features"), (TextEncoder, "encode")):
+            patch.setattr(kind, name, counting(getattr(kind, name), called))
+        yield replace(
+            models,
+            transformer=Counted(models.transformer, *layers),
+            speech=Counted(models.speech, "encoder.layers.0"),
+        )
 
 
-class _Text(Counted):
-    """T5 is behind an encoder, which is no module."""
+def counting(real: Callable[..., Any], called: Counter[str]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        called[real.__name__] += 1
+        return real(*arguments, **options)
 
-    def _modules(self, network: Any) -> Iterator[tuple[str, nn.Module]]:
-        del network
-        return iter(())
+    return call
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -84,11 +82,13 @@ def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passe
     defaults = nano.config.defaults
     settings = replace(settings_for(defaults, steps=STEPS, guidance_scale=3.5), passes=passes)
     samples = SEGMENTS * nano.config.segment.new_frames * 640
-    with counted(nano) as models:
+    called: Counter[str] = Counter()
+    with counted(nano, called) as models:
         frames = list(animate(portrait, speech_of(samples), "a man", models, settings))
     assert len(frames) == SEGMENTS
-    for once in (models.reference, models.text, models.speech):
-        assert once.entered == 1  # type: ignore[attr-defined]
+    assert called == {"features": 1, "encode": 1}
+    assert models.speech.entered == 1  # type: ignore[attr-defined]
+    assert models.speech.calls == {"encoder.layers.0": 1}  # type: ignore[attr-defined]
     calls: Counter[str] = models.transformer.calls  # type: ignore[attr-defined]
     block, branches = "transformer_blocks.0", 1 if passes == "batched" else 2
     assert calls["face_proj"] == calls["patch_embed.text_proj"] == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from hallo3 import identity_file
 from hallo3.boxes import PixelBox
 from hallo3.errors import CheckpointError
 from hallo3.fingerprint import same_model
@@ -66,6 +67,35 @@ def test_what_no_identity_is_made_of_is_refused_though_its_hash_is_right(
     wrong: dict[str, Any], identity: Identity, tmp_path: Path
 ) -> None:
     write_identity(replace(identity, **wrong), torch.ones(8), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_identity(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        [],
+        "int8",
+        7,
+        {"precision": "int8"},
+        {"precision": 8, "approximations": []},
+        {"precision": "int8", "approximations": "int8"},
+        {"precision": "int8", "approximations": {"int8": 1}},
+        {"precision": "int8", "approximations": 3},
+        {"precision": "int8", "approximations": [["int8"]]},
+        {"precision": "int8", "approximations": ["a"] * 100},
+        {"precision": "int8", "approximations": ["a" * 61]},
+        {"precision": "int8" * 1000, "approximations": []},
+        {"precision": "int8", "approximations": ["\x1b[2J\n note: all is well"]},
+    ],
+)
+def test_how_features_were_made_is_said_in_few_plain_words(
+    said: Any, identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = identity_file._facts
+    monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": said})
+    write_identity(identity, torch.ones(8), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="is damaged"):
         read_identity(tmp_path / "a.safetensors")
 

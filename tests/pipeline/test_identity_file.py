@@ -15,7 +15,7 @@ from conftest import speech_of
 from hallo3.config import Hallo3Config
 from hallo3.errors import CheckpointError, FaceError, OutputError
 from hallo3.fingerprint import fingerprint_in
-from hallo3.identity import Identity, Portrait, frame_portrait
+from hallo3.identity import Identity, Made, Portrait, frame_portrait
 from hallo3.identity_file import check_made_for, read_identity, write_identity
 from hallo3.load import load_models
 from hallo3.models import Models
@@ -127,6 +127,45 @@ def test_features_keep_their_type(
     ):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "made", [Made(), Made("bf16"), Made("int8", ("int8", "attention sage")), Made("", ("attention_sage",))]
+)
+def test_how_features_were_made_is_kept(made: Made, path: Path, identity: Identity, tmp_path: Path) -> None:
+    mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    write_identity(replace(identity, made=made), mark, files[0])
+    read = read_identity(files[0])
+    assert read.made == made
+    write_identity(read, mark, files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    before = read_identity(path)
+    assert before.made == Made(), "nobody has said"
+    assert before.saved is not None
+    assert read.saved is not None
+    write_identity(before, mark, files[1])
+    assert (files[0].read_bytes() == files[1].read_bytes()) == (made == Made()), (
+        "older files stay as they are"
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "now", "told"),
+    [
+        ((), (), ""),
+        ((), ("int8",), ""),
+        (("int8",), ("int8",), ""),
+        (("int8",), (), "int8 (approximate)"),
+        (("int8", "attention sage"), ("attention sage",), "by int8 (approximate)"),
+        (("int8", "attention sage"), (), "int8, attention sage (approximate)"),
+    ],
+)
+def test_what_a_run_does_not_do_itself_is_told(
+    made: tuple[str, ...], now: tuple[str, ...], told: str, identity: Identity
+) -> None:
+    said = replace(identity, made=Made("bf16", made)).carries(now)
+    assert told in said
+    assert bool(said) == bool(told)
 
 
 def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ LIBRARIES = {
     "gguf": {"tensorfile"},
     "onnxruntime": {"onnxfile"},
     "mediapipe": {"face"},
+    "triton": {"kernels"},
 }
 """Each library has its rooms."""
 
