@@ -18,10 +18,10 @@ from hallo3.config import Hallo3Config
 from hallo3.errors import InputError
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
-from hallo3.memory_host import free_bytes, ram_bytes
-from hallo3.memory_plan import MemoryPlan, plan_memory
-from hallo3.memory_sizes import sizes_of
-from hallo3.memory_stages import Demand
+from hallo3.memory.host import free_bytes, ram_bytes
+from hallo3.memory.plan import MemoryPlan, plan_memory
+from hallo3.memory.sizes import sizes_of
+from hallo3.memory.stages import Demand
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.sampling.step_cache import CacheReport

@@ -1,6 +1,6 @@
 """A step and a decode under ceilings of the device's memory, with weights that stream as a run's do.
 
-The plan is the one that a run would make (``hallo3/memory_plan.py``). torch is held to the ceiling in this
+The plan is the one that a run would make (``hallo3/memory/plan.py``). torch is held to the ceiling in this
 process: that emulates how much a smaller card holds, never how fast it is.
 """
 
@@ -16,20 +16,20 @@ from torch import Tensor
 from benchmarks.networks import Inputs, Place, filled
 from benchmarks.timing import Clock, Row
 from hallo3.errors import InputError
-from hallo3.items import Item, put
 from hallo3.kernels.choice import kernels_named
-from hallo3.memory_host import keep_under, ram_bytes, total_bytes
-from hallo3.memory_plan import GB, MemoryPlan, plan_memory
-from hallo3.memory_sizes import sizes_of
-from hallo3.memory_stages import DEVICE, DISK, Arrangement, Demand
+from hallo3.memory.host import keep_under, ram_bytes, total_bytes
+from hallo3.memory.plan import GB, MemoryPlan, plan_memory
+from hallo3.memory.sizes import sizes_of
+from hallo3.memory.stages import DEVICE, DISK, Arrangement, Demand
 from hallo3.model.guidance import PASSES
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.ops import Attention, Layers
-from hallo3.packing import Packed
 from hallo3.presets import SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.settled import Settled
 from hallo3.shelves import rows_of, spread
-from hallo3.streaming import Stored, Streamed, in_memory
+from hallo3.streaming.items import Item, put
+from hallo3.streaming.packing import Packed
+from hallo3.streaming.settled import Settled
+from hallo3.streaming.stream import Stored, Streamed, in_memory
 from hallo3.vae.codec import build_vae
 from hallo3.weights.precision import PRECISIONS
 

@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 
 from .backends import runnable_here
-from .ceilings import ceilings
 from .config import TrunkConfig
 from .errors import Hallo3Error, clean
 from .inspection import FoundPart, human, inspect
-from .memory_host import ram_bytes
+from .memory.ceilings import ceilings
+from .memory.host import ram_bytes
 from .parts import ARE, PARTS
 from .release import CHECKPOINT_SIZE, PAGE, RELEASE
 from .tensorfile.kinds import UNFINISHED, unfinished_sibling

@@ -11,15 +11,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .items import Item
-from .memory_stages import DEVICE, DISK, MEMORY, Arrangement
+from .memory.stages import DEVICE, DISK, MEMORY, Arrangement
 from .model.trunk import Trunk
 from .parts import ARE
 from .residency import Within
-from .settled import Settled
 from .shelves import on_disk, rows_of, spread, text_on_disk
 from .stored import check_file
-from .streaming import Stored, Streamed, in_memory
+from .streaming.items import Item
+from .streaming.settled import Settled
+from .streaming.stream import Stored, Streamed, in_memory
 from .text.encoder import TextEncoder
 from .text.tokenizer import Tokenizer
 from .vae.codec import VideoVAE

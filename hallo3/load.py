@@ -17,7 +17,7 @@ from .face.choosing import Choice
 from .face.spaces import analyzer_for
 from .homes import OFFLOADS, Homes
 from .kernels.plain import PLAIN, Kernels
-from .memory_plan import MemoryPlan
+from .memory.plan import MemoryPlan
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .model.trunk import Trunk

@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .items import Item, leaves, put
 from .model.trunk import Trunk
-from .streaming import Stored, in_memory
+from .streaming.items import Item, leaves, put
+from .streaming.stream import Stored, in_memory
 from .weights.files import held
 from .weights.part import find_part
 from .weights.precision import Precision, unscaled

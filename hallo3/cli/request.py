@@ -22,7 +22,7 @@ from ..media.encoding import Encoding, headers_of
 from ..media.long_sound import recording_facts
 from ..media.sound_facts import SoundFacts
 from ..media.surroundings import Surroundings
-from ..memory_plan import MemoryPlan
+from ..memory.plan import MemoryPlan
 from ..parts import PARTS
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for

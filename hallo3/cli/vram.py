@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import CheckpointError, InputError
-from ..memory_host import free_bytes, keep_under, ram_bytes, total_bytes
-from ..memory_plan import GB, MemoryPlan, plan_memory
-from ..memory_sizes import sizes_of
-from ..memory_stages import Demand
+from ..memory.host import free_bytes, keep_under, ram_bytes, total_bytes
+from ..memory.plan import GB, MemoryPlan, plan_memory
+from ..memory.sizes import sizes_of
+from ..memory.stages import Demand
 from ..presets import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..stored import part
 from ..weights.precision import PRECISIONS

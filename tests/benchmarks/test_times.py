@@ -18,8 +18,8 @@ from benchmarks.streamed import measured, plan_under, reckoned, under_ceilings
 from benchmarks.timing import Clock
 from hallo3.errors import InputError
 from hallo3.kernels.plain import PLAIN
-from hallo3.memory_sizes import sizes_of
-from hallo3.memory_stages import DEVICE, MEMORY, Arrangement
+from hallo3.memory.sizes import sizes_of
+from hallo3.memory.stages import DEVICE, MEMORY, Arrangement
 from hallo3.model.guidance import PASSES
 from hallo3.ops import sdpa
 from hallo3.presets import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS

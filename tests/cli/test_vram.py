@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from hallo3 import ceilings as under
 from hallo3.cli import vram
 from hallo3.cli.arguments import parser
 from hallo3.cli.main import main
 from hallo3.cli.request import Request, read_request
 from hallo3.errors import InputError
-from hallo3.memory_plan import CONTEXT, GB
-from hallo3.memory_stages import DEVICE
+from hallo3.memory import ceilings as under
+from hallo3.memory.plan import CONTEXT, GB
+from hallo3.memory.stages import DEVICE
 from sounds import RATE, tone, write_wav
 
 

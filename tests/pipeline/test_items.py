@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3 import packing
-from hallo3.items import Item, over_items
 from hallo3.load import load_models
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import PASSES
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.noise import named_generator
-from hallo3.packing import Packed
 from hallo3.shelves import rows_of, spread
-from hallo3.streaming import Streamed, in_memory
+from hallo3.streaming import packing
+from hallo3.streaming.items import Item, over_items
+from hallo3.streaming.packing import Packed
+from hallo3.streaming.stream import Streamed, in_memory
 
 CPU = torch.device("cpu")
 

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from ceilings import META
 from tracking import Tracker, attention
 
-from hallo3 import memory_activations as of
 from hallo3.kernels.fused import FUSED
 from hallo3.kernels.plain import PLAIN
-from hallo3.memory_plan import GB
+from hallo3.memory import activations as of
+from hallo3.memory.plan import GB
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import PASSES, single_branch
 from hallo3.model.reference import ReferenceNetwork

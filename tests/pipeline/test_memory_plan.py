@@ -19,9 +19,9 @@ from ceilings import Rehearsal, full_size
 from hallo3.errors import InputError
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
-from hallo3.memory_plan import GB, MemoryPlan, least_needed, plan_memory, usable
-from hallo3.memory_sizes import Sizes
-from hallo3.memory_stages import DEVICE, DISK, MEMORY, Arrangement, Demand, stages_of
+from hallo3.memory.plan import GB, MemoryPlan, least_needed, plan_memory, usable
+from hallo3.memory.sizes import Sizes
+from hallo3.memory.stages import DEVICE, DISK, MEMORY, Arrangement, Demand, stages_of
 from hallo3.presets import HALLO3
 from hallo3.vae.plan import DecodePlan
 from hallo3.weights.precision import PRECISIONS

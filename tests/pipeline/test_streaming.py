@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3.items import Item, leaves
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.models import Models
-from hallo3.packing import Packed
 from hallo3.pipeline import animate
 from hallo3.settings import Settings
 from hallo3.shelves import spread, text_in_memory
-from hallo3.streaming import Stored, Streamed, in_memory
+from hallo3.streaming.items import Item, leaves
+from hallo3.streaming.packing import Packed
+from hallo3.streaming.stream import Stored, Streamed, in_memory
 from hallo3.text.encoder import TextEncoder
 from hallo3.weights.places import ModelFolder
 from hallo3.weights.precision import PRECISIONS

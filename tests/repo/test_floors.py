@@ -21,8 +21,7 @@ SHIPPED = [ROOT / "__init__.py", *SOURCES, *NODE_SOURCES]
 
 GROUND = {"errors", "shapes", "config", "parts", "presets", "release", "segments", "built_in", "boxes"}
 """Floor 0: the standard library only."""
-CELLAR = GROUND | {"kernels", "ops", "noise", "residency", "items", "packing", "settled", "streaming"}
-CELLAR |= {"storage", "tensorfile", "onnxfile"}
+CELLAR = GROUND | {"kernels", "ops", "noise", "residency", "streaming", "storage", "tensorfile", "onnxfile"}
 """Floor 1: torch and numpy besides."""
 ROOMS = {"audio", "face", "text", "vae", "model", "sampling", "weights", "media", "journal"}
 """Floor 2: each knows the floors below and itself, never its neighbours."""

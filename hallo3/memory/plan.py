@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from .errors import InputError
-from .memory_sizes import Sizes
-from .memory_stages import DEVICE, DISK, MEMORY, Arrangement, Demand, StagePlan, stages_of
-from .vae.plan import DecodePlan
+from ..errors import InputError
+from ..vae.plan import DecodePlan
+from .sizes import Sizes
+from .stages import DEVICE, DISK, MEMORY, Arrangement, Demand, StagePlan, stages_of
 
 GB = 1_000_000_000
 CONTEXT = 500_000_000

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from .memory_plan import CONTEXT
+from .plan import CONTEXT
 
 
 def ram_bytes() -> int:

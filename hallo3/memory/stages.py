@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import memory_activations as of
-from .memory_sizes import Parts, Sizes
-from .vae.codec import WHOLE
-from .vae.decode_cost import decode_bytes
-from .vae.plan import DecodePlan
-from .weights.precision import Precision
+from ..vae.codec import WHOLE
+from ..vae.decode_cost import decode_bytes
+from ..vae.plan import DecodePlan
+from ..weights.precision import Precision
+from . import activations as of
+from .sizes import Parts, Sizes
 
 MEMORY, DISK, DEVICE = "memory", "disk", "device"
 

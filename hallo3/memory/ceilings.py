@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from .errors import InputError
-from .kernels.choice import AUTO, expected_kernels
-from .kernels.plain import PLAIN
-from .memory_plan import GB, plan_memory
-from .memory_sizes import Sizes, sizes_of
-from .memory_stages import Demand
-from .presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
-from .weights.precision import PRECISIONS
+from ..errors import InputError
+from ..kernels.choice import AUTO, expected_kernels
+from ..kernels.plain import PLAIN
+from ..presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from ..weights.precision import PRECISIONS
+from .plan import GB, plan_memory
+from .sizes import Sizes, sizes_of
+from .stages import Demand
 
 CEILINGS = (6, 8, 12, 16, 24)
 """GB that many cards have."""

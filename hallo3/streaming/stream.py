@@ -17,9 +17,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..residency import HOME
 from .items import Item, others_of, over_items, put, tensors_of
 from .packing import Packed, sent
-from .residency import HOME
 
 M = TypeVar("M", bound=nn.Module)
 Shelf = Callable[[Item], Mapping[str, Tensor] | Packed]

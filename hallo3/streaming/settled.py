@@ -11,7 +11,7 @@ from torch import nn
 
 from .items import others_of, put
 from .packing import sent
-from .streaming import Stored
+from .stream import Stored
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,7 +1,7 @@
 """What computations hold at once besides weights and conditions, in bytes, as closed formulas of the shapes.
 
 Each is an upper bound, a few hundredths above what is counted on the meta device
-(tests/pipeline/test_memory_plan.py). What a decode holds is told by ``vae/decode_cost.py``. "Tokens" are all
+(tests/pipeline/test_memory_formulas.py). What a decode holds is told by ``vae/decode_cost.py``. "Tokens" are all
 of a segment, text and video, in the type that flows: 109 MB at full size."""
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .audio.streamed import Pieces
-from .config import Hallo3Config
-from .shapes import LatentShape
-from .weights.precision import Precision
-from .weights.products import AT_ONCE
+from ..audio.streamed import Pieces
+from ..config import Hallo3Config
+from ..shapes import LatentShape
+from ..weights.precision import Precision
+from ..weights.products import AT_ONCE
 
 FLOAT = 4
 LATENTS_AT_ONCE = 10

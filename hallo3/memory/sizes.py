@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .config import Hallo3Config, to_dict
-from .items import Item, others_of, tensors_of
-from .model.trunk import Trunk
-from .shelves import rows_of, text_rows_of
-from .stored import empty
-from .weights.precision import Precision
+from ..config import Hallo3Config, to_dict
+from ..model.trunk import Trunk
+from ..shelves import rows_of, text_rows_of
+from ..stored import empty
+from ..streaming.items import Item, others_of, tensors_of
+from ..weights.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
