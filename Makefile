@@ -29,10 +29,10 @@ demo: setup
 # With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
 ifeq ($(REQUIRE_COMFYUI),1)
 test: setup test-comfyui
-	$(PY) -m pytest -m "not soak" --ignore=tests/comfyui
+	$(PY) -m pytest -n auto --dist loadfile -m "not soak" --ignore=tests/comfyui
 else
 test: setup
-	$(PY) -m pytest -m "not soak"
+	$(PY) -m pytest -n auto --dist loadfile -m "not soak"
 endif
 
 # An environment of its own, because ComfyUI's requirements are many; torch is the same.

@@ -74,7 +74,7 @@ class Bench:
         name = self.attention or fastest_exact(found.get("attention", {}))
         attention = backend_named(name, place.device, place.dtype, place.config.trunk.head_dim)
         found["sizes"]["attention"] = attention.title
-        if trouble := why_not(place.device):
+        if trouble := why_not(place.device, place.dtype):
             found["sizes"]["fused"] = f"cannot run: {trouble}"
         found |= self._networks(attention)
         rate = found.get("rates", {}).get("matrix product", {}).get("tflops")
@@ -150,7 +150,7 @@ def _ways(networks: Networks, attention: Attention) -> Iterator[tuple[str, Way]]
     yield TORCHS_CHOICE, Way(networks.baseline(PLAIN, AUTO), latents, True)
     yield SAME, Way(networks.baseline(PLAIN, attention), latents, True)
     prepared = networks.inputs.prepared(networks.dit(PLAIN, attention))
-    for kernels in (PLAIN,) if why_not(networks.place.device) else (PLAIN, FUSED):
+    for kernels in (PLAIN,) if why_not(networks.place.device, networks.place.dtype) else (PLAIN, FUSED):
         dit = networks.dit(kernels, attention)
         for passes, branches in PASSES.items():
             yield f"ours, {kernels.name}, {passes}", Way(branches(dit, *prepared), latents, False)

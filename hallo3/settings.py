@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .config import Defaults
 from .errors import InputError
+from .model.guidance import PASSES
 from .noise import seeded_noise
 from .sampling.samplers import sampler_named
 from .sampling.schedule import schedule
@@ -30,7 +32,8 @@ class Settings:
     Approximations, off by default: ``guidance_interval``, the shares of a run's steps between which guidance
     acts; ``step_cache``, the predicted relative error below which a step is not computed (0: all are), and
     ``step_cache_bound``, the true one above which the cache is switched off (``sampling/step_cache.py``).
-    Raises ``InputError`` for a value out of range.
+    Raises ``InputError`` for a value out of range, a name that is none, and an interval that guides no step,
+    unless it is empty by itself (start and end are equal).
     """
 
     steps: int
@@ -55,12 +58,16 @@ class Settings:
         _within("start of the guidance interval", self.guidance_interval[0], 0.0, 1.0)
         _within("end of the guidance interval", self.guidance_interval[1], self.guidance_interval[0], 1.0)
         check_step_cache(self.step_cache, self.step_cache_bound)
-        if self.posterior not in POSTERIORS:
+        _among(self.posterior, POSTERIORS, "This way of encoding does not exist.")
+        _among(self.passes, PASSES, "This way of computing both branches does not exist.")
+        start, end = self.guidance_interval
+        if self.branches == 2 and start < end and not self.guided:
             raise InputError(
-                "This way of encoding does not exist.",
-                found=repr(self.posterior),
-                expected=" or ".join(POSTERIORS),
-                do="choose one of these",
+                "The guidance interval contains no step.",
+                found=f"{start:g} to {end:g} of {self.steps} step{'s' * (self.steps > 1)}: both ends are "
+                f"rounded to step {self.guided.start}",
+                expected="an interval whose ends are rounded to different steps",
+                do="widen it or sample more steps; to do without guidance, set its scale to 1",
             )
 
     @property
@@ -103,6 +110,11 @@ def check_step_cache(threshold: float, bound: float) -> None:
     """Refuse a threshold or a bound that is no share. Raises ``InputError``."""
     _within("step cache", threshold, 0.0, 1.0)
     _within("step cache's bound", bound, 0.0, 1.0)
+
+
+def _among(name: str, names: Iterable[str], headline: str) -> None:
+    if name not in (known := tuple(names)):
+        raise InputError(headline, found=repr(name), expected=" or ".join(known), do="choose one of these")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

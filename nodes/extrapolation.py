@@ -32,12 +32,15 @@ from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.vae.codec import decode_slices
 from ..hallo3.video_job import VideoJob, job_about, state_of
 from .host import vae as host_vae
+from .host.approximate import approximations
 from .host.faces import faces_folder
 from .host.graph import Graph, files_of
+from .host.original import step_cache_of
 from .host.progress import RunProgress
 from .host.said import show
 from .host.sampling import Sampling
 from .host.speech import SpeechSocket
+from .kind import kind_of
 from .paste_back import photograph_of
 from .segment import heard
 
@@ -88,7 +91,8 @@ class Extrapolation:
         """Runs of one kind take as long a segment."""
         branches = 1 if self.sampling.guidance_scale == 1 else 2
         steps, device = len(self.sampling.schedule()) - 1, self.sampling.patcher.load_device.type
-        return kind_of(self.sampling.config.name, device, steps * branches, self.size, self.encoding)
+        cache = step_cache_of(self.sampling.sampler)
+        return kind_of(self.sampling.config.name, device, steps * branches, self.size, self.encoding, cache)
 
     def about(self) -> About:
         """The job that this is."""
@@ -200,6 +204,7 @@ class Extrapolation:
                 "text": [digest(text.float()) for text, _ in self.sampling.positive or []],
                 "numbers": str(self.sampling.patcher.model.get_dtype()),
                 "device": self.sampling.patcher.load_device.type,
+                **({"approximate": given_up} if (given_up := approximations()) else {}),
                 "canvas": digest(self.identity.canvas.pixels),
                 "face": digest(self.identity.face_embedding.float()),
                 "identity": self.identity.saved.content if self.identity.saved else self.identity.seen,
@@ -210,11 +215,6 @@ class Extrapolation:
                 "after": state_of(self.parent),
             }
         )
-
-
-def kind_of(model: str, device: str, evaluations: int, size: tuple[int, int], encoding: Encoding) -> str:
-    """By what runs are known that take as long a segment."""
-    return f"{model} {device} {evaluations} evaluations {size[0]}x{size[1]} {encoding.facts()}"
 
 
 def parent_named(jobs: Path, name: str) -> About | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -9,9 +10,10 @@ from comfy_api.latest import io, ui
 from ..hallo3.face.analysis import FaceAnalyzer
 from ..hallo3.face.choosing import Choice
 from ..hallo3.face.chosen import analyze_chosen
-from ..hallo3.identity import extract_identity, frame_portrait
+from ..hallo3.identity import Made, extract_identity, frame_portrait
 from ..hallo3.media.framing import FRAMINGS
 from .host import vae as host_vae
+from .host.approximate import approximations
 from .host.faces import files_seen, own_analyzer
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
@@ -139,5 +141,7 @@ class Hallo3IdentityReference(io.ComfyNode):
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
             features=lambda latents: features_of(reference_network, latents),
         )
+        numbers = str(reference_network.dtype).removeprefix("torch.")
+        identity = replace(identity, made=Made(numbers, approximations()))
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))

@@ -8,7 +8,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hallo3.identity_file import read_identity
+from .host.approximate import approximations
 from .host.identities import identities, path_of
+from .host.said import warn
 from .sockets import Identity as IdentitySocket
 from .values import shown_of
 
@@ -57,5 +59,7 @@ class Hallo3LoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         identity = read_identity(path_of(file) or Path(file))
+        if told := identity.carries(approximations()):
+            warn(told)
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))

@@ -22,8 +22,9 @@ from ..hallo3.release import RELEASE
 from ..hallo3.segments import SegmentPlan, plan_segments
 from ..hallo3.shapes import VideoShape
 from . import inputs
-from .extrapolation import encoding_of, jobs_folder, kind_of
+from .extrapolation import encoding_of, jobs_folder
 from .host.memory import check_memory, compute_device
+from .kind import kind_of
 from .paste_back import photograph_of
 from .sockets import Identity as IdentitySocket
 from .values import check_socket, picture_of, recording_of

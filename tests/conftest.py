@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """What computations hold at once besides weights and conditions, in bytes, as closed formulas of the shapes.
 
 Each is an upper bound, a few hundredths above what is counted on the meta device
-(tests/pipeline/test_memory_formulas.py). What a decode holds is told by ``vae/decode_cost.py``. "Tokens" are all
-of a segment, text and video, in the type that flows: 109 MB at full size."""
+(tests/pipeline/test_memory_formulas.py). What a decode holds is told by ``vae/decode_cost.py``. "Tokens"
+are all of a segment, text and video, in the type that flows: 109 MB at full size."""
 
 from __future__ import annotations
 

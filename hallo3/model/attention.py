@@ -135,7 +135,7 @@ class CrossAttention(nn.Module):
         """Whether the output layer only multiplies and adds: others may have given it another forward, or
         hooks."""
         layer = vars(self.to_out[0])
-        return "forward" not in layer and not layer["_forward_hooks"] and not layer["_forward_pre_hooks"]
+        return "forward" not in layer and not layer["_forward_hooks"]
 
     def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
         """Few tokens [1, n, token_dim] that all frames share, with the output layer's product taken ahead."""

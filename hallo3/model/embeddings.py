@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..config import TrunkConfig
 from ..ops import Layers
-from ..shapes import PATCH, LatentShape
+from ..shapes import PATCH, LatentShape, expect
 
 
 class PatchEmbed(nn.Module):
@@ -32,7 +32,10 @@ class PatchEmbed(nn.Module):
         self.text_tokens = config.text_tokens
 
     def text(self, prompt_embeds: Tensor) -> Tensor:
-        """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]; N is at most the text length."""
+        """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]; N is at most the text length,
+        else ``ShapeError``: what follows are the positions of video."""
+        most = min(prompt_embeds.shape[-2], self.text_tokens)
+        expect(tuple(prompt_embeds.shape), (None, most, None), "The prompt embedding")
         tokens: Tensor = self.text_proj(prompt_embeds)
         return tokens + self._positions(0, tokens)
 

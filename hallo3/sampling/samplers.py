@@ -28,12 +28,13 @@ def sample_dpmpp_2m_sde(
     """DPM-Solver++(2M) SDE (Lu et al. 2022, arXiv 2211.01095) as the original steps it.
 
     Golden ``sampler_toy_50steps``, bit for bit. The original draws noise twice in most steps and
-    discards the first; a source keyed by step need not. The last step returns the estimate itself.
+    discards the first; a source keyed by step need not. The last step returns the estimate itself, and so
+    does every step to less noise than float32 tells from none.
     """
     previous: Tensor | None = None
     for step, c in zip(schedule.steps, solver_coefficients(schedule), strict=True):
         denoised = denoise(latents, step)
-        if step.next_alpha == 1.0:
+        if noise_share(step.next_alpha) == 0.0:
             latents = denoised
         else:
             estimate = denoised if previous is None else c.this * denoised - c.last * previous
@@ -46,12 +47,19 @@ def sample_dpmpp_2m_sde(
 def sample_ddim(
     denoise: Denoise, latents: Tensor, schedule: Schedule, noise: StepNoise, report: Report
 ) -> Tensor:
-    """DDIM without noise (Song et al. 2020, arXiv 2010.02502, eta 0): the start noise decides all."""
+    """DDIM without noise (Song et al. 2020, arXiv 2010.02502, eta 0): the start noise decides all.
+
+    A step to less noise than float32 tells from none returns the estimate itself.
+    """
     del noise
     for step in schedule.steps:
         denoised = denoise(latents, step)
-        leftover = (latents - step.alpha * denoised) / noise_share(step.alpha)
-        latents = step.next_alpha * denoised + noise_share(step.next_alpha) * leftover
+        left = noise_share(step.next_alpha)
+        if left == 0.0:
+            latents = denoised
+        else:
+            leftover = (latents - step.alpha * denoised) / noise_share(step.alpha)
+            latents = step.next_alpha * denoised + left * leftover
         report(step.index + 1)
     return latents
 
@@ -91,15 +99,16 @@ def ode_coefficients(schedule: Schedule) -> tuple[OdeCoefficients, ...]:
     """Every step's multipliers, in double precision; finite for pure noise and for none.
 
     ``move`` is next_alpha (1 - exp(-h)), h being the step's way in log-SNR; exp(-h) next_alpha is alpha keep.
-    ``ahead`` is h over twice the way of the step before.
+    ``ahead`` is h over twice the way of the step before. A sigma so small that alpha is 1 is none: steps from
+    there return the estimate; a step that goes no way tells the next one nothing.
     """
     ends = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
     sigmas = [math.sqrt((1 - alpha) * (1 + alpha)) for alpha in ends]
     ways = [_log_snr(after) - _log_snr(before) for before, after in pairwise(ends)]
     found: list[OdeCoefficients] = []
     for i, way in enumerate(ways):
-        keep = sigmas[i + 1] / sigmas[i]
-        ahead = way / (2 * ways[i - 1]) if i and math.isfinite(way) else 0.0
+        keep = sigmas[i + 1] / sigmas[i] if sigmas[i] else 0.0
+        ahead = way / (2 * ways[i - 1]) if i and math.isfinite(way) and ways[i - 1] > 0 else 0.0
         found.append(OdeCoefficients(keep, ends[i + 1] - ends[i] * keep, ahead))
     return tuple(found)
 
@@ -137,7 +146,7 @@ def _coefficients(alphas: Tensor, log_snr: Tensor, step: Step) -> Coefficients:
     keep = torch.sqrt((1 - b**2) / (1 - a**2)) * torch.exp(-h)
     move = torch.expm1(-2 * h) * b
     noise = torch.sqrt(1 - b**2) * torch.sqrt(1 - torch.exp(-2 * h))
-    if i == 0:
+    if i == 0 or log_snr[i] == log_snr[i - 1]:
         this, last = torch.ones(()), torch.zeros(())
     else:
         r = (log_snr[i] - log_snr[i - 1]) / h

@@ -7,18 +7,27 @@ back when its layer is used. fp8-products and int8 have a scale an output row, a
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, is_short_of_memory
 from ..ops import Layers, Ops
 from .eight_bits import FP8, INT8, by_rows, fp8_scale, to_fp8
-from .products import EightBitLinear, Fp8Linear, Int8Linear, ScaledLinear
+from .products import (
+    EightBitLinear,
+    Fp8Linear,
+    Int8Linear,
+    RowsAfterLinear,
+    ScaledLinear,
+    multiplies_by_rows,
+    scales_by_rows,
+)
 
 _MATRICES = re.compile(
     r"transformer_blocks\.\d+\.(attn1|attn_face|attn_audio|ff)\.(to_[qkv]|to_out\.0|net\.0\.proj|net\.2)\.weight"
@@ -117,7 +126,17 @@ def precision_of(numbers: Precision | torch.dtype | str) -> Precision:
 
 
 def check_device(precision: Precision, device: torch.device) -> None:
-    """Refuse a device that cannot make a precision's products. Raises ``InputError``."""
+    """Refuse a device that cannot hold a precision's numbers, or cannot make its products. Raises
+    ``InputError``."""
+    eight_bits = precision.held_as is not None and precision.held_as.number == FP8
+    other = device.type not in ("cpu", "cuda")
+    if eight_bits and other and not holds_fp8(device):
+        raise InputError(
+            "This device cannot hold these numbers.",
+            found=f"{precision.name} on the device {device.type}, where this torch has no e4m3",
+            expected="a device that has e4m3: any NVIDIA GPU, or the CPU",
+            do="use bf16",
+        )
     if not precision.approximate or device.type == "cpu":
         return
     if device.type == "cuda" and torch.version.hip is None:
@@ -132,8 +151,39 @@ def check_device(precision: Precision, device: torch.device) -> None:
         "This device cannot multiply in these numbers.",
         found=f"{precision.name} on {found}",
         expected="an NVIDIA GPU of compute capability {}.{} or more, or the CPU".format(*(least or ())),
-        do="use bf16, or fp8, which only holds the weights in eight bits",
+        do="use bf16" if other else "use bf16, or fp8, which only holds the weights in eight bits",
     )
+
+
+def holds_fp8(device: torch.device) -> bool:
+    """Whether this torch has e4m3 on a device, by a number that is sent there and turned back. Raises
+    ``RuntimeError`` if memory runs out."""
+    try:
+        return float(torch.ones(1).to(FP8).to(device).float()) == 1.0
+    except (RuntimeError, TypeError) as error:  # no such type there, or nothing that turns it back
+        if is_short_of_memory(error):
+            raise
+        return False
+
+
+def fitted(precision: Precision, device: torch.device) -> Precision:
+    """The precision as a device makes its products: where it should scale them by rows and, tried with a
+    small one, does not, they are scaled afterwards, which is said by a warning. The numbers differ by
+    rounding."""
+    held = precision.held_as
+    if (
+        held is None
+        or held.layer is not Fp8Linear
+        or not scales_by_rows(device)
+        or multiplies_by_rows(device)
+    ):
+        return precision
+    warnings.warn(
+        f"{precision.name}: products that are scaled by rows do not run on this GPU with this torch; rows "
+        "are scaled after the product, which is slower",
+        stacklevel=2,
+    )
+    return replace(precision, held_as=replace(held, layer=RowsAfterLinear))
 
 
 def products_of(capability: tuple[int, int]) -> list[str]:

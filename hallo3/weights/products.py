@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import is_short_of_memory
 from .eight_bits import FP8, INT8, by_rows
 
 AT_ONCE = 1 << 25
@@ -145,6 +146,13 @@ class Fp8Linear(ProductLinear):
         return _multiply(numbers, weight, torch.float32, scale_a=one, scale_b=one)
 
 
+class RowsAfterLinear(Fp8Linear):
+    """The same for a device that should scale by rows and does not."""
+
+    def _result(self, rows: Tensor) -> Tensor:
+        return ProductLinear._result(self, rows)
+
+
 def _multiply(numbers: Tensor, weight: Tensor, dtype: torch.dtype, **scaled: Tensor | None) -> Tensor:
     """Sums are kept in full: the faster ones of some GPUs lose as much as e4m3 itself does."""
     multiply: Callable[..., Tensor] = _MATRICES._scaled_mm
@@ -152,9 +160,28 @@ def _multiply(numbers: Tensor, weight: Tensor, dtype: torch.dtype, **scaled: Ten
 
 
 def scales_by_rows(device: torch.device) -> bool:
-    """Whether fp8 products take a scale a row on this device: compute capability 8.9 and 9, but not on
-    Windows, where torch is built without. Elsewhere rows are scaled after the product."""
+    """Whether fp8 products should take a scale a row on this device: compute capability 8.9 and 9, but not on
+    Windows, where torch is built without. Elsewhere rows are scaled after the product, and where
+    :func:`multiplies_by_rows` says that it is not so."""
     if device.type != "cuda" or sys.platform == "win32":
         return False
     major, minor = torch.cuda.get_device_capability(device)
     return major == 9 or (major, minor) == (8, 9)
+
+
+def multiplies_by_rows(device: torch.device) -> bool:
+    """Whether a product of 16 x 16 with a scale a row runs on a device and is right. Raises ``RuntimeError``
+    if memory runs out."""
+    x = torch.linspace(-1, 1, 256).reshape(16, 16) * torch.logspace(-1, 1, 16)[:, None]
+    numbers, scales = by_rows(x, FP8)
+    weight, of_weight = by_rows(x.t().contiguous(), FP8)
+    left, right = numbers.float() * scales, (weight.float() * of_weight).t()
+    scaled = {"scale_a": scales.to(device), "scale_b": of_weight.reshape(1, -1).to(device), "bias": None}
+    try:
+        found = _multiply(numbers.to(device), weight.to(device), torch.bfloat16, **scaled)
+        off = (found.float().cpu() - left @ right).abs()
+        return bool((off <= 2.0**-8 * (left.abs() @ right.abs())).all())  # twice what bf16 rounds by
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # what torch says where it cannot
+        if is_short_of_memory(error):
+            raise
+        return False

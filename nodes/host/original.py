@@ -17,7 +17,7 @@ from ...hallo3.sampling.samplers import sampler_named
 from ...hallo3.sampling.schedule import Step
 from ...hallo3.sampling.sigmas import schedule_of, sigmas_of
 from ...hallo3.sampling.step_cache import StepCache
-from ...hallo3.settings import check_step_cache
+from ...hallo3.settings import CACHE_BOUND, check_step_cache
 from .transformer import TIMESTEP
 
 NOISE_SOURCE = "noise_source"
@@ -60,7 +60,7 @@ def check_sigmas(sigmas: Any) -> None:
     )
 
 
-def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = 0.0) -> Any:
+def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND) -> Any:
     """One of the package's samplers as a SAMPLER, with a step cache or, at 0, without.
 
     Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
@@ -82,7 +82,7 @@ def _sample(
     name: str,
     noise_source: Any = None,
     step_cache: float = 0.0,
-    step_cache_bound: float = 0.0,
+    step_cache_bound: float = CACHE_BOUND,
 ) -> Tensor:
     """k-diffusion's way of calling, around a sampler that thinks in shares of signal and noise.
 
@@ -148,6 +148,13 @@ def _check_prediction(model_sampling: Any) -> None:
 
 def _timestep(inner: Any, sigma: float) -> float:
     return float(inner.model_sampling.timestep(torch.tensor(sigma)))
+
+
+def step_cache_of(sampler: Any) -> float:
+    """The threshold of a SAMPLER's step cache; 0 for one without, and for samplers of other kinds."""
+    if getattr(sampler, "sampler_function", None) is not _sample:
+        return 0.0
+    return float(sampler.extra_options.get("step_cache", 0.0))
 
 
 def bound(sampler: Any, noise: Noise, segment: int) -> Any:

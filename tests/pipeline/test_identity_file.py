@@ -149,25 +149,6 @@ def test_how_features_were_made_is_kept(made: Made, path: Path, identity: Identi
     )
 
 
-@pytest.mark.parametrize(
-    ("made", "now", "told"),
-    [
-        ((), (), ""),
-        ((), ("int8",), ""),
-        (("int8",), ("int8",), ""),
-        (("int8",), (), "int8 (approximate)"),
-        (("int8", "attention sage"), ("attention sage",), "by int8 (approximate)"),
-        (("int8", "attention sage"), (), "int8, attention sage (approximate)"),
-    ],
-)
-def test_what_a_run_does_not_do_itself_is_told(
-    made: tuple[str, ...], now: tuple[str, ...], told: str, identity: Identity
-) -> None:
-    said = replace(identity, made=Made("bf16", made)).carries(now)
-    assert told in said
-    assert bool(said) == bool(told)
-
-
 def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_path: Path) -> None:
     identity = read_identity(path)
     own = lambda: fingerprint_in(folder / "transformer.safetensors")  # noqa: E731

@@ -19,7 +19,7 @@ TINY = {
     "none in single precision": [1.0, 0.5, 1e-4, 0.0],
     "at the end": [3.0, 1.0, 1e-8],
     "from there on": [1e-8, 1e-9, 0.0],
-    "no way between two": [1.0, 3.0000001e-5, 3e-5, 2e-5, 0.0],
+    "no way between two": [1.0, 1.0000002e-6, 1e-6, 5e-7, 0.0],
     "no way between two in single precision": [1.0, 1.00001e-3, 1e-3, 5e-4, 0.0],
 }
 

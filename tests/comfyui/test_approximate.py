@@ -1,0 +1,215 @@
+"""What ComfyUI approximates by its own options is part of a job, and of an identity that is saved."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from comfyui.stages import Stages, difference
+
+
+class Feature(enum.Enum):
+    """ComfyUI's values of ``--fast``."""
+
+    FP16 = "fp16_accumulation"
+    FP8 = "fp8_matrix_mult"
+    CUBLAS = "cublas_ops"
+    TUNE = "autotune"
+
+
+class Started:
+    """ComfyUI as if it had been started with an attention and with ``--fast``."""
+
+    def __init__(self, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stages, self._patch = stages, monkeypatch
+
+    def attention(self, name: str) -> None:
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        def attend(*given: Any, **rest: Any) -> Any:
+            return attention_pytorch(*given, **rest)
+
+        attend.__name__ = name
+        self._patch.setattr(self._stages.host.module("nodes.host.transformer"), "optimized_attention", attend)
+
+    def fast(self, value: Any) -> None:
+        import comfy.cli_args
+
+        self._patch.setattr(comfy.cli_args.args, "fast", value)
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        return self._stages.host.module("nodes.host.approximate").approximations()
+
+
+@pytest.fixture
+def started(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> Started:
+    return Started(stages, monkeypatch)
+
+
+EXACT = ("basic", "flash", "pytorch", "split", "sub_quad", "xformers")
+
+
+@pytest.mark.parametrize("name", [*(f"attention_{each}" for each in EXACT), "attention_sage", "of_a_pack"])
+def test_an_attention_that_is_not_known_to_be_exact_is_told(started: Started, name: str) -> None:
+    assert started.approximations == (), "as tests start ComfyUI"
+    started.attention(name)
+    exact = name.removeprefix("attention_") in EXACT
+    assert started.approximations == (() if exact else (name,))
+
+
+def test_the_names_are_those_that_comfyui_has(stages: Stages) -> None:
+    from comfy.ldm.modules import attention
+
+    known = stages.host.module("nodes.host.approximate").EXACT
+    assert all(callable(getattr(attention, name)) for name in known)
+    there = {name for name in dir(attention) if name.startswith("attention") and "sage" not in name}
+    assert {name for name in there if name.count("int8") == 0 and callable(getattr(attention, name))} == set(
+        known
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (None, ()),
+        (set(), ()),
+        ({Feature.TUNE}, ()),
+        ({Feature.FP16}, ("--fast fp16_accumulation",)),
+        ({Feature.TUNE, Feature.FP8, Feature.FP16}, ("--fast fp16_accumulation", "--fast fp8_matrix_mult")),
+        (["fp8_matrix_mult"], ("--fast fp8_matrix_mult",)),
+        (True, ("--fast everything",)),
+        (False, ()),
+    ],
+)
+def test_what_fast_gives_up_is_told(started: Started, value: Any, wanted: tuple[str, ...]) -> None:
+    started.fast(value)
+    assert started.approximations == wanted
+
+
+def test_the_values_are_those_that_comfyui_has() -> None:
+    from comfy.cli_args import PerformanceFeature
+
+    assert {each.value for each in PerformanceFeature} == {each.value for each in Feature}
+
+
+def extrapolation(stages: Stages, sampler: Any = None) -> Any:
+    """A video of a workflow that is always the same."""
+    sampling = stages.host.module("nodes.host.sampling")
+    graph = SimpleNamespace(hash_of=lambda *_: "workflow", texts=())
+    return stages.host.module("nodes.extrapolation").Extrapolation(
+        sampling=sampling.Sampling(stages.model, 4, 1.0, sampler=sampler),
+        vae=stages.vae,
+        identity=stages.identity,
+        socket=stages.speech,
+        seed=5,
+        motion_drop=0.1,
+        encoding=stages.host.module("nodes.extrapolation").encoding_of("h264", -1),
+        mark=True,
+        paste_back=False,
+        graph=graph,
+        node="1",
+        parent=None,
+    )
+
+
+def facts(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """By what its job is known."""
+    found: dict[str, Any] = {}
+    module = stages.host.module("nodes.extrapolation")
+    real = module.key_of
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "key_of", lambda given: found.update(given) or real(given))
+        extrapolation(stages).about()
+    return found
+
+
+def test_a_job_is_another_with_each_and_the_same_without(
+    stages: Stages, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = extrapolation(stages).about().key
+    assert "approximate" not in facts(stages, monkeypatch), "jobs of before are still gone on with"
+    for exact in ("attention_pytorch", "attention_sub_quad"):
+        started.attention(exact)
+        assert extrapolation(stages).about().key == usual
+    keys = {usual}
+    for value in ({Feature.FP16}, {Feature.FP8}, {Feature.FP16, Feature.FP8}):
+        started.fast(value)
+        keys.add(extrapolation(stages).about().key)
+    started.fast({Feature.TUNE})
+    assert extrapolation(stages).about().key == usual
+    started.attention("attention_sage")
+    keys.add(extrapolation(stages).about().key)
+    assert len(keys) == 5
+    assert facts(stages, monkeypatch)["approximate"] == ("attention_sage",)
+
+
+def test_runs_with_a_step_cache_take_another_time(stages: Stages) -> None:
+    def sampler(**widgets: float) -> Any:
+        return stages.run("Hallo3OriginalSampler", sampler_name="dpmpp_2m", **widgets)[0]
+
+    from comfy.samplers import ksampler
+
+    usual = extrapolation(stages).kind
+    assert extrapolation(stages, sampler()).kind == extrapolation(stages, ksampler("euler")).kind == usual
+    assert "step cache" not in usual
+    kinds = {extrapolation(stages, sampler(step_cache=value)).kind for value in (0.1, 0.2)}
+    assert len(kinds | {usual}) == 3
+    assert any(" step cache 0.1 64x64 " in kind for kind in kinds)
+
+
+def test_a_step_cache_is_bounded_without_a_word(stages: Stages) -> None:
+    original = stages.host.module("nodes.host.original")
+    bound = stages.host.module("hallo3.settings").CACHE_BOUND
+    assert bound > 0
+    made = original.original_sampler("dpmpp_2m", 0.1)
+    assert made.extra_options["step_cache_bound"] == bound
+    assert original._sample.__kwdefaults__["step_cache_bound"] == bound
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "ddim", "dpmpp_2m_sde"])
+def test_a_sigma_of_next_to_nothing_is_stepped_through(stages: Stages, name: str) -> None:
+    sampler = stages.run("Hallo3OriginalSampler", sampler_name=name)[0]
+
+    def sampled(*sigmas: float) -> torch.Tensor:
+        given = stages.given(segment=0, sampler=sampler, sigmas=torch.tensor(sigmas))
+        return stages.run("Hallo3Sampler", **given)[0]["samples"]
+
+    assert bool(sampled(1.0, 1e-8, 0.0).isfinite().all())
+    assert difference(sampled(1.0, 1e-8), sampled(1.0, 0.0)) < 1e-4
+
+
+def test_an_identity_says_what_it_was_made_by(
+    stages: Stages, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    import folder_paths
+
+    for name in ("input", "output"):
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
+    names = stages.host.module("nodes.host.identities").identities
+
+    def kept(prefix: str) -> str:
+        identity = stages.run("Hallo3IdentityReference", **given)[0]
+        stages.run("Hallo3SaveIdentity", identity=identity, model=stages.model, filename_prefix=prefix)
+        return next(name for name in names() if prefix in name)
+
+    plain = kept("plain")
+    started.attention("attention_sage")
+    approximate = kept("approximate")
+    told = "the identity was made by attention_sage (approximate)"
+    numbers = str(stages.reference.dtype).removeprefix("torch.")
+    for file, approximations in ((plain, ()), (approximate, ("attention_sage",))):
+        made = stages.run("Hallo3LoadIdentity", file=file)[0].made
+        assert (made.precision, made.approximations) == (numbers, approximations)
+    assert told not in caplog.text, "the run is as approximate"
+    started.attention("attention_pytorch")
+    stages.run("Hallo3LoadIdentity", file=plain)
+    assert told not in caplog.text
+    stages.run("Hallo3LoadIdentity", file=approximate)
+    assert told in caplog.text
