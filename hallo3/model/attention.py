@@ -62,24 +62,21 @@ class JointAttention(nn.Module):
     ) -> Tensor:
         """Normed text and video [B, M + N, D] -> what each takes in, same shape; without the text's rows if
         no text follows."""
-        k = self.kernels.rotated(
-            self.norm_k,
-            self.to_k(tokens),
-            self.heads,
-            rotary.cos,
-            rotary.sin,
-            None if reference is None else reference.k,
-        )
-        v = split_heads(
-            self.to_v(tokens)
-            if reference is None
-            else self.kernels.followed(self.to_v, tokens, merge_heads(reference.v)),
-            self.heads,
-        )
+        k, v = self._keys_and_values(tokens, rotary, reference)
         if not text_follows:
             tokens, rotary = tokens[:, rotary.text_tokens :], rotary.video
         q = self.kernels.rotated(self.norm_q, self.to_q(tokens), self.heads, rotary.cos, rotary.sin)
         return self.to_out[0](merge_heads(self.attention(q, k, v)))
+
+    def _keys_and_values(self, tokens: Tensor, rotary: Rotary, reference: KV | None) -> KV:
+        """Of the tokens, rotated, and behind them those of the reference tokens."""
+        turn, k = (rotary.cos, rotary.sin), self.to_k(tokens)
+        if reference is None:
+            rotated = self.kernels.rotated(self.norm_k, k, self.heads, *turn)
+            return KV(rotated, split_heads(self.to_v(tokens), self.heads))
+        rotated = self.kernels.rotated(self.norm_k, k, self.heads, *turn, reference.k)
+        values = self.kernels.followed(self.to_v, tokens, merge_heads(reference.v))
+        return KV(rotated, split_heads(values, self.heads))
 
     def project(self, tokens: Tensor) -> KV:
         """Keys and values of normed tokens [B, N, D], not rotated; prepares the reference features."""
@@ -102,11 +99,8 @@ class CrossAttention(nn.Module):
         self.to_k = layers.linear(token_dim, config.width)
         self.to_v = layers.linear(token_dim, config.width)
         self.to_out = nn.ModuleList([layers.linear(config.width, config.width)])
-        self.attention, self.kernels, self.parameters_of = (
-            layers.attention,
-            layers.kernels,
-            layers.parameters,
-        )
+        self.attention, self.kernels = layers.attention, layers.kernels
+        self.parameters_of = layers.parameters
         self.heads = config.heads
 
     def forward(self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary) -> Tensor:

@@ -77,12 +77,8 @@ class Hallo3Transformer(Trunk):
         timesteps do to it (small cards); the numbers are equal up to rounding.
         """
         like = prompt_embeds
-        texts, timesteps = (
-            torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds)),
-            timesteps.to(like.device),
-        )
+        texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
         face_tokens = self.face_proj(face_embedding.to(like))
-
         return RunConditions(
             text=self.patch_embed.text(texts),
             reference=self._per_block(
@@ -91,7 +87,7 @@ class Hallo3Transformer(Trunk):
             face=self._per_block(lambda block, _: block.face_fold(face_tokens), False),
             silence=self.hear(like.new_zeros(1, *self.window_shape), on_access=on_access),
             rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
-            steps=self._steps(timesteps, like, steps_on_access),
+            steps=self._steps(timesteps.to(like.device), like, steps_on_access),
         )
 
     def conditions(
