@@ -23,7 +23,7 @@ import torch
 from behaviour.cases import Case, case_of
 from behaviour.figures import figures
 from behaviour.pixels import differences, seam_ratio, sharpness
-from benchmarks.drift_ways import EXACT, Made, Source, Way, cut, make, warm_up, ways
+from benchmarks.drift_ways import EXACT, Made, Source, Way, chosen, cut, make, warm_up
 from benchmarks.report import device_named, pathless, stamped, table, write_json
 from benchmarks.similarity import compared
 from hallo3.config import Hallo3Config
@@ -60,18 +60,15 @@ def behaved(made: Made, config: Hallo3Config, case: Case, likeness: Likeness) ->
     return {name: round(value, 3) for name, value in found.items() if value == value}
 
 
-def report(source: Source, exact: Way, only: list[str]) -> dict[str, Any]:
-    """Every way's row, what was made, and what was left out."""
+def report(source: Source, wanted: Mapping[str, Way], left: Mapping[str, str]) -> dict[str, Any]:
+    """The row of every way that is ``wanted``, the exact one first; what was made; and what was ``left``
+    out."""
     files = ModelFolder(source.model)
     config = model_config(files.transformer)
     analyzer = analyzer_for(config.face, files.faces)
     likeness = likeness_to(analyze(source.portrait, analyzer, config.face).embedding, analyzer)
     case = case_of("", source.portrait, source.speech, config.segment)
-    wanted, left = ways(exact, source.device, config.trunk.head_dim)
-    if only:
-        left |= dict.fromkeys([name for name in wanted if name not in {EXACT, *only}], "not asked for")
-        wanted = {name: way for name, way in wanted.items() if name in {EXACT, *only}}
-    left = {name: pathless(why) for name, why in left.items()}
+    exact = wanted[EXACT]
     warm_up(exact, source, config)
     rows: dict[str, dict[str, Any]] = {}
     first: Made | None = None
@@ -85,7 +82,8 @@ def report(source: Source, exact: Way, only: list[str]) -> dict[str, Any]:
         rows[name] = row | behaved(made, config, case, likeness)
         print(f"{name}: {made.seconds:.1f} s", file=sys.stderr, flush=True)
         first = first or made
-    return {"made": _made(config, exact, first), "ways": rows, "left out": left}
+    told = {name: pathless(why) for name, why in left.items()}
+    return {"made": _made(config, exact, first), "ways": rows, "left out": told}
 
 
 def _made(config: Hallo3Config, exact: Way, first: Made | None) -> dict[str, Any]:
@@ -138,15 +136,17 @@ def main() -> None:
     """Make, compare, print, keep. Raises the errors of :mod:`hallo3.errors`."""
     options = _options()
     device = device_named(options.device)
-    defaults = model_config(ModelFolder(options.model).transformer).defaults
+    config = model_config(ModelFolder(options.model).transformer)
     settings = settings_for(
-        defaults,
+        config.defaults,
         steps=options.steps,
         guidance_scale=options.guidance,
         sampler=options.sampler,
         seed=options.seed,
     )
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
+    exact = Way(settings=settings, precision=precision_named(numbers), attention=options.attention)
+    wanted, left = chosen(exact, device, config.trunk.head_dim, options.only)
     source = Source(
         model=options.model,
         device=device,
@@ -154,9 +154,8 @@ def main() -> None:
         speech=cut(read_recording(options.speech), options.seconds),
         prompt=options.prompt,
     )
-    exact = Way(settings=settings, precision=precision_named(numbers), attention=options.attention)
     with torch.inference_mode():
-        found = stamped(report(source, exact, options.only), "drift", sys.argv[1:], device)
+        found = stamped(report(source, wanted, left), "drift", sys.argv[1:], device)
     print(f"{text(found)}\n\n```json\n{json.dumps(found)}\n```")
     if options.json:
         write_json(found, options.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +93,27 @@ def ways(exact: Way, device: torch.device, head_dim: int) -> tuple[dict[str, Way
             else:
                 found[name] = replace(exact, attention=name)
     return found, left
+
+
+def chosen(
+    exact: Way, device: torch.device, head_dim: int, only: Sequence[str]
+) -> tuple[dict[str, Way], dict[str, str]]:
+    """What :func:`ways` finds, or the exact way and ``only`` some of the others. Raises ``InputError`` for a
+    name that is none; one that cannot run here is told among those left out."""
+    found, left = ways(exact, device, head_dim)
+    unknown = [name for name in only if name not in found.keys() | left.keys()]
+    if unknown:
+        raise InputError(
+            "There is no such way to make a video.",
+            found=", ".join(map(repr, unknown)),
+            expected="some of " + ", ".join((*found, *left)),
+            do="choose among these, or leave --only out",
+        )
+    if not only:
+        return found, left
+    wanted = {EXACT, *only}
+    left |= dict.fromkeys([name for name in found if name not in wanted], "not asked for")
+    return {name: way for name, way in found.items() if name in wanted}, left
 
 
 def make(way: Way, source: Source) -> Made:

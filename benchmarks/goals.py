@@ -10,6 +10,8 @@ STEPS = 50
 ORIGINAL_SEGMENTS, OUR_SEGMENTS = 4, 3
 """Of 5 s of speech: the original samples one more and throws it away."""
 NOT_MEASURED = "not measured"
+MOST = 0.5
+"""Of the blocks' bytes: a step that brings more is judged as one whose weights stream."""
 Found = Mapping[str, Any]
 
 
@@ -66,9 +68,9 @@ def _decode(found: Found) -> float | None:
 
 
 def _slowdown(found: Found) -> float | None:
-    """The worst of the ceilings under which most of the weights stream."""
+    """The worst of the ceilings under which more than half of the blocks stream."""
     rows = found.get("ceilings", {}).values()
-    known = [row["slowdown"] for row in rows if "slowdown" in row and row["streamed_gb"] >= 15]
+    known = [row["slowdown"] for row in rows if "slowdown" in row and row["streamed_share"] > MOST]
     return max(known, default=None)
 
 

@@ -72,14 +72,15 @@ def plan_under(place: Place, ceiling: float) -> MemoryPlan:
     """What a run would do with so many GB. Raises ``InputError`` where they are too few."""
     precision = PRECISIONS["bf16" if place.dtype is torch.bfloat16 else "fp32"]
     sizes = sizes_of(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
-    fused = kernels_named("auto", place.device).kernels.name == "fused"
+    fused = kernels_named("auto", place.device, place.dtype).kernels.name == "fused"
     demand = Demand(precision=precision, steps=STEPS, branches=2, fused=fused)
     return plan_memory(sizes, demand, round(ceiling * GB), ram_bytes())
 
 
 def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrangement) -> Row:
     """A step and a decode in an arrangement: seconds, GB that came to the device in a step (``streamed_gb``),
-    and the most that torch took of it (``reserved_gb``)."""
+    how much that is of all blocks' bytes (``streamed_share``), and the most that torch took of the device
+    (``reserved_gb``)."""
     if clock.cuda:
         torch.cuda.reset_peak_memory_stats(place.device)
     shelf = Counted(_at_home(place, attention, arranged))
@@ -106,7 +107,8 @@ def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrange
         reserved = _reserved(clock)  # measuring the decode begins anew
     codec = filled(build_vae(place.config.vae, arranged.decode), place)
     decode = clock.measure(lambda: [part.float().cpu() for part in codec.decode(inputs.latents)])  # type: ignore[operator]
-    row |= {"streamed_gb": streamed / GB, "decode": decode.get("seconds", decode.get("failed"))}
+    row |= {"streamed_gb": streamed / GB, "streamed_share": streamed / shelf.blocks}
+    row["decode"] = decode.get("seconds", decode.get("failed"))
     return row | ({"reserved_gb": max(reserved, _reserved(clock))} if clock.cuda else {})
 
 
@@ -125,7 +127,7 @@ def reckoned(row: Row, resident: float | None) -> Row:
 
 def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Stored[Hallo3Transformer]:
     """The transformer with random weights in the host's memory, drawn on the device, a tensor at a time."""
-    kernels = kernels_named("auto", place.device).kernels
+    kernels = kernels_named("auto", place.device, place.dtype).kernels
     layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
     network = Hallo3Transformer(place.config, layers).eval().requires_grad_(False)
     drawn = torch.Generator(place.device).manual_seed(0)
@@ -142,13 +144,19 @@ def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Store
 
 
 class Counted:
-    """A stored network whose shelf counts the ``bytes`` that are taken from it."""
+    """A stored network whose shelf counts the ``bytes`` that are taken from it. ``blocks``: the bytes of all
+    its blocks, which are the first row."""
 
     def __init__(self, stored: Stored[Any]) -> None:
         self.bytes, self._shelf = 0, stored.shelf
+        self.blocks = sum(_size(stored.shelf(item)) for item in stored.rows[0])
         self.stored = stored._replace(shelf=self._taken)
 
     def _taken(self, item: Item) -> Mapping[str, Tensor] | Packed:
         kept = self._shelf(item)
-        self.bytes += kept.size if isinstance(kept, Packed) else sum(t.nbytes for t in kept.values())
+        self.bytes += _size(kept)
         return kept
+
+
+def _size(kept: Mapping[str, Tensor] | Packed) -> int:
+    return kept.size if isinstance(kept, Packed) else sum(t.nbytes for t in kept.values())

@@ -79,10 +79,22 @@ def config_of(network: Any) -> VAEConfig:
     )
 
 
+def free_beside(vae: Any) -> int:
+    """Bytes that a decode may fill: what ComfyUI calls free, less what the VAE has yet to bring.
+
+    Nothing else that ComfyUI could evict is planned with: other models may leave more room than this. Under
+    its dynamic memory it counts weights that it can take back as free, the VAE's own among them; these are
+    taken off again.
+    """
+    patcher = vae.patcher
+    there = 0 if patcher.is_dynamic() else int(patcher.loaded_size())
+    return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - there)
+
+
 def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
     """The quickest plan for the memory that is free, and that much of it kept free of weights."""
     config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
-    free = int(vae.patcher.get_free_memory(vae.device)) - int(vae.patcher.model_size())
+    free = free_beside(vae)
     plan = plan_for(config, latent, number, free - _LEFT)
     needed = decode_bytes(config, latent, plan, number)
     logging.info(

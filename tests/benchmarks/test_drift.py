@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import drift_ways
 from benchmarks.__main__ import main
-from benchmarks.drift_ways import Way, ways
+from benchmarks.drift_ways import Way, chosen, ways
 from conftest import REPOSITORY
 from hallo3.built_in import FOLDER
+from hallo3.errors import InputError
 from hallo3.settings import Settings
 from hallo3.weights.precision import PRECISIONS
 
@@ -49,6 +50,24 @@ def test_what_saves_nothing_and_what_a_card_cannot_are_left_out(monkeypatch: pyt
     assert "8.9" in left["fp8-products"]
     assert "saves nothing" in left["step-cache"]
     assert "int8" in found
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    words = ["--model", str(FOLDER), "--portrait", absent, "--speech", absent, "--device", "cpu"]
+    with pytest.raises(InputError, match="no such way") as refused:
+        main(["drift", *words, "--only", "step-cache", "stepcache", "sage"])
+    assert refused.value.found == "'stepcache'"
+    found, left = ways(FIFTY, CPU, 64)
+    assert all(name in refused.value.expected for name in (*found, *left))
+
+
+def test_what_cannot_run_here_may_be_asked_for_and_is_told() -> None:
+    found, left = chosen(FIFTY, CPU, 64, ["fp8", "sage"])
+    assert list(found) == ["exact", "fp8"]
+    assert "runs on cuda only" in left["sage"]
+    assert left["int8"] == "not asked for"
+    assert chosen(FIFTY, CPU, 64, []) == ways(FIFTY, CPU, 64)
 
 
 def test_a_result_can_be_shown_to_anybody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

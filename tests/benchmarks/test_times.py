@@ -17,6 +17,7 @@ from benchmarks.rates import fastest_exact
 from benchmarks.streamed import measured, plan_under, reckoned, under_ceilings
 from benchmarks.timing import Clock
 from hallo3.errors import InputError
+from hallo3.kernels.choice import Chosen, kernels_named
 from hallo3.kernels.plain import PLAIN
 from hallo3.memory.sizes import sizes_of
 from hallo3.memory.stages import DEVICE, MEMORY, Arrangement
@@ -117,6 +118,7 @@ def test_what_streams_is_counted(place: Place, staying: int) -> None:
     )
     a_step = passing * sizes.transformer.blocks.largest / 1e9
     assert row["streamed_gb"] == pytest.approx(a_step, rel=0.3, abs=1e-12)
+    assert row["streamed_share"] == pytest.approx(passing / 3)
     assert row["decode"] > 0
 
 
@@ -146,6 +148,21 @@ def test_a_plan_is_the_run_s_own() -> None:
     whole = Place(device=CPU, dtype=torch.bfloat16, config=HALLO3, whole_layers=42)
     assert plan_under(whole, 80).arrangement.home == DEVICE
     assert plan_under(whole, 8).stage("sample").streamed > 5e9
+
+
+def test_kernels_are_tried_in_the_type_that_is_measured(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the plan and of the network: fused kernels may run in one type and not in another."""
+    tried: list[torch.dtype] = []
+
+    def named(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Chosen:
+        tried.append(dtype)
+        return kernels_named(name, device, dtype)
+
+    monkeypatch.setattr(streamed, "kernels_named", named)
+    measured(place, ONCE, sdpa, plan_under(place, 80).arrangement)
+    assert tried == [torch.float32] * 2
 
 
 def test_the_fastest_exact_attention_is_taken() -> None:
