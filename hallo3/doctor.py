@@ -100,27 +100,31 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     """
     machine = machine or Machine.here(files.path)
     parts = tuple(_part(files, part) for part in PARTS)
-    advice = advise(machine) if headless else advise_comfyui(machine)
     under = ceilings(machine.gpu_memory, machine.memory) if headless else ()
+    advice = advise(machine, under) if headless else advise_comfyui(machine)
     return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice, ceilings=under)
 
 
-def advise(machine: Machine) -> tuple[str, ...]:
-    """How the released model runs on a machine: precision, and what stays where."""
+def advise(machine: Machine, under: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """How the released model runs on a machine: precision, and what stays where. ``under`` are the lines of
+    :func:`ceilings` for it, if they are there."""
     sixteen, eight = (RELEASE["transformer"].size(bits) for bits in (16, 8))
     said: list[str] = []
     if not machine.gpu:
         said.append("No GPU that torch can use: the released model would take days. The built-in model runs.")
     elif machine.gpu_memory >= sixteen + WORKING:
         said.append("bf16, everything on the GPU.")
-    elif machine.gpu_memory >= eight + WORKING:
-        said.append("fp8 with everything on the GPU, or bf16 with --offload blocks: sent as needed, exact.")
     else:
-        said.append("bf16 or fp8 with --low-memory: two blocks at a time are on the GPU, which is exact.")
+        fits = "fp8 with everything on the GPU, or " if machine.gpu_memory >= eight + WORKING else ""
+        here = (under or ceilings(machine.gpu_memory, machine.memory))[0]
+        said.append(f"{fits}bf16, planned for what is free or for --vram, exact; {here.rstrip('.')}.")
     if machine.memory < sixteen + 4 * GB:
+        elsewhere = (
+            "let them come from disk, which a run on a GPU plans" if machine.gpu else "use --offload disk"
+        )
         said.append(
             f"The weights want {human(sixteen)} of memory in bf16, {human(eight)} in fp8; there are "
-            f"{human(machine.memory)}: convert to fp8, or use --offload disk."
+            f"{human(machine.memory)}: convert to fp8, or {elsewhere}."
         )
     return (*said, _products(machine), *_room(machine))
 

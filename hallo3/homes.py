@@ -23,6 +23,7 @@ from .streaming.stream import Stored, Streamed, in_memory
 from .text.encoder import TextEncoder
 from .text.tokenizer import Tokenizer
 from .vae.codec import VideoVAE
+from .vae.plan import DecodePlan
 from .weights.examine import Examined
 from .weights.files import load_strict, look_through, read_part
 from .weights.places import ModelFolder
@@ -30,11 +31,14 @@ from .weights.precision import Precision, filled
 
 N = TypeVar("N", bound=Trunk)
 M = TypeVar("M", bound=nn.Module)
+DECODE = DecodePlan(strips=8, caches="host")
+"""A decode by hand: 7.9 GB of the released model's are on the device at whole height."""
 OFFLOADS = {
-    "blocks": Arrangement(home=MEMORY, staying=0, passes="layer-major"),
-    "disk": Arrangement(home=DISK, staying=0, passes="layer-major"),
+    "blocks": Arrangement(home=MEMORY, staying=0, passes="layer-major", decode=DECODE),
+    "disk": Arrangement(home=DISK, staying=0, passes="layer-major", decode=DECODE),
 }
-"""What an offload means where there is no plan."""
+"""What an offload means where there is no plan. On the CPU, where there is one memory, the whole height of a
+video is decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +54,15 @@ class Homes:
 
     def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
         """The network that every segment needs; ``build`` makes it on meta."""
-        home = self.arrangement.home
+        home, staying = self.arrangement.home, self.arrangement.staying
         if home == DEVICE:
-            return Settled(lambda: self._on_disk(build(), "transformer"), self.device)
+            return Settled(lambda: self._on_disk(build(), "transformer", staying), self.device)
         fetch = self._in_memory if home == MEMORY else self._on_disk
-        return Streamed(lambda: fetch(build(), "transformer"), self.device)
+        return Streamed(lambda: fetch(build(), "transformer", staying), self.device)
 
     def once(self, build: Callable[[], N], part: str) -> AbstractContextManager[N]:
-        """A network that is needed once."""
-        return Streamed(lambda: self._on_disk(build(), part), self.device, keep=False)
+        """A network that is needed once. None of its blocks stay: the arrangement's are the transformer's."""
+        return Streamed(lambda: self._on_disk(build(), part, staying=0), self.device, keep=False)
 
     def text(
         self, tokenizer: Callable[[], Tokenizer], build: Callable[[], nn.Module]
@@ -84,18 +88,22 @@ class Homes:
             return Settled(stored, self.device)
         return Streamed(stored, self.device)
 
-    def _on_disk(self, network: N, part: str) -> Stored[N]:
+    def _on_disk(self, network: N, part: str, staying: int) -> Stored[N]:
         self._look(part)
         rows = rows_of(network)
-        staying = spread(rows[0], self.arrangement.staying)
-        return on_disk(network, rows, self.files.find(part), part, self.precision, staying=staying)
+        stay = spread(rows[0], staying)
+        return on_disk(network, rows, self.files.find(part), part, self.precision, staying=stay)
 
-    def _in_memory(self, network: N, part: str) -> Stored[N]:
+    def _in_memory(self, network: N, part: str, staying: int) -> Stored[N]:
+        self._fill(network, part)
+        rows = rows_of(network)
+        stay = spread(rows[0], staying)
+        return in_memory(network, rows, staying=stay, locked=self.device.type == "cuda")
+
+    def _fill(self, network: nn.Module, part: str) -> None:
+        """Give a network its weights, and keep no name of theirs: they go when they are taken out of it."""
         state = read_part(self.files.find(part), part, self.precision, self.examined)
         load_strict(network, filled(network, state), ARE[part])
-        rows = rows_of(network)
-        staying = spread(rows[0], self.arrangement.staying)
-        return in_memory(network, rows, staying=staying, locked=self.device.type == "cuda")
 
     def _look(self, part: str) -> None:
         if self.examined is not None:

@@ -18,6 +18,7 @@ from .face.spaces import analyzer_for
 from .homes import OFFLOADS, Homes
 from .kernels.plain import PLAIN, Kernels
 from .memory.plan import MemoryPlan
+from .memory.stages import Arrangement
 from .model.reference import ReferenceNetwork
 from .model.transformer import Hallo3Transformer
 from .model.trunk import Trunk
@@ -28,7 +29,7 @@ from .residency import Offloaded, Visiting
 from .stored import check_file, model_config, part
 from .text.encoder import TextEncoder, build_t5, tied
 from .text.tokenizer import tokenizer_named
-from .vae.codec import VideoVAE, build_vae
+from .vae.codec import WHOLE, VideoVAE, build_vae
 from .watched import watched
 from .weights.examine import Examined
 from .weights.files import load_strict, read_part
@@ -103,8 +104,10 @@ def load_models(
         load_strict(network, filled(network, read(files.find(name), name, precision)), ARE[name])
         return network
 
+    arrangement = _arranged(offload, memory, device)
+
     def vae() -> VideoVAE:
-        codec = build_vae(config.vae) if memory is None else build_vae(config.vae, memory.arrangement.decode)
+        codec = build_vae(config.vae, arrangement.decode if arrangement else WHOLE)
         load_strict(cast(nn.Module, codec.network), read(files.vae, "vae", plain), ARE["vae"])
         return codec
 
@@ -119,7 +122,7 @@ def load_models(
         return network.to(device)
 
     stands: tuple[Any, Any, Any, Any]
-    if memory is None and offload == "none":
+    if arrangement is None:
         stands = (
             Visiting(text_encoder),
             Offloaded(vae, device),
@@ -132,7 +135,7 @@ def load_models(
             device=device,
             precision=precision,
             examined=examined,
-            arrangement=OFFLOADS[offload] if memory is None else memory.arrangement,
+            arrangement=arrangement,
         )
         stands = (
             homes.text(tokenizer, lambda: build_t5(text)),
@@ -150,6 +153,16 @@ def load_models(
         transformer=stands[3],
         attention=watch,
     )
+
+
+def _arranged(offload: str, memory: MemoryPlan | None, device: torch.device) -> Arrangement | None:
+    """A plan's arrangement, or an offload's; None where all is in place."""
+    if memory is not None:
+        return memory.arrangement
+    if offload == "none":
+        return None
+    by_hand = OFFLOADS[offload]
+    return replace(by_hand, decode=WHOLE) if device.type == "cpu" else by_hand
 
 
 def _same(found: object, expected: object, what: str) -> None:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -82,3 +84,40 @@ class Within(Generic[T, U]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._inner.__exit__(kind, error, trace)
+
+
+class Locking:
+    """Memory of the host that is locked (pinned), from which a GPU fetches by itself. Where the system
+    refuses it, which a warning tells, ordinary memory, then and ever after; a GPU fetches from that more
+    slowly.
+
+    Raises ``torch.OutOfMemoryError`` where a device's own memory has run out.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._wanted = wanted
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory for numbers of this shape and type."""
+        locked = self._tried(lambda: torch.empty(shape, dtype=dtype, pin_memory=True))
+        return torch.empty(shape, dtype=dtype) if locked is None else locked
+
+    def copied(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host's in locked memory; itself where that is refused."""
+        locked = self._tried(tensor.pin_memory)
+        return tensor if locked is None else locked
+
+    def _tried(self, lock: Callable[[], Tensor]) -> Tensor | None:
+        if not self._wanted:
+            return None
+        try:
+            return lock()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self._wanted = False
+        warnings.warn(
+            "The system locks no more memory; what is sent from memory that is not locked comes more slowly.",
+            stacklevel=3,
+        )
+        return None

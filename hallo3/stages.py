@@ -18,6 +18,7 @@ from .model.guidance import PASSES, Predict, single_branch
 from .model.transformer import Hallo3Transformer
 from .models import Models
 from .noise import Noise, Purpose
+from .residency import Locking
 from .sampling.denoiser import Denoise, guided_denoiser, guided_within
 from .sampling.samplers import sampler_named
 from .sampling.schedule import Schedule, schedule
@@ -114,7 +115,7 @@ def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolated
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host's on a device. A GPU fetches it when its turn comes; nothing waits for that."""
     if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return Locking().copied(tensor).to(device, non_blocking=True)
     return tensor.to(device)
 
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..cost import Cost, check_disk, cost_of
+from ..errors import InputError
 from ..journal.about import SEGMENTS
 from ..journal.folders import size_of
 from ..journal.job import Job, inherit, open_job
@@ -29,7 +30,7 @@ from .known import key_of_video
 from .listen import Ear
 from .request import Request, jobs_folder, read_request
 from .run import Run
-from .vram import planned
+from .vram import check_vram, planned
 
 
 def run_animate(options: Namespace) -> None:
@@ -40,7 +41,8 @@ def run_animate(options: Namespace) -> None:
     if not options.plan:
         check_output(options)
     check_pictures(options)
-    request = planned(read_request(options))
+    request = read_request(options)
+    check_vram(request)
     check_apart(options, request.files)
     if options.preview is not None:
         write_picture(request.speaker.overview(), options.preview)
@@ -48,7 +50,7 @@ def run_animate(options: Namespace) -> None:
         if options.speech_chart is not None:
             with TemporaryDirectory(prefix="hallo3_") as folder:
                 write_picture(Ear(request, Path(folder)).chart(), options.speech_chart)
-        _print_plan(request)
+        _print_plan(*_planned_or_not(request))
         return
     with torch.inference_mode():
         _animate(request)
@@ -64,6 +66,8 @@ def _animate(request: Request) -> None:
             key_of_video(request, state_of(parent)), request.plan, request.headers(), request.what, parent
         )
         redo = redo_named(options.redo, options.take, about.segments, about.segments - len(request.plan))
+        if options.fresh:  # a refusal puts nothing aside
+            request = planned(request)
         for gone in tidy(jobs, about.key):
             _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
         if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
@@ -75,6 +79,8 @@ def _animate(request: Request) -> None:
             inherit(job, parent)
         _tell_where(job, redo)
         inherited = size_of(parent.folder / SEGMENTS) if parent is not None else 0
+        if not options.fresh and (_renders(job, redo) or options.save_identity is not None):
+            request = planned(request)
         left = 0 if job.done == about.segments else len(request.plan)
         expected = cost(request, left)
         check_disk(expected, jobs, size_of(job.folder) - inherited)
@@ -102,16 +108,35 @@ def cost(request: Request, left: int) -> Cost:
     )
 
 
-def _print_plan(request: Request) -> None:
+def _renders(job: Job, redo: Redo) -> bool:
+    """Whether a segment is left to render; a finished job needs no GPU."""
+    found = enumerate(map(job.finished, range(job.about.segments)))
+    return any(record is None or redo.wants(index, record) for index, record in found)
+
+
+def _planned_or_not(request: Request) -> tuple[Request, str]:
+    """For showing: a GPU without enough free memory is told by a line, unless a ceiling was asked for."""
+    try:
+        return planned(request), ""
+    except InputError as error:
+        if request.options.vram is not None:
+            raise
+        return request, f"{error.headline} To do: {error.do}."
+
+
+def _print_plan(request: Request, refused: str) -> None:
     size, attention = (request.width, request.height), request.attention.title
     run = bill(request.config.name, request.plan, request.settings, *size, attention)
     expected = cost(request, len(request.plan))
     memory = request.memory
     if request.options.json:
         facts = as_dict(run) | asdict(expected) | {"disk": expected.disk}
+        facts |= {"refused": refused} if refused else {}
         print(json.dumps(facts if memory is None else facts | {"vram": memory.as_dict()}))
     else:
         print("\n".join([run.text(), expected.text(), *([memory.text()] if memory else [])]))
+        if refused:
+            print(refused)
     check_disk(expected, request.jobs)
 
 

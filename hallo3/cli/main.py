@@ -81,7 +81,11 @@ def _show_unexpected(error: Exception, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error, file=sys.stderr)
     memory = is_short_of_memory(error)
-    advice = "use --low-memory, or close other programs" if memory else "report this; --traceback shows where"
+    advice = (
+        "on a GPU use --vram N with less than before; else --low-memory, or close other programs"
+        if memory
+        else "report this; --traceback shows where"
+    )
     headline = "Out of memory." if memory else "Something went wrong that should not have."
     first_line = (str(error).splitlines() or [""])[0]
     print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", do=advice), file=sys.stderr)

@@ -66,6 +66,8 @@ class Performer:
     @cached_property
     def _kernels(self) -> Chosen:
         request = self._request
+        if request.tried:
+            return request.kernels
         return kernels_named(request.options.kernels, request.device, request.precision.compute)
 
     def speech_chart(self) -> Tensor:

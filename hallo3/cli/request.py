@@ -46,7 +46,7 @@ JOBS = "hallo3_jobs"
 class Request:
     """``enlarge`` is how many times as large as rendered the frames are written, ``surroundings`` what they
     are pasted back into, ``speech`` the recording's hash, ``memory`` how the run fits the device, ``vocals``
-    the separator's file, if one is used."""
+    the separator's file, if one is used. ``kernels`` are those that are expected, or, ``tried``, chosen."""
 
     options: Namespace
     files: ModelFolder
@@ -66,6 +66,7 @@ class Request:
     speech: str
     vocals: Path | None
     memory: MemoryPlan | None = None
+    tried: bool = False
 
     def check_speech(self) -> None:
         """Refuse a recording that is not the one that was there at the start. Raises ``AudioError``."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..errors import CheckpointError, InputError
-from ..memory.host import free_bytes, keep_under, ram_bytes, total_bytes
+from ..kernels.choice import kernels_named
+from ..memory.host import available_bytes, free_bytes, keep_under, total_bytes
 from ..memory.plan import GB, MemoryPlan, plan_memory
 from ..memory.sizes import sizes_of
 from ..memory.stages import Demand
@@ -21,9 +23,17 @@ from .vram_option import AUTO
 
 
 def planned(request: Request) -> Request:
-    """The request under a plan of memory, if there is a ceiling to keep. Raises ``InputError`` for one that
-    cannot be kept, or contradicts other options."""
+    """The request under a plan of memory, if there is a ceiling to keep. Unless it is only to be shown, the
+    kernels are tried first on a GPU, since fused ones hold less; the request has those that were chosen.
+
+    Raises ``InputError`` for a ceiling that cannot be kept, and as :func:`check_vram` and
+    :func:`~hallo3.kernels.choice.kernels_named` do.
+    """
+    check_vram(request)
     ceiling = _ceiling(request)
+    if request.device.type == "cuda" and not request.options.plan:
+        chosen = kernels_named(request.options.kernels, request.device, request.precision.compute)
+        request = replace(request, kernels=chosen, tried=True)
     if ceiling is None:
         return request
     options = request.options
@@ -37,7 +47,7 @@ def planned(request: Request) -> Request:
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
     )
-    plan = plan_memory(sizes_of(request.config, precision, text, speech), demand, ceiling, ram_bytes())
+    plan = plan_memory(sizes_of(request.config, precision, text, speech), demand, ceiling, available_bytes())
     arranged = plan.arrangement
     settings = replace(
         request.settings,
@@ -49,29 +59,41 @@ def planned(request: Request) -> Request:
 
 
 def keep_ceiling(request: Request) -> None:
-    """Have torch keep the ceiling that was asked for."""
+    """Have torch keep the ceiling that was asked for; without one, none that an earlier run has set."""
     plan: MemoryPlan | None = request.memory
-    if plan is not None and request.device.type == "cuda" and request.options.vram not in (None, AUTO):
-        keep_under(plan.promised, request.device)
+    if request.device.type == "cuda":
+        asked = plan is not None and request.options.vram not in (None, AUTO)
+        keep_under(plan.promised if plan and asked else total_bytes(request.device), request.device)
 
 
-def _ceiling(request: Request) -> int | None:
-    """Bytes; None without a ceiling."""
+def check_vram(request: Request) -> None:
+    """Refuse a ceiling that contradicts other options, or that there is no GPU for. Raises ``InputError``."""
     asked: float | str | None = request.options.vram
-    by_hand = _by_hand(request.options)
-    if asked is None and (by_hand or request.device.type != "cuda"):
-        return None
-    if asked is not None and by_hand:
+    if asked is None:
+        return
+    if by_hand := _by_hand(request.options):
         raise InputError(
             "These options contradict each other.",
             found=f"--vram and {by_hand}",
             expected="one of them: a plan for a ceiling decides what comes when it is needed",
             do=f"leave {by_hand} out",
         )
+    if isinstance(asked, float) and not (math.isfinite(asked) and asked > 0):
+        raise InputError(
+            "So much memory cannot be a ceiling.",
+            found=f"--vram {asked:g}",
+            expected="a number of GB above 0",
+            do="give what the GPU has, or less",
+        )
+    if request.device.type == "cuda" or (isinstance(asked, float) and request.options.plan):
+        return
     if isinstance(asked, float):
-        return _bytes(asked, request)
-    if request.device.type == "cuda":
-        return free_bytes(request.device)
+        raise InputError(
+            "This device has no ceiling to keep.",
+            found=f"--vram {asked:g} on the device {request.device.type}",
+            expected="a CUDA device; --plan works without one",
+            do="leave --vram out",
+        )
     raise InputError(
         "There is no GPU whose free memory could be asked for.",
         found=f"--vram {AUTO} on the device {request.device.type}",
@@ -80,32 +102,35 @@ def _ceiling(request: Request) -> int | None:
     )
 
 
+def _ceiling(request: Request) -> int | None:
+    """Bytes; None without a ceiling."""
+    asked: float | str | None = request.options.vram
+    if isinstance(asked, float):
+        return _bytes(asked, request)
+    if request.device.type != "cuda" or _by_hand(request.options):
+        return None
+    return free_bytes(request.device)
+
+
 def _bytes(asked: float, request: Request) -> int:
-    if not (math.isfinite(asked) and asked > 0):
-        raise InputError(
-            "So much memory cannot be a ceiling.",
-            found=f"--vram {asked:g}",
-            expected="a number of GB above 0",
-            do="give what the GPU has, or less",
-        )
     ceiling = round(asked * GB)
-    if request.device.type == "cuda":
-        total = total_bytes(request.device)
-        if ceiling > total:
-            raise InputError(
-                "The GPU has less memory than that.",
-                found=f"--vram {asked:g}",
-                expected=f"at most {total / GB:.1f}",
-                do="give less, or leave --vram out: what is free is then used",
-            )
-    elif not request.options.plan:
+    if request.device.type != "cuda":
+        return ceiling
+    total, free = total_bytes(request.device), free_bytes(request.device)
+    if ceiling > total:
         raise InputError(
-            "This device has no ceiling to keep.",
-            found=f"--vram {asked:g} on the device {request.device.type}",
-            expected="a CUDA device; --plan works without one",
-            do="leave --vram out",
+            "The GPU has less memory than that.",
+            found=f"--vram {asked:g}",
+            expected=f"at most {total / GB:.1f}",
+            do="give less, or leave --vram out: what is free is then used",
         )
-    return ceiling
+    if ceiling > free:
+        warnings.warn(
+            f"--vram {asked:g} is more than the {free / GB:.1f} GB that the GPU has free; the run is planned "
+            "for these.",
+            stacklevel=2,
+        )
+    return min(ceiling, free)
 
 
 def _by_hand(options: Namespace) -> str:

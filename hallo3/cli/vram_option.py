@@ -17,7 +17,7 @@ def vram_option(add: Callable[..., Any]) -> None:
         metavar="GB",
         help="use at most so much of the GPU's memory, in 10^9 bytes, for all that a run does; exact: what "
         "does not fit comes when it is needed. With --plan no GPU is needed (default: auto, what a CUDA GPU "
-        "has free)",
+        "has free; --low-memory and --offload switch the plan off)",
     )
 
 

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, replace
 
 from ..errors import InputError
 from ..vae.plan import DecodePlan
-from .sizes import Sizes
+from ..weights.precision import PRECISIONS
+from .sizes import Sizes, in_precision
 from .stages import DEVICE, DISK, MEMORY, Arrangement, Demand, StagePlan, stages_of
 
 GB = 1_000_000_000
@@ -129,11 +130,12 @@ def plan_memory(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> MemoryP
                 host = parts.total if plan.home == MEMORY else parts.once.total
                 return MemoryPlan(ceiling=ceiling, arrangement=plan, stages=stages, host=host)
     least, where = least_needed(sizes, demand)
+    smaller = _that_fit(sizes, demand, ceiling)
     raise InputError(
         "The run does not fit into so much of the GPU's memory.",
         found=f"{ceiling / GB:.1f} GB",
         expected=f"{least / GB:.1f} GB or more in {demand.precision.name}: so much takes the stage {where}",
-        do="allow more, or use fp8, which holds the weights in half the memory",
+        do="allow more" + (f", or use {' or '.join(smaller)}" if smaller else ""),
     )
 
 
@@ -150,6 +152,19 @@ def least_needed(sizes: Sizes, demand: Demand) -> tuple[int, str]:
     stages = list(stages_of(sizes, demand, smallest))
     most = max(stages, key=lambda stage: stage.total)
     return round((most.total + RESERVE) / (1 - SPARE)) + 1, most.name
+
+
+def _that_fit(sizes: Sizes, demand: Demand, ceiling: int) -> list[str]:
+    """Precisions of smaller weights in which the run fits, by name."""
+    now = demand.precision
+    found = ["bf16"] if now.compute.itemsize > PRECISIONS["bf16"].compute.itemsize else []
+    found += ["fp8"] if now.held_as is None else []
+    each = {name: PRECISIONS[name] for name in found}
+    return [
+        name
+        for name, other in each.items()
+        if least_needed(in_precision(sizes, other), replace(demand, precision=other))[0] <= ceiling
+    ]
 
 
 def _arrangements(sizes: Sizes, demand: Demand, home: str, room: int) -> Iterator[Arrangement]:

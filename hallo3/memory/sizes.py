@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -72,20 +72,35 @@ def sizes_of(
     """The sizes of a model with these encoders of text and speech, in transformers' own words. Raises
     ``CheckpointError`` for sizes of which no network can be built."""
     values, number = to_dict(config), precision.compute.itemsize
-    t5 = empty("text_encoder", text)
-    halves, embedding = text_rows_of(t5)
     return Sizes(
         config=config,
         text=text,
         number=number,
         transformer=_trunk(empty("transformer", values), precision),
         reference=_trunk(empty("reference", values), precision),
-        text_encoder=Parts(
-            blocks=_row(t5, halves, precision), once=_row(t5, [*embedding], precision), others=0
-        ),
+        text_encoder=_reader(text, precision),
         vae=_numbers(empty("vae", to_dict(config.vae))) * number,
         speech_encoder=_numbers(empty("speech_encoder", speech)) * torch.float32.itemsize,
     )
+
+
+def in_precision(sizes: Sizes, precision: Precision) -> Sizes:
+    """The same model's in another precision."""
+    values, number = to_dict(sizes.config), precision.compute.itemsize
+    return replace(
+        sizes,
+        number=number,
+        transformer=_trunk(empty("transformer", values), precision),
+        reference=_trunk(empty("reference", values), precision),
+        text_encoder=_reader(sizes.text, precision),
+        vae=sizes.vae // sizes.number * number,
+    )
+
+
+def _reader(text: Mapping[str, Any], precision: Precision) -> Parts:
+    t5 = empty("text_encoder", text)
+    halves, embedding = text_rows_of(t5)
+    return Parts(blocks=_row(t5, halves, precision), once=_row(t5, [*embedding], precision), others=0)
 
 
 def _trunk(network: nn.Module, precision: Precision) -> Parts:

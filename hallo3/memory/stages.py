@@ -44,7 +44,9 @@ class Arrangement:
     @property
     def short(self) -> str:
         """In a few words; runs of other words take another time."""
-        return f"{self.home} {self.staying} {self.passes}{' on access' if self.on_access else ''}"
+        access = " on access" * self.on_access + " steps on access" * self.steps_on_access
+        decode = f" {self.decode.strips} strips {self.decode.caches}" if self.decode != WHOLE else ""
+        return f"{self.home} {self.staying} {self.passes}{access}{decode}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,7 @@ def passing(parts: Parts, plan: Arrangement) -> int:
 
 def streamed_a_step(parts: Parts, plan: Arrangement) -> int:
     """Bytes that come to the device in every step."""
-    times = 1 if plan.passes == "layer-major" else 2
+    times = 2 if plan.passes == "sequential" else 1
     found = passing(parts, plan) * parts.blocks.largest
     found += parts.projected.total if plan.on_access else 0
     found += parts.modulated.total if plan.steps_on_access else 0

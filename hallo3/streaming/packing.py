@@ -6,12 +6,13 @@ Memory is locked in chunks whose size is a power of two, which is what torch rou
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..residency import Locking
 
 CHUNK = 32 << 20
 ALIGNED = 256
@@ -28,15 +29,16 @@ class Place(NamedTuple):
 
 
 class Packed:
-    """Tensors at home, by name, to be sent all at once. ``size`` is their bytes, with what aligns them."""
+    """Tensors at home, by name, to be sent all at once. ``size`` is their bytes, with what aligns them;
+    ``locking`` says where they lie, left out in ordinary memory."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, locked: bool = False) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], locking: Locking | None = None) -> None:
         self.places: dict[str, Place] = {}
         self.size = 0
         for name, tensor in tensors.items():
             self.places[name] = Place(self.size, tensor.nbytes, tensor.dtype, tensor.shape)
             self.size += -(-tensor.nbytes // ALIGNED) * ALIGNED
-        self._chunks = list(_chunks(self.size, locked))
+        self._chunks = list(_chunks(self.size, locking or Locking(wanted=False)))
         for name, tensor in tensors.items():
             self._write(self.places[name].first, tensor.contiguous().reshape(-1).view(torch.uint8))
 
@@ -60,26 +62,16 @@ class Packed:
             done += count
 
 
-def sent(kept: Mapping[str, Tensor] | Packed, device: torch.device) -> Mapping[str, Tensor]:
-    """Tensors on a device; copies to a GPU are only begun, on the current stream."""
+def sent(kept: Mapping[str, Tensor] | Packed, device: torch.device, locking: Locking) -> Mapping[str, Tensor]:
+    """Tensors on a device; copies to a GPU are only begun, on the current stream, from memory that is
+    locked for that if it is not yet."""
     if isinstance(kept, Packed):
         return kept.to(device)
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in kept.items()}
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in kept.items()}
+    return {name: locking.copied(tensor).to(device, non_blocking=True) for name, tensor in kept.items()}
 
 
-def _chunks(size: int, locked: bool) -> Iterator[Tensor]:
+def _chunks(size: int, locking: Locking) -> Iterator[Tensor]:
     for first in range(0, size, CHUNK):
-        count = min(CHUNK, 1 << (size - first - 1).bit_length())
-        if locked:
-            try:
-                yield torch.empty(count, dtype=torch.uint8, pin_memory=True)
-                continue
-            except RuntimeError:
-                warnings.warn(
-                    "The system locks no more memory; weights in what is not locked come more slowly.",
-                    stacklevel=2,
-                )
-                locked = False
-        yield torch.empty(count, dtype=torch.uint8)
+        yield locking.empty([min(CHUNK, 1 << (size - first - 1).bit_length())], torch.uint8)

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from ..residency import Locking
 from .items import others_of, put
 from .packing import sent
 from .stream import Stored
@@ -26,9 +27,10 @@ class Settled(Generic[M]):
     def __enter__(self) -> M:
         if self._settled is None:
             network, rows, shelf, _ = self._load()
+            locking = Locking()
             put(network, {name: tensor.to(self._device) for name, tensor in others_of(network, rows)})
             for item in (item for row in rows for item in row):
-                put(network, sent(shelf(item), self._device))
+                put(network, sent(shelf(item), self._device, locking))
             self._settled = network
         return self._settled
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..residency import HOME
+from ..residency import HOME, Locking
 from .items import Item, others_of, over_items, put, tensors_of
 from .packing import Packed, sent
 
@@ -101,6 +101,7 @@ class ItemStream:
         self._rows, self._staying, self._reader = stored.rows, stored.staying, reader
         self._alone = [number for number, row in enumerate(stored.rows) if len(row) == 1]
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._locking = Locking()
         self._entered: Item = ()
         self._here: dict[int, Item] = {}
         self._stayed: set[Item] = set()
@@ -129,9 +130,10 @@ class ItemStream:
         def before(layer: nn.Module, inputs: Any) -> None:
             del layer, inputs
             if item != self._entered:
-                self._entered = item
+                self._entered = ()  # an item that does not come has taken the one before away
                 if self._here.get(row) != item:
                     self._enter(row, place, item)
+                self._entered = item
 
         return before
 
@@ -199,22 +201,23 @@ class ItemStream:
         device is done with what has ``left``, or else a fast host would fill it with items that wait."""
         kept = self._shelf(item)
         if self._copies is None:
-            return _Ready(sent(kept, self._device), None)
+            return _Ready(sent(kept, self._device, self._locking), None)
         if left is not None:
             left.synchronize()
         with torch.cuda.stream(self._copies):
-            return _Ready(sent(kept, self._device), self._copies.record_event())
+            return _Ready(sent(kept, self._device, self._locking), self._copies.record_event())
 
 
 def in_memory(
     network: M, rows: Sequence[Sequence[Item]], *, staying: Iterable[Item] = (), locked: bool = False
 ) -> Stored[M]:
     """A network's own weights, taken out of it and kept at home; in ``locked`` memory they are sent
-    faster."""
+    faster. Who calls keeps none of them: of what is packed already there would be two."""
     kept: dict[Item, Mapping[str, Tensor] | Packed] = {}
+    locking = Locking()
     for item in (item for row in rows for item in row):
         own = dict(tensors_of(network, item))
-        kept[item] = Packed(own, locked=True) if locked else own
+        kept[item] = Packed(own, locking) if locked else own
         _empty(network, item, HOME)
     return Stored(network, rows, kept.__getitem__, frozenset(staying))
 

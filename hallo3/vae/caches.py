@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..residency import Locking
+
 Key = tuple[str, int]
 """A convolution's name, and a strip of its rows."""
 
@@ -45,26 +47,29 @@ class DeviceCache:
 
 
 class HostCache:
-    """Kept in the host's memory; pinned for CUDA, where copies are queued behind the computation and not
-    waited for. Both ends of a copy are contiguous, since others are copied twice."""
+    """Kept in the host's memory; for CUDA in locked memory, where copies are queued behind the computation
+    and not waited for; they are waited for where no more memory is locked. Both ends of a copy are
+    contiguous, since others are copied twice."""
 
     def __init__(self) -> None:
         self._kept: dict[Key, Tensor] = {}
+        self._locking = Locking()
 
     def load(self, key: Key, destination: Tensor) -> bool:
         """See :class:`CausalCache`."""
         kept = self._kept.get(key)
         if kept is not None:
-            destination.copy_(kept.to(destination.device, non_blocking=destination.is_cuda))
+            there = kept.to(destination.device, non_blocking=destination.is_cuda and kept.is_pinned())
+            destination.copy_(there)
         return kept is not None
 
     def keep(self, key: Key, frames: Tensor) -> None:
         """See :class:`CausalCache`."""
         if key not in self._kept:
-            self._kept[key] = torch.empty(
-                frames.shape, dtype=frames.dtype, device="cpu", pin_memory=frames.is_cuda
-            )
-        self._kept[key].copy_(frames.contiguous(), non_blocking=frames.is_cuda)
+            locking = self._locking if frames.is_cuda else Locking(wanted=False)
+            self._kept[key] = locking.empty(frames.shape, frames.dtype)
+        kept = self._kept[key]
+        kept.copy_(frames.contiguous(), non_blocking=frames.is_cuda and kept.is_pinned())
 
 
 def cache_in(place: str) -> CausalCache:

@@ -7,7 +7,7 @@ import pytest
 
 from cli.test_attention import frames_in, inputs, request_of
 from going_on import run
-from hallo3.cli import perform
+from hallo3.cli import perform, vram
 from hallo3.cli.known import key_of_video
 from hallo3.kernels.choice import Chosen
 from hallo3.kernels.plain import PLAIN
@@ -47,6 +47,7 @@ def test_nothing_is_tried_before_something_is_rendered(
     def tried(*_: object) -> Chosen:
         raise AssertionError("kernels were tried")
 
-    monkeypatch.setattr(perform, "kernels_named", tried)
+    for place in (perform, vram):
+        monkeypatch.setattr(place, "kernels_named", tried)
     assert request_of(inputs, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
     assert run(inputs) == 0

@@ -72,17 +72,23 @@ def test_doctor_says_where_the_missing_belong(
     ("gpu", "memory", "word"),
     [
         (0, 16, "No GPU"),
-        (8, 64, "two blocks at a time"),
+        (8, 64, "this card, 8.0 GB: 12 of 42 blocks"),
+        (12, 64, "this card, 12.0 GB"),
+        (3, 64, "It takes"),
         (18, 64, "fp8 with everything on the GPU"),
         (80, 128, "bf16, everything on the GPU"),
-        (24, 16, "--offload disk"),
+        (24, 16, "a run on a GPU plans"),
+        (0, 16, "--offload disk"),
     ],
 )
 def test_the_advice_fits_the_machine(gpu: int, memory: int, word: str) -> None:
     machine = doctor.Machine(
         memory=memory * GB, free_disk=900 * GB, gpu="Card" if gpu else "", gpu_memory=gpu * GB
     )
-    assert word in " ".join(doctor.advise(machine))
+    advice = " ".join(doctor.advise(machine))
+    assert word in advice
+    assert not gpu or "--low-memory" not in advice
+    assert not gpu or "--offload" not in advice, "by hand there would be no plan"
 
 
 def test_the_published_sizes_are_the_networks() -> None:

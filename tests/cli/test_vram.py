@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from hallo3.cli import vram
+from hallo3.cli import animate, perform, vram
 from hallo3.cli.arguments import parser
 from hallo3.cli.main import main
 from hallo3.cli.request import Request, read_request
 from hallo3.errors import InputError
+from hallo3.kernels.choice import Chosen
+from hallo3.kernels.fused import FUSED
+from hallo3.kernels.plain import PLAIN
 from hallo3.memory import ceilings as under
 from hallo3.memory.plan import CONTEXT, GB
 from hallo3.memory.stages import DEVICE
@@ -78,6 +81,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(vram, "total_bytes", lambda _: 12 * GB)
     monkeypatch.setattr(vram, "free_bytes", lambda _: 9 * GB)
     monkeypatch.setattr(vram, "keep_under", lambda promised, _: told.update(kept=promised))
+    monkeypatch.setattr(vram, "kernels_named", lambda *_: told.get("kernels", Chosen(FUSED)))
     return told
 
 
@@ -96,10 +100,93 @@ def test_what_is_free_is_used_where_nothing_is_asked(words: list[str], card: dic
     assert free.memory is not None
     assert (free.memory.ceiling, free.memory.arrangement.home) == (9 * GB, DEVICE)
     vram.keep_ceiling(free)
-    assert not card, "what was not promised need not be kept"
+    assert card["kept"] == 12 * GB, "what was not promised need not be kept, nor what was before"
     for by_hand in (["--offload", "blocks"], ["--low-memory"]):
         assert vram.planned(request(words, "cuda", *by_hand)).memory is None
     assert vram.planned(request(words)).memory is None
+
+
+@pytest.mark.usefixtures("card")
+def test_a_ceiling_above_what_is_free_is_told_and_lowered(words: list[str]) -> None:
+    with pytest.warns(UserWarning, match=r"--vram 10 is more than the 9\.0 GB"):
+        asked = vram.planned(request(words, "cuda", "--vram", "10"))
+    assert asked.memory is not None
+    assert asked.memory.ceiling == 9 * GB
+
+
+def test_a_plan_is_for_the_kernels_that_run(words: list[str], card: dict[str, Any]) -> None:
+    """Where fused ones are expected and do not work, plain ones need more; they are tried once."""
+    fused = vram.planned(request(words, "cuda"))
+    card["kernels"] = Chosen(PLAIN, "no compiler")
+    plain = vram.planned(request(words, "cuda"))
+    assert fused.memory is not None
+    assert plain.memory is not None
+    assert plain.memory.stage("sample").activations > fused.memory.stage("sample").activations
+    assert (plain.tried, plain.kernels) == (True, card["kernels"])
+    shown = vram.planned(request(words, "cuda", "--plan"))
+    assert not shown.tried, "trying compiles; a plan need not wait for it"
+
+
+@pytest.mark.usefixtures("card")
+def test_what_was_tried_is_what_runs(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: object) -> Chosen:
+        raise AssertionError("tried twice")
+
+    found = vram.planned(request(words, "cuda"))
+    monkeypatch.setattr(perform, "kernels_named", again)
+    loaded: dict[str, Any] = {}
+    monkeypatch.setattr(perform, "load_models", lambda *_, **given: loaded.update(given) or _stop())
+    performer = perform.Performer(found, tmp_path, "", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        _ = performer.identity
+    assert loaded["kernels"] is FUSED
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that others have filled, as far as a request on the CPU can see."""
+    monkeypatch.setattr(vram, "_ceiling", lambda asked: round((asked.options.vram or 0.4) * GB))
+
+
+@pytest.mark.usefixtures("full")
+def test_a_plan_is_shown_where_the_gpu_is_full(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert "segments" in text
+    assert "The run does not fit into so much of the GPU's memory. To do: allow more" in text
+    assert main([*words, "--plan", "--json"]) == 0
+    assert "does not fit" in json.loads(capsys.readouterr().out)["refused"]
+    assert main([*words, "--plan", "--vram", "0.4"]) == 2
+
+
+def test_a_finished_video_needs_no_gpu(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: Request) -> Request:
+        raise InputError("The run does not fit.")
+
+    real = vram.planned
+    monkeypatch.setattr(animate, "planned", refuse)
+    assert main(words) == 2, "there is something to render"
+    assert main([*words, "--fresh"]) == 2
+    assert not list(tmp_jobs(words).glob("*.old-*")), "nothing is put aside by what is refused"
+    monkeypatch.setattr(animate, "planned", real)
+    assert main(words) == 0
+    monkeypatch.setattr(animate, "planned", refuse)
+    assert main(words) == 0
+    assert "nothing is rendered" in capsys.readouterr().err
+    assert main([*words, "--redo", "1"]) == 2
+    assert main([*words, "--save-identity", str(tmp_jobs(words).parent / "i.safetensors")]) == 2
+
+
+def tmp_jobs(words: list[str]) -> Path:
+    return Path(words[-1]).parent / "hallo3_jobs"
 
 
 @pytest.mark.usefixtures("card")

@@ -20,8 +20,8 @@ from hallo3.errors import InputError
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
 from hallo3.memory.plan import GB, MemoryPlan, least_needed, plan_memory, usable
-from hallo3.memory.sizes import Sizes
-from hallo3.memory.stages import DEVICE, DISK, MEMORY, Arrangement, Demand, stages_of
+from hallo3.memory.sizes import Sizes, in_precision
+from hallo3.memory.stages import DEVICE, DISK, MEMORY, Arrangement, Demand, stages_of, streamed_a_step
 from hallo3.presets import HALLO3
 from hallo3.vae.plan import DecodePlan
 from hallo3.weights.precision import PRECISIONS
@@ -105,6 +105,50 @@ def test_what_does_not_fit_is_refused_with_what_would(sizes: Sizes) -> None:
     assert plan_memory(sizes, demand(), least, 64 * GB).arrangement.on_access
     with pytest.raises(InputError):
         plan_memory(sizes, demand(), round(0.98 * least), 64 * GB)
+
+
+@pytest.mark.parametrize(
+    ("name", "ceiling", "said"),
+    [
+        ("fp32", 5.0, "allow more, or use bf16 or fp8"),
+        ("bf16", 3.0, "allow more"),
+        ("fp32", 3.0, "allow more"),
+        ("fp8", 3.0, "allow more"),
+        ("int8", 3.0, "allow more"),
+    ],
+)
+def test_only_numbers_that_would_fit_are_offered(name: str, ceiling: float, said: str) -> None:
+    with pytest.raises(InputError, match="does not fit") as refused:
+        plan_memory(full_size(name), demand(name), round(ceiling * GB), 64 * GB)
+    assert refused.value.do == said
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp8"])
+def test_a_model_in_another_precision_is_as_large_as_it_is(sizes: Sizes, name: str) -> None:
+    assert in_precision(sizes, PRECISIONS[name]) == full_size(name)
+
+
+def test_what_comes_twice_a_step_comes_for_each_branch(sizes: Sizes) -> None:
+    parts = sizes.transformer
+    counted = {
+        passes: streamed_a_step(parts, Arrangement(home=MEMORY, staying=40, passes=passes))
+        for passes in ("batched", "sequential", "layer-major")
+    }
+    assert counted["batched"] == counted["layer-major"] == 2 * parts.blocks.largest
+    assert counted["sequential"] == 4 * parts.blocks.largest
+
+
+def test_what_takes_another_time_is_told_in_other_words() -> None:
+    plain = Arrangement(home=MEMORY, staying=2, passes="layer-major")
+    others = [
+        replace(plain, staying=3),
+        replace(plain, on_access=True),
+        replace(plain, steps_on_access=True),
+        replace(plain, on_access=True, steps_on_access=True),
+        replace(plain, decode=DecodePlan(8)),
+        replace(plain, decode=DecodePlan(8, "host")),
+    ]
+    assert len({each.short for each in (plain, *others)}) == 1 + len(others)
 
 
 def test_weights_are_on_disk_where_the_hosts_memory_is_small(sizes: Sizes) -> None:
