@@ -1,247 +1,30 @@
-"""A whole run at full size under ceilings of memory, counted on the meta device: ``python
-benchmarks/ceilings.py [--json FILE] [GB ...]``.
+"""A whole run at full size under ceilings of memory, counted on the meta device: ``python -m benchmarks
+ceilings [--json FILE] [GB ...]``.
 
-Networks have no values; every item that comes to "the device" is made anew, so that the tracker sees it come
-and go. What streams a step is told too, and the link that hides it at a given rate of matrix products."""
+What streams a step is told too, and the link that hides it at a given rate of matrix products.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from benchmarks.rehearsal import Rehearsal, full_size
+from hallo3.memory.plan import GB, plan_memory
+from hallo3.memory.stages import Demand
+from hallo3.presets import HALLO3
+from hallo3.weights.precision import PRECISIONS
 
-from tracking import Tracker, attention
-
-from hallo3.audio.speech import Speech, in_memory
-from hallo3.face.analysis import Absent
-from hallo3.identity import Identity
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN
-from hallo3.memory.plan import GB, MemoryPlan, plan_memory
-from hallo3.memory.sizes import Sizes, sizes_of
-from hallo3.memory.stages import DEVICE, Demand
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
-from hallo3.models import Models
-from hallo3.noise import seeded_noise
-from hallo3.presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.residency import HOME
-from hallo3.segments import SegmentPlan
-from hallo3.settings import Settings, settings_for
-from hallo3.shelves import UNUSED, rows_of, spread, text_rows_of
-from hallo3.stages import Stages, prepare
-from hallo3.streaming.items import Item, others_of, put, tensors_of
-from hallo3.streaming.settled import Settled
-from hallo3.streaming.stream import Stored, Streamed
-from hallo3.text.encoder import build_t5
-from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
-from hallo3.vae.decoder import decode_parts
-from hallo3.vae.plan import DecodePlan
-from hallo3.weights.precision import PRECISIONS, Precision
-
-META = torch.device("meta")
 CEILINGS = (6, 8, 12, 16, 24)
 RATES = (70e12, 160e12, 400e12, 800e12)
 """FLOP a second that a card may do on a step."""
 STEP = 7.75e14
 """FLOP of a step (docs/measurements/ledger.json)."""
-N = TypeVar("N", bound=nn.Module)
-
-
-class AtOnce(Executor):
-    """Whatever is handed in is done there and then, where the tracker sees it."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Done when it returns."""
-        done: Future[Any] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
-
-
-def stored(network: nn.Module, rows: list[Any], precision: Precision, staying: int = 0) -> Stored[Any]:
-    """A network whose items are made anew whenever they are fetched, and whose other tensors are at home
-    without values."""
-    shapes = {item: dict(_shapes(network, item, precision)) for row in rows for item in row}
-
-    def shelf(item: Item) -> Mapping[str, Tensor]:
-        return {
-            name: torch.empty(shape, dtype=kind, device=META) for name, (shape, kind) in shapes[item].items()
-        }
-
-    number = precision.compute
-    put(network, {name: torch.empty(t.shape, dtype=number) for name, t in others_of(network, rows)})
-    return Stored(
-        network.eval().requires_grad_(False), rows, shelf, spread(rows[0], staying) if rows else frozenset()
-    )
-
-
-def _shapes(
-    network: nn.Module, item: Item, precision: Precision
-) -> Iterator[tuple[str, tuple[torch.Size, torch.dtype]]]:
-    for name, tensor in tensors_of(network, item):
-        held = precision.held_as.number if precision.held_as and precision.held(name) else precision.compute
-        yield name, (tensor.shape, torch.float32 if name.endswith("weight_scale") else held)
-
-
-class HostShapes:
-    """A decode's caches in the host's memory: their shapes alone."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, int], Tensor] = {}
-
-    def load(self, key: tuple[str, int], destination: Tensor) -> bool:
-        """Something of the shape comes to the device, and is written."""
-        if key in self._kept:
-            destination.copy_(torch.empty(destination.shape, dtype=destination.dtype, device=META))
-        return key in self._kept
-
-    def keep(self, key: tuple[str, int], frames: Tensor) -> None:
-        """It is made contiguous, as what is sent is."""
-        self._kept[key] = torch.empty(0)
-        frames.contiguous()
-
-
-class Decoder(VideoVAE):
-    """A VAE whose caches in the host's memory are shapes: meta tensors cannot be sent there."""
-
-    def decode(
-        self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None
-    ) -> Iterator[Tensor]:
-        """See :meth:`VideoVAE.decode`."""
-        if self.plan.caches == "device":
-            yield from super().decode(latents, slices, plan)
-            return
-        parts = torch.split(
-            latents.to(next(self.parameters())) * 1.0, list(slices or decode_slices(latents.shape[2])), dim=2
-        )
-        yield from decode_parts(self.network.decoder, parts, self.plan, cache=HostShapes())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """A run on meta under a plan. ``fused``: with one kernel for each elementwise step, as on a GPU."""
-
-    sizes: Sizes
-    demand: Demand
-    plan: MemoryPlan
-
-    def models(self) -> Models:
-        """The networks behind the residencies that the plan asks for."""
-        config, precision, arranged = self.sizes.config, self.demand.precision, self.plan.arrangement
-        kernels = FUSED if self.demand.fused else PLAIN
-        layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
-        latent = config.segment.shape.latent
-
-        dit = Hallo3Transformer(config, layers)
-        reader = ReferenceNetwork(config.trunk, latent, layers)
-        codec = Decoder(build_vae(config.vae).network, config.vae.scaling_factor, arranged.decode)
-        transformer = stored(dit, rows_of(dit), precision, arranged.staying)
-        reference, vae = stored(reader, rows_of(reader), precision), stored(codec, [], precision)
-        settles = arranged.home == DEVICE
-        return Models(
-            config=config,
-            face=Absent(config.face.space),
-            speech=nullcontext(nn.Module()),
-            text=cast(Any, nullcontext()),
-            vae=standing(vae, settles),
-            reference=standing(reference, False),
-            transformer=standing(transformer, settles),
-        )
-
-    def settings(self) -> Settings:
-        """Two steps; the tables of the others are made besides."""
-        arranged = self.plan.arrangement
-        chosen = settings_for(HALLO3.defaults, steps=self.demand.steps)
-        return replace(
-            chosen,
-            guidance_scale=3.5 if self.demand.branches == 2 else 1.0,
-            passes=arranged.passes,
-            on_access=arranged.on_access,
-            steps_on_access=arranged.steps_on_access,
-        )
-
-    @torch.inference_mode()
-    def run(self, steps: int = 2, slices: int = 2) -> dict[str, int]:
-        """The most bytes on the device in every stage, of so many ``steps`` and ``slices`` of decoding."""
-        peaks: dict[str, int] = {}
-        models, config, number = self.models(), self.sizes.config, self.demand.precision.compute
-        text_encoder = self._text_encoder()
-        with Tracker("meta") as tracker:
-
-            @contextmanager
-            def stage(name: str) -> Generator[None]:
-                tracker.restart_peak()
-                yield
-                peaks[name] = tracker.peak
-
-            def meta(*shape: int) -> Tensor:
-                return torch.empty(shape, device=META, dtype=number)
-
-            with stage("prompt"), text_encoder as t5:
-                t5(input_ids=torch.zeros(1, config.trunk.text_tokens, dtype=torch.long, device=META))
-            with stage("portrait"), models.vae as vae:
-                latents = vae.encode(meta(1, 3, 1, *config.segment.shape[1:]))
-            with stage("reference"), models.reference as network:
-                features = network.features(latents)
-            identity = Identity(
-                canvas=cast(Any, None),
-                space=config.face.space,
-                face_embedding=torch.zeros(1, config.face.embedding_dim),
-                reference_features=tuple(each.new_empty(each.shape, device=HOME) for each in features),
-            )
-            del features, latents
-            with stage("prepare"):
-                stages = self._prepared(identity, models)
-            segment = stages.speech.plan[0]
-            with stage("encode"):
-                shown = torch.empty(1, 3, 1 + config.segment.motion_frames, *config.segment.shape[1:])
-                image = stages.encode(shown, segment)
-            with stage("listen"), models.transformer as dit:
-                dit.hear(stages.speech.segment(0).to(stages.run.text), on_access=stages.settings.on_access)
-            cut = replace(stages, schedule=replace(stages.schedule, steps=stages.schedule.steps[:steps]))
-            with stage("sample"):
-                sampled = cut.sample(image, segment)
-            del image
-            with stage("decode"):
-                for count, frames in enumerate(stages.decode(sampled), 1):
-                    frames.float()
-                    del frames
-                    if count == slices:
-                        break
-        return peaks
-
-    def _text_encoder(self) -> AbstractContextManager[nn.Module]:
-        t5, plain = build_t5(self.sizes.text), replace(self.demand.precision, held_as=None)
-        put(t5, {UNUSED: torch.empty(0)})
-        return standing(stored(t5, text_rows_of(t5), plain), False)
-
-    def _prepared(self, identity: Identity, models: Models) -> Stages:
-        config, audio = self.sizes.config, self.sizes.config.audio
-        plan = SegmentPlan(2 * config.segment.new_frames, config.segment)
-        speech = Speech(in_memory(torch.zeros(plan.padded, audio.layers, audio.channels)), plan, audio.window)
-        prompt = torch.empty(1, config.trunk.text_tokens, config.trunk.text_dim)
-        return prepare(identity, speech, prompt, models, self.settings(), seeded_noise(0), lambda _: None)
-
-
-def standing(network: Stored[N], settles: bool) -> AbstractContextManager[N]:
-    """A network that stays on meta once it is there, or comes by its items."""
-    return Settled(lambda: network, META) if settles else Streamed(lambda: network, META, reader=AtOnce)
-
-
-def full_size(precision: str = "bf16") -> Sizes:
-    """The released model's."""
-    return sizes_of(HALLO3, PRECISIONS[precision], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
 
 
 def counted(

@@ -8,6 +8,7 @@ what else is in a batch does not matter. It is an approximation (``docs/measurem
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -65,7 +66,7 @@ class ScaledLinear(EightBitLinear):
         return F.linear(input, weight, bias)
 
 
-class ProductLinear(EightBitLinear):
+class ProductLinear(EightBitLinear, ABC):
     """A Linear that rounds what comes in to eight bits, a scale a row, and multiplies in eight bits. The
     result is scaled and biased in float32 and rounded once, to the type of what came in.
 
@@ -109,9 +110,9 @@ class ProductLinear(EightBitLinear):
             weight = F.pad(weight, (0, inner, 0, outer))
         return numbers, weight
 
+    @abstractmethod
     def _product(self, numbers: Tensor, weight: Tensor) -> Tensor:
         """Numbers [M, K] and [N, K] in eight bits -> their product [M, N], float32 or int32."""
-        raise NotImplementedError
 
 
 class Int8Linear(ProductLinear):

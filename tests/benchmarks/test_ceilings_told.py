@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ceilings import CEILINGS, full_size
+from benchmarks.ceilings import CEILINGS
+from benchmarks.rehearsal import full_size
 from conftest import REPOSITORY
 from hallo3.memory.plan import GB, MemoryPlan, plan_memory
 from hallo3.memory.stages import Demand

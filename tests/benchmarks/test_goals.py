@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ceilings import full_size
 from benchmarks.goals import GOALS, judged, segment_seconds
+from benchmarks.rehearsal import full_size
 from hallo3.memory.plan import GB, plan_memory
 from hallo3.memory.stages import Demand
 from hallo3.weights.precision import PRECISIONS

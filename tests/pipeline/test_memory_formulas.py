@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-from ceilings import META
-from tracking import Tracker, attention
-
+from benchmarks.rehearsal import META
+from benchmarks.tracking import Tracker, attention
 from hallo3.kernels.fused import FUSED
 from hallo3.kernels.plain import PLAIN
 from hallo3.memory import activations as of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-from ceilings import Rehearsal, full_size
-
+from benchmarks.rehearsal import Rehearsal, full_size
 from hallo3.errors import InputError
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
