@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from comfyui.host import absent
 from hallo3.cli import memory
 from hallo3.load import load_models
 from hallo3.media.sound import Recording
@@ -23,6 +25,14 @@ from hallo3.random_set import write_random_set
 from hallo3.weights.precision import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One loud line for what needs a ComfyUI. Here, because with a worker a core no deeper file is asked."""
+    skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", ())]
+    why = absent() if any(name.startswith("tests/comfyui/") for name in skipped) else None
+    if why is not None:
+        terminalreporter.write_line(f"SKIPPED, ALL OF tests/comfyui: {why}", red=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

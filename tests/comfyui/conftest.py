@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,11 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if WHY is not None:
-        terminalreporter.write_line(f"SKIPPED, ALL OF tests/comfyui: {WHY}", red=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
