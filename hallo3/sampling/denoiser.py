@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from .schedule import Step
@@ -42,4 +42,4 @@ def guided_within(guided: range, both: Predict, conditional: Predict) -> Predict
 
 def noise_share(alpha: float) -> float:
     """sqrt(1 - alpha^2), rounded as float32 rounds it."""
-    return float((1 - torch.tensor(alpha, dtype=torch.float32) ** 2).sqrt())
+    return float(np.sqrt(1 - np.float32(alpha) ** 2))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from ..errors import InputError
 from .denoiser import Denoise, noise_share
-from .schedule import Schedule, Step
+from .schedule import Schedule
 
 StepNoise = Callable[[int], Tensor]
 """Step index -> fresh normal noise in the latents' shape, type and place."""
@@ -20,6 +21,7 @@ Report = Callable[[int], None]
 """Called with the number of finished steps."""
 Sampler = Callable[[Denoise, Tensor, Schedule, StepNoise, Report], Tensor]
 """Start noise [1, C, T, H, W] float32 -> latents, same shape."""
+Array = npt.NDArray[np.float32]
 
 
 def sample_dpmpp_2m_sde(
@@ -131,27 +133,31 @@ class Coefficients(NamedTuple):
 
 
 def solver_coefficients(schedule: Schedule) -> tuple[Coefficients, ...]:
-    """Every step's multipliers, in the float32 order of operations that gives the goldens' bits
-    (facts 16). Those of the last step, which are not used, come out as they will."""
+    """Every step's multipliers, in the original's float32 order of operations (facts 16), equal on every
+    processor (facts 17). Those of the last step are not used and may be infinite or NaN."""
     ends = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
-    alphas = torch.tensor(ends, dtype=torch.float32)
-    log_snr = torch.log(torch.sqrt(alphas**2 / (1 - alphas**2)))
-    return tuple(_coefficients(alphas, log_snr, step) for step in schedule.steps)
+    alphas = np.array(ends, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        log_snr = _rounded(np.log, np.sqrt(alphas**2 / (1 - alphas**2)))
+        return tuple(_coefficients(alphas, log_snr, step.index) for step in schedule.steps)
 
 
-def _coefficients(alphas: Tensor, log_snr: Tensor, step: Step) -> Coefficients:
-    i = step.index
+def _coefficients(alphas: Array, log_snr: Array, i: int) -> Coefficients:
     a, b = alphas[i], alphas[i + 1]
     h = log_snr[i + 1] - log_snr[i]
-    keep = torch.sqrt((1 - b**2) / (1 - a**2)) * torch.exp(-h)
-    move = torch.expm1(-2 * h) * b
-    noise = torch.sqrt(1 - b**2) * torch.sqrt(1 - torch.exp(-2 * h))
-    if i == 0 or log_snr[i] == log_snr[i - 1]:
-        this, last = torch.ones(()), torch.zeros(())
-    else:
+    keep = np.sqrt((1 - b**2) / (1 - a**2)) * _rounded(np.exp, -h)
+    move = _rounded(np.expm1, -2 * h) * b
+    noise = np.sqrt(1 - b**2) * np.sqrt(1 - _rounded(np.exp, -2 * h))
+    this, last = np.float32(1), np.float32(0)
+    if i and log_snr[i] != log_snr[i - 1]:
         r = (log_snr[i] - log_snr[i - 1]) / h
         this, last = 1 + 1 / (2 * r), 1 / (2 * r)
     return Coefficients(*(float(value) for value in (keep, move, noise, this, last)))
+
+
+def _rounded(function: Callable[[Any], Any], values: Any) -> Any:
+    """A function of float32 values, computed in float64 and rounded to float32 once."""
+    return function(np.float64(values)).astype(np.float32)
 
 
 SAMPLERS: dict[str, Sampler] = {

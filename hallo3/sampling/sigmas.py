@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def sigmas_of(steps: int, sigma_max: float) -> Tensor:
     It begins with pure noise, whose sigma is infinite: ``sigma_max`` stands for it.
     """
     alphas = picked_alphas(steps)[1].double()
-    sigmas = torch.sqrt(1 - alphas**2) / alphas
+    sigmas = torch.from_numpy(np.sqrt((1 - alphas**2).numpy())) / alphas
     sigmas[alphas == 0] = sigma_max
     return sigmas.float()
 
