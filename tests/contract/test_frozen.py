@@ -1,0 +1,90 @@
+"""Videos, job keys, plans and options are as recorded; jobs and identities of version 0.1.0 still work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from contract import frozen
+
+RECORDED: dict[str, Any] = json.loads(frozen.RECORD.read_text())
+HERE = frozen.machine()
+SAME_MACHINE = RECORDED["machine"] == HERE
+SAME_ENCODER = HERE["av"] == RECORDED["machine"]["av"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> frozen.Bench:
+    return frozen.Bench(tmp_path_factory.mktemp("frozen"))
+
+
+def test_videos_and_job_keys_are_as_recorded(bench: frozen.Bench) -> None:
+    wanted, seen = load_file(frozen.FRAMES), set[str]()
+    wrong: list[str] = []
+    for name, found, frames in frozen.runs(bench):
+        seen.add(name)
+        recorded = RECORDED["runs"][name]
+        if SAME_ENCODER and found.get("job") != recorded.get("job"):
+            wrong.append(f"{name}: job {found.get('job')} instead of {recorded.get('job')}")
+        if SAME_MACHINE and found["frames"] != recorded["frames"]:
+            wrong.append(f"{name}: other frames")
+        apart = np.abs(frozen.shown(frames).astype(int) - wanted[name])
+        if apart.max() > 16 or apart.mean() > 0.5:
+            wrong.append(f"{name}: up to {apart.max()} apart")
+    assert wrong == []
+    assert seen == RECORDED["runs"].keys()
+
+
+def test_plans_are_as_recorded(bench: frozen.Bench) -> None:
+    assert {name: bench.plan(*flags) for name, flags in frozen.PLANS.items()} == RECORDED["plans"]
+
+
+def test_options_are_as_recorded() -> None:
+    assert frozen.options() == RECORDED["options"]
+
+
+def test_a_job_of_version_0_1_0_is_resumed(bench: frozen.Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = bench.folder / frozen.FOUR / "hallo3_jobs"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    shutil.copytree(frozen.KEPT / "job", folder)
+    assert frozen.main(["jobs", str(folder)]) == 0
+    assert "2 of 4 segments" in capsys.readouterr().out
+    if not SAME_ENCODER:
+        pytest.skip(f"encoded by av {RECORDED['machine']['av']}, here {HERE['av']}: pieces cannot be joined")
+    job = next((frozen.KEPT / "job").iterdir())
+    before = {path.name: path.read_bytes() for path in job.glob("segments/*")}
+    frames = frozen.frames_of(bench.animate(frozen.FOUR, "nano", speech="long.wav"))
+    kept = {path.name: path.read_bytes() for path in (folder / job.name).glob("segments/*")}
+    assert len(kept) == 4
+    assert before.items() <= kept.items()
+    assert len(frames) == 55
+    if SAME_MACHINE:
+        assert frozen.facts(frames)["frames"] == RECORDED["runs"][frozen.FOUR]["frames"]
+
+
+def test_an_identity_of_version_0_1_0_is_read(bench: frozen.Bench) -> None:
+    identity = str(frozen.KEPT / "identity.safetensors")
+    from_file = bench.animate("old identity", "nano", "--identity", identity)
+    direct = bench.animate("direct", "nano")
+    apart = np.abs(frozen.frames_of(from_file).astype(int) - frozen.frames_of(direct))
+    assert apart.max() <= (0 if SAME_MACHINE else 16)
+
+
+def test_jobs_kept_are_never_written_here() -> None:
+    assert sorted(path.name for path in Path(frozen.KEPT).iterdir()) == ["identity.safetensors", "job"]
