@@ -16,6 +16,7 @@ from .errors import Hallo3Error, clean
 from .inspection import FoundPart, human, inspect
 from .memory.ceilings import ceilings
 from .memory.host import ram_bytes
+from .memory.plan import GB
 from .parts import ARE, PARTS
 from .release import CHECKPOINT_SIZE, PAGE, RELEASE
 from .tensorfile.kinds import UNFINISHED, unfinished_sibling
@@ -23,7 +24,6 @@ from .weights.journal import UNFINISHED as OWN_UNFINISHED
 from .weights.places import COMFYUI, PLACES, ModelFolder, is_comfyui
 from .weights.precision import PRECISIONS, products_of
 
-GB = 1_000_000_000
 WORKING = 6 * GB
 """Memory for everything but weights while a segment is sampled at full size: activations, keys and values,
 the VAE's decoding. Reckoned from shapes, not measured."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .face.analysis import Face
-from .journal.record import digest
+from .journal.key import digest
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
 from .media.overview import overview

@@ -20,7 +20,7 @@ from .errors import CheckpointError
 from .fingerprint import same_model
 from .identity import Identity, Made, Saved
 from .identity_checks import BRIGHTEST, check_numbers, check_shown, made_as, placed, stretch
-from .journal.record import digest
+from .journal.key import digest
 from .media.canvas import Canvas
 from .storage.whole import unwritable, write_whole
 from .tensorfile.file import TensorFile

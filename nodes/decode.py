@@ -13,8 +13,7 @@ from ..hallo3.latents import collect
 from ..hallo3.presets import HALLO3
 from ..hallo3.shapes import LatentShape
 from .host import vae as host_vae
-from .sockets import KEEP
-from .sockets import Identity as IdentitySocket
+from .sockets import KEEP, IdentityType
 from .values import check_socket, images_of
 
 
@@ -36,7 +35,7 @@ class Hallo3VAEDecode(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of one segment."),
                 io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
-                IdentitySocket.Input(
+                IdentityType.Input(
                     "identity",
                     optional=True,
                     tooltip="Takes the bars off that a square portrait was given. Left out, they stay.",

@@ -20,9 +20,8 @@ from ..hallo3.journal.about import About
 from ..hallo3.journal.contents import Contents
 from ..hallo3.journal.job import Job
 from ..hallo3.journal.jobs import list_jobs
-from ..hallo3.journal.key import key_of
+from ..hallo3.journal.key import digest, key_of
 from ..hallo3.journal.pace import pace_of
-from ..hallo3.journal.record import digest
 from ..hallo3.kept import NUMERICS, Kept, Redo, seed_of
 from ..hallo3.media.encoding import Encoding, headers_of
 from ..hallo3.media.joined import frames_of

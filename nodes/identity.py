@@ -18,8 +18,7 @@ from .host.faces import files_seen, own_analyzer
 from .host.loading import ReferenceSocket
 from .host.reference import features_of
 from .host.said import warnings_shown
-from .sockets import FaceAnalyzer as FaceAnalyzerSocket
-from .sockets import Identity, ReferenceNetwork
+from .sockets import FaceAnalyzerType, IdentityType, ReferenceNetworkType
 from .values import check_socket, check_word, face_box_of, face_mask_of, picture_of, shown_of
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
@@ -46,10 +45,10 @@ class Hallo3IdentityReference(io.ComfyNode):
             inputs=[
                 io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px a side."),
                 io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
-                ReferenceNetwork.Input(
+                ReferenceNetworkType.Input(
                     "reference_network", tooltip="The reference network that belongs to the model."
                 ),
-                FaceAnalyzerSocket.Input(
+                FaceAnalyzerType.Input(
                     "face_analyzer",
                     optional=True,
                     tooltip=(
@@ -96,7 +95,9 @@ class Hallo3IdentityReference(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Identity.Output("identity", tooltip="The portrait's identity, for any number of speeches."),
+                IdentityType.Output(
+                    "identity", tooltip="The portrait's identity, for any number of speeches."
+                ),
                 io.Image.Output("overview", tooltip="What is used of the portrait."),
             ],
         )

@@ -8,7 +8,7 @@ from ..hallo3.media.encoding import CODECS
 from ..hallo3.noise import SEEDS
 from ..hallo3.sampling.schedule import TRAIN_STEPS
 from ..hallo3.settings import GUIDANCE_LIMIT
-from .sockets import Identity, Speech
+from .sockets import IdentityType, SpeechType
 
 LAST_SEGMENT = 1_000_000
 
@@ -26,8 +26,8 @@ def networks() -> list[io.Input]:
 def who_and_what() -> list[io.Input]:
     """Identity and speech."""
     return [
-        Identity.Input("identity", tooltip="Who speaks, from Hallo3 Identity Reference."),
-        Speech.Input("speech", tooltip="What is said, from Hallo3 Encode Speech."),
+        IdentityType.Input("identity", tooltip="Who speaks, from Hallo3 Identity Reference."),
+        SpeechType.Input("speech", tooltip="What is said, from Hallo3 Encode Speech."),
     ]
 
 

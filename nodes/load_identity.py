@@ -11,7 +11,7 @@ from ..hallo3.identity_file import read_identity
 from .host.approximate import approximations
 from .host.identities import identities, path_of
 from .host.said import warn
-from .sockets import Identity as IdentitySocket
+from .sockets import IdentityType
 from .values import shown_of
 
 
@@ -38,7 +38,7 @@ class Hallo3LoadIdentity(io.ComfyNode):
                 )
             ],
             outputs=[
-                IdentitySocket.Output("identity", tooltip="The identity as it was saved."),
+                IdentityType.Output("identity", tooltip="The identity as it was saved."),
                 io.Image.Output("overview", tooltip="What is used of the portrait."),
             ],
         )

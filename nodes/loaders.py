@@ -11,7 +11,7 @@ from ..hallo3.built_in import NAME as BUILT_IN
 from .host.builtin import built_in_speech_encoder, built_in_vae
 from .host.loading import FP8, load_model, load_reference_network
 from .host.text import built_in_text_encoder
-from .sockets import ReferenceNetwork
+from .sockets import ReferenceNetworkType
 
 CATEGORY = "Hallo3/loaders"
 SAFE = (".safetensors", ".sft", ".pt")
@@ -100,7 +100,7 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
                 )
             ],
             outputs=[
-                ReferenceNetwork.Output(
+                ReferenceNetworkType.Output(
                     "reference_network", tooltip="The reference network, for Hallo3 Identity Reference."
                 )
             ],
@@ -129,7 +129,7 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Model.Output("model", tooltip="The transformer."),
-                ReferenceNetwork.Output("reference_network", tooltip="The identity reference network."),
+                ReferenceNetworkType.Output("reference_network", tooltip="The identity reference network."),
                 io.Vae.Output("vae", tooltip="The 3D VAE."),
                 io.AudioEncoder.Output("audio_encoder", tooltip="The speech encoder."),
                 io.Clip.Output("clip", tooltip="The text encoder, for CLIP Text Encode (Prompt)."),

@@ -12,7 +12,7 @@ from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.identity import Identity
 from ..hallo3.media.surroundings import Surroundings
 from .host.memory import check_memory
-from .sockets import Identity as IdentitySocket
+from .sockets import IdentityType
 from .values import check_socket, images_of
 
 ADVICE = "take the video of Hallo3 Extrapolate with paste_back on: that fits at any length"
@@ -39,7 +39,7 @@ class Hallo3PasteBack(io.ComfyNode):
             search_aliases=["hallo3", "composite", "uncrop", "stitch", "paste back"],
             inputs=[
                 io.Image.Input("images", tooltip="Frames of the crop, in any size of its proportions."),
-                IdentitySocket.Input("identity", tooltip="The identity that they were made with."),
+                IdentityType.Input("identity", tooltip="The identity that they were made with."),
             ],
             outputs=[io.Image.Output("images", tooltip="Frames of the photograph.")],
         )

@@ -26,7 +26,7 @@ from .extrapolation import encoding_of, jobs_folder
 from .host.memory import check_memory, compute_device
 from .kind import kind_of
 from .paste_back import photograph_of
-from .sockets import Identity as IdentitySocket
+from .sockets import IdentityType
 from .values import check_socket, picture_of, recording_of
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
@@ -65,7 +65,7 @@ class Hallo3Plan(io.ComfyNode):
                     tooltip="Whether the output images of Hallo3 Extrapolate will be connected.",
                 ),
                 inputs.codec(),
-                IdentitySocket.Input(
+                IdentityType.Input(
                     "identity",
                     optional=True,
                     tooltip="In place of portrait: its crop is known, so that the size is exact.",

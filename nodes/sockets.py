@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-ReferenceNetwork = io.Custom("HALLO3_REFERENCE_NETWORK")
+ReferenceNetworkType = io.Custom("HALLO3_REFERENCE_NETWORK")
 """A :class:`nodes.host.loading.ReferenceSocket`."""
-Speech = io.Custom("HALLO3_SPEECH")
+SpeechType = io.Custom("HALLO3_SPEECH")
 """A :class:`nodes.host.speech.SpeechSocket`."""
-Identity = io.Custom("HALLO3_IDENTITY")
+IdentityType = io.Custom("HALLO3_IDENTITY")
 """A :class:`hallo3.identity.Identity`."""
-FaceAnalyzer = io.Custom("HALLO3_FACE_ANALYZER")
+FaceAnalyzerType = io.Custom("HALLO3_FACE_ANALYZER")
 """Anything that satisfies :class:`hallo3.face.analysis.FaceAnalyzer`."""
 
 KEEP = "hallo3_keep"

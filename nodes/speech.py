@@ -11,7 +11,7 @@ from ..hallo3.listening import Listening
 from ..hallo3.media.gains import AS_RECORDED, LEVELS, SILENCES
 from .host.speech import listen
 from .host.vocals import file_seen
-from .sockets import Speech
+from .sockets import SpeechType
 from .values import check_word, images_of, recording_of
 
 SEPARATED = "separated"
@@ -84,7 +84,7 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Speech.Output("speech", tooltip="The speech, cut into segments, with its recording."),
+                SpeechType.Output("speech", tooltip="The speech, cut into segments, with its recording."),
                 io.Int.Output("segments", tooltip="How many segments the video needs."),
                 io.Int.Output("frames", tooltip="How many frames the video will have."),
                 io.Float.Output("fps", tooltip="Frames a second, for Create Video."),

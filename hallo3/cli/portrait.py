@@ -18,7 +18,7 @@ from ..face.spaces import analyzer_for
 from ..fingerprint import fingerprint_in
 from ..identity import Identity, Portrait, frame_portrait
 from ..identity_file import check_made_for, read_identity
-from ..journal.record import digest
+from ..journal.key import digest
 from ..media.canvas import Canvas
 from ..media.picture import read_picture
 from ..media.surroundings import Surroundings

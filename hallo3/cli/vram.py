@@ -19,7 +19,7 @@ from ..presets import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..stored import part
 from ..weights.precision import PRECISIONS
 from .request import Request
-from .vram_option import AUTO
+from .vram_option import AUTO_VRAM
 
 
 def planned(request: Request) -> Request:
@@ -62,7 +62,7 @@ def keep_ceiling(request: Request) -> None:
     """Have torch keep the ceiling that was asked for; without one, none that an earlier run has set."""
     plan: MemoryPlan | None = request.memory
     if request.device.type == "cuda":
-        asked = plan is not None and request.options.vram not in (None, AUTO)
+        asked = plan is not None and request.options.vram not in (None, AUTO_VRAM)
         keep_under(plan.promised if plan and asked else total_bytes(request.device), request.device)
 
 
@@ -96,7 +96,7 @@ def check_vram(request: Request) -> None:
         )
     raise InputError(
         "There is no GPU whose free memory could be asked for.",
-        found=f"--vram {AUTO} on the device {request.device.type}",
+        found=f"--vram {AUTO_VRAM} on the device {request.device.type}",
         expected="a CUDA device, or with --plan a number of GB",
         do="give a number, or leave --vram out",
     )

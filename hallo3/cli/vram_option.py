@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
-AUTO = "auto"
+AUTO_VRAM = "auto"
 
 
 def vram_option(add: Callable[..., Any]) -> None:
@@ -23,9 +23,9 @@ def vram_option(add: Callable[..., Any]) -> None:
 
 def gigabytes(text: str) -> float | str:
     """Gigabytes, or ``auto``."""
-    if text == AUTO:
+    if text == AUTO_VRAM:
         return text
     try:
         return float(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is neither a number of GB nor {AUTO}") from None
+        raise ArgumentTypeError(f"{text!r} is neither a number of GB nor {AUTO_VRAM}") from None

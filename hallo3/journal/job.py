@@ -19,7 +19,8 @@ from ..storage.hold import held
 from ..storage.whole import unwritable, write_whole
 from .about import CONTENT, HEADLINE, SEGMENTS, About, check_format, read_about, write_about
 from .folders import folder_of
-from .record import MOTION, PIECE, PIXELS, Record, digest, link_of, packed, read_note, read_segment
+from .key import digest
+from .record import MOTION, PIECE, PIXELS, Record, link_of, packed, read_note, read_segment
 
 UNREADABLE = "A finished segment cannot be read."
 Watch = Callable[[int, int], None]

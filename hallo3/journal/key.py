@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 BLOCK = 1 << 20
 
@@ -26,3 +29,16 @@ def content_of(path: Path) -> str:
         while block := file.read(BLOCK):
             found.update(block)
     return found.hexdigest()
+
+
+def digest(values: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and values."""
+    flat = values.detach().cpu().contiguous()
+    found = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
+    found.update(raw_bytes(flat))
+    return found.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))

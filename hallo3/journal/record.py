@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..tensorfile.file import TensorFile
 from ..tensorfile.header import header_bytes
+from .key import digest, raw_bytes
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
 """Tensors of a file: encoded video [bytes], motion frames [1, 3, m, H, W] float32, and, where asked for,
@@ -63,14 +64,6 @@ def link_of(previous: str, index: int, frames: int, take: int, pixels: str, moti
     return sha256("|".join(parts).encode()).hexdigest()
 
 
-def digest(values: Tensor) -> str:
-    """SHA-256 of a tensor's type, shape and values."""
-    flat = values.detach().cpu().contiguous()
-    found = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
-    found.update(_raw(flat))
-    return found.hexdigest()
-
-
 def packed(record: Record, about: str, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """The bytes of a segment's file; ``about`` says which job it belongs to."""
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
@@ -79,7 +72,7 @@ def packed(record: Record, about: str, tensors: Mapping[str, Tensor]) -> Iterato
     metadata = {NOTE: note, JOB: about, CHECK: sha256((note + about).encode()).hexdigest()}
     yield header_bytes(((name, t.dtype, tuple(t.shape)) for name, t in held.items()), metadata)
     for tensor in held.values():
-        yield _raw(tensor)
+        yield raw_bytes(tensor)
 
 
 def read_note(path: Path) -> tuple[Record, str] | None:
@@ -148,7 +141,3 @@ def _record(said: Any) -> Record:
     if not all(isinstance(value, float) and math.isfinite(value) for value in measures.values()):
         raise ValueError("measures that are no numbers")
     return Record(**values)
-
-
-def _raw(tensor: Tensor) -> memoryview:
-    return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))

@@ -13,8 +13,8 @@ from torch import Tensor
 from .chart import COLUMN, GREY, GRID, INK, NARROWEST, SHADE, SHORT, Box, Pen, clock, round_step, time_step
 from .drift import Drift, columns_of
 
-LEFT, RIGHT, HEADER, FOOTER = 64, 132, 64, 54
-TITLE, PLOT, BETWEEN = 28, 96, 18
+DRIFT_LEFT, DRIFT_RIGHT, DRIFT_HEADER, DRIFT_FOOTER = 64, 132, 64, 54
+TITLE, DRIFT_PLOT, BETWEEN = 28, 96, 18
 """Rows of a panel's title, of its plot, and of nothing between panels."""
 MOST = 1e9
 """What is greater is drawn as this."""
@@ -75,10 +75,10 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float, *, width: in
             f"cannot draw {len(drifts)} segments of {seconds_per_segment} s on {width} px: expected"
             f" one at least, longer than 0 s, on {NARROWEST} px or more"
         )
-    plot_width = width - LEFT - RIGHT
+    plot_width = width - DRIFT_LEFT - DRIFT_RIGHT
     values = {name: _values(drifts, name) for name in PANELS}
     shown = [name for name in PANELS if name != "face" or _known(values[name]).size]
-    height = HEADER + len(shown) * (TITLE + PLOT + BETWEEN) - BETWEEN + FOOTER
+    height = DRIFT_HEADER + len(shown) * (TITLE + DRIFT_PLOT + BETWEEN) - BETWEEN + DRIFT_FOOTER
     pen = Pen(width, height)
     seconds = len(drifts) * seconds_per_segment
     pen.text(16, 26, f"Drift over {clock(seconds, seconds < SHORT)}", 19, INK)
@@ -89,13 +89,13 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float, *, width: in
     step = time_step(seconds / (plot_width // 90))
     ticks = [step * index for index in range(int(seconds / step + 1e-9) + 1)]
     for place, name in enumerate(shown):
-        top = HEADER + place * (TITLE + PLOT + BETWEEN) + TITLE
-        box = (LEFT, top, LEFT + plot_width, top + PLOT)
+        top = DRIFT_HEADER + place * (TITLE + DRIFT_PLOT + BETWEEN) + TITLE
+        box = (DRIFT_LEFT, top, DRIFT_LEFT + plot_width, top + DRIFT_PLOT)
         _draw_panel(pen, name, values[name], box, ticks, seconds)
     for tick in ticks:
-        x = LEFT + plot_width * tick / seconds
-        pen.text(x, height - FOOTER + 16, clock(tick, step < 1), 13, GREY, "mm")
-    pen.text(LEFT + plot_width, height - 16, "minutes:seconds", 12, GREY, "rm")
+        x = DRIFT_LEFT + plot_width * tick / seconds
+        pen.text(x, height - DRIFT_FOOTER + 16, clock(tick, step < 1), 13, GREY, "mm")
+    pen.text(DRIFT_LEFT + plot_width, height - 16, "minutes:seconds", 12, GREY, "rm")
     return pen.picture()
 
 

@@ -13,8 +13,8 @@ from .chart import GREY, GRID, INK, NARROWEST, SHORT, TWICE, Box, Pen, clock, ti
 from .gains import GainCurve
 from .loudness import FAINTEST, Loudness, loud_level, silences
 
-LEFT, RIGHT, HEADER, PLOT, LANE, FOOTER = 64, 132, 76, 190, 24, 54
-COLUMN = 2
+SPEECH_LEFT, SPEECH_RIGHT, SPEECH_HEADER, SPEECH_PLOT, LANE, SPEECH_FOOTER = 64, 132, 76, 190, 24, 54
+SPEECH_COLUMN = 2
 """Pixels that a frame should have; where it has less, several share a column."""
 BAR, NUMBER = 5, 30
 """Pixels from one border of segments to the next that is drawn, and to the next that is numbered."""
@@ -51,17 +51,17 @@ def draw_speech(
     levels = loudness.levels
     if not len(levels) or frames_a_segment < 1 or width < NARROWEST:
         raise ValueError(f"cannot draw {len(levels)} frames, {frames_a_segment} a segment, on {width} px")
-    pen = Pen(width, HEADER + PLOT + LANE + FOOTER)
+    pen = Pen(width, SPEECH_HEADER + SPEECH_PLOT + LANE + SPEECH_FOOTER)
     seconds = len(levels) / loudness.fps
-    box = (LEFT, HEADER, width - RIGHT, HEADER + PLOT)
+    box = (SPEECH_LEFT, SPEECH_HEADER, width - SPEECH_RIGHT, SPEECH_HEADER + SPEECH_PLOT)
     _head(pen, loudness, levels, frames_a_segment)
     ticks = _ticks(seconds, box)
     _plot(pen, loudness, levels, gains, box, [tick / seconds for tick in ticks])
     _segments(pen, len(levels), frames_a_segment, box)
     for tick in ticks:
-        x = LEFT + (box[2] - LEFT) * tick / seconds
+        x = SPEECH_LEFT + (box[2] - SPEECH_LEFT) * tick / seconds
         pen.text(x, box[3] + LANE + 14, clock(tick, ticks[1] < 1), 13, GREY, "mm")
-    pen.text(box[2], box[3] + LANE + FOOTER - 16, "minutes:seconds", 12, GREY, "rm")
+    pen.text(box[2], box[3] + LANE + SPEECH_FOOTER - 16, "minutes:seconds", 12, GREY, "rm")
     return pen.picture()
 
 
@@ -79,7 +79,7 @@ def _head(pen: Pen, loudness: Loudness, levels: Tensor, frames_a_segment: int) -
     loud = loud_level(levels)
     silent = float(silences(levels).float().mean())
     words = f"loud parts {loud:.0f} dBFS, {silent:.0%} silence" if loud > FAINTEST else "digital silence"
-    right = pen.image.width / TWICE - RIGHT
+    right = pen.image.width / TWICE - SPEECH_RIGHT
     beside = 16 + pen.length(told, 13) + 10 + pen.length(words, 13) <= right
     pen.text(right, 50 if beside else 26, words, 13, LINE, "rm")
 
@@ -102,7 +102,7 @@ def _plot(
     pen: Pen, loudness: Loudness, levels: Tensor, gains: GainCurve | None, box: Box, ticks: Sequence[float]
 ) -> None:
     left, top, right, bottom = box
-    columns = _columns(levels, loudness.peaks, int(right - left) // COLUMN)
+    columns = _columns(levels, loudness.peaks, int(right - left) // SPEECH_COLUMN)
     faintest = min((high for high in columns.high if high > RANGE[1]), default=RANGE[0])
     low = max(min(RANGE[0], 20 * math.floor(faintest / 20)), RANGE[1])
 

@@ -14,17 +14,17 @@ from .items import others_of, put
 from .packing import sent
 from .stream import Stored
 
-M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", bound=nn.Module)
 
 
-class Settled(Generic[M]):
+class Settled(Generic[N]):
     """Sent to the device item by item when it is first entered, and stays there."""
 
-    def __init__(self, load: Callable[[], Stored[M]], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], Stored[N]], device: torch.device) -> None:
         self._load, self._device = load, device
-        self._settled: M | None = None
+        self._settled: N | None = None
 
-    def __enter__(self) -> M:
+    def __enter__(self) -> N:
         if self._settled is None:
             network, rows, shelf, _ = self._load()
             locking = Locking()

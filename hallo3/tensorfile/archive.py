@@ -49,7 +49,7 @@ def read_directory(read: Read, size: int) -> dict[str, Member]:
         found[name] = Member(name, header, member_size, crc)
     if position != length:
         raise damaged("a directory longer than its members", "nothing between or behind them")
-    return _placed(read, found, start)
+    return _place_member(read, found, start)
 
 
 def _find_directory(read: Read, size: int) -> tuple[int, int, int]:
@@ -153,7 +153,7 @@ def _next(wide: tuple[int, ...], name: str) -> tuple[int, tuple[int, ...]]:
     return wide[0], wide[1:]
 
 
-def _placed(read: Read, members: dict[str, Member], end: int) -> dict[str, Member]:
+def _place_member(read: Read, members: dict[str, Member], end: int) -> dict[str, Member]:
     """Members with the place of their bytes instead of their header's; none may overlap or leave the file."""
     placed: dict[str, Member] = {}
     free = 0

@@ -48,7 +48,7 @@ def read_torch(read: Read, size: int) -> TorchContents:
         if isinstance(item, Rebuilt):
             if not isinstance(key, str):
                 raise damaged(f"a tensor named by a {type(key).__name__}", "text as its name")
-            entries[key] = _placed(key, item, members, root)
+            entries[key] = _place_tensor(key, item, members, root)
     other = value if name else {key: item for key, item in state.items() if not isinstance(item, Rebuilt)}
     beside = {str(key): _in_words(item) for key, item in other.items() if key != name}
     return TorchContents(entries, beside, members)
@@ -102,7 +102,7 @@ def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
     )
 
 
-def _placed(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> Entry:
+def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> Entry:
     """A tensor's place, checked against its storage."""
     shown = repr(name[:80])
     if item.path == PARAMETER:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .keymap import KeyMap, Rule, drop, rename, split
 
-_SAT, _BLOCK = "transformer.layers.{i}", "transformer_blocks.{i}"
+_SAT_PREFIX_MAP, _BLOCK_MAP = "transformer.layers.{i}", "transformer_blocks.{i}"
 _MIXIN = "mixins."
 
 _TRUNK: tuple[Rule, ...] = (
@@ -19,29 +19,29 @@ _TRUNK: tuple[Rule, ...] = (
     rename("time_embed.0.{p}", "time_embedding.linear_1.{p}"),
     rename("time_embed.2.{p}", "time_embedding.linear_2.{p}"),
     split(
-        _SAT + ".attention.query_key_value.{p}",
+        _SAT_PREFIX_MAP + ".attention.query_key_value.{p}",
         3,
         {
-            _BLOCK + ".attn1.to_q.{p}": (0,),
-            _BLOCK + ".attn1.to_k.{p}": (1,),
-            _BLOCK + ".attn1.to_v.{p}": (2,),
+            _BLOCK_MAP + ".attn1.to_q.{p}": (0,),
+            _BLOCK_MAP + ".attn1.to_k.{p}": (1,),
+            _BLOCK_MAP + ".attn1.to_v.{p}": (2,),
         },
     ),
-    rename(_SAT + ".attention.dense.{p}", _BLOCK + ".attn1.to_out.0.{p}"),
-    rename(_MIXIN + "adaln_layer.query_layernorm_list.{i}.{p}", _BLOCK + ".attn1.norm_q.{p}"),
-    rename(_MIXIN + "adaln_layer.key_layernorm_list.{i}.{p}", _BLOCK + ".attn1.norm_k.{p}"),
-    rename(_SAT + ".input_layernorm.{p}", _BLOCK + ".norm1.norm.{p}"),
-    rename(_SAT + ".post_attention_layernorm.{p}", _BLOCK + ".norm2.norm.{p}"),
+    rename(_SAT_PREFIX_MAP + ".attention.dense.{p}", _BLOCK_MAP + ".attn1.to_out.0.{p}"),
+    rename(_MIXIN + "adaln_layer.query_layernorm_list.{i}.{p}", _BLOCK_MAP + ".attn1.norm_q.{p}"),
+    rename(_MIXIN + "adaln_layer.key_layernorm_list.{i}.{p}", _BLOCK_MAP + ".attn1.norm_k.{p}"),
+    rename(_SAT_PREFIX_MAP + ".input_layernorm.{p}", _BLOCK_MAP + ".norm1.norm.{p}"),
+    rename(_SAT_PREFIX_MAP + ".post_attention_layernorm.{p}", _BLOCK_MAP + ".norm2.norm.{p}"),
     split(
         _MIXIN + "adaln_layer.adaLN_modulations.{i}.1.{p}",
         12,
         {
-            _BLOCK + ".norm1.linear.{p}": (0, 1, 2, 6, 7, 8),
-            _BLOCK + ".norm2.linear.{p}": (3, 4, 5, 9, 10, 11),
+            _BLOCK_MAP + ".norm1.linear.{p}": (0, 1, 2, 6, 7, 8),
+            _BLOCK_MAP + ".norm2.linear.{p}": (3, 4, 5, 9, 10, 11),
         },
     ),
-    rename(_SAT + ".mlp.dense_h_to_4h.{p}", _BLOCK + ".ff.net.0.proj.{p}"),
-    rename(_SAT + ".mlp.dense_4h_to_h.{p}", _BLOCK + ".ff.net.2.{p}"),
+    rename(_SAT_PREFIX_MAP + ".mlp.dense_h_to_4h.{p}", _BLOCK_MAP + ".ff.net.0.proj.{p}"),
+    rename(_SAT_PREFIX_MAP + ".mlp.dense_4h_to_h.{p}", _BLOCK_MAP + ".ff.net.2.{p}"),
     rename("transformer.final_layernorm.{p}", "norm_final.{p}"),
     rename(_MIXIN + "final_layer.norm_final.{p}", "norm_out.norm.{p}"),
     rename(_MIXIN + "final_layer.adaLN_modulation.1.{p}", "norm_out.linear.{p}"),
@@ -51,16 +51,16 @@ _TRUNK: tuple[Rule, ...] = (
 
 
 def _cross_attention(name: str) -> tuple[Rule, ...]:
-    attn, norm = f"{_BLOCK}.attn_{name}", f"{_BLOCK}.norm_{name}"
+    attn, norm = f"{_BLOCK_MAP}.attn_{name}", f"{_BLOCK_MAP}.norm_{name}"
     return (
-        rename(f"{_SAT}.{name}_input_layernorm.{{p}}", norm + ".{p}"),
-        rename(f"{_SAT}.{name}_attn.query.{{p}}", attn + ".to_q.{p}"),
+        rename(f"{_SAT_PREFIX_MAP}.{name}_input_layernorm.{{p}}", norm + ".{p}"),
+        rename(f"{_SAT_PREFIX_MAP}.{name}_attn.query.{{p}}", attn + ".to_q.{p}"),
         split(
-            f"{_SAT}.{name}_attn.key_value.{{p}}",
+            f"{_SAT_PREFIX_MAP}.{name}_attn.key_value.{{p}}",
             2,
             {attn + ".to_k.{p}": (0,), attn + ".to_v.{p}": (1,)},
         ),
-        rename(f"{_SAT}.{name}_attn.dense.{{p}}", attn + ".to_out.0.{p}"),
+        rename(f"{_SAT_PREFIX_MAP}.{name}_attn.dense.{{p}}", attn + ".to_out.0.{p}"),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..parts import PARTS
 from .source import DEEPSPEED
 
-_CHECKPOINT = (
+_CHECKPOINT_PATHS = (
     f"hallo3/*/{DEEPSPEED}",
     f"*/{DEEPSPEED}",
     DEEPSPEED,
@@ -20,13 +20,13 @@ PLACES: dict[str, tuple[str, ...]] = {
         "transformer.safetensors",
         "diffusion_models/hallo3_transformer*.safetensors",
         "diffusion_models/*/transformer.safetensors",
-        *_CHECKPOINT,
+        *_CHECKPOINT_PATHS,
     ),
     "reference": (
         "reference.safetensors",
         "diffusion_models/hallo3_reference*.safetensors",
         "diffusion_models/*/reference.safetensors",
-        *_CHECKPOINT,
+        *_CHECKPOINT_PATHS,
     ),
     "vae": (
         "vae.safetensors",

@@ -11,7 +11,7 @@ from ...hallo3.face.analysis import FaceAnalyzer
 from ...hallo3.face.choosing import Choice
 from ...hallo3.face.spaces import analyzer_for
 from ...hallo3.weights.places import ModelFolder
-from .landmarks import FILE, FOLDER, find_landmarks
+from .landmarks import DETECTION_FOLDER, FILE, find_landmarks
 
 
 def faces_folder() -> Path | None:
@@ -23,7 +23,11 @@ def files_seen() -> list[tuple[str, int, int]]:
     """Which files there are for faces, and when they changed: others may see another face."""
     folder = faces_folder()
     found = [*folder.rglob("*.onnx"), *folder.rglob("*.task")] if folder is not None else []
-    port = folder_paths.get_full_path(FOLDER, FILE) if FOLDER in folder_paths.folder_names_and_paths else None
+    port = (
+        folder_paths.get_full_path(DETECTION_FOLDER, FILE)
+        if DETECTION_FOLDER in folder_paths.folder_names_and_paths
+        else None
+    )
     found += [Path(port)] if port else []
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(found)]
 

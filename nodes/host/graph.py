@@ -16,7 +16,7 @@ import torch
 from server import PromptServer
 
 from ...hallo3.journal.contents import Contents
-from ...hallo3.journal.record import digest
+from ...hallo3.journal.key import digest
 
 PASSED_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that decide nothing: what they hand on is that input."""

@@ -8,7 +8,7 @@ import folder_paths
 
 from ...hallo3.identity_file import SUFFIX
 
-FOLDER = "hallo3_identities"
+IDENTITY_FOLDER = "hallo3_identities"
 """In ComfyUI's output folder, where they are saved, and in its input folder, where others are put."""
 OUTPUT = " [output]"
 """What ComfyUI writes behind the name of a file in its output folder."""
@@ -19,7 +19,7 @@ def identities() -> list[str]:
     places = (folder_paths.get_output_directory(), OUTPUT), (folder_paths.get_input_directory(), "")
     found: list[str] = []
     for root, ending in places:
-        files = sorted((Path(root) / FOLDER).rglob(f"*{SUFFIX}"))
+        files = sorted((Path(root) / IDENTITY_FOLDER).rglob(f"*{SUFFIX}"))
         found += [f"{file.relative_to(root).as_posix()}{ending}" for file in files if file.is_file()]
     return found
 

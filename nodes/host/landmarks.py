@@ -25,7 +25,7 @@ from ...hallo3.face.nearest import landmarks_near
 from ...hallo3.face.photographs import FindLandmarks
 from ...hallo3.tensorfile.file import TensorFile
 
-FOLDER, FILE = "detection", "mediapipe_face_fp32.safetensors"
+DETECTION_FOLDER, FILE = "detection", "mediapipe_face_fp32.safetensors"
 KNOWN = ("mediapipe", "face")
 """What the name of such a file holds, if it is not the published one."""
 SURE = 0.5
@@ -102,12 +102,12 @@ def _port() -> Callable[[dict[str, Tensor]], Any] | None:
 
 def _model() -> Path | None:
     """The port's file among ComfyUI's models: the published one, or the first that is called like it."""
-    if FOLDER not in folder_paths.folder_names_and_paths:
+    if DETECTION_FOLDER not in folder_paths.folder_names_and_paths:
         return None
-    names = [str(name) for name in folder_paths.get_filename_list(FOLDER)]
+    names = [str(name) for name in folder_paths.get_filename_list(DETECTION_FOLDER)]
     alike = [name for name in names if all(word in Path(name).name.lower() for word in KNOWN)]
     best = next((name for name in alike if Path(name).name == FILE), alike[0] if alike else None)
-    path = None if best is None else folder_paths.get_full_path(FOLDER, best)
+    path = None if best is None else folder_paths.get_full_path(DETECTION_FOLDER, best)
     return None if path is None else Path(path)
 
 
@@ -121,9 +121,10 @@ def _without_model(picture: Tensor, face: Found) -> NoReturn:
     del picture, face
     raise CheckpointError(
         "MediaPipe's face landmarks need a model file that is missing.",
-        found=f"no {FILE} in ComfyUI's models/{FOLDER}",
+        found=f"no {FILE} in ComfyUI's models/{DETECTION_FOLDER}",
         expected="the file of ComfyUI's own MediaPipe nodes (5.4 MB, Apache 2.0)",
-        do=f"download it from detection of Comfy-Org/mediapipe on huggingface.co into models/{FOLDER}",
+        do="download it from detection of Comfy-Org/mediapipe on huggingface.co into models/"
+        + DETECTION_FOLDER,
     )
 
 

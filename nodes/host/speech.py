@@ -21,7 +21,7 @@ from ...hallo3.audio.speech import ReadFeatures, Speech, in_memory
 from ...hallo3.audio.windowed import Windows, tell
 from ...hallo3.config import SegmentConfig
 from ...hallo3.errors import InputError
-from ...hallo3.journal.record import digest
+from ...hallo3.journal.key import digest
 from ...hallo3.listening import AS_ORIGINAL, Listening
 from ...hallo3.media.sound import Recording, to_mono
 from ...hallo3.media.speech_chart import draw_speech
@@ -34,7 +34,7 @@ from .vocals import vocals_of
 LONG = 120
 """Seconds of sound that are listened to at once; of longer recordings a piece at a time, with the same result
 but for rounding."""
-PARTS = 1000
+PROGRESS_STEPS = 1000
 AT_ONCE = 1 << 20
 """Samples whose loudness is measured at once."""
 
@@ -122,11 +122,11 @@ def _streamed(
     """A long recording's features, in ComfyUI's temporary folder for as long as somebody can ask for them."""
     inside = Path(folder_paths.get_temp_directory())
     inside.mkdir(parents=True, exist_ok=True)
-    bar = comfy.utils.ProgressBar(PARTS)
+    bar = comfy.utils.ProgressBar(PROGRESS_STEPS)
 
     def watch(done: int, total: int) -> None:
         mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(PARTS * done // max(1, total))
+        bar.update_absolute(PROGRESS_STEPS * done // max(1, total))
 
     anatomy = halves.anatomy() if isinstance(halves, Halves) else anatomy_of(halves)
     return encode_aside(anatomy, waveform, plan, device, watch, windows=windows, inside=inside)

@@ -15,7 +15,7 @@ from ...hallo3.media.sound import Recording
 from ...hallo3.voice import voice_of
 from ...hallo3.weights.places import VOCALS, ModelFolder
 
-PARTS = 1000
+VOCALS_STEPS = 1000
 
 
 def file_seen() -> list[Any] | None:
@@ -31,11 +31,11 @@ def vocals_of(recording: Recording, sample_rate: int) -> Tensor:
     ``AudioError`` for a recording that cannot be used.
     """
     models = ModelFolder(Path(folder_paths.models_dir))
-    bar = comfy.utils.ProgressBar(PARTS)
+    bar = comfy.utils.ProgressBar(VOCALS_STEPS)
 
     def watch(done: int, total: int) -> None:
         mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(PARTS * done // max(1, total))
+        bar.update_absolute(VOCALS_STEPS * done // max(1, total))
 
     separator = Separator(models.vocals or models.path / VOCALS[0])
     return voice_of(recording, sample_rate, separator, watch)

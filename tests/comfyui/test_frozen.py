@@ -1,0 +1,63 @@
+"""In a server: the same frames and the same job keys as recorded, so that jobs of today are resumed tomorrow.
+
+``python -m comfyui.test_frozen`` in ``tests``, with ComfyUI's Python, records them again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from comfyui.prompts import simple
+from comfyui.server import Server
+from contract.frozen import machine
+
+RECORD = Path(__file__).with_name("frozen.json")
+PROMPTS: dict[str, dict[str, Any]] = {
+    "own settings": {"extrapolate__steps": 1},
+    "guided": {"extrapolate__guidance_scale": 3.5, "extrapolate__seed": 2**63},
+    "lossless": {"extrapolate__codec": "ffv1", "extrapolate__motion_drop": 0.5},
+    "framed": {"identity__framing": "original", "extrapolate__paste_back": True, "speech__silence": "muted"},
+}
+
+
+def found_in(server: Server, name: str) -> dict[str, Any]:
+    """The job that a prompt makes, and what is noted of its frames."""
+    folder, before = server.base / "output" / "hallo3_jobs", set[Path]()
+    if folder.is_dir():
+        before = {job for job in folder.iterdir() if job.is_dir()}
+    result = server.run(simple(**PROMPTS[name]))
+    assert result["outputs"], json.dumps(result["status"], indent=1)
+    (job,) = {job for job in folder.iterdir() if job.is_dir()} - before
+    frames: list[str] = []
+    for path in sorted(job.glob("segments/*.safetensors")):
+        with safe_open(str(path), "pt") as file:
+            frames.append(json.loads(file.metadata()["segment"])["pixels"])
+    return {"job": job.name, "frames": frames}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_jobs_and_frames_are_as_recorded(server: Server, name: str) -> None:
+    recorded = json.loads(RECORD.read_text())
+    found, here = found_in(server, name), machine()
+    if here["av"] == recorded["machine"]["av"]:
+        assert found["job"] == recorded["prompts"][name]["job"]
+    if here == recorded["machine"]:
+        assert found["frames"] == recorded["prompts"][name]["frames"]
+    else:
+        assert len(found["frames"]) == len(recorded["prompts"][name]["frames"])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as base:
+        running = Server(Path(base))
+        try:
+            prompts = {name: found_in(running, name) for name in PROMPTS}
+        finally:
+            running.stop()
+    RECORD.write_text(json.dumps({"machine": machine(), "prompts": prompts}, indent=1) + "\n")
