@@ -50,7 +50,7 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 # The GPU kernels without a GPU: Triton's interpreter runs them, its compiler makes machine code of them (Linux).
 test-kernels: setup
 	$(PY) -m pip install --quiet triton
-	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_programs.py
+	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_triton_kernels.py
 
 test-comfyui: $(COMFYUI_READY)
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hallo3.built_in import FOLDER
-from hallo3.load import load_models
-from hallo3.media.picture import read_picture
-from hallo3.media.sound import read_recording
-from hallo3.presets import BUILT_IN
-from hallo3.weights.precision import PRECISIONS
+from hallo3.config import BUILT_IN
+from hallo3.loading import load_models
+from hallo3.media.audio import read_recording
+from hallo3.media.image import read_picture
+from hallo3.quantization.precision import PRECISIONS
 
 from .cases import case_of, read_cases
 from .figures import figures, summary

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallo3.latents import collect
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_prompt, encode_speech, shown_pixels
+from hallo3.pipeline import collect, encode_prompt, encode_speech, prepare, shown_pixels
 from hallo3.settings import settings_for
-from hallo3.stages import prepare
 
 from .cases import Case
 from .suite import identity_of

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hallo3.config import SegmentConfig
-from hallo3.media.picture import read_picture
-from hallo3.media.sound import Recording, read_recording, to_mono
+from hallo3.media.audio import Recording, read_recording, to_mono
+from hallo3.media.image import read_picture
 from hallo3.segments import frame_count
 
 from .mouth import Mouth, mouth_of

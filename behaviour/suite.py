@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallo3.face.analysis import analyze
+from hallo3.face.analyzer import analyze
 from hallo3.identity import Identity, frame_portrait
-from hallo3.media.sound import Recording
+from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
 from hallo3.pipeline import encode_prompt, encode_speech, identify, perform

@@ -38,16 +38,18 @@ from torch.nn import functional as F  # noqa: E402
 from behaviour.cases import Case, read_cases  # noqa: E402
 from behaviour.figures import figures, summary  # noqa: E402
 from behaviour.suite import identity_of  # noqa: E402
-from hallo3.approximations import APPROXIMATIONS  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
-from hallo3.load import load_models  # noqa: E402
+from hallo3.loading import load_models  # noqa: E402
 from hallo3.models import Models  # noqa: E402
 from hallo3.noise import seeded_noise  # noqa: E402
-from hallo3.pipeline import encode_prompt, encode_speech, perform  # noqa: E402
+from hallo3.pipeline import Progress, encode_prompt, encode_speech, perform, step_cache  # noqa: E402  # noqa: E402
+from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport  # noqa: E402
-from hallo3.settings import Settings, settings_for  # noqa: E402
-from hallo3.stages import Progress, step_cache  # noqa: E402
-from hallo3.weights.precision import PRECISIONS  # noqa: E402
+from hallo3.settings import (  # noqa: E402
+    APPROXIMATIONS,
+    Settings,
+    settings_for,
+)
 
 CASES = ROOT / "tests" / "data" / "behaviour"
 TOLD = ("follows", "amplitude", "silent", "colour", "seam", "sharpness")
@@ -176,7 +178,7 @@ def main() -> None:
     for name, settings in rows(models).items():
         keep(name, make(cases, models, settings))
     for name, reuse in REUSES.items():
-        with patch("hallo3.stages.step_cache", partial(step_cache, reuse=reuse)):
+        with patch("hallo3.pipeline.step_cache", partial(step_cache, reuse=reuse)):
             made = make(cases, models, APPROXIMATIONS["step-cache"].on(EXACT))
         keep(f"step-cache, {name}", made)
     if options.json:

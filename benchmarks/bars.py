@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hallo3.media.chart import GREY, GRID, INK, Pen
+from hallo3.media.plots import GREY, GRID, INK, Pen
 
 WIDTH = 960
 LEFT, RIGHT = 250, 120

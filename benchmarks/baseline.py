@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallo3.kernels.plain import merge_heads, modulate, rotate, split_heads
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.embeddings import Rotary, rotary_tables
+from hallo3.model.kernels.eager import merge_heads, modulate, rotate, split_heads
+from hallo3.model.layers import Attention, sdpa
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Attention, sdpa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

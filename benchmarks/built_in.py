@@ -28,10 +28,10 @@ from behaviour.cases import Case, case_of, read_cases  # noqa: E402
 from behaviour.figures import Figures, figures, summary  # noqa: E402
 from behaviour.suite import film, judged, silence_ratio, spoken_on  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
-from hallo3.load import load_models  # noqa: E402
-from hallo3.media.sound import read_recording  # noqa: E402
+from hallo3.loading import load_models  # noqa: E402
+from hallo3.media.audio import read_recording  # noqa: E402
 from hallo3.models import Models  # noqa: E402
-from hallo3.weights.precision import PRECISIONS  # noqa: E402
+from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from training.sheets import people  # noqa: E402
 
 STEPS, SAMPLERS, FEW = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4

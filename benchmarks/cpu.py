@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from benchmarks.report import machine
-from hallo3.load import load_models
-from hallo3.media.sound import Recording
+from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.pipeline import animate
-from hallo3.random_set import write_random_set
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import settings_for
-from hallo3.vae.onednn import OneDNNConvolutions
-from hallo3.weights.precision import PRECISIONS
+from hallo3.vae.causal_conv import OneDNNConvolutions
 
 SHAPES = ((8, 4, 6, 6), (8, 10, 18, 18), (16, 11, 34, 34), (16, 11, 66, 98), (32, 11, 66, 98))
 """Padded inputs of the small VAEs' convolutions: channels, frames, height, width."""

@@ -26,16 +26,15 @@ from behaviour.pixels import differences, seam_ratio, sharpness
 from benchmarks.drift_ways import EXACT, Made, Source, Way, chosen, cut, make, warm_up
 from benchmarks.report import device_named, pathless, stamped, table, write_json
 from benchmarks.similarity import compared
+from hallo3.checkpoints.component_config import model_config
+from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
-from hallo3.face.analysis import analyze
-from hallo3.face.likeness import Likeness, likeness_to
-from hallo3.face.spaces import analyzer_for
-from hallo3.media.picture import read_picture
-from hallo3.media.sound import read_recording
+from hallo3.face.analyzer import analyze
+from hallo3.face.registry import Likeness, analyzer_for, likeness_to
+from hallo3.media.audio import read_recording
+from hallo3.media.image import read_picture
+from hallo3.quantization.precision import precision_named
 from hallo3.settings import settings_for
-from hallo3.stored import model_config
-from hallo3.weights.places import ModelFolder
-from hallo3.weights.precision import precision_named
 
 DRAWN = "drawn-face"
 MOUTH = ("follows", "silent", "colour")

@@ -12,24 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo3.approximations import APPROXIMATIONS
-from hallo3.backends import BACKENDS, backend_named, why_not
+from hallo3.attention import BACKENDS, backend_named, why_not
+from hallo3.checkpoints.component_config import model_config, part
+from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
 from hallo3.errors import InputError
-from hallo3.load import load_models
-from hallo3.media.sound import Recording
-from hallo3.memory.host import free_bytes, ram_bytes
-from hallo3.memory.plan import MemoryPlan, plan_memory
-from hallo3.memory.sizes import sizes_of
-from hallo3.memory.stages import Demand
+from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.pipeline import animate
+from hallo3.offload.budget import MemoryPlan, plan_memory
+from hallo3.offload.estimate import Demand, sizes_of
+from hallo3.offload.system_memory import free_bytes, ram_bytes
+from hallo3.pipeline import Progress, animate
+from hallo3.quantization.precision import PRECISIONS, Precision, check_device
 from hallo3.sampling.step_cache import CacheReport
-from hallo3.settings import Settings
-from hallo3.stages import Progress
-from hallo3.stored import model_config, part
-from hallo3.weights.places import ModelFolder
-from hallo3.weights.precision import PRECISIONS, Precision, check_device
+from hallo3.settings import APPROXIMATIONS, Settings
 
 EXACT, ANOTHER_SEED = "exact", "another seed"
 

@@ -20,17 +20,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline import Baseline
-from hallo3.config import Hallo3Config
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN, Kernels
+from hallo3.config import TINY, Hallo3Config
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import PASSES, Predict
+from hallo3.model.kernels.eager import PLAIN, Kernels
+from hallo3.model.kernels.fused import FUSED
+from hallo3.model.layers import Layers, OnAccess
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.noise import named_generator
-from hallo3.ops import Layers, OnAccess
-from hallo3.presets import TINY
-from hallo3.sampling.denoiser import guided_denoiser
-from hallo3.sampling.samplers import sample_dpmpp_2m_sde
+from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import schedule
 
 CONFIG = replace(

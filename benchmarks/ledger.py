@@ -19,15 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.bars import Bar, Panel, draw_bars
 from benchmarks.baseline import Baseline
 from benchmarks.tracking import Tracker, attention, tracked
-from hallo3.config import Hallo3Config
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN, Kernels
-from hallo3.media.picture import write_picture
+from hallo3.config import HALLO3, Hallo3Config
+from hallo3.media.image import write_picture
 from hallo3.model.conditions import RunConditions, SegmentConditions
 from hallo3.model.guidance import PASSES, Predict
+from hallo3.model.kernels.eager import PLAIN, Kernels
+from hallo3.model.kernels.fused import FUSED
+from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Attention, Layers, sdpa
-from hallo3.presets import HALLO3
 
 ORIGINAL = {"flop": 8.369084e14, "bytes": 1.318e12, "peak": 4.17e9}
 """One step of the original, both guidance branches, counted the same way."""

@@ -25,10 +25,10 @@ import torch
 
 from benchmarks.length_chart import draw_length
 from benchmarks.report import ROOT, stamped, table, write_json
-from hallo3.media.picture import write_picture
+from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.config import NANO
+from hallo3.media.image import write_picture
 from hallo3.noise import named_generator
-from hallo3.presets import NANO
-from hallo3.random_set import write_random_set
 
 SHORT, LENGTHS = (4, 16, 60), (4, 16, 60, 240)
 HOUR = 3600

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hallo3.media.chart import GREY, GRID, INK, TWICE, Box, Pen, round_step
+from hallo3.media.plots import GREY, GRID, INK, TWICE, Box, Pen, round_step
 
 WIDTH, HEIGHT = 960, 360
 HEADER, BOTTOM, BETWEEN, LEFT, RIGHT = 92, 56, 90, 64, 30

@@ -38,13 +38,11 @@ from closed_form import (  # noqa: E402
     sliced_w2,
 )
 
-from hallo3.approximations import APPROXIMATIONS  # noqa: E402
-from hallo3.sampling.denoiser import guided_denoiser, guided_within, noise_share  # noqa: E402
-from hallo3.sampling.samplers import SAMPLERS, sampler_named  # noqa: E402
+from hallo3.pipeline import step_cache  # noqa: E402
+from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, guided_within, noise_share, sampler_named  # noqa: E402  # noqa: E402
 from hallo3.sampling.schedule import Step, schedule  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolated  # noqa: E402
-from hallo3.settings import Settings  # noqa: E402
-from hallo3.stages import step_cache  # noqa: E402
+from hallo3.settings import APPROXIMATIONS, Settings  # noqa: E402
 
 CHANNELS, COMPONENTS, COUNT, CONDITION = 16, 6, 2000, slice(0, 2)
 STEPS, SCALE, REFERENCE = (50, 30, 20, 10), 3.5, 1000

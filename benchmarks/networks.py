@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline import Baseline
-from hallo3.config import Hallo3Config
-from hallo3.kernels.plain import Kernels
+from hallo3.config import HALLO3, TINY, Hallo3Config
 from hallo3.model.conditions import RunConditions, SegmentConditions
+from hallo3.model.kernels.eager import Kernels
+from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Attention, Layers
-from hallo3.presets import HALLO3, TINY
 from hallo3.sampling.schedule import schedule
-from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
+from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 
 SPREAD = 0.02
 AT_WORK = 12_000_000_000

@@ -19,16 +19,16 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from hallo3.built_in import FOLDER  # noqa: E402
-from hallo3.face.analysis import analyze  # noqa: E402
+from hallo3.face.analyzer import analyze  # noqa: E402
 from hallo3.identity import frame_portrait  # noqa: E402
-from hallo3.load import load_models  # noqa: E402
-from hallo3.media.picture import read_picture  # noqa: E402
-from hallo3.media.sound import read_recording  # noqa: E402
+from hallo3.loading import load_models  # noqa: E402
+from hallo3.media.audio import read_recording  # noqa: E402
+from hallo3.media.image import read_picture  # noqa: E402
 from hallo3.model.transformer import Hallo3Transformer  # noqa: E402
 from hallo3.noise import seeded_noise  # noqa: E402
 from hallo3.pipeline import encode_speech, identify  # noqa: E402
+from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.settings import settings_for  # noqa: E402
-from hallo3.weights.precision import PRECISIONS  # noqa: E402
 
 TIMESTEP = 500
 Inputs = dict[str, Tensor | tuple[Tensor, ...]]

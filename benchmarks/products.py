@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from benchmarks.precision import Inputs, apart, forward, real_inputs
 from hallo3.built_in import FOLDER
-from hallo3.load import load_models
-from hallo3.weights.precision import PRECISIONS, Holding
+from hallo3.loading import load_models
+from hallo3.quantization.precision import PRECISIONS, Holding
 
 CPU = torch.device("cpu")
 WIDTH, ROWS, CHANNELS = 3072, 512, 8

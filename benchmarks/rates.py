@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Clock, Row
-from hallo3.backends import BACKENDS, runnable
+from hallo3.attention import BACKENDS, runnable
 from hallo3.config import Hallo3Config
 
 GB = 1_000_000_000

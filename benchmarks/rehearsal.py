@@ -16,32 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tracking import Tracker, attention
-from hallo3.audio.speech import Speech, in_memory
-from hallo3.face.analysis import Absent
+from hallo3.config import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from hallo3.face.analyzer import Absent
 from hallo3.identity import Identity
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN
-from hallo3.memory.plan import MemoryPlan
-from hallo3.memory.sizes import Sizes, sizes_of
-from hallo3.memory.stages import DEVICE, Demand
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.fused import FUSED
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from hallo3.offload.budget import MemoryPlan
+from hallo3.offload.estimate import DEVICE, Demand, Sizes, sizes_of
+from hallo3.offload.streaming import Item, Settled, Stored, Streamed, others_of, put, tensors_of
+from hallo3.offload.weight_store import UNUSED, rows_of, spread, text_rows_of
+from hallo3.pipeline import Stages, prepare
+from hallo3.quantization.precision import PRECISIONS, Precision
 from hallo3.residency import HOME
 from hallo3.segments import SegmentPlan
 from hallo3.settings import Settings, settings_for
-from hallo3.shelves import UNUSED, rows_of, spread, text_rows_of
-from hallo3.stages import Stages, prepare
-from hallo3.streaming.items import Item, others_of, put, tensors_of
-from hallo3.streaming.settled import Settled
-from hallo3.streaming.stream import Stored, Streamed
-from hallo3.text.encoder import build_t5
-from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
+from hallo3.speech.features import Speech, in_memory
+from hallo3.text_encoder import build_t5
+from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 from hallo3.vae.decoder import decode_parts
-from hallo3.vae.plan import DecodePlan
-from hallo3.weights.precision import PRECISIONS, Precision
+from hallo3.vae.tiling import DecodePlan
 
 META = torch.device("meta")
 N = TypeVar("N", bound=nn.Module)

@@ -15,23 +15,19 @@ from torch import Tensor
 
 from benchmarks.networks import Inputs, Place, filled
 from benchmarks.timing import Clock, Row
+from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
-from hallo3.kernels.choice import kernels_named
-from hallo3.memory.host import keep_under, ram_bytes, total_bytes
-from hallo3.memory.plan import GB, MemoryPlan, plan_memory
-from hallo3.memory.sizes import sizes_of
-from hallo3.memory.stages import DEVICE, DISK, Arrangement, Demand
 from hallo3.model.guidance import PASSES
+from hallo3.model.kernels.select import kernels_named
+from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Attention, Layers
-from hallo3.presets import SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.shelves import rows_of, spread
-from hallo3.streaming.items import Item, put
-from hallo3.streaming.packing import Packed
-from hallo3.streaming.settled import Settled
-from hallo3.streaming.stream import Stored, Streamed, in_memory
-from hallo3.vae.codec import build_vae
-from hallo3.weights.precision import PRECISIONS
+from hallo3.offload.budget import GB, MemoryPlan, plan_memory
+from hallo3.offload.estimate import DEVICE, DISK, Arrangement, Demand, sizes_of
+from hallo3.offload.streaming import Item, Packed, Settled, Stored, Streamed, in_memory, put
+from hallo3.offload.system_memory import keep_under, ram_bytes, total_bytes
+from hallo3.offload.weight_store import rows_of, spread
+from hallo3.quantization.precision import PRECISIONS
+from hallo3.vae.autoencoder import build_vae
 
 STEPS = 50
 """Of a run: what is prepared for them is held."""

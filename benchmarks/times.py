@@ -26,20 +26,19 @@ from benchmarks.report import device_named, result_path, stamped, write_json
 from benchmarks.streamed import under_ceilings
 from benchmarks.times_told import PARTS, chart, text
 from benchmarks.timing import Clock, Row
-from hallo3.backends import AUTO, backend_named
+from hallo3.attention import AUTO, backend_named
 from hallo3.config import Hallo3Config
-from hallo3.kernels.choice import why_not
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN
-from hallo3.latents import collect
-from hallo3.media.picture import write_picture
+from hallo3.media.image import write_picture
 from hallo3.model.guidance import PASSES, Predict
-from hallo3.ops import Attention
-from hallo3.sampling.denoiser import guided_denoiser
-from hallo3.sampling.samplers import sample_dpmpp_2m_sde
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.fused import FUSED
+from hallo3.model.kernels.select import why_not
+from hallo3.model.layers import Attention
+from hallo3.pipeline import collect
+from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import schedule
-from hallo3.vae.codec import VideoVAE
-from hallo3.vae.plan import DecodePlan
+from hallo3.vae.autoencoder import VideoVAE
+from hallo3.vae.tiling import DecodePlan
 
 TORCHS_CHOICE, SAME = "original, torch's choice", "original, same attention"
 DECODES = {

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import Hallo3Error
-    from .listening import Listening
-    from .load import load_models
-    from .media.picture import read_picture
-    from .media.sound import Recording, read_recording
+    from .loading import load_models
+    from .media.audio import Recording, read_recording
+    from .media.image import read_picture
     from .pipeline import animate, render
     from .settings import Settings, settings_for
+    from .speech.preprocess import Listening
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Hallo3Error": ".errors",
-    "Listening": ".listening",
-    "Recording": ".media.sound",
+    "Listening": ".speech.preprocess",
+    "Recording": ".media.audio",
     "Settings": ".settings",
     "animate": ".pipeline",
-    "load_models": ".load",
-    "read_picture": ".media.picture",
-    "read_recording": ".media.sound",
+    "load_models": ".loading",
+    "read_picture": ".media.image",
+    "read_recording": ".media.audio",
     "render": ".pipeline",
     "settings_for": ".settings",
 }

@@ -10,19 +10,44 @@ from typing import Any, cast
 
 import torch
 
-from .backends import runnable_here
-from .config import TrunkConfig
-from .errors import Hallo3Error, clean
-from .inspection import FoundPart, human, inspect
-from .memory.ceilings import ceilings
-from .memory.host import ram_bytes
-from .memory.plan import GB
-from .parts import ARE, PARTS
-from .release import CHECKPOINT_SIZE, PAGE, RELEASE
-from .tensorfile.kinds import UNFINISHED, unfinished_sibling
-from .weights.journal import UNFINISHED as OWN_UNFINISHED
-from .weights.places import COMFYUI, PLACES, ModelFolder, is_comfyui
-from .weights.precision import PRECISIONS, products_of
+from .attention import runnable_here
+from .checkpoints.convert import UNFINISHED as OWN_UNFINISHED
+from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
+from .checkpoints.inspect import FoundPart, human, inspect
+from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
+from .config import ARE, HALLO3, PARTS, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
+from .errors import Hallo3Error, InputError, clean
+from .model.kernels.eager import PLAIN
+from .model.kernels.select import AUTO, expected_kernels
+from .offload.budget import GB, plan_memory
+from .offload.estimate import Demand, Sizes, sizes_of
+from .offload.system_memory import ram_bytes
+from .quantization.precision import PRECISIONS, products_of
+
+CEILINGS = (6, 8, 12, 16, 24)
+"""GB that many cards have."""
+
+
+def ceilings(gpu_memory: int, ram: int) -> tuple[str, ...]:
+    """A line for this machine's card (0: none), and one for each of :data:`CEILINGS`; in bf16, guided."""
+    sizes = sizes_of(HALLO3, PRECISIONS["bf16"], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    demand = _demand(torch.device("cuda" if gpu_memory else "cpu"))
+    here = f"this card, {gpu_memory / GB:.1f} GB: {_line(sizes, demand, gpu_memory, ram)}"
+    usual = (f"--vram {size}: {_line(sizes, demand, size * GB, ram)}" for size in CEILINGS)
+    return (*([here] if gpu_memory else []), *usual)
+
+
+def _demand(device: torch.device) -> Demand:
+    fused = expected_kernels(AUTO, device).kernels is not PLAIN
+    return Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=fused)
+
+
+def _line(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> str:
+    try:
+        return plan_memory(sizes, demand, ceiling, ram).line()
+    except InputError as error:
+        return f"{error.headline} It takes {error.expected}."
+
 
 WORKING = 6 * GB
 """Memory for everything but weights while a segment is sampled at full size: activations, keys and values,

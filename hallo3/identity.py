@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .face.analysis import Face
-from .journal.key import digest
+from .face.analyzer import Face
+from .geometry import VideoShape
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
-from .media.overview import overview
-from .media.surroundings import Surroundings, surroundings_of
-from .shapes import VideoShape
+from .media.paste_back import Surroundings, surroundings_of
+from .media.portrait_preview import overview
+from .storage.hashing import digest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

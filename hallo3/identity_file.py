@@ -15,16 +15,119 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .checkpoints.component import find_part
+from .checkpoints.source import open_source
+from .checkpoints.tensor_entry import header_bytes
+from .checkpoints.tensor_file import TensorFile
 from .config import Hallo3Config
 from .errors import CheckpointError
-from .fingerprint import same_model
+from .geometry import PixelBox
 from .identity import Identity, Made, Saved
-from .identity_checks import BRIGHTEST, check_numbers, check_shown, made_as, placed, stretch
-from .journal.key import digest
 from .media.canvas import Canvas
-from .storage.whole import unwritable, write_whole
-from .tensorfile.file import TensorFile
-from .tensorfile.header import header_bytes
+from .media.paste_back import LONGEST, Surroundings
+from .storage.atomic import unwritable, write_whole
+from .storage.hashing import digest
+
+NAMES = ("face_proj.norm.weight", "face_proj.norm.bias", "face_proj.proj.bias")
+"""How the transformer takes in a face: its own in every model, and not touched by LoRA."""
+FIRST = 64
+"""Numbers of each that are looked at."""
+NEAR = 0.02
+"""Models are the same if their fingerprints are no further apart than this share of their length."""
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+ROUNDED = 0.01
+"""The same for a fingerprint and one that has been rounded to eight bits alike."""
+
+
+def fingerprint(read: Callable[[str], Tensor]) -> Tensor:
+    """The fingerprint [n] float32 of a transformer, whose tensors ``read`` hands out by our names."""
+    return torch.cat([read(name).detach().flatten()[:FIRST].float().cpu() for name in NAMES])
+
+
+def fingerprint_in(path: Path) -> Tensor:
+    """The fingerprint of the transformer in a file or folder, which is not loaded. Raises
+    ``CheckpointError``."""
+    with open_source(path) as source:
+        found = find_part(source, "transformer")
+        return fingerprint(lambda name: found.tensor(name, torch.float32))
+
+
+def same_model(one: Tensor, other: Tensor) -> bool:
+    """Whether two fingerprints are of one model, but for rounding: that of any type is near, and one may be
+    the other in eight bits, as ComfyUI stores all weights where it is asked to."""
+    one, other = one.double(), other.double()
+    if one.shape != other.shape or not bool((one.isfinite() & other.isfinite()).all()):
+        return False
+    if _apart(one, other) <= NEAR:
+        return True
+    pairs = ((one, other), (other, one))
+    return any(_apart(a.float().to(kind).double(), b) <= ROUNDED for kind in FP8 for a, b in pairs)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Their distance in shares of the first one's length."""
+    length = float(one.square().sum().sqrt())
+    return float((one - other).square().sum().sqrt()) / length if length else float("inf")
+
+
+BRIGHTEST, LARGEST = 4.0, 1e6
+"""Magnitudes beyond which there is no canvas, and no embedding, feature or weight."""
+EDGE = 2.0
+"""Pixels by which a place may hang over its photograph."""
+MOST_WORDS, LONGEST_WORD = 8, 60
+"""How much is said of how features were made."""
+
+
+def check_numbers(name: str, tensor: Tensor, shape: tuple[int | None, ...], most: float = LARGEST) -> None:
+    """Raises ``ValueError`` for other sizes (None is any), or numbers that nothing computes with."""
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) == len(shape) and all(w in (None, f) for w, f in zip(shape, sizes, strict=True))
+    if not fits or 0 in sizes or not tensor.is_floating_point():
+        raise ValueError(f"{name} of {list(sizes)} {tensor.dtype}")
+    if not bool((tensor.float().abs() <= most).all()):
+        raise ValueError(f"{name} with numbers beyond {most:g}, or none at all")
+
+
+def check_shown(name: str, picture: Tensor) -> None:
+    """Raises ``ValueError`` for anything but a picture in 8 bits."""
+    h, w = picture.shape[1:] if picture.ndim == 3 else (0, 0)
+    if picture.dtype != torch.uint8 or len(picture) != 3 or not (2 <= h <= LONGEST and 2 <= w <= LONGEST):
+        raise ValueError(f"{name} of {list(picture.shape)} {picture.dtype}")
+
+
+def placed(photograph: Tensor, place: Any) -> Surroundings:
+    """Raises ``ValueError`` for a photograph that is none, or a place that is not on it."""
+    check_shown("photograph", photograph)
+    height, width = photograph.shape[1:]
+    box = PixelBox(*(float(edge) for edge in place))
+    whole = PixelBox(-EDGE, -EDGE, width + EDGE, height + EDGE)
+    inside = box == box.common(whole) and box.right - box.left >= 1 and box.bottom - box.top >= 1
+    if height % 2 or width % 2 or not inside:
+        raise ValueError(f"a place at {list(place)} on a photograph of {width} x {height} px")
+    return Surroundings(photograph=photograph, place=box)
+
+
+def stretch(said: Any, size: int) -> slice:
+    """Where the picture is on a canvas side. Raises ``TypeError`` or ``ValueError``."""
+    start, stop = said
+    whole = type(start) is int and type(stop) is int
+    if not (whole and 0 <= start < stop <= size):
+        raise ValueError(f"a picture at {said} of {size}")
+    return slice(start, stop)
+
+
+def made_as(said: Any) -> Made:
+    """What a file says of how its features were made; None, as in older files, is nothing. Raises
+    ``KeyError``, ``TypeError`` or ``ValueError``."""
+    if said is None:
+        return Made()
+    listed = said["approximations"]
+    words = [said["precision"], *listed]
+    sound = all(type(word) is str and word.isprintable() and len(word) <= LONGEST_WORD for word in words)
+    if type(listed) is not list or len(words) > MOST_WORDS or not sound:
+        raise ValueError("no words for how its features were made")
+    return Made(words[0], tuple(words[1:]))
+
 
 ENTRY, PART, FORMAT = "hallo3", "identity", 1
 CANVAS, EMBEDDING, FEATURES = "canvas", "face_embedding", "reference_features.{:03}"

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from .attention import Watched
 from .config import Hallo3Config
-from .face.analysis import FaceAnalyzer
-from .model.reference import ReferenceNetwork
-from .model.transformer import Hallo3Transformer
-from .text.encoder import TextEncoder
-from .vae.codec import VideoVAE
-from .watched import Watched
+from .face.analyzer import FaceAnalyzer
+from .model.transformer import Hallo3Transformer, ReferenceNetwork
+from .text_encoder import TextEncoder
+from .vae.autoencoder import VideoVAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..hallo3.checkpoints.inspect import FoundPart, inspect
+from ..hallo3.checkpoints.locate import RELEASE, ModelFolder
 from ..hallo3.doctor import Machine, as_text, diagnose
 from ..hallo3.errors import CheckpointError
-from ..hallo3.inspection import FoundPart, inspect
-from ..hallo3.release import RELEASE
-from ..hallo3.weights.places import ModelFolder
-from .host.transformer import attention_in_use
+from .comfy.model import attention_in_use
 from .loaders import SAFE
 
 

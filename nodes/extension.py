@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .decode import Hallo3VAEDecode
 from .doctor import Hallo3Doctor
 from .extrapolate import Hallo3Extrapolate
-from .identity import Hallo3IdentityReference
-from .load_identity import Hallo3LoadIdentity
-from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork
-from .paste_back import Hallo3PasteBack
+from .identity import Hallo3IdentityReference, Hallo3LoadIdentity, Hallo3PasteBack, Hallo3SaveIdentity
+from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork, Hallo3Sample
 from .plan import Hallo3Plan
-from .sample import Hallo3Sample
-from .sampler import Hallo3Sampler, Hallo3SegmentConditioning
-from .save_identity import Hallo3SaveIdentity
-from .schedule import Hallo3OriginalSampler, Hallo3OriginalSchedule
+from .sampling import (
+    Hallo3OriginalSampler,
+    Hallo3OriginalSchedule,
+    Hallo3Sampler,
+    Hallo3SegmentConditioning,
+    Hallo3VAEDecode,
+)
 from .speech import Hallo3EncodeSpeech
 
 NODES: list[type[io.ComfyNode]] = [

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import folder_paths
+import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..hallo3.face.analysis import FaceAnalyzer
-from ..hallo3.face.choosing import Choice
-from ..hallo3.face.chosen import analyze_chosen
-from ..hallo3.identity import Made, extract_identity, frame_portrait
+from ..hallo3.errors import InputError, ShapeError
+from ..hallo3.face.analyzer import FaceAnalyzer
+from ..hallo3.face.registry import analyze_chosen
+from ..hallo3.face.selection import Choice
+from ..hallo3.identity import Identity, Made, extract_identity, frame_portrait
+from ..hallo3.identity_file import SUFFIX, check_made_for, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
-from .host import vae as host_vae
-from .host.approximate import approximations
-from .host.faces import files_seen, own_analyzer
-from .host.loading import ReferenceSocket
-from .host.reference import features_of
-from .host.said import warnings_shown
-from .sockets import FaceAnalyzerType, IdentityType, ReferenceNetworkType
-from .values import check_socket, check_word, face_box_of, face_mask_of, picture_of, shown_of
+from ..hallo3.media.paste_back import Surroundings
+from .comfy import vae as host_vae
+from .comfy.faces import IDENTITY_FOLDER, files_seen, identities, own_analyzer, path_of
+from .comfy.loading import ReferenceSocket, features_of
+from .comfy.model import approximations, config_of, fingerprint_of
+from .comfy.progress import check_memory, warn, warnings_shown
+from .convert import check_socket, check_word, face_box_of, face_mask_of, images_of, picture_of, shown_of
+from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
@@ -146,3 +152,176 @@ class Hallo3IdentityReference(io.ComfyNode):
         identity = replace(identity, made=Made(numbers, approximations()))
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
+
+
+class Hallo3LoadIdentity(io.ComfyNode):
+    """A file to HALLO3_IDENTITY."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3LoadIdentity",
+            display_name="Load Hallo3 Identity",
+            category="Hallo3/identity",
+            description=(
+                "An identity from Save Hallo3 Identity, in place of portrait, reference network and Identity "
+                "Reference. It is refused by other models than the one it was saved for."
+            ),
+            search_aliases=["hallo3", "load identity", "load face", "avatar"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=identities(),
+                    tooltip="From hallo3_identities in ComfyUI's output or input folder; R looks again.",
+                )
+            ],
+            outputs=[
+                IdentityType.Output("identity", tooltip="The identity as it was saved."),
+                io.Image.Output("overview", tooltip="What is used of the portrait."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        """A file that is gone is said before the workflow runs."""
+        if path_of(file) is not None:
+            return True
+        return f"There is no identity {file!r}: save one with Save Hallo3 Identity, or choose another."
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> Any:
+        """Another file of the same name is another identity."""
+        path = path_of(file)
+        return [file, *((path.stat().st_mtime_ns, path.stat().st_size) if path else ())]
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        identity = read_identity(path_of(file) or Path(file))
+        if told := identity.carries(approximations()):
+            warn(told)
+        shown = shown_of(identity)
+        return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
+
+
+ADVICE = "take the video of Hallo3 Extrapolate with paste_back on: that fits at any length"
+
+
+LIKE = 0.01
+"""How far proportions may be from the crop's."""
+
+
+class Hallo3PasteBack(io.ComfyNode):
+    """IMAGE and HALLO3_IDENTITY to IMAGE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3PasteBack",
+            display_name="Hallo3 Paste Back",
+            category="Hallo3/identity",
+            description=(
+                "Puts the animated crop back into the whole photograph, with a soft edge: a tall photograph "
+                "gives a tall video. For frames from Hallo3 VAE Decode, or ones that other nodes have "
+                "worked on. Hallo3 Extrapolate does it by itself where paste_back is on."
+            ),
+            search_aliases=["hallo3", "composite", "uncrop", "stitch", "paste back"],
+            inputs=[
+                io.Image.Input("images", tooltip="Frames of the crop, in any size of its proportions."),
+                IdentityType.Input("identity", tooltip="The identity that they were made with."),
+            ],
+            outputs=[io.Image.Output("images", tooltip="Frames of the photograph.")],
+        )
+
+    @classmethod
+    def execute(cls, images: Any, identity: Identity) -> io.NodeOutput:
+        check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
+        around, frames = photograph_of(identity), _frames_of(images, identity)
+        needed = len(frames) * 3 * around.height * around.width * 4
+        check_memory(needed, f"{len(frames)} frames of {around.width} x {around.height} px", ADVICE)
+        pasted = torch.empty(len(frames), around.height, around.width, 3)
+        for index in range(len(frames)):
+            pasted[index] = images_of(around.around(frames[index : index + 1].float().cpu().clamp(0, 1)))[0]
+        return io.NodeOutput(pasted)
+
+
+def photograph_of(identity: Identity) -> Surroundings:
+    """What frames of an identity are pasted back into. Raises ``InputError`` if there is nothing."""
+    if identity.surroundings is None:
+        raise InputError(
+            "There is no photograph to paste the frames back into.",
+            found="an identity that was saved without one",
+            expected="an identity with the photograph it was made of",
+            do="make the identity again with Hallo3 Identity Reference",
+        )
+    return identity.surroundings
+
+
+def _frames_of(images: Any, identity: Identity) -> Tensor:
+    """IMAGE [F, h, w, 3] -> [F, 3, h, w]. Raises ``ShapeError`` for other proportions than the crop's."""
+    wide, tall = identity.canvas.width, identity.canvas.height
+    found = f"a {type(images).__name__}"
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[3] >= 3 and len(images):
+        height, width = images.shape[1:3]
+        like = abs(width * tall - height * wide) <= LIKE * height * wide
+        if like and 2 * height >= tall and bool(images.isfinite().all()):
+            return images[..., :3].permute(0, 3, 1, 2)
+        found = f"frames of {width} x {height} px" if not like else "frames that are too small, or not finite"
+    elif isinstance(images, Tensor):
+        found = str(list(images.shape))
+    raise ShapeError(
+        "The frames do not fit the identity.",
+        found=found,
+        expected=f"frames of {wide} x {tall} px, or enlarged in these proportions",
+        do="connect the images that were made with this identity, without bars",
+    )
+
+
+class Hallo3SaveIdentity(io.ComfyNode):
+    """HALLO3_IDENTITY to a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3SaveIdentity",
+            display_name="Save Hallo3 Identity",
+            category="Hallo3/identity",
+            description=(
+                "Keeps what was extracted of a portrait. Load Hallo3 Identity gives it back, bit for bit: "
+                "no reference network, face analyzer or portrait is needed then. The file holds the "
+                "portrait, so treat it like one."
+            ),
+            search_aliases=["hallo3", "save identity", "save face", "avatar"],
+            is_output_node=True,
+            inputs=[
+                IdentityType.Input("identity", tooltip="From Hallo3 Identity Reference."),
+                io.Model.Input("model", tooltip="The model it is for: with another one it will be refused."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="person",
+                    tooltip="Its name, in hallo3_identities of ComfyUI's output folder; a number is added.",
+                ),
+            ],
+            outputs=[IdentityType.Output("identity", tooltip="The same identity, to go on with.")],
+        )
+
+    @classmethod
+    def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
+        check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
+        mark = fingerprint_of(model)
+        check_made_for(identity, config_of(model), lambda: mark)
+        output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
+        wanted = filename_prefix.strip().replace("\\", "/")
+        plain = wanted.isprintable() and bool(wanted) and not wanted.endswith("/")
+        if not plain or not (output / wanted).resolve().is_relative_to(output.resolve()):
+            raise InputError(
+                "The identity cannot be saved there.",
+                found=repr(filename_prefix)[:100],
+                expected=f"a name inside of {IDENTITY_FOLDER} in ComfyUI's output folder",
+                do="use a name such as person, or people/anna",
+            )
+        folder, name, number, below, _ = folder_paths.get_save_image_path(wanted, str(output))
+        path = Path(folder) / f"{name}_{number:05}_{SUFFIX}"
+        write_identity(identity, mark, path)
+        shown = "/".join(part for part in (IDENTITY_FOLDER, below, path.name) if part)
+        return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({path.stat().st_size / 1e6:.1f} MB)"))

@@ -8,10 +8,13 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..hallo3.built_in import NAME as BUILT_IN
-from .host.builtin import built_in_speech_encoder, built_in_vae
-from .host.loading import FP8, load_model, load_reference_network
-from .host.text import built_in_text_encoder
-from .sockets import ReferenceNetworkType
+from ..hallo3.errors import InputError
+from ..hallo3.media.audio import read_recording
+from ..hallo3.media.image import read_picture
+from .comfy.builtin import built_in_speech_encoder, built_in_text_encoder, built_in_vae
+from .comfy.loading import FP8, load_model, load_reference_network
+from .convert import audio_of, images_of
+from .schema import ReferenceNetworkType
 
 CATEGORY = "Hallo3/loaders"
 SAFE = (".safetensors", ".sft", ".pt")
@@ -145,3 +148,50 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
             built_in_speech_encoder(),
             built_in_text_encoder(),
         )
+
+
+SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+PORTRAITS = ("portrait", "portrait_2", "portrait_3")
+"""The pictures there, without their ending."""
+
+
+class Hallo3Sample(io.ComfyNode):
+    """Something to begin with: IMAGE and AUDIO."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3Sample",
+            display_name="Hallo3 Sample",
+            category="Hallo3",
+            description=(
+                "A drawn portrait and a spoken sentence, to try a workflow at once. For your own, connect "
+                "Load Image and Load Audio instead; the built-in model knows portraits like these."
+            ),
+            search_aliases=["hallo3", "example portrait", "example speech"],
+            inputs=[
+                io.Combo.Input(
+                    "portrait",
+                    options=list(PORTRAITS),
+                    default=PORTRAITS[0],
+                    optional=True,
+                    tooltip="Which of the drawn people.",
+                )
+            ],
+            outputs=[
+                io.Image.Output("portrait", tooltip="A drawn portrait, free to use (CC0)."),
+                io.Audio.Output("speech", tooltip="A spoken sentence, free to use (CC0)."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, portrait: str = PORTRAITS[0]) -> io.NodeOutput:
+        if portrait not in PORTRAITS:
+            raise InputError(
+                "There is no such portrait.",
+                found=repr(portrait),
+                expected=", ".join(PORTRAITS),
+                do="choose one of these",
+            )
+        picture = read_picture(SAMPLES / f"{portrait}.png")
+        return io.NodeOutput(images_of(picture[None]), audio_of(read_recording(SAMPLES / "speech.wav")))

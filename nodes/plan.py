@@ -8,26 +8,23 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..hallo3.config import Hallo3Config
-from ..hallo3.cost import Cost, check_disk, cost_of
+from ..hallo3.checkpoints.locate import RELEASE
+from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
 from ..hallo3.errors import InputError
+from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
-from ..hallo3.journal.pace import pace_of
+from ..hallo3.jobs.estimate import Cost, check_disk, cost_of, kind_of, pace_of
+from ..hallo3.media.audio import SoundFacts
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
-from ..hallo3.media.sound_facts import SoundFacts
-from ..hallo3.media.surroundings import surroundings_of
-from ..hallo3.presets import BUILT_IN, HALLO3
-from ..hallo3.release import RELEASE
+from ..hallo3.media.paste_back import surroundings_of
 from ..hallo3.segments import SegmentPlan, plan_segments
-from ..hallo3.shapes import VideoShape
-from . import inputs
-from .extrapolation import encoding_of, jobs_folder
-from .host.memory import check_memory, compute_device
-from .kind import kind_of
-from .paste_back import photograph_of
-from .sockets import IdentityType
-from .values import check_socket, picture_of, recording_of
+from . import schema as inputs
+from .comfy.progress import check_memory, compute_device
+from .convert import check_socket, picture_of, recording_of
+from .extrapolate import encoding_of, jobs_folder
+from .identity import photograph_of
+from .schema import IdentityType
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 WEIGHTS = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}

@@ -6,13 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hallo3.audio.windowed import AUTO, HEARINGS
-from ..hallo3.listening import Listening
-from ..hallo3.media.gains import AS_RECORDED, LEVELS, SILENCES
-from .host.speech import listen
-from .host.vocals import file_seen
-from .sockets import SpeechType
-from .values import check_word, images_of, recording_of
+from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
+from ..hallo3.speech.features import AUTO, HEARINGS
+from ..hallo3.speech.preprocess import Listening
+from .comfy.speech import file_seen, listen
+from .convert import check_word, images_of, recording_of
+from .schema import SpeechType
 
 SEPARATED = "separated"
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from comfyui.host import absent
-from hallo3.cli import memory
-from hallo3.load import load_models
-from hallo3.media.sound import Recording
+from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.cli import progress as memory
+from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.noise import named_generator
-from hallo3.random_set import write_random_set
-from hallo3.weights.precision import PRECISIONS
+from hallo3.quantization.precision import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

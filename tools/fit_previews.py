@@ -2,7 +2,7 @@
 
 For the built-in model: latents of the sample portrait, shifted in colour and noised, against the frames that
 its own VAE decodes from them, averaged to the latent grid. Least squares with a constant; what share of the
-frames' variance it explains is printed. Writes nodes/host/preview_factors.json.
+frames' variance it explains is printed. Writes nodes/comfy/preview_factors.json.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hallo3.built_in import FOLDER  # noqa: E402
-from hallo3.load import load_models  # noqa: E402
+from hallo3.loading import load_models  # noqa: E402
 from hallo3.media.canvas import fit  # noqa: E402
-from hallo3.media.picture import read_picture  # noqa: E402
-from hallo3.vae.codec import VideoVAE  # noqa: E402
-from hallo3.weights.precision import PRECISIONS  # noqa: E402
+from hallo3.media.image import read_picture  # noqa: E402
+from hallo3.quantization.precision import PRECISIONS  # noqa: E402
+from hallo3.vae.autoencoder import VideoVAE  # noqa: E402
 
-FACTORS = ROOT / "nodes" / "host" / "preview_factors.json"
+FACTORS = ROOT / "nodes" / "comfy" / "preview_factors.json"
 CLIPS, LATENT_FRAMES, NOISE = 24, 5, 0.3
 
 

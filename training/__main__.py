@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measur
 
 import torch
 
-from hallo3.presets import BUILT_IN
+from hallo3.config import BUILT_IN
 
 from . import clips, diffusion, export, hearing, sheets, vae, voices
 

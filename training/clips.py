@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hallo3.audio.encoder import Wav2Vec2, encode_waveform
 from hallo3.config import Hallo3Config
-from hallo3.face.spaces import analyzer_for
+from hallo3.face.registry import analyzer_for
+from hallo3.geometry import SPACE_FACTOR
 from hallo3.media.canvas import drop_pixels
 from hallo3.noise import named_generator
 from hallo3.segments import SILENT, SegmentPlan
-from hallo3.shapes import SPACE_FACTOR
-from hallo3.vae.codec import VideoVAE
+from hallo3.speech.wav2vec2 import Wav2Vec2, encode_waveform
+from hallo3.vae.autoencoder import VideoVAE
 
 from .faces import Pixels
 from .hearing import load_hearing

@@ -14,16 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hallo3.config import Hallo3Config
+from hallo3.config import TEXT_ENCODERS, Hallo3Config
 from hallo3.model.embeddings import rotary_tables
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
-from hallo3.model.trunk import Trunk
+from hallo3.model.layers import Layers
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from hallo3.noise import named_generator
-from hallo3.ops import Layers
-from hallo3.presets import TEXT_ENCODERS
-from hallo3.text.encoder import build_t5
-from hallo3.text.tokenizer import WordTokenizer
+from hallo3.text_encoder import WordTokenizer, build_t5
 
 from .clips import Clips, spread, windows_of
 from .loss import Batch, drawn, velocity_loss

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hallo3.config import Hallo3Config, to_dict
+from hallo3.checkpoints.load import write_weights
+from hallo3.checkpoints.locate import ModelFolder
+from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
 from hallo3.errors import CheckpointError
-from hallo3.presets import SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.text.encoder import untied
-from hallo3.weights.files import write_weights
-from hallo3.weights.places import ModelFolder
+from hallo3.text_encoder import untied
 
 from . import diffusion, vae
 from .hearing import load_hearing

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from behaviour.mouth import SPECTRUM, cut, mouth_of, normalised, spectra
-from hallo3.audio.encoder import Wav2Vec2, _layers, build_wav2vec2, encode_waveform, stretch
+from hallo3.checkpoints.random_weights import random_state
+from hallo3.config import BUILT_IN, BUILT_IN_SPEECH
 from hallo3.noise import named_generator
-from hallo3.presets import BUILT_IN, BUILT_IN_SPEECH
-from hallo3.random_set import random_state
 from hallo3.segments import SegmentPlan, frame_count
+from hallo3.speech.wav2vec2 import Wav2Vec2, _layers, build_wav2vec2, encode_waveform, stretch
 
 from .sounds import Sounds, Waveform, sounds_named
 from .stage import Run

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.sampling.schedule import denoiser_table
 
 

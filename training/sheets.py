@@ -14,8 +14,8 @@ from torch import Tensor
 from behaviour.cases import read_cases
 from behaviour.pixels import at_side
 from behaviour.suite import film
-from hallo3.load import load_models
-from hallo3.weights.precision import PRECISIONS
+from hallo3.loading import load_models
+from hallo3.quantization.precision import PRECISIONS
 
 WIDTH, HEIGHT, MARGIN = 560, 240, 36
 INK, PAPER = (40, 60, 90), (255, 255, 255)

@@ -14,7 +14,7 @@ from PIL import Image
 from behaviour.cases import TRUTH
 from behaviour.mouth import mouth_of
 from behaviour.pixels import at_side, opening
-from hallo3.presets import BUILT_IN
+from hallo3.config import BUILT_IN
 
 from .drawing import draw
 from .faces import Pose, person_named

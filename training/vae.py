@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hallo3.config import VAEConfig
 from hallo3.noise import named_generator
-from hallo3.vae.codec import VideoVAE, build_vae, decode_slices
+from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 
 from .optim import Average, Optimiser
 from .pictures import Pool, render_pool

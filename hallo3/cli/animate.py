@@ -3,34 +3,119 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from argparse import Namespace
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from tqdm import tqdm
 
-from ..cost import Cost, check_disk, cost_of
 from ..errors import InputError
-from ..journal.about import SEGMENTS
-from ..journal.folders import size_of
-from ..journal.job import Job, inherit, open_job
-from ..journal.jobs import put_aside, tidy
-from ..journal.pace import pace_of
-from ..kept import NO_REDO, Redo, redo_named
-from ..media.picture import write_picture
-from ..video_job import job_about, other_machine, state_of
-from .bill import as_dict, bill
-from .checks import check_apart, check_output, check_pictures
+from ..jobs.estimate import Cost, as_dict, bill, check_disk, cost_of, pace_of
+from ..jobs.job import SEGMENTS, Job, inherit, open_job, size_of
+from ..jobs.render import NO_REDO, Redo, VideoJob, job_about, other_machine, redo_named, state_of
+from ..jobs.store import put_aside, tidy
+from ..media.image import write_picture
+from ..media.plots import draw_drift
+from ..pipeline import Progress
+from ..sampling.step_cache import CacheReport
+from .cache_key import key_of_video
 from .jobs import find_parent, print_jobs
-from .known import key_of_video
-from .listen import Ear
-from .request import Request, jobs_folder, read_request
-from .run import Run
+from .renderer import SPEECH, Performer
+from .request import Request, check_apart, check_output, check_pictures, jobs_folder, read_request
+from .speech import Ear
 from .vram import check_vram, planned
+
+
+class Run:
+    """``parent`` is the video that this one goes on from."""
+
+    def __init__(self, request: Request, job: Job, redo: Redo, parent: Job | None) -> None:
+        options = request.options
+        self._request, self._redo, self._after = request, redo, state_of(parent)
+        self._video = VideoJob(
+            jobs=request.jobs,
+            job=job,
+            plan=request.plan,
+            canvas=request.canvas,
+            encoding=request.encoding,
+            recording=options.speech,
+            parent=parent,
+            enlarge=request.enlarge,
+            surroundings=request.surroundings,
+            mark=not options.no_mark,
+            unchanged=request.check_speech,
+        )
+        self._cached = CacheReport()
+        self._output: Path = options.output.resolve()
+        self._so_far = job.folder / f"so_far{self._output.suffix}"
+
+    def render(self) -> int:
+        """Make the whole video; how many segments were rendered for it. What is finished is kept whatever
+        happens."""
+        job, steps = self._video.job, self._request.settings.steps
+        total, todo, drawn = job.about.segments, len(self._video.to_do(self._redo)), 0
+        bar = tqdm(total=todo * steps, unit="step", desc=f"segment 1/{total}", disable=not todo)
+
+        def watch(progress: Progress) -> None:
+            index = total - progress.segments + progress.segment
+            bar.set_description(f"segment {index + 1}/{total}", refresh=False)
+            bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
+            if progress.cache and progress.step == steps:
+                self._cached += progress.cache
+
+        performer = Performer(self._request, job.folder, self._after, watch)
+        made = self._video.make(
+            performer.draw,
+            self._so_far,
+            kind=self._request.kind,
+            redo=self._redo,
+            likeness=performer.likeness,
+        )
+        try:
+            with bar, closing(made):
+                self._write_beside(performer)
+                for kept in made:
+                    drawn += kept.drawn
+            self._video.join(self._output)
+        except BaseException:
+            self._tell_what_is_kept()
+            raise
+        if performer.ran:
+            tqdm.write(f"note: {performer.ran}", sys.stderr)
+        if self._cached.steps:
+            tqdm.write(f"note: {self._cached.text()}", sys.stderr)
+        with suppress(OSError):  # a player may have it open
+            self._so_far.unlink()
+        if self._request.options.chart is not None:
+            config = self._request.config.segment
+            chart = draw_drift(self._video.drifts(), config.new_frames / config.fps)
+            write_picture(chart, self._request.options.chart)
+        shutil.rmtree(job.folder / SPEECH, ignore_errors=True)
+        return drawn
+
+    def _write_beside(self, performer: Performer) -> None:
+        """What is asked for before anything is rendered."""
+        options = self._request.options
+        if options.speech_chart is not None:
+            write_picture(performer.speech_chart(), options.speech_chart)
+        if options.save_identity is not None:
+            performer.save_identity(options.save_identity)
+
+    def _tell_what_is_kept(self) -> None:
+        total = self._video.job.about.segments
+        with suppress(OSError):  # the error that stopped the run is the one to be told
+            done = self._video.job.done
+            there = f"; the video so far is {self._so_far}" if self._so_far.exists() else ""
+            again = "the same command" + " without --fresh" * self._request.options.fresh
+            text = f"{done} of {total} segments are kept, {again} goes on from there{there}"
+            if done:
+                tqdm.write(f"note: {text}", sys.stderr)
 
 
 def run_animate(options: Namespace) -> None:

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoints.component import StoredPart, find_parts
+from ..checkpoints.component_config import check_fit, config_of, read_json
+from ..checkpoints.convert import UNFINISHED, recipe, write_recipe
+from ..checkpoints.load import read_config
+from ..checkpoints.locate import PLACES, ModelFolder, destination
+from ..checkpoints.source import Source, open_source
+from ..checkpoints.verify import Examined, unwatched
+from ..config import ARE, PARTS
 from ..errors import CheckpointError, InputError, clean
-from ..parts import ARE, PARTS
-from ..stored import check_fit, config_of, read_json
-from ..weights.convert import recipe
-from ..weights.examine import Examined, unwatched
-from ..weights.files import read_config
-from ..weights.journal import UNFINISHED, write_recipe
-from ..weights.part import StoredPart, find_parts
-from ..weights.places import PLACES, ModelFolder, destination
-from ..weights.precision import PRECISIONS, Precision, precision_named
-from ..weights.source import Source, open_source
-from .bars import bytes_bar
-from .memory import remembered
+from ..quantization.precision import PRECISIONS, Precision, precision_named
+from .progress import bytes_bar, remembered
 
 TOKENIZER = (
     "spiece.model",

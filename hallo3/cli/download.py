@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from ..checkpoints.inspect import human
+from ..checkpoints.locate import PAGE, RELEASE, REPOSITORY
+from ..config import PARTS
 from ..errors import CheckpointError, DependencyError, OutputError
-from ..inspection import human
-from ..parts import PARTS
-from ..release import PAGE, RELEASE, REPOSITORY
 
 NOTES = "hallo3-download.json"
 """What was downloaded, from which revision: a later call goes on with the same one."""

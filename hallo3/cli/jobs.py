@@ -6,12 +6,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..cost import duration, size
 from ..errors import InputError, OutputError
-from ..journal.about import CONTENT, About
-from ..journal.folders import folder_of
-from ..journal.jobs import KEEP_FINISHED, KEEP_UNFINISHED, Listed, clear, list_jobs
-from ..journal.key import content_of
+from ..jobs.estimate import duration, size
+from ..jobs.job import CONTENT, About, folder_of
+from ..jobs.store import KEEP_FINISHED, KEEP_UNFINISHED, Listed, clear, list_jobs
+from ..storage.hashing import content_of
 from .request import JOBS
 
 

@@ -15,17 +15,17 @@ from typing import TextIO
 from tqdm import tqdm
 
 from ..errors import Hallo3Error, InputError, is_short_of_memory
-from .arguments import parser
+from .args import parser
 
 DONE, FAILED, REFUSED = 0, 1, 2
 COMMANDS = {
     "animate": ("animate", "run_animate"),
     "convert": ("convert", "run_convert"),
-    "doctor": ("look", "run_doctor"),
+    "doctor": ("inspect", "run_doctor"),
     "download": ("download", "run_download"),
     "jobs": ("jobs", "run_jobs"),
-    "inspect": ("look", "run_inspect"),
-    "tiny": ("tiny", "make_tiny"),
+    "inspect": ("inspect", "run_inspect"),
+    "tiny": ("inspect", "make_tiny"),
 }
 
 

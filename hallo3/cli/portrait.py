@@ -9,20 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ..boxes import PixelBox
+from ..checkpoints.locate import ModelFolder
 from ..config import Hallo3Config
 from ..errors import InputError
-from ..face.choosing import Choice
-from ..face.chosen import analyze_chosen
-from ..face.spaces import analyzer_for
-from ..fingerprint import fingerprint_in
+from ..face.registry import analyze_chosen, analyzer_for
+from ..face.selection import Choice
+from ..geometry import PixelBox
 from ..identity import Identity, Portrait, frame_portrait
-from ..identity_file import check_made_for, read_identity
-from ..journal.key import digest
+from ..identity_file import check_made_for, fingerprint_in, read_identity
 from ..media.canvas import Canvas
-from ..media.picture import read_picture
-from ..media.surroundings import Surroundings
-from ..weights.places import ModelFolder
+from ..media.image import read_picture
+from ..media.paste_back import Surroundings
+from ..storage.hashing import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,17 +9,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ..checkpoints.component_config import part
+from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..errors import CheckpointError, InputError
-from ..kernels.choice import kernels_named
-from ..memory.host import available_bytes, free_bytes, keep_under, total_bytes
-from ..memory.plan import GB, MemoryPlan, plan_memory
-from ..memory.sizes import sizes_of
-from ..memory.stages import Demand
-from ..presets import SPEECH_ENCODERS, TEXT_ENCODERS
-from ..stored import part
-from ..weights.precision import PRECISIONS
+from ..model.kernels.select import kernels_named
+from ..offload.budget import GB, MemoryPlan, plan_memory
+from ..offload.estimate import Demand, sizes_of
+from ..offload.system_memory import available_bytes, free_bytes, keep_under, total_bytes
+from ..quantization.precision import PRECISIONS
+from .args import AUTO_VRAM
 from .request import Request
-from .vram_option import AUTO_VRAM
 
 
 def planned(request: Request) -> Request:

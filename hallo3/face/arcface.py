@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FaceError
-from ..onnxfile.network import Expected, Network, open_network
-from .antelope import ANTELOPE
+from ..onnx_model import Expected, Network, open_network
+from .scrfd import ANTELOPE
 
 FILE = "glintr100.onnx"
 SPACE = "arcface-glintr100"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .analysis import Face
+from .analyzer import Face
 
 SIDE = 64
 """Pixels a side of the picture that is searched."""

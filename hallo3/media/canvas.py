@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..shapes import VideoShape
+from ..geometry import VideoShape
 
 LONGEST = 5
 """Canvases that a strip may be long; what is left out would be cut off either way."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..boxes import PixelBox
 from ..errors import InputError
-from ..shapes import VideoShape
+from ..geometry import PixelBox, VideoShape
 from .canvas import cover_size
 
 FRAMINGS = ("auto", "original", "face")

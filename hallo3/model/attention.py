@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TrunkConfig
-from ..kernels.plain import merge_heads, split_heads
-from ..ops import Layers
 from .embeddings import Rotary
+from .kernels.eager import merge_heads, split_heads
+from .layers import Layers
 
 QK_EPS = 1e-6
 

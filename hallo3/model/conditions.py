@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops import OnAccess
 from .attention import KV, FoldedKV
-from .blocks import BlockConditions
+from .blocks import BlockConditions, Modulation
 from .embeddings import Rotary
-from .modulation import Modulation
+from .layers import OnAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

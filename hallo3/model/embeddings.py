@@ -13,9 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import TrunkConfig
-from ..ops import Layers
-from ..shapes import PATCH, LatentShape, expect
+from ..config import AudioConfig, FaceConfig, TrunkConfig
+from ..geometry import PATCH, LatentShape, expect
+from .layers import Layers
 
 
 class PatchEmbed(nn.Module):
@@ -125,3 +125,51 @@ def rotary_tables(config: TrunkConfig, grid: LatentShape, text_tokens: int = 0) 
     angles = torch.cat(axes, dim=-1).reshape(grid.tokens, config.head_dim)
     angles = F.pad(angles, (0, 0, text_tokens, 0))
     return Rotary(angles.cos(), angles.sin(), grid.tokens_per_frame, text_tokens)
+
+
+PROJECTION_EPS = 1e-5
+
+
+class AudioProjection(nn.Module):
+    """One window a video frame in, one group of audio tokens a latent frame out.
+
+    Quirks kept: both temporal reductions share one convolution; an odd count keeps its first frame
+    unmixed (golden ``audio_proj_frame_counts``).
+    """
+
+    def __init__(self, config: AudioConfig, layers: Layers) -> None:
+        super().__init__()
+        flat = config.tokens * config.token_dim
+        self.proj1 = layers.linear(config.window * config.layers * config.channels, config.hidden)
+        self.proj2 = layers.linear(config.hidden, config.hidden)
+        self.proj3 = layers.linear(config.hidden, flat)
+        self.conv1 = layers.conv1d(flat, flat, 2)
+        self.norm = layers.norm(config.token_dim, PROJECTION_EPS)
+        self.tokens = config.tokens
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """[B, F, window, layers, channels] -> [B, T, tokens, token_dim], T latent frames for F frames."""
+        x = F.relu(self.proj1(windows.flatten(2)))
+        x = self.proj3(F.relu(self.proj2(x)))
+        x = self._halve(self._halve(x))
+        return self.norm(x.unflatten(-1, (self.tokens, -1)))
+
+    def _halve(self, x: Tensor) -> Tensor:
+        odd = x.shape[1] % 2
+        first, rest = x[:, :odd], x[:, odd:]
+        if rest.shape[1] == 0:
+            return first
+        return torch.cat((first, self.conv1(rest.transpose(1, 2)).transpose(1, 2)), dim=1)
+
+
+class FaceProjection(nn.Module):
+    """A face embedding [B, embedding_dim] -> face tokens [B, tokens, token_dim]."""
+
+    def __init__(self, config: FaceConfig, layers: Layers) -> None:
+        super().__init__()
+        self.proj = layers.linear(config.embedding_dim, config.tokens * config.token_dim)
+        self.norm = layers.norm(config.token_dim, PROJECTION_EPS)
+        self.tokens = config.tokens
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.norm(self.proj(embedding).unflatten(-1, (self.tokens, -1)))

@@ -5,22 +5,112 @@ B batch, C latent channels, T latent frames, F video frames, R reference tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..config import Hallo3Config
-from ..ops import Layers, OnAccess
-from ..shapes import LatentShape
+from ..config import Hallo3Config, TrunkConfig
+from ..geometry import PATCH, LatentShape, expect
 from .attention import KV
-from .blocks import Hallo3Block
+from .blocks import BLOCK_EPS, AdaLayerNorm, Block, CogVideoXBlock, Hallo3Block, Modulation
 from .conditions import Conditions, RunConditions
-from .embeddings import rotary_tables
-from .modulation import Modulation
-from .projections import AudioProjection, FaceProjection
-from .trunk import Trunk
+from .embeddings import AudioProjection, FaceProjection, PatchEmbed, TimestepEmbedding, rotary_tables, unpatch
+from .layers import Layers, OnAccess
+
+
+class Trunk(nn.Module):
+    """CogVideoX-5B image-to-video around a list of blocks. Parameter names are diffusers'."""
+
+    def __init__(
+        self, config: TrunkConfig, latent: LatentShape, blocks: Iterable[Block], layers: Layers
+    ) -> None:
+        super().__init__()
+        self.config, self.latent = config, latent
+        self.patch_embed = PatchEmbed(config, latent, layers)
+        self.time_embedding = TimestepEmbedding(config, layers)
+        self.transformer_blocks = nn.ModuleList(blocks)
+        self.norm_final = layers.norm(config.width, BLOCK_EPS)
+        self.norm_out = AdaLayerNorm(config, layers)
+        self.proj_out = layers.linear(config.width, PATCH * PATCH * config.latent_channels)
+
+    def modulate(self, timesteps: Tensor, like: Tensor, *, on_access: bool = False) -> Modulation:
+        """What S timesteps do to every block and to the head, in ``like``'s type.
+
+        ``on_access`` leaves each block's part to the moment it is read. Timesteps may be fractional.
+        """
+        time = self.time_embedding(timesteps.to(like.device), like.dtype)
+        blocks = OnAccess(lambda index: self._block(index).modulation(time), len(self.transformer_blocks))
+        return Modulation(blocks if on_access else tuple(blocks), self.norm_out.modulation(time))
+
+    def embed(self, latents: Tensor, image_latents: Tensor) -> Tensor:
+        """Video tokens [B, N, D] of latents [B, C, T, H, W]; ``ShapeError`` if they are off the grid."""
+        channels, grid = self.config.latent_channels, self.latent
+        wanted = (None, channels, None, grid.height, grid.width)
+        expect(tuple(latents.shape), wanted, "The latent video")
+        expect(tuple(image_latents.shape), tuple(latents.shape), "The image latents")
+        return self.patch_embed.video(latents, image_latents)
+
+    def head(self, video: Tensor, modulation: Tensor) -> Tensor:
+        """Video tokens -> prediction [B, C, T, H, W]: two LayerNorms in a row, eps 1e-5 and 1e-6."""
+        grid = self.latent._replace(frames=video.shape[1] // self.latent.tokens_per_frame)
+        return unpatch(self.proj_out(self.norm_out(self.norm_final(video), modulation)), grid)
+
+    def _block(self, index: int) -> Block:
+        return cast(Block, self.transformer_blocks[index])
+
+
+class ReferenceNetwork(Trunk):
+    """A second CogVideoX with its own weights, read from the inside (facts 4)."""
+
+    def __init__(self, config: TrunkConfig, latent: LatentShape, layers: Layers) -> None:
+        blocks = (CogVideoXBlock(config, layers) for _ in range(config.layers))
+        super().__init__(config, latent, blocks, layers)
+
+    def features(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Portrait latents [B, C, 1, H, W] -> per block [B, R, D]: the video tokens as they enter its
+        attention, normed and modulated at t = 0.
+
+        The latents are concatenated with themselves; the text is zeros at inference, the caption in
+        training. What follows the last tensor is never computed. Golden ``ref_net_forward``.
+        """
+        still = self.modulate(torch.zeros(1), latents)
+        tokens = self._tokens(latents, latents, self._text(latents, prompt_embeds), still)
+        found: list[Tensor] = []
+        for index, (video, _) in enumerate(islice(tokens, self.config.layers)):
+            norm1 = self._block(index).norm1
+            found.append(norm1.video(video, still.blocks[index].attention))
+        return tuple(found)
+
+    def forward(
+        self, latents: Tensor, image_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None = None
+    ) -> Tensor:
+        """The network as plain CogVideoX: prediction [B, C, T, H, W] (golden ``backbone_forward_13f``)."""
+        modulation = self.modulate(timesteps, latents)
+        text = self._text(latents, prompt_embeds)
+        *_, (video, _) = self._tokens(latents, image_latents, text, modulation)
+        return self.head(video, modulation.head)
+
+    def _text(self, latents: Tensor, prompt_embeds: Tensor | None) -> Tensor:
+        if prompt_embeds is None:
+            shape = len(latents), self.config.text_tokens, self.config.text_dim
+            prompt_embeds = latents.new_zeros(shape)
+        return self.patch_embed.text(prompt_embeds)
+
+    def _tokens(
+        self, latents: Tensor, image_latents: Tensor, text: Tensor, modulation: Modulation
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Video and text tokens before the first block and after each."""
+        grid = self.latent._replace(frames=latents.shape[2])
+        rotary = rotary_tables(self.config, grid, text.shape[1]).to(latents)
+        video = self.embed(latents, image_latents)
+        yield video, text
+        for block, m in zip(self.transformer_blocks, modulation.blocks, strict=True):
+            video, text = cast(CogVideoXBlock, block)(video, text, m, rotary)
+            yield video, text
+
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .denoiser import Denoise
+from .samplers import Denoise
 from .schedule import Step
 
 FIRST = 3

@@ -18,12 +18,12 @@ from behaviour.cases import Case, read_cases
 from behaviour.figures import Figures, figures, summary
 from behaviour.suite import film, identity_of, judged, silence_ratio, spoken_on
 from hallo3.built_in import FOLDER
+from hallo3.checkpoints.random_weights import SIZES, write_random_set
+from hallo3.config import BUILT_IN
 from hallo3.identity import Identity
-from hallo3.load import load_models
+from hallo3.loading import load_models
 from hallo3.models import Models
-from hallo3.presets import BUILT_IN
-from hallo3.random_set import SIZES, write_random_set
-from hallo3.weights.precision import PRECISIONS
+from hallo3.quantization.precision import PRECISIONS
 
 WORST_PATCH = 15
 """Mean over clips of the patch farthest off in colour, in 255ths: 5 for the model, 26 when it has another

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from behaviour.mouth import Mouth, mouth_of
-from hallo3.audio.encoder import normalise
+from hallo3.speech.wav2vec2 import normalise
 
 PER_FRAME = 640
 FRAMES = 50

@@ -11,10 +11,10 @@ import pytest
 from benchmarks.ceilings import CEILINGS
 from benchmarks.rehearsal import full_size
 from conftest import REPOSITORY
-from hallo3.memory.plan import GB, MemoryPlan, plan_memory
-from hallo3.memory.stages import Demand
-from hallo3.presets import HALLO3
-from hallo3.weights.precision import PRECISIONS
+from hallo3.config import HALLO3
+from hallo3.offload.budget import GB, MemoryPlan, plan_memory
+from hallo3.offload.estimate import Demand
+from hallo3.quantization.precision import PRECISIONS
 
 ROW = re.compile(r"^\| (\d+) GB \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 ALL = {"sequential": "all", "batched": "all, both branches at once"}

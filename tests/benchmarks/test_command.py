@@ -15,8 +15,8 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import report
 from conftest import REPOSITORY
-from hallo3.media.picture import read_picture
-from hallo3.presets import TINY
+from hallo3.config import TINY
+from hallo3.media.image import read_picture
 
 FIGURES = {"device", "torch", "python", "hallo3", "threads"}
 COUNTS = {"operations", "bytes", "peak"}

@@ -15,8 +15,8 @@ from benchmarks.drift_ways import Way, chosen, ways
 from conftest import REPOSITORY
 from hallo3.built_in import FOLDER
 from hallo3.errors import InputError
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import Settings
-from hallo3.weights.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 FIFTY = Way(

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.goals import GOALS, judged, segment_seconds
 from benchmarks.rehearsal import full_size
-from hallo3.memory.plan import GB, plan_memory
-from hallo3.memory.stages import Demand
-from hallo3.weights.precision import PRECISIONS
+from hallo3.offload.budget import GB, plan_memory
+from hallo3.offload.estimate import Demand
+from hallo3.quantization.precision import PRECISIONS
 
 H200 = {"device": "NVIDIA H200", "cuda": "12.8"}
 

@@ -13,8 +13,8 @@ from benchmarks import length
 from benchmarks.__main__ import main
 from benchmarks.length import STRAIGHT, fitted, hour_of_segments, write_speech
 from benchmarks.length_chart import draw_length
-from hallo3.media.sound import read_recording
-from hallo3.presets import NANO
+from hallo3.config import NANO
+from hallo3.media.audio import read_recording
 from hallo3.segments import plan_segments
 
 X = (4, 16, 60, 240)

@@ -16,15 +16,14 @@ from benchmarks.networks import Inputs, Networks, Place, original_decode, place_
 from benchmarks.rates import fastest_exact
 from benchmarks.streamed import measured, plan_under, reckoned, under_ceilings
 from benchmarks.timing import Clock
+from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
-from hallo3.kernels.choice import Chosen, kernels_named
-from hallo3.kernels.plain import PLAIN
-from hallo3.memory.sizes import sizes_of
-from hallo3.memory.stages import DEVICE, MEMORY, Arrangement
 from hallo3.model.guidance import PASSES
-from hallo3.ops import sdpa
-from hallo3.presets import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.weights.precision import PRECISIONS
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.select import Chosen, kernels_named
+from hallo3.model.layers import sdpa
+from hallo3.offload.estimate import DEVICE, MEMORY, Arrangement, sizes_of
+from hallo3.quantization.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 ONCE = Clock(device=CPU, count=1, warm=0)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from going_on import frames_of
-from hallo3.approximations import APPROXIMATIONS, UNTESTED
 from hallo3.cli import request
-from hallo3.cli.arguments import parser
-from hallo3.cli.known import key_of_video
+from hallo3.cli.args import parser
+from hallo3.cli.cache_key import key_of_video
 from hallo3.cli.main import main
 from hallo3.cli.request import read_request
-from sounds import RATE, tone, write_wav
+from hallo3.settings import APPROXIMATIONS, UNTESTED
+from support.audio_samples import RATE, tone, write_wav
+from support.resume_runs import frames_of
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_facts_of_a_job_without_any_are_what_they_were(
 ) -> None:
     """Jobs that were begun before there were approximations are still gone on with."""
     facts: dict[str, object] = {}
-    monkeypatch.setattr("hallo3.cli.known.key_of", lambda found: facts.update(found) or "key")
+    monkeypatch.setattr("hallo3.cli.cache_key.key_of", lambda found: facts.update(found) or "key")
     key_of_video(read_request(options_of(words)), "")
     assert not {"guidance interval", "step cache"} & facts.keys()
     assert facts["numerics"] == 1

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from going_on import inputs_in, run
-from hallo3 import backends, load
-from hallo3.backends import BACKENDS
+from hallo3 import attention as backends
+from hallo3 import loading as load
+from hallo3.attention import BACKENDS
 from hallo3.built_in import FOLDER
-from hallo3.cli.arguments import parser
-from hallo3.cli.known import key_of_video
+from hallo3.cli.args import parser
+from hallo3.cli.cache_key import key_of_video
 from hallo3.cli.main import main
 from hallo3.cli.request import Request, read_request
-from sounds import tone, write_wav
+from support.audio_samples import tone, write_wav
+from support.resume_runs import inputs_in, run
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3 import load
+from hallo3 import loading as load
 from hallo3.built_in import FOLDER
 from hallo3.cli.main import main
-from sounds import RATE, tone, write_wav
+from support.audio_samples import RATE, tone, write_wav
 
 ABOUT = "note: the built-in model has learned drawn faces only, not photographs.\n"
 RAN = "note: attention by torch, flash; plain kernels\n"

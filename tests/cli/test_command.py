@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from going_on import frames_of
-from hallo3 import load
+from hallo3 import loading as load
 from hallo3.cli.main import main
-from sounds import RATE, tone, write_wav
+from support.audio_samples import RATE, tone, write_wav
+from support.resume_runs import frames_of
 
 
 @pytest.fixture
@@ -202,14 +202,14 @@ def test_an_unexpected_error_is_one_and_has_no_traceback(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("bit rot\nin detail")
 
-    monkeypatch.setattr("hallo3.cli.perform.load_models", broken)
+    monkeypatch.setattr("hallo3.cli.renderer.load_models", broken)
     assert run(inputs) == 1
     err = capsys.readouterr().err
     assert "RuntimeError: bit rot" in err
     assert "Traceback" not in err
     assert run(inputs, "--traceback") == 1
     assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setattr("hallo3.cli.perform.load_models", interrupted)
+    monkeypatch.setattr("hallo3.cli.renderer.load_models", interrupted)
     assert run(inputs) == 1
     assert capsys.readouterr().err.endswith("Stopped.\n")
 

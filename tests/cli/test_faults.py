@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from going_on import before, before_segment, drawn_in, inputs_in, run
-from hallo3 import video_job
-from hallo3.cli.listen import Ear
-from hallo3.media.joined import Joined
-from kills import committed, notes
-from mounts import PAGE, Disk, read_only, small_disk
+from hallo3.cli.speech import Ear
+from hallo3.jobs import render as video_job
+from hallo3.media.mux import Joined
+from support.kill_process import committed, notes
+from support.resume_runs import before, before_segment, drawn_in, inputs_in, run
+from support.small_disk import PAGE, Disk, read_only, small_disk
 
 ENOUGH = 260 << 10
 """Bytes, for what is missing when one segment is finished, but not for the whole video."""

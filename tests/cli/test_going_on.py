@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from going_on import drawn_in, inputs_in, packets, run, stopped_at
-from hallo3.cli import perform
+from hallo3.cli import renderer as perform
 from hallo3.cli.main import main
-from sounds import tone, write_wav
+from support.audio_samples import tone, write_wav
+from support.resume_runs import drawn_in, inputs_in, packets, run, stopped_at
 
 
 @pytest.fixture

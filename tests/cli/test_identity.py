@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from going_on import frames_of, run
-from hallo3 import backends
-from hallo3.backends import Backend
+from hallo3 import attention as backends
+from hallo3.attention import Backend
+from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.identity import Made
 from hallo3.identity_file import read_identity
-from hallo3.ops import sdpa
-from hallo3.random_set import write_random_set
-from sounds import tone, write_wav
+from hallo3.model.layers import sdpa
+from support.audio_samples import tone, write_wav
+from support.resume_runs import frames_of, run
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from cli.test_attention import frames_in, inputs, request_of
-from going_on import run
-from hallo3.cli import perform, vram
-from hallo3.cli.known import key_of_video
-from hallo3.kernels.choice import Chosen
-from hallo3.kernels.plain import PLAIN
+from hallo3.cli import renderer as perform
+from hallo3.cli import vram
+from hallo3.cli.cache_key import key_of_video
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.select import Chosen
+from support.resume_runs import run
 
 __all__ = ["inputs"]
 

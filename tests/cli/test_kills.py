@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import REPOSITORY
-from sounds import tone, write_wav
+from support.audio_samples import tone, write_wav
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs fork")
@@ -22,9 +22,14 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, nano_folder: Path) -> None:
     write_wav(tmp_path / "s.wav", tone(16000, 2.9), 16000)
     inputs = [str(nano_folder), str(tmp_path / "p.png"), str(tmp_path / "s.wav"), str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tests" / "kills.py"), *inputs, "20", "1"],
+        [sys.executable, str(REPOSITORY / "tests" / "support" / "kill_process.py"), *inputs, "20", "1"],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=300,

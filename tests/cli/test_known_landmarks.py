@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hallo3.cli import known
+from hallo3.cli import cache_key as known
 from hallo3.config import FaceConfig
-from hallo3.face.mediapipe_landmarks import FILE
-from mediapipe_stand_in import installed, task
+from hallo3.face.mediapipe import FILE
+from support.fake_mediapipe import installed, task
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from going_on import frames_of, inputs_in, packets, run, stopped_at
-from hallo3 import listening
-from hallo3.audio.windowed import Windows
-from hallo3.media import long_sound
-from hallo3.media.sound import Recording
+from hallo3.media import audio as long_sound
+from hallo3.media.audio import Recording
 from hallo3.segments import SegmentPlan
-from sounds import tone, write_wav
+from hallo3.speech import preprocess as listening
+from hallo3.speech.features import Windows
+from support.audio_samples import tone, write_wav
+from support.resume_runs import frames_of, inputs_in, packets, run, stopped_at
 
 
 @pytest.fixture

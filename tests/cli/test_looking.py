@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from hallo3 import doctor
+from hallo3.checkpoints.component_config import RELEASED, empty
+from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
-from hallo3.release import RELEASE
-from hallo3.stored import RELEASED, empty
-from hallo3.text.encoder import untied
-from hallo3.weights.places import ModelFolder
-from hallo3.weights.precision import PRECISIONS
+from hallo3.quantization.precision import PRECISIONS
+from hallo3.text_encoder import untied
 
 GB = 1_000_000_000
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from going_on import drawn_in, inputs_in, run, stopped_at
+from support.resume_runs import drawn_in, inputs_in, run, stopped_at
 
 
 @pytest.fixture

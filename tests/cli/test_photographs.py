@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import onnx_files
-from going_on import frames_of, run
-from hallo3 import random_set
-from hallo3.config import FaceConfig
-from hallo3.face import arcface, detector
-from hallo3.presets import NANO
-from sounds import tone, write_wav
+from hallo3.checkpoints import random_weights as random_set
+from hallo3.config import NANO, FaceConfig
+from hallo3.face import arcface
+from hallo3.face import scrfd as detector
+from support import onnx_builder as onnx_files
+from support.audio_samples import tone, write_wav
+from support.resume_runs import frames_of, run
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from going_on import inputs_in, run
-from hallo3 import doctor, load
+from hallo3 import doctor
+from hallo3 import loading as load
 from hallo3.built_in import FOLDER
 from hallo3.cli.main import main
+from support.resume_runs import inputs_in, run
 
 GB = 1_000_000_000
 APPROXIMATE = "8-bit products; untested on real weights"

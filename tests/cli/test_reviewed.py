@@ -10,12 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from going_on import before, before_segment, drawn_in, frames_of, inputs_in, packets, run, stopped_at
-from hallo3 import video_job
-from hallo3.cli import listen, perform
+from hallo3.cli import renderer as perform
+from hallo3.cli import speech as listen
 from hallo3.cli.main import main
-from hallo3.media.encoding import CODECS
-from sounds import tone, write_wav
+from hallo3.jobs import render as video_job
+from hallo3.media.video import CODECS
+from support.audio_samples import tone, write_wav
+from support.resume_runs import (
+    before,
+    before_segment,
+    drawn_in,
+    frames_of,
+    inputs_in,
+    packets,
+    run,
+    stopped_at,
+)
 
 
 @pytest.fixture

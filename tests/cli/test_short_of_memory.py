@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from going_on import drawn_in, inputs_in, run
-from hallo3 import video_job
-from hallo3.cli import listen, perform
-from hallo3.media.joined import Joined
-from hallo3.stages import Stages
-from kills import committed, notes
+from hallo3.cli import renderer as perform
+from hallo3.cli import speech as listen
+from hallo3.jobs import render as video_job
+from hallo3.media.mux import Joined
+from hallo3.pipeline import Stages
+from support.kill_process import committed, notes
+from support.resume_runs import drawn_in, inputs_in, run
 
 ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import onnx_files
-from going_on import frames_of, run
-from hallo3.audio.vocals import FILE
-from sounds import tone, write_wav
+from hallo3.speech.vocals import FILE
+from support import onnx_builder as onnx_files
+from support.audio_samples import tone, write_wav
+from support.resume_runs import frames_of, run
 
 
 @pytest.fixture

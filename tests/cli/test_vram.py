@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from hallo3.cli import animate, perform, vram
-from hallo3.cli.arguments import parser
+from hallo3 import doctor as under
+from hallo3.cli import animate, vram
+from hallo3.cli import renderer as perform
+from hallo3.cli.args import parser
 from hallo3.cli.main import main
 from hallo3.cli.request import Request, read_request
 from hallo3.errors import InputError
-from hallo3.kernels.choice import Chosen
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN
-from hallo3.memory import ceilings as under
-from hallo3.memory.plan import CONTEXT, GB
-from hallo3.memory.stages import DEVICE
-from sounds import RATE, tone, write_wav
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.fused import FUSED
+from hallo3.model.kernels.select import Chosen
+from hallo3.offload.budget import CONTEXT, GB
+from hallo3.offload.estimate import DEVICE
+from support.audio_samples import RATE, tone, write_wav
 
 
 @pytest.fixture

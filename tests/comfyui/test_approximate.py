@@ -35,7 +35,7 @@ class Started:
             return attention_pytorch(*given, **rest)
 
         attend.__name__ = name
-        self._patch.setattr(self._stages.host.module("nodes.host.transformer"), "optimized_attention", attend)
+        self._patch.setattr(self._stages.host.module("nodes.comfy.model"), "optimized_attention", attend)
 
     def fast(self, value: Any) -> None:
         import comfy.cli_args
@@ -44,7 +44,7 @@ class Started:
 
     @property
     def approximations(self) -> tuple[str, ...]:
-        return self._stages.host.module("nodes.host.approximate").approximations()
+        return self._stages.host.module("nodes.comfy.model").approximations()
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_attention_that_is_not_known_to_be_exact_is_told(started: Started, na
 def test_the_names_are_those_that_comfyui_has(stages: Stages) -> None:
     from comfy.ldm.modules import attention
 
-    known = stages.host.module("nodes.host.approximate").EXACT
+    known = stages.host.module("nodes.comfy.model").EXACT
     assert all(callable(getattr(attention, name)) for name in known)
     there = {name for name in dir(attention) if name.startswith("attention") and "sage" not in name}
     assert {name for name in there if name.count("int8") == 0 and callable(getattr(attention, name))} == set(
@@ -100,16 +100,16 @@ def test_the_values_are_those_that_comfyui_has() -> None:
 
 def extrapolation(stages: Stages, sampler: Any = None) -> Any:
     """A video of a workflow that is always the same."""
-    sampling = stages.host.module("nodes.host.sampling")
+    sampling = stages.host.module("nodes.comfy.sampling")
     graph = SimpleNamespace(hash_of=lambda *_: "workflow", texts=())
-    return stages.host.module("nodes.extrapolation").Extrapolation(
+    return stages.host.module("nodes.extrapolate").Extrapolation(
         sampling=sampling.Sampling(stages.model, 4, 1.0, sampler=sampler),
         vae=stages.vae,
         identity=stages.identity,
         socket=stages.speech,
         seed=5,
         motion_drop=0.1,
-        encoding=stages.host.module("nodes.extrapolation").encoding_of("h264", -1),
+        encoding=stages.host.module("nodes.extrapolate").encoding_of("h264", -1),
         mark=True,
         paste_back=False,
         graph=graph,
@@ -121,7 +121,7 @@ def extrapolation(stages: Stages, sampler: Any = None) -> Any:
 def facts(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """By what its job is known."""
     found: dict[str, Any] = {}
-    module = stages.host.module("nodes.extrapolation")
+    module = stages.host.module("nodes.extrapolate")
     real = module.key_of
     with monkeypatch.context() as patch:
         patch.setattr(module, "key_of", lambda given: found.update(given) or real(given))
@@ -164,7 +164,7 @@ def test_runs_with_a_step_cache_take_another_time(stages: Stages) -> None:
 
 
 def test_a_step_cache_is_bounded_without_a_word(stages: Stages) -> None:
-    original = stages.host.module("nodes.host.original")
+    original = stages.host.module("nodes.comfy.sampling")
     bound = stages.host.module("hallo3.settings").CACHE_BOUND
     assert bound > 0
     made = original.original_sampler("dpmpp_2m", 0.1)
@@ -192,7 +192,7 @@ def test_an_identity_says_what_it_was_made_by(
     for name in ("input", "output"):
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
     given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
-    names = stages.host.module("nodes.host.identities").identities
+    names = stages.host.module("nodes.comfy.faces").identities
 
     def kept(prefix: str) -> str:
         identity = stages.run("Hallo3IdentityReference", **given)[0]

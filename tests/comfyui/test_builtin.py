@@ -93,7 +93,7 @@ def test_what_the_package_warns_of_is_logged_every_time(
 
 
 def test_other_warnings_are_left_alone(stages: Stages) -> None:
-    shown = stages.host.module("nodes.host.said").warnings_shown
+    shown = stages.host.module("nodes.comfy.progress").warnings_shown
     with pytest.warns(DeprecationWarning, match="old"), shown():
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 

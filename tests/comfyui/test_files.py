@@ -13,16 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import hostile
 from comfyui.prompts import simple
 from comfyui.server import Server
 from comfyui.stages import Stages, difference
 from hallo3.built_in import FOLDER
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.load import read_state
 from hallo3.cli.main import main
-from hallo3.config import to_dict
-from hallo3.presets import BUILT_IN
-from hallo3.weights import maps
-from hallo3.weights.files import read_state
+from hallo3.config import BUILT_IN, to_dict
+from support import hostile_pickles as hostile
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_files_of_the_built_in_model_give_its_video(server: Server, folder: Path
 
 def test_a_converted_fp8_file_is_one_of_comfyuis_quantised_models(stages: Stages, tmp_path: Path) -> None:
     assert main(["convert", str(FOLDER), str(tmp_path), "--dtype", "fp8", "--part", "transformer"]) == 0
-    model = stages.host.module("nodes.host.loading").load_model(tmp_path / "transformer.safetensors")
+    model = stages.host.module("nodes.comfy.loading").load_model(tmp_path / "transformer.safetensors")
     found = stages.ksampled("euler", "simple", model=model)
     plain = stages.ksampled("euler", "simple")
     assert 0 < float((found - plain).std() / plain.std()) < 0.2
@@ -139,14 +138,14 @@ def test_other_files_are_refused(server: Server, folder: Path, transformer: str,
 @pytest.mark.parametrize("naming", ["the original's", "ComfyUI's"])
 def test_weights_in_other_names_and_half_precision(stages: Stages, tmp_path: Path, naming: str) -> None:
     """The original's names, or ours behind the prefix with which ComfyUI saves a MODEL."""
-    maps = stages.host.module("hallo3.weights.maps")
+    maps = stages.host.module("hallo3.checkpoints.keymaps")
     state = read_state(FOLDER / "transformer.safetensors", torch.float32)
     theirs = maps.TRANSFORMER.to_original(state) if naming == "the original's" else state
     named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
     config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
     header = {"hallo3": json.dumps({"part": "transformer", "config": config})}
     save_file(named, tmp_path / "theirs.safetensors", metadata=header)
-    model = stages.host.module("nodes.host.loading").load_model(tmp_path / "theirs.safetensors")
+    model = stages.host.module("nodes.comfy.loading").load_model(tmp_path / "theirs.safetensors")
     found = stages.ksampled("euler", "simple", model=model)
     plain = stages.ksampled("euler", "simple")
     assert 0 < float((found - plain).std() / plain.std()) < 0.05

@@ -15,8 +15,8 @@ from comfyui.host import Host
 from comfyui.stages import difference
 from golden_checks import networks
 from golden_checks.directory import Golden, read_golden, swap
+from hallo3.checkpoints import keymaps as maps
 from hallo3.config import to_dict
-from hallo3.weights import maps
 
 GOLDENS = Path(__file__).resolve().parents[1] / "golden"
 
@@ -41,7 +41,7 @@ def identity(host: Host, golden: Golden, count: int) -> Any:
 def test_the_model_gives_the_golden(host: Host, tmp_path: Path, name: str) -> None:
     golden = read_golden(GOLDENS / f"{name}.json")
     path = written(tmp_path, golden, "transformer", networks.TRANSFORMER, maps.TRANSFORMER_PREFIX)
-    patcher = host.module("nodes.host.loading").load_model(path)
+    patcher = host.module("nodes.comfy.loading").load_model(path)
     wanted = swap(golden["out.final"])
     branches = len(wanted)
 
@@ -68,7 +68,7 @@ def test_the_reference_network_gives_the_golden(host: Host, tmp_path: Path) -> N
         tmp_path, Golden(golden.name, {**golden.about, "config": about["config"]}, golden.home),
         "reference", networks.REFERENCE, maps.REFERENCE_PREFIX,
     )  # fmt: skip
-    socket = host.module("nodes.host.loading").load_reference_network(path)
-    features = host.module("nodes.host.reference").features_of(socket, swap(golden["in.ref_latent"]))
+    socket = host.module("nodes.comfy.loading").load_reference_network(path)
+    features = host.module("nodes.comfy.loading").features_of(socket, swap(golden["in.ref_latent"]))
     for index in golden.names("out.bank_"):
         assert difference(features[int(index)], golden[f"out.bank_{index}"]) <= 1e-5

@@ -49,8 +49,8 @@ def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
 
     zero = [[torch.zeros(1, 16, 32), {}]]
     guider = PerpNegGuider.execute(stages.model, zero, zero, zero, 3.5, 1.0).result[0]
-    sampling = stages.host.module("nodes.host.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
-    segment = stages.host.module("nodes.host.conditioning").SegmentInput(
+    sampling = stages.host.module("nodes.comfy.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
+    segment = stages.host.module("nodes.comfy.model").SegmentInput(
         identity=stages.identity, windows=torch.ones(1, 2), image_latents=torch.zeros(1)
     )
     conds = sampling._guider(segment).original_conds

@@ -51,7 +51,7 @@ def save(stages: Stages, places: Path) -> str:
         "Hallo3SaveIdentity",
         identity=stages.identity, model=stages.model, filename_prefix="anna",
     )  # fmt: skip
-    (name,) = stages.host.module("nodes.host.identities").identities()
+    (name,) = stages.host.module("nodes.comfy.faces").identities()
     assert (places / "output" / name.removesuffix(" [output]")).is_file()
     return name
 
@@ -88,7 +88,7 @@ def test_names_outside_of_the_output_folder_are_refused(stages: Stages, places: 
             stages.run(
                 "Hallo3SaveIdentity", identity=stages.identity, model=stages.model, filename_prefix=name
             )
-    node, where = stages.host.node("Hallo3LoadIdentity"), stages.host.module("nodes.host.identities")
+    node, where = stages.host.node("Hallo3LoadIdentity"), stages.host.module("nodes.comfy.faces")
     (places / "secret.safetensors").write_bytes(b"x")
     for name in ("../secret.safetensors", "../secret.safetensors [output]", "absent.safetensors"):
         assert where.path_of(name) is None

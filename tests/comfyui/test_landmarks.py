@@ -59,12 +59,12 @@ def write(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def found_at(host: Host, *edges: float) -> Any:
-    box = host.module("hallo3.boxes").PixelBox(*edges)
-    return host.module("hallo3.face.detector").Found(box, 0.9, torch.zeros(5, 2))
+    box = host.module("hallo3.geometry").PixelBox(*edges)
+    return host.module("hallo3.face.scrfd").Found(box, 0.9, torch.zeros(5, 2))
 
 
 def finder_of(host: Host, folder: Path | None = None) -> Any:
-    return host.module("nodes.host.landmarks").find_landmarks(folder)
+    return host.module("nodes.comfy.faces").find_landmarks(folder)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.125, presence: float = 3.0) -> None:
@@ -141,7 +141,7 @@ def test_random_numbers_go_through_all_of_the_port(
     state["detector_short.cls_16.bias"] = torch.full_like(state["detector_short.cls_16.bias"], 9)
     state["mesh.head_presence.bias"] = torch.full_like(state["mesh.head_presence.bias"], 9)
     write(folder / "my_MediaPipe_Face.safetensors", state)
-    module = host.module("nodes.host.landmarks")
+    module = host.module("nodes.comfy.faces")
     seen: list[Tensor] = []
 
     def keep(port: Any, levels: Tensor) -> list[Tensor]:
@@ -204,7 +204,7 @@ def test_without_the_model_it_is_said_where_to_get_it(host: Host, folder: Path, 
 def test_without_the_model_or_the_port_the_package_s_file_is_used(
     host: Host, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = host.module("hallo3.face.mediapipe_landmarks")
+    package = host.module("hallo3.face.mediapipe")
     (tmp_path / package.FILE).write_bytes(b"not read yet")
     assert finder_of(host, tmp_path) == package.MediaPipeLandmarks(tmp_path / package.FILE)
     write(folder / NAME, tensors())
@@ -217,7 +217,7 @@ def test_without_the_model_or_the_port_the_package_s_file_is_used(
 def test_the_pack_s_own_analyzer_looks_by_the_port(
     host: Host, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faces = host.module("nodes.host.faces")
+    faces = host.module("nodes.comfy.faces")
     monkeypatch.setattr(faces, "faces_folder", lambda: tmp_path)
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         (tmp_path / name).write_bytes(b"not read yet")
@@ -229,10 +229,10 @@ def test_the_pack_s_own_analyzer_looks_by_the_port(
 
 def analyzed(host: Host, finder: Any) -> tuple[Any, list[str]]:
     """A face at a known place, and what was said of it."""
-    detector = host.module("hallo3.face.detector")
+    detector = host.module("hallo3.face.scrfd")
     eyes_nose_mouth = torch.tensor([[258.0, 134], [286, 134], [272, 146], [262, 160], [282, 160]])
-    found = detector.Found(host.module("hallo3.boxes").PixelBox(240, 112, 304, 176), 0.9, eyes_nose_mouth)
-    analyzer = host.module("hallo3.face.photographs").PhotographAnalyzer(
+    found = detector.Found(host.module("hallo3.geometry").PixelBox(240, 112, 304, 176), 0.9, eyes_nose_mouth)
+    analyzer = host.module("hallo3.face.photo").PhotographAnalyzer(
         detect=lambda _: [found], recognize=lambda *_: torch.ones(1, 512), landmarks=finder
     )
     with warnings.catch_warnings(record=True) as said:

@@ -69,9 +69,9 @@ def test_windows_are_told_and_near(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     exact, _ = heard(stages, uneven())
-    windows = stages.host.module("hallo3.audio.windowed").Windows(40, 10)
-    monkeypatch.setattr(stages.host.module("hallo3.listening"), "windows_for", lambda *_: windows)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    monkeypatch.setattr(stages.host.module("nodes.host.speech"), "LONG", 1)
+    windows = stages.host.module("hallo3.speech.features").Windows(40, 10)
+    monkeypatch.setattr(stages.host.module("hallo3.speech.preprocess"), "windows_for", lambda *_: windows)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(stages.host.module("nodes.comfy.speech"), "LONG", 1)
     found, _ = heard(stages, uneven(), hearing="windows")
     assert any("approximation" in record.message for record in caplog.records)
     assert 0 < float(((found - exact).square().mean() / exact.var()).sqrt()) < 0.3

@@ -103,14 +103,14 @@ def test_the_archive_holds_what_is_needed_and_nothing_else(checkout: Path) -> No
     }  # fmt: skip
     unpacked = checkout.parent / "unpacked"
     shutil.unpack_archive(checkout / "node.zip", unpacked)
-    assert json.loads((unpacked / "nodes" / "host" / "preview_factors.json").read_text(encoding="utf-8"))
+    assert json.loads((unpacked / "nodes" / "comfy" / "preview_factors.json").read_text(encoding="utf-8"))
 
 
 def test_nothing_of_the_borrowed_base_class_is_used(host: Host) -> None:
     """The MODEL derives from QwenImage for its LoRA names only (docs/decisions/004)."""
     import comfy.model_base
 
-    ours = host.module("nodes.host.model").Hallo3Model
+    ours = host.module("nodes.comfy.model").Hallo3Model
     theirs = {
         name for name in vars(comfy.model_base.QwenImage) if not name.startswith("__") or name == "__init__"
     }

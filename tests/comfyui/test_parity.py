@@ -12,23 +12,21 @@ from torch.nn import functional as F
 
 import hallo3
 from comfyui.stages import SEED, STEPS, Stages, difference
-from hallo3.audio.encoder import build_wav2vec2, encode_waveform
 from hallo3.built_in import FOLDER
-from hallo3.face.analysis import analyze
+from hallo3.checkpoints.load import load_strict, read_state
+from hallo3.checkpoints.locate import ModelFolder
+from hallo3.checkpoints.random_weights import random_state
+from hallo3.config import HALLO3, SPEECH_ENCODERS
+from hallo3.face.analyzer import analyze
 from hallo3.identity import frame_portrait
-from hallo3.latents import collect, decode_frames
-from hallo3.load import load_models
-from hallo3.media.sound import to_mono
+from hallo3.loading import load_models
+from hallo3.media.audio import to_mono
 from hallo3.models import Models
 from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_prompt, encode_speech, identify, unwatched
-from hallo3.presets import HALLO3, SPEECH_ENCODERS
-from hallo3.random_set import random_state
+from hallo3.pipeline import collect, decode_frames, encode_prompt, encode_speech, identify, prepare, unwatched
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
-from hallo3.stages import prepare
-from hallo3.weights.files import load_strict, read_state
-from hallo3.weights.places import ModelFolder
-from hallo3.weights.precision import PRECISIONS
+from hallo3.speech.wav2vec2 import build_wav2vec2, encode_waveform
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from comfyui import saboteur
-from comfyui.rows import SILENT_SOUND, UNSEEN, Rows, node, odd_files, picture, refused, sound, watched
+from comfyui.bad_values import SILENT_SOUND, UNSEEN, Rows, node, odd_files, picture, refused, sound, watched
 from comfyui.server import Server
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from comfyui.prompts import simple
 from comfyui.server import Server
-from hallo3.media.sound import read_recording
-from sounds import tone, write_wav
+from hallo3.media.audio import read_recording
+from support.audio_samples import tone, write_wav
 
 
 def made_file(server: Server, result: dict[str, Any], node: str = "save") -> Path:

@@ -30,7 +30,7 @@ def test_what_is_loaded_already_is_not_taken_off_again(
     """ComfyUI does not call it free; its dynamic memory does."""
     from comfy.model_patcher import ModelPatcher
 
-    room: Any = host.module("nodes.host.vae")
+    room: Any = host.module("nodes.comfy.vae")
     patcher: Any = ModelPatcher(nn.Linear(1000, 1, bias=False), load_device=CPU, offload_device=CPU)
     patcher.model.model_loaded_weight_memory = loaded
     monkeypatch.setattr(patcher, "get_free_memory", lambda _: FREE)

@@ -128,8 +128,8 @@ def test_pictures_as_comfyui_makes_them(stages: Stages) -> None:
 
 
 def test_parts_of_another_model_are_refused(stages: Stages) -> None:
-    errors, presets = stages.host.module("hallo3.errors"), stages.host.module("hallo3.presets")
-    check = stages.host.module("nodes.values").check_sizes
+    errors, presets = stages.host.module("hallo3.errors"), stages.host.module("hallo3.config")
+    check = stages.host.module("nodes.convert").check_sizes
     check(stages.identity, stages.speech, stages.vae, presets.BUILT_IN)
     with pytest.raises(errors.InputError, match="VAE was made for another model"):
         check(stages.identity, stages.speech, stages.vae, presets.HALLO3)

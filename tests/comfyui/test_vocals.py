@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import onnx_files
 from comfyui.stages import Stages, difference
+from support import onnx_builder as onnx_files
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from hallo3.cli.main import main
-from sounds import tone, write_wav
+from support.audio_samples import tone, write_wav
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1] / "samples"

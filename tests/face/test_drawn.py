@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from hallo3.config import FaceConfig
-from hallo3.face.analysis import analyze
+from hallo3.face.analyzer import analyze
 from hallo3.face.drawn import EXPANDED, WHOLE, DrawnFaceAnalyzer, face_box, looks_drawn
-from hallo3.face.spaces import analyzer_for
+from hallo3.face.registry import analyzer_for
 
 ANALYZER = DrawnFaceAnalyzer(512)
 OVAL = (0.25, 0.2, 0.75, 0.9)

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import onnx_files
 from hallo3.config import FaceConfig
 from hallo3.errors import CheckpointError, DependencyError, FaceError
-from hallo3.face import arcface, detector
-from hallo3.face.analysis import FaceAnalyzer, analyze
-from hallo3.face.choosing import Choice
-from hallo3.face.photographs import PLACES, PhotographAnalyzer
-from hallo3.face.spaces import analyzer_for
+from hallo3.face import arcface
+from hallo3.face import scrfd as detector
+from hallo3.face.analyzer import FaceAnalyzer, analyze
+from hallo3.face.photo import PLACES, PhotographAnalyzer
+from hallo3.face.registry import analyzer_for
+from hallo3.face.selection import Choice
+from support import onnx_builder as onnx_files
 
 
 @pytest.fixture

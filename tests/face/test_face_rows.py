@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import onnx_files
-from hallo3.boxes import PixelBox
 from hallo3.config import FaceConfig
 from hallo3.errors import FaceError
-from hallo3.face import detector
-from hallo3.face.analysis import analyze
-from hallo3.face.choosing import Choice
-from hallo3.face.detector import Detector, Found
+from hallo3.face import scrfd as detector
+from hallo3.face.analyzer import analyze
 from hallo3.face.drawn import DrawnFaceAnalyzer, face_box
-from hallo3.face.photographs import PhotographAnalyzer
+from hallo3.face.photo import PhotographAnalyzer
+from hallo3.face.scrfd import Detector, Found
+from hallo3.face.selection import Choice
+from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
-from hallo3.media.picture import read_picture, write_picture
-from hallo3.shapes import VideoShape
+from hallo3.media.image import read_picture, write_picture
+from support import onnx_builder as onnx_files
 
 HEIGHT, WIDTH = 300, 400
 DRAWS = 50

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hallo3.boxes import PixelBox
 from hallo3.errors import FaceError
 from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, face_mask, silhouette_box
+from hallo3.geometry import PixelBox
 
 
 def landmarks(left: float, top: float, right: float, bottom: float) -> torch.Tensor:

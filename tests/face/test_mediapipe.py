@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3.boxes import PixelBox
 from hallo3.config import FaceConfig
-from hallo3.face import arcface, detector
-from hallo3.face.detector import Found
+from hallo3.face import arcface
+from hallo3.face import scrfd as detector
 from hallo3.face.landmarks import face_mask
-from hallo3.face.mediapipe_landmarks import FILE, MediaPipeLandmarks, in_use, landmarks_in, task_file
-from hallo3.face.photographs import PLACES, STANDS_IN, PhotographAnalyzer
-from hallo3.face.spaces import analyzer_for
-from mediapipe_stand_in import FOUND, PICTURE, analyzed, installed, judge, points, task
+from hallo3.face.mediapipe import FILE, MediaPipeLandmarks, in_use, landmarks_in, task_file
+from hallo3.face.photo import PLACES, STANDS_IN, PhotographAnalyzer
+from hallo3.face.registry import analyzer_for
+from hallo3.face.scrfd import Found
+from hallo3.geometry import PixelBox
+from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hallo3.errors import CheckpointError, DependencyError
-from hallo3.face.mediapipe_landmarks import FILE, INSTALL, MediaPipeLandmarks, in_use, landmarks_in
-from hallo3.face.photographs import STANDS_IN
-from mediapipe_stand_in import FOUND, PICTURE, analyzed, installed, judge, points, task
+from hallo3.face.mediapipe import FILE, INSTALL, MediaPipeLandmarks, in_use, landmarks_in
+from hallo3.face.photo import STANDS_IN
+from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-import onnx_files
 from hallo3.errors import CheckpointError
-from hallo3.face import arcface, detector
-from hallo3.face.antelope import ANTELOPE
-from hallo3.onnxfile.network import open_network
-from hallo3.onnxfile.walk import read_ports
-from onnx_files import field, node, port, tensor
+from hallo3.face import arcface
+from hallo3.face import scrfd as detector
+from hallo3.face.scrfd import ANTELOPE
+from hallo3.onnx_model import open_network, read_ports
+from support import onnx_builder as onnx_files
+from support.onnx_builder import field, node, port, tensor
 
 GOOD = onnx_files.recognizer()
 

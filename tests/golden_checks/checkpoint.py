@@ -10,16 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.component import StoredPart, find_parts
+from hallo3.checkpoints.convert import recipe, write_recipe
+from hallo3.checkpoints.keymaps import KeyMap
+from hallo3.checkpoints.load import check_state
+from hallo3.checkpoints.source import open_source
+from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Layers
-from hallo3.weights import maps
-from hallo3.weights.convert import recipe
-from hallo3.weights.files import check_state
-from hallo3.weights.journal import write_recipe
-from hallo3.weights.keymap import KeyMap
-from hallo3.weights.part import StoredPart, find_parts
-from hallo3.weights.precision import PRECISIONS
-from hallo3.weights.source import open_source
+from hallo3.quantization.precision import PRECISIONS
 
 from . import networks
 from .directory import Check, Golden, Report

@@ -11,17 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hallo3.face.analysis import Face
+from hallo3.face.analyzer import Face
 from hallo3.identity import frame_portrait
-from hallo3.media.encoding import to_uint8
-from hallo3.media.sound import Recording
+from hallo3.media.audio import Recording
+from hallo3.media.video import to_uint8
 from hallo3.models import Models
 from hallo3.noise import Purpose
-from hallo3.pipeline import encode_speech, identify, render
+from hallo3.pipeline import encode_speech, identify, prepare, render
 from hallo3.segments import Segment
 from hallo3.settings import Settings
-from hallo3.stages import prepare
-from hallo3.vae.codec import VideoVAE
+from hallo3.vae.autoencoder import VideoVAE
 
 from . import networks
 from .directory import TRAJECTORY, Check, Golden, Report, goldens, swap

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hallo3.boxes import PixelBox
 from hallo3.face.landmarks import EXPANDED, SILHOUETTE, expand, face_mask
+from hallo3.geometry import PixelBox
 
 from .directory import Check, Golden, Report
 

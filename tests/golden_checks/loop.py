@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from hallo3.audio.speech import Speech, in_memory
 from hallo3.config import SegmentConfig
 from hallo3.segments import SegmentPlan
+from hallo3.speech.features import Speech, in_memory
 
 from .directory import Check, Golden, Report
 

@@ -8,15 +8,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from hallo3.audio.encoder import SIZES, build_wav2vec2
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.load import load_strict
 from hallo3.config import AudioConfig, FaceConfig, Hallo3Config, SegmentConfig, TrunkConfig, VAEConfig
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Attention, Layers, sdpa
-from hallo3.shapes import LatentShape
-from hallo3.vae.codec import VideoVAE, build_vae
-from hallo3.weights import maps
-from hallo3.weights.files import load_strict
+from hallo3.geometry import LatentShape
+from hallo3.model.layers import Attention, Layers, sdpa
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.speech.wav2vec2 import SIZES, build_wav2vec2
+from hallo3.vae.autoencoder import VideoVAE, build_vae
 
 from .directory import Golden
 

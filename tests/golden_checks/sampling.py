@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from hallo3.model.guidance import batched_branches
-from hallo3.sampling.denoiser import guided_denoiser
-from hallo3.sampling.samplers import sample_dpmpp_2m_sde, solver_coefficients
+from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde, solver_coefficients
 from hallo3.sampling.schedule import Schedule, Step, denoiser_table, schedule
 
 from . import networks

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hallo3.audio.encoder import encode_waveform, normalise
-from hallo3.audio.speech import Speech, in_memory
+from hallo3.checkpoints.load import load_strict
 from hallo3.config import AudioConfig, SegmentConfig
-from hallo3.model.projections import AudioProjection
-from hallo3.ops import Layers
+from hallo3.model.embeddings import AudioProjection
+from hallo3.model.layers import Layers
 from hallo3.segments import plan_segments
-from hallo3.weights.files import load_strict
+from hallo3.speech.features import Speech, in_memory
+from hallo3.speech.wav2vec2 import encode_waveform, normalise
 
 from . import networks
 from .directory import FORWARD, Check, Golden, Report

@@ -22,14 +22,21 @@ from torch import Tensor
 from conftest import speech_of
 from hallo3.config import SegmentConfig
 from hallo3.errors import AudioError
-from hallo3.media.long_sound import recording_facts
-from hallo3.media.sound import Recording, read_recording, to_mono
-from hallo3.media.sound_facts import FASTEST, LONGEST_HOURS, SLOWEST, check_form
+from hallo3.media.audio import (
+    FASTEST,
+    LONGEST_HOURS,
+    SLOWEST,
+    Recording,
+    check_form,
+    read_recording,
+    recording_facts,
+    to_mono,
+)
 from hallo3.models import Models
 from hallo3.pipeline import encode_speech
 from hallo3.segments import plan_segments
-from sound_files import encoded, wav
-from sounds import RATE, tone
+from support.audio_files import encoded, wav
+from support.audio_samples import RATE, tone
 
 HOUR = 3600
 
@@ -113,7 +120,7 @@ def test_a12_a_length_that_no_header_states_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = encoded(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus")
-    monkeypatch.setattr("hallo3.media.sound_facts.LONGEST_HOURS", 3 / HOUR)
+    monkeypatch.setattr("hallo3.media.audio.LONGEST_HOURS", 3 / HOUR)
     with pytest.raises(AudioError, match="too long"):
         read_recording(path)
 
@@ -191,7 +198,7 @@ def test_a22_nothing_needs_torchaudio(tmp_path: Path) -> None:
     (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('made for another CUDA')")
     script = (
         "import torch, hallo3.pipeline\n"
-        "from hallo3.media.sound import resample\n"
+        "from hallo3.media.audio import resample\n"
         "print(len(resample(torch.ones(44100), 44100, 16000)))\n"
         "import torchaudio"
     )

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallo3.media.chart import NARROWEST, clock
 from hallo3.media.drift import Drift, columns_of, finite, measure
-from hallo3.media.drift_chart import draw_drift
+from hallo3.media.plots import NARROWEST, clock, draw_drift
 
 SIDE = 32
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from hallo3.errors import AudioError
-from hallo3.media.sound import MISSING_SECONDS, read_recording, to_mono
-from hallo3.media.soundtrack import encode_sound
-from sound_files import encoded, video, wav
-from sounds import RATE, tone
+from hallo3.media.audio import MISSING_SECONDS, read_recording, to_mono
+from hallo3.media.mux import encode_sound
+from support.audio_files import encoded, video, wav
+from support.audio_samples import RATE, tone
 
 FRAME = 0.04
 PCM = (tone(RATE, 1.0)[0] * 32767).astype("<i2")
@@ -140,7 +140,7 @@ CUT = """
 import json, random, sys, warnings
 from pathlib import Path
 from hallo3.errors import AudioError
-from hallo3.media.sound import read_recording
+from hallo3.media.audio import read_recording
 whole, piece = Path(sys.argv[1]), Path(sys.argv[2])
 content = whole.read_bytes()
 for size in sorted(random.Random(5).sample(range(len(content)), 100)):

@@ -7,12 +7,11 @@ import itertools
 import pytest
 import torch
 
-from hallo3.boxes import PixelBox
 from hallo3.errors import InputError
 from hallo3.face.landmarks import box_mask
+from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
 from hallo3.media.framing import CENTRE, FACE, FRAMINGS, TIGHT, Crop, face_box, plan_crop
-from hallo3.shapes import VideoShape
 
 SHAPE = VideoShape(49, 480, 720)
 SHAPES = (SHAPE, *(VideoShape(17, *size) for size in ((64, 96), (96, 64), (32, 32), (464, 688))))

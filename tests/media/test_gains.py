@@ -7,11 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3.media.gains import AS_RECORDED, EVENED, LEVELS, MUTED, SILENCES, GainCurve, gain_curve
-from hallo3.media.loudness import FAINTEST, Loudness, loud_level, silences
+from hallo3.media.loudness import (
+    AS_RECORDED,
+    EVENED,
+    FAINTEST,
+    LEVELS,
+    MUTED,
+    SILENCES,
+    GainCurve,
+    Loudness,
+    gain_curve,
+    loud_level,
+    silences,
+)
 from hallo3.noise import named_generator
-from sounds import RATE
-from talk import FPS, FRAME, db, measured, noise, talk
+from support.audio_samples import RATE
+from support.speech_signals import FPS, FRAME, db, measured, noise, talk
 
 
 def whole(curve: GainCurve | None, signal: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import av
 import pytest
 
 from hallo3.errors import AudioError
-from hallo3.media.sound import read_recording
-from sound_files import encoded, video, wav
-from sounds import RATE, tone
+from hallo3.media.audio import read_recording
+from support.audio_files import encoded, video, wav
+from support.audio_samples import RATE, tone
 
 
 class Neighbour:

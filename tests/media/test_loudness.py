@@ -9,8 +9,8 @@ import torch
 
 from hallo3.media.loudness import HOLD_AFTER, HOLD_BEFORE, Loudness, loud_level, silences
 from hallo3.noise import named_generator
-from sounds import RATE
-from talk import FPS, FRAME, measured, noise, talk
+from support.audio_samples import RATE
+from support.speech_signals import FPS, FRAME, measured, noise, talk
 
 
 @pytest.mark.parametrize(

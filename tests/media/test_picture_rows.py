@@ -17,7 +17,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from hallo3.errors import PortraitError
-from hallo3.media.picture import check_picture, read_picture
+from hallo3.media.image import check_picture, read_picture
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ WATCHED = """
 import resource, sys
 from pathlib import Path
 from hallo3.errors import PortraitError
-from hallo3.media.picture import read_picture
+from hallo3.media.image import read_picture
 read_picture(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from hallo3.media.long_sound import stream_mono
-from hallo3.media.sound import Recording, to_mono
+from hallo3.media.audio import Recording, stream_mono, to_mono
 from hallo3.noise import named_generator
-from sounds import RATE, write_wav
+from support.audio_samples import RATE, write_wav
 
 RATES = (8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 NEAR = 1e-3

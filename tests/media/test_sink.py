@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hallo3.media.sink import Sink
+from hallo3.media.mux import Sink
 
 FULL = Path("/dev/full")
 

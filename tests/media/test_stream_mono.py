@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from hallo3.errors import AudioError, DependencyError
-from hallo3.media import long_sound, sound
-from hallo3.media.long_sound import recording_facts, stream_mono
-from hallo3.media.sound import Recording, read_recording, to_mono
+from hallo3.media import audio as long_sound
+from hallo3.media import audio as sound
+from hallo3.media.audio import Recording, read_recording, recording_facts, stream_mono, to_mono
 from hallo3.noise import named_generator
-from sounds import RATE, tone, write_wav
+from support.audio_samples import RATE, tone, write_wav
 
 
 def noise(samples: int, channels: int = 1) -> np.ndarray:
@@ -48,11 +48,11 @@ def test_any_length_has_librosa_s_number_of_samples(tmp_path: Path, samples: int
 def test_only_a_piece_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is decoded before it is asked for, the second time."""
     path = write_wav(tmp_path / "a.wav", noise(RATE * 20), RATE)
-    decoded = 0
+    decoded, real = 0, sound.read_pieces
 
     def counted(path: Path) -> Iterator[Recording]:
         nonlocal decoded
-        for piece in sound.read_pieces(path):
+        for piece in real(path):
             decoded += piece.waveform.shape[1]
             yield piece
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hallo3.errors import InputError
-from hallo3.kernels import choice, fused
-from hallo3.kernels.choice import NAMES, kernels_named, why_not
+from hallo3.model.kernels import fused
+from hallo3.model.kernels import select as choice
+from hallo3.model.kernels.select import NAMES, kernels_named, why_not
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

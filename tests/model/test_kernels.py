@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3.kernels.fused import FUSED
-from hallo3.kernels.plain import PLAIN, Kernels
+from hallo3.model.kernels.eager import PLAIN, Kernels
+from hallo3.model.kernels.fused import FUSED
 from hallo3.noise import named_generator
 
 WIDTH, HEADS, VIDEO, TEXT, TAIL = 96, 6, 50, 7, 9

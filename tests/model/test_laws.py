@@ -12,12 +12,7 @@ from benchmarks.baseline import Baseline
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions, conditional
-from hallo3.model.guidance import (
-    batched_branches,
-    layer_major_branches,
-    sequential_branches,
-    single_branch,
-)
+from hallo3.model.guidance import batched_branches, layer_major_branches, sequential_branches, single_branch
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import named_generator

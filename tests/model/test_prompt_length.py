@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hallo3.config import NANO
 from hallo3.errors import ShapeError
 from hallo3.model.embeddings import PatchEmbed
-from hallo3.ops import Layers
-from hallo3.presets import NANO
+from hallo3.model.layers import Layers
 
 
 @pytest.fixture

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3.audio.encoder import build_wav2vec2
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Layers
-from hallo3.presets import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.text.encoder import build_t5
-from hallo3.vae.codec import build_vae
-from hallo3.weights import maps
-from hallo3.weights.keymap import KeyMap
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.keymaps import KeyMap
+from hallo3.config import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from hallo3.model.layers import Layers
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.speech.wav2vec2 import build_wav2vec2
+from hallo3.text_encoder import build_t5
+from hallo3.vae.autoencoder import build_vae
 
 MANIFEST: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text()

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from hallo3.sampling.samplers import ode_coefficients, sample_ddim, sample_dpmpp_2m
-from hallo3.sampling.schedule import Schedule, Step, schedule
-from hallo3.sampling.sigmas import schedule_of
+from hallo3.sampling.schedule import Schedule, Step, schedule, schedule_of
 
 MEAN, STD = 0.3, 0.7
 START = torch.linspace(-3, 3, 101, dtype=torch.float64).reshape(1, 1, 1, 1, -1)

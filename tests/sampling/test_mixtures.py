@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hallo3.approximations import APPROXIMATIONS
-from hallo3.settings import Settings
+from hallo3.settings import APPROXIMATIONS, Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from hallo3.sampling.samplers import sample_ddim, sample_dpmpp_2m_sde
-from hallo3.sampling.schedule import schedule
-from hallo3.sampling.sigmas import alpha_of, schedule_of, sigmas_of
+from hallo3.sampling.schedule import alpha_of, schedule, schedule_of, sigmas_of
 
 PURE = 4518.0
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from hallo3.sampling.samplers import SAMPLERS, ode_coefficients
-from hallo3.sampling.schedule import Step
-from hallo3.sampling.sigmas import schedule_of
+from hallo3.sampling.schedule import Step, schedule_of
 
 SHAPE = (1, 2, 3, 2, 2)
 TARGET = torch.linspace(-1, 1, 24).reshape(SHAPE)

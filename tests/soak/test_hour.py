@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from conftest import REPOSITORY
-from hallo3.journal.record import read_note
+from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.jobs.segment_file import read_note
 from hallo3.noise import named_generator
-from hallo3.random_set import write_random_set
 from soak.machine import keep
-from sounds import RATE
+from support.audio_samples import RATE
 
 pytestmark = pytest.mark.soak
 SEED, STEPS, FPS = 7, 2, 25

@@ -15,7 +15,7 @@ from PIL import Image
 
 from conftest import REPOSITORY
 from soak.machine import keep
-from sounds import tone, write_wav
+from support.audio_samples import tone, write_wav
 
 pytestmark = pytest.mark.soak
 KILLS, SEED = 200, 20
@@ -29,9 +29,20 @@ def test_two_hundred_kills_lose_nothing(tmp_path: Path, nano_folder: Path) -> No
     inputs = [str(nano_folder), str(tmp_path / "p.png"), str(tmp_path / "s.wav"), str(tmp_path)]
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tests" / "kills.py"), *inputs, str(KILLS), str(SEED)],
+        [
+            sys.executable,
+            str(REPOSITORY / "tests" / "support" / "kill_process.py"),
+            *inputs,
+            str(KILLS),
+            str(SEED),
+        ],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=3600,

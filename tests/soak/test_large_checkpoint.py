@@ -21,7 +21,7 @@ ROLLUP = "/proc/{}/smaps_rollup"
 GENERATE = """
 import json, sys
 from pathlib import Path
-from checkpoints import write_plain
+from support.original_checkpoints import write_plain
 from hallo3.config import Hallo3Config, from_dict
 write_plain(Path(sys.argv[2]), from_dict(Hallo3Config, json.loads(sys.argv[1]), "sizes"))
 """
@@ -75,8 +75,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
 
 def write(path: Path, layers: int, with_largest: bool) -> None:
     """In a process of its own: a checkpoint whose audio projection can be the released model's, 2.4 GB."""
-    from hallo3.config import AudioConfig, to_dict
-    from hallo3.presets import NANO
+    from hallo3.config import NANO, AudioConfig, to_dict
 
     trunk = replace(NANO.trunk, layers=layers, heads=20, head_dim=64, time_dim=512)
     audio = AudioConfig() if with_largest else NANO.audio

@@ -15,21 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from conftest import REPOSITORY
-from hallo3.audio.anatomy import Anatomy, anatomy_of
-from hallo3.audio.encoder import build_wav2vec2
-from hallo3.audio.spool import write_spool
-from hallo3.audio.streamed import encode_streamed
-from hallo3.audio.windowed import WINDOWS, Windows, windows_for
 from hallo3.built_in import FOLDER
-from hallo3.load import load_models
-from hallo3.media.sound import read_recording, to_mono
+from hallo3.checkpoints.random_weights import random_state
+from hallo3.config import HALLO3, SPEECH_ENCODERS
+from hallo3.loading import load_models
+from hallo3.media.audio import read_recording, to_mono
 from hallo3.noise import named_generator
-from hallo3.presets import HALLO3, SPEECH_ENCODERS
-from hallo3.random_set import random_state
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
-from hallo3.weights.precision import PRECISIONS
+from hallo3.speech.array_file import write_spool
+from hallo3.speech.chunked import encode_streamed
+from hallo3.speech.features import WINDOWS, Windows, windows_for
+from hallo3.speech.wav2vec2 import Anatomy, anatomy_of, build_wav2vec2
 from soak.machine import keep
-from sounds import RATE
+from support.audio_samples import RATE
 
 pytestmark = pytest.mark.soak
 CPU, SEED, FPS = torch.device("cpu"), 7, 25

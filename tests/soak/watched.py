@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hallo3.cli.main import main
-from hallo3.journal.job import Job
-from hallo3.journal.record import Record
+from hallo3.jobs.job import Job
+from hallo3.jobs.segment_file import Record
 
 EVERY = 0.1
 """Seconds between looks at the open files."""

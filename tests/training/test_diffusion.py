@@ -8,7 +8,7 @@ from torch import Tensor
 
 pytest.importorskip("cv2", reason="OpenCV, of the extra `training`, draws")
 
-from hallo3.presets import BUILT_IN
+from hallo3.config import BUILT_IN
 from training.clips import Clips
 from training.diffusion import BATCH, Lessons, Networks, tokens_of
 from training.loss import Batch, drawn, velocity_loss

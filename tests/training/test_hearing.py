@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hallo3.audio.encoder import encode_waveform
-from hallo3.presets import BUILT_IN
+from hallo3.config import BUILT_IN
 from hallo3.segments import SegmentPlan
+from hallo3.speech.wav2vec2 import encode_waveform
 from training.hearing import BATCH, MELS, Hearing, Lessons
 from training.sounds import Sounds, sounds_named
 

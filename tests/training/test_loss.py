@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hallo3.model.reference import ReferenceNetwork
-from hallo3.model.transformer import Hallo3Transformer
-from hallo3.ops import Layers
-from hallo3.presets import NANO
-from hallo3.random_set import random_state
+from hallo3.checkpoints.random_weights import random_state
+from hallo3.config import NANO
+from hallo3.model.layers import Layers
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from training.loss import Batch, drawn, velocity_loss
 
 

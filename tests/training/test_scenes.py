@@ -10,7 +10,7 @@ pytest.importorskip("cv2", reason="OpenCV, of the extra `training`, draws")
 
 from behaviour.mouth import Mouth, mouth_of
 from behaviour.pixels import opening
-from hallo3.presets import BUILT_IN
+from hallo3.config import BUILT_IN
 from hallo3.segments import SILENT
 from training.clips import rows_around, windows_of
 from training.drawing import draw
@@ -68,8 +68,8 @@ def test_first_segments_begin_as_the_portrait(recording: Recording) -> None:
 
 def test_rows_become_the_windows_of_a_render() -> None:
     """As ``Speech.segment`` cuts them, at the beginning, in the middle and beyond the end."""
-    from hallo3.audio.speech import Speech, in_memory
     from hallo3.segments import SegmentPlan
+    from hallo3.speech.features import Speech, in_memory
 
     plan = SegmentPlan(70, SEGMENT)
     features = torch.randn(plan.padded, 3, 4, generator=torch.Generator().manual_seed(0))

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.errors import InputError
-from hallo3.shapes import LatentShape
-from hallo3.vae.access import Access, Held, convolve
-from hallo3.vae.caches import DeviceCache
-from hallo3.vae.codec import VideoVAE, build_vae
+from hallo3.geometry import LatentShape
+from hallo3.vae.autoencoder import VideoVAE, build_vae
+from hallo3.vae.causal_conv import Access, DeviceCache, Held, convolve
 from hallo3.vae.decoder import decode_parts
-from hallo3.vae.plan import LARGEST, DecodePlan, cuts, least_strips
-from vae.random_vae import SMALL, diffusers_frames, latents_of, random_vae
+from hallo3.vae.tiling import LARGEST, DecodePlan, cuts, least_strips
+from support.random_vae import SMALL, diffusers_frames, latents_of, random_vae
 
 ROUNDING = 1e-5
 """Of the largest value: float32, some forty layers deep."""

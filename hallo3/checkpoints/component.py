@@ -1,0 +1,263 @@
+"""A part of the model as it is stored: found by its names, read under ours, whatever it is stored in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..config import ARE
+from ..errors import CheckpointError
+from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
+from .source import Source, small_text
+
+ENDINGS = (".weight_scale", ".scale_weight")
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+"""ComfyUI's words for the quantisations that are read: numbers times one scale a tensor or a row."""
+_UNUSED = (".input_scale", ".scale_input")
+_FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
+_LONGEST_NOTE = 4096
+
+
+def without_scales(own: Mapping[str, str], source: Source) -> tuple[dict[str, str], dict[str, str]]:
+    """Of a part's names (each with its name in the file): the scale of each scaled tensor, both by their
+    names in the file, and the names that remain.
+
+    Raises ``CheckpointError`` for a scale that belongs to nothing, or another quantisation.
+    """
+    extras = (*ENDINGS, *_UNUSED, _FORMAT)
+    plain = {name: key for name, key in own.items() if not name.endswith(extras) and name != _MARK}
+    scales: dict[str, str] = {}
+    for name, key in own.items():
+        if name.endswith(_FORMAT):
+            _check_format(name, key, source)
+        for ending in ENDINGS:
+            if name.endswith(ending):
+                weight = plain.get(name.removesuffix(ending) + ".weight")
+                if weight is None:
+                    raise _unfit(name, "no weight beside it", "a weight of the same layer")
+                scales[weight] = key
+    return scales, plain
+
+
+def rows_of_scale(scale: Tensor, rows: int, elements: int, start: int, stop: int, name: str) -> Tensor:
+    """What elements ``start`` to ``stop`` of a tensor of so many rows and elements are multiplied by: one
+    number, or one a row [rows, 1]. Raises ``CheckpointError``."""
+    if scale.numel() == 1:
+        return scale.reshape(())
+    if scale.numel() != rows or scale.shape[0] != rows:
+        raise _unfit(name, f"{list(scale.shape)} numbers", f"1, or one for each of {rows} rows")
+    per = elements // rows
+    return scale.flatten()[start // per : stop // per].reshape(-1, 1)
+
+
+def multiplied(stored: Tensor, scale: Tensor) -> Tensor:
+    """A tensor's values in float32, from its stored numbers and their scale."""
+    if scale.ndim:
+        scale = scale.reshape(-1, *[1] * (stored.ndim - 1))
+    return stored.float() * scale
+
+
+def _check_format(name: str, key: str, source: Source) -> None:
+    layer = name.removesuffix(_FORMAT)
+    if source.entries[key].nbytes > _LONGEST_NOTE:
+        raise _unfit(layer, "a note of many bytes", "a word for how it is quantised")
+    letters = cast("list[int]", source.read(key).to(torch.uint8).flatten().tolist())
+    try:
+        fields: Any = json.loads(bytes(letters).decode("utf-8"))
+        word = str(fields["format"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        word = "a note that is none"
+    if word not in FORMATS:
+        raise CheckpointError(
+            "The weights are quantised in a way that is not read here.",
+            found=f"{layer}: {word[:40]}",
+            expected=", ".join(FORMATS),
+            do="use a file of bf16, fp16 or fp8 weights; ComfyUI's nodes may read this one",
+        )
+
+
+def _unfit(name: str, found: str, expected: str) -> CheckpointError:
+    return CheckpointError(
+        "A quantised tensor's scale does not fit it.",
+        found=f"{name[:120]} with {found}",
+        expected=expected,
+        do="use another file of these weights",
+    )
+
+
+def narrowed(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Values in another type. Raises ``CheckpointError`` for one that is too large for it."""
+    made = values.to(dtype)
+    if dtype != values.dtype and dtype.is_floating_point and not bool(torch.isfinite(made).all()):
+        raise CheckpointError(
+            "A value is too large for this precision.",
+            found=f"{float(values.float().abs().max()):.3g} in {name}, as {str(dtype)[6:]}",
+            expected=f"values up to {torch.finfo(dtype).max:.3g}",
+            do="use fp32, or bf16 instead of fp16",
+        )
+    return made
+
+
+METADATA_KEY = "hallo3"
+"""Metadata entry whose JSON says which part a file is and how large."""
+LARGEST_CONFIG = 1 << 20
+OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"}
+"""Words by which a configuration of ours is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPart:
+    """A part in a source.
+
+    ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which
+    tensors of the file are quantised and by which other, ``dropped`` what is not needed and why, ``said``
+    what the file or one beside it says of itself, if anything.
+    """
+
+    source: Source
+    naming: Naming
+    prefix: str
+    made: Mapping[str, Assembly]
+    scales: Mapping[str, str]
+    dropped: Mapping[str, str]
+    said: Mapping[str, Any] | None
+
+    @property
+    def part(self) -> str:
+        """Which of the five networks this is."""
+        return self.naming.part
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Our tensors' shapes, as the file gives them."""
+        return {name: made.shape for name, made in self.made.items()}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which a tensor of ours is stored."""
+        return self.source.entries[self.made[name].stretches[0][0]].dtype
+
+    def pieces(self, name: str, most: int) -> Iterator[Tensor]:
+        """A tensor's elements as they are stored, in order, flat, at most ``most`` at a time."""
+        for stretch in self.made[name].stretches:
+            yield from self.source.pieces(*stretch, most)
+
+    def scaled(self, name: str) -> bool:
+        """Whether a tensor is stored divided by a scale."""
+        return self.made[name].stretches[0][0] in self.scales
+
+    def scale(self, name: str) -> Tensor | None:
+        """What a tensor's stored numbers are to be multiplied by: one number, one a row, or None."""
+        if not self.scaled(name):
+            return None
+        found: list[Tensor] = []
+        for key, start, stop in self.made[name].stretches:
+            entry = self.source.entries[key]
+            rows = entry.shape[0] if entry.shape else 1
+            scale = self.source.read(self.scales[key]).float()
+            found.append(rows_of_scale(scale, rows, entry.numel, start, stop, name))
+        return found[0] if len(found) == 1 or found[0].ndim == 0 else torch.cat(found)
+
+    def stored(self, name: str) -> Tensor:
+        """A tensor as it is stored."""
+        made = self.made[name]
+        pieces = list(self.pieces(name, max(1, sum(stop - start for _, start, stop in made.stretches))))
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(made.shape)
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor's values; floating point and quantised ones as ``dtype``. Raises ``CheckpointError`` for a
+        value that is too large for it."""
+        stored, scale = self.stored(name), self.scale(name)
+        if scale is not None:
+            return narrowed(multiplied(stored, scale), dtype, name)
+        return narrowed(stored, dtype, name) if stored.is_floating_point() else stored
+
+
+def find_parts(source: Source) -> dict[str, StoredPart]:
+    """Every part that a source holds. Raises ``CheckpointError`` for names or scales that are not read."""
+    said = said_of_itself(source.metadata, source.files[0].path)
+    names = source.entries.keys()
+    found: dict[str, StoredPart] = {}
+    for naming in NAMINGS:
+        prefix = naming.prefix_in(names)
+        if prefix is None or naming.part in found:
+            continue
+        if naming.part == "reference" and not prefix and (said or {}).get("part") != "reference":
+            continue  # our reference network has plain CogVideoX's names: only its header tells
+        found[naming.part] = _stored(source, naming, prefix, said)
+    return found
+
+
+def find_part(source: Source, part: str) -> StoredPart:
+    """One part of a source. Raises ``CheckpointError`` that says what the source is instead."""
+    found = find_parts(source)
+    if part in found:
+        return found[part]
+    names = list(source.entries)
+    raise CheckpointError(
+        "This file holds another part of the model, or another model.",
+        found=f"{source.path.name}: {looks_like(names, found)}",
+        expected=ARE[part],
+        do=f"choose the file that holds it; its first tensors here are {', '.join(names[:3])[:200]}",
+    )
+
+
+def looks_like(names: Collection[str], found: Collection[str]) -> str:
+    """What a file's tensors seem to be."""
+    if found:
+        return " and ".join(ARE[part] for part in found)
+    for mark, what in LOOKS_LIKE:
+        if any(name.endswith(mark) for name in names):
+            return f"{len(names)} tensors that look like {what}"
+    return f"{len(names)} tensors of another model"
+
+
+def said_of_itself(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any] | None:
+    """What a file's metadata say it is, else what a JSON file beside it says; None where neither does."""
+    text = metadata.get(METADATA_KEY)
+    if text is not None:
+        return _object(text[:LARGEST_CONFIG])
+    for beside in (path.with_suffix(".json"), path.parent / "hallo3.json"):
+        fields = _object(small_text(beside, LARGEST_CONFIG)) if beside.is_file() else None
+        if fields is not None and fields.keys() & OURS:  # other programs keep notes beside files too
+            return fields if "config" in fields else {"config": fields}
+        if beside.is_file() and beside.name == "hallo3.json":
+            raise CheckpointError(
+                "The configuration beside the weights cannot be read.",
+                found=str(beside),
+                expected="a JSON object with the model's sizes",
+                do="mend it, or remove it to load the released model's sizes",
+            )
+    return None
+
+
+def _object(text: str) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _stored(source: Source, naming: Naming, prefix: str, said: Mapping[str, Any] | None) -> StoredPart:
+    own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
+    dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
+    scales, plain = without_scales({name: key for name, key in own.items() if name not in dropped}, source)
+    made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
+    mine = said if said is not None and said.get("part", naming.part) == naming.part else None
+    return StoredPart(
+        source=source,
+        naming=naming,
+        prefix=prefix,
+        made={
+            name: Assembly(one.shape, tuple((plain[key], start, stop) for key, start, stop in one.stretches))
+            for name, one in made.items()
+        },
+        scales=scales,
+        dropped={own[name]: why for name, why in (naming.keys.dropped(plain) | dropped).items()},
+        said=mine,
+    )

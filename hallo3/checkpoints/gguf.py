@@ -1,0 +1,170 @@
+"""GGUF files: the header read like all others, by position and within bounds; the ``gguf`` library turns
+quantised numbers into floats."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, DependencyError
+from .tensor_entry import Entry, check_shape, damaged
+
+LARGEST_HEADER = 64 << 20
+MOST_TENSORS, MOST_FIELDS, MOST_TEXTS = 20_000, 4_096, 1_000_000
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of the plain values, by the format's number for their type."""
+_TEXT, _ARRAY, _UINT32 = 8, 9, 4
+_PLAIN = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+}
+
+
+class _Cursor:
+    """Reads a header front to back, never beyond the file or its limit."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._read, self._end, self.at = read, min(size, LARGEST_HEADER), 0
+        self._window, self._from = b"", 0
+
+    def take(self, count: int) -> bytes:
+        self._within(count)
+        begin = self.at - self._from
+        if begin + count > len(self._window):
+            self._window = self._read(self.at, min(max(count, 1 << 20), self._end - self.at))
+            self._from, begin = self.at, 0
+        self.at += count
+        return self._window[begin : begin + count]
+
+    def number(self, form: str) -> int:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        return self.take(self.number("<Q")).decode("utf-8", "replace")
+
+    def skip(self, count: int) -> None:
+        self._within(count)
+        self.at += count
+
+    def _within(self, count: int) -> None:
+        if count > self._end - self.at:
+            raise damaged(f"a GGUF header that goes on beyond {self._end:,} bytes", "one inside the file")
+
+
+def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors of a GGUF file of ``size`` bytes, and its architecture; ``read(offset, size)`` reads it.
+
+    Raises ``DependencyError`` without the library, ``CheckpointError`` for a file that contradicts itself.
+    """
+    library, cursor = _library(), _Cursor(read, size)
+    cursor.skip(4)
+    version, tensors, fields = cursor.number("<I"), cursor.number("<Q"), cursor.number("<Q")
+    if version not in (2, 3) or tensors > MOST_TENSORS or fields > MOST_FIELDS:
+        raise damaged(f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields", "version 2 or 3")
+    metadata, alignment = _fields(cursor, fields)
+    found = [_tensor(cursor) for _ in range(tensors)]
+    start = -(-cursor.at // alignment) * alignment
+    entries = {name: _entry(library, name, shape, kind, start + at) for name, shape, kind, at in found}
+    if len(entries) != len(found):
+        raise damaged("two tensors of one name", "every name once")
+    for name, entry in entries.items():
+        if entry.offset + entry.span > size:
+            raise damaged(f"{name[:80]!r} of {entry.span:,} bytes at {entry.offset:,}", "tensors in the file")
+    return entries, metadata
+
+
+def _fields(cursor: _Cursor, count: int) -> tuple[dict[str, str], int]:
+    """The architecture, and the alignment of tensors; everything else is passed over."""
+    metadata: dict[str, str] = {}
+    alignment = 32
+    for _ in range(count):
+        name, kind = cursor.text(), cursor.number("<I")
+        if name == "general.architecture" and kind == _TEXT:
+            metadata["architecture"] = cursor.text()[:80]
+        elif name == "general.alignment" and kind == _UINT32:
+            alignment = cursor.number("<I")
+        elif kind == _ARRAY:
+            inner, length = cursor.number("<I"), cursor.number("<Q")
+            _skip(cursor, inner, length)
+        else:
+            _skip(cursor, kind, 1)
+    if alignment not in (8, 16, 32, 64, 128, 256, 4096):
+        raise damaged(f"a GGUF alignment of {alignment:,}", "32")
+    return metadata, alignment
+
+
+def _skip(cursor: _Cursor, kind: int, count: int) -> None:
+    if kind in _SIZES:
+        cursor.skip(_SIZES[kind] * count)
+    elif kind == _TEXT and count <= MOST_TEXTS:
+        for _ in range(count):
+            cursor.skip(cursor.number("<Q"))
+    else:
+        raise damaged(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
+
+
+def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    name, dimensions = cursor.text(), cursor.number("<I")
+    if dimensions > 4:
+        raise damaged(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
+    shape = tuple(reversed([cursor.number("<Q") for _ in range(dimensions)]))
+    check_shape(shape, repr(name[:80]))
+    return name, shape, cursor.number("<I"), cursor.number("<Q")
+
+
+def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset: int) -> Entry:
+    try:
+        kind = library.GGMLQuantizationType(number)
+        per, size = library.GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError) as error:
+        raise damaged(
+            f"{name[:80]!r} of the unknown kind {number}", "a kind the gguf library knows"
+        ) from error
+    plain = _PLAIN.get(str(kind.name))
+    if plain is not None:
+        return Entry(plain, shape, offset)
+    if not shape or shape[-1] % per:
+        raise damaged(f"{name[:80]!r} of {list(shape)} in groups of {per}", "whole groups in every row")
+    stored = math.prod(shape) // per * size
+    return Entry(torch.float32, shape, offset, quantised=str(kind.name), stored=stored)
+
+
+def dequantised(raw: Tensor, entry: Entry) -> Tensor:
+    """A quantised tensor's bytes -> its values in float32. Raises ``CheckpointError`` for a kind that the
+    library cannot turn into floats."""
+    library = _library()
+    kind = library.GGMLQuantizationType[entry.quantised]
+    try:
+        shape = library.quant_shape_to_byte_shape(entry.shape, kind)
+        values = library.quants.dequantize(raw.numpy().reshape(shape), kind)
+    except (NotImplementedError, ValueError) as error:
+        raise CheckpointError(
+            "A GGUF quantisation is not read.",
+            found=f"{entry.quantised}: {error}",
+            expected="one that the gguf library turns into floats",
+            do="use a file of Q8_0, Q6_K, Q5_K, Q4_K or 16 bits",
+        ) from error
+    return torch.from_numpy(values).reshape(entry.shape)
+
+
+def _library() -> Any:
+    try:
+        return import_module("gguf")
+    except ImportError as error:
+        raise DependencyError(
+            "GGUF files need a library that is not installed.",
+            found=str(error),
+            do="pip install gguf, or use safetensors",
+        ) from error

@@ -1,0 +1,128 @@
+"""What a file of weights is, without loading it: its parts, their numbers, and whether they are whole."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ARE
+from ..errors import CheckpointError, clean
+from .component import StoredPart, find_parts, looks_like
+from .component_config import check_fit, config_of
+from .locate import RELEASE
+from .source import Source, open_source
+from .tensor_entry import NAMES, Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPart:
+    """A part in a file. ``wrong`` says why it cannot be used as it is, empty if it can."""
+
+    part: str
+    names: str
+    tensors: int
+    parameters: int
+    numbers: dict[str, int]
+    left_out: int
+    wrong: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A file, or the files of one network. ``numbers``: bytes by type; ``other``: what it is, where it holds
+    no part; ``beside``: what it holds besides tensors."""
+
+    path: str
+    files: int
+    size: int
+    kind: str
+    tensors: int
+    numbers: dict[str, int]
+    parts: tuple[FoundPart, ...]
+    other: str
+    beside: tuple[str, ...]
+    metadata: tuple[str, ...]
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at a file's structure. Raises ``CheckpointError`` for what is no weights file."""
+    with open_source(path) as source:
+        parts = find_parts(source)
+        return Inspection(
+            path=str(path),
+            files=len(source.files),
+            size=source.size,
+            kind=source.files[0].kind.value,
+            tensors=len(source.entries),
+            numbers=_numbers(source.entries.values()),
+            parts=tuple(_found(part, source) for part in parts.values()),
+            other="" if parts else looks_like(list(source.entries), parts),
+            beside=tuple(sorted({name for file in source.files for name in file.beside})),
+            metadata=tuple(sorted(source.metadata)),
+        )
+
+
+def as_text(seen: Inspection) -> str:
+    """For people to read."""
+    several = f"{seen.files} files, " if seen.files > 1 else ""
+    lines = [f"{seen.path}", f"  {seen.kind}, {several}{seen.size:,} bytes, {seen.tensors:,} tensors"]
+    lines.append(f"  numbers   {_shares(seen.numbers)}")
+    for part in seen.parts:
+        lines.append(f"  {part.part}: {ARE[part.part]}, {part.names} names")
+        left = f", {part.left_out} left out" if part.left_out else ""
+        lines.append(
+            f"    {part.tensors:,} tensors, {part.parameters:,} parameters{left}: {_shares(part.numbers)}"
+        )
+        lines.append(f"    {'complete' if not part.wrong else part.wrong}")
+        lines.append(f"    belongs in models/{RELEASE[part.part].folder}")
+    if seen.other:
+        lines.append(f"  no part of Hallo3: {seen.other}")
+    if seen.beside:
+        lines.append(f"  besides tensors: {', '.join(seen.beside)}"[:300])
+    if seen.metadata:
+        lines.append(f"  metadata  {', '.join(seen.metadata)}"[:300])
+    return "\n".join(clean(line) for line in lines)
+
+
+def _found(found: StoredPart, source: Source) -> FoundPart:
+    used = [source.entries[key] for made in found.made.values() for key, _, _ in made.stretches[:1]]
+    return FoundPart(
+        part=found.part,
+        names=found.naming.origin,
+        tensors=len(found.made),
+        parameters=sum(math.prod(made.shape) for made in found.made.values()),
+        numbers=_numbers(used),
+        left_out=len(found.dropped),
+        wrong=_wrong(found),
+    )
+
+
+def _wrong(found: StoredPart) -> str:
+    try:
+        check_fit(found, config_of(found))
+    except CheckpointError as error:
+        return f"{error.headline} {error.found}"
+    return ""
+
+
+def _numbers(entries: Iterable[Entry]) -> dict[str, int]:
+    counted: Counter[str] = Counter()
+    for entry in entries:
+        counted[entry.quantised or NAMES[entry.dtype]] += entry.span
+    return dict(counted.most_common())
+
+
+def _shares(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {human(size)}" for name, size in numbers.items()) or "none"
+
+
+def human(size: float) -> str:
+    """A number of bytes as people say it."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,154 @@
+"""safetensors files with their configuration inside: reading, writing, and loading without leniency."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors_torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, OutputError
+from ..quantization.precision import Holding, Precision
+from .component import METADATA_KEY, StoredPart, find_part, said_of_itself
+from .source import Source, open_source
+from .verify import Examined
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Tensors and their configuration in one file, complete or not there at all."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        header = {METADATA_KEY: json.dumps(config)}  # a single entry: several have no fixed order
+        cast(Any, safetensors_torch).save_file(tensors, str(unfinished), metadata=header)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            "The weights cannot be written.",
+            found=f"{path}: {error}",
+            expected="a folder with room that you may write to",
+            do="free some space or choose another folder",
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
+    with open_source(path) as source:
+        said = said_of_itself(source.metadata, path)
+    if said is None:
+        raise CheckpointError(
+            "The weights file does not say what it is.",
+            found=f"{path.name} without a readable {METADATA_KEY!r} entry in its metadata",
+            expected="a file of a Hallo3 model folder",
+            do="choose a model folder written by this package",
+        )
+    return dict(said)
+
+
+def read_part(
+    path: Path, part: str, precision: Precision, examined: Examined | None = None
+) -> dict[str, Tensor]:
+    """A part's tensors under our names, from any file or folder that holds it.
+
+    Floating point ones are what the precision computes in; matrices that it holds in eight bits stay or
+    become so, with their scales. ``examined`` has the whole file looked through first, unless it was
+    before. Raises ``CheckpointError``.
+    """
+    with open_source(path) as source:
+        found = find_part(source, part)
+        if examined is not None:
+            _look_through(source, examined)
+        state: dict[str, Tensor] = {}
+        for name in found.made:
+            state.update(held(found, name, precision))
+    return state
+
+
+def look_through(path: Path, examined: Examined) -> list[str]:
+    """Have a part's files examined, unless they were before: their SHA-256. Raises ``CheckpointError``."""
+    with open_source(path) as source:
+        return _look_through(source, examined)
+
+
+def _look_through(source: Source, examined: Examined) -> list[str]:
+    return [examined.hash_of(file) for file in source.files]
+
+
+def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:
+    """One tensor of a part as a precision holds it, with its scale if it is held in eight bits."""
+    if precision.held_as is not None and precision.held(name):
+        return _eight_bit(found, name, precision.held_as)
+    return {name: found.tensor(name, precision.compute)}
+
+
+def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of a file as it names them, floating point as ``dtype``. Raises ``CheckpointError``."""
+    with open_source(path) as source:
+        state = {name: source.read(name) for name in source.entries}
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _eight_bit(found: StoredPart, name: str, holding: Holding) -> dict[str, Tensor]:
+    scale, rows = found.scale(name), found.made[name].shape[0]
+    if holding.keeps(found.dtype(name), scale, rows):
+        numbers, scales = found.stored(name), holding.scales(scale, rows)
+    else:
+        numbers, scales = holding.made(found.tensor(name, torch.float32))
+    return {name: numbers, name.removesuffix("weight") + "weight_scale": scales}
+
+
+def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Give a network on meta its tensors; nothing unknown, missing, misshapen or left on meta.
+
+    Raises ``CheckpointError`` with the first keys of each kind. Leaves the network in eval mode, without
+    gradients.
+    """
+    check_state(network.state_dict(), state, what)
+    network.load_state_dict(state, strict=True, assign=True)
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    if stranded := [name for name, tensor in tensors if tensor.is_meta]:
+        raise CheckpointError(
+            f"{what} is incomplete after loading.",
+            found=f"no values for {stranded[0]}",
+            expected="values for every tensor",
+            do="this is a fault of the package; please report it with the name above",
+        )
+    network.eval().requires_grad_(False)
+
+
+def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights whose names or shapes differ from ``wanted``; ``CheckpointError`` names the first."""
+    check_shapes(shapes_of(wanted), shapes_of(state), what)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:
+    """Refuse names or shapes that differ from ``wanted``; ``CheckpointError`` names the first of each."""
+    wrong = {
+        "unknown": sorted(set(found) - set(wanted)),
+        "missing": sorted(set(wanted) - set(found)),
+        "of another shape": [
+            f"{name} {list(found[name])} instead of {list(wanted[name])}"
+            for name in wanted
+            if name in found and found[name] != wanted[name]
+        ],
+    }
+    problems = [f"{len(keys)} keys {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
+    if problems:
+        raise CheckpointError(
+            f"These weights are not {what}.",
+            found="; ".join(problems),
+            expected=f"exactly its {len(wanted)} tensors",
+            do="check that the file is complete and belongs to this configuration",
+        )

@@ -1,0 +1,214 @@
+"""Where the parts of a model are on disk: in a model folder, as the original publishes them, or among
+ComfyUI's models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import PARTS
+from .source import DEEPSPEED
+
+REPOSITORY = "fudan-generative-ai/hallo3"
+PAGE = f"https://huggingface.co/{REPOSITORY}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A part as it is published: ``files`` in the repository, ``parameters`` that are needed of it, and the
+    ``folder`` among ComfyUI's models. ``matrices`` of the parameters become fp8 where that is asked for."""
+
+    files: tuple[str, ...]
+    parameters: int
+    folder: str
+    matrices: int = 0
+
+    def size(self, bits: int = 16) -> int:
+        """Bytes in 32 or 16 bits, or with its matrices in 8 bits."""
+        if bits == 8:
+            return 2 * self.parameters - self.matrices
+        return self.parameters * bits // 8
+
+
+_CHECKPOINT = ("hallo3/latest", "hallo3/1/mp_rank_00_model_states.pt")
+
+RELEASE: dict[str, Published] = {
+    "transformer": Published(
+        files=_CHECKPOINT,
+        parameters=8_921_057_344,
+        folder="diffusion_models",
+        matrices=6_804_209_664,
+    ),
+    "reference": Published(
+        files=_CHECKPOINT,
+        parameters=5_625_087_552,
+        folder="diffusion_models",
+        matrices=4_756_340_736,
+    ),
+    "vae": Published(
+        files=("cogvideox-5b-i2v-sat/vae/3d-vae.pt",),
+        parameters=215_583_907,
+        folder="vae",
+    ),
+    "text_encoder": Published(
+        files=("t5-v1_1-xxl/*",),
+        parameters=4_762_310_656,
+        folder="text_encoders",
+    ),
+    "speech_encoder": Published(
+        files=("wav2vec/wav2vec2-base-960h/*",),
+        parameters=94_370_944,
+        folder="audio_encoders",
+    ),
+}
+"""Every part, under its name."""
+CHECKPOINT_SIZE = 29_102_061_824
+"""Bytes of the two networks in one file, at least: training's frozen tensors may be in it too."""
+
+
+_CHECKPOINT_PATHS = (
+    f"hallo3/*/{DEEPSPEED}",
+    f"*/{DEEPSPEED}",
+    DEEPSPEED,
+)
+PLACES: dict[str, tuple[str, ...]] = {
+    "transformer": (
+        "transformer.safetensors",
+        "diffusion_models/hallo3_transformer*.safetensors",
+        "diffusion_models/*/transformer.safetensors",
+        *_CHECKPOINT_PATHS,
+    ),
+    "reference": (
+        "reference.safetensors",
+        "diffusion_models/hallo3_reference*.safetensors",
+        "diffusion_models/*/reference.safetensors",
+        *_CHECKPOINT_PATHS,
+    ),
+    "vae": (
+        "vae.safetensors",
+        "vae/hallo3*.safetensors",
+        "vae/cogvideox*.safetensors",
+        "cogvideox-5b-i2v-sat/vae/3d-vae.pt",
+        "vae/3d-vae.pt",
+        "3d-vae.pt",
+        "vae/diffusion_pytorch_model.safetensors",
+    ),
+    "text_encoder": (
+        "text_encoder.safetensors",
+        "text_encoders/hallo3*.safetensors",
+        "text_encoders/t5xxl*.safetensors",
+        "clip/t5xxl*.safetensors",
+        "t5-v1_1-xxl",
+        "text_encoder",
+        "t5xxl*.safetensors",
+    ),
+    "speech_encoder": (
+        "speech_encoder.safetensors",
+        "audio_encoders/hallo3*.safetensors",
+        "audio_encoders/wav2vec2*base*.safetensors",
+        "wav2vec/wav2vec2-base-960h",
+        "wav2vec2-base-960h",
+        "wav2vec2*base*.safetensors",
+    ),
+    "tokenizer": ("tokenizer", "text_encoders/hallo3_tokenizer", "t5-v1_1-xxl"),
+}
+"""For each part the places where it may be, by preference; the first is a model folder's own."""
+
+FACES = ("face_analysis/models", "face_analysis", "insightface/models/antelopev2", "antelopev2")
+"""Where the face analyzer's files may be: as the original publishes them, or among ComfyUI's models."""
+
+VOCALS = tuple(
+    f"{folder}Kim_Vocal_2.onnx"
+    for folder in ("audio_separator/", "vocal_separator/", "audio/MDX/", "longcat/", "")
+)
+"""Where the vocal separator's file may be: as the original publishes it, or where other packs look."""
+
+COMFYUI = {
+    "transformer": "diffusion_models/hallo3_transformer_{precision}.safetensors",
+    "reference": "diffusion_models/hallo3_reference_{precision}.safetensors",
+    "vae": "vae/hallo3_vae_{precision}.safetensors",
+    "text_encoder": "text_encoders/hallo3_t5xxl_{precision}.safetensors",
+    "speech_encoder": "audio_encoders/hallo3_wav2vec2_base_{precision}.safetensors",
+    "tokenizer": "text_encoders/hallo3_tokenizer",
+}
+"""What converted parts are called among ComfyUI's models."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The parts of a model, each where it is found; ``given`` names the places of some of them."""
+
+    path: Path
+    given: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+    @property
+    def transformer(self) -> Path:
+        return self.find("transformer")
+
+    @property
+    def reference(self) -> Path:
+        return self.find("reference")
+
+    @property
+    def vae(self) -> Path:
+        return self.find("vae")
+
+    @property
+    def text_encoder(self) -> Path:
+        return self.find("text_encoder")
+
+    @property
+    def speech_encoder(self) -> Path:
+        return self.find("speech_encoder")
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.find("tokenizer")
+
+    @property
+    def faces(self) -> Path | None:
+        """The folder with the face analyzer's files, if there is one."""
+        places = [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACES]
+        return next((place for place in places if "faces" in self.given or place.is_dir()), None)
+
+    @property
+    def vocals(self) -> Path | None:
+        """The vocal separator's file, if there is one."""
+        places = [self.given["vocals"]] if "vocals" in self.given else [self.path / place for place in VOCALS]
+        return next((place for place in places if "vocals" in self.given or place.is_file()), None)
+
+    def find(self, part: str) -> Path:
+        """Where a part is; where it should be, if it is nowhere."""
+        if part in self.given:
+            return self.given[part]
+        if part in ("transformer", "reference"):  # DeepSpeed's `latest` knows better than an alphabet
+            for folder in (self.path / "hallo3", self.path):
+                if not self.own(part).exists() and (folder / "latest").is_file():
+                    return folder
+        for pattern in PLACES[part]:
+            found = sorted(self.path.glob(pattern)) if "*" in pattern else [self.path / pattern]
+            for place in found:
+                if place.exists():
+                    return place
+        return self.own(part)
+
+    def own(self, part: str) -> Path:
+        """A part's place in a model folder of this package's making."""
+        return self.path / PLACES[part][0]
+
+    def all(self) -> tuple[Path, ...]:
+        """The five files of this package's making."""
+        return tuple(self.own(part) for part in PARTS)
+
+
+def is_comfyui(folder: Path) -> bool:
+    """Whether a folder is ComfyUI's folder of models."""
+    return (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir()
+
+
+def destination(folder: Path, part: str, precision: str) -> Path:
+    """Where a converted part goes: under its own name among ComfyUI's models, else as a model folder's."""
+    if is_comfyui(folder):
+        return folder / COMFYUI[part].format(precision=precision)
+    return ModelFolder(folder).own(part)

@@ -1,0 +1,192 @@
+"""One file of tensors, or the several that together hold one network, behind one face."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .tensor_entry import Entry
+from .tensor_file import TensorFile
+
+SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+"""What a folder's only weights file is called, by preference."""
+DEEPSPEED = "mp_rank_00_model_states.pt"
+LARGEST_INDEX = 4 << 20
+_NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
+
+
+class Source:
+    """Tensors of one or several files under their names; a context manager that closes them."""
+
+    def __init__(self, path: Path, files: Sequence[TensorFile]) -> None:
+        self.path, self.files = path, tuple(files)
+        self._where = {name: file for file in files for name in file.entries}
+        if len(self._where) != sum(len(file.entries) for file in files):
+            self.close()
+            raise CheckpointError(
+                "Two files hold the same tensor.",
+                found=f"{', '.join(file.path.name for file in files)}",
+                expected="every tensor in one of them",
+                do="keep the files of one download only in the folder",
+            )
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Every tensor's type, shape and place."""
+        return {name: file.entries[name] for name, file in self._where.items()}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The first file's."""
+        return self.files[0].metadata
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.fingerprint.size for file in self.files)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor in memory of its own."""
+        return self._where[name].read(name)
+
+    def pieces(self, name: str, start: int, stop: int, most: int) -> Iterator[Tensor]:
+        """Elements ``start`` to ``stop`` as flat tensors of at most ``most``."""
+        return self._where[name].pieces(name, start, stop, most)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(path: Path) -> Source:
+    """A weights file, or a folder that holds the file or files of one network.
+
+    Raises ``CheckpointError`` for anything unreadable, and for shards that are missing.
+    """
+    paths = files_of(path)
+    opened: list[TensorFile] = []
+    try:
+        opened.extend(TensorFile(part) for part in paths)
+    except BaseException:
+        for file in opened:
+            file.close()
+        raise
+    return Source(path, opened)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, or those of one network in a folder."""
+    if not path.is_dir():
+        return [path]
+    if (path / DEEPSPEED).is_file():
+        return [path / DEEPSPEED]
+    if (path / "latest").is_file():
+        return [_latest(path)]
+    for ending in ("safetensors", "bin"):
+        indexes = sorted(path.glob(f"*.{ending}.index.json"))
+        if indexes:
+            return _shards(indexes[0])
+    for name in SINGLE:
+        if (path / name).is_file():
+            return [path / name]
+    found = sorted(path.glob("*.safetensors"))
+    if found and all(_NUMBERED.search(one.stem) for one in found):
+        return _complete(found)
+    if len(found) == 1:
+        return found
+    raise CheckpointError(
+        "The folder holds no network.",
+        found=f"{path} with {len(found)} safetensors files" if found else f"no weights in {path}",
+        expected="one weights file, or the numbered files of one network with their index",
+        do="choose the file itself, or the folder it was downloaded into",
+    )
+
+
+def small_text(path: Path, most: int) -> str:
+    """The beginning of a text file. Raises ``CheckpointError`` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most).decode("utf-8", "replace")
+    except OSError as error:
+        raise CheckpointError(
+            "A file beside the weights cannot be read.",
+            found=f"{path}: {error.strerror or error}",
+            expected="a file that you may read",
+            do="check its permissions",
+        ) from error
+
+
+def _latest(folder: Path) -> Path:
+    """DeepSpeed's layout: ``latest`` names the sub-folder."""
+    text = small_text(folder / "latest", 40).strip()
+    if not (text.isdecimal() or text == "release"):
+        raise CheckpointError(
+            "The checkpoint folder cannot be read.",
+            found=f"{text!r} in {folder / 'latest'}",
+            expected="the number of a folder",
+            do="download the checkpoint's folder again, or choose the .pt file in it",
+        )
+    return folder / text / DEEPSPEED
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all of which must be there."""
+    try:
+        fields: Any = json.loads(small_text(index, LARGEST_INDEX))
+        names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
+        named = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _bad_index(index, "no list of files") from error
+    if not names or not named:
+        raise _bad_index(index, f"{names[:1]}")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise _missing(index.parent, missing)
+    return [index.parent / name for name in names]
+
+
+def _complete(found: Sequence[Path]) -> list[Path]:
+    """Numbered files without an index: the number behind ``-of-`` says how many there must be."""
+    stem, _, count = found[0].stem.rpartition("-of-")
+    base = stem.rpartition("-")[0]
+    if not count.isdecimal() or len(count) > 5:
+        raise _bad_index(found[0], found[0].name)
+    wanted = [f"{base}-{n:0{len(count)}d}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
+    missing = [name for name in wanted if found[0].with_name(name) not in found]
+    if missing:
+        raise _missing(found[0].parent, missing)
+    return list(found)
+
+
+def _missing(folder: Path, names: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        "The network is incomplete.",
+        found=f"{folder} without {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
+        expected="all of its numbered files",
+        do="download the missing files into the same folder",
+    )
+
+
+def _bad_index(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        "The list of a network's files cannot be used.",
+        found=f"{path.name}: {found}",
+        expected="names of files beside it",
+        do="download the folder again",
+    )

@@ -1,0 +1,248 @@
+"""The header of a safetensors file, checked as strictly as the format defines it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from ..errors import CheckpointError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""safetensors' names of the types that are read."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+MOST_DIMENSIONS = 8
+LARGEST_EXTENT = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor in a file: ``shape`` elements of ``dtype`` whose first byte is at ``offset``.
+
+    ``stride`` is None for the usual order, the last axis fastest; ``span`` is the number of bytes from the
+    first to the last element. A tensor whose numbers are ``quantised`` (GGUF's word for how) takes ``stored``
+    bytes, and ``dtype`` is what they become.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    stride: tuple[int, ...] | None = None
+    quantised: str = ""
+    stored: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def span(self) -> int:
+        """Bytes from the first element to the end of the last."""
+        if self.quantised:
+            return self.stored
+        if self.stride is None or self.numel == 0:
+            return self.nbytes
+        last = sum((extent - 1) * step for extent, step in zip(self.shape, self.stride, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Refuse extents that are no tensor's. Raises ``CheckpointError``."""
+    if len(shape) > MOST_DIMENSIONS or any(not 0 <= extent <= LARGEST_EXTENT for extent in shape):
+        raise damaged(f"{name} has the shape {list(shape)[: MOST_DIMENSIONS + 1]}", "a tensor's shape")
+
+
+def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps between neighbours along each axis in the usual order."""
+    steps: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        steps.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(steps))
+
+
+def strided(entry: Entry, stride: tuple[int, ...], room: int, name: str) -> Entry:
+    """The entry read with these steps, which must visit each element once, inside ``room`` bytes.
+
+    Raises ``CheckpointError``.
+    """
+    shape = entry.shape
+    check_shape(shape, name)
+    if len(stride) != len(shape) or any(not 0 <= step <= LARGEST_EXTENT for step in stride):
+        raise damaged(f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis")
+    usual = contiguous_stride(shape)
+    same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
+    result = Entry(entry.dtype, shape, entry.offset, None if same else stride)
+    if result.stride is not None and _overlaps(shape, stride):
+        raise damaged(
+            f"{name}: elements of {list(shape)} with strides {list(stride)} overlap", "none that do"
+        )
+    if result.span > room:
+        raise damaged(f"{name} needs {result.span:,} bytes of {room:,}", "tensors inside their storage")
+    return result
+
+
+def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether two elements can lie at the same place: axes in order of their steps must not reach over."""
+    reach = 0
+    for step, extent in sorted((s, e) for s, e in zip(stride, shape, strict=True) if e > 1):
+        if step <= reach:
+            return True
+        reach += step * (extent - 1)
+    return False
+
+
+def damaged(found: str, expected: str) -> CheckpointError:
+    """A container that contradicts itself; the caller's file name is added by ``explained``."""
+    return CheckpointError(
+        "The weights file is damaged, or was made to do harm.",
+        found=found,
+        expected=expected,
+        do="download it again from its publisher; if it stays so, do not use it",
+    )
+
+
+LARGEST, MOST = 16 << 20, 60_000
+"""Bytes of a header, and tensors in it; that of the released model has 0.3 million and two thousand."""
+METADATA = "__metadata__"
+
+
+def read_header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of ``size`` bytes; ``read(offset, size)`` reads it.
+
+    Raises ``CheckpointError`` for a file that is cut, padded or contradicts itself.
+    """
+    length = int.from_bytes(read(0, 8), "little")
+    if length > LARGEST:
+        raise damaged(f"a header of {length:,} bytes", f"at most {LARGEST:,}")
+    start = 8 + length
+    if start > size:
+        raise incomplete(size, start, "its header")
+    fields = _parsed(read(8, length))
+    metadata = fields.pop(METADATA, {})
+    if not _is_text_map(metadata):
+        raise damaged("metadata that is not text", "names and texts")
+    entries = {name: _entry(name, value, start) for name, value in fields.items()}
+    _check_places(entries, start, size)
+    return entries, cast("dict[str, str]", metadata)
+
+
+def header_bytes(
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """The header of a safetensors file with tensors of these names, types and shapes, in this order."""
+    fields: dict[str, Any] = {METADATA: dict(metadata)}
+    position = 0
+    for name, dtype, shape in tensors:
+        end = position + math.prod(shape) * dtype.itemsize
+        fields[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def incomplete(size: int, needed: int, what: str) -> CheckpointError:
+    """A file that ends before ``what`` does."""
+    return CheckpointError(
+        "The file is incomplete.",
+        found=f"{size:,} bytes",
+        expected=f"{needed:,} bytes, by {what}",
+        do="download it again; it was cut, or is still being written",
+    )
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    if raw.count(b"{") > MOST + 2 or raw.count(b"[") > 2 * MOST or raw.count(b",") > 16 * MOST:
+        raise damaged("a header of more names and numbers than a network has", f"at most {MOST:,} tensors")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) != len(pairs):
+            raise damaged("a name twice in the header", "every name once")
+        return found
+
+    try:
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise damaged("a header that cannot be read", "JSON in UTF-8") from error
+    if not isinstance(fields, dict):
+        raise damaged("a header that is no JSON object", "names of tensors")
+    return cast("dict[str, Any]", fields)
+
+
+def _entry(name: str, value: Any, start: int) -> Entry:
+    shown = repr(name[:80])
+    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {
+        "dtype",
+        "shape",
+        "data_offsets",
+    }:
+        raise damaged(f"{shown} without type, shape and place", "all three, and nothing else")
+    fields = cast("dict[str, Any]", value)
+    shape, place = _numbers(fields["shape"], shown), _numbers(fields["data_offsets"], shown)
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        raise CheckpointError(
+            "The file holds numbers of a type that is not read.",
+            found=f"{shown} of type {str(fields['dtype'])[:20]}",
+            expected=", ".join(DTYPES),
+            do="use a file in one of these types",
+        )
+    check_shape(shape, shown)
+    if len(place) != 2 or place[1] - place[0] != math.prod(shape) * dtype.itemsize:
+        raise damaged(
+            f"{shown} of shape {list(shape)} at bytes {list(place)[:3]}", "as many bytes as its shape needs"
+        )
+    return Entry(dtype, shape, start + place[0])
+
+
+def _numbers(value: Any, shown: str) -> tuple[int, ...]:
+    items = tuple(cast("list[Any]", value)) if isinstance(value, list) else (None,)
+    if not all(type(item) is int and item >= 0 for item in items):
+        raise damaged(f"{shown} with {str(items)[:60]} for a shape or place", "whole numbers, none below 0")
+    return cast("tuple[int, ...]", items)
+
+
+def _check_places(entries: dict[str, Entry], start: int, size: int) -> None:
+    """Tensors fill the file from the header to its end, without gaps and without overlaps."""
+    free = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if entry.offset != free:
+            kind = "a gap before" if entry.offset > free else "an overlap at"
+            raise damaged(f"{kind} {name[:80]!r}", "tensors one after the other")
+        free += entry.nbytes
+    if free > size:
+        raise incomplete(size, free, "its header")
+    if free < size:
+        raise damaged(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
+
+
+def _is_text_map(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(text, str) for text in cast("dict[str, Any]", value).values())

@@ -1,0 +1,106 @@
+"""The face analyzer's contract, and the trivial one that random sets use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import FaceConfig
+from ..errors import FaceError
+from ..geometry import PixelBox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Face:
+    """What the model needs of a face.
+
+    ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere; ``embedding`` [1, E] lies
+    in the embedding space of the analyzer that made it. To be shown: the ``boxes`` of all faces that were
+    found, from left to right, and which one was ``chosen``.
+    """
+
+    mask: Tensor
+    embedding: Tensor
+    boxes: tuple[PixelBox, ...] = ()
+    chosen: int | None = None
+
+
+@runtime_checkable
+class FaceAnalyzer(Protocol):
+    """Finds the face in a picture [3, h, w] in 0..1. ``space`` names the embedding space it writes in."""
+
+    @property
+    def space(self) -> str: ...
+
+    def analyze(self, picture: Tensor) -> Face: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailAnalyzer:
+    """The whole picture is the face, and a standardised thumbnail is its embedding.
+
+    For random sets, which have learned no embedding: every code path runs, nothing is recognised.
+    """
+
+    embedding_dim: int
+    space: str = "thumbnail"
+
+    def analyze(self, picture: Tensor) -> Face:
+        side = int((self.embedding_dim // 3) ** 0.5)
+        thumbnail = F.adaptive_avg_pool2d(picture[None], side).flatten(1)
+        spread = thumbnail.std(correction=0).clamp_min(1e-3)
+        values = (thumbnail - thumbnail.mean()) / spread
+        embedding = F.pad(values, (0, self.embedding_dim - values.shape[1]))
+        return Face(mask=torch.ones(picture.shape[1:]), embedding=embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """In the place of an analyzer that was not asked for."""
+
+    space: str
+
+    def analyze(self, picture: Tensor) -> Face:
+        """Raises ``FaceError``."""
+        del picture
+        raise FaceError(
+            "No face analyzer was loaded.",
+            found="models for a saved identity",
+            expected="models that can extract one",
+            do="load the models with extract=True",
+        )
+
+
+def analyze(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
+    """The face in a picture, checked against the space the model was trained in.
+
+    Raises ``FaceError`` for another space or size, or numbers that are not finite.
+    """
+    if analyzer.space != config.space:
+        raise FaceError(
+            "This face analyzer does not belong to this model.",
+            found=f"embeddings in the space {analyzer.space!r}",
+            expected=f"the space {config.space!r}",
+            do="use the analyzer the model was trained with",
+        )
+    face = analyzer.analyze(picture)
+    shape = tuple(face.embedding.shape)
+    if shape != (1, config.embedding_dim) or not bool(face.embedding.isfinite().all()):
+        raise FaceError(
+            "The face analyzer's embedding cannot be used.",
+            found=f"shape {list(shape)}, finite: {bool(face.embedding.isfinite().all())}",
+            expected=f"[1, {config.embedding_dim}] finite numbers",
+            do="try another picture of the person, or check the analyzer's model files",
+        )
+    if tuple(face.mask.shape) != tuple(picture.shape[1:]):
+        raise FaceError(
+            "The face mask does not fit the picture.",
+            found=str(list(face.mask.shape)),
+            expected=str(list(picture.shape[1:])),
+            do="check the analyzer",
+        )
+    return face

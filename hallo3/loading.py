@@ -1,0 +1,171 @@
+"""A model folder -> networks behind residencies. Headers are read at once, weights when first used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from .attention import watched
+from .checkpoints.component_config import check_file, model_config, part
+from .checkpoints.load import load_strict, read_part
+from .checkpoints.locate import ModelFolder
+from .checkpoints.verify import Examined
+from .config import ARE, VAEConfig, from_dict
+from .errors import CheckpointError
+from .face.analyzer import Absent
+from .face.registry import analyzer_for
+from .face.selection import Choice
+from .model.kernels.eager import PLAIN, Kernels
+from .model.layers import Attention, sdpa
+from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
+from .models import Models
+from .offload.budget import MemoryPlan
+from .offload.estimate import Arrangement
+from .offload.placement import OFFLOADS, Homes
+from .quantization.precision import PRECISIONS, Precision, check_device, filled, fitted, precision_of
+from .residency import Offloaded, Visiting
+from .speech.wav2vec2 import build_wav2vec2
+from .text_encoder import TextEncoder, build_t5, tied, tokenizer_named
+from .vae.autoencoder import WHOLE, VideoVAE, build_vae
+
+N = TypeVar("N", bound=Trunk)
+T5_VOCABULARY = 32128
+"""Tokens where a file does not say how many."""
+
+
+def load_models(
+    folder: Path | ModelFolder,
+    device: torch.device,
+    numbers: Precision | torch.dtype | str,
+    *,
+    offload: str = "none",
+    memory: MemoryPlan | None = None,
+    attention: Attention = sdpa,
+    kernels: Kernels = PLAIN,
+    examined: Examined | None = None,
+    choice: Choice | None = None,
+    extract: bool = True,
+) -> Models:
+    """The networks of a model folder. All headers are checked here; weights load on first use.
+
+    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``,
+    ``fp8-products``, ``int8``) or a torch type.
+    ``offload`` says where the weights of transformer and reference network are while they are not
+    computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
+    (``disk``); the numbers are equal. A ``memory`` plan decides it instead, and how a video is
+    decoded. The speech encoder always computes in float32, as in the original. Transformer and reference
+    network attend by ``attention``, which ``Models.attention`` watches, and compute with ``kernels``.
+    ``choice`` says which face of a photograph is meant. With ``examined``, files are looked through before
+    their first use: checksums, and numbers that are none. Without ``extract`` no identity can be extracted:
+    reference network and face analyzer are not looked for.
+
+    Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` when no
+    analyzer writes in the model's embedding space, ``InputError`` for a device that cannot multiply so.
+    """
+    files = ModelFolder(folder) if isinstance(folder, Path) else folder
+    precision = precision_of(numbers)
+    check_device(precision, device)
+    precision = fitted(precision, device)
+    config = model_config(files.transformer)
+    if extract:
+        other = model_config(files.reference, "reference")
+        _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
+    _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
+    text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
+    vocabulary = text.get("vocab_size", T5_VOCABULARY)
+    tokenizer = tokenizer_named(text.pop("tokenizer", "t5"), vocabulary, files.tokenizer)
+    _same(text.get("d_model"), config.trunk.text_dim, "text_encoder")
+    heard = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' own defaults
+    _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
+    for name in ("transformer", "reference") if extract else ("transformer",):
+        check_file(files.find(name), name)
+    latent = config.segment.shape.latent
+    watch, plain = watched(attention), Precision(precision.name, precision.compute)
+    layers = replace(precision.layers("meta"), attention=watch, kernels=kernels)
+
+    def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
+        return read_part(path, name, held_in, examined)
+
+    def transformer() -> Hallo3Transformer:
+        return Hallo3Transformer(config, layers)
+
+    def reference_network() -> ReferenceNetwork:
+        return ReferenceNetwork(config.trunk, latent, layers)
+
+    def whole(network: N, name: str) -> N:
+        load_strict(network, filled(network, read(files.find(name), name, precision)), ARE[name])
+        return network
+
+    arrangement = _arranged(offload, memory, device)
+
+    def vae() -> VideoVAE:
+        codec = build_vae(config.vae, arrangement.decode if arrangement else WHOLE)
+        load_strict(cast(nn.Module, codec.network), read(files.vae, "vae", plain), ARE["vae"])
+        return codec
+
+    def text_encoder() -> TextEncoder:
+        reader, t5 = tokenizer(), build_t5(text)
+        load_strict(t5, tied(read(files.text_encoder, "text_encoder", plain)), "T5's encoder")
+        return TextEncoder(reader, t5.to(device))
+
+    def speech_encoder() -> nn.Module:
+        network = build_wav2vec2(speech)
+        load_strict(network, read(files.speech_encoder, "speech_encoder", PRECISIONS["fp32"]), "wav2vec2")
+        return network.to(device)
+
+    stands: tuple[Any, Any, Any, Any]
+    if arrangement is None:
+        stands = (
+            Visiting(text_encoder),
+            Offloaded(vae, device),
+            Visiting(lambda: whole(reference_network(), "reference").to(device)),
+            Offloaded(lambda: whole(transformer(), "transformer"), device),
+        )
+    else:
+        homes = Homes(
+            files=files,
+            device=device,
+            precision=precision,
+            examined=examined,
+            arrangement=arrangement,
+        )
+        stands = (
+            homes.text(tokenizer, lambda: build_t5(text)),
+            homes.vae(vae),
+            homes.once(reference_network, "reference"),
+            homes.transformer(transformer),
+        )
+    return Models(
+        config=config,
+        face=analyzer_for(config.face, files.faces, choice=choice) if extract else Absent(config.face.space),
+        speech=Visiting(speech_encoder),
+        text=stands[0],
+        vae=stands[1],
+        reference=stands[2],
+        transformer=stands[3],
+        attention=watch,
+    )
+
+
+def _arranged(offload: str, memory: MemoryPlan | None, device: torch.device) -> Arrangement | None:
+    """A plan's arrangement, or an offload's; None where all is in place."""
+    if memory is not None:
+        return memory.arrangement
+    if offload == "none":
+        return None
+    by_hand = OFFLOADS[offload]
+    return replace(by_hand, decode=WHOLE) if device.type == "cpu" else by_hand
+
+
+def _same(found: object, expected: object, what: str) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"The {what} file belongs to another model than the transformer.",
+            found=str(found),
+            expected=str(expected),
+            do="use the files of one model folder together",
+        )

@@ -1,0 +1,110 @@
+"""The four as torch's own operations spell them: with gradients, with any host's layers, on any device.
+
+B batch, M text tokens, N video tokens, R reference tokens, D width, H heads, d head channels, S timesteps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def dense(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias in the type and place of ``like``. A layer that holds them in another form says so by a
+    method of this name."""
+    own = getattr(layer, "dense", None)
+    if own is not None:
+        return own(like)
+    known = cast(Any, layer)
+    return known.weight.to(like), known.bias.to(like)
+
+
+class Kernels(Protocol):
+    """What a block does between its matrix products. Layers come as modules, whoever's they are."""
+
+    name: str
+
+    def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+        """Norm and modulation of video [B, N, D] and text [B, M, D] under [S, 6, D], the first two of which
+        are video's shift and scale, the fourth and fifth text's -> one sequence [B, M + N, D], text first."""
+        ...
+
+    def rotated(
+        self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
+    ) -> Tensor:
+        """Norm of every head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
+        [1, H, R, d] comes after it as it is."""
+        ...
+
+    def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
+        """A Linear's result [B, N, D], and behind it ``tail`` [1, R, D] -> [B, N + R, D]."""
+        ...
+
+    def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        """x + gate * update: [B, N, D] under a gate [S, 1, D]."""
+        ...
+
+    def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """Linear, then GELU by its tanh approximation (exact GELU moves the goldens by 2.9e-4)."""
+        ...
+
+
+class Plain:
+    """Each step an operation of torch's, each rounded to the type that flows."""
+
+    name = "plain"
+
+    def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+        """See :class:`Kernels`."""
+        m = modulation
+        parts = modulate(norm(text), m[:, 3:4], m[:, 4:5]), modulate(norm(video), m[:, 0:1], m[:, 1:2])
+        return torch.cat(parts, dim=1)
+
+    def rotated(
+        self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`Kernels`."""
+        x = rotate(norm(split_heads(x, heads)), cos, sin)
+        return x if tail is None else torch.cat((x, tail.expand(len(x), -1, -1, -1)), dim=2)
+
+    def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
+        """See :class:`Kernels`."""
+        return torch.cat((linear(x), tail.expand(len(x), -1, -1)), dim=1)
+
+    def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        """See :class:`Kernels`."""
+        return x + gate * update
+
+    def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """See :class:`Kernels`. In place where no gradient will ask for what went in."""
+        hidden = linear(x)
+        if torch.is_grad_enabled():
+            return nn.functional.gelu(hidden, approximate="tanh")
+        return cast(Any, torch.ops.aten).gelu_(hidden, approximate="tanh")
+
+
+PLAIN = Plain()
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, N, D] under shift and scale [S, 1, D]; S is B or 1."""
+    return x * (1 + scale) + shift
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring channel pairs of x [..., N, d]: (a, b) -> (a cos - b sin, b cos + a sin)."""
+    turned = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+    return x * cos + turned * sin
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """[B, N, H*d] -> [B, H, N, d]."""
+    batch, count, _ = tokens.shape
+    return tokens.reshape(batch, count, heads, -1).transpose(1, 2)
+
+
+def merge_heads(tokens: Tensor) -> Tensor:
+    """[B, H, N, d] -> [B, N, H*d]."""
+    return tokens.transpose(1, 2).flatten(-2)

@@ -1,1 +1,0 @@
-"""ONNX files: looked through as data first, then run by onnxruntime on the CPU."""

@@ -1,1 +1,0 @@
-"""The text prompt: tokens, then T5's embedding of them."""

@@ -1,0 +1,183 @@
+"""From a prompt to token ids of a fixed length: T5's own tokenizer, words for the built-in model, or bytes
+for random sets."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from .config import check_sizes
+from .errors import CheckpointError, DependencyError
+
+PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
+
+
+class Tokenizer(Protocol):
+    """A prompt -> ids [1, length], padded; too long a prompt is cut with a warning."""
+
+    def __call__(self, prompt: str, length: int) -> Tensor: ...
+
+
+class ByteTokenizer:
+    """Bytes as tokens, with T5's padding and end marks (the scheme of ByT5)."""
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        ids = [byte + FIRST_BYTE for byte in prompt.encode()]
+        _warn_if_cut(len(ids) + 1, length)
+        ids = [*ids[: length - 1], END]
+        return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+
+@dataclass(frozen=True, slots=True)
+class WordTokenizer:
+    """Whole words as tokens, each a number that its letters decide: for the small built-in text encoder.
+
+    Case and punctuation do not count; different words may share a number.
+    """
+
+    vocabulary: int
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        ids = [self.number(word) for word in re.findall(r"\w+", prompt.lower())]
+        _warn_if_cut(len(ids) + 1, length)
+        ids = [*ids[: length - 1], END]
+        return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+    def number(self, word: str) -> int:
+        """A word's token."""
+        digest = blake2b(word.encode(), digest_size=8).digest()
+        return FIRST_WORD + int.from_bytes(digest, "little") % (self.vocabulary - FIRST_WORD)
+
+
+class T5Tokenizer:
+    """The SentencePiece tokenizer in a text encoder's folder (facts 16, T5)."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(
+                "The text encoder's tokenizer is missing.",
+                found=f"no folder {folder}",
+                expected="the tokenizer files that came with the T5 text encoder",
+                do=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
+            )
+        self._tokenizer = _load_tokenizer(folder)
+
+    def __call__(self, prompt: str, length: int) -> Tensor:
+        _warn_if_cut(len(self._tokenizer(prompt)["input_ids"]), length)
+        encoded = self._tokenizer(
+            prompt, truncation=True, padding="max_length", max_length=length, return_tensors="pt"
+        )
+        return cast(Tensor, encoded["input_ids"])
+
+
+def tokenizer_named(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
+    """What makes the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
+    number of tokens that the network knows.
+
+    Raises ``CheckpointError`` for a name that is none.
+    """
+    makers: dict[str, Callable[[], Tokenizer]] = {
+        "t5": lambda: T5Tokenizer(folder),
+        "words": lambda: WordTokenizer(vocabulary),
+        "bytes": ByteTokenizer,
+    }
+    maker = makers.get(str(name))
+    if maker is None:
+        raise CheckpointError(
+            "The text encoder wants an unknown tokenizer.",
+            found=repr(name),
+            expected=" or ".join(makers),
+            do="use a text encoder that was written for this version, or update the package",
+        )
+    return maker
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    loader = cast(Any, AutoTokenizer)
+    try:
+        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise DependencyError(
+            "The T5 tokenizer needs a library that is not installed.",
+            found=str(error).splitlines()[0],
+            do="pip install sentencepiece protobuf",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The text encoder's tokenizer cannot be read.",
+            found=str(error).splitlines()[0],
+            expected=f"T5 tokenizer files in {folder}",
+            do="copy the tokenizer files of the T5 text encoder there again",
+        ) from error
+
+
+def _warn_if_cut(tokens: int, length: int) -> None:
+    if tokens > length:
+        warnings.warn(
+            f"The prompt has {tokens} tokens; the model reads {length}, the last {tokens - length} are cut.",
+            stacklevel=4,
+        )
+
+
+_SIZES = frozenset(
+    [
+        "d_model",
+        "d_ff",
+        "d_kv",
+        "num_heads",
+        "num_layers",
+        "vocab_size",
+        "feed_forward_proj",
+        "relative_attention_num_buckets",
+        "relative_attention_max_distance",
+        "layer_norm_epsilon",
+    ]
+)
+
+
+_TIED = {"encoder.embed_tokens.weight": "shared.weight"}
+
+
+def tied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors with the one embedding under both of its names."""
+    return {**state, **{alias: state[name] for alias, name in _TIED.items() if name in state}}
+
+
+def untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors, the embedding once: what a file holds."""
+    return {name: tensor for name, tensor in state.items() if name not in _TIED}
+
+
+def build_t5(config: Mapping[str, Any]) -> nn.Module:
+    """transformers' ``T5EncoderModel`` of these sizes, without memory (on the meta device).
+
+    Raises ``CheckpointError`` for a field that is not a size.
+    """
+    check_sizes(config, _SIZES, "text_encoder")
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.device("meta"):
+        return T5EncoderModel(T5Config(**config, dropout_rate=0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """A tokenizer and the T5 that reads its ids."""
+
+    tokenizer: Tokenizer
+    t5: nn.Module
+
+    def encode(self, prompt: str, length: int) -> Tensor:
+        """A prompt -> embedding [1, length, text_dim], padding included."""
+        ids = self.tokenizer(prompt, length).to(next(self.t5.parameters()).device)
+        return self.t5(input_ids=ids).last_hidden_state

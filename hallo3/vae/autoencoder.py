@@ -1,0 +1,100 @@
+"""Encode frames in one call, decode latents slice by slice; the weights are in diffusers' networks (facts 7).
+
+B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..config import VAEConfig
+from .causal_conv import OneDNNConvolutions
+from .decoder import decode_parts
+from .tiling import DecodePlan
+
+WHOLE = DecodePlan()
+
+
+class Posterior(NamedTuple):
+    """What the encoder believes: mean and log-variance [B, C, T, h, w], unscaled."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + exp(log_variance / 2) noise; the original always samples, we take the mean by default."""
+        spread = torch.exp(0.5 * self.log_variance.clamp(-30.0, 20.0))
+        return self.mean + spread * noise.to(self.mean)
+
+
+class VideoVAE(nn.Module):
+    """diffusers' ``AutoencoderKLCogVideoX``: its encoder called as the original does, its decoder walked.
+
+    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer ones. ``plan`` is what
+    decodes hold at once unless they are told otherwise.
+    """
+
+    def __init__(self, network: nn.Module, scaling_factor: float, plan: DecodePlan = WHOLE) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.scaling_factor = scaling_factor
+        self.plan = plan
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """Frames [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
+        with OneDNNConvolutions():
+            moments, _ = self.network.encoder(_suited(pixels, self.network.encoder))
+        return Posterior(*moments.chunk(2, dim=1))
+
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Frames -> scaled latents [B, C, T, h, w]: the posterior's mean, or its sample under ``noise``."""
+        posterior = self.posterior(pixels)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        return latents * self.scaling_factor
+
+    def decode(
+        self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None
+    ) -> Iterator[Tensor]:
+        """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1 as they are decoded.
+
+        ``slices`` counts latent frames at a time and defaults to the original's; ``plan`` defaults to this
+        VAE's. The causal cache lives in this generator and nowhere else. Golden ``vae_decode_chunked``.
+        """
+        unscaled = _suited(latents, self.network.decoder) * (1 / self.scaling_factor)
+        parts = torch.split(unscaled, list(slices or decode_slices(latents.shape[2])), dim=2)
+        yield from decode_parts(self.network.decoder, parts, plan or self.plan)
+
+
+def decode_slices(latent_frames: int) -> list[int]:
+    """Latent frames per decoder call: the odd one joins the first pair (13 -> 3, 2, 2, 2, 2, 2)."""
+    if latent_frames < 2:
+        return [latent_frames]
+    pairs = [2] * (latent_frames // 2)
+    return [pairs[0] + latent_frames % 2, *pairs[1:]]
+
+
+def _suited(tensor: Tensor, network: nn.Module) -> Tensor:
+    return tensor.to(next(network.parameters()))
+
+
+def build_vae(config: VAEConfig, plan: DecodePlan = WHOLE) -> VideoVAE:
+    """The VAE of these sizes, without memory (on the meta device); ``plan`` is its decodes'."""
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+
+    levels = len(config.block_out_channels)
+    with torch.device("meta"):
+        network = cast(Any, AutoencoderKLCogVideoX)(
+            block_out_channels=config.block_out_channels,
+            down_block_types=("CogVideoXDownBlock3D",) * levels,
+            up_block_types=("CogVideoXUpBlock3D",) * levels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_num_groups,
+            norm_eps=config.norm_eps,
+            scaling_factor=config.scaling_factor,
+        )
+    return VideoVAE(network, config.scaling_factor, plan)

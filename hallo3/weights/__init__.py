@@ -1,1 +1,0 @@
-"""Checkpoints: key maps between the original's names and ours, files, strict loading."""

@@ -1,0 +1,171 @@
+"""Weights files -> networks under ComfyUI's memory management."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ...hallo3.built_in import FOLDER
+from ...hallo3.checkpoints.component import find_part
+from ...hallo3.checkpoints.component_config import META, build_reference, model_config
+from ...hallo3.checkpoints.detect_format import Kind
+from ...hallo3.checkpoints.load import check_state
+from ...hallo3.checkpoints.source import open_source
+from ...hallo3.checkpoints.verify import Examined, Watch
+from ...hallo3.config import Hallo3Config
+from ...hallo3.model.layers import Layers
+from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from .model import ModelConfig, attention
+
+FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", "scaled_fp8")
+"""Entries that ComfyUI's quantised layers keep beside a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One network's file: its tensors under our names, what it says it is, and ComfyUI's metadata."""
+
+    state: dict[str, Tensor]
+    config: Hallo3Config
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSocket:
+    """What a HALLO3_REFERENCE_NETWORK socket carries."""
+
+    patcher: Any
+    config: Hallo3Config
+    dtype: torch.dtype
+
+
+def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
+    """A file (or the built-in model for None) -> MODEL.
+
+    Raises ``CheckpointError`` for anything but the weights of Hallo3's transformer.
+    """
+    weights = read(path, "transformer")
+    model_config = ModelConfig(weights.config)
+    state, _ = comfy.utils.convert_old_quants(weights.state, "", metadata=weights.metadata)
+    model_config.quant_config = comfy.utils.detect_layer_quantization(state, "")
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    dtype = _storage_dtype(state, model_config.quant_config is not None, weight_dtype)
+    supported = ModelConfig.supported_inference_dtypes
+    stored = None if model_config.quant_config else dtype
+    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(stored, load_device, supported), load_device)
+    _check(Hallo3Transformer(weights.config, META), state, "Hallo3's transformer")
+    model = model_config.get_model()
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=load_device, offload_device=offload_device)
+    if not mm.is_device_cpu(offload_device):
+        model.to(offload_device)
+    model.load_model_weights(dict(state), "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_model, (path, weight_dtype))
+    return patcher
+
+
+def load_reference_network(path: Path | None) -> ReferenceSocket:
+    """A file (or the built-in one for None) -> the reference network. Raises ``CheckpointError``."""
+    weights = read(path, "reference")
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    supported = ModelConfig.supported_inference_dtypes
+    dtype = _storage_dtype(weights.state, False, "default")
+    compute = mm.unet_manual_cast(dtype, load_device, supported)
+    layers = Layers(
+        ops=comfy.ops.pick_operations(dtype, compute), attention=attention, device=offload_device, dtype=dtype
+    )
+    config = weights.config
+    latent = config.segment.shape.latent
+    _check(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
+    network = ReferenceNetwork(config.trunk, latent, layers)
+    mm.archive_model_dtypes(network)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network, load_device=load_device, offload_device=offload_device
+    )
+    network.load_state_dict(weights.state, assign=patcher.is_dynamic())
+    network.eval().requires_grad_(False)
+    return ReferenceSocket(patcher, config, compute or dtype)
+
+
+def read(path: Path | None, part: str) -> Weights:
+    """The tensors of a file under our names, whichever naming it uses; None is the built-in model's file.
+
+    Files with our names are opened by ComfyUI, which may map them into memory; all others, the original's
+    checkpoint among them, by our own reader. Raises ``CheckpointError``.
+    """
+    path = path or FOLDER / f"{part}.safetensors"
+    config = model_config(path, part)
+    with open_source(path) as source:
+        found = find_part(source, part)
+        if source.files[0].kind is not Kind.SAFETENSORS or found.naming.mapped:
+            for file in source.files:
+                _examined().hash_of(file)
+            return Weights({name: found.stored(name) for name in found.made}, config, {})
+    prefix = found.prefix
+    state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    return Weights(mine, config, metadata or {})
+
+
+def _examined() -> Examined:
+    """Which of the original's files have been looked through; ComfyUI empties the folder when it starts."""
+    return Examined(Path(folder_paths.get_temp_directory()) / "hallo3_examined.json", _watching)
+
+
+@contextmanager
+def _watching(what: str, total: int) -> Generator[Watch]:
+    """A bar on the node; the stop button is heard."""
+    logging.info("Hallo3: %s", what)
+    bar = comfy.utils.ProgressBar(total)
+
+    def watch(count: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update(count)
+
+    yield watch
+
+
+def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:
+    if weight_dtype in FP8:
+        return FP8[weight_dtype]
+    found = None if quantised else comfy.utils.weight_dtype(state)
+    return mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state),
+        supported_dtypes=ModelConfig.supported_inference_dtypes,
+        weight_dtype=found,
+    )
+
+
+def _check(plain: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """ComfyUI's own loading only logs what is missing; we refuse it. ``plain`` is the network on meta."""
+    quantised = {name.removesuffix(".comfy_quant") for name in state if name.endswith(".comfy_quant")}
+    mine = {name: tensor for name, tensor in state.items() if not name.endswith(QUANT_SUFFIXES)}
+    wanted = plain.state_dict()
+    for layer in quantised:  # packed weights have shapes of their own
+        wanted[f"{layer}.weight"] = mine[f"{layer}.weight"]
+    check_state(wanted, mine, what)
+
+
+def features_of(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, ...]:
+    """Scaled latents [1, C, 1, h, w] -> a feature tensor [1, R, D] a block, off the device."""
+    trunk = socket.config.trunk
+    tokens = trunk.text_tokens + math.prod(latents.shape[-2:]) // 4
+    needed = 16 * tokens * trunk.width * mm.dtype_size(socket.dtype)
+    mm.load_models_gpu([socket.patcher], memory_required=needed)
+    home = mm.intermediate_device()
+    features = socket.patcher.model.features(latents.to(socket.patcher.load_device, socket.dtype))
+    return tuple(feature.to(home) for feature in features)

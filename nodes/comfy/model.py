@@ -1,0 +1,390 @@
+"""Hallo3 as one of ComfyUI's models: sampling, memory, LoRA and quantised weights are then ComfyUI's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import comfy.cli_args
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.ops
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...hallo3.config import Hallo3Config
+from ...hallo3.errors import InputError, ShapeError
+from ...hallo3.geometry import expect
+from ...hallo3.identity import Identity
+from ...hallo3.identity_file import fingerprint
+from ...hallo3.model.layers import Layers
+from ...hallo3.model.transformer import Hallo3Transformer
+
+SEGMENT = "hallo3_segment"
+"""Key of a conditioning entry's :class:`SegmentInput`."""
+IDENTITY, AUDIO, LATENT_FRAMES = "hallo3_identity", "hallo3_windows", "hallo3_latent_frames"
+"""Keyword arguments of the transformer."""
+SILENT = ("negative", "empty_negative_prompt")
+"""What ComfyUI's guiders call their unconditional branch."""
+
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentInput:
+    """What one guidance branch of a segment reads: speech windows [1, F, window, layers, channels] and
+    unscaled image latents [1, C, 1, h, w]."""
+
+    identity: Identity
+    windows: Tensor
+    image_latents: Tensor
+
+    @property
+    def silent(self) -> SegmentInput:
+        """The same without speech: what the unconditional branch hears."""
+        return replace(self, windows=torch.zeros_like(self.windows))
+
+
+class Shared(comfy.conds.CONDRegular):
+    """A condition that is the same object for a whole batch: never repeated, never concatenated."""
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> Shared:
+        del batch_size, kwargs
+        return self
+
+    def can_concat(self, other: Any) -> bool:
+        same_frames = isinstance(self.cond, tuple) and self.cond == other.cond
+        return self.cond is other.cond or same_frames
+
+    def concat(self, others: Any) -> Any:
+        del others
+        return self.cond
+
+    def size(self) -> list[int]:
+        return [1]
+
+
+def branches(
+    positive: Conditioning | None, segment: SegmentInput, config: Hallo3Config
+) -> tuple[Conditioning, Conditioning]:
+    """Positive and negative conditioning of a segment: no prompt is zero text, and so is the negative,
+    which hears nothing (facts 6). Raises ``InputError`` for text of another length or width."""
+    trunk = config.trunk
+    nothing: Conditioning = [[torch.zeros(1, trunk.text_tokens, trunk.text_dim), {}]]
+    given = nothing if positive is None else [[fitting_text(t, config), extras] for t, extras in positive]
+    return with_segment(given, segment), with_segment(nothing, segment.silent)
+
+
+def with_segment(conditioning: Conditioning, segment: SegmentInput) -> Conditioning:
+    """Conditioning whose every entry carries a segment's identity, speech and image latents."""
+    return [[text, {**extras, SEGMENT: segment}] for text, extras in conditioning]
+
+
+def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
+    """Text [B, M, text_dim] cut to the model's tokens: ComfyUI's T5 pads to them and does not cut."""
+    trunk = config.trunk
+    if (
+        not isinstance(text, Tensor)
+        or text.ndim != 3
+        or text.shape[2] != trunk.text_dim
+        or text.shape[1] < trunk.text_tokens
+    ):
+        raise InputError(
+            "The positive conditioning does not fit this model.",
+            found=f"text embeddings {list(text.shape)}" if isinstance(text, Tensor) else "no text embeddings",
+            expected=f"at least {trunk.text_tokens} tokens of {trunk.text_dim} numbers",
+            do="use T5-XXL (Load CLIP, type cogvideox); for the built-in model, the clip of its loader",
+        )
+    return text[:, : trunk.text_tokens]
+
+
+FACTORS = Path(__file__).with_name("preview_factors.json")
+
+
+def rgb_factors(name: str) -> tuple[list[list[float]] | None, list[float] | None]:
+    """Factors [C][3] and bias [3] of a model by its configuration's name; None when there are none."""
+    found = json.loads(FACTORS.read_text(encoding="utf-8")).get(name)
+    return (found["factors"], found["bias"]) if found else (None, None)
+
+
+TIMESTEP = "hallo3_timestep"
+"""Entry of the transformer options by which the original's schedule names its own timestep."""
+OVERRIDE = "optimized_attention_override"
+"""Entry of the transformer options by which nodes put another attention in the place of ComfyUI's."""
+
+_options: ContextVar[dict[str, Any] | None] = ContextVar("hallo3_transformer_options", default=None)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """ComfyUI's selected attention, with whatever a node has put in its place for this call."""
+    return optimized_attention(
+        q,
+        k,
+        v,
+        heads=q.shape[1],
+        skip_reshape=True,
+        skip_output_reshape=True,
+        transformer_options=_options.get(),
+    )
+
+
+def attention_in_use(options: Mapping[str, Any] | None = None) -> str:
+    """The name of the attention that ComfyUI has selected and, if transformer ``options`` put another in its
+    place, of that one first."""
+    selected = _name(optimized_attention)
+    override = (options or {}).get(OVERRIDE)
+    if override is None:
+        return selected
+    return f"{_name(override)}, which a node has put in the place of {selected}"
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def parameters(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weight and bias as ComfyUI computes with them: cast, patched by LoRA, from wherever they
+    are."""
+    return comfy.ops.cast_bias_weight(layer, like)
+
+
+class NativeTransformer(Hallo3Transformer):
+    """Raw conditions in, velocity out; what a run holds constant is projected when a block reads it."""
+
+    def __init__(self, config: Hallo3Config, dtype: torch.dtype, device: Any, operations: Any) -> None:
+        layers = Layers(
+            ops=operations, attention=attention, parameters=parameters, device=device, dtype=dtype
+        )
+        super().__init__(config, layers)
+        self.dtype = dtype
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (parameters keep their names so)
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        transformer_options: dict[str, Any],
+        *,
+        hallo3_identity: Identity,
+        hallo3_windows: Tensor,
+        hallo3_latent_frames: Sequence[int] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Noisy and image latents [B, 2C, T, H, W], timesteps [B] and text [B, M, text_dim] -> velocity."""
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self.velocity, self, wrappers)
+        token = _options.set(transformer_options)
+        try:
+            return executor.execute(
+                x,
+                timesteps,
+                context,
+                transformer_options,
+                identity=hallo3_identity,
+                windows=hallo3_windows,
+                latent_frames=hallo3_latent_frames,
+            )
+        finally:
+            _options.reset(token)
+
+    def velocity(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        transformer_options: dict[str, Any],
+        *,
+        identity: Identity,
+        windows: Tensor,
+        latent_frames: Sequence[int] | None,
+    ) -> Tensor:
+        """What :meth:`forward` computes, inside the wrappers of other nodes."""
+        channels, frames = self.config.latent_channels, x.shape[2]
+        self._check_frames(frames, windows, latent_frames)
+        told = transformer_options.get(TIMESTEP)
+        if told is not None:
+            timesteps = torch.full_like(timesteps, told)
+        conditions = self.conditions(
+            identity.reference_features, identity.face_embedding, context, windows, latent_frames
+        )
+        modulation = self.modulate(timesteps, x, on_access=True)
+        return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
+
+    def _check_frames(self, frames: int, windows: Tensor, latent_frames: Sequence[int] | None) -> None:
+        heard = len(latent_frames) if latent_frames is not None else self.latent.frames
+        if frames != heard or windows.shape[1] != self.window_shape[0]:
+            raise ShapeError(
+                "The latent video does not have a segment's length.",
+                found=f"{frames} latent frames, speech for {heard}",
+                expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
+                do="sample the LATENT that Hallo3 Segment Conditioning puts out",
+            )
+
+
+EXACT = (
+    "attention_basic",
+    "attention_flash",
+    "attention_pytorch",
+    "attention_split",
+    "attention_sub_quad",
+    "attention_xformers",
+)
+"""ComfyUI's attentions that differ from one another by rounding only."""
+ROUNDING = ("autotune",)
+"""Values of ``--fast`` that choose another kernel and give nothing up."""
+
+
+def approximations() -> tuple[str, ...]:
+    """What ComfyUI gives up, in words that last: an attention that is not known to be exact, and what
+    ``--fast`` says. Empty where it computes exactly.
+
+    What a node puts in an attention's place is part of the workflow, and not looked at here.
+    """
+    selected = attention_in_use()
+    attention = () if selected in EXACT else (selected,)
+    return (*attention, *(f"--fast {name}" for name in sorted(_fast()) if name not in ROUNDING))
+
+
+def _fast() -> set[str]:
+    """The values of ``--fast``; where it has none of its own, that it is there."""
+    given: Any = getattr(getattr(comfy.cli_args, "args", None), "fast", None)
+    if not given:
+        return set()
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        return {"everything" if given is True else str(given)}
+    return {str(getattr(each, "value", each)) for each in cast("Iterable[Any]", given)}
+
+
+class LatentFormat(comfy.latent_formats.LatentFormat):
+    """CogVideoX latents: ComfyUI keeps them unscaled, the model multiplies by the scaling factor."""
+
+    latent_dimensions = 3
+    temporal_downscale_ratio = 4
+
+    def __init__(self, config: Hallo3Config) -> None:
+        self.latent_channels = config.vae.latent_channels
+        self.scale_factor = config.vae.scaling_factor
+        self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors(config.name)
+
+
+class ModelConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks of a model before it is built."""
+
+    sampling_settings: ClassVar = {
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "beta_schedule": "linear",
+        "zsnr": True,
+    }
+    supported_inference_dtypes: ClassVar = [torch.bfloat16, torch.float16, torch.float32]
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
+    memory_usage_factor = 0.9
+    """1.32 GB a sample at full size in 16 bits. Counted operation by operation on the meta device, a pass
+    with torch's own elementwise kernels, as it is computed here, holds 1.14 GB, two samples at once 2.27 GB;
+    ComfyUI casts a feed-forward's matrix (75 MB), and the next one, beside it. Not measured on a GPU."""
+
+    def __init__(self, config: Hallo3Config) -> None:
+        self.latent_format = lambda: LatentFormat(config)
+        super().__init__({"config": config})
+
+    def get_model(self, state_dict: Any = None, prefix: str = "", device: Any = None) -> Hallo3Model:
+        """The model of this configuration, without its weights."""
+        del state_dict, prefix
+        return Hallo3Model(self, device)
+
+
+class Hallo3Model(comfy.model_base.QwenImage):
+    """v-prediction over a zero-terminal-SNR schedule, conditioned by a segment's speech and an identity.
+
+    The base class is ComfyUI's way to know LoRA names: for ``QwenImage`` it maps diffusers' names, with
+    and without ``transformer.``, to parameters of the same name, which ours are. Nothing else of it is
+    used (docs/decisions/004).
+    """
+
+    def __init__(self, model_config: ModelConfig, device: Any = None) -> None:
+        comfy.model_base.BaseModel.__init__(
+            self, model_config, comfy.model_base.ModelType.V_PREDICTION, device, NativeTransformer
+        )
+        self.config: Hallo3Config = model_config.unet_config["config"]
+
+    def concat_cond(self, **kwargs: Any) -> Tensor:
+        """Image latents [B, C, T, h, w], scaled, zeros after the frames that are known."""
+        noise, segment = kwargs["noise"], _segment(kwargs)
+        expect(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
+        known = self.process_latent_in(segment.image_latents.to(noise))
+        missing = noise.shape[2] - known.shape[2]
+        return F.pad(known, (0, 0, 0, 0, 0, missing)).expand(noise.shape[0], -1, -1, -1, -1)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Everything the transformer reads besides the noisy latents. Raises ``InputError`` for foreign
+        conditioning."""
+        segment = _segment(kwargs)
+        return {
+            "c_concat": comfy.conds.CONDNoiseShape(self.concat_cond(**kwargs)),
+            "c_crossattn": comfy.conds.CONDRegular(fitting_text(kwargs.get("cross_attn"), self.config)),
+            IDENTITY: Shared(segment.identity),
+            AUDIO: comfy.conds.CONDRegular(segment.windows),
+            LATENT_FRAMES: Shared(None),
+        }
+
+    def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
+        """Reference features stay where they are and are sent to the device block by block."""
+        del kwargs
+        return {}
+
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: Tensor,
+        device: Any,
+        retain_index_list: Any = (),
+    ) -> Any:
+        """A context window hears its own latent frames; the audio projection needs the whole segment's."""
+        del x_in, device, retain_index_list
+        if cond_key == LATENT_FRAMES:
+            anchor = getattr(window, "causal_anchor_index", None)
+            before = [anchor] if anchor is not None and anchor >= 0 else []
+            return Shared((*before, *window.index_list))
+        return cond_value if cond_key in (AUDIO, IDENTITY) else None
+
+
+def _segment(kwargs: dict[str, Any]) -> SegmentInput:
+    segment = kwargs.get(SEGMENT)
+    if segment is None:
+        raise InputError(
+            "This conditioning was not made for Hallo3.",
+            found="conditioning without an identity and speech",
+            expected="what Hallo3 Segment Conditioning puts out",
+            do="connect its positive and negative to the sampler",
+        )
+    return segment
+
+
+def fingerprint_of(model: Any) -> Tensor:
+    """The fingerprint of a MODEL of Hallo3's, whatever its weights are stored in."""
+    weights = dict(model.model.diffusion_model.named_parameters())
+    return fingerprint(lambda name: weights[name])
+
+
+def config_of(model: Any, what: str = "model") -> Hallo3Config:
+    """The configuration of a MODEL. Raises ``InputError`` if it is another kind of model."""
+    inner = getattr(model, "model", None)
+    if not isinstance(inner, Hallo3Model):
+        raise InputError(
+            f"The {what} is not Hallo3's.",
+            found=f"a {type(inner).__name__} model",
+            expected="a MODEL from Load Hallo3 Model or Load Hallo3 Built-in",
+            do="connect one of these, or a node that changes their MODEL (LoRA, EasyCache, ...)",
+        )
+    return inner.config

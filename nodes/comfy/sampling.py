@@ -1,0 +1,298 @@
+"""The original's sampler and schedule in ComfyUI's terms."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_sampling
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...hallo3.config import Hallo3Config
+from ...hallo3.errors import InputError
+from ...hallo3.noise import Noise, Purpose, seeded_noise
+from ...hallo3.sampling.samplers import noise_share, sampler_named
+from ...hallo3.sampling.schedule import Step, schedule_of, sigmas_of
+from ...hallo3.sampling.step_cache import StepCache
+from ...hallo3.settings import CACHE_BOUND, check_step_cache
+from .model import (
+    SEGMENT,
+    SILENT,
+    TIMESTEP,
+    Conditioning,
+    SegmentInput,
+    attention_in_use,
+    branches,
+    config_of,
+    fitting_text,
+)
+
+NOISE_SOURCE = "noise_source"
+"""Option of the original sampler: where its noise comes from; left out, from the seed."""
+
+
+def original_sigmas(model: Any, steps: int) -> Tensor:
+    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for its pure noise.
+
+    Raises ``InputError`` for a MODEL whose noise another node has replaced by one without pure noise.
+    """
+    sigmas = sigmas_of(steps, float(model.get_model_object("model_sampling").sigma_max))
+    if not falls(sigmas):
+        raise InputError(
+            "The original's schedule does not fit this model's noise.",
+            found=f"a largest sigma of {float(sigmas[0]):g}, as a ModelSampling node sets it",
+            expected="noise that ends in no signal at all (zero SNR), as Hallo3's does",
+            do="take that node away, or connect sigmas from BasicScheduler and another sampler",
+        )
+    return sigmas
+
+
+def falls(sigmas: Tensor) -> bool:
+    """Whether sigmas can be stepped through: at least two finite numbers that fall to 0 or more."""
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas.isfinite().all()):
+        return False
+    return bool((sigmas.diff() < 0).all()) and float(sigmas[-1]) >= 0
+
+
+def check_sigmas(sigmas: Any) -> None:
+    """Refuse sigmas that cannot be stepped through. Raises ``InputError``."""
+    if isinstance(sigmas, Tensor) and falls(sigmas):
+        return
+    shown = f"{sigmas.flatten()[:4].tolist()} ..." if isinstance(sigmas, Tensor) else repr(sigmas)
+    raise InputError(
+        "The sigmas cannot be sampled.",
+        found=shown,
+        expected="at least two finite numbers that fall",
+        do="connect Hallo3 Original Schedule or BasicScheduler",
+    )
+
+
+def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND) -> Any:
+    """One of the package's samplers as a SAMPLER, with a step cache or, at 0, without.
+
+    Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
+    """
+    sampler_named(name)
+    check_step_cache(step_cache, step_cache_bound)
+    cache = {"step_cache": step_cache, "step_cache_bound": step_cache_bound} if step_cache else {}
+    return comfy.samplers.KSAMPLER(_sample, {"name": name, **cache})
+
+
+def _sample(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Any = None,
+    disable: Any = None,
+    *,
+    name: str,
+    noise_source: Any = None,
+    step_cache: float = 0.0,
+    step_cache_bound: float = CACHE_BOUND,
+) -> Tensor:
+    """k-diffusion's way of calling, around a sampler that thinks in shares of signal and noise.
+
+    The network is told the original's timestep and its velocity is scaled by the table's entry, whatever
+    ComfyUI's own table says of the sigma; so nothing of its finite largest sigma remains.
+    """
+    del disable
+    extra_args = extra_args or {}
+    inner = model.inner_model.inner_model
+    check_sigmas(sigmas)
+    _check_prediction(inner.model_sampling)
+    source = noise_source or seeded_step_noise(seeded_noise(extra_args.get("seed") or 0), 0)
+    largest = float(inner.model_sampling.sigma_max)
+    steps = schedule_of(sigmas, largest, lambda sigma: _timestep(inner, sigma))
+    sizes = [float(sigma) for sigma in sigmas]
+
+    def compute(latents: Tensor, step: Step) -> Tensor:
+        sigma = sizes[step.index]
+        scale = (1 + sigma**2) ** 0.5
+        given = model(latents * scale, sigmas[step.index].expand(len(x)), **_told(extra_args, step.timestep))
+        velocity = (latents / scale - given) * (scale / sigma)
+        return step.table_alpha * latents - noise_share(step.table_alpha) * velocity
+
+    cache = StepCache(compute, len(steps.steps), step_cache, step_cache_bound) if step_cache else None
+
+    def denoise(latents: Tensor, step: Step) -> Tensor:
+        denoised, sigma = (cache or compute)(latents, step), sizes[step.index]
+        if callback is not None:
+            noisy = latents * (1 + sigma**2) ** 0.5
+            callback({"x": noisy, "i": step.index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        return denoised
+
+    def draw(index: int) -> Tensor:
+        return source(steps.first + index, tuple(x.shape)).to(x)
+
+    start = x / (1 + sizes[0] ** 2) ** 0.5
+    made = sampler_named(name)(denoise, start, steps, draw, lambda _: None)
+    if cache is not None:
+        logging.info("Hallo3: %s", cache.report.text())
+    return made * (1 + sizes[-1] ** 2) ** 0.5
+
+
+def seeded_step_noise(noise: Noise, segment: int) -> Any:
+    """A run's named noise as the source for one segment's steps."""
+    return lambda index, shape: noise(Purpose.STEP, segment, index, shape)
+
+
+def _told(extra_args: dict[str, Any], timestep: float) -> dict[str, Any]:
+    options = dict(extra_args.get("model_options") or {})
+    options["transformer_options"] = {**options.get("transformer_options", {}), TIMESTEP: timestep}
+    return {**extra_args, "model_options": options}
+
+
+def _check_prediction(model_sampling: Any) -> None:
+    if not isinstance(model_sampling, comfy.model_sampling.V_PREDICTION):
+        raise InputError(
+            "The original's sampler does not fit this model's sampling.",
+            found=" + ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:-1][:3]),
+            expected="v-prediction, as Hallo3's networks were trained",
+            do="take the ModelSampling node away, or connect another sampler",
+        )
+
+
+def _timestep(inner: Any, sigma: float) -> float:
+    return float(inner.model_sampling.timestep(torch.tensor(sigma)))
+
+
+def step_cache_of(sampler: Any) -> float:
+    """The threshold of a SAMPLER's step cache; 0 for one without, and for samplers of other kinds."""
+    if getattr(sampler, "sampler_function", None) is not _sample:
+        return 0.0
+    return float(sampler.extra_options.get("step_cache", 0.0))
+
+
+def bound(sampler: Any, noise: Noise, segment: int) -> Any:
+    """The original sampler tied to a run's noise; any other as it is."""
+    if getattr(sampler, "sampler_function", None) is not _sample:
+        return sampler
+    options = {**sampler.extra_options, NOISE_SOURCE: seeded_step_noise(noise, segment)}
+    return comfy.samplers.KSAMPLER(_sample, options, sampler.inpaint_options)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a run is sampled. Whatever is None is the original's; ``guider`` brings its own model, guidance
+    and text. Raises ``InputError`` for a model that is not Hallo3's and for sigmas that cannot be stepped
+    through."""
+
+    model: Any
+    steps: int
+    guidance_scale: float
+    positive: Conditioning | None = None
+    guider: Any = None
+    sampler: Any = None
+    sigmas: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.guider is not None and not hasattr(self.guider, "model_patcher"):
+            raise InputError(
+                "The guider cannot be used.",
+                found=f"a {type(self.guider).__name__} without a model",
+                expected="a GUIDER from CFGGuider, BasicGuider or the like",
+                do="connect one of these, or disconnect guider",
+            )
+        config_of(self.patcher, "model" if self.guider is None else "guider's model")
+        if self.sampler is not None and not hasattr(self.sampler, "sample"):
+            raise InputError(
+                "The sampler cannot be used.",
+                found=repr(self.sampler),
+                expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
+                do="connect one of these, or disconnect sampler",
+            )
+        if self.positive is not None and not _is_conditioning(self.positive):
+            raise InputError(
+                "The positive conditioning cannot be used.",
+                found=repr(self.positive)[:60],
+                expected="a CONDITIONING from CLIP Text Encode (Prompt)",
+                do="connect one, or disconnect positive",
+            )
+        if self.sigmas is not None:
+            check_sigmas(self.sigmas)
+
+    @property
+    def patcher(self) -> Any:
+        """The MODEL that is sampled."""
+        return self.model if self.guider is None else self.guider.model_patcher
+
+    @property
+    def config(self) -> Hallo3Config:
+        """Its configuration."""
+        return config_of(self.patcher)
+
+    def schedule(self) -> Tensor:
+        """The sigmas of a run: asked once, used for all of its segments."""
+        return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
+
+    def tell_attention(self) -> None:
+        """Say in the log, once a run, which attention computes it."""
+        options = self.patcher.model_options.get("transformer_options")
+        logging.info("Hallo3: attention by %s", attention_in_use(options))
+
+    def sample(
+        self, heard: SegmentInput, sigmas: Tensor, noise: Noise, seed: int, segment: int, callback: Any
+    ) -> Tensor:
+        """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step.
+
+        Raises ``InputError`` if sampling gives values that are not numbers.
+        """
+        config = self.config
+        shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
+        start = noise(Purpose.START, segment, 0, shape)
+        sampler = self.sampler or original_sampler(config.defaults.sampler)
+        latents = self._guider(heard).sample(
+            start,
+            torch.zeros_like(start),
+            bound(sampler, noise, segment),
+            sigmas,
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=segment_seed(seed, segment),
+        )
+        if not bool(latents.isfinite().all()):
+            raise InputError(
+                "Sampling gave values that are not numbers.",
+                found=f"NaN or infinity in segment {segment}",
+                expected="finite latents",
+                do="try other weights or weight_dtype, and without LoRA, ModelSampling and guider nodes",
+            )
+        return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
+
+    def _guider(self, heard: SegmentInput) -> Any:
+        """ComfyUI's own guider, or a copy of the user's that hears this segment. A user's guider keeps its
+        texts. Conditioning that was silent stays so; of any other, what a guider calls negative."""
+        if self.guider is None:
+            made = comfy.samplers.CFGGuider(self.model)
+            made.set_conds(*branches(self.positive, heard, self.config))
+            made.set_cfg(self.guidance_scale)
+            return made
+        mine = copy.copy(self.guider)
+        mine.original_conds = {
+            name: [self._hearing(name, entry, heard) for entry in entries]
+            for name, entries in self.guider.original_conds.items()
+        }
+        return mine
+
+    def _hearing(self, name: str, entry: dict[str, Any], heard: SegmentInput) -> dict[str, Any]:
+        before: SegmentInput | None = entry.get(SEGMENT)
+        silent = name in SILENT if before is None else not bool(before.windows.any())
+        text = fitting_text(entry.get("cross_attn"), self.config)
+        return {**entry, "cross_attn": text, SEGMENT: heard.silent if silent else heard}
+
+
+def segment_seed(seed: int, segment: int) -> int:
+    """The seed that ComfyUI's samplers draw from: another one for every segment of a run."""
+    return int.from_bytes(blake2b(f"{seed}|{segment}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _is_conditioning(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(len(entry) == 2 for entry in value)

@@ -1,0 +1,375 @@
+"""Sampler and Segment Conditioning: one segment, by the original's sampler or by any of ComfyUI's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..hallo3.config import HALLO3, Defaults
+from ..hallo3.errors import InputError, ShapeError
+from ..hallo3.geometry import LatentShape
+from ..hallo3.identity import Identity
+from ..hallo3.noise import Noise, seeded_noise
+from ..hallo3.pipeline import collect, first_motion, shown_pixels
+from ..hallo3.sampling.samplers import SAMPLERS
+from ..hallo3.segments import Segment
+from ..hallo3.settings import CACHE_BOUND, settings_for
+from . import schema as inputs
+from .comfy import vae as host_vae
+from .comfy.model import SegmentInput, branches, config_of
+from .comfy.progress import RunProgress
+from .comfy.sampling import Sampling, original_sampler, original_sigmas
+from .comfy.speech import SpeechSocket
+from .comfy.vae import encode
+from .convert import check_fit, check_socket, images_of, motion_of, segment_of
+from .schema import KEEP, IdentityType
+
+
+class Hallo3VAEDecode(io.ComfyNode):
+    """LATENT to IMAGE, in the original's slices."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3VAEDecode",
+            display_name="Hallo3 VAE Decode",
+            category="Hallo3",
+            description=(
+                "Decodes a segment the way the original does, slice by slice; ComfyUI's VAE Decode gives "
+                "slightly other pictures. Puts out the segment's new frames, and the motion frames that the "
+                "next segment goes on from."
+            ),
+            search_aliases=["hallo3", "decode video", "3d vae"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="Latents of one segment."),
+                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+                IdentityType.Input(
+                    "identity",
+                    optional=True,
+                    tooltip="Takes the bars off that a square portrait was given. Left out, they stay.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", tooltip="The frames this segment adds to the video."),
+                io.Image.Output("motion_frames", tooltip="For the next segment; with their bars."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples: Any, vae: Any, identity: Identity | None = None) -> io.NodeOutput:
+        latents = _latents(samples, identity)
+        host_vae.check_vae(vae)
+        _check_channels(latents, vae)
+        whole = LatentShape(*latents.shape[2:]).video.frames
+        first, last, _ = samples.get(KEEP, (0, whole, None))
+        overlap = first or HALLO3.segment.motion_frames
+        frames = collect(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
+        kept = frames[first:last]
+        if identity is not None:
+            kept = identity.canvas.uncrop(kept)
+        return io.NodeOutput(images_of(kept), images_of(frames[-overlap:]))
+
+
+def _latents(samples: Any, identity: Identity | None) -> Tensor:
+    """The latents of a LATENT, if they can be one segment's. Raises ``ShapeError`` or ``InputError``."""
+    latents = samples.get("samples") if isinstance(samples, dict) else None
+    if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
+        raise ShapeError(
+            "These latents are not one segment's.",
+            found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
+            expected="[1, channels, frames, height, width]",
+            do="connect the LATENT of Hallo3 Sampler or of a sampler; of a batch, one by Latent From Batch",
+        )
+    made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
+    if made != latents.shape[2]:
+        raise ShapeError(
+            "These latents have been cut or joined.",
+            found=f"{latents.shape[2]} latent frames",
+            expected=f"the {made} of the segment they come from",
+            do="decode each segment by itself and join the images",
+        )
+    if not bool(latents.isfinite().all()):
+        raise InputError(
+            "These latents hold values that are not numbers.",
+            found="NaN or infinity",
+            expected="finite latents",
+            do="sample again with other settings; nothing can be seen in these",
+        )
+    if identity is not None:
+        check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
+        size = LatentShape(*latents.shape[2:]).video
+        canvas = tuple(identity.canvas.pixels.shape[-2:])
+        if (size.height, size.width) != canvas:
+            raise ShapeError(
+                "The identity does not belong to these latents.",
+                found=f"an identity on a canvas of {canvas[1]} x {canvas[0]} px",
+                expected=f"{size.width} x {size.height} px",
+                do="connect the identity that was sampled with",
+            )
+    return latents
+
+
+def _check_channels(latents: Tensor, vae: Any) -> None:
+    channels = vae.latent_channels
+    if latents.shape[1] != channels:
+        raise ShapeError(
+            "These latents are not this VAE's.",
+            found=f"{latents.shape[1]} channels",
+            expected=f"{channels} channels",
+            do="connect latents that were sampled with a Hallo3 model",
+        )
+
+
+CATEGORY = "Hallo3/sampling"
+
+
+class Hallo3OriginalSampler(io.ComfyNode):
+    """SAMPLER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3OriginalSampler",
+            display_name="Hallo3 Original Sampler",
+            category=CATEGORY,
+            description=(
+                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule it takes "
+                "the original's steps exactly; it accepts any others too."
+            ),
+            search_aliases=["hallo3", "dpmpp_2m_sde", "ddim", "sampler select"],
+            inputs=[
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(SAMPLERS),
+                    default="dpmpp_2m_sde",
+                    tooltip="dpmpp_2m_sde is the original's; ddim and dpmpp_2m add no noise on their way.",
+                ),
+                io.Float.Input(
+                    "step_cache",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "An approximation, untested on real weights; 0 is off. Steps whose estimate can be "
+                        "foretold this well are not computed: 0.1 is 10 % off."
+                    ),
+                ),
+                io.Float.Input(
+                    "step_cache_bound",
+                    default=CACHE_BOUND,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Every fourth such step is computed all the same. Where it is further off than this, "
+                        "the cache is switched off for the rest of the segment."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Sampler.Output(
+                    "sampler", tooltip="For Hallo3 Extrapolate, Hallo3 Sampler, SamplerCustomAdvanced."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, sampler_name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND
+    ) -> io.NodeOutput:
+        return io.NodeOutput(original_sampler(sampler_name, step_cache, step_cache_bound))
+
+
+class Hallo3OriginalSchedule(io.ComfyNode):
+    """SIGMAS."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3OriginalSchedule",
+            display_name="Hallo3 Original Schedule",
+            category=CATEGORY,
+            description="The noise schedule of the original Hallo3 as sigmas, for any sampler.",
+            search_aliases=["hallo3", "sigmas", "scheduler", "zero snr"],
+            inputs=[
+                io.Model.Input("model", tooltip="The Hallo3 model that will be sampled."),
+                inputs.steps(),
+            ],
+            outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, steps: int) -> io.NodeOutput:
+        config_of(model)
+        return io.NodeOutput(original_sigmas(model, steps))
+
+
+def check_numbers(seed: int, motion_drop: float, steps: int = 1, guidance_scale: float = 1.0) -> None:
+    """Refuse numbers of a node's widgets that ComfyUI lets through, such as NaN. Raises ``InputError``."""
+    settings = settings_for(Defaults(), steps=steps, guidance_scale=guidance_scale, seed=seed)
+    replace(settings, motion_drop=motion_drop)
+
+
+def segment_input(
+    identity: Identity,
+    socket: SpeechSocket,
+    segment: Segment,
+    vae: Any,
+    motion_frames: Any,
+    noise: Noise,
+    motion_drop: float,
+) -> SegmentInput:
+    """What the model reads of a segment that is made by itself; ``motion_frames`` as IMAGE or None.
+
+    Raises ``InputError`` if a later segment has no motion frames to go on from.
+    """
+    canvas, plan = identity.canvas.pixels, socket.speech.plan
+    if motion_frames is not None:
+        motion = motion_of(motion_frames, canvas, plan.config.motion_frames)
+    elif segment.index == 0:
+        motion = first_motion(canvas, plan)
+    else:
+        raise InputError(
+            "This segment has nothing to go on from.",
+            found=f"segment {segment.index} without motion frames",
+            expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
+            do="connect motion_frames of its Hallo3 VAE Decode, or use Hallo3 Extrapolate",
+        )
+    shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
+    return heard(identity, socket, segment, encode(vae, shown))
+
+
+def heard(identity: Identity, socket: SpeechSocket, segment: Segment, image_latents: Tensor) -> SegmentInput:
+    """What the model reads of a segment whose image latents are made."""
+    windows = socket.speech.segment(segment.index)
+    return SegmentInput(identity=identity, windows=windows, image_latents=image_latents)
+
+
+def latent_of(latents: Tensor, segment: Segment) -> dict[str, Any]:
+    """A segment's LATENT; it remembers which frames are new."""
+    return {"samples": latents, KEEP: (segment.keep.start, segment.keep.stop, latents.shape[2])}
+
+
+def empty_latents(channels: int, grid: tuple[int, ...]) -> Tensor:
+    """The latents that ComfyUI's samplers put noise on."""
+    return torch.zeros(1, channels, *grid)
+
+
+class Hallo3Sampler(io.ComfyNode):
+    """One segment to LATENT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3Sampler",
+            display_name="Hallo3 Sampler",
+            category="Hallo3",
+            description=(
+                "Samples one segment of the video with the diffusion transformer. For a whole speech use "
+                "Hallo3 Extrapolate, which does this for every segment."
+            ),
+            search_aliases=["hallo3", "dit sampler", "ksampler", "talking head"],
+            inputs=[
+                *inputs.networks(),
+                *inputs.who_and_what(),
+                inputs.segment(),
+                inputs.seed(),
+                *inputs.steps_and_guidance(),
+                inputs.motion_drop(),
+                inputs.positive(),
+                inputs.motion_frames(),
+                *inputs.sampling_sockets(),
+            ],
+            outputs=[io.Latent.Output("latent", tooltip="The segment's latents, for Hallo3 VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        identity: Identity,
+        speech: SpeechSocket,
+        segment: int,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        motion_drop: float,
+        positive: Any = None,
+        motion_frames: Any = None,
+        guider: Any = None,
+        sampler: Any = None,
+        sigmas: Any = None,
+    ) -> io.NodeOutput:
+        check_numbers(seed, motion_drop, steps, guidance_scale)
+        sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
+        check_fit(identity, speech, vae, sampling.patcher)
+        wanted, noise = segment_of(speech, segment), seeded_noise(seed)
+        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
+        sigmas = sampling.schedule()
+        progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
+        sampling.tell_attention()
+        latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
+        return io.NodeOutput(latent_of(latents, wanted))
+
+
+class Hallo3SegmentConditioning(io.ComfyNode):
+    """One segment as conditioning, for samplers of ComfyUI's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Hallo3SegmentConditioning",
+            display_name="Hallo3 Segment Conditioning",
+            category="Hallo3/sampling",
+            description=(
+                "One segment's identity, speech and motion as conditioning for KSampler and "
+                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, its result "
+                "to Hallo3 VAE Decode. The original's guidance (cfg) is 3.5."
+            ),
+            search_aliases=["hallo3", "conditioning", "image to video", "ksampler"],
+            inputs=[
+                *inputs.networks(),
+                *inputs.who_and_what(),
+                inputs.segment(),
+                inputs.seed("Which pixels of the motion frames are hidden; the sampler has its own seed."),
+                inputs.motion_drop(),
+                inputs.positive(),
+                inputs.motion_frames(),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", tooltip="Prompt, speech and identity."),
+                io.Conditioning.Output("negative", tooltip="The same identity without prompt and speech."),
+                io.Latent.Output("latent", tooltip="Empty latents of a segment."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        identity: Identity,
+        speech: SpeechSocket,
+        segment: int,
+        seed: int,
+        motion_drop: float,
+        positive: Any = None,
+        motion_frames: Any = None,
+    ) -> io.NodeOutput:
+        check_numbers(seed, motion_drop)
+        config = config_of(model)
+        check_fit(identity, speech, vae, model)
+        wanted, noise = segment_of(speech, segment), seeded_noise(seed)
+        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
+        empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)
+        return io.NodeOutput(*branches(positive, read, config), latent_of(empty, wanted))

@@ -1,0 +1,227 @@
+"""Inputs that several nodes share, so that they are called and explained alike."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hallo3.media.video import CODECS
+from ..hallo3.noise import SEEDS
+from ..hallo3.sampling.schedule import TRAIN_STEPS
+from ..hallo3.settings import GUIDANCE_LIMIT
+
+ReferenceNetworkType = io.Custom("HALLO3_REFERENCE_NETWORK")
+"""A :class:`nodes.comfy.loading.ReferenceSocket`."""
+SpeechType = io.Custom("HALLO3_SPEECH")
+"""A :class:`nodes.comfy.speech.SpeechSocket`."""
+IdentityType = io.Custom("HALLO3_IDENTITY")
+"""A :class:`hallo3.identity.Identity`."""
+FaceAnalyzerType = io.Custom("HALLO3_FACE_ANALYZER")
+"""Anything that satisfies :class:`hallo3.face.analysis.FaceAnalyzer`."""
+
+KEEP = "hallo3_keep"
+"""Entry of a LATENT: the first frame of its segment that is new, the one after its last, and how many latent
+frames it had then."""
+
+
+LAST_SEGMENT = 1_000_000
+
+
+def networks() -> list[io.Input]:
+    """The model and its VAE."""
+    return [
+        io.Model.Input(
+            "model", tooltip="From Load Hallo3 Model or Load Hallo3 Built-in, with any LoRA or cache applied."
+        ),
+        io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+    ]
+
+
+def who_and_what() -> list[io.Input]:
+    """Identity and speech."""
+    return [
+        IdentityType.Input("identity", tooltip="Who speaks, from Hallo3 Identity Reference."),
+        SpeechType.Input("speech", tooltip="What is said, from Hallo3 Encode Speech."),
+    ]
+
+
+def segment() -> io.Input:
+    """Which segment."""
+    return io.Int.Input(
+        "segment",
+        default=0,
+        min=0,
+        max=LAST_SEGMENT,
+        tooltip="Which segment of the speech, from 0. Hallo3 Encode Speech says how many there are.",
+    )
+
+
+def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.Input:
+    """The seed of a run."""
+    return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def steps() -> io.Input:
+    """Sampling steps."""
+    return io.Int.Input(
+        "steps",
+        default=50,
+        min=1,
+        max=TRAIN_STEPS,
+        tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 1.",
+    )
+
+
+def steps_and_guidance() -> list[io.Input]:
+    """What the original calls by these names."""
+    return [
+        steps(),
+        io.Float.Input(
+            "guidance_scale",
+            default=3.5,
+            min=0.0,
+            max=GUIDANCE_LIMIT,
+            step=0.1,
+            tooltip=(
+                "How strongly prompt and speech are followed: 3.5 for the released model, 1 for the built-in "
+                "one. 1 is no guidance and half the work."
+            ),
+        ),
+    ]
+
+
+def motion_drop() -> io.Input:
+    """The random mask over motion frames."""
+    return io.Float.Input(
+        "motion_drop",
+        default=0.1,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        advanced=True,
+        tooltip="Share of the motion frames' pixels that is hidden from the model, against drift.",
+    )
+
+
+def positive() -> io.Input:
+    """The prompt."""
+    return io.Conditioning.Input(
+        "positive",
+        optional=True,
+        tooltip=(
+            "What the picture shows, by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3 "
+            "Built-in. Left out, there is no text."
+        ),
+    )
+
+
+def codec() -> io.Input:
+    """How the video is encoded."""
+    return io.Combo.Input(
+        "codec",
+        options=list(CODECS),
+        default="h264",
+        optional=True,
+        advanced=True,
+        tooltip="h264 plays anywhere; h265 is smaller; prores (.mov) and ffv1 (.mkv, lossless) for editing.",
+    )
+
+
+def video_file() -> list[io.Input]:
+    """The finished file."""
+    return [
+        codec(),
+        io.Int.Input(
+            "quality",
+            default=-1,
+            min=-1,
+            max=51,
+            optional=True,
+            advanced=True,
+            tooltip="0 is best; -1 is 17 for h264, 20 for h265. Leave it at -1 for prores and ffv1.",
+        ),
+    ]
+
+
+def going_on() -> list[io.Input]:
+    """What is to become of segments that are finished."""
+    return [
+        io.String.Input(
+            "redo",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Segments to be rendered anew, from 1: 14-17, or 14- for all from there. Others stay.",
+        ),
+        io.Int.Input(
+            "take",
+            default=1,
+            min=1,
+            max=LAST_SEGMENT,
+            optional=True,
+            advanced=True,
+            tooltip="Which version redo asks for; another number is another version.",
+        ),
+        io.String.Input(
+            "continue_from",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="A finished video that goes on with this speech: output job of the node that made it.",
+        ),
+        io.Int.Input(
+            "start_again",
+            default=0,
+            min=0,
+            max=LAST_SEGMENT,
+            optional=True,
+            advanced=True,
+            tooltip="Raise it to render everything anew; what was finished before is kept for a while.",
+        ),
+        io.Boolean.Input(
+            "mark",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Say in the file's metadata that the video was made by a machine.",
+        ),
+    ]
+
+
+def paste_back() -> io.Input:
+    """The whole photograph."""
+    return io.Boolean.Input(
+        "paste_back",
+        default=False,
+        optional=True,
+        tooltip="The video is the whole photograph, and the crop moves in it; at most 1920 px a side.",
+    )
+
+
+def motion_frames() -> io.Input:
+    """What a segment goes on from."""
+    return io.Image.Input(
+        "motion_frames",
+        optional=True,
+        tooltip="From Hallo3 VAE Decode of the segment before. Only segment 0 goes without.",
+    )
+
+
+def sampling_sockets() -> list[io.Input]:
+    """ComfyUI's own ways to sample, in place of the original's."""
+    return [
+        io.Guider.Input(
+            "guider",
+            optional=True,
+            tooltip="Brings its own model, guidance and text; those connected here are then ignored.",
+        ),
+        io.Sampler.Input(
+            "sampler",
+            optional=True,
+            tooltip="Left out, the model's own: the original's dpmpp_2m_sde, ddim for the built-in model.",
+        ),
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Left out, the original's schedule. Connected, steps is not used.",
+        ),
+    ]

@@ -1,0 +1,78 @@
+"""Counts at full size, on meta; times are the bench's business."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.ledger import ORIGINAL, count
+from benchmarks.tracking import Tracker
+from hallo3.config import HALLO3
+
+
+@pytest.fixture(scope="module")
+def counts() -> dict[str, Any]:
+    return count(HALLO3)
+
+
+def test_the_baseline_costs_what_the_original_costs(counts: dict[str, Any]) -> None:
+    """So that what is counted here can be compared with what was counted there."""
+    assert counts["flop"]["baseline"] == pytest.approx(ORIGINAL["flop"], rel=1e-4)
+    assert counts["steps"]["baseline"]["bytes"] == pytest.approx(ORIGINAL["bytes"], rel=0.02)
+
+
+def test_a_step_costs_no_more_than_the_ledger_allows(counts: dict[str, Any]) -> None:
+    assert counts["ratio"] <= 0.927
+    assert counts["flop"]["of it attention"] > 3.4e14, "attention was not counted"
+
+
+@pytest.mark.parametrize("passes", ["batched", "sequential", "layer-major"])
+def test_a_step_moves_less_than_half_of_the_original_s_bytes(counts: dict[str, Any], passes: str) -> None:
+    assert counts["steps"][f"fused, {passes}"]["bytes"] <= 0.60e12
+
+
+def test_one_branch_at_a_time_holds_less_than_a_gigabyte(counts: dict[str, Any]) -> None:
+    assert counts["steps"]["fused, sequential"]["peak"] <= 0.9e9
+    assert counts["steps"]["fused, layer-major"]["peak"] <= 1.0e9
+    assert counts["steps"]["plain, sequential"]["peak"] <= 1.15e9
+
+
+def test_a_fused_kernel_is_one_operation_of_its_real_inputs_and_outputs(counts: dict[str, Any]) -> None:
+    """42 blocks: norm + modulation twice, norm + rotation four times (the last block's too), gates three or
+    four, one GELU. None of them takes more in than it says."""
+    fused = counts["steps"]["fused, batched"]["by_operation"]
+    width, tokens, size = HALLO3.trunk.width, 17776, 2
+    token_bytes = 2 * tokens * width * size
+    assert fused["hallo3.modulated.default"] == pytest.approx(42 * 2 * 2 * token_bytes, rel=0.01)
+    assert fused["hallo3.activated.default"] == pytest.approx(
+        42 * (5 * token_bytes + 4 * width**2 * 2), rel=0.01
+    )
+    assert fused["hallo3.gated.default"] == pytest.approx(42 * 2 * 3 * token_bytes, rel=0.01)
+
+
+def test_operations_count_what_they_read_and_write() -> None:
+    there = torch.empty(100, 10, device="meta")
+    with Tracker() as tracker:
+        made = there + there[:, :1].expand(100, 10)
+    assert tracker.traffic == 4 * (1000 + 100 + 1000)
+    assert (tracker.operations, tracker.live) == (1, 4000)
+    with Tracker() as tracker:
+        made.add_(1)
+        made.view(10, 100)
+        torch.add(there, there, out=made)
+    assert tracker.traffic == 4 * (2000 + 3000)
+    assert tracker.live == 0
+
+
+def test_the_peak_is_what_is_held_at_once() -> None:
+    with Tracker() as tracker:
+        first = torch.empty(1000, device="meta")
+        second = first + 1
+        del first
+        third = second[:10]
+        del second
+        assert tracker.live == 4000, "a view holds what it looks at"
+        del third
+    assert (tracker.peak, tracker.live) == (8000, 0)

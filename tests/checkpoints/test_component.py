@@ -1,0 +1,214 @@
+"""The same weights load from every form they are published in; nearly right files do not."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.component import find_part
+from hallo3.checkpoints.component_config import check_file
+from hallo3.checkpoints.load import read_part
+from hallo3.checkpoints.locate import ModelFolder
+from hallo3.checkpoints.source import open_source
+from hallo3.config import to_dict
+from hallo3.errors import CheckpointError
+from hallo3.loading import load_models
+from hallo3.model.conditions import Conditions
+from hallo3.quantization.precision import PRECISIONS
+from support import original_checkpoints as checkpoints
+
+FP32, CPU = PRECISIONS["fp32"], torch.device("cpu")
+NANO = checkpoints.NANO
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Path:
+    """A nano set as the original publishes it: the same weights under the original's names and places."""
+    folder, files = tmp_path_factory.mktemp("original"), ModelFolder(nano_folder)
+    module = {}
+    for part, keys, prefix in (
+        ("transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
+        ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
+    ):
+        module |= {prefix + n: t for n, t in keys.to_original(load_file(files.find(part))).items()}
+    checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
+    vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
+    for path, whole in (
+        (checkpoint, {"module": module, "iteration": 1}),
+        (vae, {"state_dict": maps.VAE.to_original(load_file(files.vae))}),
+    ):
+        path.parent.mkdir(parents=True)
+        torch.save(whole, path)
+        path.with_suffix(".json").write_text(json.dumps(to_dict(NANO)))
+    (folder / "hallo3" / "latest").write_text("1\n")
+    return folder
+
+
+def test_the_originals_files_load_as_they_are(nano_folder: Path, original: Path) -> None:
+    files = ModelFolder(nano_folder)
+    rest = {part: files.find(part) for part in ("text_encoder", "speech_encoder", "tokenizer")}
+    models = load_models(ModelFolder(original, rest), CPU, FP32)
+    ours = load_models(nano_folder, CPU, FP32)
+    for name in ("transformer", "reference"):
+        with getattr(models, name) as found, getattr(ours, name) as wanted:
+            assert same(found.state_dict(), wanted.state_dict())
+    with models.vae as found, ours.vae as wanted:
+        assert same(found.network.state_dict(), wanted.network.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "vae."])
+def test_the_vae_loads_from_diffusers_and_comfyuis_form(
+    tmp_path: Path, nano_folder: Path, prefix: str
+) -> None:
+    state = load_file(ModelFolder(nano_folder).vae)
+    save_file({prefix + name: t for name, t in state.items()}, tmp_path / "vae.safetensors")
+    assert same(read_part(tmp_path / "vae.safetensors", "vae", FP32), state)
+
+
+def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: Path) -> None:
+    state = load_file(ModelFolder(nano_folder).text_encoder)
+    names, folder = list(state), tmp_path / "t5-v1_1-xxl"
+    folder.mkdir()
+    shards = {f"model-{n + 1:05d}-of-00002.safetensors": names[n::2] for n in range(2)}
+    for file, mine in shards.items():
+        save_file({name: state[name] for name in mine}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, mine in shards.items() for name in mine}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same(read_part(folder, "text_encoder", FP32), state)
+    (folder / "model.safetensors.index.json").unlink()
+    assert same(read_part(folder, "text_encoder", FP32), state)
+    first = folder / "model-00001-of-00002.safetensors"
+    first.rename(tmp_path / first.name)
+    with pytest.raises(CheckpointError, match="model-00001-of-00002"):
+        read_part(folder, "text_encoder", FP32)
+
+    scaled: dict[str, Tensor] = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for name, tensor in state.items():
+        if ".block." in name and tensor.ndim == 2:
+            scale = tensor.abs().max() / 448
+            scaled[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            scaled[name.removesuffix("weight") + "scale_weight"] = scale
+        else:
+            scaled[name] = tensor
+    scaled["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
+    scaled["spiece_model"] = torch.zeros(9, dtype=torch.uint8)
+    save_file(scaled, tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors")
+    found = read_part(tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors", "text_encoder", FP32)
+    assert found.keys() == state.keys()
+    assert all(torch.allclose(found[name], state[name], atol=0.2, rtol=0.07) for name in state)
+
+
+@pytest.mark.parametrize("naming", ["old", "new"])
+@pytest.mark.parametrize("container", ["safetensors", "bin"])
+def test_wav2vec2_loads_with_either_weight_norm(
+    tmp_path: Path, nano_folder: Path, naming: str, container: str
+) -> None:
+    state = load_file(ModelFolder(nano_folder).speech_encoder)
+    folder = tmp_path / "wav2vec2-base-960h"
+    folder.mkdir()
+    new = "conv.parametrizations.weight.original"
+    for old, n in (("conv.weight_g", "0"), ("conv.weight_v", "1")) if naming == "old" else ():
+        state = {name.replace(new + n, old): tensor for name, tensor in state.items()}
+    whole = {f"wav2vec2.{name}": tensor for name, tensor in state.items()}
+    whole |= {"lm_head.weight": torch.ones(2), "wav2vec2.masked_spec_embed": torch.ones(2)}
+    if container == "bin":
+        torch.save(whole, folder / "pytorch_model.bin")
+    else:
+        save_file(whole, folder / "model.safetensors")
+    wanted = load_file(ModelFolder(nano_folder).speech_encoder)
+    assert same(read_part(folder, "speech_encoder", FP32), wanted)
+
+
+def test_an_fp8_forward_is_near_the_exact_one(nano_folder: Path) -> None:
+    """The distance is reported by benchmarks; here it must exist and be small."""
+    exact = load_models(nano_folder, CPU, FP32)
+    eight = load_models(nano_folder, CPU, PRECISIONS["fp8"])
+    distance = []
+    with torch.inference_mode(), exact.transformer as a, eight.transformer as b:
+        for network, dtype in ((a, torch.float32), (b, torch.bfloat16)):
+            distance.append(velocity(network, dtype).float())
+    relative = torch.linalg.norm(distance[1] - distance[0]) / torch.linalg.norm(distance[0])
+    assert 1e-4 < relative < 0.1
+
+
+def velocity(network: torch.nn.Module, dtype: torch.dtype) -> Tensor:
+    drawn = torch.Generator().manual_seed(5)
+    shape, trunk = NANO.segment.shape.latent, NANO.trunk
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=drawn).to(dtype)
+
+    features = [draw(1, shape.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
+    windows = draw(1, NANO.segment.frames, 5, NANO.audio.layers, NANO.audio.channels)
+    heard: Conditions = network.conditions(features, draw(1, 48), draw(1, 8, 16), windows)  # type: ignore[operator]
+    latents = draw(2, 1, 16, *shape)
+    return network(latents[0], latents[1], network.modulate(torch.tensor([500]), latents), heard)  # type: ignore
+
+
+def refused(path: Path, part: str) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        check_file(path, part)
+    return str(raised.value)
+
+
+def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
+    files = ModelFolder(nano_folder)
+    state, header = load_file(files.transformer), io.BytesIO(files.transformer.read_bytes())
+    said = {"hallo3": json.dumps({"part": "transformer", "config": to_dict(NANO)})}
+    path = tmp_path / "a.safetensors"
+    assert header.getvalue()
+
+    plain = {n: t for n, t in state.items() if "face" not in n and "audio" not in n}
+    save_file(plain, path)
+    assert "plain CogVideoX" in refused(path, "transformer")
+    sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in maps.REFERENCE.to_original(plain).items()}
+    save_file(sat, path)
+    assert "plain CogVideoX" in refused(path, "transformer")
+
+    shutil.copy(files.reference, path)
+    assert "reference network" in refused(path, "transformer")
+    shutil.copy(files.transformer, path)
+    assert "Hallo3's transformer" in refused(path, "reference")
+
+    key = "transformer_blocks.1.attn1.to_k.weight"
+    save_file({n if n != key else key + "s": t for n, t in state.items()}, path, said)
+    assert f"missing (first: {key})" in refused(path, "transformer")
+    key = "transformer_blocks.1.ff.net.0.proj.weight"
+    save_file({n: t.T.contiguous() if n == key else t for n, t in state.items()}, path, said)
+    assert f"{key} [32, 128] instead of [128, 32]" in refused(path, "transformer")
+    save_file({n: t for n, t in state.items() if n != "norm_final.weight"}, path, said)
+    assert "1 keys missing" in refused(path, "transformer")
+    save_file(state, path)
+    assert "hallo3.json" in refused(path, "transformer")
+
+
+def test_other_models_are_recognised(tmp_path: Path) -> None:
+    for key, what in (
+        ("model.diffusion_model.input_blocks.0.0.weight", "Stable Diffusion"),
+        ("double_blocks.0.img_attn.qkv.weight", "Flux"),
+        ("blocks.0.self_attn.q.weight", "Wan"),
+        ("lora_unet_x.lora_down.weight", "LoRA"),
+        ("whatever", "another model"),
+    ):
+        save_file({key: torch.ones(1)}, tmp_path / "a.safetensors")
+        assert what in refused(tmp_path / "a.safetensors", "transformer")
+
+
+def test_a_quantisation_that_is_not_read_is_named(tmp_path: Path, nano_folder: Path) -> None:
+    state = load_file(ModelFolder(nano_folder).transformer)
+    note = torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)
+    save_file({**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}, tmp_path / "a.safetensors")
+    with open_source(tmp_path / "a.safetensors") as source, pytest.raises(CheckpointError, match="nvfp4"):
+        find_part(source, "transformer")

@@ -1,0 +1,175 @@
+"""Loading is strict; what is refused says what was found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hallo3.built_in import FOLDER
+from hallo3.checkpoints.component_config import model_config
+from hallo3.checkpoints.load import load_strict, read_config, read_state, write_weights
+from hallo3.checkpoints.locate import ModelFolder
+from hallo3.checkpoints.random_weights import random_state, write_random_set
+from hallo3.config import NANO, TINY
+from hallo3.errors import CheckpointError, FaceError, InputError
+from hallo3.loading import load_models
+from hallo3.model.layers import Layers
+from hallo3.model.transformer import ReferenceNetwork
+from hallo3.quantization.precision import PRECISIONS
+
+CPU = torch.device("cpu")
+
+
+def network() -> tuple[nn.Module, dict[str, Tensor]]:
+    built = ReferenceNetwork(NANO.trunk, NANO.segment.shape.latent, Layers(device="meta"))
+    return built, random_state(built, "strict")
+
+
+def test_a_complete_state_loads() -> None:
+    built, state = network()
+    load_strict(built, state, "a reference network")
+    assert not built.training
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in built.parameters())
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown", "another shape"])
+def test_the_first_wrong_key_is_named(fault: str) -> None:
+    built, state = network()
+    key = "transformer_blocks.0.attn1.to_q.weight"
+    if fault == "missing":
+        del state[key]
+    elif fault == "unknown":
+        key = "transformer_blocks.0.attn1.extra"
+        state[key] = torch.zeros(1)
+    else:
+        state[key] = state[key][:-1]
+    with pytest.raises(CheckpointError, match=f"1 keys.*{fault}.*{key}"):
+        load_strict(built, state, "a reference network")
+
+
+def test_what_stays_on_meta_is_refused() -> None:
+    built, state = network()
+    built.register_buffer("forgotten", torch.empty(1, device="meta"), persistent=False)
+    with pytest.raises(CheckpointError, match="forgotten"):
+        load_strict(built, state, "a reference network")
+
+
+def test_a_file_holds_its_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "part.safetensors"
+    write_weights(path, {"a": torch.arange(3.0)}, {"part": "test", "config": {"x": 1}})
+    assert read_config(path) == {"part": "test", "config": {"x": 1}}
+    assert read_state(path, torch.bfloat16)["a"].dtype == torch.bfloat16
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
+    whole = ModelFolder(nano_folder).vae
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    empty = tmp_path / "empty.safetensors"
+    empty.touch()
+    page = tmp_path / "page.safetensors"
+    page.write_text("<html>not found</html>")
+    for path in (cut, empty, page, tmp_path / "absent.safetensors"):
+        with pytest.raises(CheckpointError, match=path.name):
+            read_config(path)
+
+
+def test_a_folder_with_swapped_files_is_refused(tmp_path: Path, nano_folder: Path) -> None:
+    folder = tmp_path / "swapped"
+    shutil.copytree(nano_folder, folder)
+    files = ModelFolder(folder)
+    shutil.copy(files.reference, files.transformer)
+    with pytest.raises(CheckpointError, match=r"another part.*\n.*transformer.safetensors"):
+        load_models(folder, CPU, PRECISIONS["fp32"])
+
+
+def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny_folder: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(nano_folder, folder)
+    shutil.copy(ModelFolder(tiny_folder).vae, ModelFolder(folder).vae)
+    with pytest.raises(CheckpointError, match="vae file belongs to another model"):
+        load_models(folder, CPU, PRECISIONS["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segment": {"frames": 18}}, "17 or 21"),
+        ({"segment": {"height": 40}}, "32 or 48"),
+        ({"trunk": {"heads": 0}}, "whole number from 1"),
+        ({"trunk": {"head_dim": 24}}, "multiple of 16"),
+        ({"trunk": {"unheard_of": 1}}, "unheard_of"),
+        ({"name": 5}, "str"),
+        ({"vae": 5}, "an object"),
+    ],
+)
+def test_impossible_configurations_are_refused(
+    tmp_path: Path, nano_folder: Path, change: dict[str, object], message: str
+) -> None:
+    source = ModelFolder(nano_folder).transformer
+    header = read_config(source)
+    for key, value in change.items():
+        header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
+    write_weights(tmp_path / source.name, load_file(source), header)
+    with pytest.raises(InputError, match=message):
+        model_config(ModelFolder(tmp_path).transformer)
+
+
+def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, nano_folder: Path) -> None:
+    folder = tmp_path / "arcface"
+    shutil.copytree(nano_folder, folder)
+    path = ModelFolder(folder).transformer
+    header = read_config(path)
+    header["config"]["face"]["space"] = "arcface-glintr100"
+    write_weights(path, load_file(path), header)
+    with pytest.raises(FaceError, match="arcface-glintr100"):
+        load_models(folder, CPU, PRECISIONS["fp32"])
+
+
+def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Path, nano_folder: Path) -> None:
+    folder = tmp_path / "syllables"
+    shutil.copytree(nano_folder, folder)
+    path = ModelFolder(folder).text_encoder
+    header = read_config(path)
+    header["config"]["tokenizer"] = "syllables"
+    write_weights(path, load_file(path), header)
+    with pytest.raises(CheckpointError, match=r"'syllables'\n.*t5 or words or bytes"):
+        load_models(folder, CPU, PRECISIONS["fp32"])
+
+
+def test_half_precision_files_compute_in_the_type_asked_for() -> None:
+    """The built-in model's files, and a prompt's words through its text encoder."""
+    models = load_models(FOLDER, CPU, PRECISIONS["fp32"])
+    with models.text as encoder:
+        embedding = encoder.encode("A person talks to the camera.", 16)
+        assert torch.equal(embedding, encoder.encode("a person talks to the camera", 16))
+    assert embedding.dtype == torch.float32
+    assert embedding.shape == (1, 16, 32)
+
+
+def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_folder: Path) -> None:
+    write_random_set(tmp_path / "again", 7, "tiny")
+    for path in tiny_folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert sum(path.stat().st_size for path in tiny_folder.iterdir()) <= 8_000_000
+    assert model_config(ModelFolder(tiny_folder).transformer) == TINY
+    write_random_set(tmp_path / "again", 8, "tiny")
+    for path in tiny_folder.iterdir():
+        assert path.read_bytes() != (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_a_random_set_overwrites_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.docx"):
+        write_random_set(tmp_path, 0, "nano")
+    real = tmp_path / "real"
+    real.mkdir()
+    write_weights(ModelFolder(real).vae, {"a": torch.zeros(1)}, {"part": "vae", "config": {}})
+    with pytest.raises(InputError, match=r"vae\.safetensors"):
+        write_random_set(real, 0, "nano")

@@ -1,0 +1,67 @@
+"""A file's contents are looked through once: checksums, numbers, its hash."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hallo3.checkpoints.source import Source, open_source
+from hallo3.checkpoints.verify import Examined, examine
+from hallo3.errors import CheckpointError
+from support import original_checkpoints as checkpoints
+
+CONFIG = checkpoints.NANO
+
+
+def stored(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Source:
+    path = folder / "mp_rank_00_model_states.pt"
+    checkpoints.write_checkpoint(path, CONFIG, dtype)
+    return open_source(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+    state = checkpoints.module(CONFIG)
+    key = "model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.weight"
+    state[key][3, 3] = value
+    for name, wrapped in (("a.pt", {"module": state}), ("b.safetensors", None)):
+        path = tmp_path / name
+        if wrapped:
+            torch.save(wrapped, path)
+        else:
+            save_file(dict(state), path)
+        with open_source(path) as source, pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
+            examine(source.files[0])
+
+
+def test_a_flipped_byte_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
+    with stored(tmp_path) as source:
+        assert len(examine(source.files[0])) == 64
+        at = next(iter(source.files[0].entries.values())).offset
+    path = tmp_path / "mp_rank_00_model_states.pt"
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+    with open_source(path) as source, pytest.raises(CheckpointError, match="checksum"):
+        examine(source.files[0])
+
+
+def test_what_was_examined_is_remembered_until_it_changes(tmp_path: Path) -> None:
+    path, memory = tmp_path / "a.safetensors", tmp_path / "deep" / "examined.json"
+    save_file({"a": torch.ones(3)}, path)
+
+    def looked_at() -> bool:
+        with open_source(path) as source:
+            known = Examined(memory).knows(source.files[0])
+            Examined(memory).hash_of(source.files[0])
+        return not known
+
+    assert [looked_at(), looked_at()] == [True, False]
+    os.utime(path, ns=(1, 1))
+    assert [looked_at(), looked_at()] == [True, False]
+    memory.write_text("{")
+    assert [looked_at(), looked_at()] == [True, False]

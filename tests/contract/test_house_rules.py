@@ -1,0 +1,175 @@
+"""The rules of CONTRIBUTING.md, read from the source without importing it; each test lists all offenders."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE, NODES = ROOT / "hallo3", ROOT / "nodes"
+SHIPPED = [ROOT / "__init__.py", *sorted(PACKAGE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
+MAX_LINES = 470
+
+LEVELS = (
+    {"errors", "residency", "built_in", "units"},
+    {"geometry", "noise", "onnx_model", "sampling", "storage"},
+    {"config", "media"},
+    {"segments", "model", "vae", "text_encoder", "face"},
+    {"attention", "quantization", "settings", "identity", "speech"},
+    {"checkpoints", "models"},
+    {"identity_file", "offload", "pipeline"},
+    {"loading", "jobs", "doctor"},
+    {"cli"},
+    {"__main__"},
+)
+"""Rooms of the package from the bottom up: each may import from the levels below it, and from itself."""
+LIBRARIES = {
+    "transformers": {"speech", "text_encoder"},
+    "diffusers": {"vae", "attention"},
+    "safetensors": {"checkpoints"},
+    "av": {"media"},
+    "PIL": {"media"},
+    "librosa": {"media", "speech"},
+    "soxr": {"media"},
+    "einops": {"model"},
+    "tqdm": {"cli"},
+    "huggingface_hub": {"cli"},
+    "gguf": {"checkpoints"},
+    "onnxruntime": {"onnx_model"},
+    "mediapipe": {"face"},
+    "triton": {"model"},
+    "filelock": {"storage"},
+    "argparse": {"cli"},
+}
+"""A library is used in these rooms only."""
+COMFYUI = {"comfy", "comfy_execution", "comfyui_version", "latent_preview", "server"}
+"""ComfyUI's own modules, which make no promise: for nodes/comfy only."""
+COMFYUI_API = {"comfy_api", "folder_paths"}
+FORBIDDEN = (
+    r"(?<![.\w])(eval|exec)\(|os\.system|\bsubprocess\b|pickle\.load|weights_only *= *False|except *:"
+    r"|trust_remote_code *= *True|strict *= *False\)|torchaudio|torch\.manual_seed|random\.seed"
+)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """(level, module, names) of every import in a file, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", [alias.name for alias in node.names]
+
+
+def targets(path: Path) -> set[Path]:
+    """Files of the repository that a file imports."""
+    found: set[Path] = set()
+    for level, module, names in imports(path):
+        if not level:
+            continue
+        base = path.parents[level - 1].joinpath(*module.split(".")) if module else path.parents[level - 1]
+        for name in names:
+            places = (base / f"{name}.py", base / name / "__init__.py", base.with_suffix(".py"))
+            found |= {next((place for place in places if place.is_file()), base / "__init__.py")}
+    return found - {path}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level_of(name: str) -> int:
+    return next((n for n, rooms in enumerate(LEVELS) if name in rooms), -1)
+
+
+def libraries(path: Path) -> set[str]:
+    return {module.split(".")[0] for level, module, _ in imports(path) if not level}
+
+
+def test_imports_go_down_only() -> None:
+    wrong: list[str] = []
+    for path in SHIPPED[1:]:
+        name = path.relative_to(ROOT)
+        if NODES in path.parents:
+            inside = path.parent.name == "comfy"
+            allowed = set(sys.stdlib_module_names) | {"torch"} | COMFYUI_API | (COMFYUI if inside else set())
+            wrong += [f"{name}: {library}" for library in libraries(path) - allowed]
+            if inside:
+                wrong += [f"{name}: {each.stem}" for each in targets(path) if each.parent == NODES]
+            continue
+        mine, known = room(path), set(sys.stdlib_module_names) | {"torch", "numpy", *LIBRARIES}
+        for library in libraries(path) - {"argparse"} - known | (libraries(path) & LIBRARIES.keys()):
+            if mine not in LIBRARIES.get(library, set()):
+                wrong.append(f"{name}: {library}")
+        if mine == "__init__":
+            continue
+        for theirs in {room(each) for each in targets(path) if PACKAGE in each.parents} - {mine, "__init__"}:
+            if level_of(mine) == -1 or level_of(theirs) >= level_of(mine):
+                wrong.append(f"{name} (level {level_of(mine)}): {theirs} (level {level_of(theirs)})")
+    assert wrong == []
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    edges = {path: targets(path) for path in SHIPPED}
+    done: set[Path] = set()
+
+    def visit(path: Path, above: tuple[Path, ...]) -> None:
+        if path in above:
+            names = [str(each.relative_to(ROOT)) for each in (*above[above.index(path) :], path)]
+            raise AssertionError(" -> ".join(names))
+        if path not in done:
+            for each in sorted(edges.get(path, set())):
+                visit(each, (*above, path))
+            done.add(path)
+
+    for path in SHIPPED:
+        visit(path, ())
+
+
+def test_what_is_shipped_is_short_and_safe() -> None:
+    wrong: list[str] = []
+    for path in SHIPPED:
+        name, lines = path.relative_to(ROOT), path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > MAX_LINES:
+            wrong.append(f"{name}: {len(lines)} lines")
+        for number, line in enumerate(lines, 1):
+            if re.search(FORBIDDEN, line) and "zip(" not in line:
+                wrong.append(f"{name}:{number}: {line.strip()}")
+            if re.search(r"\bprint\(", line) and path.parent.name != "cli":
+                wrong.append(f"{name}:{number}: prints")
+    tree = ast.parse(SHIPPED[0].read_text(encoding="utf-8"))
+    wrong += ["__init__.py: imports" for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert wrong == []
+
+
+ALONE = """
+import sys
+import torch
+blocked = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av", "safetensors", "PIL")
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+import hallo3
+assert hallo3.Settings and hallo3.Hallo3Error
+blocked = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av")
+assert all(getattr(hallo3, name) for name in hallo3.__all__)
+"""
+
+
+def test_the_package_imports_without_its_libraries() -> None:
+    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=ROOT, timeout=120)
+
+
+def test_requirements_agree_with_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    required = re.search(r"\ndependencies = \[(.*?)\]", project, re.DOTALL)
+    assert required is not None
+    wanted = re.findall(r'"(.+?)"', required[1])
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == wanted
+    assert not any(line.startswith("torch") or "<" in line or "==" in line for line in wanted)

@@ -1,0 +1,193 @@
+"""The invariant: after any fault, what is finished is sound and a new run makes the same video."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hallo3.errors import Hallo3Error, OutputError
+from hallo3.jobs.job import open_job, read_about
+from hallo3.jobs.segment_file import read_note, read_segment
+from hallo3.pipeline import Rendered
+from support.fault_injection import Fault, faults_in
+from support.toy_renderer import FIRST, PLAN, SEGMENTS, Toy, undisturbed
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return undisturbed(tmp_path_factory.mktemp("wanted"))
+
+
+def segment_files(jobs: Path) -> list[Path]:
+    return sorted(next(jobs.iterdir()).glob("segments/*.safetensors"))
+
+
+def test_a_finished_job_renders_nothing_again(tmp_path: Path, wanted: list[bytes]) -> None:
+    assert Toy().run(tmp_path) == wanted
+    again = Toy()
+    assert again.run(tmp_path) == wanted
+    assert again.drawn == []
+
+
+@pytest.mark.parametrize("kind", ["full", "broken", "read-only", "kill"])
+def test_every_single_fault_leaves_the_invariant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[bytes], kind: str
+) -> None:
+    """The n-th open, write, fsync or replace fails, or the program ends there, for every n there is."""
+    names = set[str]()
+    for number in range(1, 1000):
+        jobs = tmp_path / str(number)
+        first = Toy()
+        with monkeypatch.context() as patched:
+            fault = faults_in(patched, number, kind)
+            with suppress(Fault if kind == "kill" else OutputError):
+                first.run(jobs)
+        if not fault.struck:
+            break
+        names.add(fault.name)
+        done = segment_files(jobs)
+        assert [path.name for path in done] == [f"{n:06d}.safetensors" for n in range(len(done))]
+        for index, path in enumerate(done):
+            found = read_segment(path)
+            assert found is not None
+            assert found[1]["piece"].numpy().tobytes() == wanted[index]
+        second = Toy()
+        assert second.run(jobs) == wanted
+        assert second.drawn == list(range(len(done), SEGMENTS))  # nothing kept is rendered twice
+        assert len(first.drawn) <= len(done) + 1
+        assert not list(jobs.rglob("*.unfinished"))
+    assert number > 30
+    assert names == {"open", "write", "fsync", "fsync folder", "replace"}
+
+
+def test_flipped_bytes_and_cut_files_never_give_a_wrong_video(tmp_path: Path, wanted: list[bytes]) -> None:
+    draw = np.random.default_rng(0)
+    Toy().run(tmp_path / "whole")
+    for number in range(150):
+        jobs = tmp_path / "damaged"
+        shutil.copytree(tmp_path / "whole", jobs)
+        paths = sorted(path for path in jobs.rglob("*") if path.is_file())
+        path = paths[draw.integers(len(paths))]
+        raw = bytearray(path.read_bytes())
+        if not raw or number % 3 == 0:
+            path.write_bytes(raw[: draw.integers(len(raw) + 1)])
+        else:
+            raw[draw.integers(len(raw))] ^= 1 << draw.integers(8)
+            path.write_bytes(raw)
+        again = Toy()
+        with suppress(OutputError):  # a format that became a newer one's
+            assert again.run(jobs) == wanted, (path, number)
+        assert len(again.drawn) <= 1
+        shutil.rmtree(jobs)
+
+
+def test_swapped_missing_and_foreign_segments_are_rendered_again(tmp_path: Path, wanted: list[bytes]) -> None:
+    Toy().run(tmp_path / "a")
+    Toy("other").run(tmp_path / "b")
+    files, foreign = segment_files(tmp_path / "a"), segment_files(tmp_path / "b")
+    first, second = files[1].read_bytes(), files[2].read_bytes()
+    files[1].write_bytes(second)
+    files[2].write_bytes(first)
+    again = Toy()
+    assert again.run(tmp_path / "a") == wanted
+    assert again.drawn == [1, 2]
+    files[0].unlink()
+    again = Toy()
+    assert again.run(tmp_path / "a") == wanted
+    assert again.drawn == [0]  # those after it are what they were
+    shutil.copy(foreign[3], files[3])
+    again = Toy()
+    assert again.run(tmp_path / "a") == wanted
+    assert again.drawn == [3]
+    shutil.copy(foreign[0], files[0])
+    again = Toy()
+    assert again.run(tmp_path / "a") == wanted
+    assert again.drawn == [0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "x"}', "[" * 100_000, '{"a":' * 50_000, "\0" * 100, "x" * (2 << 20)]
+)
+def test_a_description_is_made_again_from_the_segments(
+    tmp_path: Path, wanted: list[bytes], text: str
+) -> None:
+    Toy().run(tmp_path)
+    folder = next(tmp_path.iterdir())
+    (folder / "job.json").write_text(text)
+    found = read_about(folder)
+    assert found is not None
+    assert (found.key, found.segments) == (Toy().about.key, SEGMENTS)
+    again = Toy()
+    assert again.run(tmp_path) == wanted
+    assert again.drawn == []
+    assert json.loads((folder / "job.json").read_text())["segments"] == SEGMENTS
+
+
+def test_a_newer_programs_job_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Toy().run(tmp_path)
+    about = next(tmp_path.iterdir()) / "job.json"
+    about.write_text('{"format": 2, "all": "different"}')
+    with pytest.raises(OutputError, match="newer version"):
+        Toy().run(tmp_path)
+    assert about.read_text() == '{"format": 2, "all": "different"}'
+
+
+def test_two_runs_of_one_job_do_not_mix(tmp_path: Path) -> None:
+    toy = Toy()
+    with open_job(tmp_path, toy.about), pytest.raises(OutputError, match="Another run is working on this"):
+        Toy().run(tmp_path)
+    assert len(toy.run(tmp_path)) == SEGMENTS
+
+
+def test_frames_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+    class Broken(Toy):
+        def draw(self, segment, motion, take):
+            drawn = super().draw(segment, motion, take)
+            if segment.index == 2:
+                drawn.pixels[3, 1, 2, 2] = float("nan")
+            return drawn
+
+    with pytest.raises(Hallo3Error, match="NaN or infinity in segment 3"):
+        Broken().run(tmp_path)
+    assert len(segment_files(tmp_path)) == 2
+
+
+def test_a_segment_damaged_while_the_job_is_open_is_found_out(tmp_path: Path) -> None:
+    toy = Toy()
+    toy.run(tmp_path)
+    with open_job(tmp_path, toy.about) as job:
+        raw = bytearray(job.path(1).read_bytes())
+        raw[-1] ^= 1
+        job.path(1).write_bytes(raw)
+        with pytest.raises(OutputError, match="has been damaged"):
+            job.piece(1)
+
+
+def test_frames_are_kept_where_asked_for_and_checked(tmp_path: Path, wanted: list[bytes]) -> None:
+    toy = Toy()
+    assert toy.run(tmp_path, pixels=True) == wanted
+    with open_job(tmp_path, toy.about) as job:
+        pixels = job.pixels(2)
+        assert pixels is not None
+        assert pixels.numpy().tobytes() == wanted[2]
+        note = read_note(job.path(2))
+        assert note is not None
+        assert note[0].measures["mean"] == pytest.approx(float(pixels.mean()))
+
+
+def test_motion_frames_come_back_bit_for_bit(tmp_path: Path) -> None:
+    class Odd(Toy):
+        def draw(self, segment, motion, take):
+            drawn = super().draw(segment, motion, take)
+            return Rendered(drawn.pixels, drawn.motion * 1e-30 + 1 / 3)
+
+    toy = Odd()
+    toy.run(tmp_path)
+    with open_job(tmp_path, toy.about) as job:
+        assert torch.equal(job.motion(0), Odd().draw(PLAN[0], FIRST, 0).motion)

@@ -1,0 +1,134 @@
+"""Segments done again, and videos that go on from others."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hallo3.errors import InputError, OutputError
+from hallo3.jobs.job import About, inherit, open_job
+from hallo3.jobs.render import Redo, redo_named, seed_of
+from hallo3.segments import SegmentPlan
+from support.fault_injection import Fault, faults_in
+from support.toy_renderer import PLAN, SEGMENTS, Toy, undisturbed
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return undisturbed(tmp_path_factory.mktemp("wanted"))
+
+
+def test_a_redo_renders_these_segments_and_no_other(tmp_path: Path, wanted: list[bytes]) -> None:
+    Toy().run(tmp_path)
+    again = Toy()
+    made = again.run(tmp_path, Redo(2, 3, 1))
+    assert again.drawn == [1, 2]
+    assert [a == b for a, b in zip(made, wanted, strict=True)] == [True, False, False, True, True]
+    for redo in (Redo(2, 3, 1), Redo(1, 0, 0)):  # asked for again, or not: it is done
+        again = Toy()
+        assert again.run(tmp_path, redo) == made
+        assert again.drawn == []
+    again = Toy()
+    other = again.run(tmp_path, Redo(3, 3, 2))
+    assert again.drawn == [2]
+    assert [a == b for a, b in zip(other, made, strict=True)] == [True, True, False, True, True]
+
+
+def test_takes_on_takes_never_lose_what_comes_after(tmp_path: Path) -> None:
+    draw, made = np.random.default_rng(1), Toy().run(tmp_path)
+    for _ in range(40):
+        first = int(draw.integers(1, SEGMENTS + 1))
+        redo = Redo(first, int(draw.integers(first, SEGMENTS + 1)), int(draw.integers(1, 4)))
+        toy, before = Toy(), made
+        made = toy.run(tmp_path, redo)
+        assert all(redo.first <= index + 1 <= redo.last for index in toy.drawn), redo
+        outside = [n for n in range(SEGMENTS) if n not in toy.drawn]
+        assert all(made[n] == before[n] for n in outside)
+
+
+@pytest.mark.parametrize("kind", ["full", "kill"])
+def test_a_redo_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    redo = Redo(2, 4, 1)
+    wanted = undisturbed(tmp_path / "wanted", redo=redo)
+    for number in range(1, 1000):
+        jobs = tmp_path / str(number)
+        Toy().run(jobs)
+        first = Toy()
+        with monkeypatch.context() as patched:
+            fault = faults_in(patched, number, kind)
+            with suppress(OutputError, Fault):
+                first.run(jobs, redo)
+        if not fault.struck:
+            break
+        plain = Toy()
+        plain.run(jobs)  # without asking for the redo: whatever there is makes a whole video
+        assert plain.drawn == []
+        second = Toy()
+        assert second.run(jobs, redo) == wanted
+        assert len(first.drawn) + len(second.drawn) <= 4
+    assert number > 15
+
+
+def test_a_video_goes_on_from_another(tmp_path: Path, wanted: list[bytes]) -> None:
+    Toy().run(tmp_path)
+    more = Toy("toy", SegmentPlan(40, PLAN.config), before=SEGMENTS)
+    more.about = About(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
+    for _ in range(2):
+        with open_job(tmp_path, more.about) as job:
+            with open_job(tmp_path, Toy().about) as before:
+                inherit(job, before)
+            more.keep(job)
+            pieces = [job.piece(index) for index in range(SEGMENTS + 3)]
+        assert pieces[:SEGMENTS] == wanted
+        assert more.drawn == [0, 1, 2]
+    with open_job(tmp_path, Toy().about) as before:
+        last = before.motion(SEGMENTS - 1)
+    fresh = Toy().draw(more.plan[0], last, 0)
+    assert pieces[SEGMENTS] == fresh.pixels.numpy().tobytes()
+    shutil.rmtree(next(path for path in tmp_path.iterdir() if path.name.startswith("mmm")))
+    with open_job(tmp_path, more.about) as job, pytest.raises(InputError, match="not whole any more"):
+        more.keep(job)
+
+
+@pytest.mark.parametrize("text", ["0", "6", "3-2", "1-6", "a", "1-2-3", "-", "-3", "1,2", "9" * 30])
+def test_segments_that_are_not_there_cannot_be_done_again(text: str) -> None:
+    with pytest.raises(InputError, match="1 to 5"):
+        redo_named(text, 1, 5)
+
+
+def test_segments_are_counted_from_one() -> None:
+    assert redo_named("2", 1, 5) == Redo(2, 2, 1)
+    assert redo_named(" 2 - 4 ", 3, 5) == Redo(2, 4, 3)
+    assert redo_named("4-", 1, 5) == Redo(4, 5, 1)
+    assert redo_named("", 1, 5).last == 0
+    with pytest.raises(InputError):
+        redo_named("2", 0, 5)
+
+
+def test_a_take_has_a_seed_of_its_own() -> None:
+    seeds = [seed_of(seed, take, after) for seed in (0, 1) for take in (0, 1, 2) for after in ("", "x")]
+    assert len(set(seeds)) == 12
+    assert seed_of(5, 0, "") == 5
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_a_damaged_take_is_rendered_as_that_take_and_nothing_else(tmp_path: Path) -> None:
+    Toy().run(tmp_path)
+    made = Toy().run(tmp_path, Redo(2, 2, 2))
+    path = next(tmp_path.glob("*/segments/000001*"))
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    again = Toy()
+    assert again.run(tmp_path) == made
+    assert again.drawn == [1]
+
+
+def test_what_was_inherited_cannot_be_done_again() -> None:
+    with pytest.raises(InputError, match="of 4 to 6"):
+        redo_named("2-5", 1, 6, 3)
+    assert redo_named("4-", 1, 6, 3) == Redo(4, 6, 1)

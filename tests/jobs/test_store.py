@@ -1,0 +1,120 @@
+"""Jobs are listed, cleared by hand and by rule; paces and hashes are remembered."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hallo3.errors import InputError
+from hallo3.jobs.estimate import FILE as PACES
+from hallo3.jobs.estimate import Pace, pace_of, remember
+from hallo3.jobs.job import open_job
+from hallo3.jobs.store import DAY, clear, list_jobs, put_aside, tidy
+from hallo3.storage.hashing import FILE, Contents, content_of, key_of
+from support.toy_renderer import SEGMENTS, Toy
+
+
+def aged(jobs: Path, name: str, days: float) -> None:
+    when = time.time() - days * DAY
+    for path in next(jobs.glob(f"{name}*")).rglob("*"):
+        os.utime(path, (when, when))
+
+
+def finish(jobs: Path, root: str) -> None:
+    toy = Toy(root)
+    toy.run(jobs)
+    with open_job(jobs, toy.about) as job:
+        job.finish()
+
+
+def test_jobs_are_listed_with_what_is_done(tmp_path: Path) -> None:
+    finish(tmp_path, "aaa")
+    Toy("bbb").run(tmp_path)
+    next(tmp_path.glob("bbb*/segments/000004*")).unlink()
+    (tmp_path / "something else").mkdir()
+    (tmp_path / "a file").touch()
+    found = {job.name[:3]: job for job in list_jobs(tmp_path)}
+    assert found.keys() == {"aaa", "bbb"}
+    assert (found["aaa"].done, found["aaa"].about.finished) == (SEGMENTS, True)
+    assert (found["bbb"].done, found["bbb"].about.finished) == (SEGMENTS - 1, False)
+    assert found["aaa"].size > 1000
+    assert list(list_jobs(tmp_path / "nowhere")) == []
+
+
+def test_old_jobs_go_by_the_rule_and_no_other(tmp_path: Path) -> None:
+    for name, done, days in [
+        ("a", True, 8),
+        ("b", True, 6),
+        ("c", False, 8),
+        ("d", False, 31),
+        ("e", True, 9),
+    ]:
+        finish(tmp_path, name) if done else Toy(name).run(tmp_path)
+        aged(tmp_path, name, days)
+    held = Toy("e")
+    with open_job(tmp_path, held.about):
+        aged(tmp_path, "e", 9)
+        gone = {job.name[0] for job in tidy(tmp_path, "b" + "k" * 30)}
+    assert gone == {"a", "d"}
+    assert {job.name[0] for job in list_jobs(tmp_path)} == {"b", "c", "e"}
+
+
+def test_a_job_is_cleared_by_the_beginning_of_its_name(tmp_path: Path) -> None:
+    for name in ("ab", "ac"):
+        Toy(name).run(tmp_path)
+    for wrong in ("a", "x", "", "../ab"):
+        with pytest.raises(InputError):
+            clear(tmp_path, wrong)
+    assert clear(tmp_path, "ab").name.startswith("ab")
+    assert [job.name[:2] for job in list_jobs(tmp_path)] == ["ac"]
+
+
+def test_a_job_put_aside_is_kept_and_begins_anew(tmp_path: Path) -> None:
+    toy = Toy()
+    assert put_aside(tmp_path, toy.about.key) is None
+    for number in (1, 2):
+        toy.run(tmp_path)
+        aside = put_aside(tmp_path, toy.about.key)
+        assert aside is not None
+        assert aside.name.endswith(f".old-{number}")
+    again = Toy()
+    again.run(tmp_path)
+    assert len(again.drawn) == SEGMENTS
+    assert len(list(list_jobs(tmp_path))) == 3
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"kind": 3}', '{"kind": {"seconds": "x"}}', "[" * 9999])
+def test_a_pace_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / PACES).write_text(text)
+    assert pace_of(tmp_path, "kind") is None
+    remember(tmp_path, "kind", Pace(2.0, 300.0))
+    assert pace_of(tmp_path, "kind") == Pace(2.0, 300.0)
+    for number in range(300):
+        remember(tmp_path, str(number), Pace(1.0, 1.0))
+    assert pace_of(tmp_path, "kind") is None
+    remember(tmp_path / "nowhere", "kind", Pace(1.0, 1.0))
+
+
+def test_a_files_hash_is_taken_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    path, reads = tmp_path / "weights", list[int]()
+    path.write_bytes(b"x" * 3_000_000)
+    first = Contents(tmp_path).of(path, reads.append)
+    assert first == content_of(path)
+    assert sum(reads) == 3_000_000
+    reads.clear()
+    assert Contents(tmp_path).of(path, reads.append) == first
+    assert reads == []
+    path.write_bytes(b"y" * 3_000_000)
+    assert Contents(tmp_path).of(path, reads.append) != first
+    (tmp_path / FILE).write_text("[" * 9999)
+    assert Contents(tmp_path).of(path) == content_of(path)
+
+
+def test_a_key_is_the_facts_in_any_order() -> None:
+    assert key_of({"a": 1, "b": [2, {"c": "d"}]}) == key_of({"b": [2, {"c": "d"}], "a": 1})
+    assert len({key_of({"a": value}) for value in (1, 2, "1", 1.5, None, [1])}) == 6
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        key_of({"a": float("nan")})

@@ -1,0 +1,211 @@
+"""Pieces that are joined can be played: size, length, colours, sound in step; also while they grow."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from hallo3.errors import OutputError
+from hallo3.media.audio import Recording
+from hallo3.media.mux import MARK, encode_sound, frames_of, growing, join
+from hallo3.media.video import CODECS, Encoding, encode_piece
+from support.audio_samples import tone, write_wav
+
+COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
+H264 = Encoding()
+
+
+def frames(count: int, side: int = 48) -> torch.Tensor:
+    """Frames of one colour each, taking turns."""
+    picked = COLOURS[torch.arange(count) % 3]
+    return picked[:, :, None, None].expand(-1, -1, side, side + 16).contiguous()
+
+
+def pieces(count: int = 30, encoding: Encoding = H264, side: int = 48) -> list[bytes]:
+    return [encode_piece(part, encoding, 25) for part in frames(count, side).split(7)]
+
+
+def written(path: Path, sound: Path, count: int = 30) -> Path:
+    encoded = path.with_name("sound.mp4")
+    encode_sound([(sound, Fraction(count, 25))], encoded)
+    join(pieces(count), encoded, path)
+    return path
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("rate", [7350, 16000, 44100, 96000, 192000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_the_video_is_as_long_as_its_frames(tmp_path: Path, rate: int, channels: int) -> None:
+    sound = write_wav(tmp_path / "s.wav", tone(rate, 2.0, channels), rate)
+    path = written(tmp_path / "v.mp4", sound)
+    with av.open(str(path)) as container:
+        picture, track = container.streams.video[0], container.streams.audio[0]
+        shown = list(container.decode(picture))
+        assert len(shown) == 30
+        assert (picture.width, picture.height, picture.average_rate) == (64, 48, 25)
+        assert [round(float(frame.time) * 25) for frame in shown] == list(range(30))
+        assert abs(float(track.duration * track.time_base) - 1.2) < 0.04
+
+
+def test_colours_and_sound_come_back(tmp_path: Path) -> None:
+    path = written(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(48000, 2.0), 48000))
+    with av.open(str(path)) as container:
+        pictures = [f.to_ndarray(format="rgb24", src_colorspace=1) for f in container.decode(video=0)]
+    middle = np.array([picture[24, 32] for picture in pictures]) / 255
+    assert np.abs(middle - frames(30)[:, :, 0, 0].numpy()).max() < 0.06
+    with av.open(str(path)) as container:
+        assert container.metadata["comment"] == MARK
+        codec = container.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_primaries, codec.color_range) == (1, 1, 1)
+        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    wanted = tone(48000, 2.0)[0]
+    lag = int(np.correlate(heard[9600:14400], wanted[9600:14400], "full").argmax()) - 4799
+    assert abs(lag) < 0.04 * 48000
+    assert np.corrcoef(heard[9600:19200], wanted[9600:19200])[0, 1] > 0.95
+
+
+def flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
+    """When a video is bright, and when it is loud, in seconds."""
+    with av.open(str(path)) as container:
+        shown = [(float(f.time), f.to_ndarray(format="gray").mean()) for f in container.decode(video=0)]
+    clicks: list[float] = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.5)
+            if len(loud) and (at := float(frame.time) + loud[0] / frame.sample_rate) - sum(clicks[-1:]) > 0.5:
+                clicks.append(at)
+    return [time for time, light in shown if light > 128], clicks
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_picture_and_sound_are_in_step_to_the_end(tmp_path: Path, name: str, rate: int) -> None:
+    seconds = 8
+    shown = torch.zeros(25 * seconds, 3, 32, 32)
+    shown[25::25] = 1.0
+    samples = torch.zeros(2, seconds * rate)
+    for second in range(1, seconds):
+        samples[:, second * rate : second * rate + rate // 50] = 0.9
+    encode_sound([(Recording(samples, rate), Fraction(seconds))], tmp_path / "s.mp4")
+    encoded = [encode_piece(part, H264, 25) for part in shown.split(15)]
+    join(encoded, tmp_path / "s.mp4", tmp_path / name)
+    with growing(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
+        for piece in encoded:
+            live.append(piece)
+    for path in (tmp_path / name, tmp_path / f"live.{name}"):
+        flashes, clicks = flashes_and_clicks(path)
+        assert len(flashes) == len(clicks) == seconds - 1
+        assert max(abs(a - b) for a, b in zip(flashes, clicks, strict=True)) < 0.04
+
+
+def test_joining_changes_no_frame(tmp_path: Path) -> None:
+    parts = pieces(40)
+    join(parts, None, tmp_path / "v.mp4")
+    apart = torch.cat([frames_of(piece) for piece in parts])
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert len(packets) == 40
+    shown = torch.from_numpy(np.stack(decoded(tmp_path / "v.mp4"))).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(shown, apart)
+    assert not [path for path in tmp_path.iterdir() if "unfinished" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [(name, suffix) for name in CODECS for suffix in CODECS[name].files]
+)
+def test_every_codec_in_every_file_can_be_played(tmp_path: Path, codec: str, suffix: str) -> None:
+    encoding = Encoding(codec=codec)
+    sound = write_wav(tmp_path / "s.wav", tone(16000, 1.0), 16000)
+    encode_sound([(sound, Fraction(20, 25))], tmp_path / "s.mp4")
+    path = tmp_path / f"v{suffix}"
+    join(pieces(20, encoding, side=64), tmp_path / "s.mp4", path)
+    shown = decoded(path)
+    assert len(shown) == 20
+    middle = np.array([picture[24, 32] for picture in shown]) / 255
+    assert np.abs(middle - frames(20)[:, :, 0, 0].numpy()).max() < (0.005 if codec == "ffv1" else 0.12)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+def test_the_video_plays_while_it_grows(tmp_path: Path, name: str) -> None:
+    """A copy at any moment is what a crash would leave: all but the last half second can be seen."""
+    encode_sound([(Recording(torch.zeros(1, 64000), 16000), Fraction(4))], tmp_path / "s.mp4")
+    with growing(tmp_path / name, tmp_path / "s.mp4") as live:
+        for index, piece in enumerate(pieces(98)):
+            live.append(piece)
+            (tmp_path / f"copy.{name}").write_bytes((tmp_path / name).read_bytes())
+            if index > 1:
+                assert len(decoded(tmp_path / f"copy.{name}")) >= 7 * (index + 1) - 13
+    assert len(decoded(tmp_path / name)) == 98
+
+
+def test_sound_shorter_than_the_video_is_filled_up(tmp_path: Path) -> None:
+    path = written(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(16000, 0.3), 16000))
+    assert len(decoded(path)) == 30
+
+
+def test_sounds_of_several_recordings_stand_where_their_frames_are(tmp_path: Path) -> None:
+    first = Recording(torch.from_numpy(tone(16000, 0.97)), 16000)
+    second = Recording(torch.from_numpy(tone(44100, 1.0, 2)), 44100)
+    encode_sound([(first, Fraction(25, 25)), (second, Fraction(20, 25))], tmp_path / "s.mp4")
+    with av.open(str(tmp_path / "s.mp4")) as container:
+        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+        assert container.streams.audio[0].rate == 44100
+    assert abs(len(heard) / 44100 - 1.8) < 0.05
+    gap = np.abs(heard[int(0.975 * 44100) : int(0.995 * 44100)]).max()
+    assert gap < 0.2 < np.abs(heard[int(1.01 * 44100) : int(1.2 * 44100)]).max()
+
+
+@pytest.mark.parametrize("loudness", [10.0, 1e6, 1e9])
+def test_sound_beyond_full_scale_is_cut(tmp_path: Path, loudness: float) -> None:
+    with av.open(str(tmp_path / "loud.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            tone(16000, 2.0) * np.float32(loudness), format="flt", layout="mono"
+        )
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(decoded(written(tmp_path / "v.mp4", tmp_path / "loud.wav"))) == 30
+
+
+def test_an_older_video_stays_when_joining_fails(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"an older video")
+
+    def broken() -> None:
+        def stream() -> object:
+            yield from pieces(14)
+            raise RuntimeError("power cut")
+
+        join(stream(), None, path)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        broken()
+    assert path.read_bytes() == b"an older video"
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_nothing_is_left_when_nothing_was_appended(tmp_path: Path) -> None:
+    def broken() -> None:
+        with growing(tmp_path / "v.mp4", None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="absent"):
+        growing(tmp_path / "absent" / "v.mp4", None).__enter__()
+    with pytest.raises(OutputError, match="absent"):
+        join(pieces(7), None, tmp_path / "absent" / "v.mp4")

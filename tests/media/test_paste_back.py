@@ -1,0 +1,200 @@
+"""The animated part back in its photograph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallo3.geometry import PixelBox, VideoShape
+from hallo3.media.canvas import fit
+from hallo3.media.framing import Crop, plan_crop
+from hallo3.media.paste_back import FEATHER, LONGEST, Surroundings, surroundings_of
+
+SHAPE = VideoShape(49, 240, 360)
+SIZES = {"9:16": (960, 540), "4:3": (600, 800), "16:9": (540, 960), "3:2": (480, 720), "square": (500, 500)}
+PLACES = {"corner": (0.1, 0.08), "middle": (0.5, 0.5), "border": (0.93, 0.6)}
+"""Middles of faces, in shares of the picture."""
+LEVEL = 1 / 255
+
+
+def scene(height: int, width: int) -> Tensor:
+    """Waves, none shorter than a seventh of the shorter side: what scaling keeps."""
+    y, x = torch.arange(height)[:, None], torch.arange(width)[None]
+    unit = 2 * torch.pi / min(height, width)
+    waves = [torch.sin((k + 2) * unit * x + k) * torch.cos((5 - k) * unit * y) for k in range(3)]
+    return torch.stack(waves) * 0.4 + 0.5
+
+
+def canvas_picture(picture: Tensor, crop: Crop) -> Tensor:
+    """What a video's frame is if nothing moves: [1, 3, h, w] in 0..1."""
+    canvas = fit(crop.of(picture), SHAPE)
+    return (canvas.uncrop(canvas.pixels[:, :, 0]) + 1) / 2
+
+
+def psnr(found: Tensor, wanted: Tensor) -> float:
+    return float(-10 * torch.log10((found - wanted).square().mean()))
+
+
+def changed_part(place: PixelBox) -> tuple[slice, slice]:
+    """Rows and columns that may be touched."""
+    return slice(round(place.top), round(place.bottom)), slice(round(place.left), round(place.right))
+
+
+@pytest.mark.parametrize("framing", ["auto", "face", "original"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_was_cut_out_goes_back_without_a_trace(size: str, place: str, framing: str) -> None:
+    height, width = SIZES[size]
+    picture, (x, y) = scene(height, width), PLACES[place]
+    tall = 0.2 * min(height, width)
+    face = PixelBox(
+        x * width - 0.4 * tall, y * height - tall / 2, x * width + 0.4 * tall, y * height + tall / 2
+    )
+    crop = plan_crop(height, width, face, SHAPE, framing)
+    surroundings = surroundings_of(picture, crop, SHAPE)
+    frame = canvas_picture(picture, crop)
+    assert surroundings.place.area == pytest.approx(crop.shown(SHAPE).area, rel=0.01)
+    pasted, photograph = surroundings.around(frame)[0], surroundings.photograph / 255
+    assert psnr(pasted, photograph) > 55
+    outside = torch.ones(surroundings.height, surroundings.width, dtype=torch.bool)
+    outside[changed_part(surroundings.place)] = False
+    assert torch.equal(pasted[:, outside], photograph[:, outside])
+    if framing == "face":
+        other = surroundings.around(1 - frame)[0]
+        assert torch.equal(other[:, outside], photograph[:, outside])
+        assert float((other - pasted).abs().max()) > 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(600, 800), (540, 960)])
+def test_a_shift_by_one_pixel_would_be_noticed(height: int, width: int) -> None:
+    """What the bound of the test above is worth."""
+    picture, crop = scene(height, width), Crop(top=100, left=100, height=300, width=450)
+    surroundings = surroundings_of(picture, crop, SHAPE)
+    shifted = Crop(top=101, left=100, height=300, width=450)
+    pasted = surroundings.around(canvas_picture(picture, shifted))[0]
+    assert psnr(pasted, surroundings.photograph / 255) < 50
+
+
+@pytest.mark.parametrize("edges", ["none", "top left", "bottom", "all"])
+def test_only_edges_inside_the_photograph_are_soft(edges: str) -> None:
+    place = {
+        "none": PixelBox(20, 30, 120, 130),
+        "top left": PixelBox(0, 0, 100, 100),
+        "bottom": PixelBox(20.4, 60.6, 119.4, 160),
+        "all": PixelBox(0, 0, 150, 160),
+    }[edges]
+    black = torch.zeros(3, 160, 150, dtype=torch.uint8)
+    shown = Surroundings(photograph=black, place=place).around(torch.ones(1, 3, 64, 64))[0, 0]
+    rows, columns = changed_part(place)
+    part, feather = shown[rows, columns], FEATHER * min(place.right - place.left, place.bottom - place.top)
+    margin = int(feather) + 2
+    assert float(part[margin:-margin, margin:-margin].min()) > 1 - 1e-5
+    middle = part.shape[0] // 2
+    sides = {
+        "top": (place.top > 0, part[:margin, middle]),
+        "bottom": (place.bottom < 160, part[-margin:, middle].flip(0)),
+        "left": (place.left > 0, part[middle, :margin]),
+        "right": (place.right < 150, part[middle, -margin:].flip(0)),
+    }
+    for name, (soft, run) in sides.items():
+        if soft:
+            assert run[0] < 0.1, name
+            assert bool((run.diff() > -1e-5).all()), name
+            assert bool((run.diff() <= 1.6 / feather).all()), name
+        else:
+            assert float(run.min()) > 1 - 1e-5, name
+    assert float(shown.sum()) == pytest.approx(float(part.sum()))
+
+
+@pytest.mark.parametrize("place", [(200, 100, 740, 640), (0, 100, 540, 640), (400.3, 0, 1000.1, 400.2)])
+def test_a_frame_that_is_a_little_brighter_has_no_visible_edge(place: tuple[float, ...]) -> None:
+    """3 % brighter: no two neighbours differ by a level more than they did."""
+    grey = torch.full((3, 720, 1080), 128, dtype=torch.uint8)
+    surroundings = Surroundings(photograph=grey, place=PixelBox(*place))
+    shown = surroundings.around(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
+    assert float(shown.max()) == pytest.approx(128 / 255 * 1.03, abs=1e-6)
+    for dim in (1, 2):
+        assert float(shown.diff(dim=dim).abs().max()) < LEVEL
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((64, 64), (64, 64)),
+        ((65, 77), (64, 76)),
+        ((1080, 1920), (1080, 1920)),
+        ((1921, 1080), (1920, 1078)),  # scaled to 1079 columns
+        ((3000, 4000), (1440, 1920)),
+        ((4000, 2251), (1920, 1080)),
+        ((4096, 16), (1920, 8)),
+        ((16, 4096), (8, 1920)),
+        ((8000, 3), (1920, 2)),
+    ],
+)
+def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    picture = torch.full((3, *size), 0.25)
+    crop = plan_crop(*size, PixelBox(0, 0, min(9, size[1]), min(9, size[0])), SHAPE, "face")
+    surroundings = surroundings_of(picture, crop, SHAPE)
+    assert (surroundings.height, surroundings.width) == wanted
+    assert max(wanted) <= LONGEST
+    assert surroundings.photograph.dtype == torch.uint8
+    frame = torch.full((1, 3, 240, 240), 0.25)
+    pasted = surroundings.around(frame)
+    assert pasted.shape == (1, 3, *wanted)
+    assert float((pasted - 0.25).abs().max()) <= LEVEL
+
+
+def test_what_goes_beyond_black_and_white_is_cut_off() -> None:
+    """Cubic resampling overshoots at hard edges."""
+    photograph = torch.zeros(3, 200, 300, dtype=torch.uint8)
+    surroundings = Surroundings(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
+    hard = (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
+    shown = surroundings.around(hard)
+    assert float(shown.min()) == 0
+    assert float(shown.max()) == 1
+
+
+def test_frames_do_not_depend_on_their_neighbours() -> None:
+    surroundings = surroundings_of(scene(300, 200), Crop(top=20, left=10, height=100, width=150), SHAPE)
+    frames = torch.rand(3, 3, 240, 360, generator=torch.Generator().manual_seed(0))
+    together = surroundings.around(frames)
+    alone = torch.cat([surroundings.around(frame[None]) for frame in frames])
+    assert torch.equal(together, alone)
+    assert surroundings.around(frames[:0]).shape == (0, 3, 300, 200)
+    assert psnr(surroundings.around(frames.half()), together) > 60
+
+
+MEASURED = """
+import sys, torch
+from pathlib import Path
+from hallo3.media.framing import Crop
+from hallo3.media.paste_back import surroundings_of
+from hallo3.geometry import VideoShape
+def figure(name):
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
+shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
+surroundings_of(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).around(torch.rand(1, 3, 48, 72))
+picture = torch.full((3, 6000, 8000), 0.5)
+Path("/proc/self/clear_refs").write_text("5")
+before = figure("VmRSS")
+surroundings = surroundings_of(picture, crop, shape)
+cut = figure("VmHWM") - before
+Path("/proc/self/clear_refs").write_text("5")
+before = figure("VmRSS")
+frames = surroundings.around(torch.rand(8, 3, 480, 720))
+print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_large_photograph_takes_little_memory() -> None:
+    """8000 x 6000 is 549 MB as float32: a copy would show. A frame of 1920 x 1440 is 32 MB."""
+    measured = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    cut, per_frame = (float(figure) for figure in measured.stdout.split())
+    assert cut < 300
+    assert per_frame < 150

@@ -1,0 +1,128 @@
+"""MediaPipe's package in the tests: a module with as much of its surface as is used, and a file like its own.
+
+The real one is 33 MB, and its file of networks is in no package of its makers.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hallo3.face.analyzer import Face
+from hallo3.face.photo import PhotographAnalyzer
+from hallo3.face.scrfd import Found
+from hallo3.geometry import PixelBox
+
+PICTURE = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(5))
+EYES_NOSE_MOUTH = torch.tensor([[130.0, 110], [170, 110], [150, 130], [135, 155], [165, 155]])
+FOUND = Found(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
+
+Seen = Callable[[np.ndarray[Any, Any]], Sequence[Tensor]]
+
+
+def points(left: float, top: float, right: float, bottom: float) -> Tensor:
+    """Landmarks [478, 2] whose outline fills a box, in pixels."""
+    turn = torch.linspace(0, 2 * torch.pi, 478, dtype=torch.float64)
+    circle = torch.stack((turn.cos(), turn.sin()), dim=1)
+    circle[10], circle[152] = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])
+    middle, half = (
+        torch.tensor([left + right, top + bottom]) / 2,
+        torch.tensor([right - left, bottom - top]) / 2,
+    )
+    return middle + circle * half
+
+
+def task(**members: bytes) -> bytes:
+    """An archive as MediaPipe's file is one."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in ("face_detector", "face_landmarks_detector"):
+            archive.writestr(f"{name}.tflite", members.get(name, b"numbers of a network " * 40))
+    return content.getvalue()
+
+
+class Landmarker:
+    """``FaceLandmarker`` on single pictures."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen, self.closed = seen, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def detect(self, image: Any) -> Any:
+        """Landmarks are shares of the picture's width and height."""
+        assert image.data.dtype == np.uint8
+        assert image.data.flags.c_contiguous
+        height, width, channels = image.data.shape
+        assert channels == 3
+        faces = [
+            [SimpleNamespace(x=float(x) / width, y=float(y) / height, z=0.0) for x, y in face]
+            for face in self.seen(image.data)
+        ]
+        return SimpleNamespace(face_landmarks=faces)
+
+
+class MediaPipe(ModuleType):
+    """The package as far as it is used: Tasks' vision API, of versions 0.10.21 to 1.2."""
+
+    def __init__(self, seen: Seen, version: str = "0.10.31") -> None:
+        super().__init__("mediapipe")
+        self.__spec__, self.__version__ = ModuleSpec("mediapipe", None), version
+        self.made: list[Landmarker] = []
+        self.content = b""
+        self.Image = lambda image_format, data: SimpleNamespace(image_format=image_format, data=data)
+        self.ImageFormat = SimpleNamespace(SRGB="srgb")
+
+        def create(options: Any) -> Landmarker:
+            self.content = options.base_options.model_asset_buffer
+            self.made.append(Landmarker(seen))
+            return self.made[-1]
+
+        self.tasks = SimpleNamespace(
+            BaseOptions=lambda model_asset_buffer: SimpleNamespace(model_asset_buffer=model_asset_buffer),
+            vision=SimpleNamespace(
+                FaceLandmarkerOptions=lambda base_options, num_faces: SimpleNamespace(
+                    base_options=base_options, num_faces=num_faces
+                ),
+                FaceLandmarker=SimpleNamespace(create_from_options=create),
+            ),
+        )
+
+
+def installed(
+    monkeypatch: pytest.MonkeyPatch, seen: Seen = lambda _: [], version: str = "0.10.31"
+) -> MediaPipe:
+    """A stand-in that sees these faces, until the test is over."""
+    library = MediaPipe(seen, version)
+    monkeypatch.setitem(sys.modules, "mediapipe", library)
+    return library
+
+
+def judge(landmarks: Any = None) -> PhotographAnalyzer:
+    """An analyzer that finds ``FOUND`` on any picture."""
+    return PhotographAnalyzer(
+        detect=lambda _: [FOUND], recognize=lambda *_: torch.ones(1, 512), landmarks=landmarks
+    )
+
+
+def analyzed(landmarks: Any) -> tuple[Face, list[str]]:
+    """The face on ``PICTURE``, and what was said of it."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        face = judge(landmarks).analyze(PICTURE)
+    return face, [str(each.message) for each in said]

@@ -1,0 +1,94 @@
+"""Checkpoints as the original publishes them, of any size: every name, the wrapping, what is dead weight."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.component_config import META, build_reference
+from hallo3.checkpoints.random_weights import random_state
+from hallo3.config import NANO, Hallo3Config, to_dict
+from hallo3.model.transformer import Hallo3Transformer
+from hallo3.vae.autoencoder import build_vae
+
+SMALL = replace(NANO, trunk=replace(NANO.trunk, layers=42))
+"""All of the released model's layers, each as small as it gets."""
+Make = Callable[[nn.Module, str], dict[str, Tensor]]
+_SAT = "mixins.pos_embed.freqs_"
+
+
+def module(
+    config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = random_state
+) -> OrderedDict[str, Tensor]:
+    """The state dict of the original's engine for this configuration: both networks, dead weight too."""
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    shape = config.segment.shape.latent
+    networks: tuple[tuple[str, Any, nn.Module], ...] = (
+        (maps.TRANSFORMER_PREFIX, maps.TRANSFORMER, Hallo3Transformer(config, META)),
+        (maps.REFERENCE_PREFIX, maps.REFERENCE, build_reference(config.trunk, shape)),
+    )
+    for prefix, keys, network in networks:
+        original = keys.to_original(make(network, prefix))
+        original[_SAT + "cos"] = original[_SAT + "sin"] = torch.ones(shape.tokens, config.trunk.head_dim)
+        original["transformer.position_embeddings.weight"] = torch.ones(64, config.trunk.width)
+        state |= {prefix + name: tensor.to(dtype) for name, tensor in original.items()}
+    return state
+
+
+def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
+    """Values that cost no time to make."""
+    return {
+        name: torch.full(tensor.shape, 0.01, dtype=torch.bfloat16)
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def write_checkpoint(
+    path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, Tensor]:
+    """A DeepSpeed checkpoint with SAT's bookkeeping; what its module holds."""
+    state = module(config, dtype)
+    whole: dict[str, Any] = {
+        "module": state,
+        "optimizer": None,
+        "param_shapes": [OrderedDict((name, tensor.shape) for name, tensor in state.items())],
+        "sparse_tensor_module_names": {"x"},
+        "args": Namespace(lr=1e-5),
+        "np_rng_state": np.random.RandomState(0).get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "iteration": 7,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(whole, path)
+    return state
+
+
+def write_plain(path: Path, config: Hallo3Config) -> None:
+    """A large checkpoint, quickly."""
+    torch.save({"module": module(config, make=constant)}, path)
+
+
+def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:
+    """The original's folder: the checkpoint and the 3D VAE, with the configuration beside them."""
+    import json
+
+    checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
+    state = write_checkpoint(checkpoint, config)
+    (folder / "hallo3" / "latest").write_text("1")
+    vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
+    vae.parent.mkdir(parents=True)
+    network = cast(nn.Module, build_vae(config.vae).network)
+    original = maps.VAE.to_original(random_state(network, "vae"))
+    torch.save({"state_dict": {**original, "loss.logvar": torch.zeros(())}}, vae)
+    for file in (checkpoint, vae):
+        file.with_suffix(".json").write_text(json.dumps(to_dict(config)))
+    return state

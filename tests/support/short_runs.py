@@ -1,0 +1,31 @@
+"""Short runs that tests compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallo3.media.audio import Recording
+from hallo3.models import Models
+from hallo3.pipeline import animate
+from hallo3.settings import Settings, settings_for
+
+
+def settings(models: Models, **changes: Any) -> Settings:
+    return replace(settings_for(models.config.defaults), **changes)
+
+
+def video(portrait: Tensor, speech: Recording, models: Models, prompt: str = "", **changes: Any) -> Tensor:
+    made = animate(portrait, speech, prompt, models, settings(models, **changes))
+    return torch.cat([frames.pixels for frames in made])
+
+
+@contextmanager
+def refusing() -> Iterator[Any]:
+    raise AssertionError("this network is not needed")
+    yield

@@ -1,0 +1,231 @@
+"""Attention backends: the same answers by other kernels, honest refusals, and word of what ran."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallo3 import attention as backends
+from hallo3.attention import (
+    AUTO,
+    BACKENDS,
+    KERNELS,
+    REFUSALS,
+    Backend,
+    Watched,
+    backend_named,
+    runnable,
+    through_diffusers,
+    why_not,
+)
+from hallo3.errors import InputError
+from hallo3.model.layers import sdpa
+from hallo3.noise import named_generator
+
+CPU = torch.device("cpu")
+HERE = ("auto", "flash", "math")
+"""What torch runs on a CPU."""
+LIBRARIES = [name for name, backend in BACKENDS.items() if backend.module]
+MEASURED = {torch.float32: 4e-7, torch.bfloat16: 2.3e-3, torch.float16: 3e-4, torch.float64: 8e-16}
+"""Relative distances from float64 that were measured on a CPU, rounded up; tests allow twice as much."""
+
+
+def tokens(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.from_numpy(named_generator(name).standard_normal(shape, dtype="float32")).to(dtype)
+
+
+def sides(keys: int, head_dim: int = 64, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """q [2, 3, 190, D], k and v [2, 3, keys, D]; as the networks make them, not contiguous."""
+    q, k, v = (
+        tokens(name, 2, count, 3, head_dim, dtype=dtype).transpose(1, 2)
+        for name, count in (("q", 190), ("k", keys), ("v", keys))
+    )
+    return q, k, v
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention in float64, as it is written."""
+    q, k, v = q.double(), k.double(), v.double()
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("keys", [260, 32, 4])
+@pytest.mark.parametrize("head_dim", [16, 64])
+@pytest.mark.parametrize("dtype", MEASURED, ids=str)
+@pytest.mark.parametrize("name", HERE)
+def test_exact_backends_are_plain_attention(name: str, dtype: torch.dtype, head_dim: int, keys: int) -> None:
+    q, k, v = sides(keys, head_dim, dtype)
+    found = BACKENDS[name](q, k, v)
+    assert found.dtype == dtype
+    assert distance(found, plain(q, k, v)) < 2 * MEASURED[dtype]
+
+
+def test_what_runs_on_a_cpu() -> None:
+    assert runnable(CPU, torch.float32, 64) == HERE
+    for name in HERE:
+        assert backend_named(name, CPU, torch.float32, 64) is BACKENDS[name]
+
+
+def test_a_name_that_is_none_lists_all_that_are() -> None:
+    with pytest.raises(InputError, match=r"There is no such attention\.") as raised:
+        backend_named("sdpa", CPU, torch.float32, 64)
+    assert raised.value.expected == ", ".join(BACKENDS)
+
+
+@pytest.mark.parametrize(("name", "why"), [("cudnn", "No viable backend"), ("sage", "it runs on cuda only")])
+def test_what_cannot_run_is_refused(name: str, why: str) -> None:
+    with pytest.raises(InputError, match=r"This attention cannot run here\.") as raised:
+        backend_named(name, CPU, torch.float32, 64)
+    assert raised.value.found.startswith(f"{name} on cpu in float32: {why}")
+    assert raised.value.expected == "auto, flash, math"
+    assert "install" not in raised.value.do
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_missing_library_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a tensor is made: the device need not be there."""
+    monkeypatch.setattr(backends, "find_spec", lambda _: None)
+    monkeypatch.setattr(backends, "runnable", lambda *_: HERE)
+    with pytest.raises(InputError) as raised:
+        backend_named(name, torch.device("cuda"), torch.bfloat16, 64)
+    assert f"{BACKENDS[name].package} is not installed" in raised.value.found
+    assert raised.value.do.startswith(f"install {BACKENDS[name].package}, or choose")
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARIES if name != "flash-3"])
+def test_a_library_that_diffusers_cannot_load_is_refused(name: str) -> None:
+    """diffusers has None in the place of what it could not import."""
+    found = replace(BACKENDS[name], devices=(), module="torch")
+    assert why_not(found, CPU, torch.bfloat16, 64).startswith("diffusers cannot use the torch")
+
+
+def test_torchs_kernels_do_not_run_where_nobody_asks_which() -> None:
+    """On such a device torch would compute by another, and say nothing."""
+    for name in ("flash", "cudnn", "efficient"):
+        found = why_not(BACKENDS[name], torch.device("mps"), torch.float32, 64)
+        assert found == "it runs on cuda and cpu only"
+    assert BACKENDS["math"].devices == AUTO.devices == ()
+
+
+def test_a_kernel_never_falls_back_on_another() -> None:
+    q, k, v = sides(32)
+    for name in ("cudnn", "efficient"):
+        with pytest.raises(RuntimeError, match="No viable backend"):
+            BACKENDS[name](q, k, v)
+    assert torch.backends.cuda.math_sdp_enabled()  # and every kernel is allowed again
+
+
+def wrong_layout(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return sdpa(q, k.flip(-2), v)
+
+
+def not_numbers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return sdpa(q, k, v) * float("nan")
+
+
+def other_shape(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return sdpa(q, k, v).transpose(1, 2)
+
+
+def short_of_memory(*_: Tensor) -> Tensor:
+    raise RuntimeError("CUDA out of memory")
+
+
+def mistaken(*_: Tensor) -> Tensor:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("attend", [wrong_layout, not_numbers])
+def test_wrong_answers_are_no_attention(attend: Any) -> None:
+    assert "away from plain attention" in why_not(Backend(name="x", attend=attend), CPU, torch.float32, 64)
+
+
+def test_another_shape_is_no_attention() -> None:
+    found = why_not(Backend(name="x", attend=other_shape), CPU, torch.float32, 64)
+    assert found == "it gives the shape [1, 300, 2, 64], not [1, 2, 300, 64]"
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_a_refusal_is_told_in_its_first_sentence(error: type[Exception]) -> None:
+    def refusing(*_: Tensor) -> Tensor:
+        raise error("This GPU is too old. See there.\nTraceback")
+
+    found = why_not(Backend(name="x", attend=refusing), CPU, torch.float32, 64)
+    assert found == "This GPU is too old"
+
+
+@pytest.mark.parametrize(
+    ("attend", "error"), [(short_of_memory, RuntimeError), (mistaken, ZeroDivisionError)]
+)
+def test_what_is_no_refusal_is_not_hidden(attend: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        why_not(Backend(name="x", attend=attend), CPU, torch.float32, 64)
+
+
+def test_diffusers_knows_every_library_and_none_is_fetched() -> None:
+    active = attention_dispatch._AttentionBackendRegistry.get_active_backend()
+    known = {backend.value for backend in AttentionBackendName}
+    for name in LIBRARIES:
+        seen: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention_dispatch, "dispatch_attention_fn", answering(seen))
+            BACKENDS[name](*sides(32))
+        (value,) = seen
+        assert value in known
+        assert not value.endswith("_hub")
+    assert attention_dispatch._AttentionBackendRegistry.get_active_backend() == active
+
+
+def answering(seen: list[str]) -> Any:
+    """A dispatch that notes which backend is asked for, and checks the layout."""
+
+    def dispatch(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackendName) -> Tensor:
+        assert (q.shape[1], k.shape[1], v.shape[1]) == (190, 32, 32)
+        seen.append(backend.value)
+        return q
+
+    return dispatch
+
+
+@pytest.mark.parametrize("value", ["native", "_native_math"])
+def test_the_way_through_diffusers_keeps_the_numbers(value: str) -> None:
+    q, k, v = sides(260)
+    found = through_diffusers(value)(q, k, v)
+    assert distance(found, plain(q, k, v)) < 2 * MEASURED[torch.float32]
+
+
+def test_sage_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through diffusers' own code, with a stand-in for the library's function."""
+
+    def sageattn(q: Tensor, k: Tensor, v: Tensor, tensor_layout: str, is_causal: bool, **rest: Any) -> Tensor:
+        assert (tensor_layout, is_causal, rest["sm_scale"]) == ("NHD", False, None)
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+    monkeypatch.setattr(attention_dispatch, "sageattn", sageattn)
+    installed = replace(BACKENDS["sage"], devices=(), module="torch")
+    monkeypatch.setattr(backends, "BACKENDS", {"auto": AUTO, "sage": installed})
+    assert runnable(CPU, torch.float32, 64) == ("auto", "sage")
+    assert backends.runnable_here(64) == ("auto", "sage (approximate)")
+    attention = Watched(backend_named("sage", CPU, torch.float32, 64))
+    q, k, v = sides(260)
+    assert distance(attention(q, k, v), plain(q, k, v)) < 2 * MEASURED[torch.float32]
+    assert attention.ran == "sage (approximate)"
+
+
+def test_only_eight_bits_are_approximate() -> None:
+    assert {name for name, each in BACKENDS.items() if not each.exact} == {
+        name for name in LIBRARIES if name.startswith("sage")
+    }
+    assert {name for name, each in BACKENDS.items() if not each.module} == {"auto", *KERNELS}

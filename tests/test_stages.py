@@ -1,0 +1,213 @@
+"""The loop and its stages: what passes on, what is held when, who is asked for what."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import speech_of
+from hallo3.face.analyzer import Face, analyze
+from hallo3.identity import frame_portrait
+from hallo3.loading import load_models
+from hallo3.media.audio import Recording
+from hallo3.models import Models
+from hallo3.noise import Purpose, seeded_noise
+from hallo3.pipeline import Stages, animate, encode_prompt, encode_speech, identify, prepare, render
+from hallo3.quantization.precision import Precision
+from hallo3.segments import Segment
+from support.short_runs import refusing, settings, video
+
+
+def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, Stages]:
+    chosen, noise = settings(models), seeded_noise(0)
+    heard = encode_speech(speech, models)
+    face = analyze(portrait, models.face, models.config.face)
+    identity = identify(frame_portrait(portrait, face, models.config.segment.shape), models, chosen, noise)
+    prompt = encode_prompt("", models)
+    return identity.canvas.pixels, prepare(identity, heard, prompt, models, chosen, noise, lambda _: None)
+
+
+def rendered(canvas: Tensor, stages: Stages, **instead: Any) -> Iterator[Any]:
+    callables = {"encode": stages.encode, "sample": stages.sample, "decode": stages.decode} | instead
+    return render(canvas, stages.speech.plan, noise=stages.noise, motion_drop=0.1, **callables)
+
+
+@torch.inference_mode()
+def test_a_segment_alone_equals_the_segment_in_sequence(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    """Given its motion frames, by way of the image latents, nothing else is remembered."""
+    canvas, stages = staged(portrait, speech, nano)
+    met: dict[int, tuple[Tensor, Tensor, Segment]] = {}
+
+    def sample(image_latents: Tensor, segment: Segment) -> Tensor:
+        latents = stages.sample(image_latents, segment)
+        met[segment.index] = (image_latents, latents, segment)
+        return latents
+
+    list(rendered(canvas, stages, sample=sample))
+    _, fresh = staged(portrait, speech, nano)
+    for image_latents, latents, segment in reversed(met.values()):
+        assert torch.equal(fresh.sample(image_latents, segment), latents)
+
+
+@torch.inference_mode()
+def test_two_motion_frames_are_all_that_passes_on(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    canvas, stages = staged(portrait, speech, nano)
+    clips: list[Tensor] = []
+    decoded: list[Tensor] = []
+
+    def encode(clip: Tensor, segment: Segment) -> Tensor:
+        clips.append(clip)
+        return stages.encode(clip, segment)
+
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        decoded.append(torch.cat(list(stages.decode(latents)), dim=2))
+        yield decoded[-1]
+
+    list(rendered(canvas, stages, encode=encode, decode=decode))
+    assert all(clip.shape == (1, 3, 3, 32, 32) for clip in clips)
+    assert all(torch.equal(clip[:, :, :1], canvas) for clip in clips)
+    for clip, before in zip(clips[1:], decoded, strict=False):
+        motion = before[:, :, -2:].clamp(-1, 1)
+        kept = (clip[:, :, 1:] != 0).all(dim=(1, 2), keepdim=True)
+        assert 0.8 < float(kept.float().mean()) < 0.97
+        assert torch.allclose(clip[:, :, 1:], motion * kept, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_the_last_segment_is_decoded_no_further_than_it_is_shown(portrait: Tensor, nano: Models) -> None:
+    canvas, stages = staged(portrait, speech_of(640 * 18), nano)
+    slices: list[int] = []
+
+    def decode(latents: Tensor) -> Iterator[Tensor]:
+        for part in stages.decode(latents):
+            slices.append(part.shape[2])
+            yield part
+
+    pixels = torch.cat([frames.pixels for frames in rendered(canvas, stages, decode=decode)])
+    assert len(pixels) == 18
+    assert slices == [9, 8, 9]
+    whole = torch.cat([frames.pixels for frames in rendered(canvas, stages)])
+    assert torch.equal(pixels, whole)
+
+
+class Guarded:
+    """Residencies that note who is in use and who was let go."""
+
+    def __init__(self, models: Models) -> None:
+        self.inside: list[str] = []
+        self.entered: dict[str, int] = {}
+        names = ("speech", "text", "vae", "reference", "transformer")
+        self.models = replace(models, **{name: self._watched(name, getattr(models, name)) for name in names})
+
+    def _watched(self, name: str, residency: Any) -> Any:
+        outer = self
+
+        class Watched:
+            def __enter__(self) -> Any:
+                assert not outer.inside, f"{name} entered while {outer.inside} is in use"
+                outer.inside.append(name)
+                outer.entered[name] = outer.entered.get(name, 0) + 1
+                return residency.__enter__()
+
+            def __exit__(self, *reason: Any) -> None:
+                outer.inside.remove(name)
+                residency.__exit__(*reason)
+
+        return Watched()
+
+
+def test_one_network_at_a_time_and_encoders_once(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    guarded = Guarded(nano)
+    list(animate(portrait, speech, "hi", guarded.models, settings(nano)))
+    assert guarded.entered == {"speech": 1, "text": 1, "reference": 1, "vae": 1 + 2 * 3, "transformer": 1 + 3}
+    assert not guarded.inside
+
+
+VISITORS = {"Wav2Vec2Model", "T5EncoderModel", "ReferenceNetwork"}
+
+
+def visitors() -> dict[int, str]:
+    gc.collect()
+    found = (thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module))
+    return {id(thing): type(thing).__name__ for thing in found if type(thing).__name__ in VISITORS}
+
+
+def test_visitors_are_gone_when_sampling_starts(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    before, during = visitors(), list[dict[int, str]]()
+    next(animate(portrait, speech, "hi", nano, settings(nano), watch=lambda _: during.append(visitors())))
+    assert set(during[0]) <= set(before)
+
+
+def test_no_prompt_needs_no_text_encoder(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    models = replace(nano, text=refusing())
+    next(animate(portrait, speech, "  ", models, settings(nano)))
+
+
+def test_guidance_of_one_is_the_conditional_branch_alone(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    batches: list[int] = []
+    with nano.transformer as dit:
+        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    try:
+        next(animate(portrait, speech, "", nano, settings(nano, guidance_scale=1.0)))
+        next(animate(portrait, speech, "", nano, settings(nano)))
+        next(animate(portrait, speech, "", nano, settings(nano, passes="sequential")))
+    finally:
+        hook.remove()
+    assert batches == [1, 1, 2, 2, 1, 1, 1, 1]
+
+
+def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models) -> None:
+    """What is outside the mask reaches the video through the canvas, never through the identity."""
+    half = torch.zeros(80, 64)
+    half[:, :32] = 1
+    face = Face(mask=half, embedding=torch.ones(1, 48))
+    changed = portrait.clone()
+    changed[:, :, 40:] = 0
+    noise = seeded_noise(0)
+    with torch.inference_mode():
+        framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
+        one, other = (identify(p, nano, settings(nano), noise) for p in framed)
+    pairs = zip(one.reference_features, other.reference_features, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(one.canvas.pixels, other.canvas.pixels)
+
+
+def test_recorded_noise_can_stand_in(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    asked: list[tuple[Purpose, int, int]] = []
+    seeded = seeded_noise(0)
+
+    def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        asked.append((purpose, segment, step))
+        return seeded(purpose, segment, step, shape)
+
+    made = animate(portrait, speech, "", nano, settings(nano, posterior="sample"), noise=noise)
+    pixels = torch.cat([frames.pixels for frames in made])
+    assert torch.equal(pixels, video(portrait, speech, nano, posterior="sample"))
+    per_segment = (Purpose.MOTION_MASK, Purpose.MOTION_POSTERIOR, Purpose.START, Purpose.STEP)
+    wanted = [(Purpose.IDENTITY_POSTERIOR, 0, 0)] + [(p, s, 0) for s in range(3) for p in per_segment]
+    assert asked == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_follows_the_full_one(
+    portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, dtype: torch.dtype
+) -> None:
+    half = load_models(nano_folder, torch.device("cpu"), Precision(str(dtype), dtype))
+    with half.speech as wav2vec2, half.transformer as dit:
+        assert next(wav2vec2.parameters()).dtype == torch.float32
+        assert next(dit.parameters()).dtype == dtype
+    found, wanted = (video(portrait, speech, models, "hi", sampler="ddim") for models in (half, nano))
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+    assert float((found - wanted).abs().mean()) < 0.1 * float(wanted.std())

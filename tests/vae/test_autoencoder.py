@@ -1,0 +1,77 @@
+"""Slices and calls of the 3D VAE; the goldens pin the numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hallo3.models import Models
+from hallo3.vae.autoencoder import VideoVAE, decode_slices
+from hallo3.vae.causal_conv import OneDNNConvolutions
+
+
+@pytest.fixture(scope="module")
+def vae(nano: Models) -> VideoVAE:
+    with nano.vae as network:
+        return network
+
+
+@pytest.mark.parametrize(
+    ("frames", "slices"), [(1, [1]), (2, [2]), (3, [3]), (4, [2, 2]), (5, [3, 2]), (13, [3, 2, 2, 2, 2, 2])]
+)
+def test_the_odd_latent_frame_joins_the_first_slice(frames: int, slices: list[int]) -> None:
+    assert decode_slices(frames) == slices
+
+
+@torch.inference_mode()
+def test_slices_equal_diffusers_own_decoding(vae: VideoVAE) -> None:
+    latents = torch.linspace(-1, 1, 16 * 5 * 4 * 4).reshape(1, 16, 5, 4, 4)
+    ours = torch.cat(list(vae.decode(latents)), dim=2)
+    theirs = vae.network.decode(latents / vae.scaling_factor).sample
+    assert ours.shape == (1, 3, 17, 32, 32)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_decoding_leaves_nothing_behind(vae: VideoVAE) -> None:
+    """A decode that is given up half-way does not touch the next one."""
+    latents = torch.linspace(-1, 1, 16 * 5 * 4 * 4).reshape(1, 16, 5, 4, 4)
+    first = torch.cat(list(vae.decode(latents)), dim=2)
+    next(vae.decode(-latents))
+    assert torch.equal(first, torch.cat(list(vae.decode(latents)), dim=2))
+
+
+@torch.inference_mode()
+def test_later_latents_never_change_earlier_frames(vae: VideoVAE) -> None:
+    latents = torch.linspace(-1, 1, 16 * 5 * 4 * 4).reshape(1, 16, 5, 4, 4)
+    changed = latents.clone()
+    changed[:, :, 3:] += 1
+    assert torch.equal(next(vae.decode(latents)), next(vae.decode(changed)))
+
+
+@torch.inference_mode()
+def test_encoding_takes_the_mean_unless_given_noise(vae: VideoVAE) -> None:
+    clip = torch.linspace(-1, 1, 3 * 3 * 32 * 32).reshape(1, 3, 3, 32, 32)
+    posterior = vae.posterior(clip)
+    assert torch.equal(vae.encode(clip), posterior.mean * vae.scaling_factor)
+    noise = torch.ones_like(posterior.mean)
+    sampled = vae.encode(clip, noise) / vae.scaling_factor
+    assert torch.allclose(sampled - posterior.mean, (posterior.log_variance / 2).exp(), atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_onednn_convolves_as_torch_does(padding: int) -> None:
+    signal, weight = torch.randn(1, 8, 6, 20, 20), torch.randn(4, 8, 3, 3, 3)
+    bias = torch.randn(4)
+    plain = F.conv3d(signal, weight, bias, padding=padding, stride=(1, 2, 2))
+    with torch.no_grad(), OneDNNConvolutions():
+        fast = F.conv3d(signal, weight, bias, padding=padding, stride=(1, 2, 2))
+    assert torch.allclose(plain, fast, atol=1e-4)
+
+
+def test_onednn_leaves_gradients_to_torch() -> None:
+    signal, weight = torch.randn(1, 2, 8, 32, 32), torch.randn(2, 2, 3, 3, 3, requires_grad=True)
+    with OneDNNConvolutions():
+        F.conv3d(signal, weight).sum().backward()
+    assert weight.grad is not None
