@@ -8,9 +8,9 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """ComfyUI's way in. Raises ``ImportError`` with advice for a ComfyUI that is too old."""
-    from nodes.comfy import check_version
+    from .nodes.comfy import check_version
 
     check_version()
-    from nodes.extension import Hallo3Extension
+    from .nodes.extension import Hallo3Extension
 
     return Hallo3Extension()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hallo3.models import Models
-from hallo3.noise import seeded_noise
-from hallo3.pipeline import collect, encode_prompt, encode_speech, prepare, shown_pixels
+from hallo3.noise import make_noise
+from hallo3.pipeline import collect, conditioning_pixels, encode_prompt, encode_speech, prepare
 from hallo3.settings import settings_for
 
 from .cases import Case
@@ -26,7 +26,7 @@ def carried(case: Case, models: Models, **changes: Any) -> float:
     """How far the first new frames of a segment move when its motion frames are moved sideways, in shares of
     that: 1 goes on exactly from where they were, 0 does not look at them."""
     settings = replace(settings_for(models.config.defaults), **changes)
-    noise = seeded_noise(settings.seed)
+    noise = make_noise(settings.seed)
     motion = models.config.segment.motion_frames
     with torch.inference_mode():
         who, speech = identity_of(case, models, settings), encode_speech(case.speech, models)
@@ -35,7 +35,7 @@ def carried(case: Case, models: Models, **changes: Any) -> float:
 
         def following(moved: int) -> Tensor:
             frames = torch.roll(canvas, moved, -1).expand(-1, -1, motion, -1, -1)
-            shown = shown_pixels(canvas, frames, segment, noise, settings.motion_drop)
+            shown = conditioning_pixels(canvas, frames, segment, noise, settings.motion_drop)
             latents = stages.sample(stages.encode(shown, segment), segment)
             return collect(stages.decode(latents), motion + NEXT)[0, :, motion : motion + NEXT]
 

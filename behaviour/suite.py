@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallo3.face.analyzer import analyze
+from hallo3.face.analyzer import analyze_portrait
 from hallo3.identity import Identity, frame_portrait
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_prompt, encode_speech, identify, perform
+from hallo3.noise import make_noise
+from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, perform
 from hallo3.settings import Settings, settings_for
 
 from .cases import Case, case_of
@@ -30,7 +30,7 @@ def film(
 ) -> Tensor:
     """The video [F, 3, H, W] in 0..1 of a case, with the model's own settings but for ``changes``."""
     settings = replace(settings_for(models.config.defaults), **changes)
-    noise = seeded_noise(settings.seed)
+    noise = make_noise(settings.seed)
     with torch.inference_mode():
         who = identity or identity_of(case, models, settings)
         speech = encode_speech(case.speech, models)
@@ -42,9 +42,9 @@ def identity_of(case: Case, models: Models, settings: Settings | None = None) ->
     """Who is on a case's portrait."""
     chosen = settings or settings_for(models.config.defaults)
     with torch.inference_mode():
-        face = analyze(case.portrait, models.face, models.config.face)
+        face = analyze_portrait(case.portrait, models.face, models.config.face)
         framed = frame_portrait(case.portrait, face, models.config.segment.shape)
-        return identify(framed, models, chosen, seeded_noise(chosen.seed))
+        return extract_identity(framed, models, chosen, make_noise(chosen.seed))
 
 
 def judged(

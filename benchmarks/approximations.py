@@ -41,8 +41,8 @@ from behaviour.suite import identity_of  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.models import Models  # noqa: E402
-from hallo3.noise import seeded_noise  # noqa: E402
-from hallo3.pipeline import Progress, encode_prompt, encode_speech, perform, step_cache  # noqa: E402  # noqa: E402
+from hallo3.noise import make_noise  # noqa: E402
+from hallo3.pipeline import RenderProgress, encode_prompt, encode_speech, perform, step_cache  # noqa: E402  # noqa: E402
 from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport  # noqa: E402
 from hallo3.settings import (  # noqa: E402
@@ -75,7 +75,7 @@ def make(cases: Sequence[Case], models: Models, settings: Settings) -> Made:
     videos: list[Tensor] = []
     cache, passes, segments, began = CacheReport(), 0, 0, time.perf_counter()
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: RenderProgress) -> None:
         nonlocal cache, segments
         if progress.step == progress.steps:
             segments += 1
@@ -90,7 +90,7 @@ def make(cases: Sequence[Case], models: Models, settings: Settings) -> Made:
         try:
             for case in cases:
                 who, speech = identity_of(case, models, settings), encode_speech(case.speech, models)
-                noise, prompt = seeded_noise(settings.seed), encode_prompt("", models)
+                noise, prompt = make_noise(settings.seed), encode_prompt("", models)
                 made = perform(who, speech, prompt, models, settings, noise, watch)
                 videos.append(torch.cat([frames.pixels for frames in islice(made, SEGMENTS)]))
         finally:

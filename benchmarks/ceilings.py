@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.rehearsal import Rehearsal, full_size
 from hallo3.config import HALLO3
 from hallo3.offload.budget import GB, plan_memory
-from hallo3.offload.estimate import Demand
+from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
 
 CEILINGS = (6, 8, 12, 16, 24)
@@ -32,7 +32,9 @@ def counted(
 ) -> dict[str, Any]:
     """A plan for so many GB beside what was counted, and what streams."""
     sizes = full_size(precision)
-    demand = Demand(precision=PRECISIONS[precision], steps=HALLO3.defaults.steps, branches=2, fused=fused)
+    demand = MemoryRequirements(
+        precision=PRECISIONS[precision], steps=HALLO3.defaults.steps, branches=2, fused=fused
+    )
     plan = plan_memory(sizes, demand, round(ceiling * GB), ram)
     peaks = Rehearsal(sizes=sizes, demand=demand, plan=plan).run(slices=6)
     streamed = plan.stage("sample").streamed

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.sampling.schedule import Schedule, denoiser_table
 
 
 def drawn(name: str, *shape: int) -> Tensor:
     """Standard normal numbers by name, float64."""
-    return torch.from_numpy(named_generator(name).standard_normal(shape))
+    return torch.from_numpy(make_generator(name).standard_normal(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Mixture:
 
     def samples(self, count: int, name: str) -> Tensor:
         """True samples [count, C]."""
-        generator = named_generator(f"{name} which")
+        generator = make_generator(f"{name} which")
         shares = self.weights.numpy() / self.weights.sum().item()
         which = torch.from_numpy(generator.choice(len(shares), count, p=np.asarray(shares)))
         own = drawn(name, count, self.means.shape[1]) * self.sizes[which].sqrt()
@@ -60,7 +60,7 @@ class Mixture:
 
 def mixture(components: int, channels: int, name: str, apart: float = 1.0) -> Mixture:
     """Components of unequal weight and correlated channels; the whole has about the size of latents, 1."""
-    weights = torch.from_numpy(named_generator(f"{name} weights").uniform(0.5, 1.5, components))
+    weights = torch.from_numpy(make_generator(f"{name} weights").uniform(0.5, 1.5, components))
     axes = torch.linalg.qr(drawn(f"{name} axes", components, channels, channels)).Q
     sizes = torch.logspace(0, -3, channels, dtype=torch.float64).repeat(components, 1) * 0.6
     means = apart * drawn(f"{name} means", components, channels)

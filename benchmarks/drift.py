@@ -26,14 +26,14 @@ from behaviour.pixels import differences, seam_ratio, sharpness
 from benchmarks.drift_ways import EXACT, Made, Source, Way, chosen, cut, make, warm_up
 from benchmarks.report import device_named, pathless, stamped, table, write_json
 from benchmarks.similarity import compared
-from hallo3.checkpoints.component_config import model_config
+from hallo3.checkpoints.component_config import read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
-from hallo3.face.analyzer import analyze
-from hallo3.face.registry import Likeness, analyzer_for, likeness_to
+from hallo3.face.analyzer import analyze_portrait
+from hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to
 from hallo3.media.audio import read_recording
 from hallo3.media.image import read_picture
-from hallo3.quantization.precision import precision_named
+from hallo3.quantization.precision import get_precision
 from hallo3.settings import settings_for
 
 DRAWN = "drawn-face"
@@ -41,7 +41,7 @@ MOUTH = ("follows", "silent", "colour")
 """Figures that know where a drawn face has its mouth and cheeks."""
 
 
-def behaved(made: Made, config: Hallo3Config, case: Case, likeness: Likeness) -> dict[str, float]:
+def behaved(made: Made, config: Hallo3Config, case: Case, likeness: SimilarityFunction) -> dict[str, float]:
     """Figures of a video that need no other one; what cannot be measured is left out."""
     frames, new = made.frames, config.segment.new_frames
     found: dict[str, float] = {
@@ -63,9 +63,9 @@ def report(source: Source, wanted: Mapping[str, Way], left: Mapping[str, str]) -
     """The row of every way that is ``wanted``, the exact one first; what was made; and what was ``left``
     out."""
     files = ModelFolder(source.model)
-    config = model_config(files.transformer)
-    analyzer = analyzer_for(config.face, files.faces)
-    likeness = likeness_to(analyze(source.portrait, analyzer, config.face).embedding, analyzer)
+    config = read_model_config(files.transformer)
+    analyzer = create_analyzer(config.face, files.faces)
+    likeness = similarity_to(analyze_portrait(source.portrait, analyzer, config.face).embedding, analyzer)
     case = case_of("", source.portrait, source.speech, config.segment)
     exact = wanted[EXACT]
     warm_up(exact, source, config)
@@ -135,7 +135,7 @@ def main() -> None:
     """Make, compare, print, keep. Raises the errors of :mod:`hallo3.errors`."""
     options = _options()
     device = device_named(options.device)
-    config = model_config(ModelFolder(options.model).transformer)
+    config = read_model_config(ModelFolder(options.model).transformer)
     settings = settings_for(
         config.defaults,
         steps=options.steps,
@@ -144,7 +144,7 @@ def main() -> None:
         seed=options.seed,
     )
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
-    exact = Way(settings=settings, precision=precision_named(numbers), attention=options.attention)
+    exact = Way(settings=settings, precision=get_precision(numbers), attention=options.attention)
     wanted, left = chosen(exact, device, config.trunk.head_dim, options.only)
     source = Source(
         model=options.model,

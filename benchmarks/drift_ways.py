@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo3.attention import BACKENDS, backend_named, why_not
-from hallo3.checkpoints.component_config import model_config, part
+from hallo3.attention import BACKENDS, get_backend, why_not
+from hallo3.checkpoints.component_config import read_component_config, read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
 from hallo3.errors import InputError
@@ -21,9 +21,9 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.offload.budget import MemoryPlan, plan_memory
-from hallo3.offload.estimate import Demand, sizes_of
+from hallo3.offload.estimate import MemoryRequirements, measure_sizes
 from hallo3.offload.system_memory import free_bytes, ram_bytes
-from hallo3.pipeline import Progress, animate
+from hallo3.pipeline import RenderProgress, animate
 from hallo3.quantization.precision import PRECISIONS, Precision, check_device
 from hallo3.sampling.step_cache import CacheReport
 from hallo3.settings import APPROXIMATIONS, Settings
@@ -117,12 +117,12 @@ def make(way: Way, source: Source) -> Made:
     """A video. Raises the errors of :mod:`hallo3.errors`."""
     plan = planned(way, source)
     settings = way.settings if plan is None else arranged(way.settings, plan)
-    head_dim = model_config(ModelFolder(source.model).transformer).trunk.head_dim
-    attention = backend_named(way.attention, source.device, way.precision.compute, head_dim)
+    head_dim = read_model_config(ModelFolder(source.model).transformer).trunk.head_dim
+    attention = get_backend(way.attention, source.device, way.precision.compute, head_dim)
     models = load_models(source.model, source.device, way.precision, memory=plan, attention=attention)
     cache = CacheReport()
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: RenderProgress) -> None:
         nonlocal cache
         if progress.cache is not None and progress.step == progress.steps:
             cache += progress.cache
@@ -173,9 +173,14 @@ def planned(way: Way, source: Source) -> MemoryPlan | None:
     if source.device.type != "cuda":
         return None
     files = ModelFolder(source.model)
-    text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
-    sizes = sizes_of(model_config(files.transformer), way.precision, text, speech)
-    demand = Demand(precision=way.precision, steps=way.settings.steps, branches=way.settings.branches)
+    text, speech = (
+        read_component_config(files.text_encoder, "text_encoder"),
+        read_component_config(files.speech_encoder, "speech_encoder"),
+    )
+    sizes = measure_sizes(read_model_config(files.transformer), way.precision, text, speech)
+    demand = MemoryRequirements(
+        precision=way.precision, steps=way.settings.steps, branches=way.settings.branches
+    )
     return plan_memory(sizes, demand, free_bytes(source.device), ram_bytes())
 
 

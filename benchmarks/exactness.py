@@ -22,14 +22,14 @@ from torch import Tensor
 from benchmarks.baseline import Baseline
 from hallo3.config import TINY, Hallo3Config
 from hallo3.model.conditions import SegmentConditions
-from hallo3.model.guidance import PASSES, Predict
+from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
-from hallo3.model.layers import Layers, OnAccess
+from hallo3.model.layers import Layers, LazyParameters
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
-from hallo3.sampling.schedule import schedule
+from hallo3.sampling.schedule import make_schedule
 
 CONFIG = replace(
     TINY,
@@ -50,7 +50,7 @@ def weights(config: Hallo3Config, kind: str, draw: int) -> dict[str, Tensor]:
 
 
 def _values(tensor: Tensor, name: str, kind: str, draw: int) -> Tensor:
-    source, shape = named_generator(f"{kind}|{draw}|{name}"), tuple(tensor.shape)
+    source, shape = make_generator(f"{kind}|{draw}|{name}"), tuple(tensor.shape)
     if tensor.ndim == 1:
         return torch.from_numpy(source.standard_normal(shape)) * 0.1 + float(
             "norm" in name and "weight" in name
@@ -73,7 +73,7 @@ class Case:
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """An input, as bfloat16 holds it."""
-        drawn = named_generator(f"exactness|{self.draw}|{name}").standard_normal(shape)
+        drawn = make_generator(f"exactness|{self.draw}|{name}").standard_normal(shape)
         return torch.from_numpy(drawn).bfloat16().double()
 
     def network(self, dtype: torch.dtype, kernels: Kernels = PLAIN) -> Hallo3Transformer:
@@ -96,7 +96,7 @@ class Case:
             prompt=self.tensor("prompt", 1, trunk.text_tokens, trunk.text_dim).to(dtype),
             windows=self.tensor("windows", 1, *dit.window_shape).to(dtype),
             image_latents=self.tensor("image", 1, trunk.latent_channels, *grid).to(dtype),
-            timesteps=schedule(steps).timesteps,
+            timesteps=make_schedule(steps).timesteps,
         )
 
 
@@ -114,12 +114,12 @@ class Saving(NamedTuple):
         if not self.folded:
             run = replace(run, face=_unfolded(dit, plain))  # type: ignore[arg-type]
         heard = SegmentConditions(audio=dit.hear(plain.windows), image_latents=plain.image_latents)
-        return PASSES[self.passes](dit, run, heard)
+        return GUIDANCE_PASSES[self.passes](dit, run, heard)
 
 
 def _unfolded(dit: Hallo3Transformer, plain: Baseline) -> Any:
     tokens, blocks = dit.face_proj(plain.face), list(dit.transformer_blocks)
-    return OnAccess(lambda index: blocks[index].face_kv(tokens), len(blocks))  # type: ignore[operator]
+    return LazyParameters(lambda index: blocks[index].face_kv(tokens), len(blocks))  # type: ignore[operator]
 
 
 SAVINGS = {
@@ -144,7 +144,7 @@ def _trajectory(predict: Predict, case: Case, steps: int) -> Tensor:
         return case.tensor(f"noise {index}", *start.shape).float()
 
     denoise = guided_denoiser(predict, 3.5)
-    return sample_dpmpp_2m_sde(denoise, start, schedule(steps), noise, lambda _: None).double()
+    return sample_dpmpp_2m_sde(denoise, start, make_schedule(steps), noise, lambda _: None).double()
 
 
 def _latents(case: Case) -> Tensor:

@@ -22,7 +22,7 @@ from benchmarks.tracking import Tracker, attention, tracked
 from hallo3.config import HALLO3, Hallo3Config
 from hallo3.media.image import write_picture
 from hallo3.model.conditions import RunConditions, SegmentConditions
-from hallo3.model.guidance import PASSES, Predict
+from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Attention, Layers, sdpa
@@ -80,7 +80,7 @@ def flop(config: Hallo3Config) -> dict[str, int]:
     with FlopCounterMode(display=False) as preparation:
         prepared = there.prepare()
     with FlopCounterMode(display=False) as step:
-        PASSES["batched"](there.dit, *prepared)(there.latents, 0)
+        GUIDANCE_PASSES["batched"](there.dit, *prepared)(there.latents, 0)
     with FlopCounterMode(display=False) as plain:
         there.baseline()(there.latents, 0)
     attended = step.get_flop_counts()["Global"][torch.ops.aten.bmm]
@@ -111,7 +111,7 @@ def count(config: Hallo3Config) -> dict[str, Any]:
     for kernels in KERNELS:
         there = OnMeta(config, kernels)
         prepared = there.prepare()
-        for name, branches in PASSES.items():
+        for name, branches in GUIDANCE_PASSES.items():
             rows[f"{kernels.name}, {name}"] = moved(branches(there.dit, *prepared), there.latents)
     there = OnMeta(config)
     rows["baseline"] = moved(there.baseline(), there.latents)

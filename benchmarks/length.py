@@ -28,7 +28,7 @@ from benchmarks.report import ROOT, stamped, table, write_json
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.config import NANO
 from hallo3.media.image import write_picture
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 SHORT, LENGTHS = (4, 16, 60), (4, 16, 60, 240)
 HOUR = 3600
@@ -70,7 +70,7 @@ def write_speech(path: Path, segments: int) -> None:
     """Noise that swells and falls, as long as so many segments."""
     config = NANO.segment
     left = segments * config.new_frames * config.sample_rate // config.fps
-    drawn, second = named_generator(f"{SEED}|length"), 0
+    drawn, second = make_generator(f"{SEED}|length"), 0
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -131,7 +131,7 @@ def grown(lengths: Sequence[int]) -> dict[str, Any]:
     with TemporaryDirectory(prefix="hallo3_") as name:
         folder = Path(name)
         write_random_set(folder / "model", SEED, "nano")
-        picture = named_generator(f"{SEED}|portrait").random((3, 80, 64), dtype="float32")
+        picture = make_generator(f"{SEED}|portrait").random((3, 80, 64), dtype="float32")
         write_picture(torch.from_numpy(picture), folder / "portrait.png")
         rows = [measured(folder, segments) for segments in sorted(set(lengths))]
     found: dict[str, Any] = {"sizes": {"config": NANO.name, "steps": NANO.defaults.steps}, "lengths": rows}

@@ -39,9 +39,9 @@ from closed_form import (  # noqa: E402
 )
 
 from hallo3.pipeline import step_cache  # noqa: E402
-from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, guided_within, noise_share, sampler_named  # noqa: E402  # noqa: E402
-from hallo3.sampling.schedule import Step, schedule  # noqa: E402
-from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolated  # noqa: E402
+from hallo3.sampling.samplers import SAMPLERS, get_sampler, guided_denoiser, limit_guidance, noise_scale  # noqa: E402  # noqa: E402
+from hallo3.sampling.schedule import Step, make_schedule  # noqa: E402
+from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate  # noqa: E402
 from hallo3.settings import APPROXIMATIONS, Settings  # noqa: E402
 
 CHANNELS, COMPONENTS, COUNT, CONDITION = 16, 6, 2000, slice(0, 2)
@@ -59,10 +59,10 @@ class Sampled(NamedTuple):
 
 
 def sampled(
-    settings: Settings, data: Mixture, count: int = COUNT, reuse: Reuse = extrapolated, name: str = "run"
+    settings: Settings, data: Mixture, count: int = COUNT, reuse: Reuse = extrapolate, name: str = "run"
 ) -> Sampled:
     """One run of the package's own machinery; the condition is some of the components."""
-    steps, part, taken = schedule(settings.steps), data.part(CONDITION), 0
+    steps, part, taken = make_schedule(settings.steps), data.part(CONDITION), 0
 
     def counted(*branches: Mixture):
         network = perfect(branches, steps)
@@ -80,11 +80,11 @@ def sampled(
     if settings.branches == 1:
         predict = counted(data)
     else:
-        predict = guided_within(settings.guided, counted(data, part), counted(part))
+        predict = limit_guidance(settings.guided, counted(data, part), counted(part))
     denoise = guided_denoiser(predict, settings.guidance_scale)
     cache = step_cache(settings, denoise, reuse)
     start = as_latents(drawn(f"{name} start", count, data.means.shape[1]))
-    made = sampler_named(settings.sampler)(cache or denoise, start, steps, noise, lambda _: None)
+    made = get_sampler(settings.sampler)(cache or denoise, start, steps, noise, lambda _: None)
     return Sampled(as_samples(made), taken, cache.report if cache else CacheReport())
 
 
@@ -98,20 +98,20 @@ def held_velocity(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -
     """The estimate from the latents as they are now and the velocity as it was."""
     del before
     alpha = last.step.alpha
-    velocity = (alpha * last.noisy - last.denoised) / noise_share(alpha)
-    return step.alpha * noisy - noise_share(step.alpha) * velocity
+    velocity = (alpha * last.noisy - last.denoised) / noise_scale(alpha)
+    return step.alpha * noisy - noise_scale(step.alpha) * velocity
 
 
 def log_snr_line(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
     """The line through two estimates over log-SNR; the last one out of pure noise, where there is none."""
     if before.step.alpha == 0:
         return held(last, before, noisy, step)
-    at = [math.log(s.alpha / noise_share(s.alpha)) for s in (before.step, last.step, step)]
+    at = [math.log(s.alpha / noise_scale(s.alpha)) for s in (before.step, last.step, step)]
     return last.denoised + (at[2] - at[1]) / (at[1] - at[0]) * (last.denoised - before.denoised)
 
 
 REUSES = {
-    "line over steps": extrapolated,
+    "line over steps": extrapolate,
     "line over log-SNR": log_snr_line,
     "estimate held": held,
     "velocity held": held_velocity,

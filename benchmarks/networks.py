@@ -19,7 +19,7 @@ from hallo3.model.conditions import RunConditions, SegmentConditions
 from hallo3.model.kernels.eager import Kernels
 from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.sampling.schedule import schedule
+from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 
 SPREAD = 0.02
@@ -102,7 +102,7 @@ class Inputs:
     """What a step reads besides weights, random."""
 
     def __init__(self, place: Place, steps: int) -> None:
-        self.place, self.timesteps = place, schedule(steps).timesteps
+        self.place, self.timesteps = place, make_schedule(steps).timesteps
         self._drawn = torch.Generator(place.device).manual_seed(1)
         trunk, latent, audio = place.config.trunk, place.config.segment.shape.latent, place.config.audio
         self.features = [self._random(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]

@@ -19,14 +19,14 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from hallo3.built_in import FOLDER  # noqa: E402
-from hallo3.face.analyzer import analyze  # noqa: E402
+from hallo3.face.analyzer import analyze_portrait  # noqa: E402
 from hallo3.identity import frame_portrait  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.media.audio import read_recording  # noqa: E402
 from hallo3.media.image import read_picture  # noqa: E402
 from hallo3.model.transformer import Hallo3Transformer  # noqa: E402
-from hallo3.noise import seeded_noise  # noqa: E402
-from hallo3.pipeline import encode_speech, identify  # noqa: E402
+from hallo3.noise import make_noise  # noqa: E402
+from hallo3.pipeline import encode_speech, extract_identity  # noqa: E402
 from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.settings import settings_for  # noqa: E402
 
@@ -59,9 +59,9 @@ def real_inputs() -> Inputs:
     """What the transformer is given for the sample portrait and speech; latents are noise."""
     models = load_models(FOLDER, torch.device("cpu"), "fp32")
     settings, portrait = settings_for(models.config.defaults), read_picture(ROOT / "samples" / "portrait.png")
-    face = analyze(portrait, models.face, models.config.face)
+    face = analyze_portrait(portrait, models.face, models.config.face)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
-    identity = identify(framed, models, settings, seeded_noise(0))
+    identity = extract_identity(framed, models, settings, make_noise(0))
     speech = encode_speech(read_recording(ROOT / "samples" / "speech.wav"), models)
     trunk, shape = models.config.trunk, models.config.segment.shape.latent
     drawn = torch.Generator().manual_seed(0)

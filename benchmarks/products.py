@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from benchmarks.precision import Inputs, apart, forward, real_inputs
 from hallo3.built_in import FOLDER
 from hallo3.loading import load_models
-from hallo3.quantization.precision import PRECISIONS, Holding
+from hallo3.quantization.precision import PRECISIONS, QuantizationScheme
 
 CPU = torch.device("cpu")
 WIDTH, ROWS, CHANNELS = 3072, 512, 8
@@ -33,7 +33,7 @@ LEFT_OUT = {
     "to_out": "to_out in bf16",
     "attn_": "face and audio in bf16",
 }
-HOLDING, PRODUCTS = (cast(Holding, PRECISIONS[name].held_as) for name in HELD[:2])
+HOLDING, PRODUCTS = (cast(QuantizationScheme, PRECISIONS[name].held_as) for name in HELD[:2])
 Figures = dict[str, float]
 
 
@@ -61,7 +61,7 @@ KINDS = (
 )
 
 
-def layer_of(linear: nn.Linear, holding: Holding, *, one_scale: bool = False) -> nn.Linear:
+def layer_of(linear: nn.Linear, holding: QuantizationScheme, *, one_scale: bool = False) -> nn.Linear:
     """A bf16 layer as it is held in eight bits."""
     made = holding.layer(linear.in_features, linear.out_features, device="meta")
     weight = linear.weight.detach()
@@ -86,7 +86,7 @@ def ways(linear: nn.Linear) -> dict[str, nn.Module]:
     """A bf16 layer in every precision."""
     found: dict[str, nn.Module] = {"bf16": linear}
     for name in HELD:
-        holding = cast(Holding, PRECISIONS[name].held_as)
+        holding = cast(QuantizationScheme, PRECISIONS[name].held_as)
         found[name] = layer_of(linear, holding)
     return found | {"fp8-products, a scale a matrix": layer_of(linear, PRODUCTS, one_scale=True)}
 
@@ -142,7 +142,7 @@ def of_the_model(inputs: Inputs) -> dict[str, dict[str, float]]:
         exact = forward(network, inputs, torch.float32)
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for name in HELD:
-        holding = cast(Holding, PRECISIONS[name].held_as)
+        holding = cast(QuantizationScheme, PRECISIONS[name].held_as)
         for pattern, said in LEFT_OUT.items():
             with load_models(FOLDER, CPU, "bf16").transformer as network:
                 for place, layer in held_layers(network).items():

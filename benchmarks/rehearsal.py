@@ -17,20 +17,28 @@ from torch import Tensor, nn
 
 from benchmarks.tracking import Tracker, attention
 from hallo3.config import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
-from hallo3.face.analyzer import Absent
+from hallo3.face.analyzer import NoFaceAnalyzer
 from hallo3.identity import Identity
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
-from hallo3.noise import seeded_noise
+from hallo3.noise import make_noise
 from hallo3.offload.budget import MemoryPlan
-from hallo3.offload.estimate import DEVICE, Demand, Sizes, sizes_of
-from hallo3.offload.streaming import Item, Settled, Stored, Streamed, others_of, put, tensors_of
-from hallo3.offload.weight_store import UNUSED, rows_of, spread, text_rows_of
+from hallo3.offload.estimate import DEVICE, MemoryRequirements, ModelSizes, measure_sizes
+from hallo3.offload.streaming import (
+    ResidentModule,
+    StreamableModule,
+    StreamedModule,
+    WeightGroup,
+    others_of,
+    put,
+    tensors_of,
+)
+from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import Stages, prepare
 from hallo3.quantization.precision import PRECISIONS, Precision
-from hallo3.residency import HOME
+from hallo3.residency import CPU
 from hallo3.segments import SegmentPlan
 from hallo3.settings import Settings, settings_for
 from hallo3.speech.features import Speech, in_memory
@@ -53,25 +61,30 @@ class AtOnce(Executor):
         return done
 
 
-def stored(network: nn.Module, rows: list[Any], precision: Precision, staying: int = 0) -> Stored[Any]:
+def stored(
+    network: nn.Module, rows: list[Any], precision: Precision, staying: int = 0
+) -> StreamableModule[Any]:
     """A network whose items are made anew whenever they are fetched, and whose other tensors are at home
     without values."""
     shapes = {item: dict(_shapes(network, item, precision)) for row in rows for item in row}
 
-    def shelf(item: Item) -> Mapping[str, Tensor]:
+    def shelf(item: WeightGroup) -> Mapping[str, Tensor]:
         return {
             name: torch.empty(shape, dtype=kind, device=META) for name, (shape, kind) in shapes[item].items()
         }
 
     number = precision.compute
     put(network, {name: torch.empty(t.shape, dtype=number) for name, t in others_of(network, rows)})
-    return Stored(
-        network.eval().requires_grad_(False), rows, shelf, spread(rows[0], staying) if rows else frozenset()
+    return StreamableModule(
+        network.eval().requires_grad_(False),
+        rows,
+        shelf,
+        choose_resident(rows[0], staying) if rows else frozenset(),
     )
 
 
 def _shapes(
-    network: nn.Module, item: Item, precision: Precision
+    network: nn.Module, item: WeightGroup, precision: Precision
 ) -> Iterator[tuple[str, tuple[torch.Size, torch.dtype]]]:
     for name, tensor in tensors_of(network, item):
         held = precision.held_as.number if precision.held_as and precision.held(name) else precision.compute
@@ -116,8 +129,8 @@ class Decoder(VideoVAE):
 class Rehearsal:
     """A run on meta under a plan. ``fused``: with one kernel for each elementwise step, as on a GPU."""
 
-    sizes: Sizes
-    demand: Demand
+    sizes: ModelSizes
+    demand: MemoryRequirements
     plan: MemoryPlan
 
     def models(self) -> Models:
@@ -130,12 +143,12 @@ class Rehearsal:
         dit = Hallo3Transformer(config, layers)
         reader = ReferenceNetwork(config.trunk, latent, layers)
         codec = Decoder(build_vae(config.vae).network, config.vae.scaling_factor, arranged.decode)
-        transformer = stored(dit, rows_of(dit), precision, arranged.staying)
-        reference, vae = stored(reader, rows_of(reader), precision), stored(codec, [], precision)
+        transformer = stored(dit, split_groups(dit), precision, arranged.staying)
+        reference, vae = stored(reader, split_groups(reader), precision), stored(codec, [], precision)
         settles = arranged.home == DEVICE
         return Models(
             config=config,
-            face=Absent(config.face.space),
+            face=NoFaceAnalyzer(config.face.space),
             speech=nullcontext(nn.Module()),
             text=cast(Any, nullcontext()),
             vae=standing(vae, settles),
@@ -182,7 +195,7 @@ class Rehearsal:
                 canvas=cast(Any, None),
                 space=config.face.space,
                 face_embedding=torch.zeros(1, config.face.embedding_dim),
-                reference_features=tuple(each.new_empty(each.shape, device=HOME) for each in features),
+                reference_features=tuple(each.new_empty(each.shape, device=CPU) for each in features),
             )
             del features, latents
             with stage("prepare"):
@@ -208,21 +221,25 @@ class Rehearsal:
     def _text_encoder(self) -> AbstractContextManager[nn.Module]:
         t5, plain = build_t5(self.sizes.text), replace(self.demand.precision, held_as=None)
         put(t5, {UNUSED: torch.empty(0)})
-        return standing(stored(t5, text_rows_of(t5), plain), False)
+        return standing(stored(t5, split_text_groups(t5), plain), False)
 
     def _prepared(self, identity: Identity, models: Models) -> Stages:
         config, audio = self.sizes.config, self.sizes.config.audio
         plan = SegmentPlan(2 * config.segment.new_frames, config.segment)
         speech = Speech(in_memory(torch.zeros(plan.padded, audio.layers, audio.channels)), plan, audio.window)
         prompt = torch.empty(1, config.trunk.text_tokens, config.trunk.text_dim)
-        return prepare(identity, speech, prompt, models, self.settings(), seeded_noise(0), lambda _: None)
+        return prepare(identity, speech, prompt, models, self.settings(), make_noise(0), lambda _: None)
 
 
-def standing(network: Stored[N], settles: bool) -> AbstractContextManager[N]:
+def standing(network: StreamableModule[N], settles: bool) -> AbstractContextManager[N]:
     """A network that stays on meta once it is there, or comes by its items."""
-    return Settled(lambda: network, META) if settles else Streamed(lambda: network, META, reader=AtOnce)
+    return (
+        ResidentModule(lambda: network, META)
+        if settles
+        else StreamedModule(lambda: network, META, reader=AtOnce)
+    )
 
 
-def full_size(precision: str = "bf16") -> Sizes:
+def full_size(precision: str = "bf16") -> ModelSizes:
     """The released model's."""
-    return sizes_of(HALLO3, PRECISIONS[precision], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    return measure_sizes(HALLO3, PRECISIONS[precision], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])

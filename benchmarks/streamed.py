@@ -17,15 +17,23 @@ from benchmarks.networks import Inputs, Place, filled
 from benchmarks.timing import Clock, Row
 from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
-from hallo3.model.guidance import PASSES
-from hallo3.model.kernels.select import kernels_named
+from hallo3.model.guidance import GUIDANCE_PASSES
+from hallo3.model.kernels.select import choose_kernels
 from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.offload.budget import GB, MemoryPlan, plan_memory
-from hallo3.offload.estimate import DEVICE, DISK, Arrangement, Demand, sizes_of
-from hallo3.offload.streaming import Item, Packed, Settled, Stored, Streamed, in_memory, put
+from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadConfig, measure_sizes
+from hallo3.offload.streaming import (
+    Packed,
+    ResidentModule,
+    StreamableModule,
+    StreamedModule,
+    WeightGroup,
+    in_memory,
+    put,
+)
 from hallo3.offload.system_memory import keep_under, ram_bytes, total_bytes
-from hallo3.offload.weight_store import rows_of, spread
+from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.vae.autoencoder import build_vae
 
@@ -67,13 +75,13 @@ def _under(place: Place, clock: Clock, attention: Attention, ceiling: float, res
 def plan_under(place: Place, ceiling: float) -> MemoryPlan:
     """What a run would do with so many GB. Raises ``InputError`` where they are too few."""
     precision = PRECISIONS["bf16" if place.dtype is torch.bfloat16 else "fp32"]
-    sizes = sizes_of(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
-    fused = kernels_named("auto", place.device, place.dtype).kernels.name == "fused"
-    demand = Demand(precision=precision, steps=STEPS, branches=2, fused=fused)
+    sizes = measure_sizes(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    fused = choose_kernels("auto", place.device, place.dtype).kernels.name == "fused"
+    demand = MemoryRequirements(precision=precision, steps=STEPS, branches=2, fused=fused)
     return plan_memory(sizes, demand, round(ceiling * GB), ram_bytes())
 
 
-def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrangement) -> Row:
+def measured(place: Place, clock: Clock, attention: Attention, arranged: OffloadConfig) -> Row:
     """A step and a decode in an arrangement: seconds, GB that came to the device in a step (``streamed_gb``),
     how much that is of all blocks' bytes (``streamed_share``), and the most that torch took of the device
     (``reserved_gb``)."""
@@ -82,7 +90,7 @@ def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrange
     shelf = Counted(_at_home(place, attention, arranged))
     inputs, settles = Inputs(place, STEPS), arranged.home == DEVICE
     inputs.features = [each.cpu() for each in inputs.features]
-    residency: AbstractContextManager[Hallo3Transformer] = (Settled if settles else Streamed)(
+    residency: AbstractContextManager[Hallo3Transformer] = (ResidentModule if settles else StreamedModule)(
         lambda: shelf.stored, place.device
     )
     with torch.inference_mode(), residency as dit:
@@ -91,7 +99,7 @@ def measured(place: Place, clock: Clock, attention: Attention, arranged: Arrange
         prepared = inputs.prepared(
             dit, on_access=arranged.on_access, steps_on_access=arranged.steps_on_access
         )
-        predict = PASSES[arranged.passes](dit, *prepared)
+        predict = GUIDANCE_PASSES[arranged.passes](dit, *prepared)
         begun: list[int] = []
 
         def step() -> Tensor:
@@ -121,9 +129,11 @@ def reckoned(row: Row, resident: float | None) -> Row:
     return {"slowdown": row["seconds"] / resident, "reckoned step by link": links}
 
 
-def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Stored[Hallo3Transformer]:
+def _at_home(
+    place: Place, attention: Attention, arranged: OffloadConfig
+) -> StreamableModule[Hallo3Transformer]:
     """The transformer with random weights in the host's memory, drawn on the device, a tensor at a time."""
-    kernels = kernels_named("auto", place.device, place.dtype).kernels
+    kernels = choose_kernels("auto", place.device, place.dtype).kernels
     layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
     network = Hallo3Transformer(place.config, layers).eval().requires_grad_(False)
     drawn = torch.Generator(place.device).manual_seed(0)
@@ -134,8 +144,8 @@ def _at_home(place: Place, attention: Attention, arranged: Arrangement) -> Store
         return (values.add_(1) if tensor.ndim == 1 and name.endswith("weight") else values).cpu()
 
     put(network, {name: made(name, tensor) for name, tensor in network.state_dict().items()})
-    rows = rows_of(network)
-    staying = spread(rows[0], arranged.staying)
+    rows = split_groups(network)
+    staying = choose_resident(rows[0], arranged.staying)
     return in_memory(network, rows, staying=staying, locked=place.device.type == "cuda")
 
 
@@ -143,12 +153,12 @@ class Counted:
     """A stored network whose shelf counts the ``bytes`` that are taken from it. ``blocks``: the bytes of all
     its blocks, which are the first row."""
 
-    def __init__(self, stored: Stored[Any]) -> None:
+    def __init__(self, stored: StreamableModule[Any]) -> None:
         self.bytes, self._shelf = 0, stored.shelf
         self.blocks = sum(_size(stored.shelf(item)) for item in stored.rows[0])
         self.stored = stored._replace(shelf=self._taken)
 
-    def _taken(self, item: Item) -> Mapping[str, Tensor] | Packed:
+    def _taken(self, item: WeightGroup) -> Mapping[str, Tensor] | Packed:
         kept = self._shelf(item)
         self.bytes += _size(kept)
         return kept

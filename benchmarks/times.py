@@ -26,17 +26,17 @@ from benchmarks.report import device_named, result_path, stamped, write_json
 from benchmarks.streamed import under_ceilings
 from benchmarks.times_told import PARTS, chart, text
 from benchmarks.timing import Clock, Row
-from hallo3.attention import AUTO, backend_named
+from hallo3.attention import AUTO, get_backend
 from hallo3.config import Hallo3Config
 from hallo3.media.image import write_picture
-from hallo3.model.guidance import PASSES, Predict
+from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import why_not
 from hallo3.model.layers import Attention
 from hallo3.pipeline import collect
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
-from hallo3.sampling.schedule import schedule
+from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import VideoVAE
 from hallo3.vae.tiling import DecodePlan
 
@@ -71,7 +71,7 @@ class Bench:
         if "attention" in self.parts:
             found["attention"] = attention_rates(clock, place.config, place.dtype)
         name = self.attention or fastest_exact(found.get("attention", {}))
-        attention = backend_named(name, place.device, place.dtype, place.config.trunk.head_dim)
+        attention = get_backend(name, place.device, place.dtype, place.config.trunk.head_dim)
         found["sizes"]["attention"] = attention.title
         if trouble := why_not(place.device, place.dtype):
             found["sizes"]["fused"] = f"cannot run: {trouble}"
@@ -128,7 +128,7 @@ class Bench:
             return torch.randn(shape, device=place.device, generator=drawn)
 
         denoise = guided_denoiser(predict, GUIDANCE)
-        return sample_dpmpp_2m_sde(denoise, noise(0), schedule(self.steps), noise, lambda _: None)
+        return sample_dpmpp_2m_sde(denoise, noise(0), make_schedule(self.steps), noise, lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _ways(networks: Networks, attention: Attention) -> Iterator[tuple[str, Way]]
     prepared = networks.inputs.prepared(networks.dit(PLAIN, attention))
     for kernels in (PLAIN,) if why_not(networks.place.device, networks.place.dtype) else (PLAIN, FUSED):
         dit = networks.dit(kernels, attention)
-        for passes, branches in PASSES.items():
+        for passes, branches in GUIDANCE_PASSES.items():
             yield f"ours, {kernels.name}, {passes}", Way(branches(dit, *prepared), latents, False)
 
 

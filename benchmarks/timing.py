@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hallo3.errors import is_short_of_memory
+from hallo3.errors import is_out_of_memory
 
 Row = dict[str, Any]
 """What is said of one measurement; "failed" says why there is none."""
@@ -43,7 +43,7 @@ class Clock:
         try:
             row: Row = self._measured(run)
         except Exception as error:
-            if not is_short_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             row = {"failed": "out of memory"}
         self.tidy()

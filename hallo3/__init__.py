@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from .media.image import read_picture
     from .pipeline import animate, render
     from .settings import Settings, settings_for
-    from .speech.preprocess import Listening
+    from .speech.preprocess import SpeechPreprocessing as Listening
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Hallo3Error": ".errors",
-    "Listening": ".speech.preprocess",
-    "Recording": ".media.audio",
-    "Settings": ".settings",
-    "animate": ".pipeline",
-    "load_models": ".loading",
-    "read_picture": ".media.image",
-    "read_recording": ".media.audio",
-    "render": ".pipeline",
-    "settings_for": ".settings",
+    "Hallo3Error": ".errors.Hallo3Error",
+    "Listening": ".speech.preprocess.SpeechPreprocessing",
+    "Recording": ".media.audio.Recording",
+    "Settings": ".settings.Settings",
+    "animate": ".pipeline.animate",
+    "load_models": ".loading.load_models",
+    "read_picture": ".media.image.read_picture",
+    "read_recording": ".media.audio.read_recording",
+    "render": ".pipeline.render",
+    "settings_for": ".settings.settings_for",
 }
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
+        module, _, attribute = _HOMES[name].rpartition(".")
+        return getattr(import_module(module, __name__), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import InputError, is_short_of_memory
+from .errors import InputError, is_out_of_memory
 from .model.layers import Attention, sdpa
-from .noise import named_generator
+from .noise import make_generator
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -48,7 +48,7 @@ is a name that is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
+class AttentionBackend:
     """One way to compute attention, called as any other. ``exact`` says whether it differs from others by
     rounding only, ``devices`` where it may run at all (empty: anywhere), ``module`` and ``package`` what
     must be installed for it."""
@@ -85,7 +85,7 @@ def through_diffusers(value: str) -> Attention:
     return attend
 
 
-def _kernel(name: str) -> Backend:
+def _kernel(name: str) -> AttentionBackend:
     """Exactly one of torch's kernels. Other devices than these two would not ask which is allowed."""
     kernel = KERNELS[name]
 
@@ -93,21 +93,23 @@ def _kernel(name: str) -> Backend:
         with sdpa_kernel(kernel):
             return F.scaled_dot_product_attention(q, k, v)
 
-    return Backend(name=name, attend=attend, devices=() if name == "math" else ("cuda", "cpu"))
+    return AttentionBackend(name=name, attend=attend, devices=() if name == "math" else ("cuda", "cpu"))
 
 
-def _library(name: str, value: str, module: str, package: str, *, exact: bool = True) -> Backend:
+def _library(name: str, value: str, module: str, package: str, *, exact: bool = True) -> AttentionBackend:
     attend = through_diffusers(value)
-    return Backend(name=name, attend=attend, exact=exact, devices=("cuda",), module=module, package=package)
+    return AttentionBackend(
+        name=name, attend=attend, exact=exact, devices=("cuda",), module=module, package=package
+    )
 
 
-def _sage(name: str, value: str) -> Backend:
+def _sage(name: str, value: str) -> AttentionBackend:
     return _library(name, value, "sageattention", "sageattention 2.1.1 or newer", exact=False)
 
 
-AUTO = Backend(name="auto", attend=sdpa)
+AUTO = AttentionBackend(name="auto", attend=sdpa)
 """torch chooses among its own kernels, all of them exact."""
-BACKENDS: Mapping[str, Backend] = {
+BACKENDS: Mapping[str, AttentionBackend] = {
     backend.name: backend
     for backend in (
         AUTO,
@@ -126,7 +128,7 @@ BACKENDS: Mapping[str, Backend] = {
 compiler to be of use, and the variants for samples of unequal length."""
 
 
-def backend_named(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
+def get_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionBackend:
     """The backend of a name, if it runs on this device in this type with so many channels a head.
 
     Raises ``InputError`` for a name that is none, and for a backend that cannot run here.
@@ -165,7 +167,7 @@ def runnable_here(head_dim: int) -> tuple[str, ...]:
     return tuple(BACKENDS[name].title for name in runnable(torch.device(device), dtype, head_dim))
 
 
-def why_not(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def why_not(backend: AttentionBackend, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """What keeps a backend from running so; empty if nothing does. Raises ``RuntimeError`` if memory runs
     out."""
     if backend.devices and device.type not in backend.devices:
@@ -177,7 +179,7 @@ def why_not(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim
         try:
             return _probe(backend.attend, device, dtype, head_dim)
         except Exception as error:
-            if is_short_of_memory(error) or not _is_refusal(error):
+            if is_out_of_memory(error) or not _is_refusal(error):
                 raise
             if "'NoneType'" in str(error):
                 return f"diffusers cannot use the {backend.module} that is installed: too old, or broken"
@@ -218,7 +220,7 @@ def _probe(attend: Attention, device: torch.device, dtype: torch.dtype, head_dim
 def _tokens(name: str, batch: int, count: int, head_dim: int) -> Tensor:
     """Random tokens [batch, count, 2, head_dim]."""
     shape = batch, count, 2, head_dim
-    drawn: Any = named_generator(f"attention {name}").standard_normal(shape, dtype="float32")
+    drawn: Any = make_generator(f"attention {name}").standard_normal(shape, dtype="float32")
     return torch.from_numpy(drawn)
 
 
@@ -246,7 +248,7 @@ class Watched:
 
     def _told(self, q: Tensor, k: Tensor, v: Tensor) -> str:
         backend = self._attend
-        if not isinstance(backend, Backend):
+        if not isinstance(backend, AttentionBackend):
             return getattr(backend, "__name__", type(backend).__name__)
         if backend is AUTO:
             return chosen_by_torch(q, k, v)

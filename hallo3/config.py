@@ -208,7 +208,7 @@ def _refused(what: str, found: str, expected: str) -> CheckpointError:
     )
 
 
-ARE = {
+COMPONENT_TITLES = {
     "transformer": "Hallo3's transformer",
     "reference": "Hallo3's reference network",
     "vae": "CogVideoX's 3D VAE",
@@ -216,7 +216,7 @@ ARE = {
     "speech_encoder": "wav2vec2",
 }
 """What each part is, in words."""
-PARTS = tuple(ARE)
+COMPONENTS = tuple(COMPONENT_TITLES)
 
 
 HALLO3 = Hallo3Config()

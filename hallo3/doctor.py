@@ -13,14 +13,14 @@ import torch
 from .attention import runnable_here
 from .checkpoints.convert import UNFINISHED as OWN_UNFINISHED
 from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
-from .checkpoints.inspect import FoundPart, human, inspect
+from .checkpoints.inspect import FoundComponent, human, inspect
 from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
-from .config import ARE, HALLO3, PARTS, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
-from .errors import Hallo3Error, InputError, clean
+from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
+from .errors import Hallo3Error, InputError, sanitize
 from .model.kernels.eager import PLAIN
 from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import GB, plan_memory
-from .offload.estimate import Demand, Sizes, sizes_of
+from .offload.estimate import MemoryRequirements, ModelSizes, measure_sizes
 from .offload.system_memory import ram_bytes
 from .quantization.precision import PRECISIONS, products_of
 
@@ -30,19 +30,21 @@ CEILINGS = (6, 8, 12, 16, 24)
 
 def ceilings(gpu_memory: int, ram: int) -> tuple[str, ...]:
     """A line for this machine's card (0: none), and one for each of :data:`CEILINGS`; in bf16, guided."""
-    sizes = sizes_of(HALLO3, PRECISIONS["bf16"], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
+    sizes = measure_sizes(HALLO3, PRECISIONS["bf16"], TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
     demand = _demand(torch.device("cuda" if gpu_memory else "cpu"))
     here = f"this card, {gpu_memory / GB:.1f} GB: {_line(sizes, demand, gpu_memory, ram)}"
     usual = (f"--vram {size}: {_line(sizes, demand, size * GB, ram)}" for size in CEILINGS)
     return (*([here] if gpu_memory else []), *usual)
 
 
-def _demand(device: torch.device) -> Demand:
+def _demand(device: torch.device) -> MemoryRequirements:
     fused = expected_kernels(AUTO, device).kernels is not PLAIN
-    return Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=fused)
+    return MemoryRequirements(
+        precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=fused
+    )
 
 
-def _line(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> str:
+def _line(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int, ram: int) -> str:
     try:
         return plan_memory(sizes, demand, ceiling, ram).line()
     except InputError as error:
@@ -55,7 +57,7 @@ the VAE's decoding. Reckoned from shapes, not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartReport:
+class ComponentReport:
     """One part: where it was found (empty: nowhere), what is wrong with it, and what to do."""
 
     part: str
@@ -106,7 +108,7 @@ class Report:
     a GPU's memory."""
 
     folder: str
-    parts: tuple[PartReport, ...]
+    parts: tuple[ComponentReport, ...]
     machine: Machine
     advice: tuple[str, ...]
     ceilings: tuple[str, ...] = ()
@@ -124,7 +126,7 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     what is missing or broken: that is in the report.
     """
     machine = machine or Machine.here(files.path)
-    parts = tuple(_part(files, part) for part in PARTS)
+    parts = tuple(_part(files, part) for part in COMPONENTS)
     under = ceilings(machine.gpu_memory, machine.memory) if headless else ()
     advice = advise(machine, under) if headless else advise_comfyui(machine)
     return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice, ceilings=under)
@@ -189,12 +191,12 @@ def _room(machine: Machine) -> tuple[str, ...]:
     return (f"The disk has {free} free; the download alone is {needed}.",)
 
 
-def as_text(report: Report) -> str:
+def format_report(report: Report) -> str:
     """For people to read."""
     lines = [f"Hallo3 in {report.folder}", ""]
     for part in report.parts:
         mark = "ok     " if part.good else "MISSING" if not part.path else "WRONG  "
-        lines.append(f"  {mark}  {part.part}: {ARE[part.part]}")
+        lines.append(f"  {mark}  {part.part}: {COMPONENT_TITLES[part.part]}")
         if part.path:
             lines.append(f"             {part.path}, {human(part.size)}")
         if not part.good:
@@ -209,10 +211,10 @@ def as_text(report: Report) -> str:
     if report.ceilings:
         lines += ["", "Under a ceiling of GPU memory", *(f"  {line}" for line in report.ceilings)]
     lines += ["", "Everything is there." if report.ready else f"What is missing: {PAGE}"]
-    return "\n".join(clean(line) for line in lines)
+    return "\n".join(sanitize(line) for line in lines)
 
 
-def _part(files: ModelFolder, part: str) -> PartReport:
+def _part(files: ModelFolder, part: str) -> ComponentReport:
     path = files.find(part)
     if not path.exists():
         return _missing(files.path, part)
@@ -221,18 +223,18 @@ def _part(files: ModelFolder, part: str) -> PartReport:
         state, advice = _judged(seen, part)
     except Hallo3Error as error:
         state, advice = f"{error.headline} {error.found}", error.do
-    return PartReport(part=part, path=str(path), size=_size(path), state=state, advice=advice)
+    return ComponentReport(part=part, path=str(path), size=_size(path), state=state, advice=advice)
 
 
-def _judged(seen: FoundPart | None, part: str) -> tuple[str, str]:
+def _judged(seen: FoundComponent | None, part: str) -> tuple[str, str]:
     if seen is None:
-        return f"it does not hold {ARE[part]}", "`hallo3 inspect` says what it is"
+        return f"it does not hold {COMPONENT_TITLES[part]}", "`hallo3 inspect` says what it is"
     if seen.wrong:
         return seen.wrong, "download or convert it again"
     return "ready", ""
 
 
-def _missing(folder: Path, part: str) -> PartReport:
+def _missing(folder: Path, part: str) -> ComponentReport:
     published = RELEASE[part]
     numbers, bits = ("fp32", 32) if part == "speech_encoder" else ("bf16", 16)
     place = COMFYUI[part].format(precision=numbers) if is_comfyui(folder) else PLACES[part][0]
@@ -245,7 +247,7 @@ def _missing(folder: Path, part: str) -> PartReport:
         if waiting
         else f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` puts it there"
     )
-    return PartReport(part=part, path="", size=0, state=state, advice=advice)
+    return ComponentReport(part=part, path="", size=0, state=state, advice=advice)
 
 
 def _size(path: Path) -> int:

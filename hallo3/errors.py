@@ -5,7 +5,7 @@ from __future__ import annotations
 LONGEST = 1000
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     """A text that may hold anything, on one line and without what a terminal obeys."""
     shown = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:LONGEST]
@@ -13,7 +13,7 @@ def clean(text: str) -> str:
     return shown + ("..." if len(text) > LONGEST else "")
 
 
-SHORT_OF_MEMORY = (
+OUT_OF_MEMORY_TEXTS = (
     "out of memory",
     "cannot allocate memory",
     "can't allocate memory",
@@ -23,9 +23,9 @@ SHORT_OF_MEMORY = (
 """What torch, its allocators and libraries, and the systems say."""
 
 
-def is_short_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, whoever noticed."""
-    return isinstance(error, MemoryError) or any(said in str(error).lower() for said in SHORT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(said in str(error).lower() for said in OUT_OF_MEMORY_TEXTS)
 
 
 class Hallo3Error(Exception):
@@ -36,7 +36,7 @@ class Hallo3Error(Exception):
 
     def __init__(self, headline: str, *, found: str = "", expected: str = "", do: str = "") -> None:
         self.headline, self.found, self.expected, self.do = (
-            clean(text) for text in (headline, found, expected, do)
+            sanitize(text) for text in (headline, found, expected, do)
         )
         lines = [self.headline]
         lines += [f"  {label:<9} {text}" for label, text in self._parts() if text]

@@ -117,7 +117,7 @@ def latent_frames(frames: int) -> int:
     return 1 + (frames - 1) // TIME_FACTOR
 
 
-def expect(found: tuple[int, ...], wanted: tuple[int | None, ...], what: str) -> None:
+def check_shape(found: tuple[int, ...], wanted: tuple[int | None, ...], what: str) -> None:
     """Refuse a tensor whose shape differs from ``wanted``; ``None`` accepts any extent."""
     if len(found) == len(wanted) and all(w is None or f == w for f, w in zip(found, wanted, strict=True)):
         return

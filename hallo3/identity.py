@@ -12,13 +12,13 @@ from .face.analyzer import Face
 from .geometry import VideoShape
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
-from .media.paste_back import Surroundings, surroundings_of
-from .media.portrait_preview import overview
-from .storage.hashing import digest
+from .media.paste_back import PasteBack, make_paste_back
+from .media.portrait_preview import draw_portrait_preview
+from .storage.hashing import hash_tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Saved:
+class SavedIdentityInfo:
     """What a file adds to an identity: the ``fingerprint`` of the model that it is for, and the hash of its
     ``content``."""
 
@@ -27,7 +27,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Provenance:
     """How reference features were computed: in the numbers of a ``precision``, by its name, and with which
     ``approximations``. Empty where nobody says."""
 
@@ -49,11 +49,11 @@ class Identity:
     space: str
     face_embedding: Tensor
     reference_features: tuple[Tensor, ...]
-    surroundings: Surroundings | None = None
+    surroundings: PasteBack | None = None
     overview: Tensor | None = None
-    saved: Saved | None = None
+    saved: SavedIdentityInfo | None = None
     seen: str = ""
-    made: Made = Made()
+    made: Provenance = Provenance()
 
     def carries(self, now: Iterable[str]) -> str:
         """A warning for a run that makes the approximations ``now`` and no others, if the features hold
@@ -81,13 +81,13 @@ class Portrait:
         return fit(self.crop.of(self.picture), self.shape, mask=self.crop.of(self.face.mask))
 
     @property
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> PasteBack:
         """The photograph around the crop."""
-        return surroundings_of(self.picture, self.crop, self.shape)
+        return make_paste_back(self.picture, self.crop, self.shape)
 
     def overview(self) -> Tensor:
         """A picture [3, H, W] uint8 of what is used and what was found."""
-        shown = overview(
+        shown = draw_portrait_preview(
             self.picture,
             self.face.mask,
             self.shape,
@@ -106,7 +106,7 @@ def frame_portrait(picture: Tensor, face: Face, shape: VideoShape, framing: str 
     return Portrait(picture=picture, face=face, crop=crop, canvas=canvas, shape=shape)
 
 
-def extract_identity(
+def build_identity(
     portrait: Portrait,
     space: str,
     *,
@@ -121,7 +121,7 @@ def extract_identity(
     """
     face_only = portrait.face_only.pixels
     return Identity(
-        seen=digest(face_only),
+        seen=hash_tensor(face_only),
         canvas=portrait.canvas,
         space=space,
         face_embedding=portrait.face.embedding,

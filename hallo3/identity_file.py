@@ -15,18 +15,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .checkpoints.component import find_part
+from .checkpoints.component import find_component
 from .checkpoints.source import open_source
 from .checkpoints.tensor_entry import header_bytes
 from .checkpoints.tensor_file import TensorFile
 from .config import Hallo3Config
 from .errors import CheckpointError
 from .geometry import PixelBox
-from .identity import Identity, Made, Saved
+from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
-from .media.paste_back import LONGEST, Surroundings
-from .storage.atomic import unwritable, write_whole
-from .storage.hashing import digest
+from .media.paste_back import LONGEST, PasteBack
+from .storage.atomic import write_atomic, write_error
+from .storage.hashing import hash_tensor
 
 NAMES = ("face_proj.norm.weight", "face_proj.norm.bias", "face_proj.proj.bias")
 """How the transformer takes in a face: its own in every model, and not touched by LoRA."""
@@ -48,7 +48,7 @@ def fingerprint_in(path: Path) -> Tensor:
     """The fingerprint of the transformer in a file or folder, which is not loaded. Raises
     ``CheckpointError``."""
     with open_source(path) as source:
-        found = find_part(source, "transformer")
+        found = find_component(source, "transformer")
         return fingerprint(lambda name: found.tensor(name, torch.float32))
 
 
@@ -95,7 +95,7 @@ def check_shown(name: str, picture: Tensor) -> None:
         raise ValueError(f"{name} of {list(picture.shape)} {picture.dtype}")
 
 
-def placed(photograph: Tensor, place: Any) -> Surroundings:
+def placed(photograph: Tensor, place: Any) -> PasteBack:
     """Raises ``ValueError`` for a photograph that is none, or a place that is not on it."""
     check_shown("photograph", photograph)
     height, width = photograph.shape[1:]
@@ -104,7 +104,7 @@ def placed(photograph: Tensor, place: Any) -> Surroundings:
     inside = box == box.common(whole) and box.right - box.left >= 1 and box.bottom - box.top >= 1
     if height % 2 or width % 2 or not inside:
         raise ValueError(f"a place at {list(place)} on a photograph of {width} x {height} px")
-    return Surroundings(photograph=photograph, place=box)
+    return PasteBack(photograph=photograph, place=box)
 
 
 def stretch(said: Any, size: int) -> slice:
@@ -116,17 +116,17 @@ def stretch(said: Any, size: int) -> slice:
     return slice(start, stop)
 
 
-def made_as(said: Any) -> Made:
+def made_as(said: Any) -> Provenance:
     """What a file says of how its features were made; None, as in older files, is nothing. Raises
     ``KeyError``, ``TypeError`` or ``ValueError``."""
     if said is None:
-        return Made()
+        return Provenance()
     listed = said["approximations"]
     words = [said["precision"], *listed]
     sound = all(type(word) is str and word.isprintable() and len(word) <= LONGEST_WORD for word in words)
     if type(listed) is not list or len(words) > MOST_WORDS or not sound:
         raise ValueError("no words for how its features were made")
-    return Made(words[0], tuple(words[1:]))
+    return Provenance(words[0], tuple(words[1:]))
 
 
 ENTRY, PART, FORMAT = "hallo3", "identity", 1
@@ -177,9 +177,9 @@ def write_identity(identity: Identity, fingerprint: Tensor, path: Path) -> None:
     size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [header, *(_raw(tensor) for tensor in tensors.values())])
+        write_atomic(path, [header, *(_raw(tensor) for tensor in tensors.values())])
     except OSError as error:
-        raise unwritable("The identity cannot be saved.", path, error, size) from error
+        raise write_error("The identity cannot be saved.", path, error, size) from error
 
 
 def read_identity(path: Path) -> Identity:
@@ -238,7 +238,7 @@ def _facts(identity: Identity) -> dict[str, Any]:
         "rows": [canvas.rows.start, canvas.rows.stop],
         "columns": [canvas.columns.start, canvas.columns.stop],
         "place": None if around is None else list(around.place),
-        **({} if identity.made == Made() else {"made": asdict(identity.made)}),
+        **({} if identity.made == Provenance() else {"made": asdict(identity.made)}),
     }
 
 
@@ -246,7 +246,7 @@ def _content(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> str:
     facts = {name: value for name, value in said.items() if name != "content"}
     found = sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
-        found.update(f"|{name} {digest(tensors[name])}".encode())
+        found.update(f"|{name} {hash_tensor(tensors[name])}".encode())
     return found.hexdigest()
 
 
@@ -288,7 +288,7 @@ def _identity(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Identit
         reference_features=features,
         surroundings=around,
         overview=overview,
-        saved=Saved(mark.float(), str(said["content"])),
+        saved=SavedIdentityInfo(mark.float(), str(said["content"])),
         made=made_as(said.get("made")),
     )
 

@@ -10,26 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from .attention import watched
-from .checkpoints.component_config import check_file, model_config, part
-from .checkpoints.load import load_strict, read_part
+from .checkpoints.component_config import check_file, read_component_config, read_model_config
+from .checkpoints.load import load_strict, read_component
 from .checkpoints.locate import ModelFolder
-from .checkpoints.verify import Examined
-from .config import ARE, VAEConfig, from_dict
+from .checkpoints.verify import FileVerifier
+from .config import COMPONENT_TITLES, VAEConfig, from_dict
 from .errors import CheckpointError
-from .face.analyzer import Absent
-from .face.registry import analyzer_for
-from .face.selection import Choice
+from .face.analyzer import NoFaceAnalyzer
+from .face.registry import create_analyzer
+from .face.selection import FaceChoice
 from .model.kernels.eager import PLAIN, Kernels
 from .model.layers import Attention, sdpa
 from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
-from .offload.estimate import Arrangement
-from .offload.placement import OFFLOADS, Homes
-from .quantization.precision import PRECISIONS, Precision, check_device, filled, fitted, precision_of
-from .residency import Offloaded, Visiting
+from .offload.estimate import OffloadConfig
+from .offload.placement import OFFLOADS, Placement
+from .quantization.precision import (
+    PRECISIONS,
+    Precision,
+    add_missing_scales,
+    as_precision,
+    check_device,
+    fit_to_device,
+)
+from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
-from .text_encoder import TextEncoder, build_t5, tied, tokenizer_named
+from .text_encoder import TextEncoder, build_t5, make_tokenizer, tied
 from .vae.autoencoder import WHOLE, VideoVAE, build_vae
 
 N = TypeVar("N", bound=Trunk)
@@ -46,8 +53,8 @@ def load_models(
     memory: MemoryPlan | None = None,
     attention: Attention = sdpa,
     kernels: Kernels = PLAIN,
-    examined: Examined | None = None,
-    choice: Choice | None = None,
+    examined: FileVerifier | None = None,
+    choice: FaceChoice | None = None,
     extract: bool = True,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
@@ -67,17 +74,20 @@ def load_models(
     analyzer writes in the model's embedding space, ``InputError`` for a device that cannot multiply so.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
-    precision = precision_of(numbers)
+    precision = as_precision(numbers)
     check_device(precision, device)
-    precision = fitted(precision, device)
-    config = model_config(files.transformer)
+    precision = fit_to_device(precision, device)
+    config = read_model_config(files.transformer)
     if extract:
-        other = model_config(files.reference, "reference")
+        other = read_model_config(files.reference, "reference")
         _same((other.trunk, other.segment), (config.trunk, config.segment), "reference")
-    _same(from_dict(VAEConfig, part(files.vae, "vae"), "vae"), config.vae, "vae")
-    text, speech = part(files.text_encoder, "text_encoder"), part(files.speech_encoder, "speech_encoder")
+    _same(from_dict(VAEConfig, read_component_config(files.vae, "vae"), "vae"), config.vae, "vae")
+    text, speech = (
+        read_component_config(files.text_encoder, "text_encoder"),
+        read_component_config(files.speech_encoder, "speech_encoder"),
+    )
     vocabulary = text.get("vocab_size", T5_VOCABULARY)
-    tokenizer = tokenizer_named(text.pop("tokenizer", "t5"), vocabulary, files.tokenizer)
+    tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.tokenizer)
     _same(text.get("d_model"), config.trunk.text_dim, "text_encoder")
     heard = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' own defaults
     _same(heard, (config.audio.layers, config.audio.channels), "speech_encoder")
@@ -88,7 +98,7 @@ def load_models(
     layers = replace(precision.layers("meta"), attention=watch, kernels=kernels)
 
     def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
-        return read_part(path, name, held_in, examined)
+        return read_component(path, name, held_in, examined)
 
     def transformer() -> Hallo3Transformer:
         return Hallo3Transformer(config, layers)
@@ -97,14 +107,18 @@ def load_models(
         return ReferenceNetwork(config.trunk, latent, layers)
 
     def whole(network: N, name: str) -> N:
-        load_strict(network, filled(network, read(files.find(name), name, precision)), ARE[name])
+        load_strict(
+            network,
+            add_missing_scales(network, read(files.find(name), name, precision)),
+            COMPONENT_TITLES[name],
+        )
         return network
 
     arrangement = _arranged(offload, memory, device)
 
     def vae() -> VideoVAE:
         codec = build_vae(config.vae, arrangement.decode if arrangement else WHOLE)
-        load_strict(cast(nn.Module, codec.network), read(files.vae, "vae", plain), ARE["vae"])
+        load_strict(cast(nn.Module, codec.network), read(files.vae, "vae", plain), COMPONENT_TITLES["vae"])
         return codec
 
     def text_encoder() -> TextEncoder:
@@ -120,13 +134,13 @@ def load_models(
     stands: tuple[Any, Any, Any, Any]
     if arrangement is None:
         stands = (
-            Visiting(text_encoder),
-            Offloaded(vae, device),
-            Visiting(lambda: whole(reference_network(), "reference").to(device)),
-            Offloaded(lambda: whole(transformer(), "transformer"), device),
+            OnDemandModule(text_encoder),
+            OffloadedModule(vae, device),
+            OnDemandModule(lambda: whole(reference_network(), "reference").to(device)),
+            OffloadedModule(lambda: whole(transformer(), "transformer"), device),
         )
     else:
-        homes = Homes(
+        homes = Placement(
             files=files,
             device=device,
             precision=precision,
@@ -141,8 +155,10 @@ def load_models(
         )
     return Models(
         config=config,
-        face=analyzer_for(config.face, files.faces, choice=choice) if extract else Absent(config.face.space),
-        speech=Visiting(speech_encoder),
+        face=create_analyzer(config.face, files.faces, choice=choice)
+        if extract
+        else NoFaceAnalyzer(config.face.space),
+        speech=OnDemandModule(speech_encoder),
         text=stands[0],
         vae=stands[1],
         reference=stands[2],
@@ -151,7 +167,7 @@ def load_models(
     )
 
 
-def _arranged(offload: str, memory: MemoryPlan | None, device: torch.device) -> Arrangement | None:
+def _arranged(offload: str, memory: MemoryPlan | None, device: torch.device) -> OffloadConfig | None:
     """A plan's arrangement, or an offload's; None where all is in place."""
     if memory is not None:
         return memory.arrangement

@@ -33,7 +33,7 @@ Noise = Callable[[Purpose, int, int, tuple[int, ...]], Tensor]
 """(purpose, segment, step, shape) -> float32 on the CPU; the same question has the same answer."""
 
 
-def seeded_noise(seed: int) -> Noise:
+def make_noise(seed: int) -> Noise:
     """Noise derived from a seed of 64 bits, all of which count.
 
     A hash of the whole question keys a counter-based generator (Philox, Salmon et al. 2011); torch's CPU
@@ -48,7 +48,7 @@ def seeded_noise(seed: int) -> Noise:
         )
 
     def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        generator = named_generator(f"{seed}|{purpose.value}|{segment}|{step}")
+        generator = make_generator(f"{seed}|{purpose.value}|{segment}|{step}")
         if purpose is Purpose.MOTION_MASK:
             return torch.from_numpy(generator.random(shape, dtype=np.float32))
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
@@ -56,7 +56,7 @@ def seeded_noise(seed: int) -> Noise:
     return noise
 
 
-def named_generator(name: str) -> np.random.Generator:
+def make_generator(name: str) -> np.random.Generator:
     """A generator whose stream is decided by a name."""
     key = int.from_bytes(blake2b(name.encode(), digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key))

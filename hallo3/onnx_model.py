@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, DependencyError, clean, is_short_of_memory
+from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
 
 DEEPEST = 16
 """Levels of graphs inside graphs that are followed."""
@@ -162,7 +162,7 @@ def _port(value_info: memoryview) -> Port:
                 elif field == 2:
                     sizes = [_message(each) for kind, each in _fields(_message(inner)) if kind == 1]
                     shape = [_size(size) for size in sizes]
-    return Port(clean(name), tuple(shape), is_float)
+    return Port(sanitize(name), tuple(shape), is_float)
 
 
 def _size(dimension: memoryview) -> int | None:
@@ -361,7 +361,7 @@ def missing(path: Path, origin: Origin) -> CheckpointError:
 
 
 def _failed(path: Path, origin: Origin, error: Exception) -> Exception:
-    if is_short_of_memory(error):
+    if is_out_of_memory(error):
         return MemoryError(f"{path.name}: {error}")
     return CheckpointError(
         f"{origin.what} cannot be run.",

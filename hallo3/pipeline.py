@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .face.analyzer import analyze
+from .face.analyzer import analyze_portrait
 from .geometry import latent_frames
-from .identity import Identity, Portrait, extract_identity, frame_portrait
+from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono
 from .media.canvas import drop_pixels
 from .media.image import check_picture
 from .model.conditions import RunConditions, SegmentConditions
-from .model.guidance import PASSES, Predict, single_branch
+from .model.guidance import GUIDANCE_PASSES, Predict, single_branch
 from .model.transformer import Hallo3Transformer
 from .models import Models
-from .noise import Noise, Purpose, seeded_noise
-from .residency import HOME, Locking
-from .sampling.samplers import Denoise, guided_denoiser, guided_within, sampler_named
-from .sampling.schedule import Schedule, schedule
-from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolated
+from .noise import Noise, Purpose, make_noise
+from .residency import CPU, PinnedAllocator
+from .sampling.samplers import Denoise, get_sampler, guided_denoiser, limit_guidance
+from .sampling.schedule import Schedule, make_schedule
+from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
 from .segments import Segment, SegmentPlan, plan_segments
 from .settings import Settings
 from .speech.chunked import encode_aside
 from .speech.features import Speech, in_memory, tell
-from .speech.preprocess import AS_ORIGINAL, Listening
-from .speech.wav2vec2 import Wav2Vec2, anatomy_of, encode_waveform
+from .speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
+from .speech.wav2vec2 import Wav2Vec2, encode_waveform, split_wav2vec2
 
 
 def encode_pixels(
@@ -69,7 +69,7 @@ def collect(slices: Iterator[Tensor], wanted: int) -> Tensor:
     return torch.cat(parts, dim=2)
 
 
-class Progress(NamedTuple):
+class RenderProgress(NamedTuple):
     """Where a run stands: finished steps of a segment, out of all of both; what the step cache has done in
     this segment, None without one."""
 
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
     cache: CacheReport | None = None
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[RenderProgress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +108,11 @@ class Stages:
         rest = shape[2] - image_latents.shape[2]
 
         def draw(purpose: Purpose, step: int) -> Tensor:
-            return sent(self.noise(purpose, index, step, shape), image_latents.device)
+            return copy_to_device(self.noise(purpose, index, step, shape), image_latents.device)
 
         def report(step: int) -> None:
             done = cache.report if cache else None
-            self.watch(Progress(index, len(self.speech.plan), step, self.settings.steps, done))
+            self.watch(RenderProgress(index, len(self.speech.plan), step, self.settings.steps, done))
 
         with self.models.transformer as dit:
             windows = self.speech.segment(index).to(self.run.text)
@@ -122,7 +122,7 @@ class Stages:
             )
             denoise = guided_denoiser(self._predict(dit, heard), self.settings.guidance_scale)
             cache = step_cache(self.settings, denoise)
-            sample = sampler_named(self.settings.sampler)
+            sample = get_sampler(self.settings.sampler)
             start = draw(Purpose.START, 0)
             return sample(cache or denoise, start, self.schedule, lambda i: draw(Purpose.STEP, i), report)
 
@@ -134,13 +134,13 @@ class Stages:
         guided, alone = self.settings.guided, single_branch(dit, self.run, heard)
         if not guided:
             return alone
-        both = PASSES[self.settings.passes](dit, self.run, heard)
+        both = GUIDANCE_PASSES[self.settings.passes](dit, self.run, heard)
         if len(guided) == self.settings.steps:
             return both
-        return guided_within(guided, both, alone)
+        return limit_guidance(guided, both, alone)
 
 
-def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolated) -> StepCache | None:
+def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:
     """A segment's own, if there is to be one. Steps where guidance sets in, or ends, are computed."""
     if not settings.step_cache:
         return None
@@ -154,10 +154,10 @@ def step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolated
     )
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host's on a device. A GPU fetches it when its turn comes; nothing waits for that."""
     if device.type == "cuda":
-        return Locking().copied(tensor).to(device, non_blocking=True)
+        return PinnedAllocator().copied(tensor).to(device, non_blocking=True)
     return tensor.to(device)
 
 
@@ -171,7 +171,7 @@ def prepare(
     watch: Watch,
 ) -> Stages:
     """The stages of a run, with all that is constant for it computed once."""
-    steps = schedule(settings.steps)
+    steps = make_schedule(settings.steps)
     with models.transformer as dit:
         prompt_embeds = prompt_embeds.to(next(dit.parameters()))
         features = identity.reference_features
@@ -211,7 +211,7 @@ class Rendered(NamedTuple):
     motion: Tensor
 
 
-def unwatched(progress: Progress) -> None:
+def unwatched(progress: RenderProgress) -> None:
     """Nobody looks."""
     del progress
 
@@ -226,19 +226,19 @@ def animate(
     *,
     noise: Noise | None = None,
     watch: Watch = unwatched,
-    listening: Listening = AS_ORIGINAL,
+    listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
 ) -> Iterator[Frames]:
     """Yield a talking portrait, segment by segment, without the bars that fitting added.
 
     ``portrait`` [3, h, w] in 0..1. An empty prompt is zero text, and T5 is not loaded for it. ``noise``
     defaults to the settings' seed. Raises the errors of :mod:`hallo3.errors`.
     """
-    noise = noise or seeded_noise(settings.seed)
-    face = analyze(check_picture(portrait), models.face, models.config.face)
+    noise = noise or make_noise(settings.seed)
+    face = analyze_portrait(check_picture(portrait), models.face, models.config.face)
     speech = encode_speech(recording, models, listening)
     prompt_embeds = encode_prompt(prompt, models)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
-    identity = identify(framed, models, settings, noise)
+    identity = extract_identity(framed, models, settings, noise)
     yield from perform(identity, speech, prompt_embeds, models, settings, noise, watch)
 
 
@@ -308,7 +308,7 @@ def render_segment(
     motion_drop: float,
 ) -> Rendered:
     """One segment, which goes on from ``motion``; see :func:`render`."""
-    shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
+    shown = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     frames = collect(decode(sample(encode(shown, segment), segment)), segment.keep.stop)
     last = slice(segment.keep.stop - motion.shape[2], segment.keep.stop)
     return Rendered(frames[0, :, segment.keep].transpose(0, 1), frames[:, :, last] * 2 - 1)
@@ -319,7 +319,7 @@ def first_motion(canvas: Tensor, plan: SegmentPlan) -> Tensor:
     return canvas.expand(-1, -1, plan.config.motion_frames, -1, -1)
 
 
-def shown_pixels(
+def conditioning_pixels(
     canvas: Tensor, motion: Tensor, segment: Segment, noise: Noise, motion_drop: float
 ) -> Tensor:
     """What the VAE encodes for a segment: portrait, then motion frames with pixels dropped, [1, 3, F, H, W]
@@ -328,7 +328,7 @@ def shown_pixels(
     return torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
 
 
-def identify(portrait: Portrait, models: Models, settings: Settings, noise: Noise) -> Identity:
+def extract_identity(portrait: Portrait, models: Models, settings: Settings, noise: Noise) -> Identity:
     """The identity of a portrait, by a run's own networks."""
 
     def encode(pixels: Tensor) -> Tensor:
@@ -336,12 +336,14 @@ def identify(portrait: Portrait, models: Models, settings: Settings, noise: Nois
 
     def features(latents: Tensor) -> tuple[Tensor, ...]:
         with models.reference as network:
-            return tuple(each.to(HOME) for each in network.features(latents))
+            return tuple(each.to(CPU) for each in network.features(latents))
 
-    return extract_identity(portrait, models.config.face.space, encode=encode, features=features)
+    return build_identity(portrait, models.config.face.space, encode=encode, features=features)
 
 
-def encode_speech(recording: Recording, models: Models, listening: Listening = AS_ORIGINAL) -> Speech:
+def encode_speech(
+    recording: Recording, models: Models, listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING
+) -> Speech:
     """The recording's features, to be asked segment by segment. Raises ``AudioError``."""
     config = models.config
     waveform = listening.hear(to_mono(recording, config.segment.sample_rate), config.segment)
@@ -353,7 +355,7 @@ def encode_speech(recording: Recording, models: Models, listening: Listening = A
         if windows is None:
             read = in_memory(encode_waveform(cast(Wav2Vec2, wav2vec2), waveform, plan, device))
         else:
-            read = encode_aside(anatomy_of(wav2vec2), waveform, plan, device, windows=windows)
+            read = encode_aside(split_wav2vec2(wav2vec2), waveform, plan, device, windows=windows)
     return Speech(read, plan, config.audio.window)
 
 

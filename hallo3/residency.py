@@ -16,7 +16,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 U = TypeVar("U")
-HOME = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 class Movable(Protocol):
@@ -28,7 +28,7 @@ class Movable(Protocol):
 M = TypeVar("M", bound=Movable)
 
 
-class Visiting(Generic[T]):
+class OnDemandModule(Generic[T]):
     """Loaded on enter, let go on exit: for what a run needs once (T5, wav2vec2, the reference network)."""
 
     def __init__(self, load: Callable[[], T]) -> None:
@@ -45,7 +45,7 @@ class Visiting(Generic[T]):
         self._guest = None
 
 
-class Offloaded(Generic[M]):
+class OffloadedModule(Generic[M]):
     """Loaded on first enter and kept in memory, on the device only while used (transformer, VAE)."""
 
     def __init__(self, load: Callable[[], M], device: torch.device) -> None:
@@ -55,18 +55,18 @@ class Offloaded(Generic[M]):
     def __enter__(self) -> M:
         if self._kept is None:
             self._kept = self._load()
-        if self._device != HOME:
+        if self._device != CPU:
             self._kept = self._kept.to(self._device)
         return self._kept
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._kept is not None and self._device != HOME:
-            self._kept = self._kept.to(HOME)
+        if self._kept is not None and self._device != CPU:
+            self._kept = self._kept.to(CPU)
 
 
-class Within(Generic[T, U]):
+class DerivedModule(Generic[T, U]):
     """What is made of a network that stands behind another residency, each time it is entered."""
 
     def __init__(self, inner: AbstractContextManager[T], make: Callable[[T], U]) -> None:
@@ -86,7 +86,7 @@ class Within(Generic[T, U]):
         self._inner.__exit__(kind, error, trace)
 
 
-class Locking:
+class PinnedAllocator:
     """Memory of the host that is locked (pinned), from which a GPU fetches by itself. Where the system
     refuses it, which a warning tells, ordinary memory, then and ever after; a GPU fetches from that more
     slowly.

@@ -9,10 +9,10 @@ from typing import Any
 
 from .config import Defaults
 from .errors import InputError
-from .model.guidance import PASSES
-from .noise import seeded_noise
-from .sampling.samplers import sampler_named
-from .sampling.schedule import schedule
+from .model.guidance import GUIDANCE_PASSES
+from .noise import make_noise
+from .sampling.samplers import get_sampler
+from .sampling.schedule import make_schedule
 from .sampling.step_cache import FIRST
 
 POSTERIORS = ("mean", "sample")
@@ -52,16 +52,16 @@ class Settings:
     step_cache_bound: float = CACHE_BOUND
 
     def __post_init__(self) -> None:
-        schedule(self.steps)
-        sampler_named(self.sampler)
-        seeded_noise(self.seed)
+        make_schedule(self.steps)
+        get_sampler(self.sampler)
+        make_noise(self.seed)
         _within("guidance scale", self.guidance_scale, 0.0, GUIDANCE_LIMIT)
         _within("motion drop", self.motion_drop, 0.0, 1.0)
         _within("start of the guidance interval", self.guidance_interval[0], 0.0, 1.0)
         _within("end of the guidance interval", self.guidance_interval[1], self.guidance_interval[0], 1.0)
         check_step_cache(self.step_cache, self.step_cache_bound)
         _among(self.posterior, POSTERIORS, "This way of encoding does not exist.")
-        _among(self.passes, PASSES, "This way of computing both branches does not exist.")
+        _among(self.passes, GUIDANCE_PASSES, "This way of computing both branches does not exist.")
         start, end = self.guidance_interval
         if self.branches == 2 and start < end and not self.guided:
             raise InputError(
@@ -176,7 +176,7 @@ APPROXIMATIONS = _table(
 """In the order in which they are put on settings."""
 
 
-def approximations_named(names: Iterable[str]) -> tuple[Approximation, ...]:
+def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
     """The approximations of these names, each once, in the table's order.
 
     Raises ``InputError`` for a name that is none, and for two that change the same.

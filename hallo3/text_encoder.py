@@ -78,7 +78,7 @@ class T5Tokenizer:
         return cast(Tensor, encoded["input_ids"])
 
 
-def tokenizer_named(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
+def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
     """What makes the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
     number of tokens that the network knows.
 

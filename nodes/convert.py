@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..hallo3.config import Hallo3Config
-from ..hallo3.errors import AudioError, InputError, PortraitError, ShapeError, is_short_of_memory
+from ..hallo3.errors import AudioError, InputError, PortraitError, ShapeError, is_out_of_memory
 from ..hallo3.geometry import PixelBox
 from ..hallo3.identity import Identity
 from ..hallo3.identity_file import check_made_for
-from ..hallo3.media.audio import Recording, check_form, no_rate
+from ..hallo3.media.audio import Recording, check_audio_format, sample_rate_error
 from ..hallo3.media.image import check_picture
 from ..hallo3.segments import Segment
 from .comfy.model import config_of, fingerprint_of
@@ -53,7 +53,7 @@ def recording_of(audio: Any) -> Recording:
             do="pass one recording at a time",
         )
     rate = _rate(sample_rate)
-    check_form(rate, *waveform.shape[1:])
+    check_audio_format(rate, *waveform.shape[1:])
     return Recording(_floats(waveform[0].cpu()), rate)
 
 
@@ -67,7 +67,7 @@ def _entries(audio: Any) -> tuple[Any, Any]:
     except KeyError as error:
         raise _no_audio(f"audio without {error}") from error
     except Exception as error:
-        if is_short_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise _no_audio(f"a sound that cannot be read: {error}") from error
 
@@ -76,7 +76,7 @@ def _rate(value: Any) -> int:
     """A whole number of samples a second, which may be written 16000.0."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise no_rate(f"a sample rate of {value!r}")
+        raise sample_rate_error(f"a sample rate of {value!r}")
     return int(value)
 
 

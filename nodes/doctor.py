@@ -7,9 +7,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..hallo3.checkpoints.inspect import FoundPart, inspect
+from ..hallo3.checkpoints.inspect import FoundComponent, inspect
 from ..hallo3.checkpoints.locate import RELEASE, ModelFolder
-from ..hallo3.doctor import Machine, as_text, diagnose
+from ..hallo3.doctor import Machine, diagnose, format_report
 from ..hallo3.errors import CheckpointError
 from .comfy.model import attention_in_use
 from .loaders import SAFE
@@ -40,7 +40,7 @@ class Hallo3Doctor(io.ComfyNode):
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))
         report = diagnose(ModelFolder(folder, _elsewhere()), machine, headless=False)
-        text = as_text(report)
+        text = format_report(report)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
@@ -59,7 +59,7 @@ def _elsewhere() -> dict[str, Path]:
     return {**others, **fitting}
 
 
-def _parts_in(path: Path) -> tuple[FoundPart, ...]:
+def _parts_in(path: Path) -> tuple[FoundComponent, ...]:
     """What a file holds of the model; nothing if it cannot be read, which a loader would say."""
     try:
         return inspect(path).parts

@@ -16,29 +16,29 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..hallo3.errors import InputError
-from ..hallo3.face.registry import Likeness, analyzer_for, likeness_to, nobody_can_tell
+from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
-from ..hallo3.jobs.estimate import Cost, check_disk, cost_of, kind_of, pace_of
-from ..hallo3.jobs.job import About, Job, inherit, open_job, size_of
+from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
+from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit, open_job
 from ..hallo3.jobs.render import (
     NUMERICS,
-    Kept,
     Redo,
+    SegmentResult,
     VideoJob,
-    job_about,
-    other_machine,
-    redo_named,
-    seed_of,
-    state_of,
+    create_manifest,
+    derive_seed,
+    machine_warning,
+    parent_state,
+    parse_redo,
 )
-from ..hallo3.jobs.store import list_jobs, tidy
-from ..hallo3.media.mux import frames_of
+from ..hallo3.jobs.store import list_jobs, remove_stale_jobs
+from ..hallo3.media.mux import decode_frames
 from ..hallo3.media.plots import draw_drift
-from ..hallo3.media.video import Encoding, headers_of
-from ..hallo3.noise import seeded_noise
+from ..hallo3.media.video import VideoEncoding, stream_headers
+from ..hallo3.noise import make_noise
 from ..hallo3.pipeline import Rendered, render_segment
 from ..hallo3.segments import Segment, SegmentPlan
-from ..hallo3.storage.hashing import Contents, digest, key_of
+from ..hallo3.storage.hashing import FileHashCache, hash_facts, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
 from . import schema as inputs
 from .comfy import vae as host_vae
@@ -74,7 +74,7 @@ class Extrapolation:
     socket: SpeechSocket
     seed: int
     motion_drop: float
-    encoding: Encoding
+    encoding: VideoEncoding
     mark: bool
     paste_back: bool
     graph: Graph | None
@@ -100,23 +100,25 @@ class Extrapolation:
         branches = 1 if self.sampling.guidance_scale == 1 else 2
         steps, device = len(self.sampling.schedule()) - 1, self.sampling.patcher.load_device.type
         cache = step_cache_of(self.sampling.sampler)
-        return kind_of(self.sampling.config.name, device, steps * branches, self.size, self.encoding, cache)
+        return throughput_key(
+            self.sampling.config.name, device, steps * branches, self.size, self.encoding, cache
+        )
 
-    def about(self) -> About:
+    def about(self) -> JobManifest:
         """The job that this is."""
-        headers = headers_of(self.encoding, *self.size, self.plan.config.fps)
+        headers = stream_headers(self.encoding, *self.size, self.plan.config.fps)
         key = self._key(headers)
         what = {"model": self.sampling.config.name, "video": f"{key[:16]}{self.suffix}"}
-        return job_about(key, self.plan, headers, what, self.parent)
+        return create_manifest(key, self.plan, headers, what, self.parent)
 
     @property
     def suffix(self) -> str:
         """What the video's name ends in."""
         return self.encoding.kind.files[0]
 
-    def cost(self, jobs: Path, pixels: bool) -> Cost:
+    def cost(self, jobs: Path, pixels: bool) -> RunEstimate:
         """What it takes."""
-        return cost_of(
+        return estimate_run(
             self.plan,
             self.sampling.config.segment.shape,
             self.size,
@@ -124,7 +126,7 @@ class Extrapolation:
             weights=0,
             features=0,
             pixels=pixels,
-            pace=pace_of(jobs, self.kind),
+            pace=read_throughput(jobs, self.kind),
         )
 
     def video_job(self, jobs: Path, job: Job) -> VideoJob:
@@ -141,7 +143,7 @@ class Extrapolation:
             surroundings=photograph_of(self.identity) if self.paste_back else None,
         )
 
-    def make(self, video: VideoJob, redo: Redo, pixels: bool) -> Iterator[Kept]:
+    def make(self, video: VideoJob, redo: Redo, pixels: bool) -> Iterator[SegmentResult]:
         """Every segment, rendered where it is missing; says where it goes on."""
         total, todo = video.job.about.segments, video.to_do(redo)
         sigmas = self.sampling.schedule()
@@ -151,11 +153,11 @@ class Extrapolation:
             show(f"{total - len(todo)} of {total} segments are finished already")
         if todo:
             self.sampling.tell_attention()
-        before, after = total - len(self.plan), state_of(self.parent)
+        before, after = total - len(self.plan), parent_state(self.parent)
 
         def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
-            seed, place = seed_of(self.seed, take, after), before + segment.index
-            noise = seeded_noise(seed)
+            seed, place = derive_seed(self.seed, take, after), before + segment.index
+            noise = make_noise(seed)
 
             def encode(shown: Tensor, segment: Segment) -> Tensor:
                 del segment
@@ -187,45 +189,45 @@ class Extrapolation:
                 progress.segment_done(kept.index)
             yield kept
 
-    def _likeness(self) -> Likeness:
+    def _likeness(self) -> SimilarityFunction:
         """By the model's own analyzer, where there is one without more files."""
         try:
-            analyzer = analyzer_for(self.sampling.config.face, faces_folder())
+            analyzer = create_analyzer(self.sampling.config.face, faces_folder())
         except InputError:
-            return nobody_can_tell
-        return likeness_to(self.identity.face_embedding, analyzer)
+            return unknown_similarity
+        return similarity_to(self.identity.face_embedding, analyzer)
 
     def _key(self, headers: str) -> str:
         """A canonical hash of the workflow before the node and of the files it names, of the sound and the
         picture that came, and of what they go on from. Models as such have no name that lasts."""
         graph = self.graph
         if graph is None:
-            return key_of({"once": uuid.uuid4().hex})
+            return hash_facts({"once": uuid.uuid4().hex})
         workflow = graph.hash_of(self.node, DECIDE_NOTHING)
-        return key_of(
+        return hash_facts(
             {
                 "numerics": NUMERICS,
                 "workflow": workflow,
-                "files": files_of(graph.texts, Contents(jobs_folder()), show),
+                "files": files_of(graph.texts, FileHashCache(jobs_folder()), show),
                 "values": [self.seed, self.motion_drop, self.sampling.guidance_scale],
-                "sigmas": digest(self.sampling.schedule().float()),
-                "text": [digest(text.float()) for text, _ in self.sampling.positive or []],
+                "sigmas": hash_tensor(self.sampling.schedule().float()),
+                "text": [hash_tensor(text.float()) for text, _ in self.sampling.positive or []],
                 "numbers": str(self.sampling.patcher.model.get_dtype()),
                 "device": self.sampling.patcher.load_device.type,
                 **({"approximate": given_up} if (given_up := approximations()) else {}),
-                "canvas": digest(self.identity.canvas.pixels),
-                "face": digest(self.identity.face_embedding.float()),
+                "canvas": hash_tensor(self.identity.canvas.pixels),
+                "face": hash_tensor(self.identity.face_embedding.float()),
                 "identity": self.identity.saved.content if self.identity.saved else self.identity.seen,
                 "heard": self.socket.heard,
-                "pasted": digest(photograph_of(self.identity).photograph) if self.paste_back else "",
-                "sound": [digest(self.socket.recording.waveform), self.socket.recording.sample_rate],
+                "pasted": hash_tensor(photograph_of(self.identity).photograph) if self.paste_back else "",
+                "sound": [hash_tensor(self.socket.recording.waveform), self.socket.recording.sample_rate],
                 "headers": headers,
-                "after": state_of(self.parent),
+                "after": parent_state(self.parent),
             }
         )
 
 
-def parent_named(jobs: Path, name: str) -> About | None:
+def parent_named(jobs: Path, name: str) -> JobManifest | None:
     """The finished job of a name, None for no name. Raises ``InputError``."""
     if not name.strip():
         return None
@@ -240,19 +242,19 @@ def parent_named(jobs: Path, name: str) -> About | None:
     )
 
 
-def frames_kept(video: VideoJob, kept: Kept) -> Tensor:
+def frames_kept(video: VideoJob, kept: SegmentResult) -> Tensor:
     """A segment's frames [F, 3, h, w] in 0..1: as rendered, as kept, or else as they come out of the encoded
     piece."""
     pixels = kept.pixels if kept.pixels is not None else video.job.pixels(kept.index)
     if pixels is not None:
         return video.finished(video.canvas.uncrop(pixels))
     show(f"the images of segment {kept.index + 1} are decoded from the video: they were not kept")
-    return frames_of(video.job.piece(kept.index))
+    return decode_frames(video.job.piece(kept.index))
 
 
-def encoding_of(codec: str, quality: int) -> Encoding:
+def encoding_of(codec: str, quality: int) -> VideoEncoding:
     """What the widgets ask for; -1 is the codec's own quality. Raises ``InputError``."""
-    return Encoding(codec=codec, quality=None if quality < 0 else quality)
+    return VideoEncoding(codec=codec, quality=None if quality < 0 else quality)
 
 
 IMAGES = 1
@@ -382,15 +384,15 @@ def _output(
 ) -> io.NodeOutput:
     made.encoding.check(made.suffix, *made.size)
     about = made.about()
-    again = redo_named(redo, take, about.segments, about.segments - len(made.plan))
+    again = parse_redo(redo, take, about.segments, about.segments - len(made.plan))
     size = about.frames, made.size[1], made.size[0], 3
     if wanted:
         check_memory(math.prod(size) * 4, f"{about.frames} frames of {size[2]} x {size[1]} px")
-    tidy(jobs, about.key)
-    if told := other_machine(jobs, about):
+    remove_stale_jobs(jobs, about.key)
+    if told := machine_warning(jobs, about):
         warn(told)
     job = stack.enter_context(open_job(jobs, about, stoppable))
-    check_disk(made.cost(jobs, wanted), jobs, size_of(job.folder))
+    check_disk(made.cost(jobs, wanted), jobs, folder_size(job.folder))
     if made.parent is not None:
         inherit(job, made.parent)
     video = made.video_job(jobs, job)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.face.analyzer import FaceAnalyzer
-from ..hallo3.face.registry import analyze_chosen
-from ..hallo3.face.selection import Choice
-from ..hallo3.identity import Identity, Made, extract_identity, frame_portrait
+from ..hallo3.face.registry import analyze_face
+from ..hallo3.face.selection import FaceChoice
+from ..hallo3.identity import Identity, Provenance, build_identity, frame_portrait
 from ..hallo3.identity_file import SUFFIX, check_made_for, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
-from ..hallo3.media.paste_back import Surroundings
+from ..hallo3.media.paste_back import PasteBack
 from .comfy import vae as host_vae
 from .comfy.faces import IDENTITY_FOLDER, files_seen, identities, own_analyzer, path_of
 from .comfy.loading import ReferenceSocket, features_of
@@ -134,22 +134,22 @@ class Hallo3IdentityReference(io.ComfyNode):
         host_vae.check_vae(vae, config.vae)
         with warnings_shown():
             picture = picture_of(portrait)
-            choice = Choice(
+            choice = FaceChoice(
                 index=face,
                 box=None if face_box is None else face_box_of(face_box),
                 mask=None if face_mask is None else face_mask_of(face_mask, picture),
                 whole_picture=no_face == WHOLE_PICTURE,
             )
             analyzer = face_analyzer or own_analyzer(config.face, choice)
-            found = analyze_chosen(picture, analyzer, config.face, choice)
-        identity = extract_identity(
+            found = analyze_face(picture, analyzer, config.face, choice)
+        identity = build_identity(
             frame_portrait(picture, found, config.segment.shape, framing),
             config.face.space,
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
             features=lambda latents: features_of(reference_network, latents),
         )
         numbers = str(reference_network.dtype).removeprefix("torch.")
-        identity = replace(identity, made=Made(numbers, approximations()))
+        identity = replace(identity, made=Provenance(numbers, approximations()))
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
 
@@ -245,7 +245,7 @@ class Hallo3PasteBack(io.ComfyNode):
         return io.NodeOutput(pasted)
 
 
-def photograph_of(identity: Identity) -> Surroundings:
+def photograph_of(identity: Identity) -> PasteBack:
     """What frames of an identity are pasted back into. Raises ``InputError`` if there is nothing."""
     if identity.surroundings is None:
         raise InputError(

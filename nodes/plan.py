@@ -13,11 +13,11 @@ from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
 from ..hallo3.errors import InputError
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
-from ..hallo3.jobs.estimate import Cost, check_disk, cost_of, kind_of, pace_of
-from ..hallo3.media.audio import SoundFacts
+from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
+from ..hallo3.media.audio import AudioStats
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
-from ..hallo3.media.paste_back import surroundings_of
+from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.segments import SegmentPlan, plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
@@ -94,12 +94,12 @@ class Hallo3Plan(io.ComfyNode):
         recording, config = recording_of(audio), _config(model)
         segment, encoding = config.segment, encoding_of(codec, -1)
         channels, samples = recording.waveform.shape
-        facts = SoundFacts(recording.sample_rate, channels, samples)
+        facts = AudioStats(recording.sample_rate, channels, samples)
         plan = plan_segments(facts.length_at(segment.sample_rate), segment)
         size, jobs = _size(portrait, identity, paste_back, segment.shape), jobs_folder()
         evaluations = steps * (1 if guidance_scale == 1 else 2)
-        kind = kind_of(config.name, compute_device(), evaluations, size, encoding)
-        expected = cost_of(
+        kind = throughput_key(config.name, compute_device(), evaluations, size, encoding)
+        expected = estimate_run(
             plan,
             segment.shape,
             size,
@@ -107,7 +107,7 @@ class Hallo3Plan(io.ComfyNode):
             weights=WEIGHTS[model],
             features=config.audio.layers * config.audio.channels * 4,
             pixels=images,
-            pace=pace_of(jobs, kind),
+            pace=read_throughput(jobs, kind),
         )
         text = words(plan, expected, size)
         check(plan, expected, size, images, jobs)
@@ -132,13 +132,13 @@ def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: Vid
         )
     picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
     if paste_back:
-        around = surroundings_of(picture, Crop.whole(*picture.shape[1:]), shape)
+        around = make_paste_back(picture, Crop.whole(*picture.shape[1:]), shape)
         return around.width, around.height
     canvas = fit(picture, shape)
     return canvas.width, canvas.height
 
 
-def words(plan: SegmentPlan, expected: Cost, size: tuple[int, int]) -> str:
+def words(plan: SegmentPlan, expected: RunEstimate, size: tuple[int, int]) -> str:
     """The plan for people."""
     seconds = plan.frames / plan.config.fps
     return (
@@ -147,7 +147,7 @@ def words(plan: SegmentPlan, expected: Cost, size: tuple[int, int]) -> str:
     )
 
 
-def check(plan: SegmentPlan, expected: Cost, size: tuple[int, int], images: bool, jobs: Path) -> None:
+def check(plan: SegmentPlan, expected: RunEstimate, size: tuple[int, int], images: bool, jobs: Path) -> None:
     """Refuse what cannot fit. Raises ``InputError`` with the numbers."""
     check_disk(expected, jobs)
     if images:

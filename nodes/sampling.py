@@ -13,8 +13,8 @@ from ..hallo3.config import HALLO3, Defaults
 from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.geometry import LatentShape
 from ..hallo3.identity import Identity
-from ..hallo3.noise import Noise, seeded_noise
-from ..hallo3.pipeline import collect, first_motion, shown_pixels
+from ..hallo3.noise import Noise, make_noise
+from ..hallo3.pipeline import collect, conditioning_pixels, first_motion
 from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND, settings_for
@@ -244,7 +244,7 @@ def segment_input(
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
             do="connect motion_frames of its Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
-    shown = shown_pixels(canvas, motion, segment, noise, motion_drop)
+    shown = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     return heard(identity, socket, segment, encode(vae, shown))
 
 
@@ -313,7 +313,7 @@ class Hallo3Sampler(io.ComfyNode):
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
-        wanted, noise = segment_of(speech, segment), seeded_noise(seed)
+        wanted, noise = segment_of(speech, segment), make_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
@@ -369,7 +369,7 @@ class Hallo3SegmentConditioning(io.ComfyNode):
         check_numbers(seed, motion_drop)
         config = config_of(model)
         check_fit(identity, speech, vae, model)
-        wanted, noise = segment_of(speech, segment), seeded_noise(seed)
+        wanted, noise = segment_of(speech, segment), make_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)
         return io.NodeOutput(*branches(positive, read, config), latent_of(empty, wanted))

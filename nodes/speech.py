@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
-from ..hallo3.speech.preprocess import Listening
+from ..hallo3.speech.preprocess import SpeechPreprocessing
 from .comfy.speech import file_seen, listen
 from .convert import check_word, images_of, recording_of
 from .schema import SpeechType
@@ -107,7 +107,7 @@ class Hallo3EncodeSpeech(io.ComfyNode):
         vocals: str = AS_RECORDED,
     ) -> io.NodeOutput:
         check_word("vocals", vocals, (AS_RECORDED, SEPARATED))
-        listening = Listening(level=level, silence=silence, hearing=hearing)
+        listening = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
         socket, plot = listen(audio_encoder, recording_of(audio), listening, vocals=vocals == SEPARATED)
         plan, shown = socket.speech.plan, images_of(plot[None])
         preview = ui.PreviewImage(shown, cls=cls)

@@ -21,7 +21,7 @@ from hallo3.cli import progress as memory
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.quantization.precision import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def portrait() -> Tensor:
 
 def speech_of(samples: int, name: str = "speech") -> Recording:
     """Noise of so many samples at 16 kHz, by name."""
-    drawn = named_generator(name).standard_normal(samples, dtype="float32")
+    drawn = make_generator(name).standard_normal(samples, dtype="float32")
     return Recording(torch.from_numpy(drawn)[None] * 0.1, 16000)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from hallo3.errors import InputError
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.pipeline import Progress, animate
+from hallo3.pipeline import RenderProgress, animate
 from hallo3.sampling.step_cache import CacheReport
-from hallo3.settings import APPROXIMATIONS, Settings, approximations_named
+from hallo3.settings import APPROXIMATIONS, Settings, get_approximations
 from support.short_runs import settings, video
 
 FIFTY = Settings(steps=50, guidance_scale=3.5, sampler="dpmpp_2m_sde")
@@ -73,7 +73,7 @@ def test_outside_the_interval_only_the_conditional_branch_is_computed(
 
 
 def test_the_step_cache_computes_what_it_reports(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    seen: list[Progress] = []
+    seen: list[RenderProgress] = []
     changes = {"steps": 12, "sampler": "dpmpp_2m", "step_cache": 1.0, "step_cache_bound": 1.0}
     computed = len(passes(portrait, speech, nano, **changes))
     next(animate(portrait, speech, "", nano, settings(nano, **changes), watch=seen.append))
@@ -85,7 +85,7 @@ def test_the_step_cache_computes_what_it_reports(portrait: Tensor, speech: Recor
 
 
 def test_without_a_step_cache_there_is_no_report(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    seen: list[Progress] = []
+    seen: list[RenderProgress] = []
     next(animate(portrait, speech, "", nano, settings(nano), watch=seen.append))
     assert all(progress.cache is None for progress in seen)
 
@@ -93,7 +93,7 @@ def test_without_a_step_cache_there_is_no_report(portrait: Tensor, speech: Recor
 def test_every_segment_has_a_cache_of_its_own(portrait: Tensor, speech: Recording, nano: Models) -> None:
     said: list[CacheReport | None] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: RenderProgress) -> None:
         if progress.step == progress.steps:
             said.append(progress.cache)
 
@@ -138,5 +138,5 @@ def test_fewer_steps_are_never_made_more() -> None:
 
 def test_names_come_once_and_in_one_order() -> None:
     names = ["step-cache", "guidance-middle", "steps-20", "step-cache"]
-    assert [row.name for row in approximations_named(names)] == ["steps-20", "guidance-middle", "step-cache"]
-    assert approximations_named([]) == ()
+    assert [row.name for row in get_approximations(names)] == ["steps-20", "guidance-middle", "step-cache"]
+    assert get_approximations([]) == ()

@@ -18,16 +18,16 @@ from hallo3.attention import (
     BACKENDS,
     KERNELS,
     REFUSALS,
-    Backend,
+    AttentionBackend,
     Watched,
-    backend_named,
+    get_backend,
     runnable,
     through_diffusers,
     why_not,
 )
 from hallo3.errors import InputError
 from hallo3.model.layers import sdpa
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 CPU = torch.device("cpu")
 HERE = ("auto", "flash", "math")
@@ -38,7 +38,7 @@ MEASURED = {torch.float32: 4e-7, torch.bfloat16: 2.3e-3, torch.float16: 3e-4, to
 
 
 def tokens(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.from_numpy(named_generator(name).standard_normal(shape, dtype="float32")).to(dtype)
+    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32")).to(dtype)
 
 
 def sides(keys: int, head_dim: int = 64, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,19 +75,19 @@ def test_exact_backends_are_plain_attention(name: str, dtype: torch.dtype, head_
 def test_what_runs_on_a_cpu() -> None:
     assert runnable(CPU, torch.float32, 64) == HERE
     for name in HERE:
-        assert backend_named(name, CPU, torch.float32, 64) is BACKENDS[name]
+        assert get_backend(name, CPU, torch.float32, 64) is BACKENDS[name]
 
 
 def test_a_name_that_is_none_lists_all_that_are() -> None:
     with pytest.raises(InputError, match=r"There is no such attention\.") as raised:
-        backend_named("sdpa", CPU, torch.float32, 64)
+        get_backend("sdpa", CPU, torch.float32, 64)
     assert raised.value.expected == ", ".join(BACKENDS)
 
 
 @pytest.mark.parametrize(("name", "why"), [("cudnn", "No viable backend"), ("sage", "it runs on cuda only")])
 def test_what_cannot_run_is_refused(name: str, why: str) -> None:
     with pytest.raises(InputError, match=r"This attention cannot run here\.") as raised:
-        backend_named(name, CPU, torch.float32, 64)
+        get_backend(name, CPU, torch.float32, 64)
     assert raised.value.found.startswith(f"{name} on cpu in float32: {why}")
     assert raised.value.expected == "auto, flash, math"
     assert "install" not in raised.value.do
@@ -99,7 +99,7 @@ def test_a_missing_library_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     monkeypatch.setattr(backends, "runnable", lambda *_: HERE)
     with pytest.raises(InputError) as raised:
-        backend_named(name, torch.device("cuda"), torch.bfloat16, 64)
+        get_backend(name, torch.device("cuda"), torch.bfloat16, 64)
     assert f"{BACKENDS[name].package} is not installed" in raised.value.found
     assert raised.value.do.startswith(f"install {BACKENDS[name].package}, or choose")
 
@@ -149,11 +149,13 @@ def mistaken(*_: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("attend", [wrong_layout, not_numbers])
 def test_wrong_answers_are_no_attention(attend: Any) -> None:
-    assert "away from plain attention" in why_not(Backend(name="x", attend=attend), CPU, torch.float32, 64)
+    assert "away from plain attention" in why_not(
+        AttentionBackend(name="x", attend=attend), CPU, torch.float32, 64
+    )
 
 
 def test_another_shape_is_no_attention() -> None:
-    found = why_not(Backend(name="x", attend=other_shape), CPU, torch.float32, 64)
+    found = why_not(AttentionBackend(name="x", attend=other_shape), CPU, torch.float32, 64)
     assert found == "it gives the shape [1, 300, 2, 64], not [1, 2, 300, 64]"
 
 
@@ -162,7 +164,7 @@ def test_a_refusal_is_told_in_its_first_sentence(error: type[Exception]) -> None
     def refusing(*_: Tensor) -> Tensor:
         raise error("This GPU is too old. See there.\nTraceback")
 
-    found = why_not(Backend(name="x", attend=refusing), CPU, torch.float32, 64)
+    found = why_not(AttentionBackend(name="x", attend=refusing), CPU, torch.float32, 64)
     assert found == "This GPU is too old"
 
 
@@ -171,7 +173,7 @@ def test_a_refusal_is_told_in_its_first_sentence(error: type[Exception]) -> None
 )
 def test_what_is_no_refusal_is_not_hidden(attend: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        why_not(Backend(name="x", attend=attend), CPU, torch.float32, 64)
+        why_not(AttentionBackend(name="x", attend=attend), CPU, torch.float32, 64)
 
 
 def test_diffusers_knows_every_library_and_none_is_fetched() -> None:
@@ -218,7 +220,7 @@ def test_sage_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(backends, "BACKENDS", {"auto": AUTO, "sage": installed})
     assert runnable(CPU, torch.float32, 64) == ("auto", "sage")
     assert backends.runnable_here(64) == ("auto", "sage (approximate)")
-    attention = Watched(backend_named("sage", CPU, torch.float32, 64))
+    attention = Watched(get_backend("sage", CPU, torch.float32, 64))
     q, k, v = sides(260)
     assert distance(attention(q, k, v), plain(q, k, v)) < 2 * MEASURED[torch.float32]
     assert attention.ran == "sage (approximate)"

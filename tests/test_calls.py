@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from benchmarks.ledger import OnMeta
 from conftest import speech_of
 from hallo3.config import TINY
-from hallo3.model.guidance import PASSES
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.transformer import ReferenceNetwork
 from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.sampling.samplers import SAMPLERS, guided_denoiser
-from hallo3.sampling.schedule import schedule
+from hallo3.sampling.schedule import make_schedule
 from hallo3.settings import settings_for
 from hallo3.text_encoder import TextEncoder
 
@@ -76,7 +76,7 @@ def counting(real: Callable[..., Any], called: Counter[str]) -> Callable[..., An
     return call
 
 
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", GUIDANCE_PASSES)
 def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passes: str) -> None:
     defaults = nano.config.defaults
     settings = replace(settings_for(defaults, steps=STEPS, guidance_scale=3.5), passes=passes)
@@ -99,15 +99,15 @@ def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passe
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", GUIDANCE_PASSES)
 @torch.inference_mode()
 def test_no_step_waits_for_the_device(passes: str, sampler: str) -> None:
     """On meta there is nothing to wait for: whoever asks for a value there fails."""
     there = OnMeta(TINY, steps=STEPS)
-    predict = PASSES[passes](there.dit, *there.prepare())
+    predict = GUIDANCE_PASSES[passes](there.dit, *there.prepare())
     noise = torch.empty_like(there.latents)
     denoise = guided_denoiser(predict, 3.5)
-    made = SAMPLERS[sampler](denoise, there.latents, schedule(STEPS), lambda _: noise, lambda _: None)
+    made = SAMPLERS[sampler](denoise, there.latents, make_schedule(STEPS), lambda _: noise, lambda _: None)
     assert made.shape == there.latents.shape
     with pytest.raises(RuntimeError):
         bool(made.sum() > 0)

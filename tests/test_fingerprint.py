@@ -9,9 +9,9 @@ import torch
 
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component_config import META
-from hallo3.checkpoints.load import read_part
+from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.checkpoints.random_weights import random_state, write_random_set
+from hallo3.checkpoints.random_weights import make_random_state, write_random_set
 from hallo3.config import NANO
 from hallo3.identity_file import NAMES, fingerprint, fingerprint_in, same_model
 from hallo3.model.transformer import Hallo3Transformer
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp8"])
 def test_a_model_is_known_in_any_precision(precision: str, folder: Path) -> None:
-    state = read_part(folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
+    state = read_component(folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
     known = fingerprint_in(folder / "transformer.safetensors")
     assert all(state[name].dtype.itemsize > 1 for name in NAMES)
     assert same_model(known, fingerprint(lambda name: state[name]))
@@ -38,7 +38,7 @@ def test_a_model_is_known_in_the_names_of_the_original(tmp_path: Path) -> None:
     """In bf16, as it is published, against its values before that."""
     whole = write_release(tmp_path, NANO)
     assert whole
-    plain = random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
+    plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
     found = fingerprint_in(ModelFolder(tmp_path).transformer)
     assert same_model(fingerprint(lambda name: plain[name]), found)
 

@@ -15,7 +15,7 @@ from hallo3.geometry import PixelBox
 from hallo3.identity import Identity
 from hallo3.identity_file import read_identity, same_model, write_identity
 from hallo3.media.canvas import Canvas
-from hallo3.media.paste_back import Surroundings
+from hallo3.media.paste_back import PasteBack
 
 SHOWN = torch.zeros(3, 64, 64, dtype=torch.uint8)
 
@@ -28,7 +28,7 @@ def identity() -> Identity:
         space="thumbnail",
         face_embedding=torch.ones(1, 48),
         reference_features=(torch.zeros(1, 4, 8),) * 2,
-        surroundings=Surroundings(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
+        surroundings=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
         overview=SHOWN,
     )
 
@@ -41,14 +41,14 @@ def test_a_sound_one_is_read(identity: Identity, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"surroundings": Surroundings(photograph=SHOWN, place=PixelBox(-100, -100, -50, -50))},
-        {"surroundings": Surroundings(photograph=SHOWN, place=PixelBox(40, 40, 10, 10))},
-        {"surroundings": Surroundings(photograph=SHOWN, place=PixelBox(5, 5, 5, 5))},
-        {"surroundings": Surroundings(photograph=SHOWN, place=PixelBox(0, 0, float("nan"), 9))},
-        {"surroundings": Surroundings(photograph=SHOWN, place=PixelBox(0, 0, 1e300, 9))},
-        {"surroundings": Surroundings(photograph=SHOWN[0], place=PixelBox(0, 0, 9, 9))},
-        {"surroundings": Surroundings(photograph=SHOWN[:, :63], place=PixelBox(0, 0, 9, 9))},
-        {"surroundings": Surroundings(photograph=SHOWN.float(), place=PixelBox(0, 0, 9, 9))},
+        {"surroundings": PasteBack(photograph=SHOWN, place=PixelBox(-100, -100, -50, -50))},
+        {"surroundings": PasteBack(photograph=SHOWN, place=PixelBox(40, 40, 10, 10))},
+        {"surroundings": PasteBack(photograph=SHOWN, place=PixelBox(5, 5, 5, 5))},
+        {"surroundings": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, float("nan"), 9))},
+        {"surroundings": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 1e300, 9))},
+        {"surroundings": PasteBack(photograph=SHOWN[0], place=PixelBox(0, 0, 9, 9))},
+        {"surroundings": PasteBack(photograph=SHOWN[:, :63], place=PixelBox(0, 0, 9, 9))},
+        {"surroundings": PasteBack(photograph=SHOWN.float(), place=PixelBox(0, 0, 9, 9))},
         {"overview": SHOWN[0]},
         {"overview": SHOWN[:, :0]},
         {"overview": SHOWN.float()},

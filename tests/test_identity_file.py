@@ -17,12 +17,12 @@ from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.config import Hallo3Config
 from hallo3.errors import CheckpointError, FaceError, OutputError
-from hallo3.identity import Identity, Made, Portrait, frame_portrait
+from hallo3.identity import Identity, Portrait, Provenance, frame_portrait
 from hallo3.identity_file import check_made_for, fingerprint_in, read_identity, write_identity
 from hallo3.loading import load_models
 from hallo3.models import Models
-from hallo3.noise import seeded_noise
-from hallo3.pipeline import encode_prompt, encode_speech, identify, perform
+from hallo3.noise import make_noise
+from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, perform
 from hallo3.settings import Settings
 from support.short_runs import settings
 
@@ -53,7 +53,7 @@ def portrait(models: Models) -> Portrait:
 @pytest.fixture(scope="module")
 def identity(models: Models, portrait: Portrait) -> Identity:
     with torch.inference_mode():
-        return identify(portrait, models, settings(models), seeded_noise(0))
+        return extract_identity(portrait, models, settings(models), make_noise(0))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_video_is_equal_too(path: Path, identity: Identity, models: Models) 
     def video(who: Identity) -> Tensor:
         with torch.inference_mode():
             speech = encode_speech(speech_of(16000), models)
-            prompt, noise = encode_prompt("", models), seeded_noise(5)
+            prompt, noise = encode_prompt("", models), make_noise(5)
             return torch.cat([f.pixels for f in perform(who, speech, prompt, models, chosen, noise)])
 
     assert torch.equal(video(read_identity(path)), video(identity))
@@ -129,9 +129,17 @@ def test_features_keep_their_type(
 
 
 @pytest.mark.parametrize(
-    "made", [Made(), Made("bf16"), Made("int8", ("int8", "attention sage")), Made("", ("attention_sage",))]
+    "made",
+    [
+        Provenance(),
+        Provenance("bf16"),
+        Provenance("int8", ("int8", "attention sage")),
+        Provenance("", ("attention_sage",)),
+    ],
 )
-def test_how_features_were_made_is_kept(made: Made, path: Path, identity: Identity, tmp_path: Path) -> None:
+def test_how_features_were_made_is_kept(
+    made: Provenance, path: Path, identity: Identity, tmp_path: Path
+) -> None:
     mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     write_identity(replace(identity, made=made), mark, files[0])
     read = read_identity(files[0])
@@ -139,11 +147,11 @@ def test_how_features_were_made_is_kept(made: Made, path: Path, identity: Identi
     write_identity(read, mark, files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
     before = read_identity(path)
-    assert before.made == Made(), "nobody has said"
+    assert before.made == Provenance(), "nobody has said"
     assert before.saved is not None
     assert read.saved is not None
     write_identity(before, mark, files[1])
-    assert (files[0].read_bytes() == files[1].read_bytes()) == (made == Made()), (
+    assert (files[0].read_bytes() == files[1].read_bytes()) == (made == Provenance()), (
         "older files stay as they are"
     )
 

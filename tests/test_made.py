@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hallo3.identity import Identity, Made
+from hallo3.identity import Identity, Provenance
 from hallo3.media.canvas import Canvas
 
 
@@ -28,7 +28,7 @@ def test_what_a_run_does_not_do_itself_is_told(
         space="thumbnail",
         face_embedding=torch.ones(1, 48),
         reference_features=(),
-        made=Made("bf16", made),
+        made=Provenance("bf16", made),
     )
     said = identity.carries(now)
     assert told in said

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from hallo3.errors import InputError
-from hallo3.noise import Purpose, seeded_noise
+from hallo3.noise import Purpose, make_noise
 
 SHAPE = (64, 64)
 SEEDS = (0, 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1)
 
 
 def test_the_same_question_has_the_same_answer_in_any_order() -> None:
-    forwards = [seeded_noise(3)(Purpose.STEP, s, i, SHAPE) for s in range(2) for i in range(2)]
-    noise = seeded_noise(3)
+    forwards = [make_noise(3)(Purpose.STEP, s, i, SHAPE) for s in range(2) for i in range(2)]
+    noise = make_noise(3)
     backwards = [noise(Purpose.STEP, s, i, SHAPE) for s in (1, 0) for i in (1, 0)]
     for one, other in zip(forwards, reversed(backwards), strict=True):
         assert torch.equal(one, other)
@@ -25,7 +25,7 @@ def test_the_same_question_has_the_same_answer_in_any_order() -> None:
 
 def test_every_part_of_the_question_counts() -> None:
     answers = [
-        seeded_noise(seed)(purpose, segment, step, SHAPE)
+        make_noise(seed)(purpose, segment, step, SHAPE)
         for seed in SEEDS
         for purpose in Purpose
         for segment in (0, 1)
@@ -36,9 +36,9 @@ def test_every_part_of_the_question_counts() -> None:
 
 
 def test_draws_are_what_they_say() -> None:
-    uniform = seeded_noise(0)(Purpose.MOTION_MASK, 0, 0, (200, 200))
+    uniform = make_noise(0)(Purpose.MOTION_MASK, 0, 0, (200, 200))
     assert 0 <= float(uniform.min()) < 0.01 < 0.99 < float(uniform.max()) < 1
-    normal = seeded_noise(0)(Purpose.START, 0, 0, (200, 200))
+    normal = make_noise(0)(Purpose.START, 0, 0, (200, 200))
     assert abs(float(normal.mean())) < 0.02
     assert abs(float(normal.std()) - 1) < 0.02
     assert normal.dtype == uniform.dtype == torch.float32
@@ -46,7 +46,7 @@ def test_draws_are_what_they_say() -> None:
 
 def test_the_numbers_stay_what_they_are() -> None:
     """A saved seed must give the same video with the next numpy."""
-    found = seeded_noise(42)(Purpose.START, 1, 0, (4,))
+    found = make_noise(42)(Purpose.START, 1, 0, (4,))
     expected = torch.tensor(STORED)
     assert torch.allclose(found, expected, atol=1e-7)
 
@@ -56,15 +56,15 @@ STORED = [-1.39997935, -0.42306212, -1.24960148, 0.18270253]
 
 def test_global_generators_are_neither_read_nor_moved() -> None:
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    first = seeded_noise(1)(Purpose.START, 0, 0, SHAPE)
+    first = make_noise(1)(Purpose.START, 0, 0, SHAPE)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
     with torch.random.fork_rng():
         torch.manual_seed(99)
-        assert torch.equal(first, seeded_noise(1)(Purpose.START, 0, 0, SHAPE))
+        assert torch.equal(first, make_noise(1)(Purpose.START, 0, 0, SHAPE))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_beyond_64_bits_are_refused(seed: int) -> None:
     with pytest.raises(InputError, match=str(seed)):
-        seeded_noise(seed)
+        make_noise(seed)

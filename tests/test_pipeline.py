@@ -16,12 +16,12 @@ from hallo3.errors import AudioError, FaceError, PortraitError
 from hallo3.face.analyzer import Face, ThumbnailAnalyzer
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.pipeline import Progress, animate
+from hallo3.pipeline import RenderProgress, animate
 from support.short_runs import refusing, settings, video
 
 
 def test_frames_are_as_many_as_the_speech_is_long(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    seen: list[Progress] = []
+    seen: list[RenderProgress] = []
     made = list(animate(portrait, speech, "hi", nano, settings(nano), watch=seen.append))
     assert [len(frames.pixels) for frames in made] == [15, 15, 8]
     everything = torch.cat([frames.pixels for frames in made])
@@ -29,7 +29,7 @@ def test_frames_are_as_many_as_the_speech_is_long(portrait: Tensor, speech: Reco
     assert float(everything.min()) >= 0
     assert float(everything.max()) <= 1
     assert float(everything.std()) > 0.05
-    assert seen == [Progress(s, 3, i, 2) for s in range(3) for i in (1, 2)]
+    assert seen == [RenderProgress(s, 3, i, 2) for s in range(3) for i in (1, 2)]
 
 
 def test_the_same_inputs_give_the_same_frames_whatever_ran_before(

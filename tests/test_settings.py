@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hallo3.errors import InputError
-from hallo3.model.guidance import PASSES
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.settings import Settings
 
 
@@ -13,14 +13,14 @@ def chosen(steps: int = 5, guidance_scale: float = 3.5, **more: object) -> Setti
     return Settings(steps=steps, guidance_scale=guidance_scale, sampler="ddim", **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", GUIDANCE_PASSES)
 def test_every_way_of_computing_both_branches_is_known(name: str) -> None:
     assert chosen(passes=name).passes == name
 
 
 @pytest.mark.parametrize("name", ["Batched", "layer_major", "", "both"])
 def test_another_is_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(InputError, match=" or ".join(PASSES)) as raised:
+    with pytest.raises(InputError, match=" or ".join(GUIDANCE_PASSES)) as raised:
         chosen(passes=name)
     assert raised.value.found == repr(name)
     assert raised.value.do

@@ -13,23 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from conftest import speech_of
-from hallo3.face.analyzer import Face, analyze
+from hallo3.face.analyzer import Face, analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.noise import Purpose, seeded_noise
-from hallo3.pipeline import Stages, animate, encode_prompt, encode_speech, identify, prepare, render
+from hallo3.noise import Purpose, make_noise
+from hallo3.pipeline import Stages, animate, encode_prompt, encode_speech, extract_identity, prepare, render
 from hallo3.quantization.precision import Precision
 from hallo3.segments import Segment
 from support.short_runs import refusing, settings, video
 
 
 def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, Stages]:
-    chosen, noise = settings(models), seeded_noise(0)
+    chosen, noise = settings(models), make_noise(0)
     heard = encode_speech(speech, models)
-    face = analyze(portrait, models.face, models.config.face)
-    identity = identify(frame_portrait(portrait, face, models.config.segment.shape), models, chosen, noise)
+    face = analyze_portrait(portrait, models.face, models.config.face)
+    identity = extract_identity(
+        frame_portrait(portrait, face, models.config.segment.shape), models, chosen, noise
+    )
     prompt = encode_prompt("", models)
     return identity.canvas.pixels, prepare(identity, heard, prompt, models, chosen, noise, lambda _: None)
 
@@ -174,10 +176,10 @@ def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models
     face = Face(mask=half, embedding=torch.ones(1, 48))
     changed = portrait.clone()
     changed[:, :, 40:] = 0
-    noise = seeded_noise(0)
+    noise = make_noise(0)
     with torch.inference_mode():
         framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
-        one, other = (identify(p, nano, settings(nano), noise) for p in framed)
+        one, other = (extract_identity(p, nano, settings(nano), noise) for p in framed)
     pairs = zip(one.reference_features, other.reference_features, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(one.canvas.pixels, other.canvas.pixels)
@@ -185,7 +187,7 @@ def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models
 
 def test_recorded_noise_can_stand_in(portrait: Tensor, speech: Recording, nano: Models) -> None:
     asked: list[tuple[Purpose, int, int]] = []
-    seeded = seeded_noise(0)
+    seeded = make_noise(0)
 
     def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
         asked.append((purpose, segment, step))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hallo3.errors import CheckpointError
-from hallo3.text_encoder import END, FIRST_WORD, PAD, ByteTokenizer, WordTokenizer, tokenizer_named
+from hallo3.text_encoder import END, FIRST_WORD, PAD, ByteTokenizer, WordTokenizer, make_tokenizer
 
 LENGTH = 16
 TOKENIZER = WordTokenizer(2048)
@@ -58,13 +58,13 @@ def test_too_long_a_prompt_is_cut_with_a_warning() -> None:
 
 
 def test_a_file_names_its_tokenizer(tmp_path: Path) -> None:
-    assert tokenizer_named("words", 384, tmp_path)() == WordTokenizer(384)
-    assert isinstance(tokenizer_named("bytes", 384, tmp_path)(), ByteTokenizer)
+    assert make_tokenizer("words", 384, tmp_path)() == WordTokenizer(384)
+    assert isinstance(make_tokenizer("bytes", 384, tmp_path)(), ByteTokenizer)
     with pytest.raises(CheckpointError, match="no folder"):
-        tokenizer_named("t5", 384, tmp_path / "tokenizer")()
+        make_tokenizer("t5", 384, tmp_path / "tokenizer")()
 
 
 @pytest.mark.parametrize("name", ["syllables", "", None, ["words"]])
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path, name: object) -> None:
     with pytest.raises(CheckpointError, match="t5 or words or bytes"):
-        tokenizer_named(name, 384, tmp_path)
+        make_tokenizer(name, 384, tmp_path)

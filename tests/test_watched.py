@@ -14,14 +14,14 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.model.layers import sdpa
 from hallo3.models import Models
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from support.short_runs import video
 
 
 def sides(keys: int) -> tuple[Tensor, Tensor, Tensor]:
     """q [1, 2, 190, 16], k and v [1, 2, keys, 16]."""
     q, k, v = (
-        torch.from_numpy(named_generator(name).standard_normal((1, 2, count, 16), dtype="float32"))
+        torch.from_numpy(make_generator(name).standard_normal((1, 2, count, 16), dtype="float32"))
         for name, count in (("q", 190), ("k", keys), ("v", keys))
     )
     return q, k, v

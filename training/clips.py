@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hallo3.config import Hallo3Config
-from hallo3.face.registry import analyzer_for
+from hallo3.face.registry import create_analyzer
 from hallo3.geometry import SPACE_FACTOR
 from hallo3.media.canvas import drop_pixels
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.segments import SILENT, SegmentPlan
 from hallo3.speech.wav2vec2 import Wav2Vec2, encode_waveform
 from hallo3.vae.autoencoder import VideoVAE
@@ -109,7 +109,7 @@ def encoded(scene: Scene, features: Tensor, name: str, makers: Makers) -> dict[s
     clip = frames[:, :, BEFORE:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        face = analyzer_for(config.face).analyze((portrait[0, :, 0] + 1) / 2)
+        face = create_analyzer(config.face).analyze((portrait[0, :, 0] + 1) / 2)
     masked = ((portrait + 1) / 2 * face.mask) * 2 - 1
     if scene.first:
         shown = [portrait.expand(-1, -1, motion, -1, -1)] * 2
@@ -156,7 +156,7 @@ def _pixels(frames: Pixels) -> Tensor:
 
 def _image_latents(portrait: Tensor, motion: Tensor, name: str, makers: Makers) -> Tensor:
     """Portrait and noisy motion frames with pixels dropped -> [1, C, h, w] (facts 9 and 15)."""
-    r = named_generator(f"motion noise|{name}")
+    r = make_generator(f"motion noise|{name}")
     level = float(torch.exp(torch.tensor(r.normal(NOISE_MEAN, NOISE_SPREAD))))
     noisy = motion + level * torch.from_numpy(r.standard_normal(tuple(motion.shape), dtype="float32"))
     draw = torch.from_numpy(r.random(tuple(motion.shape[-2:]), dtype="float32"))

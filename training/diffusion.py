@@ -18,7 +18,7 @@ from hallo3.config import TEXT_ENCODERS, Hallo3Config
 from hallo3.model.embeddings import rotary_tables
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.text_encoder import WordTokenizer, build_t5
 
 from .clips import Clips, spread, windows_of
@@ -96,7 +96,7 @@ class Lessons:
 
     def batch(self, step: int, text: nn.Module) -> tuple[Batch, Tensor, torch.Generator]:
         """A batch with its dropouts, the latents' weights, and the generator for the rest."""
-        r = named_generator(f"{self.seed}|{NAME}|{step}")
+        r = make_generator(f"{self.seed}|{NAME}|{step}")
         picked = torch.from_numpy(r.integers(0, len(self.clips), BATCH))
         device = next(text.parameters()).device
         kept = {key: values[picked].float().to(device) for key, values in self.clips.tensors.items()}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -82,7 +82,7 @@ class Pose(NamedTuple):
 
 def person_named(name: str) -> Person:
     """The same name is the same person."""
-    r = named_generator(f"person|{name}")
+    r = make_generator(f"person|{name}")
     skin = SKINS[r.integers(len(SKINS))]
     return Person(
         skin=_varied(r, skin, 8),

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from behaviour.mouth import SPECTRUM, cut, mouth_of, normalised, spectra
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import BUILT_IN, BUILT_IN_SPEECH
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.segments import SegmentPlan, frame_count
 from hallo3.speech.wav2vec2 import Wav2Vec2, _layers, build_wav2vec2, encode_waveform, stretch
 
@@ -61,7 +61,7 @@ class Hearing(nn.Module):
         self.network = build_wav2vec2(BUILT_IN_SPEECH)
         sizes = BUILT_IN_SPEECH["hidden_size"] * BUILT_IN_SPEECH["num_hidden_layers"]
         self.head = nn.Linear(sizes, 2 + MELS, device="meta")
-        state = random_state(self, f"{seed}|{NAME}")
+        state = make_random_state(self, f"{seed}|{NAME}")
         for key, values in state.items():
             if "conv_layers" in key and values.ndim > 1:
                 state[key] = math.sqrt(2) * values  # GELU halves the power
@@ -93,7 +93,7 @@ class Lessons:
 
     def batch(self, step: int) -> tuple[Tensor, Heard]:
         """Normalised, roughened waveforms [B, samples], and what is to be heard in the clean ones."""
-        r = named_generator(f"{self.seed}|{NAME}|{step}")
+        r = make_generator(f"{self.seed}|{NAME}|{step}")
         frames = LENGTHS[r.integers(len(LENGTHS))]
         inputs, targets = zip(*(self._crop(r, frames) for _ in range(BATCH)), strict=True)
         opened, wide, mel, speaks = (torch.from_numpy(np.stack(part)) for part in zip(*targets, strict=True))
@@ -172,7 +172,7 @@ def evaluate(hearing: Hearing, voices: Iterable[Path], decibels: float = 15.0) -
 
     ``open*`` and ``wide*`` (frames that are open) are correlations, ``nobody`` the opening in pure noise.
     """
-    sounds, r = sounds_named("evaluate", SAMPLE_RATE), named_generator("evaluate")
+    sounds, r = sounds_named("evaluate", SAMPLE_RATE), make_generator("evaluate")
     found: dict[str, list[tuple[NDArray[np.float32], ...]]] = {"": [], "_noisy": []}
     for path in voices:
         clean = utterance(path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 from .faces import Pose
 
@@ -28,7 +28,7 @@ def poses(
     name: str, opening: Sequence[float], width: Sequence[float], first: Pose | None = None
 ) -> list[Pose]:
     """A pose a frame. With ``first`` the head starts where that pose has it."""
-    r = named_generator(f"motion|{name}")
+    r = make_generator(f"motion|{name}")
     frames = len(opening)
     x, y, tilt = (_sway(r, frames) * scale for scale in (SWAY, SWAY * 0.7, TILT))
     if first is not None:
@@ -44,7 +44,7 @@ def poses(
 
 def wandering(name: str, frames: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Openings and widths of a mouth that follows no speech: for who learns only what mouths look like."""
-    r = named_generator(f"wandering|{name}")
+    r = make_generator(f"wandering|{name}")
     knots = np.arange(0, frames + 4, 3)
     opening = np.interp(np.arange(frames), knots, r.random(len(knots)) * (r.random(len(knots)) > 0.25))
     width = np.interp(np.arange(frames), knots, r.random(len(knots)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from behaviour.mouth import Mouth, mouth_of
 from hallo3.config import SegmentConfig
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.segments import SILENT, frame_count
 
 from .faces import Pixels, Pose, mouth_box, person_named
@@ -39,7 +39,7 @@ class Recording:
 
 def recording_named(name: str, voices: Sequence[Path], sounds: Sounds, config: SegmentConfig) -> Recording:
     """One to eight utterances with pauses; two of five in another room or neighbourhood."""
-    r = named_generator(f"recording|{name}")
+    r = make_generator(f"recording|{name}")
     parts: list[Waveform] = []
     for _ in range(int(r.integers(1, 9))):
         parts.append(utterance(voices[r.integers(len(voices))]))
@@ -80,7 +80,7 @@ class Scene:
 
 def scene_named(name: str, recording: Recording, config: SegmentConfig) -> Scene:
     """A quarter are a video's first segment, whose motion frames are the portrait standing still."""
-    r = named_generator(f"scene|{name}")
+    r = make_generator(f"scene|{name}")
     first = bool(r.random() < FIRST_SHARE)
     start = 0 if first and r.random() < 0.5 else int(r.integers(max(1, len(recording) - config.new_frames)))
     heard = range(start - config.motion_frames, start + config.new_frames)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter
 
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 Waveform = NDArray[np.float32]
 
@@ -83,7 +83,7 @@ def sounds_named(name: str, sample_rate: int) -> Sounds:
     frequency[0] = frequency[1]
     pools: dict[str, Waveform] = {}
     for colour, power in COLOURS.items():
-        drawn = named_generator(f"{name}|{colour}").standard_normal(POOL, dtype=np.float32)
+        drawn = make_generator(f"{name}|{colour}").standard_normal(POOL, dtype=np.float32)
         shaped = np.fft.irfft(np.fft.rfft(drawn) / np.maximum(frequency, 20.0) ** power, POOL)
         pools[colour] = ((shaped - shaped.mean()) / shaped.std()).astype(np.float32)
     return Sounds(pools, sample_rate)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.config import VAEConfig
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 
 from .optim import Average, Optimiser
@@ -121,7 +121,7 @@ def _learn(
     average = Average(learning, 0.998)
 
     def step(index: int) -> dict[str, float]:
-        r = named_generator(f"{run.seed}|{run.name}|{index}")
+        r = make_generator(f"{run.seed}|{run.name}|{index}")
         piece = cut_out(pool, lesson_at(lessons, index), r).to(run.device)
         noise = torch.Generator().manual_seed(int(r.integers(2**31)))
         with torch.autocast(run.device.type, torch.bfloat16):

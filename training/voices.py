@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hallo3.errors import InputError
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 from .sentences import LANGUAGES, SPLITS, sentence
 
@@ -51,12 +51,12 @@ def utterance_named(split: str, number: int, attempt: int = 0) -> Utterance:
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: {', '.join(SPLITS)}")
-    r = named_generator(f"voice|{split}|{number}")
+    r = make_generator(f"voice|{split}|{number}")
     english = bool(r.random() < ENGLISH_SHARE[split])
     names = [name for name in LANGUAGES if name.startswith("en") == english]
     language = names[r.integers(len(names))]
     variant = VARIANTS[split][r.integers(len(VARIANTS[split]))]
-    r = named_generator(f"utterance|{split}|{number}|{attempt}")
+    r = make_generator(f"utterance|{split}|{number}|{attempt}")
     return Utterance(
         text=sentence(r, language, split, int(r.integers(2, 4))),
         voice=f"{language}+{variant}",

@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..config import ARE
+from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
 from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
-from .source import Source, small_text
+from .source import CheckpointSource, small_text
 
 ENDINGS = (".weight_scale", ".scale_weight")
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
@@ -24,7 +24,7 @@ _FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
 _LONGEST_NOTE = 4096
 
 
-def without_scales(own: Mapping[str, str], source: Source) -> tuple[dict[str, str], dict[str, str]]:
+def without_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
     """Of a part's names (each with its name in the file): the scale of each scaled tensor, both by their
     names in the file, and the names that remain.
 
@@ -63,7 +63,7 @@ def multiplied(stored: Tensor, scale: Tensor) -> Tensor:
     return stored.float() * scale
 
 
-def _check_format(name: str, key: str, source: Source) -> None:
+def _check_format(name: str, key: str, source: CheckpointSource) -> None:
     layer = name.removesuffix(_FORMAT)
     if source.entries[key].nbytes > _LONGEST_NOTE:
         raise _unfit(layer, "a note of many bytes", "a word for how it is quantised")
@@ -112,7 +112,7 @@ OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredPart:
+class StoredComponent:
     """A part in a source.
 
     ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which
@@ -120,7 +120,7 @@ class StoredPart:
     what the file or one beside it says of itself, if anything.
     """
 
-    source: Source
+    source: CheckpointSource
     naming: Naming
     prefix: str
     made: Mapping[str, Assembly]
@@ -177,11 +177,11 @@ class StoredPart:
         return narrowed(stored, dtype, name) if stored.is_floating_point() else stored
 
 
-def find_parts(source: Source) -> dict[str, StoredPart]:
+def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:
     """Every part that a source holds. Raises ``CheckpointError`` for names or scales that are not read."""
-    said = said_of_itself(source.metadata, source.files[0].path)
+    said = read_own_config(source.metadata, source.files[0].path)
     names = source.entries.keys()
-    found: dict[str, StoredPart] = {}
+    found: dict[str, StoredComponent] = {}
     for naming in NAMINGS:
         prefix = naming.prefix_in(names)
         if prefix is None or naming.part in found:
@@ -192,31 +192,31 @@ def find_parts(source: Source) -> dict[str, StoredPart]:
     return found
 
 
-def find_part(source: Source, part: str) -> StoredPart:
+def find_component(source: CheckpointSource, part: str) -> StoredComponent:
     """One part of a source. Raises ``CheckpointError`` that says what the source is instead."""
-    found = find_parts(source)
+    found = find_components(source)
     if part in found:
         return found[part]
     names = list(source.entries)
     raise CheckpointError(
         "This file holds another part of the model, or another model.",
-        found=f"{source.path.name}: {looks_like(names, found)}",
-        expected=ARE[part],
+        found=f"{source.path.name}: {matching_naming(names, found)}",
+        expected=COMPONENT_TITLES[part],
         do=f"choose the file that holds it; its first tensors here are {', '.join(names[:3])[:200]}",
     )
 
 
-def looks_like(names: Collection[str], found: Collection[str]) -> str:
+def matching_naming(names: Collection[str], found: Collection[str]) -> str:
     """What a file's tensors seem to be."""
     if found:
-        return " and ".join(ARE[part] for part in found)
+        return " and ".join(COMPONENT_TITLES[part] for part in found)
     for mark, what in LOOKS_LIKE:
         if any(name.endswith(mark) for name in names):
             return f"{len(names)} tensors that look like {what}"
     return f"{len(names)} tensors of another model"
 
 
-def said_of_itself(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any] | None:
+def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any] | None:
     """What a file's metadata say it is, else what a JSON file beside it says; None where neither does."""
     text = metadata.get(METADATA_KEY)
     if text is not None:
@@ -243,13 +243,15 @@ def _object(text: str) -> Mapping[str, Any] | None:
     return cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
 
 
-def _stored(source: Source, naming: Naming, prefix: str, said: Mapping[str, Any] | None) -> StoredPart:
+def _stored(
+    source: CheckpointSource, naming: Naming, prefix: str, said: Mapping[str, Any] | None
+) -> StoredComponent:
     own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
     dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
     scales, plain = without_scales({name: key for name, key in own.items() if name not in dropped}, source)
     made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
     mine = said if said is not None and said.get("part", naming.part) == naming.part else None
-    return StoredPart(
+    return StoredComponent(
         source=source,
         naming=naming,
         prefix=prefix,

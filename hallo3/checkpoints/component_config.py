@@ -9,7 +9,15 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..config import ARE, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, TrunkConfig, VAEConfig, from_dict
+from ..config import (
+    COMPONENT_TITLES,
+    SPEECH_ENCODERS,
+    TEXT_ENCODERS,
+    Hallo3Config,
+    TrunkConfig,
+    VAEConfig,
+    from_dict,
+)
 from ..errors import CheckpointError, Hallo3Error
 from ..geometry import LatentShape
 from ..model.layers import Layers
@@ -17,12 +25,12 @@ from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..speech.wav2vec2 import build_wav2vec2
 from ..text_encoder import build_t5, untied
 from ..vae.autoencoder import build_vae
-from .component import StoredPart, find_part
+from .component import StoredComponent, find_component
 from .load import check_shapes, shapes_of
 from .source import open_source
 
 META = Layers(device="meta")
-RELEASED: dict[str, dict[str, Any]] = {
+RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "reference": {},
     "vae": {},
@@ -37,11 +45,11 @@ def build_reference(trunk: TrunkConfig, latent: LatentShape) -> ReferenceNetwork
     return ReferenceNetwork(trunk, latent, META)
 
 
-def config_of(found: StoredPart) -> dict[str, Any]:
+def get_config(found: StoredComponent) -> dict[str, Any]:
     """A part's configuration: its file's, one in a JSON file beside it, or else the released model's."""
     said = found.said
     if said is None:
-        return dict(RELEASED[found.part])
+        return dict(RELEASED_CONFIGS[found.part])
     config: Any = said.get("config")
     if "part" not in said and isinstance(config, Mapping):  # a whole model's, beside the original's files
         whole = cast("Mapping[str, Any]", config)
@@ -53,7 +61,7 @@ def config_of(found: StoredPart) -> dict[str, Any]:
             expected="an object with the model's sizes",
             do="use a file written by `hallo3 convert`",
         )
-    return {**RELEASED[found.part], **cast("Mapping[str, Any]", config)}
+    return {**RELEASED_CONFIGS[found.part], **cast("Mapping[str, Any]", config)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,22 +80,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-def part(path: Path, name: str) -> dict[str, Any]:
+def read_component_config(path: Path, name: str) -> dict[str, Any]:
     """The configuration of a part in a file or folder.
 
     Raises ``CheckpointError`` for a file that holds another part, or is no weights file.
     """
     with open_source(path) as source:
-        return config_of(find_part(source, name))
+        return get_config(find_component(source, name))
 
 
-def model_config(path: Path, name: str = "transformer") -> Hallo3Config:
+def read_model_config(path: Path, name: str = "transformer") -> Hallo3Config:
     """The configuration of the model that a file holds a part of; the released model's if it says nothing.
     Raises ``CheckpointError``."""
-    return from_dict(Hallo3Config, part(path, name), name)
+    return from_dict(Hallo3Config, read_component_config(path, name), name)
 
 
-def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
+def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
     """A part's network without memory. Raises ``CheckpointError`` for a configuration that is none."""
     try:
         return _EMPTY[name](config)
@@ -102,21 +110,21 @@ def empty(name: str, config: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
-def check_fit(found: StoredPart, config: Mapping[str, Any]) -> None:
+def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
     """Refuse a part whose tensors are not those of its configuration, by name and shape alone. Raises
     ``CheckpointError``."""
-    network = empty(found.part, config)
+    network = build_on_meta(found.part, config)
     floating = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     for name in found.made:
         if name in floating and not found.dtype(name).is_floating_point and not found.scaled(name):
             raise CheckpointError(
-                f"These weights are not {ARE[found.part]}.",
+                f"These weights are not {COMPONENT_TITLES[found.part]}.",
                 found=f"{name} of whole numbers, without a scale",
                 expected="floating point numbers, or whole ones with their scale",
                 do="use a file in bf16, fp16, fp32 or scaled fp8",
             )
     try:
-        check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), ARE[found.part])
+        check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part])
     except CheckpointError as error:
         if found.said is not None:
             raise
@@ -129,8 +137,8 @@ def check_fit(found: StoredPart, config: Mapping[str, Any]) -> None:
 def check_file(path: Path, name: str) -> None:
     """Refuse a file of other shapes before anything is loaded from it. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        found = find_part(source, name)
-        check_fit(found, config_of(found))
+        found = find_component(source, name)
+        check_fit(found, get_config(found))
 
 
 def _transformer(config: Mapping[str, Any]) -> nn.Module:

@@ -25,8 +25,8 @@ from torch import Tensor
 from ..errors import OutputError
 from ..quantization.precision import Precision
 from ..quantization.quantize import FP8, fp8_scale, to_fp8
-from ..storage.atomic import FULL, SYSTEM, UNFINISHED, write_whole
-from .component import METADATA_KEY, StoredPart, narrowed
+from ..storage.atomic import FULL, SYSTEM, UNFINISHED, write_atomic
+from .component import METADATA_KEY, StoredComponent, narrowed
 from .tensor_entry import header_bytes
 from .verify import Watch, unwatched
 
@@ -37,7 +37,7 @@ FORMAT = json.dumps({"format": "float8_e4m3fn"}).encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class OutputTensor:
     """A tensor to be written: ``blocks`` makes its elements, flat, in order."""
 
     name: str
@@ -52,11 +52,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OutputFile:
     """A whole file to be written: its header, and then its items one after the other."""
 
     header: bytes
-    items: tuple[Item, ...]
+    items: tuple[OutputTensor, ...]
 
     @property
     def size(self) -> int:
@@ -82,14 +82,14 @@ class Recipe:
         return frozenset(accumulate(sizes, initial=len(self.header)))
 
 
-def recipe(
-    found: StoredPart, precision: Precision, says: Mapping[str, Any], watch: Watch = unwatched
-) -> Recipe:
+def plan_output(
+    found: StoredComponent, precision: Precision, says: Mapping[str, Any], watch: Watch = unwatched
+) -> OutputFile:
     """How a part is written in a precision; ``says`` becomes the file's metadata.
 
     For fp8 every matrix is read once here, to find its scale. Raises ``CheckpointError``.
     """
-    items: list[Item] = []
+    items: list[OutputTensor] = []
     scratch = torch.empty(BLOCK if precision.held_as else 0)
     for name in found.made:
         if precision.held(name):
@@ -98,10 +98,10 @@ def recipe(
             items.append(_plain(found, name, precision.compute))
     items.sort(key=lambda item: -item.dtype.itemsize)  # so that each begins where its type may
     names = ((item.name, item.dtype, item.shape) for item in items)
-    return Recipe(header_bytes(names, {METADATA_KEY: json.dumps(says)}), tuple(items))
+    return OutputFile(header_bytes(names, {METADATA_KEY: json.dumps(says)}), tuple(items))
 
 
-def _plain(found: StoredPart, name: str, compute: torch.dtype) -> Item:
+def _plain(found: StoredComponent, name: str, compute: torch.dtype) -> OutputTensor:
     stored = found.dtype(name)
     dtype = compute if stored.is_floating_point or found.scaled(name) else stored
 
@@ -112,10 +112,10 @@ def _plain(found: StoredPart, name: str, compute: torch.dtype) -> Item:
         for piece in found.pieces(name, BLOCK):
             yield narrowed(piece, dtype, name)
 
-    return Item(name, dtype, found.made[name].shape, blocks)
+    return OutputTensor(name, dtype, found.made[name].shape, blocks)
 
 
-def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> list[Item]:
+def _eight_bit(found: StoredComponent, name: str, scratch: Tensor, watch: Watch) -> list[OutputTensor]:
     """The matrix, its scale, and the note by which ComfyUI knows both. ``scratch`` holds a block in float32:
     made anew each time, blocks of many sizes leave holes in memory that add up."""
     layer = name.removesuffix(".weight")
@@ -140,13 +140,13 @@ def _eight_bit(found: StoredPart, name: str, scratch: Tensor, watch: Watch) -> l
             yield to_fp8(scratch[: len(piece)].copy_(piece), scale)
 
     return [
-        Item(name, FP8, found.made[name].shape, blocks),
-        Item(f"{layer}.weight_scale", torch.float32, (), lambda: iter([scale.reshape(1)])),
-        Item(f"{layer}.comfy_quant", torch.uint8, (len(FORMAT),), lambda: iter([note])),
+        OutputTensor(name, FP8, found.made[name].shape, blocks),
+        OutputTensor(f"{layer}.weight_scale", torch.float32, (), lambda: iter([scale.reshape(1)])),
+        OutputTensor(f"{layer}.comfy_quant", torch.uint8, (len(FORMAT),), lambda: iter([note])),
     ]
 
 
-def _values(found: StoredPart, name: str) -> Iterator[Tensor]:
+def _values(found: StoredComponent, name: str) -> Iterator[Tensor]:
     if found.scaled(name):
         return iter(cast("tuple[Tensor, ...]", found.tensor(name, torch.float32).flatten().split(BLOCK)))
     return found.pieces(name, BLOCK)
@@ -160,7 +160,7 @@ SAFE_EVERY = 256 << 20
 """Bytes after which what was written is made safe."""
 
 
-def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
+def write_output(recipe: OutputFile, path: Path, watch: Watch = unwatched) -> None:
     """The file at ``path``, going on where an earlier call of the same recipe was stopped.
 
     Raises ``OutputError`` if it cannot be written; what was written stays for the next call.
@@ -191,7 +191,7 @@ def write_recipe(recipe: Recipe, path: Path, watch: Watch = unwatched) -> None:
         ) from error
 
 
-def _write(recipe: Recipe, file: IO[bytes], start: int, crc: int, notes: Path, watch: Watch) -> None:
+def _write(recipe: OutputFile, file: IO[bytes], start: int, crc: int, notes: Path, watch: Watch) -> None:
     file.seek(start)
     file.truncate()
     unsafe, position = 0, start
@@ -208,7 +208,7 @@ def _write(recipe: Recipe, file: IO[bytes], start: int, crc: int, notes: Path, w
     _make_safe(file)
 
 
-def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> tuple[int, int]:
+def _safe(notes: Path, recipe: OutputFile, file: IO[bytes]) -> tuple[int, int]:
     """How many bytes of this very recipe are in the unfinished file, by its journal and by their own
     checksum, which is the second value."""
     try:
@@ -227,12 +227,12 @@ def _safe(notes: Path, recipe: Recipe, file: IO[bytes]) -> tuple[int, int]:
     return (written, crc) if found == crc and not left else (0, 0)
 
 
-def _note(notes: Path, recipe: Recipe, written: int, crc: int) -> None:
+def _note(notes: Path, recipe: OutputFile, written: int, crc: int) -> None:
     note = {"recipe": _name(recipe), "written": written, "crc": crc}
-    write_whole(notes, [json.dumps(note).encode()])
+    write_atomic(notes, [json.dumps(note).encode()])
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: OutputFile) -> str:
     """By which a recipe is known again: its header says all that decides the file."""
     return sha256(recipe.header).hexdigest()
 

@@ -16,7 +16,7 @@ UNFINISHED = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".dow
 """What programs that download add to the name of a file that is not finished."""
 
 
-class Kind(Enum):
+class FileFormat(Enum):
     """The containers that are read."""
 
     ZIP = "a zip archive, as torch.save writes"
@@ -24,7 +24,7 @@ class Kind(Enum):
     GGUF = "a GGUF file"
 
 
-_MAGIC: tuple[tuple[bytes, Kind], ...] = ((b"PK\x03\x04", Kind.ZIP), (b"GGUF", Kind.GGUF))
+_MAGIC: tuple[tuple[bytes, FileFormat], ...] = ((b"PK\x03\x04", FileFormat.ZIP), (b"GGUF", FileFormat.GGUF))
 
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (
@@ -73,7 +73,7 @@ def open_regular(path: Path) -> io.FileIO:
         raise _absent(path, error) from error
 
 
-def kind_of(path: Path, head: bytes, size: int) -> Kind:
+def detect_format(path: Path, head: bytes, size: int) -> FileFormat:
     """What the file is. Raises ``CheckpointError`` naming what else it is."""
     waiting = unfinished_sibling(path)
     if waiting is not None:
@@ -87,7 +87,7 @@ def kind_of(path: Path, head: bytes, size: int) -> Kind:
         if head.startswith(magic):
             return kind
     if looks_like_safetensors(head, size):
-        return Kind.SAFETENSORS
+        return FileFormat.SAFETENSORS
     found, do = _foreign(head, size)
     raise CheckpointError(
         f"{path.name} holds no weights that can be read.",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
-from .tensor_entry import Entry, check_shape, damaged
+from .tensor_entry import TensorEntry, check_shape, damaged
 
 LARGEST_HEADER = 64 << 20
 MOST_TENSORS, MOST_FIELDS, MOST_TEXTS = 20_000, 4_096, 1_000_000
@@ -63,7 +63,7 @@ class _Cursor:
             raise damaged(f"a GGUF header that goes on beyond {self._end:,} bytes", "one inside the file")
 
 
-def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Tensors of a GGUF file of ``size`` bytes, and its architecture; ``read(offset, size)`` reads it.
 
     Raises ``DependencyError`` without the library, ``CheckpointError`` for a file that contradicts itself.
@@ -124,7 +124,7 @@ def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, cursor.number("<I"), cursor.number("<Q")
 
 
-def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset: int) -> Entry:
+def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset: int) -> TensorEntry:
     try:
         kind = library.GGMLQuantizationType(number)
         per, size = library.GGML_QUANT_SIZES[kind]
@@ -134,14 +134,14 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
         ) from error
     plain = _PLAIN.get(str(kind.name))
     if plain is not None:
-        return Entry(plain, shape, offset)
+        return TensorEntry(plain, shape, offset)
     if not shape or shape[-1] % per:
         raise damaged(f"{name[:80]!r} of {list(shape)} in groups of {per}", "whole groups in every row")
     stored = math.prod(shape) // per * size
-    return Entry(torch.float32, shape, offset, quantised=str(kind.name), stored=stored)
+    return TensorEntry(torch.float32, shape, offset, quantised=str(kind.name), stored=stored)
 
 
-def dequantised(raw: Tensor, entry: Entry) -> Tensor:
+def dequantize(raw: Tensor, entry: TensorEntry) -> Tensor:
     """A quantised tensor's bytes -> its values in float32. Raises ``CheckpointError`` for a kind that the
     library cannot turn into floats."""
     library = _library()

@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ARE
-from ..errors import CheckpointError, clean
-from .component import StoredPart, find_parts, looks_like
-from .component_config import check_fit, config_of
+from ..config import COMPONENT_TITLES
+from ..errors import CheckpointError, sanitize
+from .component import StoredComponent, find_components, matching_naming
+from .component_config import check_fit, get_config
 from .locate import RELEASE
-from .source import Source, open_source
-from .tensor_entry import NAMES, Entry
+from .source import CheckpointSource, open_source
+from .tensor_entry import NAMES, TensorEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPart:
+class FoundComponent:
     """A part in a file. ``wrong`` says why it cannot be used as it is, empty if it can."""
 
     part: str
@@ -41,7 +41,7 @@ class Inspection:
     kind: str
     tensors: int
     numbers: dict[str, int]
-    parts: tuple[FoundPart, ...]
+    parts: tuple[FoundComponent, ...]
     other: str
     beside: tuple[str, ...]
     metadata: tuple[str, ...]
@@ -50,7 +50,7 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """Look at a file's structure. Raises ``CheckpointError`` for what is no weights file."""
     with open_source(path) as source:
-        parts = find_parts(source)
+        parts = find_components(source)
         return Inspection(
             path=str(path),
             files=len(source.files),
@@ -59,19 +59,19 @@ def inspect(path: Path) -> Inspection:
             tensors=len(source.entries),
             numbers=_numbers(source.entries.values()),
             parts=tuple(_found(part, source) for part in parts.values()),
-            other="" if parts else looks_like(list(source.entries), parts),
+            other="" if parts else matching_naming(list(source.entries), parts),
             beside=tuple(sorted({name for file in source.files for name in file.beside})),
             metadata=tuple(sorted(source.metadata)),
         )
 
 
-def as_text(seen: Inspection) -> str:
+def format_inspection(seen: Inspection) -> str:
     """For people to read."""
     several = f"{seen.files} files, " if seen.files > 1 else ""
     lines = [f"{seen.path}", f"  {seen.kind}, {several}{seen.size:,} bytes, {seen.tensors:,} tensors"]
     lines.append(f"  numbers   {_shares(seen.numbers)}")
     for part in seen.parts:
-        lines.append(f"  {part.part}: {ARE[part.part]}, {part.names} names")
+        lines.append(f"  {part.part}: {COMPONENT_TITLES[part.part]}, {part.names} names")
         left = f", {part.left_out} left out" if part.left_out else ""
         lines.append(
             f"    {part.tensors:,} tensors, {part.parameters:,} parameters{left}: {_shares(part.numbers)}"
@@ -84,12 +84,12 @@ def as_text(seen: Inspection) -> str:
         lines.append(f"  besides tensors: {', '.join(seen.beside)}"[:300])
     if seen.metadata:
         lines.append(f"  metadata  {', '.join(seen.metadata)}"[:300])
-    return "\n".join(clean(line) for line in lines)
+    return "\n".join(sanitize(line) for line in lines)
 
 
-def _found(found: StoredPart, source: Source) -> FoundPart:
+def _found(found: StoredComponent, source: CheckpointSource) -> FoundComponent:
     used = [source.entries[key] for made in found.made.values() for key, _, _ in made.stretches[:1]]
-    return FoundPart(
+    return FoundComponent(
         part=found.part,
         names=found.naming.origin,
         tensors=len(found.made),
@@ -100,15 +100,15 @@ def _found(found: StoredPart, source: Source) -> FoundPart:
     )
 
 
-def _wrong(found: StoredPart) -> str:
+def _wrong(found: StoredComponent) -> str:
     try:
-        check_fit(found, config_of(found))
+        check_fit(found, get_config(found))
     except CheckpointError as error:
         return f"{error.headline} {error.found}"
     return ""
 
 
-def _numbers(entries: Iterable[Entry]) -> dict[str, int]:
+def _numbers(entries: Iterable[TensorEntry]) -> dict[str, int]:
     counted: Counter[str] = Counter()
     for entry in entries:
         counted[entry.quantised or NAMES[entry.dtype]] += entry.span

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..config import ARE
+from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
 
 _PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}
@@ -298,12 +298,12 @@ class Naming:
 
 
 def _as_they_are(part: str) -> KeyMap:
-    return KeyMap(ARE[part], (rename("{rest}", "{rest}"),))
+    return KeyMap(COMPONENT_TITLES[part], (rename("{rest}", "{rest}"),))
 
 
 _T5_TIE: Rule = drop("encoder.embed_tokens.weight", "the same table as shared.weight")
 _T5 = KeyMap(
-    ARE["text_encoder"],
+    COMPONENT_TITLES["text_encoder"],
     (
         rename("shared.weight", "shared.weight"),
         _T5_TIE,
@@ -316,7 +316,7 @@ _T5 = KeyMap(
 _GGUF_BLOCK, _T5_BLOCK = "enc.blk.{i}", "encoder.block.{i}.layer"
 _T5_ATTENTION = f"{_T5_BLOCK}.0.SelfAttention"
 _T5_GGUF = KeyMap(
-    ARE["text_encoder"],
+    COMPONENT_TITLES["text_encoder"],
     (
         rename("token_embd.weight", "shared.weight"),
         rename("enc.output_norm.weight", "encoder.final_layer_norm.weight"),
@@ -338,7 +338,7 @@ _GAIN, _DIRECTION = (f"{_POSITIONS}.parametrizations.weight.original{n}" for n i
 
 def _wav2vec2(gain: str, direction: str) -> KeyMap:
     return KeyMap(
-        ARE["speech_encoder"],
+        COMPONENT_TITLES["speech_encoder"],
         (
             rename("feature_extractor.{rest}", "feature_extractor.{rest}"),
             rename("feature_projection.{rest}", "feature_projection.{rest}"),

@@ -13,10 +13,10 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, OutputError
-from ..quantization.precision import Holding, Precision
-from .component import METADATA_KEY, StoredPart, find_part, said_of_itself
-from .source import Source, open_source
-from .verify import Examined
+from ..quantization.precision import Precision, QuantizationScheme
+from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
+from .source import CheckpointSource, open_source
+from .verify import FileVerifier
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -41,7 +41,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        said = said_of_itself(source.metadata, path)
+        said = read_own_config(source.metadata, path)
     if said is None:
         raise CheckpointError(
             "The weights file does not say what it is.",
@@ -52,8 +52,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(said)
 
 
-def read_part(
-    path: Path, part: str, precision: Precision, examined: Examined | None = None
+def read_component(
+    path: Path, part: str, precision: Precision, examined: FileVerifier | None = None
 ) -> dict[str, Tensor]:
     """A part's tensors under our names, from any file or folder that holds it.
 
@@ -62,26 +62,26 @@ def read_part(
     before. Raises ``CheckpointError``.
     """
     with open_source(path) as source:
-        found = find_part(source, part)
+        found = find_component(source, part)
         if examined is not None:
             _look_through(source, examined)
         state: dict[str, Tensor] = {}
         for name in found.made:
-            state.update(held(found, name, precision))
+            state.update(read_tensor(found, name, precision))
     return state
 
 
-def look_through(path: Path, examined: Examined) -> list[str]:
+def verify_component(path: Path, examined: FileVerifier) -> list[str]:
     """Have a part's files examined, unless they were before: their SHA-256. Raises ``CheckpointError``."""
     with open_source(path) as source:
         return _look_through(source, examined)
 
 
-def _look_through(source: Source, examined: Examined) -> list[str]:
+def _look_through(source: CheckpointSource, examined: FileVerifier) -> list[str]:
     return [examined.hash_of(file) for file in source.files]
 
 
-def held(found: StoredPart, name: str, precision: Precision) -> dict[str, Tensor]:
+def read_tensor(found: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:
     """One tensor of a part as a precision holds it, with its scale if it is held in eight bits."""
     if precision.held_as is not None and precision.held(name):
         return _eight_bit(found, name, precision.held_as)
@@ -95,7 +95,7 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _eight_bit(found: StoredPart, name: str, holding: Holding) -> dict[str, Tensor]:
+def _eight_bit(found: StoredComponent, name: str, holding: QuantizationScheme) -> dict[str, Tensor]:
     scale, rows = found.scale(name), found.made[name].shape[0]
     if holding.keeps(found.dtype(name), scale, rows):
         numbers, scales = found.stored(name), holding.scales(scale, rows)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import PARTS
+from ..config import COMPONENTS
 from .source import DEEPSPEED
 
 REPOSITORY = "fudan-generative-ai/hallo3"
@@ -15,7 +15,7 @@ PAGE = f"https://huggingface.co/{REPOSITORY}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class ReleasedComponent:
     """A part as it is published: ``files`` in the repository, ``parameters`` that are needed of it, and the
     ``folder`` among ComfyUI's models. ``matrices`` of the parameters become fp8 where that is asked for."""
 
@@ -33,30 +33,30 @@ class Published:
 
 _CHECKPOINT = ("hallo3/latest", "hallo3/1/mp_rank_00_model_states.pt")
 
-RELEASE: dict[str, Published] = {
-    "transformer": Published(
+RELEASE: dict[str, ReleasedComponent] = {
+    "transformer": ReleasedComponent(
         files=_CHECKPOINT,
         parameters=8_921_057_344,
         folder="diffusion_models",
         matrices=6_804_209_664,
     ),
-    "reference": Published(
+    "reference": ReleasedComponent(
         files=_CHECKPOINT,
         parameters=5_625_087_552,
         folder="diffusion_models",
         matrices=4_756_340_736,
     ),
-    "vae": Published(
+    "vae": ReleasedComponent(
         files=("cogvideox-5b-i2v-sat/vae/3d-vae.pt",),
         parameters=215_583_907,
         folder="vae",
     ),
-    "text_encoder": Published(
+    "text_encoder": ReleasedComponent(
         files=("t5-v1_1-xxl/*",),
         parameters=4_762_310_656,
         folder="text_encoders",
     ),
-    "speech_encoder": Published(
+    "speech_encoder": ReleasedComponent(
         files=("wav2vec/wav2vec2-base-960h/*",),
         parameters=94_370_944,
         folder="audio_encoders",
@@ -199,7 +199,7 @@ class ModelFolder:
 
     def all(self) -> tuple[Path, ...]:
         """The five files of this package's making."""
-        return tuple(self.own(part) for part in PARTS)
+        return tuple(self.own(part) for part in COMPONENTS)
 
 
 def is_comfyui(folder: Path) -> bool:
@@ -207,7 +207,7 @@ def is_comfyui(folder: Path) -> bool:
     return (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir()
 
 
-def destination(folder: Path, part: str, precision: str) -> Path:
+def output_path(folder: Path, part: str, precision: str) -> Path:
     """Where a converted part goes: under its own name among ComfyUI's models, else as a model folder's."""
     if is_comfyui(folder):
         return folder / COMFYUI[part].format(precision=precision)

@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import NANO, PARTS, SPEECH_ENCODERS, TEXT_ENCODERS, TINY, Hallo3Config, to_dict
+from ..config import COMPONENTS, NANO, SPEECH_ENCODERS, TEXT_ENCODERS, TINY, Hallo3Config, to_dict
 from ..errors import InputError
 from ..model.transformer import Hallo3Transformer
-from ..noise import named_generator, seeded_noise
+from ..noise import make_generator, make_noise
 from ..speech.wav2vec2 import build_wav2vec2
 from ..text_encoder import build_t5, untied
 from ..vae.autoencoder import build_vae
@@ -29,17 +29,17 @@ RANDOM_MARK = "random"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RandomComponent:
     """One network's weights, and the configuration that goes into its file."""
 
     config: dict[str, Any]
     state: dict[str, Tensor]
 
 
-def random_part(name: str, seed: int, size: str) -> Part:
+def make_random_component(name: str, seed: int, size: str) -> RandomComponent:
     """One of ``PARTS``, in memory; the same seed gives the same values as the file of a whole set."""
     network, config = _BUILDERS[name](size)
-    return Part(config, untied(random_state(network, f"{seed}|{size}|{name}")))
+    return RandomComponent(config, untied(make_random_state(network, f"{seed}|{size}|{name}")))
 
 
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
@@ -48,12 +48,12 @@ def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     Raises ``InputError`` if the folder holds anything but an earlier random set, or for a seed outside
     64 bits.
     """
-    seeded_noise(seed)
+    make_noise(seed)
     files = ModelFolder(folder)
     paths = {path.stem: path for path in files.all()}
     _claim(folder, list(paths.values()))
-    for name in PARTS:
-        part = random_part(name, seed, size)
+    for name in COMPONENTS:
+        part = make_random_component(name, seed, size)
         header = {"part": name, "config": part.config, RANDOM_MARK: seed}
         write_weights(paths[name], part.state, header)
     return SIZES[size]
@@ -90,14 +90,14 @@ _BUILDERS: dict[str, Callable[[str], tuple[nn.Module, dict[str, Any]]]] = {
 }
 
 
-def random_state(network: nn.Module, name: str) -> dict[str, Tensor]:
+def make_random_state(network: nn.Module, name: str) -> dict[str, Tensor]:
     """Values for every tensor of a network on meta, decided by a name and the tensor's own name."""
     return {key: _values(tensor, f"{name}|{key}") for key, tensor in network.state_dict().items()}
 
 
 def _values(tensor: Tensor, name: str) -> Tensor:
     """Matrices keep a signal's size, norms stay near 1, biases small."""
-    drawn = named_generator(name).standard_normal(tuple(tensor.shape), dtype="float32")
+    drawn = make_generator(name).standard_normal(tuple(tensor.shape), dtype="float32")
     values = torch.from_numpy(drawn)
     if tensor.ndim > 1:
         return values / tensor[0].numel() ** 0.5

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .tensor_entry import Entry
+from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
 
 SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
@@ -22,7 +22,7 @@ LARGEST_INDEX = 4 << 20
 _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
-class Source:
+class CheckpointSource:
     """Tensors of one or several files under their names; a context manager that closes them."""
 
     def __init__(self, path: Path, files: Sequence[TensorFile]) -> None:
@@ -38,7 +38,7 @@ class Source:
             )
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Mapping[str, TensorEntry]:
         """Every tensor's type, shape and place."""
         return {name: file.entries[name] for name, file in self._where.items()}
 
@@ -74,7 +74,7 @@ class Source:
         self.close()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> CheckpointSource:
     """A weights file, or a folder that holds the file or files of one network.
 
     Raises ``CheckpointError`` for anything unreadable, and for shards that are missing.
@@ -87,7 +87,7 @@ def open_source(path: Path) -> Source:
         for file in opened:
             file.close()
         raise
-    return Source(path, opened)
+    return CheckpointSource(path, opened)
 
 
 def files_of(path: Path) -> list[Path]:

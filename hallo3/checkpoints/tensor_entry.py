@@ -34,7 +34,7 @@ LARGEST_EXTENT = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """A tensor in a file: ``shape`` elements of ``dtype`` whose first byte is at ``offset``.
 
     ``stride`` is None for the usual order, the last axis fastest; ``span`` is the number of bytes from the
@@ -86,7 +86,7 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(steps))
 
 
-def strided(entry: Entry, stride: tuple[int, ...], room: int, name: str) -> Entry:
+def strided(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
     """The entry read with these steps, which must visit each element once, inside ``room`` bytes.
 
     Raises ``CheckpointError``.
@@ -97,7 +97,7 @@ def strided(entry: Entry, stride: tuple[int, ...], room: int, name: str) -> Entr
         raise damaged(f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis")
     usual = contiguous_stride(shape)
     same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
-    result = Entry(entry.dtype, shape, entry.offset, None if same else stride)
+    result = TensorEntry(entry.dtype, shape, entry.offset, None if same else stride)
     if result.stride is not None and _overlaps(shape, stride):
         raise damaged(
             f"{name}: elements of {list(shape)} with strides {list(stride)} overlap", "none that do"
@@ -132,7 +132,9 @@ LARGEST, MOST = 16 << 20, 60_000
 METADATA = "__metadata__"
 
 
-def read_header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def read_header(
+    read: Callable[[int, int], bytes], size: int
+) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Tensors and metadata of a safetensors file of ``size`` bytes; ``read(offset, size)`` reads it.
 
     Raises ``CheckpointError`` for a file that is cut, padded or contradicts itself.
@@ -195,7 +197,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-def _entry(name: str, value: Any, start: int) -> Entry:
+def _entry(name: str, value: Any, start: int) -> TensorEntry:
     shown = repr(name[:80])
     if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {
         "dtype",
@@ -218,7 +220,7 @@ def _entry(name: str, value: Any, start: int) -> Entry:
         raise damaged(
             f"{shown} of shape {list(shape)} at bytes {list(place)[:3]}", "as many bytes as its shape needs"
         )
-    return Entry(dtype, shape, start + place[0])
+    return TensorEntry(dtype, shape, start + place[0])
 
 
 def _numbers(value: Any, shown: str) -> tuple[int, ...]:
@@ -228,7 +230,7 @@ def _numbers(value: Any, shown: str) -> tuple[int, ...]:
     return cast("tuple[int, ...]", items)
 
 
-def _check_places(entries: dict[str, Entry], start: int, size: int) -> None:
+def _check_places(entries: dict[str, TensorEntry], start: int, size: int) -> None:
     """Tensors fill the file from the header to its end, without gaps and without overlaps."""
     free = start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .detect_format import HEAD, Kind, kind_of, open_regular
-from .gguf import dequantised, read_gguf
-from .tensor_entry import Entry, read_header
+from .detect_format import HEAD, FileFormat, detect_format, open_regular
+from .gguf import dequantize, read_gguf
+from .tensor_entry import TensorEntry, read_header
 from .torch_zip import read_torch
 
 
@@ -68,10 +68,10 @@ class TensorFile:
 
     def _open(self) -> None:
         size = self.fingerprint.size
-        self.kind = kind_of(self.path, self.bytes(0, min(HEAD, size)), size)
-        if self.kind is Kind.SAFETENSORS:
+        self.kind = detect_format(self.path, self.bytes(0, min(HEAD, size)), size)
+        if self.kind is FileFormat.SAFETENSORS:
             self.entries, self.metadata = read_header(self.bytes, size)
-        elif self.kind is Kind.ZIP:
+        elif self.kind is FileFormat.ZIP:
             contents = read_torch(self.bytes, size)
             self.entries, self.beside = contents.entries, contents.beside
             self.checksums = tuple(
@@ -160,9 +160,9 @@ class TensorFile:
         return Fingerprint(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _shaped(raw: Tensor, entry: Entry) -> Tensor:
+def _shaped(raw: Tensor, entry: TensorEntry) -> Tensor:
     if entry.quantised:
-        return dequantised(raw, entry)
+        return dequantize(raw, entry)
     flat = _typed(raw, entry.dtype)
     if entry.stride is None:
         return flat.reshape(entry.shape)

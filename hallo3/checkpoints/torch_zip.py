@@ -23,7 +23,7 @@ from .safe_unpickler import (
     Storage,
     interpret,
 )
-from .tensor_entry import Entry, check_shape, damaged, strided
+from .tensor_entry import TensorEntry, check_shape, damaged, strided
 
 MOST_MEMBERS = 50_000
 LARGEST_DIRECTORY = 16 << 20
@@ -206,7 +206,7 @@ _OTHER_ARCHIVES = (
 class TorchContents:
     """``entries`` by name; ``beside``: what else the checkpoint holds; the archive's ``members``."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     beside: dict[str, str]
     members: dict[str, Member]
 
@@ -221,7 +221,7 @@ def read_torch(read: Read, size: int) -> TorchContents:
         raise damaged(f"a pickle of {pickle.size:,} bytes", f"at most {LARGEST:,}")
     value = interpret(read(pickle.offset, pickle.size))
     name, state = _state_of(value)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     for key, item in state.items():
         if isinstance(item, Rebuilt):
             if not isinstance(key, str):
@@ -280,7 +280,7 @@ def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
     )
 
 
-def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> Entry:
+def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> TensorEntry:
     """A tensor's place, checked against its storage."""
     shown = repr(name[:80])
     if item.path == PARAMETER:
@@ -303,7 +303,7 @@ def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: st
         raise damaged(f"{shown} with an offset, shape or strides that are no numbers", "whole numbers from 0")
     check_shape(shape, shown)
     begin = offset * dtype.itemsize
-    entry = Entry(dtype, shape, member.offset + begin)
+    entry = TensorEntry(dtype, shape, member.offset + begin)
     return strided(entry, stride, member.size - begin, shown)
 
 

@@ -36,7 +36,7 @@ def nobody(what: str, total: int) -> AbstractContextManager[Watch]:
     return nullcontext(unwatched)
 
 
-def examine(file: TensorFile, watch: Watch = unwatched) -> str:
+def verify_file(file: TensorFile, watch: Watch = unwatched) -> str:
     """Read every byte; the file's SHA-256.
 
     Raises ``CheckpointError`` for a stretch whose checksum is another than the file says, and for a tensor
@@ -139,7 +139,7 @@ class _Checksums:
         self._at = end
 
 
-class Examined:
+class FileVerifier:
     """Which files have been examined, kept in a JSON file; without one, only as long as this object lives.
 
     ``watching`` opens a watch for a file that is examined, given in words what is done and how many bytes.
@@ -155,7 +155,7 @@ class Examined:
         if known is not None and known.get("seen") == seen:
             return str(known["sha256"])
         with self._watching(f"checking {file.path.name}", file.fingerprint.size) as watch:
-            found = examine(file, watch)
+            found = verify_file(file, watch)
         self._known[name] = {"seen": seen, "sha256": found}
         self._keep()
         return found

@@ -16,13 +16,13 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..jobs.estimate import Cost, as_dict, bill, check_disk, cost_of, pace_of
-from ..jobs.job import SEGMENTS, Job, inherit, open_job, size_of
-from ..jobs.render import NO_REDO, Redo, VideoJob, job_about, other_machine, redo_named, state_of
-from ..jobs.store import put_aside, tidy
+from ..jobs.estimate import RunEstimate, as_dict, check_disk, estimate_run, read_throughput, summarize_run
+from ..jobs.job import SEGMENTS_DIR, Job, folder_size, inherit, open_job
+from ..jobs.render import NO_REDO, Redo, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
+from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..media.image import write_picture
 from ..media.plots import draw_drift
-from ..pipeline import Progress
+from ..pipeline import RenderProgress
 from ..sampling.step_cache import CacheReport
 from .cache_key import key_of_video
 from .jobs import find_parent, print_jobs
@@ -37,7 +37,7 @@ class Run:
 
     def __init__(self, request: Request, job: Job, redo: Redo, parent: Job | None) -> None:
         options = request.options
-        self._request, self._redo, self._after = request, redo, state_of(parent)
+        self._request, self._redo, self._after = request, redo, parent_state(parent)
         self._video = VideoJob(
             jobs=request.jobs,
             job=job,
@@ -62,7 +62,7 @@ class Run:
         total, todo, drawn = job.about.segments, len(self._video.to_do(self._redo)), 0
         bar = tqdm(total=todo * steps, unit="step", desc=f"segment 1/{total}", disable=not todo)
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: RenderProgress) -> None:
             index = total - progress.segments + progress.segment
             bar.set_description(f"segment {index + 1}/{total}", refresh=False)
             bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
@@ -147,28 +147,28 @@ def _animate(request: Request) -> None:
         parent = None
         if options.continue_from:
             parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
-        about = job_about(
-            key_of_video(request, state_of(parent)), request.plan, request.headers(), request.what, parent
+        about = create_manifest(
+            key_of_video(request, parent_state(parent)), request.plan, request.headers(), request.what, parent
         )
-        redo = redo_named(options.redo, options.take, about.segments, about.segments - len(request.plan))
+        redo = parse_redo(options.redo, options.take, about.segments, about.segments - len(request.plan))
         if options.fresh:  # a refusal puts nothing aside
             request = planned(request)
-        for gone in tidy(jobs, about.key):
+        for gone in remove_stale_jobs(jobs, about.key):
             _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
-        if options.fresh and (aside := put_aside(jobs, about.key)) is not None:
+        if options.fresh and (aside := set_job_aside(jobs, about.key)) is not None:
             _note(f"what was finished before is kept in {aside}")
-        if told := other_machine(jobs, about):
+        if told := machine_warning(jobs, about):
             _note(told)
         job = stack.enter_context(open_job(jobs, about))
         if parent is not None:
             inherit(job, parent)
         _tell_where(job, redo)
-        inherited = size_of(parent.folder / SEGMENTS) if parent is not None else 0
+        inherited = folder_size(parent.folder / SEGMENTS_DIR) if parent is not None else 0
         if not options.fresh and (_renders(job, redo) or options.save_identity is not None):
             request = planned(request)
         left = 0 if job.done == about.segments else len(request.plan)
         expected = cost(request, left)
-        check_disk(expected, jobs, size_of(job.folder) - inherited)
+        check_disk(expected, jobs, folder_size(job.folder) - inherited)
         check_disk(replace(expected, job=0), options.output.resolve().parent)
         drawn = Run(request, job, redo, parent).render()
     said = f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
@@ -178,10 +178,10 @@ def _animate(request: Request) -> None:
     print(said)
 
 
-def cost(request: Request, left: int) -> Cost:
+def cost(request: Request, left: int) -> RunEstimate:
     """What the request will take, with so many segments ``left`` to do."""
     audio = request.config.audio
-    return cost_of(
+    return estimate_run(
         request.plan,
         request.config.segment.shape,
         (request.width, request.height),
@@ -189,7 +189,7 @@ def cost(request: Request, left: int) -> Cost:
         weights=request.weight_bytes(),
         features=audio.layers * audio.channels * 4 if left else 0,
         left=left,
-        pace=pace_of(request.jobs, request.kind),
+        pace=read_throughput(request.jobs, request.kind),
     )
 
 
@@ -211,7 +211,7 @@ def _planned_or_not(request: Request) -> tuple[Request, str]:
 
 def _print_plan(request: Request, refused: str) -> None:
     size, attention = (request.width, request.height), request.attention.title
-    run = bill(request.config.name, request.plan, request.settings, *size, attention)
+    run = summarize_run(request.config.name, request.plan, request.settings, *size, attention)
     expected = cost(request, len(request.plan))
     memory = request.memory
     if request.options.json:

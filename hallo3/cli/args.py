@@ -11,7 +11,7 @@ from typing import Any
 from .. import __version__
 from ..attention import BACKENDS
 from ..built_in import FOLDER, NAME
-from ..config import PARTS
+from ..config import COMPONENTS
 from ..errors import InputError
 from ..media.framing import FRAMINGS
 from ..media.loudness import AS_RECORDED, LEVELS, SILENCES
@@ -19,7 +19,7 @@ from ..media.video import CODECS
 from ..model.kernels.select import AUTO as AUTO_KERNELS
 from ..model.kernels.select import NAMES
 from ..sampling.samplers import SAMPLERS
-from ..settings import APPROXIMATIONS, UNTESTED, Settings, approximations_named
+from ..settings import APPROXIMATIONS, UNTESTED, Settings, get_approximations
 from ..speech.features import AUTO, EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 
 
@@ -46,7 +46,7 @@ def approximated(settings: Settings, options: Namespace, *, known: bool) -> Sett
     what contradicts itself.
     """
     names = (name.strip() for text in options.approximate for name in text.split(","))
-    chosen = approximations_named(names)
+    chosen = get_approximations(names)
     for row in chosen:
         if "steps" in row.changes and options.steps is not None:
             raise InputError(
@@ -343,7 +343,7 @@ def _convert(command: ArgumentParser) -> None:
     add(
         "--part",
         action="append",
-        choices=PARTS,
+        choices=COMPONENTS,
         help="convert this part only; may be given several times (default: all that are there)",
     )
     add(
@@ -385,7 +385,7 @@ def _doctor(command: ArgumentParser) -> None:
 def _download(command: ArgumentParser) -> None:
     add = command.add_argument
     add("folder", type=Path, metavar="DIR", help="folder to download to; run again after a stop, it goes on")
-    add("--part", action="append", choices=PARTS, help="only this part; may be given several times")
+    add("--part", action="append", choices=COMPONENTS, help="only this part; may be given several times")
     add(
         "--revision",
         metavar="REV",

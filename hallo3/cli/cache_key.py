@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..checkpoints.load import look_through
-from ..config import PARTS
+from ..checkpoints.load import verify_component
+from ..config import COMPONENTS
 from ..face.arcface import FILE as RECOGNIZER
 from ..face.arcface import SPACE
 from ..face.mediapipe import in_use
 from ..face.scrfd import FILE as DETECTOR
 from ..jobs.render import NUMERICS
 from ..settings import WHOLE, Settings
-from ..storage.hashing import content_of, key_of
+from ..storage.hashing import hash_facts, hash_file
 from .request import Request
 
 TOKENIZER = {".json", ".model", ".txt"}
@@ -51,7 +51,7 @@ def key_of_video(request: Request, after: str) -> str:
         "headers": request.headers(),
         "after": after,
     }
-    return key_of(facts)
+    return hash_facts(facts)
 
 
 def _approximations(settings: Settings) -> dict[str, Any]:
@@ -68,18 +68,18 @@ def _weights(request: Request) -> dict[str, list[str]]:
     unused = {"reference"} if request.speaker.saved else set[str]()
     if not request.options.prompt.strip():
         unused.add("text_encoder")
-    needed = [part for part in PARTS if part not in unused]
-    found = {part: look_through(request.files.find(part), request.examined) for part in needed}
+    needed = [part for part in COMPONENTS if part not in unused]
+    found = {part: verify_component(request.files.find(part), request.examined) for part in needed}
     tokenizer = request.files.tokenizer
     if "text_encoder" in found and tokenizer.is_dir():
         small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER and f.is_file()]
-        found["tokenizer"] = [content_of(file) for file in small]
+        found["tokenizer"] = [hash_file(file) for file in small]
     if not request.speaker.saved and request.config.face.space == SPACE and request.files.faces is not None:
         networks = sorted(request.files.faces.rglob("*.onnx"))
-        found["faces"] = [content_of(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
+        found["faces"] = [hash_file(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
         landmarks = in_use(request.files.faces)
         if landmarks is not None:
-            found["landmarks"] = [content_of(landmarks[0]), landmarks[1]]
+            found["landmarks"] = [hash_file(landmarks[0]), landmarks[1]]
     if request.vocals is not None:
-        found["vocals"] = [content_of(request.vocals)]
+        found["vocals"] = [hash_file(request.vocals)]
     return found

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints.component import StoredPart, find_parts
-from ..checkpoints.component_config import check_fit, config_of, read_json
-from ..checkpoints.convert import UNFINISHED, recipe, write_recipe
+from ..checkpoints.component import StoredComponent, find_components
+from ..checkpoints.component_config import check_fit, get_config, read_json
+from ..checkpoints.convert import UNFINISHED, plan_output, write_output
 from ..checkpoints.load import read_config
-from ..checkpoints.locate import PLACES, ModelFolder, destination
-from ..checkpoints.source import Source, open_source
-from ..checkpoints.verify import Examined, unwatched
-from ..config import ARE, PARTS
-from ..errors import CheckpointError, InputError, clean
-from ..quantization.precision import PRECISIONS, Precision, precision_named
+from ..checkpoints.locate import PLACES, ModelFolder, output_path
+from ..checkpoints.source import CheckpointSource, open_source
+from ..checkpoints.verify import FileVerifier, unwatched
+from ..config import COMPONENT_TITLES, COMPONENTS
+from ..errors import CheckpointError, InputError, sanitize
+from ..quantization.precision import PRECISIONS, Precision, get_precision
 from .progress import bytes_bar, remembered
 
 TOKENIZER = (
@@ -51,7 +51,7 @@ class Task:
 def run_convert(options: Namespace) -> None:
     """The whole command."""
     _return_freed_memory()
-    precision = precision_named(options.dtype)
+    precision = get_precision(options.dtype)
     tasks = _tasks(options, precision)
     examined = remembered()
     for task in tasks:
@@ -69,18 +69,18 @@ def _return_freed_memory() -> None:
 
 def _tasks(options: Namespace, precision: Precision) -> list[Task]:
     asked: list[str] = options.part or []
-    wanted = asked or list(PARTS)
+    wanted = asked or list(COMPONENTS)
     found = {part: path for part in wanted if (path := _place(options.source, part)) is not None}
     missing = [part for part in asked if part not in found]
     if missing or not found:
         raise CheckpointError(
             "There is nothing to convert.",
-            found=f"no {ARE[missing[0]] if missing else 'part of Hallo3'} in {options.source}",
+            found=f"no {COMPONENT_TITLES[missing[0]] if missing else 'part of Hallo3'} in {options.source}",
             expected="a checkpoint, or the folder into which the original's files were downloaded",
             do="choose that file or folder; `hallo3 inspect` tells what a file is",
         )
     tasks = [
-        Task(part, path, destination(options.target, part, _numbers(part, precision).name))
+        Task(part, path, output_path(options.target, part, _numbers(part, precision).name))
         for part, path in found.items()
     ]
     for task in tasks:
@@ -124,17 +124,17 @@ def _place(source: Path, part: str) -> Path | None:
     if source.is_dir() and any((source / place).exists() for places in PLACES.values() for place in places):
         return None
     with open_source(source) as opened:
-        return source if part in find_parts(opened) else None
+        return source if part in find_components(opened) else None
 
 
-def _convert(task: Task, precision: Precision, examined: Examined, beside: Path | None) -> None:
+def _convert(task: Task, precision: Precision, examined: FileVerifier, beside: Path | None) -> None:
     started = time.monotonic()
     numbers = _numbers(task.part, precision)
     with open_source(task.source) as source:
-        found = find_parts(source)[task.part]
+        found = find_components(source)[task.part]
         if beside is not None:
             found = replace(found, said={"config": read_json(beside)})
-        config = config_of(found)
+        config = get_config(found)
         check_fit(found, config)
         hashes = {file.path.name: examined.hash_of(file) for file in source.files}
         says = _says(found, config, numbers, hashes)
@@ -142,9 +142,9 @@ def _convert(task: Task, precision: Precision, examined: Examined, beside: Path 
             print(f"{task.target}: already there")
             return
         with bytes_bar("measuring", source.size) if numbers.held_as else nullcontext(unwatched) as watch:
-            made = recipe(found, numbers, says, watch)
+            made = plan_output(found, numbers, says, watch)
         with bytes_bar(f"writing {task.target.name}", made.size) as watch:
-            write_recipe(made, task.target, watch)
+            write_output(made, task.target, watch)
         _report(task, source, found, made.size, time.monotonic() - started)
 
 
@@ -157,7 +157,7 @@ def _numbers(part: str, precision: Precision) -> Precision:
 
 
 def _says(
-    found: StoredPart, config: dict[str, Any], precision: Precision, hashes: dict[str, str]
+    found: StoredComponent, config: dict[str, Any], precision: Precision, hashes: dict[str, str]
 ) -> dict[str, Any]:
     return {
         "part": found.part,
@@ -177,11 +177,14 @@ def _says_already(target: Path) -> dict[str, Any] | None:
         return None
 
 
-def _report(task: Task, source: Source, found: StoredPart, size: int, seconds: float) -> None:
-    print(f"{task.target}: {ARE[task.part]}, {len(found.made)} tensors, {size:,} bytes, in {seconds:.1f} s")
+def _report(task: Task, source: CheckpointSource, found: StoredComponent, size: int, seconds: float) -> None:
+    print(
+        f"{task.target}: {COMPONENT_TITLES[task.part]}, {len(found.made)} tensors, {size:,} bytes, "
+        f"in {seconds:.1f} s"
+    )
     for why, count in Counter(found.dropped.values()).items():
         names = [name for name, reason in found.dropped.items() if reason == why][:SHOWN]
-        print(clean(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}"))
+        print(sanitize(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}"))
     beside = sorted({name for file in source.files for name in file.beside})
     if beside:
         print(f"  left out: {len(beside)} entries that training kept beside the weights")
@@ -192,7 +195,7 @@ def _copy_tokenizer(options: Namespace, tasks: list[Task]) -> None:
     if not any(task.part == "text_encoder" for task in tasks) or not options.source.is_dir():
         return
     source = ModelFolder(options.source).tokenizer
-    target = destination(options.target, "tokenizer", "")
+    target = output_path(options.target, "tokenizer", "")
     there = [source / name for name in TOKENIZER if (source / name).is_file()]
     if there and source.resolve() != target.resolve():
         target.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..checkpoints.inspect import human
 from ..checkpoints.locate import PAGE, RELEASE, REPOSITORY
-from ..config import PARTS
+from ..config import COMPONENTS
 from ..errors import CheckpointError, DependencyError, OutputError
 
 NOTES = "hallo3-download.json"
@@ -30,7 +30,7 @@ def run_download(options: Namespace) -> None:
     hub = _hub()
     folder: Path = options.folder
     notes = _notes(folder)
-    patterns = sorted({pattern for part in options.part or PARTS for pattern in RELEASE[part].files})
+    patterns = sorted({pattern for part in options.part or COMPONENTS for pattern in RELEASE[part].files})
     revision, published = _published(hub, options.revision or notes.get("revision") or "main", patterns)
     total = sum(size for size, _ in published.values())
     print(f"{REPOSITORY} at {revision[:12]}: {len(published)} files, {human(total)}")

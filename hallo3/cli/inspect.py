@@ -19,7 +19,7 @@ def run_inspect(options: Namespace) -> None:
     if options.json:
         print(json.dumps([asdict(one) for one in seen], indent=1))
         return
-    print("\n\n".join(inspection.as_text(one) for one in seen))
+    print("\n\n".join(inspection.format_inspection(one) for one in seen))
 
 
 def run_doctor(options: Namespace) -> None:
@@ -35,7 +35,7 @@ def run_doctor(options: Namespace) -> None:
     if options.json:
         print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))
     else:
-        print(doctor.as_text(report))
+        print(doctor.format_report(report))
     if not report.ready:
         lacking = [part.part for part in report.parts if not part.good]
         raise CheckpointError(

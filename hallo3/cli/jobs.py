@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..errors import InputError, OutputError
 from ..jobs.estimate import duration, size
-from ..jobs.job import CONTENT, About, folder_of
-from ..jobs.store import KEEP_FINISHED, KEEP_UNFINISHED, Listed, clear, list_jobs
-from ..storage.hashing import content_of
+from ..jobs.job import CONTENT, JobManifest, job_folder
+from ..jobs.store import KEEP_FINISHED, KEEP_UNFINISHED, JobInfo, clear_job, list_jobs
+from ..storage.hashing import hash_file
 from .request import JOBS
 
 
@@ -24,7 +24,7 @@ def run_jobs(options: Namespace) -> None:
     names = [job.name for job in list_jobs(jobs)] if "all" in options.clear else options.clear
     for name in names:
         try:
-            gone = clear(jobs, name)
+            gone = clear_job(jobs, name)
         except OutputError as error:
             print(f"{name} stays.\n{error}", file=sys.stderr)
         else:
@@ -46,7 +46,7 @@ def print_jobs(jobs: Path) -> None:
     )
 
 
-def line(job: Listed) -> str:
+def line(job: JobInfo) -> str:
     """A job for people."""
     state = "finished" if job.about.finished else f"{job.done} of {job.about.segments} segments"
     what = job.about.what
@@ -58,11 +58,11 @@ def line(job: Listed) -> str:
     )
 
 
-def find_parent(jobs: Path, name: str) -> About:
+def find_parent(jobs: Path, name: str) -> JobManifest:
     """The finished job of a name, or that made the file at a path. Raises ``InputError``."""
     path = Path(name)
-    content = content_of(path) if path.is_file() else ""
-    found = [job for job in list_jobs(jobs) if job.folder == folder_of(jobs, job.about.key)]
+    content = hash_file(path) if path.is_file() else ""
+    found = [job for job in list_jobs(jobs) if job.folder == job_folder(jobs, job.about.key)]
     for job in found:
         if job.about.finished and (job.name == name or content == job.about.what.get(CONTENT, "?")):
             return job.about

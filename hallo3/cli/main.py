@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..errors import Hallo3Error, InputError, is_short_of_memory
+from ..errors import Hallo3Error, InputError, is_out_of_memory
 from .args import parser
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -80,7 +80,7 @@ def _unusable(error: OSError) -> Hallo3Error:
 def _show_unexpected(error: Exception, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error, file=sys.stderr)
-    memory = is_short_of_memory(error)
+    memory = is_out_of_memory(error)
     advice = (
         "on a GPU use --vram N with less than before; else --low-memory, or close other programs"
         if memory

@@ -12,15 +12,15 @@ from torch import Tensor
 from ..checkpoints.locate import ModelFolder
 from ..config import Hallo3Config
 from ..errors import InputError
-from ..face.registry import analyze_chosen, analyzer_for
-from ..face.selection import Choice
+from ..face.registry import analyze_face, create_analyzer
+from ..face.selection import FaceChoice
 from ..geometry import PixelBox
 from ..identity import Identity, Portrait, frame_portrait
 from ..identity_file import check_made_for, fingerprint_in, read_identity
 from ..media.canvas import Canvas
 from ..media.image import read_picture
-from ..media.paste_back import Surroundings
-from ..storage.hashing import digest
+from ..media.paste_back import PasteBack
+from ..storage.hashing import hash_tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +42,7 @@ class Speaker:
         shown = self.saved.overview if self.saved else self._portrait.overview()
         return (self.canvas.pixels[0, :, 0] + 1) / 2 if shown is None else shown / 255
 
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> PasteBack:
         """The photograph to paste frames back into. Raises ``InputError`` if a saved identity has none."""
         found = self.saved.surroundings if self.saved else self._portrait.surroundings
         if found is None:
@@ -58,7 +58,7 @@ class Speaker:
         """What decides frames."""
         if self.saved and self.saved.saved:
             return {"identity": self.saved.saved.content}
-        return {"portrait": digest(self._portrait.picture), "asked": self.asked}
+        return {"portrait": hash_tensor(self._portrait.picture), "asked": self.asked}
 
     @property
     def _portrait(self) -> Portrait:
@@ -89,9 +89,11 @@ def read_speaker(options: Namespace, files: ModelFolder, config: Hallo3Config) -
         check_made_for(identity, config, lambda: fingerprint_in(files.transformer))
         return Speaker(name=options.identity.name, saved=identity)
     picture = read_picture(options.portrait)
-    choice = Choice(index=options.face, box=box_named(options.face_box), whole_picture=options.whole_picture)
-    analyzer = analyzer_for(config.face, files.faces, choice=choice)
-    face = analyze_chosen(picture, analyzer, config.face, choice)
+    choice = FaceChoice(
+        index=options.face, box=box_named(options.face_box), whole_picture=options.whole_picture
+    )
+    analyzer = create_analyzer(config.face, files.faces, choice=choice)
+    face = analyze_face(picture, analyzer, config.face, choice)
     portrait = frame_portrait(picture, face, config.segment.shape, options.framing)
     asked = choice.index, choice.box, choice.whole_picture, options.framing
     return Speaker(name=options.portrait.name, asked=asked, portrait=portrait)

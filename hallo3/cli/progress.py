@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..checkpoints.verify import Examined, Watch
+from ..checkpoints.verify import FileVerifier, Watch
 
 
 @contextmanager
@@ -27,9 +27,9 @@ def home() -> Path:
     return Path.home()
 
 
-def remembered() -> Examined:
+def remembered() -> FileVerifier:
     """Kept in the user's home, if there is one; a file is looked through with a bar."""
     try:
-        return Examined(home() / ".cache" / "hallo3" / "examined.json", bytes_bar)
+        return FileVerifier(home() / ".cache" / "hallo3" / "examined.json", bytes_bar)
     except RuntimeError:  # no home to keep it in
-        return Examined(watching=bytes_bar)
+        return FileVerifier(watching=bytes_bar)

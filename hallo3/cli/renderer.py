@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from ..attention import Watched
 from ..built_in import FOLDER
-from ..face.registry import Likeness, analyzer_for, likeness_to, nobody_can_tell
-from ..identity import Identity, Made
+from ..face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
+from ..identity import Identity, Provenance
 from ..identity_file import fingerprint_in, write_identity
-from ..jobs.render import seed_of
+from ..jobs.render import derive_seed
 from ..loading import load_models
-from ..model.kernels.select import Chosen, kernels_named
+from ..model.kernels.select import KernelChoice, choose_kernels
 from ..models import Models
-from ..noise import seeded_noise
-from ..pipeline import Rendered, Watch, encode_prompt, identify, prepare, render_segment
+from ..noise import make_noise
+from ..pipeline import Rendered, Watch, encode_prompt, extract_identity, prepare, render_segment
 from ..segments import Segment
 from .request import Request, approximations_in
 from .speech import Ear
@@ -37,7 +37,7 @@ class Performer:
         self._request, self._folder, self._after, self._watch = request, folder, after, watch
         self._drawn: Callable[[Segment, Tensor, int], Rendered] | None = None
         self._ear = Ear(request, folder / SPEECH)
-        self._face: Likeness = nobody_can_tell
+        self._face: SimilarityFunction = unknown_similarity
         self._attention = Watched(request.attention)
 
     def draw(self, segment: Segment, motion: Tensor, take: int) -> Rendered:
@@ -60,11 +60,11 @@ class Performer:
         return f"attention by {self._attention.ran}; {kernels.name} kernels" + (f" ({why})" if why else "")
 
     @cached_property
-    def _kernels(self) -> Chosen:
+    def _kernels(self) -> KernelChoice:
         request = self._request
         if request.tried:
             return request.kernels
-        return kernels_named(request.options.kernels, request.device, request.precision.compute)
+        return choose_kernels(request.options.kernels, request.device, request.precision.compute)
 
     def speech_chart(self) -> Tensor:
         """A picture [3, h, w] of the recording as it is listened to."""
@@ -78,9 +78,9 @@ class Performer:
         if speaker.saved is not None:
             return speaker.saved
         assert speaker.portrait is not None  # there is no third answer
-        noise = seeded_noise(seed_of(settings.seed, 0, self._after))
-        made = Made(request.precision.name, approximations_in(request.precision, request.attention))
-        return replace(identify(speaker.portrait, self._models, settings, noise), made=made)
+        noise = make_noise(derive_seed(settings.seed, 0, self._after))
+        made = Provenance(request.precision.name, approximations_in(request.precision, request.attention))
+        return replace(extract_identity(speaker.portrait, self._models, settings, noise), made=made)
 
     def save_identity(self, path: Path) -> None:
         """Who speaks, in a file. Raises ``OutputError``."""
@@ -107,17 +107,17 @@ class Performer:
         if request.options.model.resolve() == FOLDER:
             tqdm.write("note: the built-in model has learned drawn faces only, not photographs.", sys.stderr)
         models = self._models
-        noise = seeded_noise(seed_of(settings.seed, 0, self._after))
+        noise = make_noise(derive_seed(settings.seed, 0, self._after))
         speech = self._ear.listen(models)
         prompt = encode_prompt(request.options.prompt, models)
         identity = self.identity
         stages = prepare(identity, speech, prompt, models, settings, noise, self._watch)
         if not request.speaker.saved:
-            analyzer = analyzer_for(models.config.face, request.files.faces)
-            self._face = likeness_to(identity.face_embedding, analyzer)
+            analyzer = create_analyzer(models.config.face, request.files.faces)
+            self._face = similarity_to(identity.face_embedding, analyzer)
 
         def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
-            drawn = seeded_noise(seed_of(settings.seed, take, self._after))
+            drawn = make_noise(derive_seed(settings.seed, take, self._after))
             mine = replace(stages, noise=drawn)
             return render_segment(
                 identity.canvas.pixels,

@@ -11,28 +11,28 @@ from pathlib import Path
 
 import torch
 
-from ..attention import AUTO, Backend, backend_named
+from ..attention import AUTO, AttentionBackend, get_backend
 from ..built_in import FOLDER
-from ..checkpoints.component_config import model_config
+from ..checkpoints.component_config import read_model_config
 from ..checkpoints.locate import VOCALS, ModelFolder
 from ..checkpoints.source import open_source
-from ..checkpoints.verify import Examined
-from ..config import PARTS, Hallo3Config
+from ..checkpoints.verify import FileVerifier
+from ..config import COMPONENTS, Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
 from ..identity import Identity
-from ..media.audio import SoundFacts, recording_facts
+from ..media.audio import AudioStats, measure_recording
 from ..media.canvas import Canvas
-from ..media.paste_back import Surroundings
-from ..media.video import Encoding, headers_of
+from ..media.paste_back import PasteBack
+from ..media.video import VideoEncoding, stream_headers
 from ..model.kernels.eager import PLAIN
-from ..model.kernels.select import Chosen, expected_kernels
+from ..model.kernels.select import KernelChoice, expected_kernels
 from ..offload.budget import MemoryPlan
-from ..quantization.precision import Precision, check_device, precision_named
+from ..quantization.precision import Precision, check_device, get_precision
 from ..segments import SegmentPlan, plan_segments
 from ..settings import Settings, settings_for
-from ..speech.preprocess import Listening
+from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
-from ..storage.hashing import content_of
+from ..storage.hashing import hash_file
 from .args import HERE, approximated
 from .portrait import Speaker, read_speaker
 from .progress import remembered
@@ -102,7 +102,7 @@ def vocals_file(options: Namespace, files: ModelFolder) -> Path | None:
 def check_apart(options: Namespace, files: ModelFolder) -> None:
     """Refuse to write over what is read, or two things to one file. Raises ``InputError``."""
     read = [options.portrait, options.speech, options.identity, options.output, files.vocals]
-    read += [files.find(part) for part in PARTS]
+    read += [files.find(part) for part in COMPONENTS]
     taken = {path.resolve() for path in read if path is not None}
     for name in ("chart", "speech_chart", "preview", "save_identity"):
         path: Path | None = getattr(options, name)
@@ -153,14 +153,14 @@ def check_products(precision: Precision, device: torch.device, *, known: bool) -
         )
 
 
-def approximations_in(precision: Precision, attention: Backend) -> tuple[str, ...]:
+def approximations_in(precision: Precision, attention: AttentionBackend) -> tuple[str, ...]:
     """What computes approximately in a run's networks, by name."""
     products = (precision.name,) if precision.approximate else ()
     return products if attention.exact else (*products, f"attention {attention.name}")
 
 
 def tell_approximations(
-    precision: Precision, attention: Backend, saved: Identity | None, *, known: bool
+    precision: Precision, attention: AttentionBackend, saved: Identity | None, *, known: bool
 ) -> None:
     """Say that an attention is approximate, and that a saved identity holds approximations that the run does
     not make; ``known`` is a model with which they have been tried."""
@@ -190,16 +190,16 @@ class Request:
     config: Hallo3Config
     settings: Settings
     speaker: Speaker
-    surroundings: Surroundings | None
-    sound: SoundFacts
+    surroundings: PasteBack | None
+    sound: AudioStats
     plan: SegmentPlan
-    encoding: Encoding
+    encoding: VideoEncoding
     enlarge: int
     device: torch.device
     precision: Precision
-    attention: Backend
-    kernels: Chosen
-    examined: Examined
+    attention: AttentionBackend
+    kernels: KernelChoice
+    examined: FileVerifier
     speech: str
     vocals: Path | None
     memory: MemoryPlan | None = None
@@ -207,7 +207,7 @@ class Request:
 
     def check_speech(self) -> None:
         """Refuse a recording that is not the one that was there at the start. Raises ``AudioError``."""
-        if content_of(self.options.speech) != self.speech:
+        if hash_file(self.options.speech) != self.speech:
             raise AudioError(
                 "The recording has changed while the video was made.",
                 found=self.options.speech.name,
@@ -272,25 +272,25 @@ class Request:
         }
 
     @property
-    def listening(self) -> Listening:
+    def listening(self) -> SpeechPreprocessing:
         """How the recording is listened to."""
         options = self.options
         level, silence = (word.replace("-", " ") for word in (options.level, options.silence))
-        return Listening(level=level, silence=silence, hearing=options.hearing)
+        return SpeechPreprocessing(level=level, silence=silence, hearing=options.hearing)
 
     def weight_bytes(self) -> int:
         """Bytes of the weights that a run holds in the host's memory."""
         if self.memory is not None:
             return self.memory.host
         total = 0
-        for part in PARTS:
+        for part in COMPONENTS:
             with suppress(CheckpointError), open_source(self.files.find(part)) as source:
                 total += source.size
         return total
 
     def headers(self) -> str:
         """What every piece of the video begins with."""
-        return headers_of(self.encoding, self.width, self.height, self.fps)
+        return stream_headers(self.encoding, self.width, self.height, self.fps)
 
 
 def read_request(options: Namespace) -> Request:
@@ -304,10 +304,12 @@ def read_request(options: Namespace) -> Request:
                 do="name a picture of one person (or --identity), and a recording of speech",
             )
     given = {
-        part: path for part in (*PARTS, "tokenizer", "faces") if (path := getattr(options, part)) is not None
+        part: path
+        for part in (*COMPONENTS, "tokenizer", "faces")
+        if (path := getattr(options, part)) is not None
     }
     files = ModelFolder(options.model, given)
-    config = model_config(files.transformer)
+    config = read_model_config(files.transformer)
     if not 1 <= options.enlarge <= LARGEST:
         raise InputError(
             "The frames cannot be enlarged so many times.",
@@ -332,12 +334,12 @@ def read_request(options: Namespace) -> Request:
     speaker = read_speaker(options, files, config)
     device = device_named(options.device)
     numbers = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
-    precision, built_in = precision_named(numbers), options.model.resolve() == FOLDER and not given
+    precision, built_in = get_precision(numbers), options.model.resolve() == FOLDER and not given
     check_products(precision, device, known=built_in)
-    attention = backend_named(options.attention, device, precision.compute, config.trunk.head_dim)
+    attention = get_backend(options.attention, device, precision.compute, config.trunk.head_dim)
     tell_approximations(precision, attention, speaker.saved, known=built_in)
     settings = approximated(settings, options, known=built_in)
-    sound, rate = recording_facts(options.speech), config.segment.sample_rate
+    sound, rate = measure_recording(options.speech), config.segment.sample_rate
     request = Request(
         options=options,
         files=files,
@@ -352,14 +354,14 @@ def read_request(options: Namespace) -> Request:
         surroundings=speaker.surroundings() if options.paste_back else None,
         sound=sound,
         plan=plan_segments(sound.length_at(rate), config.segment),
-        encoding=Encoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
+        encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         enlarge=options.enlarge,
         device=device,
         precision=precision,
         kernels=expected_kernels(options.kernels, device),
         attention=attention,
-        examined=Examined() if built_in else remembered(),
-        speech=content_of(options.speech),
+        examined=FileVerifier() if built_in else remembered(),
+        speech=hash_file(options.speech),
         vocals=vocals_file(options, files),
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix

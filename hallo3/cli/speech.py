@@ -13,16 +13,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..media.audio import stream_mono
-from ..media.loudness import GainCurve, Loudness
+from ..media.loudness import GainCurve, LoudnessMeter
 from ..media.plots import draw_speech
 from ..models import Models
-from ..speech.array_file import Spool, write_spool
+from ..speech.array_file import ArrayFile, write_array_file
 from ..speech.chunked import encode_streamed, read_layers
 from ..speech.features import Speech, tell
 from ..speech.vocals import Separator, stream_voice
-from ..speech.wav2vec2 import anatomy_of
-from ..storage.atomic import write_whole
-from ..storage.hashing import content_of
+from ..speech.wav2vec2 import split_wav2vec2
+from ..storage.atomic import write_atomic
+from ..storage.hashing import hash_file
 from .request import Request
 
 HEARD = "heard.json"
@@ -40,7 +40,7 @@ class Ear:
         audio = request.config.audio
         rows, width = request.plan.padded, audio.channels
         self._request, self._folder = request, folder
-        self._layers = [Spool(folder / f"layer_{n:02}.f32", rows, width) for n in range(audio.layers)]
+        self._layers = [ArrayFile(folder / f"layer_{n:02}.f32", rows, width) for n in range(audio.layers)]
 
     def chart(self) -> Tensor:
         """A picture [3, h, w] of the recording as it is listened to."""
@@ -62,7 +62,7 @@ class Ear:
                     bar.update(done / total - bar.n)
                     self._look()
 
-                anatomy, device = anatomy_of(wav2vec2), next(wav2vec2.parameters()).device
+                anatomy, device = split_wav2vec2(wav2vec2), next(wav2vec2.parameters()).device
                 encode_streamed(anatomy, samples, plan, device, self._folder, watch, windows=windows)
             samples.remove()
             self._look()
@@ -74,15 +74,15 @@ class Ear:
         return _sound(self._folder, self._layers)
 
     @cached_property
-    def _recorded(self) -> tuple[Spool, Loudness, GainCurve | None]:
+    def _recorded(self) -> tuple[ArrayFile, LoudnessMeter, GainCurve | None]:
         """The mono signal [samples, 1], how loud it is, and the gains that were asked for."""
         listening, segment = self._request.listening, self._request.config.segment
         _clear(self._folder, set(self._heard) | {HEARD})
         loudness = listening.loudness(segment)
-        recorded = write_spool(self._folder / "mono.f32", _measured(_mono(self._request), loudness), 1)
+        recorded = write_array_file(self._folder / "mono.f32", _measured(_mono(self._request), loudness), 1)
         return recorded, loudness, listening.gains(loudness)
 
-    def _signal(self) -> Spool:
+    def _signal(self) -> ArrayFile:
         """What the encoder hears, [samples, 1]."""
         recorded, _, gains = self._recorded
         if gains is None:
@@ -91,7 +91,7 @@ class Ear:
         starts = range(0, recorded.rows, second)
         pieces = (recorded.read(start, min(start + second, recorded.rows))[:, 0] for start in starts)
         changed = (piece[:, None] for piece in gains.over(pieces))
-        signal = write_spool(self._folder / "changed.f32", changed, 1)
+        signal = write_array_file(self._folder / "changed.f32", changed, 1)
         recorded.remove()
         return signal
 
@@ -121,16 +121,16 @@ def _voice(request: Request, path: Path, sample_rate: int) -> Iterator[Tensor]:
         yield from stream_voice(path, sample_rate, request.sound, Separator(request.vocals), watch)
 
 
-def _measured(pieces: Iterator[Tensor], loudness: Loudness) -> Iterator[Tensor]:
+def _measured(pieces: Iterator[Tensor], loudness: LoudnessMeter) -> Iterator[Tensor]:
     for piece in pieces:
         loudness.add(piece)
         yield piece[:, None]
 
 
-def note(folder: Path, heard: dict[str, str], layer: Spool) -> None:
+def note(folder: Path, heard: dict[str, str], layer: ArrayFile) -> None:
     """Write down the hash of a layer that is complete."""
-    heard[layer.path.name] = content_of(layer.path)
-    write_whole(folder / HEARD, [json.dumps(heard).encode()])
+    heard[layer.path.name] = hash_file(layer.path)
+    write_atomic(folder / HEARD, [json.dumps(heard).encode()])
 
 
 def _clear(folder: Path, but: set[str]) -> None:
@@ -141,13 +141,13 @@ def _clear(folder: Path, but: set[str]) -> None:
                 path.unlink()
 
 
-def _sound(folder: Path, layers: list[Spool]) -> dict[str, str]:
+def _sound(folder: Path, layers: list[ArrayFile]) -> dict[str, str]:
     """Hashes of the first layers that are there as they were written."""
     found: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         said: Any = json.loads((folder / HEARD).read_text(encoding="utf-8"))
         for layer in layers:
-            if not layer.complete or said[layer.path.name] != content_of(layer.path):
+            if not layer.complete or said[layer.path.name] != hash_file(layer.path):
                 break
             found[layer.path.name] = said[layer.path.name]
     return found

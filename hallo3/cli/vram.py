@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..checkpoints.component_config import part
+from ..checkpoints.component_config import read_component_config
 from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..errors import CheckpointError, InputError
-from ..model.kernels.select import kernels_named
+from ..model.kernels.select import choose_kernels
 from ..offload.budget import GB, MemoryPlan, plan_memory
-from ..offload.estimate import Demand, sizes_of
+from ..offload.estimate import MemoryRequirements, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, keep_under, total_bytes
 from ..quantization.precision import PRECISIONS
 from .args import AUTO_VRAM
@@ -31,7 +31,7 @@ def planned(request: Request) -> Request:
     check_vram(request)
     ceiling = _ceiling(request)
     if request.device.type == "cuda" and not request.options.plan:
-        chosen = kernels_named(request.options.kernels, request.device, request.precision.compute)
+        chosen = choose_kernels(request.options.kernels, request.device, request.precision.compute)
         request = replace(request, kernels=chosen, tried=True)
     if ceiling is None:
         return request
@@ -40,13 +40,15 @@ def planned(request: Request) -> Request:
     if request.device.type == "cpu" and options.dtype == "auto":  # a plan for a GPU, made without one
         precision = PRECISIONS["bf16"]
     text, speech = _encoders(request)
-    demand = Demand(
+    demand = MemoryRequirements(
         precision=precision,
         steps=request.settings.steps,
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
     )
-    plan = plan_memory(sizes_of(request.config, precision, text, speech), demand, ceiling, available_bytes())
+    plan = plan_memory(
+        measure_sizes(request.config, precision, text, speech), demand, ceiling, available_bytes()
+    )
     arranged = plan.arrangement
     settings = replace(
         request.settings,
@@ -142,5 +144,5 @@ def _encoders(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
     found = [TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]]
     for place, name in enumerate(("text_encoder", "speech_encoder")):
         with suppress(CheckpointError):
-            found[place] = part(request.files.find(name), name)
+            found[place] = read_component_config(request.files.find(name), name)
     return found[0], found[1]

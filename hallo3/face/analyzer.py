@@ -59,7 +59,7 @@ class ThumbnailAnalyzer:
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class NoFaceAnalyzer:
     """In the place of an analyzer that was not asked for."""
 
     space: str
@@ -75,7 +75,7 @@ class Absent:
         )
 
 
-def analyze(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
+def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
     """The face in a picture, checked against the space the model was trained in.
 
     Raises ``FaceError`` for another space or size, or numbers that are not finite.

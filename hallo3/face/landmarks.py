@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FaceError
 from ..geometry import PixelBox
-from .scrfd import Found
+from .scrfd import DetectedFace
 
 SILHOUETTE = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
@@ -109,7 +109,7 @@ nobody who is smaller than about a tenth of the picture; in such a part the land
 from those on the whole picture (faces of 140 to 240 px), in narrower ones by 3.5 px."""
 
 
-def landmarks_near(picture: Tensor, face: Found, look_for: LookFor) -> Tensor | None:
+def landmarks_near(picture: Tensor, face: DetectedFace, look_for: LookFor) -> Tensor | None:
     """The landmarks [478, 2] of a face that was found on a picture [3, h, w] in 0..1, in pixels of the whole
     picture; None if nobody is seen there."""
     levels = (picture.detach().float().cpu() * 255).round().clamp(0, 255).to(torch.uint8)

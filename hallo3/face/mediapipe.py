@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DependencyError, Hallo3Error, is_short_of_memory
+from ..errors import CheckpointError, DependencyError, Hallo3Error, is_out_of_memory
 from .landmarks import landmarks_near
 from .photo import PLACES, FindLandmarks
-from .scrfd import Found
+from .scrfd import DetectedFace
 
 FILE = "face_landmarker_v2_with_blendshapes.task"
 """As the original publishes it; MediaPipe's own name is ``face_landmarker.task``."""
@@ -77,7 +77,7 @@ class MediaPipeLandmarks:
 
     path: Path
 
-    def __call__(self, picture: Tensor, face: Found) -> Tensor | None:
+    def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
         """The landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1; None if none are found.
 
         Raises ``CheckpointError`` for a file that is missing, damaged or another, ``DependencyError`` when
@@ -153,7 +153,7 @@ def _landmarker(library: Any, content: bytes, path: Path) -> Generator[tuple[Any
     except Hallo3Error:
         raise
     except Exception as error:  # mediapipe's errors have no common base
-        if is_short_of_memory(error):
+        if is_out_of_memory(error):
             raise MemoryError(f"{path.name}: {error}") from error
         raise CheckpointError(
             "MediaPipe's face landmarks cannot be found.",

@@ -17,17 +17,17 @@ from . import arcface
 from . import scrfd as detector
 from .analyzer import Face
 from .landmarks import box_mask, silhouette_box
-from .scrfd import ANTELOPE, SURE, Found
-from .selection import Choice, choose, doubts, given_mask
+from .scrfd import ANTELOPE, SURE, DetectedFace
+from .selection import FaceChoice, doubts, given_mask, select_face
 
 PLACES = (".", "antelopev2", "models", "face_analysis/models")
 """Where the files may lie in the folder that a user names: as the archives are laid out."""
 
-Detect = Callable[[Tensor], list[Found]]
+Detect = Callable[[Tensor], list[DetectedFace]]
 """The faces on a picture [3, h, w] in 0..1, doubtful ones too."""
 Recognize = Callable[[Tensor, Tensor], Tensor]
 """The embedding [1, 512] of the face with landmarks [5, 2] on a picture [3, h, w] in 0..1."""
-FindLandmarks = Callable[[Tensor, Found], Tensor | None]
+FindLandmarks = Callable[[Tensor, DetectedFace], Tensor | None]
 """MediaPipe's landmarks [478, 2] in pixels of a face that was found on a picture [3, h, w] in 0..1; None if
 it finds none there. Raises ``CheckpointError`` or ``DependencyError`` where it cannot look."""
 STANDS_IN = "The face mask is made of the detector's box, not of MediaPipe's landmarks as in the original"
@@ -35,12 +35,12 @@ STANDS_IN = "The face mask is made of the detector's box, not of MediaPipe's lan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class FaceSelection:
     """What was found on a picture, for previews: ``faces`` from left to right; the ``chosen`` one, None if
     the whole picture is used; the ``mask`` [h, w] of 0 and 1; and ``notes`` for the user."""
 
-    faces: tuple[Found, ...]
-    chosen: Found | None
+    faces: tuple[DetectedFace, ...]
+    chosen: DetectedFace | None
     mask: Tensor
     notes: tuple[str, ...]
 
@@ -59,7 +59,7 @@ class PhotographAnalyzer:
     detect: Detect
     recognize: Recognize
     landmarks: FindLandmarks | None = None
-    choice: Choice = field(default_factory=Choice)
+    choice: FaceChoice = field(default_factory=FaceChoice)
 
     @property
     def space(self) -> str:
@@ -68,7 +68,7 @@ class PhotographAnalyzer:
 
     @staticmethod
     def from_folder(
-        folder: Path, *, landmarks: FindLandmarks | None = None, choice: Choice | None = None
+        folder: Path, *, landmarks: FindLandmarks | None = None, choice: FaceChoice | None = None
     ) -> PhotographAnalyzer:
         """The analyzer whose files lie in a folder, or where antelopev2's archives put them below it.
 
@@ -79,10 +79,10 @@ class PhotographAnalyzer:
             detect=detector.Detector(_file(folder, detector.FILE)),
             recognize=arcface.Recognizer(_file(folder, arcface.FILE)),
             landmarks=landmarks,
-            choice=choice or Choice(),
+            choice=choice or FaceChoice(),
         )
 
-    def look(self, picture: Tensor) -> Seen:
+    def look(self, picture: Tensor) -> FaceSelection:
         """Which faces are on a picture [3, h, w] in 0..1, which one is meant, and its mask.
 
         Raises ``FaceError`` where no face is found, unless the whole picture may be used, and for a choice
@@ -93,11 +93,11 @@ class PhotographAnalyzer:
         sure = [face for face in found if face.score >= SURE]
         faces = sorted(sure or found, key=lambda face: face.box.left + face.box.right)
         given = given_mask(self.choice, height, width)
-        chosen, notes = choose(faces, self.choice)
+        chosen, notes = select_face(faces, self.choice)
         if chosen is not None:
             notes += doubts(chosen, height, width)
         mask, doubt = self._mask(picture, chosen) if given is None else (given, [])
-        return Seen(faces=tuple(faces), chosen=chosen, mask=mask, notes=(*notes, *doubt))
+        return FaceSelection(faces=tuple(faces), chosen=chosen, mask=mask, notes=(*notes, *doubt))
 
     def analyze(self, picture: Tensor) -> Face:
         """The chosen face on a picture [3, h, w] in 0..1; what :meth:`look` notes, as warnings.
@@ -117,7 +117,7 @@ class PhotographAnalyzer:
             chosen=next(n for n, face in enumerate(seen.faces) if face is seen.chosen),
         )
 
-    def _mask(self, picture: Tensor, chosen: Found | None) -> tuple[Tensor, list[str]]:
+    def _mask(self, picture: Tensor, chosen: DetectedFace | None) -> tuple[Tensor, list[str]]:
         height, width = picture.shape[1:]
         if self.choice.box is not None:
             return box_mask(self.choice.box, height, width), []
@@ -126,7 +126,7 @@ class PhotographAnalyzer:
         box, notes = self._face_box(picture, chosen)
         return box_mask(box, height, width), notes
 
-    def _face_box(self, picture: Tensor, chosen: Found) -> tuple[PixelBox, list[str]]:
+    def _face_box(self, picture: Tensor, chosen: DetectedFace) -> tuple[PixelBox, list[str]]:
         """The box that the mask is made of, and what is to be said of it."""
         if self.landmarks is None:
             return chosen.box, []

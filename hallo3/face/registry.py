@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from ..config import FaceConfig
 from ..errors import FaceError, Hallo3Error
-from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer, analyze
+from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer, analyze_portrait
 from .arcface import SPACE
 from .drawn import DrawnFaceAnalyzer
 from .landmarks import box_mask
 from .mediapipe import landmarks_in
 from .photo import FindLandmarks, PhotographAnalyzer
-from .selection import Choice, given_mask
+from .selection import FaceChoice, given_mask
 
 
-def analyze_chosen(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: Choice) -> Face:
+def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: FaceChoice) -> Face:
     """The face on a picture [3, h, w] in 0..1; a mask or a box that the user gives stands in place of the
     analyzer's. Warns where an analyzer looks for one face only and another was asked for. Errors as of
     :func:`analyze`, and ``FaceError`` for a mask or a box that does not fit."""
@@ -40,24 +40,24 @@ def analyze_chosen(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, 
         mask = box_mask(choice.box, height, width)
     if choice.index and not isinstance(analyzer, PhotographAnalyzer):
         warnings.warn("This model's face analyzer looks for one face: its number is not used.", stacklevel=2)
-    face = analyze(picture, analyzer, config)
+    face = analyze_portrait(picture, analyzer, config)
     return face if mask is None else replace(face, mask=mask)
 
 
-Likeness = Callable[[Tensor], float | None]
+SimilarityFunction = Callable[[Tensor], float | None]
 """How alike the face in a frame [3, h, w] in 0..1 and another are; 1 is the same, None: nobody can tell."""
 
 
-def nobody_can_tell(frame: Tensor) -> None:
+def unknown_similarity(frame: Tensor) -> None:
     """The likeness of a face that nobody looks at."""
     del frame
 
 
-def likeness_to(embedding: Tensor, analyzer: FaceAnalyzer) -> Likeness:
+def similarity_to(embedding: Tensor, analyzer: FaceAnalyzer) -> SimilarityFunction:
     """The likeness of faces to the one with this embedding: the cosine of the angle between the two. A frame
     in which no face is found has none, nor has any if the analyzer cannot run."""
     if analyzer.space == "thumbnail":  # recognises nobody
-        return nobody_can_tell
+        return unknown_similarity
     if isinstance(analyzer, PhotographAnalyzer):  # landmarks are for masks, and take their time
         analyzer = replace(analyzer, landmarks=None)
 
@@ -72,12 +72,12 @@ def likeness_to(embedding: Tensor, analyzer: FaceAnalyzer) -> Likeness:
     return likeness
 
 
-def analyzer_for(
+def create_analyzer(
     config: FaceConfig,
     folder: Path | None = None,
     *,
     landmarks: FindLandmarks | None = None,
-    choice: Choice | None = None,
+    choice: FaceChoice | None = None,
 ) -> FaceAnalyzer:
     """The analyzer that writes in the model's embedding space.
 

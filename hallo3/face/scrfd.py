@@ -51,7 +51,7 @@ MOST = 4000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class DetectedFace:
     """A face on a picture: its ``box`` in pixels, cut at the picture's edges; its ``score`` in 0..1; the
     ``landmarks`` [5, 2] in pixels (left eye, right eye, nose, left and right corner of the mouth, as seen);
     and how much of the whole box lies on the picture, ``visible`` in 0..1."""
@@ -73,7 +73,7 @@ class Detector:
         """The network; errors as of :func:`open_network`."""
         return open_network(self.path, EXPECTED, ANTELOPE)
 
-    def __call__(self, picture: Tensor) -> list[Found]:
+    def __call__(self, picture: Tensor) -> list[DetectedFace]:
         """The faces on a picture [3, h, w] in 0..1 with a score from ``LEAST`` on, best first.
 
         Raises ``FaceError`` when the network answers with numbers that are not finite, ``CheckpointError``
@@ -161,11 +161,11 @@ def keep_best(boxes: Tensor) -> list[int]:
     return kept
 
 
-def _found(box: Tensor, score: Tensor, points: Tensor, height: int, width: int) -> Found:
+def _found(box: Tensor, score: Tensor, points: Tensor, height: int, width: int) -> DetectedFace:
     left, top, right, bottom = (float(edge) for edge in box)
     whole = PixelBox(left, top, right, bottom)
     seen = whole.common(PixelBox(0, 0, width, height))
-    return Found(seen, float(score), points, seen.area / whole.area if whole.area else 0.0)
+    return DetectedFace(seen, float(score), points, seen.area / whole.area if whole.area else 0.0)
 
 
 def _single(outputs: list[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FaceError
 from ..geometry import PixelBox
-from .scrfd import SURE, Found
+from .scrfd import SURE, DetectedFace
 
 ALIKE = 0.99
 """Faces with this share of the largest one's area are as large as it."""
@@ -27,7 +27,7 @@ NARROW = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Choice:
+class FaceChoice:
     """What a user wants of the faces on a picture; nothing said: the largest, by itself.
 
     ``index``: the so-many-th face from the left, 0 for the largest. ``box``: the face in this box, which
@@ -53,7 +53,7 @@ class Choice:
         return PixelBox(*edges)
 
 
-def choose(faces: Sequence[Found], choice: Choice) -> tuple[Found | None, list[str]]:
+def select_face(faces: Sequence[DetectedFace], choice: FaceChoice) -> tuple[DetectedFace | None, list[str]]:
     """The face that is meant among ``faces``, from left to right, and what to say of the choice.
 
     None if there is none and the whole picture may be used. Raises ``FaceError`` when it may not, and for
@@ -88,7 +88,7 @@ def choose(faces: Sequence[Found], choice: Choice) -> tuple[Found | None, list[s
     return faces[alike[0]], notes
 
 
-def doubts(face: Found, height: int, width: int) -> list[str]:
+def doubts(face: DetectedFace, height: int, width: int) -> list[str]:
     """What may be wrong with a face on a picture of a size, in sentences; nothing: none."""
     notes: list[str] = []
     if face.score < GOOD:
@@ -113,7 +113,7 @@ def doubts(face: Found, height: int, width: int) -> list[str]:
     return notes
 
 
-def given_mask(choice: Choice, height: int, width: int) -> Tensor | None:
+def given_mask(choice: FaceChoice, height: int, width: int) -> Tensor | None:
     """The user's mask [h, w] as 0 and 1, None where none is given. Raises ``FaceError`` for one that does not
     fit the picture or holds nothing."""
     if choice.mask is None:
@@ -129,7 +129,7 @@ def given_mask(choice: Choice, height: int, width: int) -> Tensor | None:
     return mask
 
 
-def is_profile(face: Found) -> bool:
+def is_profile(face: DetectedFace) -> bool:
     """Whether a face looks aside: its nose is not between its eyes, or they are nearly behind each other."""
     left, right, nose = face.landmarks[:3].double()
     line = right - left
@@ -140,7 +140,7 @@ def is_profile(face: Found) -> bool:
     return not FRONTAL[0] <= way <= FRONTAL[1]
 
 
-def _nobody(found: str, do: str, choice: Choice) -> tuple[None, list[str]]:
+def _nobody(found: str, do: str, choice: FaceChoice) -> tuple[None, list[str]]:
     if choice.whole_picture:
         return None, [
             f"There is {found}: as asked for, the whole picture is used and nobody is recognised, so the "

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 from ..errors import InputError
 from ..geometry import VideoShape
-from ..media.video import Encoding
+from ..media.video import VideoEncoding
 from ..segments import SegmentPlan
 from ..settings import Settings
-from ..storage.atomic import write_whole
+from ..storage.atomic import write_atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class RunSummary:
     """The size of a run. ``network_evaluations`` counts forward passes of the transformer, a branch each; at
     most so many where a step cache ``reuses`` some."""
 
@@ -49,9 +49,11 @@ class Bill:
         )
 
 
-def bill(model: str, plan: SegmentPlan, settings: Settings, width: int, height: int, attention: str) -> Bill:
+def summarize_run(
+    model: str, plan: SegmentPlan, settings: Settings, width: int, height: int, attention: str
+) -> RunSummary:
     """The bill of a planned run; ``attention`` is the backend chosen."""
-    return Bill(
+    return RunSummary(
         model=model,
         segments=len(plan),
         frames=plan.frames,
@@ -68,7 +70,7 @@ def bill(model: str, plan: SegmentPlan, settings: Settings, width: int, height: 
     )
 
 
-def as_dict(value: Bill) -> dict[str, object]:
+def as_dict(value: RunSummary) -> dict[str, object]:
     """The bill for programs; ``reuses`` is left out where nothing is."""
     return {name: found for name, found in asdict(value).items() if name != "reuses" or found}
 
@@ -80,31 +82,31 @@ MOST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """Of a kind of run: seconds a segment, and bytes of its encoded piece a frame."""
 
     seconds: float
     frame_bytes: float
 
 
-def pace_of(jobs: Path, kind: str) -> Pace | None:
+def read_throughput(jobs: Path, kind: str) -> Throughput | None:
     """What earlier runs of a kind took; None if there were none."""
     with suppress(TypeError, KeyError, ValueError, OverflowError):
         said = _known(jobs)[kind]
-        pace = Pace(float(said["seconds"]), float(said["frame_bytes"]))
+        pace = Throughput(float(said["seconds"]), float(said["frame_bytes"]))
         if 0 < pace.seconds < 1e7 and 0 < pace.frame_bytes < 1e9:
             return pace
     return None
 
 
-def remember(jobs: Path, kind: str, pace: Pace) -> None:
+def save_throughput(jobs: Path, kind: str, pace: Throughput) -> None:
     """Keep what a run took. Where it cannot be kept, the next plan knows less, and nothing else."""
     known = _known(jobs)
     known.pop(kind, None)
     known[kind] = {"seconds": pace.seconds, "frame_bytes": pace.frame_bytes}
     recent = dict(list(known.items())[-MOST:])
     with suppress(OSError):
-        write_whole(jobs / FILE, [json.dumps(recent).encode()])
+        write_atomic(jobs / FILE, [json.dumps(recent).encode()])
 
 
 def _known(jobs: Path) -> dict[str, Any]:
@@ -126,7 +128,7 @@ BITS_A_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class RunEstimate:
     """What a run takes: ``job`` bytes on disk while the video is made, ``video`` bytes of the finished file,
     at most ``memory`` bytes of the computer's own; ``render_seconds`` as on this machine before, None if it
     has made no such video. ``measured`` says whether sizes are from earlier runs too, ``grows`` whether
@@ -162,7 +164,7 @@ class Cost:
         )
 
 
-def cost_of(
+def estimate_run(
     plan: SegmentPlan,
     shape: VideoShape,
     size: tuple[int, int],
@@ -172,8 +174,8 @@ def cost_of(
     features: int,
     left: int | None = None,
     pixels: bool = False,
-    pace: Pace | None = None,
-) -> Cost:
+    pace: Throughput | None = None,
+) -> RunEstimate:
     """The cost of a plan whose video is ``size`` (width, height); ``weights`` bytes are held in memory,
     ``features`` bytes kept a frame of speech. ``left`` segments are still to be done; ``pixels`` of all of
     them are kept."""
@@ -184,7 +186,7 @@ def cost_of(
     kept = plan.frames * 3 * shape.height * shape.width * FLOAT if pixels else 0
     segment = plan.config.frames * 3 * shape.height * shape.width * FLOAT * FRAMES_AT_ONCE
     todo = len(plan) if left is None else left
-    return Cost(
+    return RunEstimate(
         segments=len(plan),
         frames=plan.frames,
         job=2 * video + len(plan) * (motion + 4096) + plan.frames * features + kept,
@@ -196,7 +198,7 @@ def cost_of(
     )
 
 
-def check_disk(cost: Cost, folder: Path, already: int = 0) -> None:
+def check_disk(cost: RunEstimate, folder: Path, already: int = 0) -> None:
     """Refuse a run for whose files ``folder`` has no room; ``already`` bytes are there. Raises
     ``InputError``."""
     place = folder
@@ -232,8 +234,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def kind_of(
-    model: str, device: str, evaluations: int, size: tuple[int, int], encoding: Encoding, cache: float = 0.0
+def throughput_key(
+    model: str,
+    device: str,
+    evaluations: int,
+    size: tuple[int, int],
+    encoding: VideoEncoding,
+    cache: float = 0.0,
 ) -> str:
     """By what runs are known that take as long a segment; ``cache`` is the step cache's threshold."""
     work = f"{evaluations} evaluations {f'step cache {cache:g} ' if cache else ''}"

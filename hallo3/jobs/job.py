@@ -19,12 +19,21 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import unwritable, write_whole
-from ..storage.hashing import digest
-from ..storage.lock import held
-from .segment_file import MOTION, PIECE, PIXELS, Record, link_of, packed, read_note, read_segment
+from ..storage.atomic import write_atomic, write_error
+from ..storage.hashing import hash_tensor
+from ..storage.lock import lock_folder
+from .segment_file import (
+    MOTION,
+    PIECE,
+    PIXELS,
+    SegmentRecord,
+    compute_link,
+    read_note,
+    read_segment,
+    serialize_segment,
+)
 
-ABOUT, SEGMENTS = "job.json", "segments"
+MANIFEST_FILENAME, SEGMENTS_DIR = "job.json", "segments"
 CONTENT, PARENT, MADE_WITH = "content", "goes on from", "made with"
 """Among what is for people: the finished file's hash, the job it goes on from, what computed it."""
 FORMAT = 1
@@ -34,7 +43,7 @@ LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class JobManifest:
     """A job: its ``key``, from which its folder has its name; the ``root`` of its chain; ``segments`` and
     ``frames`` in all; ``headers`` of its pieces, which can only be joined with their like. ``what`` is for
     people: portrait, speech, model. ``format`` is the folder's."""
@@ -53,7 +62,7 @@ class About:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def about_of(text: str) -> About:
+def parse_manifest(text: str) -> JobManifest:
     """From JSON. Raises ``ValueError`` for anything else."""
     said = _object(text)
     texts, numbers = ("key", "root", "headers"), ("segments", "frames", "format")
@@ -63,35 +72,35 @@ def about_of(text: str) -> About:
     if not all(right) or not isinstance(what, dict) or not isinstance(said.get("finished"), bool):
         raise ValueError("no description of a job")
     known = {name: said[name] for name in (*texts, *numbers, "finished")}
-    return About(**known, what={str(k): str(v) for k, v in cast("dict[Any, Any]", what).items()})
+    return JobManifest(**known, what={str(k): str(v) for k, v in cast("dict[Any, Any]", what).items()})
 
 
-def write_about(folder: Path, about: About) -> None:
+def write_manifest(folder: Path, about: JobManifest) -> None:
     """Describe a job, for listing it. Raises ``OutputError``."""
     try:
-        write_whole(folder / ABOUT, [about.text().encode()])
+        write_atomic(folder / MANIFEST_FILENAME, [about.text().encode()])
     except OSError as error:
-        raise unwritable(HEADLINE, folder / ABOUT, error) from error
+        raise write_error(HEADLINE, folder / MANIFEST_FILENAME, error) from error
 
 
-def read_about(folder: Path) -> About | None:
+def read_manifest(folder: Path) -> JobManifest | None:
     """What a folder's job is, by its description or else by its segments; None where it is no job."""
     try:
-        return about_of(_read(folder / ABOUT))
+        return parse_manifest(_read(folder / MANIFEST_FILENAME))
     except (OSError, ValueError):
         pass
-    for path in sorted((folder / SEGMENTS).glob("*.safetensors")):
+    for path in sorted((folder / SEGMENTS_DIR).glob("*.safetensors")):
         with suppress(OSError, ValueError):
             noted = read_note(path)
             if noted is not None:
-                return about_of(noted[1])
+                return parse_manifest(noted[1])
     return None
 
 
 def check_format(folder: Path) -> None:
     """Refuse a folder that a newer program has written. Raises ``OutputError``."""
     try:
-        found = _object(_read(folder / ABOUT)).get("format")
+        found = _object(_read(folder / MANIFEST_FILENAME)).get("format")
     except (OSError, ValueError):
         return
     if isinstance(found, int) and found > FORMAT:
@@ -118,12 +127,12 @@ def _object(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", said)
 
 
-def folder_of(jobs: Path, key: str) -> Path:
+def job_folder(jobs: Path, key: str) -> Path:
     """Where the job of a key is kept."""
     return jobs / key[:16]
 
 
-def size_of(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Bytes that a folder holds; what goes while it is looked at is not counted."""
     total = 0
     for path in folder.rglob("*"):
@@ -132,22 +141,22 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def moved(folder: Path, place: Path) -> None:
+def move_job(folder: Path, place: Path) -> None:
     """Give a job's folder another name. Raises ``OutputError`` if another run holds it or it cannot be."""
     try:
-        with held(folder, "this job", note=False):
+        with lock_folder(folder, "this job", note=False):
             if os.name != "nt":  # nobody can take hold of it in between
                 folder.rename(place)
         if os.name == "nt":  # a folder with an open file cannot be renamed there
             folder.rename(place)
     except OSError as error:
-        raise unwritable("The job cannot be removed.", folder, error) from error
+        raise write_error("The job cannot be removed.", folder, error) from error
 
 
-def remove(folder: Path) -> None:
+def remove_job(folder: Path) -> None:
     """Take a job away. Raises ``OutputError`` if another run holds it or it cannot be removed."""
     gone = folder.with_name(f"{folder.name}.gone")
-    moved(folder, gone)
+    move_job(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -163,10 +172,10 @@ def unwatched(done: int, total: int) -> None:
 class Job:
     """An open job. ``records`` has what is sound in each segment's file, or None."""
 
-    def __init__(self, folder: Path, about: About) -> None:
+    def __init__(self, folder: Path, about: JobManifest) -> None:
         self.folder, self.about = folder, about
-        self.records: list[Record | None] = [None] * about.segments
-        self._noted = dict[int, Record]()
+        self.records: list[SegmentRecord | None] = [None] * about.segments
+        self._noted = dict[int, SegmentRecord]()
 
     def look(self, watch: Watch = unwatched) -> None:
         """Read every segment's file once, and remember those that are sound. Raises ``OutputError`` for one
@@ -179,7 +188,7 @@ class Job:
                 if found is None and path.exists() and (noted := read_note(path)):
                     self._noted[index] = noted[0]
             except OSError as error:
-                raise unwritable(UNREADABLE, path, error) from error
+                raise write_error(UNREADABLE, path, error) from error
             self.records[index] = found[0] if found and found[0].index == index else None
             watch(index + 1, total)
 
@@ -200,7 +209,7 @@ class Job:
         """A hash of all segments as they are: another take of any is another state."""
         return sha256("|".join(record.link if record else "" for record in self.records).encode()).hexdigest()
 
-    def finished(self, index: int) -> Record | None:
+    def finished(self, index: int) -> SegmentRecord | None:
         """A segment's record, if it is finished and goes on from the one before as that is now."""
         record = self.records[index]
         before = self.records[index - 1] if index else None
@@ -217,37 +226,37 @@ class Job:
         seconds: float = 0.0,
         measures: Mapping[str, float] | None = None,
         pixels: bool = False,
-    ) -> Record:
+    ) -> SegmentRecord:
         """Keep a segment for good, in place of what was kept of it before: its ``PIECE`` and ``MOTION``, and
         its ``PIXELS`` too if that is wanted. The one before must be finished.
 
         Raises ``OutputError`` if it cannot be written; then nothing has changed.
         """
-        before, content = self.records[index - 1] if index else None, digest(tensors[PIXELS])
+        before, content = self.records[index - 1] if index else None, hash_tensor(tensors[PIXELS])
         previous, frames = before.link if before else self.about.root, len(tensors[PIXELS])
-        link = link_of(previous, index, frames, take, content, tensors[MOTION])
-        record = Record(
+        link = compute_link(previous, index, frames, take, content, tensors[MOTION])
+        record = SegmentRecord(
             index=index,
             frames=frames,
             take=take,
             previous=previous,
             link=link,
             stands_for=self._named_by_next(index, link),
-            piece=digest(tensors[PIECE]),
+            piece=hash_tensor(tensors[PIECE]),
             pixels=content,
             seconds=seconds,
             measures=measures or {},
         )
         if self.about.finished:  # it will be another video
             self.about = replace(self.about, finished=False)
-            write_about(self.folder, self.about)
+            write_manifest(self.folder, self.about)
         path = self.path(index)
         kept = {name: tensor for name, tensor in tensors.items() if pixels or name != PIXELS}
         try:
-            write_whole(path, packed(record, self.about.text(), kept))
+            write_atomic(path, serialize_segment(record, self.about.text(), kept))
         except OSError as error:
             needed = sum(tensor.nbytes for tensor in kept.values())
-            raise unwritable(HEADLINE, path, error, needed) from error
+            raise write_error(HEADLINE, path, error, needed) from error
         self.records[index] = record
         return record
 
@@ -266,11 +275,11 @@ class Job:
     def finish(self, content: str = "") -> None:
         """Note that the whole video has been made, and the hash of its file."""
         self.about = replace(self.about, finished=True, what={**self.about.what, CONTENT: content})
-        write_about(self.folder, self.about)
+        write_manifest(self.folder, self.about)
 
     def path(self, index: int) -> Path:
         """Where a segment is kept."""
-        return self.folder / SEGMENTS / f"{index:06d}.safetensors"
+        return self.folder / SEGMENTS_DIR / f"{index:06d}.safetensors"
 
     def _named_by_next(self, index: int, link: str) -> str:
         """The link by which the next segment, rendered after another take of this one, still names it."""
@@ -285,7 +294,7 @@ class Job:
         try:
             found = read_segment(path, *more)
         except OSError as error:
-            raise unwritable(UNREADABLE, path, error) from error
+            raise write_error(UNREADABLE, path, error) from error
         if record is None or found is None or found[0].link != record.link:
             raise OutputError(
                 "A finished segment has been damaged.",
@@ -297,24 +306,24 @@ class Job:
 
 
 @contextmanager
-def open_job(jobs: Path, about: About, watch: Watch = unwatched) -> Generator[Job]:
+def open_job(jobs: Path, about: JobManifest, watch: Watch = unwatched) -> Generator[Job]:
     """The job of this key in the folder ``jobs``, made if it is new, held while the block lasts.
 
     Raises ``OutputError`` if another run holds it, if a newer program wrote it, or if it cannot be written.
     """
-    folder = folder_of(jobs, about.key)
+    folder = job_folder(jobs, about.key)
     with ExitStack() as stack:
         try:
-            (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(folder, "this very video"))
+            (folder / SEGMENTS_DIR).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_folder(folder, "this very video"))
             _sweep(folder)
         except OSError as error:
-            raise unwritable(HEADLINE, folder, error) from error
+            raise write_error(HEADLINE, folder, error) from error
         check_format(folder)
-        known = read_about(folder)
+        known = read_manifest(folder)
         if known is not None and known.key == about.key and known.finished:
             about = replace(about, finished=True, what={**known.what, **about.what})
-        write_about(folder, about)
+        write_manifest(folder, about)
         job = Job(folder, about)
         job.look(watch)
         yield job
@@ -330,9 +339,9 @@ def inherit(job: Job, parent: Job) -> None:
         if record is None or job.records[index] is not None:
             continue
         try:
-            write_whole(path, _blocks(parent.path(index)))
+            write_atomic(path, _blocks(parent.path(index)))
         except OSError as error:
-            raise unwritable(HEADLINE, path, error, parent.path(index).stat().st_size) from error
+            raise write_error(HEADLINE, path, error, parent.path(index).stat().st_size) from error
         job.records[index] = record
 
 
@@ -344,5 +353,5 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 def _sweep(folder: Path) -> None:
     """Take away what a crash left half written."""
-    for path in (*folder.glob("*.unfinished"), *(folder / SEGMENTS).glob("*.unfinished")):
+    for path in (*folder.glob("*.unfinished"), *(folder / SEGMENTS_DIR).glob("*.unfinished")):
         path.unlink(missing_ok=True)

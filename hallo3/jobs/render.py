@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from ..errors import Hallo3Error, InputError, OutputError
-from ..face.registry import Likeness, nobody_can_tell
+from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
-from ..media.canvas import Canvas, enlarged
-from ..media.drift import Drift, measure
-from ..media.mux import encode_sound, growing, join
-from ..media.paste_back import Surroundings
-from ..media.video import Encoding, encode_piece
+from ..media.canvas import Canvas, enlarge
+from ..media.drift import Drift, measure_drift
+from ..media.mux import encode_soundtrack, join_segments, open_growing_video
+from ..media.paste_back import PasteBack
+from ..media.video import VideoEncoding, encode_segment
 from ..pipeline import Rendered, first_motion
 from ..segments import Segment, SegmentPlan
-from ..storage.atomic import adopt, unfinished, unwritable
-from ..storage.hashing import content_of
-from .estimate import Pace, remember
-from .job import HEADLINE, MADE_WITH, PARENT, About, Job, folder_of, read_about
-from .segment_file import MOTION, PIECE, PIXELS, Record
+from ..storage.atomic import finalize_file, temporary_path, write_error
+from ..storage.hashing import hash_file
+from .estimate import Throughput, save_throughput
+from .job import HEADLINE, MADE_WITH, PARENT, Job, JobManifest, job_folder, read_manifest
+from .segment_file import MOTION, PIECE, PIXELS, SegmentRecord
 
 NUMERICS = 1
 """Of what this package computes. A job of another number is not gone on with: its frames would differ."""
@@ -43,12 +43,12 @@ Measure = Callable[[Tensor, Tensor | None], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SegmentResult:
     """A segment that is safe: its place in the whole video, what was noted of it, whether it was ``drawn``
     just now, and its ``pixels`` if they were."""
 
     index: int
-    record: Record
+    record: SegmentRecord
     drawn: bool
     pixels: Tensor | None
 
@@ -61,7 +61,7 @@ class Redo:
     last: int
     take: int
 
-    def wants(self, index: int, record: Record) -> bool:
+    def wants(self, index: int, record: SegmentRecord) -> bool:
         """Whether a finished segment (counted from 0) is to be rendered again."""
         return self.first <= index + 1 <= self.last and record.take != self.take
 
@@ -73,7 +73,7 @@ class Redo:
 NO_REDO = Redo(1, 0, 0)
 
 
-def redo_named(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
+def parse_redo(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
     """``14-17``, ``14`` or ``14-`` (to the end), counted from 1; nothing for an empty text.
 
     Raises ``InputError`` for anything else, and for segments that the video does not have, or has
@@ -95,7 +95,7 @@ def redo_named(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
     return Redo(first, last, take)
 
 
-def seed_of(seed: int, take: int, after: str) -> int:
+def derive_seed(seed: int, take: int, after: str) -> int:
     """The seed of a take, and of what goes on ``after`` another video: the run's own for the first take."""
     if not take and not after:
         return seed
@@ -112,7 +112,7 @@ def keep(
     measure: Measure,
     redo: Redo = NO_REDO,
     pixels: bool = False,
-) -> Iterator[Kept]:
+) -> Iterator[SegmentResult]:
     """Every segment of the job in order, those that are missing rendered and kept on the way.
 
     ``first`` are the motion frames of the job's first segment. The plan's segments are the job's last ones;
@@ -126,7 +126,7 @@ def keep(
         record = job.finished(index)
         if record is not None and (index < before or not redo.wants(index, record)):
             motion = None  # it is in the file; read only if the next segment needs it
-            yield Kept(index, record, False, None)
+            yield SegmentResult(index, record, False, None)
             continue
         if index < before:
             raise _lost(index)
@@ -151,7 +151,7 @@ def keep(
             pixels=pixels,
         )
         motion = drawn.motion.float()
-        yield Kept(index, record, True, drawn.pixels)
+        yield SegmentResult(index, record, True, drawn.pixels)
 
 
 def _check_finite(drawn: Rendered, index: int) -> None:
@@ -192,11 +192,11 @@ class VideoJob:
     job: Job
     plan: SegmentPlan
     canvas: Canvas
-    encoding: Encoding
+    encoding: VideoEncoding
     recording: Path | Recording
     parent: Job | None = None
     enlarge: int = 1
-    surroundings: Surroundings | None = None
+    surroundings: PasteBack | None = None
     mark: bool = True
     unchanged: Callable[[], None] = lambda: None
 
@@ -212,14 +212,14 @@ class VideoJob:
         *,
         kind: str,
         redo: Redo = NO_REDO,
-        likeness: Likeness = nobody_can_tell,
+        likeness: SimilarityFunction = unknown_similarity,
         pixels: bool = False,
-    ) -> Generator[Kept]:
+    ) -> Generator[SegmentResult]:
         """Every segment in order, rendered where it is missing, and safe when it is handed out. The video of
         those that are finished grows at ``so_far``. ``kind`` is the kind of run whose pace this tells."""
         seconds, sizes, frames = list[float](), 0, 0
         try:
-            with growing(so_far, self.sound(), self.mark) as video:
+            with open_growing_video(so_far, self.sound(), self.mark) as video:
                 for kept in keep(
                     self.job,
                     self.plan,
@@ -238,13 +238,13 @@ class VideoJob:
                     yield kept
         finally:
             if seconds:
-                remember(self.jobs, kind, Pace(median(seconds), sizes / frames))
+                save_throughput(self.jobs, kind, Throughput(median(seconds), sizes / frames))
 
     def join(self, path: Path) -> None:
         """The finished video. Raises ``OutputError``."""
         pieces = (self.job.piece(index) for index in range(self.job.about.segments))
-        join(pieces, self.sound(), path, self.mark, f"{self.job.folder.name}{path.suffix}")
-        self.job.finish(content_of(path))
+        join_segments(pieces, self.sound(), path, self.mark, f"{self.job.folder.name}{path.suffix}")
+        self.job.finish(hash_file(path))
 
     def drifts(self) -> list[Drift]:
         """What was measured of each finished segment."""
@@ -267,42 +267,44 @@ class VideoJob:
                 )
             parts.append((before, Fraction(self.parent.about.frames, fps)))
         parts.append((self.recording, Fraction(self.plan.frames, fps)))
-        fresh = unfinished(self.job.folder / SOUND.format("new"))
+        fresh = temporary_path(self.job.folder / SOUND.format("new"))
         try:
-            encode_sound(parts, fresh)
+            encode_soundtrack(parts, fresh)
             self.unchanged()
-            path = self.job.folder / SOUND.format(content_of(fresh)[:DIGITS])
-            adopt(fresh, path)
+            path = self.job.folder / SOUND.format(hash_file(fresh)[:DIGITS])
+            finalize_file(fresh, path)
         except OSError as error:
-            raise unwritable(HEADLINE, fresh, error) from error
+            raise write_error(HEADLINE, fresh, error) from error
         return path
 
     def _press(self, pixels: Tensor) -> bytes:
         frames = self.canvas.uncrop(pixels)
         finished = (self.finished(frames[n : n + 1])[0] for n in range(len(frames)))
-        return encode_piece(finished, self.encoding, self.plan.config.fps)
+        return encode_segment(finished, self.encoding, self.plan.config.fps)
 
     def finished(self, frames: Tensor) -> Tensor:
         """Frames without bars [F, 3, h, w] in 0..1 as the video shows them."""
         if self.surroundings is not None:
             return self.surroundings.around(frames)
-        return enlarged(frames, self.enlarge)
+        return enlarge(frames, self.enlarge)
 
-    def _measures(self, pixels: Tensor, before: Tensor | None, likeness: Likeness) -> dict[str, float]:
+    def _measures(
+        self, pixels: Tensor, before: Tensor | None, likeness: SimilarityFunction
+    ) -> dict[str, float]:
         canvas = self.canvas
         frames, portrait = canvas.uncrop(pixels), (canvas.uncrop(canvas.pixels[0, :, 0]) + 1) / 2
-        drift = measure(frames, portrait, None if before is None else canvas.uncrop(before))
+        drift = measure_drift(frames, portrait, None if before is None else canvas.uncrop(before))
         return replace(drift, face=likeness(frames[0])).as_dict()
 
 
-def state_of(parent: Job | None) -> str:
+def parent_state(parent: Job | None) -> str:
     """What a video goes on from, as far as it decides its frames; nothing for one that begins."""
     return parent.state if parent else ""
 
 
-def job_about(
+def create_manifest(
     key: str, plan: SegmentPlan, headers: str, what: Mapping[str, str], parent: Job | None
-) -> About:
+) -> JobManifest:
     """The description of a job, which may go on from another. Raises ``InputError`` for one whose pieces
     cannot be joined with its own."""
     before = parent.about if parent else None
@@ -313,27 +315,27 @@ def job_about(
             expected="those that it was made with",
             do="use the same portrait and the same choices as for that video",
         )
-    return About(
+    return JobManifest(
         key=key,
         root=before.root if before else key,
         segments=len(plan) + (before.segments if before else 0),
         frames=plan.frames + (before.frames if before else 0),
         headers=headers,
-        what={**what, MADE_WITH: made_with(), **({PARENT: parent.folder.name} if parent else {})},
+        what={**what, MADE_WITH: describe_machine(), **({PARENT: parent.folder.name} if parent else {})},
     )
 
 
-def made_with() -> str:
+def describe_machine() -> str:
     """By what frames are computed here; elsewhere they may differ by rounding."""
     card = f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"torch {torch.__version__}{card}"
 
 
-def other_machine(jobs: Path, about: About) -> str:
+def machine_warning(jobs: Path, about: JobManifest) -> str:
     """What to say of a job that was begun with another torch or on another card; nothing of any other."""
-    known = read_about(folder_of(jobs, about.key))
+    known = read_manifest(job_folder(jobs, about.key))
     before = known.what.get(MADE_WITH) if known else None
-    if before in (None, made_with()):
+    if before in (None, describe_machine()):
         return ""
     return f"this video was begun with {before}; frames may differ by rounding from here on"
 
@@ -342,7 +344,7 @@ def sound_in(folder: Path) -> Path | None:
     """A job's sound, if it is there as it was written: its name tells its content."""
     for path in folder.glob(SOUND.format("*")):
         with suppress(OSError):
-            if content_of(path)[:DIGITS] == path.name.split(".")[1]:
+            if hash_file(path)[:DIGITS] == path.name.split(".")[1]:
                 return path
             path.unlink()
     return None

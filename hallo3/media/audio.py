@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, DependencyError
-from .audio_decoder import SoundFile, opened
+from .audio_decoder import AudioFile, open_audio
 
 CANCELLED = 1e-3
 """A mix this much quieter than its channels means they cancel each other."""
@@ -28,14 +28,14 @@ LONGEST_HOURS = 12
 RATES = f"a whole number from {SLOWEST} to {FASTEST} Hz"
 
 
-def check_form(sample_rate: int, channels: int, samples: int) -> None:
+def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:
     """Refuse a sample rate, a number of channels or a length that no recording of speech has, before anything
     is computed with it.
 
     Raises ``AudioError``.
     """
     if not SLOWEST <= sample_rate <= FASTEST:
-        raise no_rate(f"{sample_rate} Hz")
+        raise sample_rate_error(f"{sample_rate} Hz")
     if channels > MOST_CHANNELS:
         raise AudioError(
             "The recording has too many channels.",
@@ -52,7 +52,7 @@ def check_form(sample_rate: int, channels: int, samples: int) -> None:
         )
 
 
-def no_rate(found: str) -> AudioError:
+def sample_rate_error(found: str) -> AudioError:
     """What to tell of a sample rate that is none."""
     return AudioError(
         "The recording's sample rate cannot be used.",
@@ -63,7 +63,7 @@ def no_rate(found: str) -> AudioError:
 
 
 @dataclass(slots=True)
-class SoundFacts:
+class AudioStats:
     """Length, loudness and faults of a recording, gathered piece by piece.
 
     ``loudest`` is over all channels, ``mixed`` over their mean; ``bad`` is the first sample that is
@@ -158,11 +158,11 @@ def read_pieces(path: Path) -> Iterator[Recording]:
     that no recording of speech has (:func:`check_form`), and at its end for a track without samples.
     """
     samples = 0
-    with opened(path) as file:
-        check_form(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
+    with open_audio(path) as file:
+        check_audio_format(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
         for piece in _gathered(_decode(file, path.name)):
             samples += piece.waveform.shape[1]
-            check_form(file.sample_rate, file.channels, samples)
+            check_audio_format(file.sample_rate, file.channels, samples)
             yield piece
     if not samples:
         raise AudioError(
@@ -173,7 +173,7 @@ def read_pieces(path: Path) -> Iterator[Recording]:
         )
 
 
-def _decode(file: SoundFile, name: str) -> Iterator[Recording]:
+def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
     """The track in floating point; PyAV gets its channels interleaved, because eight planes make it crash."""
     import av
 
@@ -240,12 +240,12 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
     are not finite raise ``AudioError``. Silence and channels that cancel each other are told as warnings; of
     the latter the first channel is used.
     """
-    facts = facts_of(recording)
+    facts = compute_stats(recording)
     facts.tell()
     return resample(facts.mix(recording.waveform.float()), recording.sample_rate, sample_rate)
 
 
-def facts_of(recording: Recording) -> SoundFacts:
+def compute_stats(recording: Recording) -> AudioStats:
     """What must be known of a recording in memory before its channels are mixed.
 
     Raises ``AudioError`` for a batch, no samples and values that are not finite.
@@ -258,7 +258,7 @@ def facts_of(recording: Recording) -> SoundFacts:
             expected="[channels, samples] floating point",
             do="pass one recording at a time",
         )
-    check_form(recording.sample_rate, *waveform.shape)
+    check_audio_format(recording.sample_rate, *waveform.shape)
     if 0 in waveform.shape:
         raise AudioError(
             "The recording is empty.",
@@ -266,7 +266,7 @@ def facts_of(recording: Recording) -> SoundFacts:
             expected="at least one of each",
             do="record or export it again",
         )
-    facts = SoundFacts(recording.sample_rate, waveform.shape[0])
+    facts = AudioStats(recording.sample_rate, waveform.shape[0])
     facts.add(waveform.float())
     facts.check()
     return facts
@@ -279,12 +279,12 @@ def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
     try:
         import librosa
     except ImportError as error:
-        raise no_resampler(error, source_rate, target_rate) from error
+        raise missing_resampler_error(error, source_rate, target_rate) from error
     resampled = librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate)
     return torch.from_numpy(resampled)
 
 
-def no_resampler(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
+def missing_resampler_error(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
     """What to tell if librosa, or soxr that comes with it, is missing."""
     return DependencyError(
         "Resampling a recording needs a library that is not installed.",
@@ -294,47 +294,49 @@ def no_resampler(error: ImportError, source_rate: int, target_rate: int) -> Depe
     )
 
 
-def recording_facts(path: Path) -> SoundFacts:
+def measure_recording(path: Path) -> AudioStats:
     """Length, sample rate, channels and loudness of a recording, read through once and not kept.
 
     Raises ``AudioError`` for anything that is not sound and for values that are not finite.
     """
-    facts: SoundFacts | None = None
+    facts: AudioStats | None = None
     for piece in read_pieces(path):
-        facts = facts or SoundFacts(piece.sample_rate, piece.waveform.shape[0])
+        facts = facts or AudioStats(piece.sample_rate, piece.waveform.shape[0])
         facts.add(piece.waveform)
     assert facts is not None  # a track without samples has been refused
     facts.check()
     return facts
 
 
-def stream_mono(path: Path, sample_rate: int, facts: SoundFacts | None = None) -> Iterator[Tensor]:
+def stream_mono(path: Path, sample_rate: int, facts: AudioStats | None = None) -> Iterator[Tensor]:
     """The signal of ``to_mono(read_recording(path), sample_rate)`` in pieces [n] float32 of about a second.
 
     The file is read twice; ``facts``, if they are known already, save the first time. Checked before this
     returns: whatever ``read_recording`` and ``to_mono`` refuse raises the same errors, and warns the same.
     A file that is another one when it is read again raises ``AudioError`` too.
     """
-    facts = facts or recording_facts(path)
+    facts = facts or measure_recording(path)
     facts.tell()
-    return resampled(
+    return resample_pieces(
         _read(path, facts, facts.mix), (facts.sample_rate, sample_rate), facts.length_at(sample_rate)
     )
 
 
-def stream_stereo(path: Path, sample_rate: int, facts: SoundFacts | None = None) -> Iterator[Tensor]:
+def stream_stereo(path: Path, sample_rate: int, facts: AudioStats | None = None) -> Iterator[Tensor]:
     """The recording as two channels at a rate, in pieces [2, n] float32 of about a second.
 
     Two channels stay as they are; one, several, and two that cancel each other are mixed as ``stream_mono``
     mixes them and doubled. ``facts.length_at(sample_rate)`` samples; errors and warnings of ``stream_mono``.
     """
-    facts = facts or recording_facts(path)
+    facts = facts or measure_recording(path)
     facts.tell()
     length = facts.length_at(sample_rate)
-    return resampled(_read(path, facts, facts.stereo), (facts.sample_rate, sample_rate), length, channels=2)
+    return resample_pieces(
+        _read(path, facts, facts.stereo), (facts.sample_rate, sample_rate), length, channels=2
+    )
 
 
-def resampled(
+def resample_pieces(
     pieces: Iterator[Tensor], rates: tuple[int, int], samples: int, channels: int = 1
 ) -> Iterator[Tensor]:
     """A stream of pieces [n], or [channels, n] of several, from the first rate at the second, by soxr.
@@ -347,12 +349,12 @@ def resampled(
     try:
         from soxr import ResampleStream
     except ImportError as error:
-        raise no_resampler(error, source_rate, rate) from error
+        raise missing_resampler_error(error, source_rate, rate) from error
     resampler: Any = ResampleStream(source_rate, rate, channels, quality="HQ")
     return _fitted(_resampled(pieces, resampler, channels), samples, channels)
 
 
-def _read(path: Path, facts: SoundFacts, mix: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+def _read(path: Path, facts: AudioStats, mix: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     seen = 0
     for piece in read_pieces(path):
         seen += piece.waveform.shape[1]
@@ -381,7 +383,7 @@ def _fitted(pieces: Iterator[Tensor], wanted: int, channels: int) -> Iterator[Te
         yield torch.zeros(channels, wanted) if channels > 1 else torch.zeros(wanted)
 
 
-def _changed(path: Path, facts: SoundFacts) -> AudioError:
+def _changed(path: Path, facts: AudioStats) -> AudioError:
     return AudioError(
         "The recording has changed while it was read.",
         found=path.name,

@@ -52,7 +52,7 @@ OPEN_SIZE = 0x7FFF0000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SoundFile:
+class AudioFile:
     """PyAV's ``container`` and the sound ``track`` to decode. ``seconds``: its length, where FFmpeg knows it;
     ``stated``: the length that is written in the file."""
 
@@ -73,7 +73,7 @@ class SoundFile:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[SoundFile]:
+def open_audio(path: Path) -> Generator[AudioFile]:
     """A file and its first sound track.
 
     Warns of an FFmpeg with known faults. Raises ``AudioError`` for no file, no sound, and sound of a kind
@@ -93,7 +93,7 @@ def opened(path: Path) -> Generator[SoundFile]:
                 track = _track(container, path)
                 seconds = _seconds(container, track)
                 stated = seconds if promised is None else promised
-                yield SoundFile(container=container, track=track, seconds=seconds, stated=stated)
+                yield AudioFile(container=container, track=track, seconds=seconds, stated=stated)
     except FFmpegError as error:
         kind = "damaged, or of a kind that is not read here"
         reason = kind if isinstance(error, ArgumentError) else error.strerror

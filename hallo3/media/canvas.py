@@ -57,10 +57,10 @@ def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Ca
 
 def cover(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
     """Scale (bicubic, antialiased, overshoot kept) until [3, height, width] is covered; cut the middle."""
-    picture = shortened(picture, height / width)
-    mask = None if mask is None else shortened(mask, height / width)
+    picture = shrink(picture, height / width)
+    mask = None if mask is None else shrink(mask, height / width)
     size, top, left = cover_size(picture.shape[1], picture.shape[2], height, width)
-    return scaled(picture, size, "bicubic", mask)[:, top : top + height, left : left + width]
+    return resize(picture, size, "bicubic", mask)[:, top : top + height, left : left + width]
 
 
 def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], int, int]:
@@ -70,7 +70,7 @@ def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int]
     return size, (size[0] - height) // 2, (size[1] - width) // 2
 
 
-def shortened(picture: Tensor, ratio: float) -> Tensor:
+def shrink(picture: Tensor, ratio: float) -> Tensor:
     """The middle of a strip [..., h, w]: no more than ``LONGEST`` canvases, of height / width ``ratio``, side
     by side. Without this, a strip that covers the canvas could become gigabytes."""
     h, w = picture.shape[-2:]
@@ -82,13 +82,13 @@ def shortened(picture: Tensor, ratio: float) -> Tensor:
 def pad_square(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
     """Scale (bilinear, antialiased) to the shorter side, black bars around, clamped to 0..1."""
     side = min(height, width)
-    fitted = scaled(picture, (side, side), "bilinear", mask)
+    fitted = resize(picture, (side, side), "bilinear", mask)
     top, left = (height - side) // 2, (width - side) // 2
     bars = (left, width - side - left, top, height - side - top)
     return F.pad(fitted, bars).clamp(0, 1)
 
 
-def scaled(picture: Tensor, size: tuple[int, int], mode: str, mask: Tensor | None = None) -> Tensor:
+def resize(picture: Tensor, size: tuple[int, int], mode: str, mask: Tensor | None = None) -> Tensor:
     """A picture [C, h, w], times a mask [h, w] if there is one, scaled to a size with antialiasing.
 
     Scaling goes across first and down then; so the mask can be applied to a band of rows at a time, to the
@@ -108,7 +108,7 @@ def _scaled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.interpolate(picture[None], size=size, mode=mode, antialias=True, align_corners=False)[0]
 
 
-def enlarged(frames: Tensor, times: int) -> Tensor:
+def enlarge(frames: Tensor, times: int) -> Tensor:
     """Frames [F, 3, H, W] in 0..1, so many times as high and wide (bicubic, overshoot cut off)."""
     if times == 1:
         return frames

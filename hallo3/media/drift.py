@@ -68,7 +68,7 @@ class Column(NamedTuple):
     high: float
 
 
-def measure(frames: Tensor, portrait: Tensor, before: Tensor | None) -> Drift:
+def measure_drift(frames: Tensor, portrait: Tensor, before: Tensor | None) -> Drift:
     """The drift of a segment's new frames [F, 3, H, W] against the portrait [3, H, W], all in 0..1.
 
     ``portrait`` is the canvas as the frames show it, ``before`` [3, H, W] the last frame of the

@@ -23,7 +23,7 @@ HOLD_BEFORE, HOLD_AFTER = 3, 5
 """Frames before and after a sound that are not silent: words begin with a breath and fade away."""
 
 
-class Loudness:
+class LoudnessMeter:
     """The level of every video frame of a mono signal, gathered piece by piece; samples are not kept."""
 
     def __init__(self, sample_rate: int, fps: int) -> None:
@@ -147,7 +147,7 @@ class GainCurve:
             done += len(piece)
 
 
-def gain_curve(loudness: Loudness, level: str, silence: str) -> GainCurve | None:
+def make_gain_curve(loudness: LoudnessMeter, level: str, silence: str) -> GainCurve | None:
     """The gains that were asked for: one of ``LEVELS`` and one of ``SILENCES``; None where there are none.
 
     Raises ``ValueError`` for other names.

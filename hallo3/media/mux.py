@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import adopt, unfinished, unwritable
+from ..storage.atomic import finalize_file, temporary_path, write_error
 from .audio import Recording, read_pieces
-from .audio_decoder import opened
+from .audio_decoder import open_audio
 
 
 class Sink(io.BufferedWriter):
@@ -69,7 +69,7 @@ REORDERED = 2
 FINAL = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
 
 
-class Joined:
+class GrowingVideo:
     """A video file to which pieces are appended. A context manager; the file is closed on leaving.
 
     ``sound`` is an MP4 of nothing but sound, or None. Raises ``OutputError`` if it cannot be written.
@@ -93,7 +93,7 @@ class Joined:
             self._container: Any = av.open(self._file, "w", format=self._form, options=options)
             self._sound = _Sound(self._sound_path) if self._sound_path else None
         except OSError as error:
-            raise unwritable(HEADLINE, self.path, error) from error
+            raise write_error(HEADLINE, self.path, error) from error
         if self._mark:
             self._container.metadata["comment"] = MARK
         return self
@@ -135,7 +135,7 @@ class Joined:
             with suppress(OSError):
                 self._file.close()
             if kind is None:
-                raise unwritable(HEADLINE, self.path, failure) from failure
+                raise write_error(HEADLINE, self.path, failure) from failure
 
     def _begin(self, track: Any) -> None:
         try:
@@ -156,13 +156,13 @@ class Joined:
         try:
             self._container.mux(packet)
         except OSError as error:
-            raise unwritable(HEADLINE, self.path, error) from error
+            raise write_error(HEADLINE, self.path, error) from error
 
     def _flush(self) -> None:
         try:
             self._file.check()
         except OSError as error:
-            raise unwritable(HEADLINE, self.path, error) from error
+            raise write_error(HEADLINE, self.path, error) from error
 
     def _close(self) -> None:
         try:
@@ -209,34 +209,36 @@ class _Sound:
         self._file.close()
 
 
-def growing(path: Path, sound: Path | None, mark: bool = True) -> Joined:
+def open_growing_video(path: Path, sound: Path | None, mark: bool = True) -> GrowingVideo:
     """A video that plays while it grows. What has been appended survives a crash but for 0.4 seconds."""
     form = FORMATS.get(path.suffix.lower(), "mp4")
-    return Joined(path, form, GROWING[form], sound, mark)
+    return GrowingVideo(path, form, GROWING[form], sound, mark)
 
 
-def join(pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = "") -> None:
+def join_segments(
+    pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = ""
+) -> None:
     """The finished video at ``path``: an ordinary file, whole or not there. ``name`` is what it is called
     beside that place until then.
 
     Raises ``OutputError`` if it cannot be written; whatever had its name before is then still there.
     """
     form = FORMATS[path.suffix.lower()]
-    fresh = unfinished(path.with_name(name) if name else path)
+    fresh = temporary_path(path.with_name(name) if name else path)
     try:
-        with Joined(fresh, form, FINAL[form], sound, mark) as video:
+        with GrowingVideo(fresh, form, FINAL[form], sound, mark) as video:
             for piece in pieces:
                 video.append(piece)
-        adopt(fresh, path)
+        finalize_file(fresh, path)
     except BaseException as error:
         with suppress(OSError):
             fresh.unlink()
         if isinstance(error, OSError):
-            raise unwritable(HEADLINE, path, error) from error
+            raise write_error(HEADLINE, path, error) from error
         raise
 
 
-def frames_of(piece: bytes) -> Tensor:
+def decode_frames(piece: bytes) -> Tensor:
     """A piece's frames, decoded: [F, 3, H, W] in 0..1."""
     import av
 
@@ -253,7 +255,7 @@ PIECE = 1 << 16
 """Samples of a recording in memory that are handed over at a time."""
 
 
-def encode_sound(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
+def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
     """Recordings one after the other as AAC, each cut or filled up with silence to so many seconds.
 
     Sound goes through piece by piece and is cut to full scale, as any player would: far beyond it the encoder
@@ -294,7 +296,7 @@ def _common(sources: list[Path | Recording]) -> tuple[int, str]:
 def _form(source: Path | Recording) -> tuple[int, int]:
     if isinstance(source, Recording):
         return source.sample_rate, source.waveform.shape[0]
-    with opened(source) as file:
+    with open_audio(source) as file:
         return file.sample_rate, file.channels
 
 
@@ -313,7 +315,7 @@ def _frames(source: Path | Recording) -> Iterator[Any]:
     if isinstance(source, Recording):
         yield from _frames_of(source, 0)
         return
-    with opened(source) as file:
+    with open_audio(source) as file:
         if file.channels <= MIXED:
             yield from file.container.decode(file.track)
             return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import PixelBox, VideoShape
-from .canvas import scaled
+from .canvas import resize
 from .framing import Crop
 
 LONGEST = 1920
@@ -20,7 +20,7 @@ TOUCHING = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Surroundings:
+class PasteBack:
     """A photograph, uint8 [3, H, W] with even sides, and where on it the canvas' picture belongs.
 
     ``place`` is in pixels of the photograph and may lie between them.
@@ -63,7 +63,7 @@ class Surroundings:
         return FEATHER * min(right - left, bottom - top)
 
 
-def surroundings_of(picture: Tensor, crop: Crop, shape: VideoShape) -> Surroundings:
+def make_paste_back(picture: Tensor, crop: Crop, shape: VideoShape) -> PasteBack:
     """The photograph round a crop of a picture [3, h, w] in 0..1, and the place of what is shown of it.
 
     A photograph with a side longer than ``LONGEST`` is scaled down to it; after that an odd last row or
@@ -74,11 +74,11 @@ def surroundings_of(picture: Tensor, crop: Crop, shape: VideoShape) -> Surroundi
     size = max(2, round(h * scale)), max(2, round(w * scale))
     photograph = torch.empty(3, size[0] // 2 * 2, size[1] // 2 * 2, dtype=torch.uint8)
     for into, channel in zip(photograph, picture[:, None], strict=True):
-        whole = channel if size == (h, w) else scaled(channel, size, "bicubic")
+        whole = channel if size == (h, w) else resize(channel, size, "bicubic")
         into.copy_((whole[0, : into.shape[0], : into.shape[1]].clamp(0, 1) * 255).round())
     left, top, right, bottom = crop.shown(shape)
     x, y = size[1] / w, size[0] / h
-    return Surroundings(
+    return PasteBack(
         photograph=photograph,
         place=PixelBox(left * x, top * y, right * x, bottom * y),
     )

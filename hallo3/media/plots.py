@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .drift import Drift, columns_of
-from .loudness import FAINTEST, GainCurve, Loudness, loud_level, silences
+from .loudness import FAINTEST, GainCurve, LoudnessMeter, loud_level, silences
 
 NARROWEST = 480
 """The least width of a chart, in pixels."""
@@ -286,7 +286,7 @@ class _Columns:
 
 
 def draw_speech(
-    loudness: Loudness, frames_a_segment: int, *, gains: GainCurve | None = None, width: int = 960
+    loudness: LoudnessMeter, frames_a_segment: int, *, gains: GainCurve | None = None, width: int = 960
 ) -> Tensor:
     """A chart [3, H, width] in 0..1 of a recording that adds so many frames a segment to a video.
 
@@ -317,7 +317,7 @@ def _ticks(seconds: float, box: Box) -> list[float]:
     return [step * place for place in range(max(int(seconds / step + 1e-9) + 1, 2))]
 
 
-def _head(pen: Pen, loudness: Loudness, levels: Tensor, frames_a_segment: int) -> None:
+def _head(pen: Pen, loudness: LoudnessMeter, levels: Tensor, frames_a_segment: int) -> None:
     count, frames = -(-len(levels) // frames_a_segment), len(levels)
     pen.text(16, 26, f"Speech over {clock(frames / loudness.fps, frames < SHORT * loudness.fps)}", 19, INK)
     each = f" of {frames_a_segment / loudness.fps:.3g} s" if count > 1 else ""
@@ -346,7 +346,12 @@ def _columns(levels: Tensor, peaks: Tensor, most: int) -> _Columns:
 
 
 def _plot(
-    pen: Pen, loudness: Loudness, levels: Tensor, gains: GainCurve | None, box: Box, ticks: Sequence[float]
+    pen: Pen,
+    loudness: LoudnessMeter,
+    levels: Tensor,
+    gains: GainCurve | None,
+    box: Box,
+    ticks: Sequence[float],
 ) -> None:
     left, top, right, bottom = box
     columns = _columns(levels, loudness.peaks, int(right - left) // SPEECH_COLUMN)

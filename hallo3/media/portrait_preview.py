@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..geometry import PixelBox, VideoShape
-from .canvas import cover_size, pad_square, scaled, shortened
+from .canvas import cover_size, pad_square, resize, shrink
 from .framing import Crop, extent
 
 BOX = (1.0, 0.75, 0.1)
@@ -172,7 +172,7 @@ class _Board(NamedTuple):
         """The picture at ``view``, dark but for what is ``used``, with bars over the rest of the canvas."""
         bright = torch.full((3, self.height, self.width), EMPTY / CUT_OFF)
         left, top, right, bottom = self.on(view)
-        bright[:, top:bottom, left:right] = scaled(
+        bright[:, top:bottom, left:right] = resize(
             picture.float(), (bottom - top, right - left), "bilinear"
         ).clamp(0, 1)
         shown = bright * CUT_OFF
@@ -191,7 +191,7 @@ READABLE = 480
 """Rows that a picture to look at should have."""
 
 
-def overview(
+def draw_portrait_preview(
     picture: Tensor,
     mask: Tensor,
     shape: VideoShape,
@@ -212,7 +212,7 @@ def overview(
         return draw_framing(picture, mask, shape, crop, faces, chosen)
     scale = max(1, READABLE // shape.height)
     height, width = scale * shape.height, scale * shape.width
-    picture, mask = shortened(picture, height / width), shortened(mask, height / width)
+    picture, mask = shrink(picture, height / width), shrink(mask, height / width)
     h, w = picture.shape[1:]
     if h == w:
         shown = pad_square(picture, height, width)
@@ -221,7 +221,7 @@ def overview(
         shown = torch.where(bars, stripes(height, width).to(picture), shown)
     else:
         size, top, left = cover_size(h, w, height, width)
-        shown = scaled(picture, size, "bilinear").clamp(0, 1)
+        shown = resize(picture, size, "bilinear").clamp(0, 1)
         seen = F.interpolate(mask[None, None].to(picture), size=size, mode="nearest")[0, 0]
         light = torch.full(size, CUT_OFF)
         light[top : top + height, left : left + width] = 1

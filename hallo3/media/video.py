@@ -76,7 +76,7 @@ CODECS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoding:
+class VideoEncoding:
     """A choice among :data:`CODECS`. Raises ``InputError`` for what does not exist or does not fit."""
 
     codec: str = "h264"
@@ -123,7 +123,7 @@ class Encoding:
             )
 
 
-def encode_piece(frames: Iterable[Tensor], encoding: Encoding, fps: int) -> bytes:
+def encode_segment(frames: Iterable[Tensor], encoding: VideoEncoding, fps: int) -> bytes:
     """Frames, each [3, H, W] in 0..1, as a piece; values are truncated to 8 bits, as the original does.
 
     Equal frames give equal bytes on any number of cores.
@@ -150,7 +150,7 @@ def encode_piece(frames: Iterable[Tensor], encoding: Encoding, fps: int) -> byte
     return target.getvalue()
 
 
-def headers_of(encoding: Encoding, width: int, height: int, fps: int) -> str:
+def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -> str:
     """A hash of what every piece of this size begins with: pieces with other headers cannot be joined.
 
     Another build of the encoder may write others. Raises ``InputError`` if the encoder is not there.
@@ -160,7 +160,7 @@ def headers_of(encoding: Encoding, width: int, height: int, fps: int) -> str:
     if encoding.kind.encoder not in av.codecs_available:
         raise _impossible(f"{encoding.codec}, which this PyAV was built without", "another codec")
     blank = torch.zeros(3, height, width)
-    with av.open(BytesIO(encode_piece([blank], encoding, fps))) as container:
+    with av.open(BytesIO(encode_segment([blank], encoding, fps))) as container:
         extra: bytes = container.streams.video[0].codec_context.extradata or b""
     return sha256(extra).hexdigest()
 
@@ -170,7 +170,7 @@ def to_uint8(frames: Tensor) -> Tensor:
     return (frames * 255).to(torch.uint8)
 
 
-def _stream(container: Any, encoding: Encoding, width: int, height: int, fps: int) -> Any:
+def _stream(container: Any, encoding: VideoEncoding, width: int, height: int, fps: int) -> Any:
     facts, kind = encoding.facts(), encoding.kind
     options = dict(kind.options)
     if facts["quality"] is not None:

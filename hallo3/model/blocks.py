@@ -205,7 +205,7 @@ class Hallo3Block(Block):
         """Keys and values of the face tokens [1, n, token_dim]."""
         return self.attn_face.project(tokens, self.attn1.norm_k)
 
-    def face_fold(self, tokens: Tensor) -> FoldedKV:
+    def fold_output_projection(self, tokens: Tensor) -> FoldedKV:
         """The same, folded with the output layer: one face for all frames and samples."""
         return self.attn_face.fold(tokens, self.attn1.norm_k)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .attention import KV, FoldedKV
 from .blocks import BlockConditions, Modulation
 from .embeddings import Rotary
-from .layers import OnAccess
+from .layers import LazyParameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def paired(run: RunConditions, segment: SegmentConditions) -> Conditions:
         halves = zip(run.silence[index], segment.audio[index], strict=True)
         return KV(*(torch.cat(sides) for sides in halves))
 
-    return _conditions(run, run.text, OnAccess(pair, len(run.silence)))
+    return _conditions(run, run.text, LazyParameters(pair, len(run.silence)))
 
 
 def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import AudioConfig, FaceConfig, TrunkConfig
-from ..geometry import PATCH, LatentShape, expect
+from ..geometry import PATCH, LatentShape, check_shape
 from .layers import Layers
 
 
@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
         """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]; N is at most the text length,
         else ``ShapeError``: what follows are the positions of video."""
         most = min(prompt_embeds.shape[-2], self.text_tokens)
-        expect(tuple(prompt_embeds.shape), (None, most, None), "The prompt embedding")
+        check_shape(tuple(prompt_embeds.shape), (None, most, None), "The prompt embedding")
         tokens: Tensor = self.text_proj(prompt_embeds)
         return tokens + self._positions(0, tokens)
 

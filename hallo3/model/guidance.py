@@ -36,12 +36,12 @@ def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: Se
 
     def predict(latents: Tensor, step: int) -> Tensor:
         noisy, image_latents = latents.to(run.text), segment.image_latents.to(run.text)
-        return torch.cat(dit.abreast(noisy, image_latents, run.steps[step], both))
+        return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], both))
 
     return predict
 
 
-PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentConditions], Predict]] = {
+GUIDANCE_PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentConditions], Predict]] = {
     "batched": batched_branches,
     "sequential": sequential_branches,
     "layer-major": layer_major_branches,

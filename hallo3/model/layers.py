@@ -80,7 +80,7 @@ class Layers:
         return nn.Parameter(torch.empty(*shape, **self._place), requires_grad=False)
 
 
-class OnAccess(Sequence[T]):
+class LazyParameters(Sequence[T]):
     """A sequence that makes an item each time it is read: what a small card uses instead of a tuple."""
 
     def __init__(self, make: Callable[[int], T], length: int) -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Hallo3Config, TrunkConfig
-from ..geometry import PATCH, LatentShape, expect
+from ..geometry import PATCH, LatentShape, check_shape
 from .attention import KV
 from .blocks import BLOCK_EPS, AdaLayerNorm, Block, CogVideoXBlock, Hallo3Block, Modulation
 from .conditions import Conditions, RunConditions
 from .embeddings import AudioProjection, FaceProjection, PatchEmbed, TimestepEmbedding, rotary_tables, unpatch
-from .layers import Layers, OnAccess
+from .layers import Layers, LazyParameters
 
 
 class Trunk(nn.Module):
@@ -42,15 +42,17 @@ class Trunk(nn.Module):
         ``on_access`` leaves each block's part to the moment it is read. Timesteps may be fractional.
         """
         time = self.time_embedding(timesteps.to(like.device), like.dtype)
-        blocks = OnAccess(lambda index: self._block(index).modulation(time), len(self.transformer_blocks))
+        blocks = LazyParameters(
+            lambda index: self._block(index).modulation(time), len(self.transformer_blocks)
+        )
         return Modulation(blocks if on_access else tuple(blocks), self.norm_out.modulation(time))
 
     def embed(self, latents: Tensor, image_latents: Tensor) -> Tensor:
         """Video tokens [B, N, D] of latents [B, C, T, H, W]; ``ShapeError`` if they are off the grid."""
         channels, grid = self.config.latent_channels, self.latent
         wanted = (None, channels, None, grid.height, grid.width)
-        expect(tuple(latents.shape), wanted, "The latent video")
-        expect(tuple(image_latents.shape), tuple(latents.shape), "The image latents")
+        check_shape(tuple(latents.shape), wanted, "The latent video")
+        check_shape(tuple(image_latents.shape), tuple(latents.shape), "The image latents")
         return self.patch_embed.video(latents, image_latents)
 
     def head(self, video: Tensor, modulation: Tensor) -> Tensor:
@@ -134,9 +136,9 @@ class Hallo3Transformer(Trunk):
 
         ``modulation`` has one row for all or one a sample. Golden ``dit_forward_b1``.
         """
-        return self.abreast(latents, image_latents, modulation, (heard,))[0]
+        return self.forward_layerwise(latents, image_latents, modulation, (heard,))[0]
 
-    def abreast(
+    def forward_layerwise(
         self, latents: Tensor, image_latents: Tensor, modulation: Modulation, passes: Sequence[Conditions]
     ) -> list[Tensor]:
         """Several forward passes over the same latents, block by block: a block's weights are read once for
@@ -174,7 +176,7 @@ class Hallo3Transformer(Trunk):
             reference=self._per_block(
                 lambda block, i: block.reference_kv(reference_features[i].to(like)), on_access
             ),
-            face=self._per_block(lambda block, _: block.face_fold(face_tokens), False),
+            face=self._per_block(lambda block, _: block.fold_output_projection(face_tokens), False),
             silence=self.hear(like.new_zeros(1, *self.window_shape), on_access=on_access),
             rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
             steps=self._steps(timesteps.to(like.device), like, steps_on_access),
@@ -205,7 +207,7 @@ class Hallo3Transformer(Trunk):
             ),
             face=self._per_block(
                 lambda block, _: (
-                    block.face_fold(faces)
+                    block.fold_output_projection(faces)
                     if len(faces) == 1 and block.attn_face.foldable
                     else block.face_kv(apart)
                 ),
@@ -234,10 +236,12 @@ class Hallo3Transformer(Trunk):
             def step(index: int) -> Modulation:
                 return self.modulate(timesteps[index : index + 1], like, on_access=True)
 
-            return OnAccess(step, len(timesteps))
+            return LazyParameters(step, len(timesteps))
         every = self.modulate(timesteps, like)
         return tuple(every.step(index) for index in range(len(timesteps)))
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
-        made = OnAccess(lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers)
+        made = LazyParameters(
+            lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers
+        )
         return made if on_access else tuple(made)

@@ -20,7 +20,17 @@ from dataclasses import asdict, dataclass, replace
 from ..errors import InputError
 from ..quantization.precision import PRECISIONS
 from ..vae.tiling import DecodePlan
-from .estimate import DEVICE, DISK, MEMORY, Arrangement, Demand, Sizes, StagePlan, in_precision, stages_of
+from .estimate import (
+    DEVICE,
+    DISK,
+    MEMORY,
+    MemoryRequirements,
+    ModelSizes,
+    OffloadConfig,
+    StagePlan,
+    in_precision,
+    stages_of,
+)
 
 GB = 1_000_000_000
 CONTEXT = 500_000_000
@@ -43,7 +53,7 @@ class MemoryPlan:
     """An arrangement that fits under ``ceiling`` bytes, and its stages."""
 
     ceiling: int
-    arrangement: Arrangement
+    arrangement: OffloadConfig
     stages: tuple[StagePlan, ...]
     host: int
     """Bytes of weights that are held in the host's memory."""
@@ -114,7 +124,7 @@ def usable(ceiling: int) -> int:
     return max(0, round(ceiling * (1 - SPARE)) - RESERVE)
 
 
-def plan_memory(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> MemoryPlan:
+def plan_memory(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int, ram: int) -> MemoryPlan:
     """The fastest arrangement of a run that fits under ``ceiling`` bytes of the device, with ``ram`` bytes of
     the host's own memory. Raises ``InputError`` when none does."""
     room, parts = usable(ceiling), sizes.transformer
@@ -138,9 +148,9 @@ def plan_memory(sizes: Sizes, demand: Demand, ceiling: int, ram: int) -> MemoryP
     )
 
 
-def least_needed(sizes: Sizes, demand: Demand) -> tuple[int, str]:
+def least_needed(sizes: ModelSizes, demand: MemoryRequirements) -> tuple[int, str]:
     """The smallest ceiling under which a run fits, and the stage that decides it."""
-    smallest = Arrangement(
+    smallest = OffloadConfig(
         home=DISK,
         staying=0,
         passes="layer-major",
@@ -153,7 +163,7 @@ def least_needed(sizes: Sizes, demand: Demand) -> tuple[int, str]:
     return round((most.total + RESERVE) / (1 - SPARE)) + 1, most.name
 
 
-def _that_fit(sizes: Sizes, demand: Demand, ceiling: int) -> list[str]:
+def _that_fit(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int) -> list[str]:
     """Precisions of smaller weights in which the run fits, by name."""
     now = demand.precision
     found = ["bf16"] if now.compute.itemsize > PRECISIONS["bf16"].compute.itemsize else []
@@ -166,14 +176,16 @@ def _that_fit(sizes: Sizes, demand: Demand, ceiling: int) -> list[str]:
     ]
 
 
-def _arrangements(sizes: Sizes, demand: Demand, home: str, room: int) -> Iterator[Arrangement]:
+def _arrangements(
+    sizes: ModelSizes, demand: MemoryRequirements, home: str, room: int
+) -> Iterator[OffloadConfig]:
     count = sizes.transformer.blocks.count
     passes = ("batched", "sequential") if demand.branches == 2 else ("batched",)
     for where in (DEVICE, home):
         for each in passes:
-            yield Arrangement(home=where, staying=count, passes=each)
+            yield OffloadConfig(home=where, staying=count, passes=each)
     for access in ((False, False), (True, False), (True, True)):
-        none = Arrangement(
+        none = OffloadConfig(
             home=home, staying=0, passes="layer-major", on_access=access[0], steps_on_access=access[1]
         )
         sampled = next(stage for stage in stages_of(sizes, demand, none) if stage.name == "sample")

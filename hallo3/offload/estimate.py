@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.component_config import empty
+from ..checkpoints.component_config import build_on_meta
 from ..config import Hallo3Config, to_dict
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision
@@ -19,8 +19,8 @@ from ..vae.autoencoder import WHOLE
 from ..vae.decode_memory import decode_bytes
 from ..vae.tiling import DecodePlan
 from . import activations as of
-from .streaming import Item, others_of, tensors_of
-from .weight_store import rows_of, text_rows_of
+from .streaming import WeightGroup, others_of, tensors_of
+from .weight_store import split_groups, split_text_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ NO_ROW = Row(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ComponentSizes:
     """A network by its rows: ``blocks`` as a step needs them, what is ``modulated``, what projects what is
     heard (``projected``), what runs ``once`` a segment, and the bytes of the ``others``, which belong to no
     item."""
@@ -57,67 +57,71 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class ModelSizes:
     """A model's networks in a precision: bytes, and the configuration they follow from."""
 
     config: Hallo3Config
     text: Mapping[str, Any]
     number: int
     """Bytes of a number that flows."""
-    transformer: Parts
-    reference: Parts
-    text_encoder: Parts
+    transformer: ComponentSizes
+    reference: ComponentSizes
+    text_encoder: ComponentSizes
     vae: int
     speech_encoder: int
 
 
-def sizes_of(
+def measure_sizes(
     config: Hallo3Config, precision: Precision, text: Mapping[str, Any], speech: Mapping[str, Any]
-) -> Sizes:
+) -> ModelSizes:
     """The sizes of a model with these encoders of text and speech, in transformers' own words. Raises
     ``CheckpointError`` for sizes of which no network can be built."""
     values, number = to_dict(config), precision.compute.itemsize
-    return Sizes(
+    return ModelSizes(
         config=config,
         text=text,
         number=number,
-        transformer=_trunk(empty("transformer", values), precision),
-        reference=_trunk(empty("reference", values), precision),
+        transformer=_trunk(build_on_meta("transformer", values), precision),
+        reference=_trunk(build_on_meta("reference", values), precision),
         text_encoder=_reader(text, precision),
-        vae=_numbers(empty("vae", to_dict(config.vae))) * number,
-        speech_encoder=_numbers(empty("speech_encoder", speech)) * torch.float32.itemsize,
+        vae=_numbers(build_on_meta("vae", to_dict(config.vae))) * number,
+        speech_encoder=_numbers(build_on_meta("speech_encoder", speech)) * torch.float32.itemsize,
     )
 
 
-def in_precision(sizes: Sizes, precision: Precision) -> Sizes:
+def in_precision(sizes: ModelSizes, precision: Precision) -> ModelSizes:
     """The same model's in another precision."""
     values, number = to_dict(sizes.config), precision.compute.itemsize
     return replace(
         sizes,
         number=number,
-        transformer=_trunk(empty("transformer", values), precision),
-        reference=_trunk(empty("reference", values), precision),
+        transformer=_trunk(build_on_meta("transformer", values), precision),
+        reference=_trunk(build_on_meta("reference", values), precision),
         text_encoder=_reader(sizes.text, precision),
         vae=sizes.vae // sizes.number * number,
     )
 
 
-def _reader(text: Mapping[str, Any], precision: Precision) -> Parts:
-    t5 = empty("text_encoder", text)
-    halves, embedding = text_rows_of(t5)
-    return Parts(blocks=_row(t5, halves, precision), once=_row(t5, [*embedding], precision), others=0)
+def _reader(text: Mapping[str, Any], precision: Precision) -> ComponentSizes:
+    t5 = build_on_meta("text_encoder", text)
+    halves, embedding = split_text_groups(t5)
+    return ComponentSizes(
+        blocks=_row(t5, halves, precision), once=_row(t5, [*embedding], precision), others=0
+    )
 
 
-def _trunk(network: nn.Module, precision: Precision) -> Parts:
+def _trunk(network: nn.Module, precision: Precision) -> ComponentSizes:
     trunk = cast(Trunk, network)
-    rows = rows_of(trunk)
+    rows = split_groups(trunk)
     others = sum(_held(name, tensor, precision) for name, tensor in others_of(trunk, rows))
     found = [_row(trunk, row, precision) for row in rows]
     heard = found[2:] or [NO_ROW, NO_ROW]
-    return Parts(blocks=found[0], modulated=found[1], projected=heard[0], once=heard[1], others=others)
+    return ComponentSizes(
+        blocks=found[0], modulated=found[1], projected=heard[0], once=heard[1], others=others
+    )
 
 
-def _row(network: nn.Module, row: Sequence[Item], precision: Precision) -> Row:
+def _row(network: nn.Module, row: Sequence[WeightGroup], precision: Precision) -> Row:
     sizes = [
         sum(_held(name, tensor, precision) for name, tensor in tensors_of(network, item)) for item in row
     ]
@@ -137,7 +141,7 @@ MEMORY, DISK, DEVICE = "memory", "disk", "device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class MemoryRequirements:
     """What a run asks for: ``steps``, and ``branches`` evaluations in each. ``fused`` kernels hold less than
     torch's own, which are planned for where nobody says."""
 
@@ -148,7 +152,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrangement:
+class OffloadConfig:
     """Where weights and conditions are. ``home``: where the transformer's weights are while they are not
     used; on the "device", all of it and the VAE stay there. ``staying`` blocks stay on the device while a
     segment is sampled, the others come from home. ``passes`` and the two ``on_access`` are the settings' of
@@ -188,7 +192,7 @@ class StagePlan:
         return self.weights + self.conditions + self.activations
 
 
-def stages_of(sizes: Sizes, demand: Demand, plan: Arrangement) -> Iterator[StagePlan]:
+def stages_of(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> Iterator[StagePlan]:
     """Every stage, in the order of a run."""
     whole = sizes.transformer.total + sizes.vae if plan.home == DEVICE else 0
     stays = " beside all that stays" if whole else ""
@@ -231,7 +235,9 @@ def stages_of(sizes: Sizes, demand: Demand, plan: Arrangement) -> Iterator[Stage
     yield from _segment_stages(sizes, demand, plan, vae)
 
 
-def _segment_stages(sizes: Sizes, demand: Demand, plan: Arrangement, vae: int) -> Iterator[StagePlan]:
+def _segment_stages(
+    sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig, vae: int
+) -> Iterator[StagePlan]:
     config, number, parts = sizes.config, sizes.number, sizes.transformer
     run, heard = run_conditions(sizes, demand, plan), 0 if plan.on_access else of.audio_kv(config, number)
     origin = "" if plan.home == DEVICE else plan.home
@@ -283,7 +289,7 @@ def _segment_stages(sizes: Sizes, demand: Demand, plan: Arrangement, vae: int) -
     )
 
 
-def run_conditions(sizes: Sizes, demand: Demand, plan: Arrangement) -> int:
+def run_conditions(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> int:
     """What is prepared once and held for the whole run."""
     config, number = sizes.config, sizes.number
     steps = 0 if plan.steps_on_access else of.tables(config, number, demand.steps)
@@ -295,12 +301,12 @@ def run_conditions(sizes: Sizes, demand: Demand, plan: Arrangement) -> int:
     return prepared + of.folded(config, number) + of.around(config, number) + steps
 
 
-def passing(parts: Parts, plan: Arrangement) -> int:
+def passing(parts: ComponentSizes, plan: OffloadConfig) -> int:
     """Blocks that come anew every step."""
     return max(0, parts.blocks.count - plan.staying)
 
 
-def streamed_a_step(parts: Parts, plan: Arrangement) -> int:
+def streamed_a_step(parts: ComponentSizes, plan: OffloadConfig) -> int:
     """Bytes that come to the device in every step."""
     times = 2 if plan.passes == "sequential" else 1
     found = passing(parts, plan) * parts.blocks.largest
@@ -309,27 +315,27 @@ def streamed_a_step(parts: Parts, plan: Arrangement) -> int:
     return found * times
 
 
-def _stepping(parts: Parts, plan: Arrangement) -> int:
+def _stepping(parts: ComponentSizes, plan: OffloadConfig) -> int:
     """Blocks that stay, two that pass, and two items of the rows that are read on access."""
     found = (parts.blocks.count - passing(parts, plan) + min(2, passing(parts, plan))) * parts.blocks.largest
     found += parts.projected.two if plan.on_access else 0
     return found + (parts.modulated.two if plan.steps_on_access else 0)
 
 
-def _preparing(parts: Parts, plan: Arrangement) -> int:
+def _preparing(parts: ComponentSizes, plan: OffloadConfig) -> int:
     """First blocks, for the reference features; then the audio projection, alone; then modulations."""
     found = parts.once.total, _stepping(parts, plan) + (0 if plan.on_access else parts.projected.two)
     return max(*found, parts.projected.two + parts.modulated.two)
 
 
-def _preparation(sizes: Sizes, demand: Demand) -> int:
+def _preparation(sizes: ModelSizes, demand: MemoryRequirements) -> int:
     """The audio of silence is projected, and the reference features of one block after the other."""
     config, number = sizes.config, sizes.number
     held = of.hearing(config, number) + 2 * of.reference_kv(config, number) // config.trunk.layers
     return held + of.projecting(config, demand.precision, config.trunk.width)
 
 
-def _sampling(sizes: Sizes, demand: Demand, plan: Arrangement) -> int:
+def _sampling(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> int:
     config, number = sizes.config, sizes.number
     found = of.sampling(
         config, demand.precision, passes=plan.passes, branches=demand.branches, fused=demand.fused
@@ -340,7 +346,7 @@ def _sampling(sizes: Sizes, demand: Demand, plan: Arrangement) -> int:
     return found
 
 
-def _sampled(parts: Parts, plan: Arrangement, branches: int) -> str:
+def _sampled(parts: ComponentSizes, plan: OffloadConfig, branches: int) -> str:
     passes = f"branches {plan.passes}" if branches == 2 else "one branch"
     if plan.home == DEVICE:
         return f"all of it, {passes}"

@@ -17,13 +17,13 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..residency import HOME, Locking
+from ..residency import CPU, PinnedAllocator
 
-Item = tuple[str, ...]
+WeightGroup = tuple[str, ...]
 """Layers that come and go together, by their names in the network."""
 
 
-def over_items(rows: Sequence[Sequence[Item]]) -> dict[str, tuple[int, int]]:
+def over_items(rows: Sequence[Sequence[WeightGroup]]) -> dict[str, tuple[int, int]]:
     """Whose running needs which item (its row and its place there): its layers, and the modules in which
     these stand, which may read their weights without calling them. A module over several items is one of the
     first row's, if it is over one of that row."""
@@ -55,7 +55,7 @@ def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         setattr(module, name, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
 
 
-def tensors_of(network: nn.Module, item: Item) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(network: nn.Module, item: WeightGroup) -> Iterator[tuple[str, Tensor]]:
     """An item's tensors in a network, by their names in it."""
     for layer in item:
         module = network.get_submodule(layer)
@@ -63,7 +63,7 @@ def tensors_of(network: nn.Module, item: Item) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"{layer}.{name}", buffer) for name, buffer in module.named_buffers())
 
 
-def others_of(network: nn.Module, rows: Sequence[Sequence[Item]]) -> Iterator[tuple[str, Tensor]]:
+def others_of(network: nn.Module, rows: Sequence[Sequence[WeightGroup]]) -> Iterator[tuple[str, Tensor]]:
     """The tensors that belong to no item, by their names in the network."""
     items = {layer for row in rows for item in row for layer in item}
     for name, module in _modules(network):
@@ -94,13 +94,13 @@ class Packed:
     """Tensors at home, by name, to be sent all at once. ``size`` is their bytes, with what aligns them;
     ``locking`` says where they lie, left out in ordinary memory."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], locking: Locking | None = None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], locking: PinnedAllocator | None = None) -> None:
         self.places: dict[str, Place] = {}
         self.size = 0
         for name, tensor in tensors.items():
             self.places[name] = Place(self.size, tensor.nbytes, tensor.dtype, tensor.shape)
             self.size += -(-tensor.nbytes // ALIGNED) * ALIGNED
-        self._chunks = list(_chunks(self.size, locking or Locking(wanted=False)))
+        self._chunks = list(_chunks(self.size, locking or PinnedAllocator(wanted=False)))
         for name, tensor in tensors.items():
             self._write(self.places[name].first, tensor.contiguous().reshape(-1).view(torch.uint8))
 
@@ -124,7 +124,9 @@ class Packed:
             done += count
 
 
-def sent(kept: Mapping[str, Tensor] | Packed, device: torch.device, locking: Locking) -> Mapping[str, Tensor]:
+def sent(
+    kept: Mapping[str, Tensor] | Packed, device: torch.device, locking: PinnedAllocator
+) -> Mapping[str, Tensor]:
     """Tensors on a device; copies to a GPU are only begun, on the current stream, from memory that is
     locked for that if it is not yet."""
     if isinstance(kept, Packed):
@@ -134,25 +136,25 @@ def sent(kept: Mapping[str, Tensor] | Packed, device: torch.device, locking: Loc
     return {name: locking.copied(tensor).to(device, non_blocking=True) for name, tensor in kept.items()}
 
 
-def _chunks(size: int, locking: Locking) -> Iterator[Tensor]:
+def _chunks(size: int, locking: PinnedAllocator) -> Iterator[Tensor]:
     for first in range(0, size, CHUNK):
         yield locking.empty([min(CHUNK, 1 << (size - first - 1).bit_length())], torch.uint8)
 
 
 M = TypeVar("M", bound=nn.Module)
-Shelf = Callable[[Item], Mapping[str, Tensor] | Packed]
+WeightStore = Callable[[WeightGroup], Mapping[str, Tensor] | Packed]
 """Where items are kept: an item -> its layers' tensors at home, by their names in the network."""
 
 
-class Stored(NamedTuple, Generic[M]):
+class StreamableModule(NamedTuple, Generic[M]):
     """A network whose items have no weights yet, and where these are. Items of a row follow one another, the
     first row's again and again; a row of one item has the device for itself. ``staying`` items of the first
     row are not taken off it before the network is left."""
 
     network: M
-    rows: Sequence[Sequence[Item]]
-    shelf: Shelf
-    staying: frozenset[Item] = frozenset()
+    rows: Sequence[Sequence[WeightGroup]]
+    shelf: WeightStore
+    staying: frozenset[WeightGroup] = frozenset()
 
 
 class _Ready(NamedTuple):
@@ -167,27 +169,27 @@ def reader_thread() -> Executor:
     return ThreadPoolExecutor(1, "hallo3-weights")
 
 
-class Streamed(Generic[M]):
+class StreamedModule(Generic[M]):
     """Hands out a network whose items follow the computation. Loaded on enter, and kept unless not to be."""
 
     def __init__(
         self,
-        load: Callable[[], Stored[M]],
+        load: Callable[[], StreamableModule[M]],
         device: torch.device,
         *,
         keep: bool = True,
         reader: Callable[[], Executor] = reader_thread,
     ) -> None:
         self._load, self._device, self._keep, self._reader = load, device, keep, reader
-        self._kept: Stored[M] | None = None
-        self._stream: ItemStream | None = None
+        self._kept: StreamableModule[M] | None = None
+        self._stream: WeightStream | None = None
         self._home: dict[str, Tensor] = {}
 
     def __enter__(self) -> M:
         if self._kept is None:
             self._kept = self._load()
         try:
-            self._stream = ItemStream(self._kept, self._device, self._reader())
+            self._stream = WeightStream(self._kept, self._device, self._reader())
             self._home = dict(others_of(self._kept.network, self._kept.rows))
             put(self._kept.network, {name: tensor.to(self._device) for name, tensor in self._home.items()})
         except BaseException:
@@ -211,19 +213,19 @@ class Streamed(Generic[M]):
             self._kept = None
 
 
-class ItemStream:
+class WeightStream:
     """Puts an item's tensors in place before one of its layers runs, and fetches the next one's meanwhile."""
 
-    def __init__(self, stored: Stored[Any], device: torch.device, reader: Executor) -> None:
+    def __init__(self, stored: StreamableModule[Any], device: torch.device, reader: Executor) -> None:
         self._network, self._shelf, self._device = stored.network, stored.shelf, device
         self._rows, self._staying, self._reader = stored.rows, stored.staying, reader
         self._alone = [number for number, row in enumerate(stored.rows) if len(row) == 1]
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._locking = Locking()
-        self._entered: Item = ()
-        self._here: dict[int, Item] = {}
-        self._stayed: set[Item] = set()
-        self._coming: dict[int, tuple[Item, Future[_Ready]]] = {}
+        self._locking = PinnedAllocator()
+        self._entered: WeightGroup = ()
+        self._here: dict[int, WeightGroup] = {}
+        self._stayed: set[WeightGroup] = set()
+        self._coming: dict[int, tuple[WeightGroup, Future[_Ready]]] = {}
         self._left: Any = None
         for row in stored.rows:
             for item in row:
@@ -255,7 +257,7 @@ class ItemStream:
 
         return before
 
-    def _enter(self, row: int, place: int, item: Item) -> None:
+    def _enter(self, row: int, place: int, item: WeightGroup) -> None:
         if row in self._alone:
             self._clear()
         else:
@@ -267,7 +269,7 @@ class ItemStream:
         self._here[row] = item
         self._expect(row, place)
 
-    def _arriving(self, row: int, item: Item) -> Future[_Ready]:
+    def _arriving(self, row: int, item: WeightGroup) -> Future[_Ready]:
         if row in self._coming and self._coming[row][0] == item:
             return self._coming.pop(row)[1]
         self._call_off(row)
@@ -314,7 +316,7 @@ class ItemStream:
         self._take_out(list(self._here))
 
     @torch.inference_mode()
-    def _fetch(self, item: Item, left: Any) -> _Ready:
+    def _fetch(self, item: WeightGroup, left: Any) -> _Ready:
         """In the reader's thread: an item's tensors, on their way to the device. Nothing is sent before the
         device is done with what has ``left``, or else a fast host would fill it with items that wait."""
         kept = self._shelf(item)
@@ -327,20 +329,24 @@ class ItemStream:
 
 
 def in_memory(
-    network: M, rows: Sequence[Sequence[Item]], *, staying: Iterable[Item] = (), locked: bool = False
-) -> Stored[M]:
+    network: M,
+    rows: Sequence[Sequence[WeightGroup]],
+    *,
+    staying: Iterable[WeightGroup] = (),
+    locked: bool = False,
+) -> StreamableModule[M]:
     """A network's own weights, taken out of it and kept at home; in ``locked`` memory they are sent
     faster. Who calls keeps none of them: of what is packed already there would be two."""
-    kept: dict[Item, Mapping[str, Tensor] | Packed] = {}
-    locking = Locking()
+    kept: dict[WeightGroup, Mapping[str, Tensor] | Packed] = {}
+    locking = PinnedAllocator()
     for item in (item for row in rows for item in row):
         own = dict(tensors_of(network, item))
         kept[item] = Packed(own, locking) if locked else own
-        _empty(network, item, HOME)
-    return Stored(network, rows, kept.__getitem__, frozenset(staying))
+        _empty(network, item, CPU)
+    return StreamableModule(network, rows, kept.__getitem__, frozenset(staying))
 
 
-def _empty(network: nn.Module, item: Item, device: torch.device) -> None:
+def _empty(network: nn.Module, item: WeightGroup, device: torch.device) -> None:
     put(
         network, {name: torch.empty(0, dtype=t.dtype, device=device) for name, t in tensors_of(network, item)}
     )
@@ -349,17 +355,17 @@ def _empty(network: nn.Module, item: Item, device: torch.device) -> None:
 N = TypeVar("N", bound=nn.Module)
 
 
-class Settled(Generic[N]):
+class ResidentModule(Generic[N]):
     """Sent to the device item by item when it is first entered, and stays there."""
 
-    def __init__(self, load: Callable[[], Stored[N]], device: torch.device) -> None:
+    def __init__(self, load: Callable[[], StreamableModule[N]], device: torch.device) -> None:
         self._load, self._device = load, device
         self._settled: N | None = None
 
     def __enter__(self) -> N:
         if self._settled is None:
             network, rows, shelf, _ = self._load()
-            locking = Locking()
+            locking = PinnedAllocator()
             put(network, {name: tensor.to(self._device) for name, tensor in others_of(network, rows)})
             for item in (item for row in rows for item in row):
                 put(network, sent(shelf(item), self._device, locking))

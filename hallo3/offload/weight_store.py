@@ -10,12 +10,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.component import find_part
-from ..checkpoints.load import held
+from ..checkpoints.component import find_component
+from ..checkpoints.load import read_tensor
 from ..checkpoints.source import open_source
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision, unscaled
-from .streaming import Item, Stored, in_memory, leaves, put
+from .streaming import StreamableModule, WeightGroup, in_memory, leaves, put
 
 N = TypeVar("N", bound=nn.Module)
 BLOCKS = "transformer_blocks"
@@ -31,10 +31,10 @@ EMBEDDING, UNUSED = "encoder.embed_tokens", "shared.weight"
 """T5's embedding under the name by which it is used, and by which it is not."""
 
 
-def rows_of(network: Trunk) -> list[Sequence[Item]]:
+def split_groups(network: Trunk) -> list[Sequence[WeightGroup]]:
     """Blocks as a step needs them, their modulations, their projections of what is heard, and the audio
     projection; what a network does not have is left out."""
-    rows: tuple[list[Item], ...] = [], [], []
+    rows: tuple[list[WeightGroup], ...] = [], [], []
     for index in range(len(network.transformer_blocks)):
         parts: tuple[list[str], ...] = [], [], []
         for layer in leaves(network, f"{BLOCKS}.{index}"):
@@ -48,7 +48,7 @@ def rows_of(network: Trunk) -> list[Sequence[Item]]:
     return [row for row in (*rows, once) if any(row)]
 
 
-def text_rows_of(t5: nn.Module) -> list[Sequence[Item]]:
+def split_text_groups(t5: nn.Module) -> list[Sequence[WeightGroup]]:
     """T5's encoder: its blocks by halves, and the embedding."""
     encoder = t5.get_submodule("encoder.block")
     halves = [
@@ -59,62 +59,64 @@ def text_rows_of(t5: nn.Module) -> list[Sequence[Item]]:
     return [[tuple(leaves(t5, half)) for half in halves], [(EMBEDDING,)]]
 
 
-def spread(row: Sequence[Item], staying: int) -> frozenset[Item]:
+def choose_resident(row: Sequence[WeightGroup], staying: int) -> frozenset[WeightGroup]:
     """So many items of a row, with those that do not stay evenly between them."""
     passing = max(0, len(row) - staying)
     pass_by = {(2 * number + 1) * len(row) // (2 * passing) for number in range(passing)}
     return frozenset(item for place, item in enumerate(row) if place not in pass_by)
 
 
-def text_in_memory(t5: nn.Module) -> Stored[nn.Module]:
+def text_in_memory(t5: nn.Module) -> StreamableModule[nn.Module]:
     """T5's encoder with its weights at home."""
     put(t5, {UNUSED: t5.get_parameter(UNUSED).new_empty(0)})
-    return in_memory(t5, text_rows_of(t5))
+    return in_memory(t5, split_text_groups(t5))
 
 
-def text_on_disk(t5: nn.Module, path: Path, precision: Precision) -> Stored[nn.Module]:
+def text_on_disk(t5: nn.Module, path: Path, precision: Precision) -> StreamableModule[nn.Module]:
     """T5's encoder, see :func:`on_disk`."""
     put(t5, {UNUSED: torch.empty(0, dtype=precision.compute)})
     return on_disk(
-        t5, text_rows_of(t5), path, "text_encoder", precision, names={UNUSED: f"{EMBEDDING}.weight"}
+        t5, split_text_groups(t5), path, "text_encoder", precision, names={UNUSED: f"{EMBEDDING}.weight"}
     )
 
 
 def on_disk(
     network: N,
-    rows: Sequence[Sequence[Item]],
+    rows: Sequence[Sequence[WeightGroup]],
     path: Path,
     part: str,
     precision: Precision,
     *,
     names: Mapping[str, str] | None = None,
-    staying: Iterable[Item] = (),
-) -> Stored[N]:
+    staying: Iterable[WeightGroup] = (),
+) -> StreamableModule[N]:
     """A network on meta whose items are read from its file, each time they are needed; the rest is read now.
     ``names`` are the network's for tensors of another name in the file.
 
     The file has been checked against the network. Raises ``CheckpointError`` when it cannot be read, or has
     changed.
     """
-    found, ours = find_part(open_source(path), part), names or {}
+    found, ours = find_component(open_source(path), part), names or {}
     home = {layer: item for row in rows for item in row for layer in item}
-    stored: dict[Item, list[str]] = defaultdict(list)
+    stored: dict[WeightGroup, list[str]] = defaultdict(list)
     for name in found.made:
         item = home.get(ours.get(name, name).rpartition(".")[0])
         if item is None:
-            put(network, held(found, name, precision))
+            put(network, read_tensor(found, name, precision))
         else:
             stored[item].append(name)
-    scales: dict[Item, dict[str, Tensor]] = defaultdict(dict)
+    scales: dict[WeightGroup, dict[str, Tensor]] = defaultdict(dict)
     for name, ones in unscaled(network).items():
         scales[home.get(name.rpartition(".")[0], ())][name] = ones
     put(network, scales[()])
 
-    def shelf(item: Item) -> Mapping[str, Tensor]:
+    def shelf(item: WeightGroup) -> Mapping[str, Tensor]:
         state = dict(scales[item])
         for name in stored[item]:
-            state.update((ours.get(key, key), tensor) for key, tensor in held(found, name, precision).items())
+            state.update(
+                (ours.get(key, key), tensor) for key, tensor in read_tensor(found, name, precision).items()
+            )
         return state
 
     network.eval().requires_grad_(False)
-    return Stored(network, rows, shelf, frozenset(staying))
+    return StreamableModule(network, rows, shelf, frozenset(staying))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import is_short_of_memory
+from ..errors import is_out_of_memory
 from .quantize import FP8, INT8, by_rows
 
 AT_ONCE = 1 << 25
@@ -183,6 +183,6 @@ def multiplies_by_rows(device: torch.device) -> bool:
         off = (found.float().cpu() - left @ right).abs()
         return bool((off <= 2.0**-8 * (left.abs() @ right.abs())).all())  # twice what bf16 rounds by
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # what torch says where it cannot
-        if is_short_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return False

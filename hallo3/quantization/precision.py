@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, is_short_of_memory
+from ..errors import InputError, is_out_of_memory
 from ..model.layers import Layers, Ops
 from .linear import (
     EightBitLinear,
@@ -35,7 +35,7 @@ _MATRICES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class QuantizationScheme:
     """How matrices are held in eight bits: in which numbers, and by which layer they are used. ``capability``
     is the least a GPU must have to multiply in them; None: it need not."""
 
@@ -69,7 +69,7 @@ class Precision:
 
     name: str
     compute: torch.dtype
-    held_as: Holding | None = None
+    held_as: QuantizationScheme | None = None
 
     @property
     def approximate(self) -> bool:
@@ -97,15 +97,15 @@ PRECISIONS = {
         Precision("fp32", torch.float32),
         Precision("bf16", torch.bfloat16),
         Precision("fp16", torch.float16),
-        Precision("fp8", torch.bfloat16, Holding(FP8, ScaledLinear)),
-        Precision("fp8-products", torch.bfloat16, Holding(FP8, Fp8Linear, (8, 9))),
-        Precision("int8", torch.bfloat16, Holding(INT8, Int8Linear, (8, 0))),
+        Precision("fp8", torch.bfloat16, QuantizationScheme(FP8, ScaledLinear)),
+        Precision("fp8-products", torch.bfloat16, QuantizationScheme(FP8, Fp8Linear, (8, 9))),
+        Precision("int8", torch.bfloat16, QuantizationScheme(INT8, Int8Linear, (8, 0))),
     )
 }
 _ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp8_e4m3fn": "fp8"}
 
 
-def precision_named(name: str) -> Precision:
+def get_precision(name: str) -> Precision:
     """A precision by its name or torch's. Raises ``InputError`` for a name that is none."""
     found = PRECISIONS.get(_ALIASES.get(name, name))
     if found is None:
@@ -118,11 +118,11 @@ def precision_named(name: str) -> Precision:
     return found
 
 
-def precision_of(numbers: Precision | torch.dtype | str) -> Precision:
+def as_precision(numbers: Precision | torch.dtype | str) -> Precision:
     """A precision as it is, by name, or for a torch type. Raises ``InputError``."""
     if isinstance(numbers, Precision):
         return numbers
-    return precision_named(str(numbers).removeprefix("torch."))
+    return get_precision(str(numbers).removeprefix("torch."))
 
 
 def check_device(precision: Precision, device: torch.device) -> None:
@@ -161,12 +161,12 @@ def holds_fp8(device: torch.device) -> bool:
     try:
         return float(torch.ones(1).to(FP8).to(device).float()) == 1.0
     except (RuntimeError, TypeError) as error:  # no such type there, or nothing that turns it back
-        if is_short_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return False
 
 
-def fitted(precision: Precision, device: torch.device) -> Precision:
+def fit_to_device(precision: Precision, device: torch.device) -> Precision:
     """The precision as a device makes its products: where it should scale them by rows and, tried with a
     small one, does not, they are scaled afterwards, which is said by a warning. The numbers differ by
     rounding."""
@@ -192,7 +192,7 @@ def products_of(capability: tuple[int, int]) -> list[str]:
     return [name for name, least in wanted.items() if least is not None and capability >= least]
 
 
-def filled(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_missing_scales(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state with scales of 1 for the layers that are not held in eight bits."""
     return {**unscaled(network), **state}
 

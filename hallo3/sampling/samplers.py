@@ -30,7 +30,7 @@ def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
 
     def denoise(noisy: Tensor, step: Step) -> Tensor:
         velocity = predict(noisy, step.index).float()
-        denoised = step.table_alpha * noisy - noise_share(step.table_alpha) * velocity
+        denoised = step.table_alpha * noisy - noise_scale(step.table_alpha) * velocity
         if len(denoised) == 1:
             return denoised
         without, given = denoised[:1], denoised[1:]
@@ -39,13 +39,13 @@ def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
     return denoise
 
 
-def guided_within(guided: range, both: Predict, conditional: Predict) -> Predict:
+def limit_guidance(guided: range, both: Predict, conditional: Predict) -> Predict:
     """Both branches in the steps ``guided``, the conditional one alone in all others (guidance in a limited
     interval: Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
     return lambda latents, step: (both if step in guided else conditional)(latents, step)
 
 
-def noise_share(alpha: float) -> float:
+def noise_scale(alpha: float) -> float:
     """sqrt(1 - alpha^2), rounded as float32 rounds it."""
     return float(np.sqrt(1 - np.float32(alpha) ** 2))
 
@@ -71,7 +71,7 @@ def sample_dpmpp_2m_sde(
     previous: Tensor | None = None
     for step, c in zip(schedule.steps, solver_coefficients(schedule), strict=True):
         denoised = denoise(latents, step)
-        if noise_share(step.next_alpha) == 0.0:
+        if noise_scale(step.next_alpha) == 0.0:
             latents = denoised
         else:
             estimate = denoised if previous is None else c.this * denoised - c.last * previous
@@ -91,11 +91,11 @@ def sample_ddim(
     del noise
     for step in schedule.steps:
         denoised = denoise(latents, step)
-        left = noise_share(step.next_alpha)
+        left = noise_scale(step.next_alpha)
         if left == 0.0:
             latents = denoised
         else:
-            leftover = (latents - step.alpha * denoised) / noise_share(step.alpha)
+            leftover = (latents - step.alpha * denoised) / noise_scale(step.alpha)
             latents = step.next_alpha * denoised + left * leftover
         report(step.index + 1)
     return latents
@@ -203,7 +203,7 @@ SAMPLERS: dict[str, Sampler] = {
 """The original's first; ``dpmpp_2m`` and ``ddim`` ask for no noise on their way."""
 
 
-def sampler_named(name: str) -> Sampler:
+def get_sampler(name: str) -> Sampler:
     """The sampler of that name; ``InputError`` lists the names there are."""
     try:
         return SAMPLERS[name]

@@ -51,7 +51,7 @@ class Schedule:
         return torch.tensor([step.timestep for step in self.steps], dtype=torch.float32)
 
 
-def schedule(steps: int) -> Schedule:
+def make_schedule(steps: int) -> Schedule:
     """The original's schedule for 1 to 1000 steps: the picked entries are rescaled among themselves.
 
     Raises ``InputError`` outside that range. The original gives NaN for 1 step and crashes for 1000.
@@ -64,7 +64,7 @@ def schedule(steps: int) -> Schedule:
             do="choose a number in that range; the released model was made for 50",
         )
     table = denoiser_table()
-    timesteps, alphas = picked_alphas(steps)
+    timesteps, alphas = select_alphas(steps)
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
 
     def step(index: int) -> Step:
@@ -79,19 +79,19 @@ def schedule(steps: int) -> Schedule:
     return Schedule(tuple(step(index) for index in range(steps)))
 
 
-def picked_alphas(steps: int) -> tuple[list[int], Tensor]:
+def select_alphas(steps: int) -> tuple[list[int], Tensor]:
     """The timesteps of so many steps, and the alphas [steps + 1] they start from, the last of which is 1."""
     timesteps: list[int] = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
     picked = _training_alphas()[timesteps[::-1]]
-    return timesteps, torch.cat((zero_terminal(picked).flip(0), torch.ones(1)))
+    return timesteps, torch.cat((rescale_zero_terminal(picked).flip(0), torch.ones(1)))
 
 
 def denoiser_table() -> Tensor:
     """The training alphas [1000], rescaled over all of them: what the denoiser snaps to."""
-    return zero_terminal(_training_alphas())
+    return rescale_zero_terminal(_training_alphas())
 
 
-def zero_terminal(alphas: Tensor) -> Tensor:
+def rescale_zero_terminal(alphas: Tensor) -> Tensor:
     """Alphas of increasing noise, shifted and scaled so that the last is 0 and the first stays."""
     if len(alphas) == 1:
         return torch.zeros(1)
@@ -105,18 +105,18 @@ def _training_alphas() -> Tensor:
     return torch.from_numpy(np.sqrt(squares.numpy()))  # torch's square root rounds differently per processor
 
 
-def sigmas_of(steps: int, sigma_max: float) -> Tensor:
+def schedule_to_sigmas(steps: int, sigma_max: float) -> Tensor:
     """The original's schedule as sigmas [steps + 1], float32, falling to 0.
 
     It begins with pure noise, whose sigma is infinite: ``sigma_max`` stands for it.
     """
-    alphas = picked_alphas(steps)[1].double()
+    alphas = select_alphas(steps)[1].double()
     sigmas = torch.from_numpy(np.sqrt((1 - alphas**2).numpy())) / alphas
     sigmas[alphas == 0] = sigma_max
     return sigmas.float()
 
 
-def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], float]) -> Schedule:
+def sigmas_to_schedule(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], float]) -> Schedule:
     """Sigmas [N + 1] as steps; the original's own, whole or a part, give the original's steps exactly.
 
     Of any other schedule the network is told what ``timestep`` says of each sigma, and nothing is snapped
@@ -126,7 +126,7 @@ def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], fl
     found = _part_of_the_original(values, sigma_max)
     if found is not None:
         return found
-    ends = [alpha_of(float(sigma)) for sigma in values]
+    ends = [sigma_to_alpha(float(sigma)) for sigma in values]
 
     def step(index: int) -> Step:
         alpha, following = ends[index], ends[index + 1]
@@ -139,15 +139,15 @@ def schedule_of(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], fl
 def _part_of_the_original(values: Tensor, sigma_max: float) -> Schedule | None:
     """The steps that these sigmas were cut from; the whole schedule is looked at first."""
     for steps in range(len(values) - 1, TRAIN_STEPS + 1):
-        whole = sigmas_of(steps, sigma_max)
+        whole = schedule_to_sigmas(steps, sigma_max)
         for place in (whole == values[0]).nonzero():
             first = int(place)
             if torch.equal(whole[first : first + len(values)], values):
-                cut = schedule(steps).steps[first : first + len(values) - 1]
+                cut = make_schedule(steps).steps[first : first + len(values) - 1]
                 return Schedule(tuple(replace(step, index=i) for i, step in enumerate(cut)), first)
     return None
 
 
-def alpha_of(sigma: float) -> float:
+def sigma_to_alpha(sigma: float) -> float:
     """The signal's share under noise of this size."""
     return (1 + sigma**2) ** -0.5

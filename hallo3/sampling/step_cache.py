@@ -36,7 +36,7 @@ Reuse = Callable[[Estimate, Estimate, Tensor, Step], Tensor]
 """(last true estimate, the one before, noisy latents, their step) -> an estimate without a network."""
 
 
-def extrapolated(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
+def extrapolate(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
     """The line through two estimates, followed to ``step``."""
     del noisy
     ahead = (step.index - last.step.index) / (last.step.index - before.step.index)
@@ -91,7 +91,7 @@ class StepCache:
         bound: float,
         *,
         at_least: Collection[int] = (),
-        reuse: Reuse = extrapolated,
+        reuse: Reuse = extrapolate,
     ) -> None:
         self._denoise, self._reuse = denoise, reuse
         self._threshold, self._bound = threshold, bound

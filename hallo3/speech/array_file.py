@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import SYSTEM, unfinished, unwritable
+from ..storage.atomic import SYSTEM, temporary_path, write_error
 
 _FORMAT = np.dtype("<f4")
 
 
 @dataclass(frozen=True, slots=True)
-class Spool:
+class ArrayFile:
     """A float32 array [rows, width] in the file at ``path``, which nothing keeps open."""
 
     path: Path
@@ -79,14 +79,14 @@ class Spool:
         )
 
 
-def write_spool(path: Path, pieces: Iterable[Tensor], width: int) -> Spool:
+def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayFile:
     """The pieces [n, width] one after the other as a spool, on disk when this returns.
 
     It grows under ``NAME.unfinished``, which replaces ``path`` when it is complete and is removed when a
     piece raises. The folder is made. Raises ``OutputError`` if it cannot be written. One process may write
     a path at a time.
     """
-    fresh = unfinished(path)
+    fresh = temporary_path(path)
     rows = 0
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def write_spool(path: Path, pieces: Iterable[Tensor], width: int) -> Spool:
         with suppress(OSError):
             fresh.unlink()
         raise
-    return Spool(path, rows, width)
+    return ArrayFile(path, rows, width)
 
 
 def _append(file: IO[bytes], piece: Tensor, path: Path) -> None:
@@ -122,4 +122,4 @@ def _told(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise unwritable("What is heard in the recording cannot be written.", path, error) from error
+        raise write_error("What is heard in the recording cannot be written.", path, error) from error

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..segments import SegmentPlan
-from .array_file import Spool, write_spool
+from .array_file import ArrayFile, write_array_file
 from .features import ReadFeatures, Window, Windows, whole
-from .wav2vec2 import NORMALISE_EPS, Anatomy, Layer
+from .wav2vec2 import NORMALISE_EPS, Layer, Wav2Vec2Parts
 
 
 class Moments:
@@ -85,7 +85,7 @@ class Normalised:
         return F.pad((values - self.mean) / self.deviation, (0, stop - start - len(values)))
 
 
-def conv_frames(anatomy: Anatomy, length: int) -> int:
+def conv_frames(anatomy: Wav2Vec2Parts, length: int) -> int:
     """Conv features of a signal of so many samples."""
     sees, step = anatomy.reach
     return (length - sees) // step + 1
@@ -103,7 +103,7 @@ def normalised(signal: Rows, length: int, step: int, spans: Spans) -> Normalised
     return Normalised(signal, length, float(moments.mean), float(deviation))
 
 
-def first_moments(anatomy: Anatomy, signal: Normalised, device: torch.device, spans: Spans) -> Moments:
+def first_moments(anatomy: Wav2Vec2Parts, signal: Normalised, device: torch.device, spans: Spans) -> Moments:
     """Mean and variance over time of every channel that the first convolution puts out.
 
     ``spans`` cover the conv features; what the first convolution makes beyond the last one counts too.
@@ -121,7 +121,7 @@ def first_moments(anatomy: Anatomy, signal: Normalised, device: torch.device, sp
 
 
 def convolve(
-    anatomy: Anatomy, signal: Normalised, moments: Moments, device: torch.device, spans: Spans
+    anatomy: Wav2Vec2Parts, signal: Normalised, moments: Moments, device: torch.device, spans: Spans
 ) -> Iterator[Tensor]:
     """Conv features [n, C] of each span of them."""
     (sees, step), norm = anatomy.reach, anatomy.first.layer_norm
@@ -137,7 +137,7 @@ def convolve(
 
 
 def hidden_states(
-    anatomy: Anatomy, features: Rows, frames: int, device: torch.device, spans: Spans
+    anatomy: Wav2Vec2Parts, features: Rows, frames: int, device: torch.device, spans: Spans
 ) -> Iterator[Tensor]:
     """What enters the first layer [n, D], for each span of so many video frames."""
     halo = anatomy.positions.conv.kernel_size[0] // 2
@@ -239,7 +239,7 @@ class Pieces:
 
 
 def encode_streamed(
-    anatomy: Anatomy,
+    anatomy: Wav2Vec2Parts,
     samples: Rows,
     plan: SegmentPlan,
     device: torch.device,
@@ -263,7 +263,7 @@ def encode_streamed(
     return read_layers(layers)
 
 
-def read_layers(layers: Sequence[Spool]) -> ReadFeatures:
+def read_layers(layers: Sequence[ArrayFile]) -> ReadFeatures:
     """Features [len, layers, channels] of contiguous frames, from one spool a layer."""
 
     def read(frames: Sequence[int]) -> Tensor:
@@ -276,7 +276,7 @@ def read_layers(layers: Sequence[Spool]) -> ReadFeatures:
 class _Work:
     """The steps, each left out if what it writes is there. ``done`` counts the frames of all passes."""
 
-    anatomy: Anatomy
+    anatomy: Wav2Vec2Parts
     samples: Rows
     plan: SegmentPlan
     device: torch.device
@@ -286,7 +286,7 @@ class _Work:
     windows: Sequence[Window]
     done: int = 0
 
-    def layers(self) -> list[Spool]:
+    def layers(self) -> list[ArrayFile]:
         """Every layer's output, complete."""
         numbers = range(len(self.anatomy.layers))
         layers = [self._spool(f"layer_{number:02}") for number in numbers]
@@ -302,7 +302,7 @@ class _Work:
             head.remove()
         return layers
 
-    def _hidden(self) -> Spool:
+    def _hidden(self) -> ArrayFile:
         hidden, features = self._spool("hidden"), self._features
         if hidden.complete:
             self._advance(self._first_passes)
@@ -310,10 +310,10 @@ class _Work:
         if features.complete:
             self._advance(self._first_passes - hidden.rows)
         else:
-            write_spool(features.path, self._convolved(), features.width)
+            write_array_file(features.path, self._convolved(), features.width)
         spans = self._spans(hidden.rows, self.pieces.frames)
         states = hidden_states(self.anatomy, features, hidden.rows, self.device, spans)
-        write_spool(hidden.path, states, hidden.width)
+        write_array_file(hidden.path, states, hidden.width)
         return hidden
 
     def _convolved(self) -> Iterator[Tensor]:
@@ -324,36 +324,36 @@ class _Work:
         moments = first_moments(self.anatomy, signal, self.device, self._spans(rows, size))
         return convolve(self.anatomy, signal, moments, self.device, self._spans(rows, size))
 
-    def _layer(self, number: int, hidden: Spool, output: Spool) -> None:
+    def _layer(self, number: int, hidden: ArrayFile, output: ArrayFile) -> None:
         layer, heads = self.anatomy.layers[number], self._heads(number)
         for head, spool in enumerate(heads):
             if spool.complete:
                 self._advance(self._head_passes)
             else:
-                write_spool(spool.path, self._head(layer, head, hidden), spool.width)
+                write_array_file(spool.path, self._head(layer, head, hidden), spool.width)
         spans = self._spans(hidden.rows, self.pieces.frames)
-        write_spool(output.path, joined(layer, hidden, heads, self.device, spans), output.width)
+        write_array_file(output.path, joined(layer, hidden, heads, self.device, spans), output.width)
         for head in heads:
             head.remove()
 
-    def _head(self, layer: Layer, head: int, hidden: Spool) -> Iterator[Tensor]:
+    def _head(self, layer: Layer, head: int, hidden: ArrayFile) -> Iterator[Tensor]:
         for window in self.windows:
             queries = max(self.pieces.scores // (window.last - window.first), 1)
             most = self.pieces.frames, queries
             yield from attend(layer, head, hidden, self.device, window, self._between, most)
 
-    def _spool(self, name: str, width: int | None = None) -> Spool:
-        return Spool(self.folder / f"{name}.f32", self.plan.padded, width or self.anatomy.width)
+    def _spool(self, name: str, width: int | None = None) -> ArrayFile:
+        return ArrayFile(self.folder / f"{name}.f32", self.plan.padded, width or self.anatomy.width)
 
-    def _heads(self, number: int) -> list[Spool]:
+    def _heads(self, number: int) -> list[ArrayFile]:
         count = self.anatomy.layers[number].attention.num_heads
         width = self.anatomy.width // count
         return [self._spool(f"layer_{number:02}_head_{head:02}", width) for head in range(count)]
 
     @property
-    def _features(self) -> Spool:
+    def _features(self) -> ArrayFile:
         rows = conv_frames(self.anatomy, self._length)
-        return Spool(self.folder / "conv.f32", rows, self.anatomy.conv_width)
+        return ArrayFile(self.folder / "conv.f32", rows, self.anatomy.conv_width)
 
     @property
     def _length(self) -> int:
@@ -397,7 +397,7 @@ AT_ONCE = 1 << 20
 
 
 def encode_aside(
-    anatomy: Anatomy,
+    anatomy: Wav2Vec2Parts,
     waveform: Tensor,
     plan: SegmentPlan,
     device: torch.device,
@@ -411,7 +411,7 @@ def encode_aside(
     folder = Path(mkdtemp(prefix="hallo3_speech_", dir=inside))
     try:
         pieces = (waveform[start : start + AT_ONCE, None] for start in range(0, len(waveform), AT_ONCE))
-        signal = write_spool(folder / "signal.f32", pieces, 1)
+        signal = write_array_file(folder / "signal.f32", pieces, 1)
         read = encode_streamed(anatomy, signal, plan, device, folder, watch, windows=windows)
         signal.remove()
     except BaseException:

@@ -18,9 +18,9 @@ from ..media.loudness import (
     SILENCES,
     SILENT_BELOW,
     GainCurve,
-    Loudness,
-    gain_curve,
+    LoudnessMeter,
     loud_level,
+    make_gain_curve,
     silences,
 )
 from ..segments import SegmentPlan
@@ -31,7 +31,7 @@ AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
+class SpeechPreprocessing:
     """Choices for the speech encoder's ears; the video's own sound stays the recording.
 
     ``level`` "evened" raises quiet passages, so that a second, whispering speaker is heard. ``silence``
@@ -64,11 +64,11 @@ class Listening:
         """The windows in which a recording of that plan is heard; None for exactly."""
         return windows_for(self.hearing, plan)
 
-    def loudness(self, config: SegmentConfig) -> Loudness:
+    def loudness(self, config: SegmentConfig) -> LoudnessMeter:
         """Nothing yet; what is added to it decides the gains."""
-        return Loudness(config.sample_rate, config.fps)
+        return LoudnessMeter(config.sample_rate, config.fps)
 
-    def gains(self, loudness: Loudness) -> GainCurve | None:
+    def gains(self, loudness: LoudnessMeter) -> GainCurve | None:
         """What the sound is multiplied with; None for the recording as it is.
 
         Warns of a recording of which nothing would be left.
@@ -80,7 +80,7 @@ class Listening:
                 "of it is heard.",
                 stacklevel=3,
             )
-        return gain_curve(loudness, self.level, self.silence)
+        return make_gain_curve(loudness, self.level, self.silence)
 
     def hear(self, waveform: Tensor, config: SegmentConfig) -> Tensor:
         """A mono signal [samples] at the encoder's rate as the encoder is to hear it; itself by default."""
@@ -100,5 +100,5 @@ class Listening:
         return found if windows is None else found | {"windows": [windows.frames, windows.overlap]}
 
 
-AS_ORIGINAL = Listening()
+ORIGINAL_PREPROCESSING = SpeechPreprocessing()
 """As the original listens."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import AudioError, CheckpointError
-from ..media.audio import Recording, SoundFacts, facts_of, resampled, stream_stereo
+from ..media.audio import AudioStats, Recording, compute_stats, resample_pieces, stream_stereo
 from ..onnx_model import Expected, Network, Origin, open_network
 
 RATE = 44100
@@ -196,7 +196,7 @@ class Separator:
 
 
 def stream_voice(
-    path: Path, sample_rate: int, facts: SoundFacts, separator: Separator, watch: Watch = unwatched
+    path: Path, sample_rate: int, facts: AudioStats, separator: Separator, watch: Watch = unwatched
 ) -> Iterator[Tensor]:
     """What ``stream_mono`` gives of a recording with its vocals alone: pieces [n] at ``sample_rate``.
 
@@ -215,19 +215,19 @@ def voice_of(
 ) -> Tensor:
     """``stream_voice`` of a recording in memory, [samples] float32; as long as ``to_mono`` would make it."""
     _ = separator.network
-    facts = facts_of(recording)
+    facts = compute_stats(recording)
     facts.tell()
     rate, waveform = recording.sample_rate, recording.waveform.float()
     starts = range(0, waveform.shape[1], rate)
     pieces = (facts.stereo(waveform[:, start : start + rate]) for start in starts)
-    stereo = resampled(pieces, (rate, RATE), facts.length_at(RATE), channels=2)
+    stereo = resample_pieces(pieces, (rate, RATE), facts.length_at(RATE), channels=2)
     return torch.cat(list(_voice(stereo, sample_rate, facts, separator, watch)))
 
 
 def _voice(
-    stereo: Iterator[Tensor], sample_rate: int, facts: SoundFacts, separator: Separator, watch: Watch
+    stereo: Iterator[Tensor], sample_rate: int, facts: AudioStats, separator: Separator, watch: Watch
 ) -> Iterator[Tensor]:
     loudest = facts.loudest if facts.channels <= 2 else facts.mixed
     vocals = separator.separate(stereo, facts.length_at(RATE), loudest, watch)
     mono = (piece.mean(dim=0) for piece in vocals)
-    return resampled(mono, (RATE, sample_rate), facts.length_at(sample_rate))
+    return resample_pieces(mono, (RATE, sample_rate), facts.length_at(sample_rate))

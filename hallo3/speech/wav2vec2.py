@@ -56,7 +56,7 @@ class Layer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anatomy:
+class Wav2Vec2Parts:
     """The parts of one wav2vec2. ``activation`` follows the first norm; ``project`` maps conv features
     [1, n, C] to hidden states [1, n, D], and ``norm`` follows the positional convolution."""
 
@@ -88,11 +88,11 @@ class Anatomy:
         return sees, step
 
 
-def anatomy_of(wav2vec2: nn.Module) -> Anatomy:
+def split_wav2vec2(wav2vec2: nn.Module) -> Wav2Vec2Parts:
     """The parts of transformers' ``Wav2Vec2Model``, as ``build_wav2vec2`` makes it."""
     network = cast(Any, wav2vec2)
     convolutions = network.feature_extractor.conv_layers
-    return Anatomy(
+    return Wav2Vec2Parts(
         first=convolutions[0],
         others=tuple(convolutions[1:]),
         activation=convolutions[0].activation,
@@ -175,13 +175,13 @@ def encode_waveform(wav2vec2: Wav2Vec2, waveform: Tensor, plan: SegmentPlan, dev
     ``device`` is where the network stands. Raises nothing of its own; the caller has checked the waveform.
     Golden ``audio_frontend_3p3s``.
     """
-    signal = pad_to_segments(normalise(waveform), plan).to(device)
+    signal = pad_to_segments(normalize(waveform), plan).to(device)
     stretched = stretch(wav2vec2.feature_extractor(signal[None]), plan.padded)
     hidden = wav2vec2.feature_projection(stretched)[0]
     return torch.stack([layer[0] for layer in _layers(wav2vec2.encoder, hidden)], dim=1).float().cpu()
 
 
-def normalise(waveform: Tensor) -> Tensor:
+def normalize(waveform: Tensor) -> Tensor:
     """Zero mean and unit (population) variance over the whole recording, before any padding."""
     return (waveform - waveform.mean()) / torch.sqrt(waveform.var(correction=0) + NORMALISE_EPS)
 

@@ -107,12 +107,12 @@ UNFINISHED = ".unfinished"
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
-def write_whole(path: Path, blocks: Iterable[bytes | memoryview], system: System = SYSTEM) -> None:
+def write_atomic(path: Path, blocks: Iterable[bytes | memoryview], system: System = SYSTEM) -> None:
     """The file at ``path`` with these bytes, safe from a power cut when this returns.
 
     Stopped or failing at any point, what was there before is still there. Raises ``OSError``.
     """
-    fresh = unfinished(path)
+    fresh = temporary_path(path)
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
         try:
@@ -129,7 +129,7 @@ def write_whole(path: Path, blocks: Iterable[bytes | memoryview], system: System
     system.sync_folder(path.parent)
 
 
-def adopt(fresh: Path, path: Path, system: System = SYSTEM) -> None:
+def finalize_file(fresh: Path, path: Path, system: System = SYSTEM) -> None:
     """Make a file that another library wrote safe, and give it its name. Raises ``OSError``."""
     descriptor = os.open(fresh, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
@@ -140,12 +140,12 @@ def adopt(fresh: Path, path: Path, system: System = SYSTEM) -> None:
     system.sync_folder(path.parent)
 
 
-def unfinished(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The name under which a file is written."""
     return path.with_name(path.name + UNFINISHED)
 
 
-def unwritable(headline: str, path: Path, error: OSError, needed: int = 0) -> OutputError:
+def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> OutputError:
     """An error of the system's as one of ours: which file, what is wrong, how much room there is."""
     where, said = error.filename or path, error.strerror or str(error)
     if error.errno in FULL:

@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .atomic import write_whole
+from .atomic import write_atomic
 
 BLOCK = 1 << 20
 
 
-def key_of(facts: Mapping[str, Any]) -> str:
+def hash_facts(facts: Mapping[str, Any]) -> str:
     """The key of these facts: names with texts, numbers, and lists and maps of them, in any order.
 
     Raises ``ValueError`` for numbers that are none.
@@ -25,7 +25,7 @@ def key_of(facts: Mapping[str, Any]) -> str:
     return sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def content_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes. Raises ``OSError``."""
     found = sha256()
     with path.open("rb") as file:
@@ -34,7 +34,7 @@ def content_of(path: Path) -> str:
     return found.hexdigest()
 
 
-def digest(values: Tensor) -> str:
+def hash_tensor(values: Tensor) -> str:
     """SHA-256 of a tensor's type, shape and values."""
     flat = values.detach().cpu().contiguous()
     found = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
@@ -59,7 +59,7 @@ def unwatched(count: int) -> None:
     del count
 
 
-class Contents:
+class FileHashCache:
     """SHA-256 of files by size, time and inode, kept in the folder ``jobs``."""
 
     def __init__(self, jobs: Path) -> None:
@@ -84,5 +84,5 @@ class Contents:
                 watch(len(block))
         self._known[name] = {"seen": mark, "sha256": found.hexdigest()}
         with suppress(OSError):
-            write_whole(self._kept_in, [json.dumps(self._known).encode()])
+            write_atomic(self._kept_in, [json.dumps(self._known).encode()])
         return found.hexdigest()

@@ -18,7 +18,7 @@ LOCK, HOLDER = "lock", "holder.json"
 
 
 @contextmanager
-def held(folder: Path, what: str, system: System = SYSTEM, *, note: bool = True) -> Generator[None]:
+def lock_folder(folder: Path, what: str, system: System = SYSTEM, *, note: bool = True) -> Generator[None]:
     """Keep ``folder``, which is ``what``, for this process while the block lasts. Without ``note`` nobody is
     told who has it, and nothing is written.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..residency import Locking
+from ..residency import PinnedAllocator
 from .tiling import LOOK_BACK
 
 Key = tuple[str, int]
@@ -63,7 +63,7 @@ class HostCache:
 
     def __init__(self) -> None:
         self._kept: dict[Key, Tensor] = {}
-        self._locking = Locking()
+        self._locking = PinnedAllocator()
 
     def load(self, key: Key, destination: Tensor) -> bool:
         """See :class:`CausalCache`."""
@@ -76,7 +76,7 @@ class HostCache:
     def keep(self, key: Key, frames: Tensor) -> None:
         """See :class:`CausalCache`."""
         if key not in self._kept:
-            locking = self._locking if frames.is_cuda else Locking(wanted=False)
+            locking = self._locking if frames.is_cuda else PinnedAllocator(wanted=False)
             self._kept[key] = locking.empty(frames.shape, frames.dtype)
         kept = self._kept[key]
         kept.copy_(frames.contiguous(), non_blocking=frames.is_cuda and kept.is_pinned())
@@ -161,7 +161,7 @@ class Strip(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class StripInput:
     """What a convolution is given: the way its rows are made, its shape [B, C, T, H, W], a tensor like it."""
 
     fill: Fill
@@ -182,7 +182,7 @@ class Convolver:
     access: Access
 
     def strips(
-        self, name: str, convolution: nn.Module, source: Source, cuts: Sequence[tuple[int, int]]
+        self, name: str, convolution: nn.Module, source: StripInput, cuts: Sequence[tuple[int, int]]
     ) -> Iterator[Strip]:
         """The output of a causal convolution, top to bottom. ``cuts`` are the rows of input made at a time;
         the output of a strip ends a row before its input does, but for the last one's. The layer is borrowed
@@ -210,7 +210,7 @@ class Convolver:
                 done += count
 
     def _joined(
-        self, key: tuple[str, int], source: Source, above: Tensor, cut: tuple[int, int], *, last: bool
+        self, key: tuple[str, int], source: StripInput, above: Tensor, cut: tuple[int, int], *, last: bool
     ) -> Tensor:
         """A strip's buffer: the rows carried on, its own, and below the last strip's a row of zeros."""
         carried, own = above.shape[3], cut[1] - cut[0]
@@ -221,7 +221,7 @@ class Convolver:
         self._write(key, source, buffer[:, :, :, carried : carried + own], cut)
         return buffer
 
-    def _write(self, key: tuple[str, int], source: Source, buffer: Tensor, cut: tuple[int, int]) -> None:
+    def _write(self, key: tuple[str, int], source: StripInput, buffer: Tensor, cut: tuple[int, int]) -> None:
         """Make a strip's own rows and put the frames before them there: before the first slice, its first."""
         source.fill(buffer[:, :, LOOK_BACK:], *cut)
         before = buffer[:, :, :LOOK_BACK]
@@ -230,10 +230,10 @@ class Convolver:
         self.cache.keep(key, buffer[:, :, -LOOK_BACK:])
 
 
-def copied(tensor: Tensor) -> Source:
+def copied(tensor: Tensor) -> StripInput:
     """A tensor as it is."""
 
     def fill(destination: Tensor, first: int, last: int) -> None:
         destination.copy_(tensor[:, :, :, first:last])
 
-    return Source(fill, tensor.shape, tensor)
+    return StripInput(fill, tensor.shape, tensor)

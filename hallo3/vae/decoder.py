@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..geometry import LatentShape
-from .causal_conv import Access, CausalCache, Convolver, Source, Strip, cache_in, copied
+from .causal_conv import Access, CausalCache, Convolver, Strip, StripInput, cache_in, copied
 from .spatial_norm import normalized, piece_of
 from .tiling import DecodePlan, cuts, least_strips
 
@@ -145,7 +145,7 @@ class _Slice:
                 hidden[:, :, :, first:last].add_(brought)
                 del brought  # before the next is made
 
-    def _whole(self, name: str, convolution: nn.Module, source: Source) -> Tensor:
+    def _whole(self, name: str, convolution: nn.Module, source: StripInput) -> Tensor:
         """A convolution's output, all of it."""
         whole: Tensor | None = None
         for strip in self._strips(name, convolution, source):
@@ -158,10 +158,10 @@ class _Slice:
             del strip  # before the next one is made
         return cast(Tensor, whole)
 
-    def _strips(self, name: str, convolution: nn.Module, source: Source) -> Iterator[Strip]:
+    def _strips(self, name: str, convolution: nn.Module, source: StripInput) -> Iterator[Strip]:
         return self.convolver.strips(name, convolution, source, self._cuts(source.like))
 
-    def _normalized(self, norm: nn.Module, x: Tensor) -> Source:
+    def _normalized(self, norm: nn.Module, x: Tensor) -> StripInput:
         return normalized(norm, x, self.latents, self.convolver.access)
 
     def _cuts(self, x: Tensor) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .causal_conv import Access, Source
+from .causal_conv import Access, StripInput
 
 PIECE = {"cpu": 2**22}
 """Elements that are worked on at a time on a kind of device: few stay in a CPU's caches."""
@@ -77,14 +77,14 @@ def _mean_square(rows: Tensor) -> Tensor:
     return norm.square() / rows.shape[-1]
 
 
-class Modulation(NamedTuple):
+class SpatialModulation(NamedTuple):
     """What the norm amounts to: x * scale + shift, both [B, C, n, h, w], in float32 or wider."""
 
     scale: Tensor
     shift: Tensor
 
 
-def modulation(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> Modulation:
+def modulation(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> SpatialModulation:
     """Statistics of x [B, C, T, H, W] and the looked-up scale and shift in one."""
     known = cast(Any, norm)
     looked_up = [pointwise(known.conv_y.conv, latents, access), pointwise(known.conv_b.conv, latents, access)]
@@ -96,7 +96,7 @@ def modulation(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> M
         shift = cast(Tensor, bias).to(kind).view(1, per_group.shape[1], -1) - mean[..., None] * scale
     scale, shift = scale.flatten(1)[..., None, None, None], shift.flatten(1)[..., None, None, None]
     y, b = (each.to(kind) for each in looked_up)
-    return Modulation(y * scale, torch.addcmul(b, y, shift))
+    return SpatialModulation(y * scale, torch.addcmul(b, y, shift))
 
 
 def pointwise(layer: nn.Module, x: Tensor, access: Access) -> Tensor:
@@ -105,7 +105,7 @@ def pointwise(layer: nn.Module, x: Tensor, access: Access) -> Tensor:
         return access.convolve(x, weight, bias, (0, 0, 0))
 
 
-def normalized(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> Source:
+def normalized(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> StripInput:
     """SiLU of the modulated norm of x [B, C, T, H, W] as a convolution's input, made in whole latent rows."""
     found = modulation(norm, x, latents, access)
     spans = runs(x.shape[2], latents.shape[2])
@@ -118,11 +118,11 @@ def normalized(norm: nn.Module, x: Tensor, latents: Tensor, access: Access) -> S
                 _apply(found, x, destination, span, some, (first, last))
             F.silu(destination[:, some], inplace=True)
 
-    return Source(fill, x.shape, x)
+    return StripInput(fill, x.shape, x)
 
 
 def _apply(
-    found: Modulation, x: Tensor, destination: Tensor, span: Run, some: slice, rows: tuple[int, int]
+    found: SpatialModulation, x: Tensor, destination: Tensor, span: Run, some: slice, rows: tuple[int, int]
 ) -> None:
     """x * scale + shift of a piece: some channels, frames and rows."""
     frames = slice(span.first, span.last)

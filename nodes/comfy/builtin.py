@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.checkpoints.component_config import model_config, part
+from ...hallo3.checkpoints.component_config import read_component_config, read_model_config
 from ...hallo3.checkpoints.load import load_strict, read_state
 from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
-from ...hallo3.speech.wav2vec2 import build_wav2vec2, normalise
-from ...hallo3.text_encoder import Tokenizer, build_t5, tied, tokenizer_named
+from ...hallo3.speech.wav2vec2 import build_wav2vec2, normalize
+from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tied
 from .progress import warnings_shown
 
 FILES = ModelFolder(FOLDER)
@@ -89,21 +89,21 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         """What ComfyUI's own AudioEncoderEncode asks: hidden states at the encoder's own pace."""
         mm.load_models_gpu([self.patcher])
         mono = resample(audio[0].float().mean(dim=0), sample_rate, self.model_sample_rate)
-        states = self.model(normalise(mono)[None].to(self.load_device), output_hidden_states=True)
+        states = self.model(normalize(mono)[None].to(self.load_device), output_hidden_states=True)
         layers = tuple(states.hidden_states)
         return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(mono)}
 
 
 def built_in_vae() -> BuiltInVAE:
     """The built-in model's VAE, in ComfyUI's own class: diffusers need not be installed."""
-    return BuiltInVAE(model_config(FILES.transformer).vae, read_state(FILES.vae, torch.float32))
+    return BuiltInVAE(read_model_config(FILES.transformer).vae, read_state(FILES.vae, torch.float32))
 
 
 def built_in_speech_encoder() -> BuiltInSpeechEncoder:
     """The built-in model's speech encoder."""
-    sizes = part(FILES.speech_encoder, "speech_encoder")
+    sizes = read_component_config(FILES.speech_encoder, "speech_encoder")
     state = read_state(FILES.speech_encoder, torch.float32)
-    return BuiltInSpeechEncoder(sizes, state, model_config(FILES.transformer).segment)
+    return BuiltInSpeechEncoder(sizes, state, read_model_config(FILES.transformer).segment)
 
 
 TOKENS = "hallo3"
@@ -161,10 +161,10 @@ def built_in_text_encoder() -> Any:
     """The built-in model's text encoder, a CLIP for CLIP Text Encode (Prompt) and its like."""
     files = ModelFolder(FOLDER)
     sizes, length = (
-        part(files.text_encoder, "text_encoder"),
-        model_config(files.transformer).trunk.text_tokens,
+        read_component_config(files.text_encoder, "text_encoder"),
+        read_model_config(files.transformer).trunk.text_tokens,
     )
-    tokenizer = tokenizer_named(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)
+    tokenizer = make_tokenizer(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)
     network = Network(sizes, read_state(files.text_encoder, torch.float32), length)
     words = Words(tokenizer(), length)
     target = SimpleNamespace(params={}, clip=lambda **_: network, tokenizer=lambda **_: words)

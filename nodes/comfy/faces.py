@@ -21,14 +21,14 @@ from torch import Tensor
 from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.checkpoints.tensor_file import TensorFile
 from ...hallo3.config import FaceConfig
-from ...hallo3.errors import CheckpointError, is_short_of_memory
+from ...hallo3.errors import CheckpointError, is_out_of_memory
 from ...hallo3.face.analyzer import FaceAnalyzer
 from ...hallo3.face.landmarks import landmarks_near
 from ...hallo3.face.mediapipe import landmarks_in, task_file
 from ...hallo3.face.photo import FindLandmarks
-from ...hallo3.face.registry import analyzer_for
-from ...hallo3.face.scrfd import Found
-from ...hallo3.face.selection import Choice
+from ...hallo3.face.registry import create_analyzer
+from ...hallo3.face.scrfd import DetectedFace
+from ...hallo3.face.selection import FaceChoice
 from ...hallo3.identity_file import SUFFIX
 
 IDENTITY_FOLDER = "hallo3_identities"
@@ -92,7 +92,7 @@ class PortLandmarks:
     model: Path
     make: Callable[[dict[str, Tensor]], Any]
 
-    def __call__(self, picture: Tensor, face: Found) -> Tensor | None:
+    def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
         """The landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1; None if none are found.
 
         Raises ``CheckpointError`` for a damaged or other file, and where the port is another than it was.
@@ -104,7 +104,7 @@ class PortLandmarks:
                 found = landmarks_near(picture, face, partial(_look_for, self._loaded(state)))
             return None if found is None else found.clone()
         except CHANGED as error:
-            if is_short_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise _other(self.model, f"{type(error).__name__}: {error}") from error
 
@@ -149,7 +149,7 @@ def _look_for(port: Any, levels: Tensor) -> list[Tensor]:
     return [torch.as_tensor(face["landmarks_xy"]).double() for face in faces if face["presence"] >= 0]
 
 
-def _without_model(picture: Tensor, face: Found) -> NoReturn:
+def _without_model(picture: Tensor, face: DetectedFace) -> NoReturn:
     del picture, face
     raise CheckpointError(
         "MediaPipe's face landmarks need a model file that is missing.",
@@ -187,10 +187,10 @@ def files_seen() -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(found)]
 
 
-def own_analyzer(config: FaceConfig, choice: Choice | None = None) -> FaceAnalyzer:
+def own_analyzer(config: FaceConfig, choice: FaceChoice | None = None) -> FaceAnalyzer:
     """The analyzer of a model's embedding space, with ComfyUI's own way to landmarks for photographs.
 
     Raises ``FaceError`` when there is none, ``CheckpointError`` when a file is missing.
     """
     folder = faces_folder()
-    return analyzer_for(config, folder, landmarks=find_landmarks(folder), choice=choice)
+    return create_analyzer(config, folder, landmarks=find_landmarks(folder), choice=choice)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.checkpoints.component import find_part
-from ...hallo3.checkpoints.component_config import META, build_reference, model_config
-from ...hallo3.checkpoints.detect_format import Kind
+from ...hallo3.checkpoints.component import find_component
+from ...hallo3.checkpoints.component_config import META, build_reference, read_model_config
+from ...hallo3.checkpoints.detect_format import FileFormat
 from ...hallo3.checkpoints.load import check_state
 from ...hallo3.checkpoints.source import open_source
-from ...hallo3.checkpoints.verify import Examined, Watch
+from ...hallo3.checkpoints.verify import FileVerifier, Watch
 from ...hallo3.config import Hallo3Config
 from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
@@ -108,10 +108,10 @@ def read(path: Path | None, part: str) -> Weights:
     checkpoint among them, by our own reader. Raises ``CheckpointError``.
     """
     path = path or FOLDER / f"{part}.safetensors"
-    config = model_config(path, part)
+    config = read_model_config(path, part)
     with open_source(path) as source:
-        found = find_part(source, part)
-        if source.files[0].kind is not Kind.SAFETENSORS or found.naming.mapped:
+        found = find_component(source, part)
+        if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.mapped:
             for file in source.files:
                 _examined().hash_of(file)
             return Weights({name: found.stored(name) for name in found.made}, config, {})
@@ -121,9 +121,9 @@ def read(path: Path | None, part: str) -> Weights:
     return Weights(mine, config, metadata or {})
 
 
-def _examined() -> Examined:
+def _examined() -> FileVerifier:
     """Which of the original's files have been looked through; ComfyUI empties the folder when it starts."""
-    return Examined(Path(folder_paths.get_temp_directory()) / "hallo3_examined.json", _watching)
+    return FileVerifier(Path(folder_paths.get_temp_directory()) / "hallo3_examined.json", _watching)
 
 
 @contextmanager

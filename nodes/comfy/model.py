@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import InputError, ShapeError
-from ...hallo3.geometry import expect
+from ...hallo3.geometry import check_shape
 from ...hallo3.identity import Identity
 from ...hallo3.identity_file import fingerprint
 from ...hallo3.model.layers import Layers
@@ -319,7 +319,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
     def concat_cond(self, **kwargs: Any) -> Tensor:
         """Image latents [B, C, T, h, w], scaled, zeros after the frames that are known."""
         noise, segment = kwargs["noise"], _segment(kwargs)
-        expect(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
+        check_shape(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
         known = self.process_latent_in(segment.image_latents.to(noise))
         missing = noise.shape[2] - known.shape[2]
         return F.pad(known, (0, 0, 0, 0, 0, missing)).expand(noise.shape[0], -1, -1, -1, -1)

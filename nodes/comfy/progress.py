@@ -17,7 +17,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ...hallo3.errors import Hallo3Error, InputError, is_short_of_memory
+from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
 
 ADVICE = "disconnect images, and take the video alone: that fits at any length"
 
@@ -156,7 +156,7 @@ def memory_told(advice: str) -> Generator[None]:
     except (OutOfMemory, Hallo3Error):
         raise
     except Exception as error:
-        if not is_short_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         first = (str(error).splitlines() or [""])[0]
         told = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {first}".strip(), do=advice)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...hallo3.config import Hallo3Config
 from ...hallo3.errors import InputError
-from ...hallo3.noise import Noise, Purpose, seeded_noise
-from ...hallo3.sampling.samplers import noise_share, sampler_named
-from ...hallo3.sampling.schedule import Step, schedule_of, sigmas_of
+from ...hallo3.noise import Noise, Purpose, make_noise
+from ...hallo3.sampling.samplers import get_sampler, noise_scale
+from ...hallo3.sampling.schedule import Step, schedule_to_sigmas, sigmas_to_schedule
 from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
 from .model import (
@@ -43,7 +43,7 @@ def original_sigmas(model: Any, steps: int) -> Tensor:
 
     Raises ``InputError`` for a MODEL whose noise another node has replaced by one without pure noise.
     """
-    sigmas = sigmas_of(steps, float(model.get_model_object("model_sampling").sigma_max))
+    sigmas = schedule_to_sigmas(steps, float(model.get_model_object("model_sampling").sigma_max))
     if not falls(sigmas):
         raise InputError(
             "The original's schedule does not fit this model's noise.",
@@ -79,7 +79,7 @@ def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float
 
     Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
     """
-    sampler_named(name)
+    get_sampler(name)
     check_step_cache(step_cache, step_cache_bound)
     cache = {"step_cache": step_cache, "step_cache_bound": step_cache_bound} if step_cache else {}
     return comfy.samplers.KSAMPLER(_sample, {"name": name, **cache})
@@ -108,9 +108,9 @@ def _sample(
     inner = model.inner_model.inner_model
     check_sigmas(sigmas)
     _check_prediction(inner.model_sampling)
-    source = noise_source or seeded_step_noise(seeded_noise(extra_args.get("seed") or 0), 0)
+    source = noise_source or seeded_step_noise(make_noise(extra_args.get("seed") or 0), 0)
     largest = float(inner.model_sampling.sigma_max)
-    steps = schedule_of(sigmas, largest, lambda sigma: _timestep(inner, sigma))
+    steps = sigmas_to_schedule(sigmas, largest, lambda sigma: _timestep(inner, sigma))
     sizes = [float(sigma) for sigma in sigmas]
 
     def compute(latents: Tensor, step: Step) -> Tensor:
@@ -118,7 +118,7 @@ def _sample(
         scale = (1 + sigma**2) ** 0.5
         given = model(latents * scale, sigmas[step.index].expand(len(x)), **_told(extra_args, step.timestep))
         velocity = (latents / scale - given) * (scale / sigma)
-        return step.table_alpha * latents - noise_share(step.table_alpha) * velocity
+        return step.table_alpha * latents - noise_scale(step.table_alpha) * velocity
 
     cache = StepCache(compute, len(steps.steps), step_cache, step_cache_bound) if step_cache else None
 
@@ -133,7 +133,7 @@ def _sample(
         return source(steps.first + index, tuple(x.shape)).to(x)
 
     start = x / (1 + sizes[0] ** 2) ** 0.5
-    made = sampler_named(name)(denoise, start, steps, draw, lambda _: None)
+    made = get_sampler(name)(denoise, start, steps, draw, lambda _: None)
     if cache is not None:
         logging.info("Hallo3: %s", cache.report.text())
     return made * (1 + sizes[-1] ** 2) ** 0.5

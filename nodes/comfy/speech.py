@@ -22,10 +22,10 @@ from ...hallo3.media.plots import draw_speech
 from ...hallo3.segments import SegmentPlan, plan_segments
 from ...hallo3.speech.chunked import encode_aside
 from ...hallo3.speech.features import ReadFeatures, Speech, Windows, in_memory, tell
-from ...hallo3.speech.preprocess import AS_ORIGINAL, Listening
+from ...hallo3.speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 from ...hallo3.speech.vocals import Separator, voice_of
-from ...hallo3.speech.wav2vec2 import Anatomy, Encoder, Wav2Vec2, anatomy_of, encode_waveform
-from ...hallo3.storage.hashing import digest
+from ...hallo3.speech.wav2vec2 import Encoder, Wav2Vec2, Wav2Vec2Parts, encode_waveform, split_wav2vec2
+from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
 from .progress import warnings_shown
 
@@ -82,10 +82,10 @@ class Halves:
         """The layers, called one by one."""
         return self.network.encoder
 
-    def anatomy(self) -> Anatomy:
+    def anatomy(self) -> Wav2Vec2Parts:
         """Its parts, for ``encode_streamed``; the weights are used in float32 whatever they are stored in."""
         convolutions, encoder = self.network.feature_extractor.conv_layers, self.network.encoder
-        return Anatomy(
+        return Wav2Vec2Parts(
             first=convolutions[0],
             others=tuple(convolutions[1:]),
             activation=F.gelu,
@@ -107,7 +107,11 @@ class SpeechSocket:
 
 
 def listen(
-    audio_encoder: Any, recording: Recording, listening: Listening = AS_ORIGINAL, *, vocals: bool = False
+    audio_encoder: Any,
+    recording: Recording,
+    listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
+    *,
+    vocals: bool = False,
 ) -> tuple[SpeechSocket, Tensor]:
     """A recording's features by an AUDIO_ENCODER, computed in float32 whatever its weights are stored in;
     and a picture [3, h, w] of what is heard. With ``vocals`` music is taken away first.
@@ -131,7 +135,7 @@ def listen(
     waveform = waveform.to(torch.float32)
     if gains is not None:
         waveform = torch.cat(list(gains.over(waveform.split(AT_ONCE))))
-    heard = digest(waveform)
+    heard = hash_tensor(waveform)
     if len(waveform) > at_once:
         read = _streamed(halves, waveform, plan, audio_encoder.load_device, windows)
     else:
@@ -152,7 +156,7 @@ def _streamed(
         mm.throw_exception_if_processing_interrupted()
         bar.update_absolute(PROGRESS_STEPS * done // max(1, total))
 
-    anatomy = halves.anatomy() if isinstance(halves, Halves) else anatomy_of(halves)
+    anatomy = halves.anatomy() if isinstance(halves, Halves) else split_wav2vec2(halves)
     return encode_aside(anatomy, waveform, plan, device, watch, windows=windows, inside=inside)
 
 

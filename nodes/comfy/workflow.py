@@ -15,7 +15,7 @@ import folder_paths
 import torch
 from server import PromptServer
 
-from ...hallo3.storage.hashing import Contents, digest
+from ...hallo3.storage.hashing import FileHashCache, hash_tensor
 
 PASSED_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that decide nothing: what they hand on is that input."""
@@ -84,7 +84,7 @@ class Graph:
         return sha256(text.encode()).hexdigest()
 
 
-def files_of(texts: set[str], contents: Contents, said: Callable[[str], None]) -> dict[str, list[str]]:
+def files_of(texts: set[str], contents: FileHashCache, said: Callable[[str], None]) -> dict[str, list[str]]:
     """Hashes of the files that texts in a workflow name, among ComfyUI's models and inputs. Can be
     interrupted."""
 
@@ -130,7 +130,7 @@ def _is_link(value: Any) -> bool:
 def _named(value: Any) -> str:
     """What stands for a value that an expanded node was given: a tensor's content, of anything else nothing
     that would be found again."""
-    return digest(value) if isinstance(value, torch.Tensor) else uuid.uuid4().hex
+    return hash_tensor(value) if isinstance(value, torch.Tensor) else uuid.uuid4().hex
 
 
 def _texts(value: Any) -> set[str]:

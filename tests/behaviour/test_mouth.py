@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from behaviour.mouth import Mouth, mouth_of
-from hallo3.speech.wav2vec2 import normalise
+from hallo3.speech.wav2vec2 import normalize
 
 PER_FRAME = 640
 FRAMES = 50
@@ -74,7 +74,7 @@ def test_the_recording_is_normalised_as_for_the_encoder() -> None:
     from behaviour.mouth import normalised
 
     sound = torch.from_numpy(syllables()) + 0.1
-    assert np.allclose(normalise(sound).numpy(), normalised(sound), atol=1e-4)
+    assert np.allclose(normalize(sound).numpy(), normalised(sound), atol=1e-4)
 
 
 def test_two_channels_are_refused() -> None:

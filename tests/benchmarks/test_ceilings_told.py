@@ -13,7 +13,7 @@ from benchmarks.rehearsal import full_size
 from conftest import REPOSITORY
 from hallo3.config import HALLO3
 from hallo3.offload.budget import GB, MemoryPlan, plan_memory
-from hallo3.offload.estimate import Demand
+from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
 
 ROW = re.compile(r"^\| (\d+) GB \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
@@ -22,7 +22,9 @@ ALL = {"sequential": "all", "batched": "all, both branches at once"}
 
 def planned(gb: float) -> MemoryPlan:
     """As ``python -m benchmarks ceilings`` plans."""
-    demand = Demand(precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=True)
+    demand = MemoryRequirements(
+        precision=PRECISIONS["bf16"], steps=HALLO3.defaults.steps, branches=2, fused=True
+    )
     return plan_memory(full_size(), demand, round(gb * GB), 64 * GB)
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.goals import GOALS, judged, segment_seconds
 from benchmarks.rehearsal import full_size
 from hallo3.offload.budget import GB, plan_memory
-from hallo3.offload.estimate import Demand
+from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
 
 H200 = {"device": "NVIDIA H200", "cuda": "12.8"}
@@ -30,7 +30,7 @@ def found(machine: dict[str, str] = H200, **parts: Any) -> dict[str, Any]:
 
 def streamed(gb: int) -> dict[str, float]:
     """What a step brings to the device under a ceiling, as a run of the released model is planned."""
-    demand = Demand(precision=PRECISIONS["bf16"], steps=50, branches=2, fused=True)
+    demand = MemoryRequirements(precision=PRECISIONS["bf16"], steps=50, branches=2, fused=True)
     sizes = full_size()
     step = plan_memory(sizes, demand, gb * GB, 64 * GB).stage("sample").streamed
     return {"streamed_gb": step / GB, "streamed_share": step / sizes.transformer.blocks.total}

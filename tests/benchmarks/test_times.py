@@ -18,11 +18,11 @@ from benchmarks.streamed import measured, plan_under, reckoned, under_ceilings
 from benchmarks.timing import Clock
 from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
-from hallo3.model.guidance import PASSES
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.kernels.eager import PLAIN
-from hallo3.model.kernels.select import Chosen, kernels_named
+from hallo3.model.kernels.select import KernelChoice, choose_kernels
 from hallo3.model.layers import sdpa
-from hallo3.offload.estimate import DEVICE, MEMORY, Arrangement, sizes_of
+from hallo3.offload.estimate import DEVICE, MEMORY, OffloadConfig, measure_sizes
 from hallo3.quantization.precision import PRECISIONS
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_the_original_s_step_is_ours(place: Place) -> None:
     built = Networks(inputs)
     dit = built.dit(PLAIN, sdpa)
     theirs = built.baseline(PLAIN, sdpa)(inputs.latents, 0)
-    ours = PASSES["batched"](dit, *inputs.prepared(dit))(inputs.latents, 0)
+    ours = GUIDANCE_PASSES["batched"](dit, *inputs.prepared(dit))(inputs.latents, 0)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     assert bool(ours.isfinite().all())
     assert float(ours.std()) > 1e-4
@@ -107,9 +107,9 @@ def test_layers_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("staying", [3, 1, 0])
 def test_what_streams_is_counted(place: Place, staying: int) -> None:
     passing = 3 - staying
-    arranged = Arrangement(home=MEMORY, staying=staying, passes="layer-major")
+    arranged = OffloadConfig(home=MEMORY, staying=staying, passes="layer-major")
     row = measured(place, replace(ONCE, count=3, warm=1), sdpa, arranged)
-    sizes = sizes_of(
+    sizes = measure_sizes(
         place.config,
         PRECISIONS["fp32"],
         TEXT_ENCODERS["nano"],
@@ -122,7 +122,7 @@ def test_what_streams_is_counted(place: Place, staying: int) -> None:
 
 
 def test_what_stays_is_sent_once(place: Place) -> None:
-    row = measured(place, ONCE, sdpa, Arrangement(home=DEVICE, staying=3, passes="batched"))
+    row = measured(place, ONCE, sdpa, OffloadConfig(home=DEVICE, staying=3, passes="batched"))
     assert row["streamed_gb"] == 0
     assert row["seconds"] > 0
 
@@ -155,11 +155,11 @@ def test_kernels_are_tried_in_the_type_that_is_measured(
     """Of the plan and of the network: fused kernels may run in one type and not in another."""
     tried: list[torch.dtype] = []
 
-    def named(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Chosen:
+    def named(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> KernelChoice:
         tried.append(dtype)
-        return kernels_named(name, device, dtype)
+        return choose_kernels(name, device, dtype)
 
-    monkeypatch.setattr(streamed, "kernels_named", named)
+    monkeypatch.setattr(streamed, "choose_kernels", named)
     measured(place, ONCE, sdpa, plan_under(place, 80).arrangement)
     assert tried == [torch.float32] * 2
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hallo3.checkpoints import keymaps as maps
-from hallo3.checkpoints.component import find_part
+from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.component_config import check_file
-from hallo3.checkpoints.load import read_part
+from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.source import open_source
 from hallo3.config import to_dict
@@ -74,7 +74,7 @@ def test_the_vae_loads_from_diffusers_and_comfyuis_form(
 ) -> None:
     state = load_file(ModelFolder(nano_folder).vae)
     save_file({prefix + name: t for name, t in state.items()}, tmp_path / "vae.safetensors")
-    assert same(read_part(tmp_path / "vae.safetensors", "vae", FP32), state)
+    assert same(read_component(tmp_path / "vae.safetensors", "vae", FP32), state)
 
 
 def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: Path) -> None:
@@ -86,13 +86,13 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
         save_file({name: state[name] for name in mine}, folder / file)
     index = {"metadata": {}, "weight_map": {name: file for file, mine in shards.items() for name in mine}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert same(read_part(folder, "text_encoder", FP32), state)
+    assert same(read_component(folder, "text_encoder", FP32), state)
     (folder / "model.safetensors.index.json").unlink()
-    assert same(read_part(folder, "text_encoder", FP32), state)
+    assert same(read_component(folder, "text_encoder", FP32), state)
     first = folder / "model-00001-of-00002.safetensors"
     first.rename(tmp_path / first.name)
     with pytest.raises(CheckpointError, match="model-00001-of-00002"):
-        read_part(folder, "text_encoder", FP32)
+        read_component(folder, "text_encoder", FP32)
 
     scaled: dict[str, Tensor] = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     for name, tensor in state.items():
@@ -105,7 +105,7 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
     scaled["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
     scaled["spiece_model"] = torch.zeros(9, dtype=torch.uint8)
     save_file(scaled, tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors")
-    found = read_part(tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors", "text_encoder", FP32)
+    found = read_component(tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors", "text_encoder", FP32)
     assert found.keys() == state.keys()
     assert all(torch.allclose(found[name], state[name], atol=0.2, rtol=0.07) for name in state)
 
@@ -128,7 +128,7 @@ def test_wav2vec2_loads_with_either_weight_norm(
     else:
         save_file(whole, folder / "model.safetensors")
     wanted = load_file(ModelFolder(nano_folder).speech_encoder)
-    assert same(read_part(folder, "speech_encoder", FP32), wanted)
+    assert same(read_component(folder, "speech_encoder", FP32), wanted)
 
 
 def test_an_fp8_forward_is_near_the_exact_one(nano_folder: Path) -> None:
@@ -211,4 +211,4 @@ def test_a_quantisation_that_is_not_read_is_named(tmp_path: Path, nano_folder: P
     note = torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)
     save_file({**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}, tmp_path / "a.safetensors")
     with open_source(tmp_path / "a.safetensors") as source, pytest.raises(CheckpointError, match="nvfp4"):
-        find_part(source, "transformer")
+        find_component(source, "transformer")

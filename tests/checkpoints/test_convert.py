@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hallo3.checkpoints import keymaps as maps
-from hallo3.checkpoints.component import find_part
-from hallo3.checkpoints.convert import recipe, write_recipe
+from hallo3.checkpoints.component import find_component
+from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.load import read_config
 from hallo3.checkpoints.source import open_source
 from hallo3.cli.main import main
@@ -124,7 +124,7 @@ def test_a_value_too_large_for_half_precision_is_named(tmp_path: Path) -> None:
     header = {"hallo3": json.dumps({"part": "reference", "config": checkpoints.to_dict(CONFIG)})}
     save_file(state, path, header)
     with open_source(path) as source:
-        made = recipe(find_part(source, "reference"), PRECISIONS["fp16"], {})
+        made = plan_output(find_component(source, "reference"), PRECISIONS["fp16"], {})
         with pytest.raises(CheckpointError, match=r"9.98e\+04 in proj_out\.bias"):
-            write_recipe(made, tmp_path / "out.safetensors")
+            write_output(made, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()

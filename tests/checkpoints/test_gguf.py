@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hallo3.checkpoints.load import read_part
+from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
 from hallo3.quantization.precision import PRECISIONS
@@ -46,7 +46,7 @@ def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error:
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         step()
     writer.close()
-    found = read_part(path, "text_encoder", FP32)
+    found = read_component(path, "text_encoder", FP32)
     assert found.keys() == state.keys()
     for name, tensor in state.items():
         assert found[name].shape == tensor.shape
@@ -54,4 +54,4 @@ def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"GGUF|damaged"):
-        read_part(path, "text_encoder", FP32)
+        read_component(path, "text_encoder", FP32)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3.checkpoints.component import find_part
+from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.errors import CheckpointError
@@ -111,7 +111,7 @@ def test_a_name_cannot_forge_lines(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({"\x1b[2K\rcomplete\nall good": torch.ones(2)}, path)
     with pytest.raises(CheckpointError) as raised, open_source(path) as source:
-        find_part(source, "transformer")
+        find_component(source, "transformer")
     assert not set(str(raised.value)) & {"\x1b", "\r"}
     assert len(str(raised.value).splitlines()) == 4
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.keymaps import KeyMap, drop, rename, split
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO
 from hallo3.errors import CheckpointError
 from hallo3.model.layers import Layers
@@ -26,9 +26,9 @@ def ours(layers: int) -> list[tuple[KeyMap, dict[str, Tensor]]]:
     config = replace(NANO, trunk=replace(NANO.trunk, layers=layers))
     latent = config.segment.shape.latent
     return [
-        (maps.TRANSFORMER, random_state(Hallo3Transformer(config, META), "map")),
-        (maps.REFERENCE, random_state(ReferenceNetwork(config.trunk, latent, META), "map")),
-        (maps.VAE, random_state(build_vae(config.vae).network, "map")),
+        (maps.TRANSFORMER, make_random_state(Hallo3Transformer(config, META), "map")),
+        (maps.REFERENCE, make_random_state(ReferenceNetwork(config.trunk, latent, META), "map")),
+        (maps.VAE, make_random_state(build_vae(config.vae).network, "map")),
     ]
 
 

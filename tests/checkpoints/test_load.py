@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
-from hallo3.checkpoints.component_config import model_config
+from hallo3.checkpoints.component_config import read_model_config
 from hallo3.checkpoints.load import load_strict, read_config, read_state, write_weights
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.checkpoints.random_weights import random_state, write_random_set
+from hallo3.checkpoints.random_weights import make_random_state, write_random_set
 from hallo3.config import NANO, TINY
 from hallo3.errors import CheckpointError, FaceError, InputError
 from hallo3.loading import load_models
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def network() -> tuple[nn.Module, dict[str, Tensor]]:
     built = ReferenceNetwork(NANO.trunk, NANO.segment.shape.latent, Layers(device="meta"))
-    return built, random_state(built, "strict")
+    return built, make_random_state(built, "strict")
 
 
 def test_a_complete_state_loads() -> None:
@@ -118,7 +118,7 @@ def test_impossible_configurations_are_refused(
         header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
     write_weights(tmp_path / source.name, load_file(source), header)
     with pytest.raises(InputError, match=message):
-        model_config(ModelFolder(tmp_path).transformer)
+        read_model_config(ModelFolder(tmp_path).transformer)
 
 
 def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, nano_folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_fold
     for path in tiny_folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert sum(path.stat().st_size for path in tiny_folder.iterdir()) <= 8_000_000
-    assert model_config(ModelFolder(tiny_folder).transformer) == TINY
+    assert read_model_config(ModelFolder(tiny_folder).transformer) == TINY
     write_random_set(tmp_path / "again", 8, "tiny")
     for path in tiny_folder.iterdir():
         assert path.read_bytes() != (tmp_path / "again" / path.name).read_bytes()

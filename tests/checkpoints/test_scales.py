@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hallo3.checkpoints import convert as journal
-from hallo3.checkpoints.component import find_part
+from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.component_config import check_file
-from hallo3.checkpoints.convert import recipe, write_recipe
+from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.source import open_source
-from hallo3.checkpoints.verify import examine
+from hallo3.checkpoints.verify import verify_file
 from hallo3.config import to_dict
 from hallo3.errors import CheckpointError
 from hallo3.quantization.precision import PRECISIONS
@@ -34,7 +34,9 @@ def written(folder: Path, state: dict[str, Tensor], precision: str) -> dict[str,
     path.with_suffix(".json").write_text(json.dumps(to_dict(CONFIG)))
     check_file(path, "transformer")
     with open_source(path) as source:
-        write_recipe(recipe(find_part(source, "transformer"), PRECISIONS[precision], {}), folder / "out")
+        write_output(
+            plan_output(find_component(source, "transformer"), PRECISIONS[precision], {}), folder / "out"
+        )
     return load_file(folder / "out")
 
 
@@ -98,10 +100,10 @@ def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
         torch.save(state, tmp_path / "a.pt")
         with open_source(tmp_path / "a.pt") as source:
             if good:
-                examine(source.files[0])
+                verify_file(source.files[0])
             else:
                 with pytest.raises(CheckpointError, match="NaN or infinity in b"):
-                    examine(source.files[0])
+                    verify_file(source.files[0])
 
 
 def test_a_journal_that_lies_is_not_believed(tmp_path: Path) -> None:
@@ -109,11 +111,11 @@ def test_a_journal_that_lies_is_not_believed(tmp_path: Path) -> None:
     checkpoints.write_checkpoint(source, CONFIG)
     target = tmp_path / "out.safetensors"
     with open_source(source) as opened:
-        made = recipe(find_part(opened, "transformer"), PRECISIONS["bf16"], {})
+        made = plan_output(find_component(opened, "transformer"), PRECISIONS["bf16"], {})
         (tmp_path / "out.safetensors.unfinished").write_bytes(bytes(made.size))
         note = {"recipe": journal._name(made), "written": max(made.borders), "crc": 0}
         (tmp_path / "out.safetensors.unfinished.json").write_text(json.dumps(note))
-        write_recipe(made, target)
+        write_output(made, target)
         assert target.read_bytes() == b"".join(made.blocks(0))
 
 

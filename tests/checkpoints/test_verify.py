@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hallo3.checkpoints.source import Source, open_source
-from hallo3.checkpoints.verify import Examined, examine
+from hallo3.checkpoints.source import CheckpointSource, open_source
+from hallo3.checkpoints.verify import FileVerifier, verify_file
 from hallo3.errors import CheckpointError
 from support import original_checkpoints as checkpoints
 
 CONFIG = checkpoints.NANO
 
 
-def stored(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Source:
+def stored(folder: Path, dtype: torch.dtype = torch.bfloat16) -> CheckpointSource:
     path = folder / "mp_rank_00_model_states.pt"
     checkpoints.write_checkpoint(path, CONFIG, dtype)
     return open_source(path)
@@ -35,19 +35,19 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> N
         else:
             save_file(dict(state), path)
         with open_source(path) as source, pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
-            examine(source.files[0])
+            verify_file(source.files[0])
 
 
 def test_a_flipped_byte_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
     with stored(tmp_path) as source:
-        assert len(examine(source.files[0])) == 64
+        assert len(verify_file(source.files[0])) == 64
         at = next(iter(source.files[0].entries.values())).offset
     path = tmp_path / "mp_rank_00_model_states.pt"
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
     path.write_bytes(raw)
     with open_source(path) as source, pytest.raises(CheckpointError, match="checksum"):
-        examine(source.files[0])
+        verify_file(source.files[0])
 
 
 def test_what_was_examined_is_remembered_until_it_changes(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_what_was_examined_is_remembered_until_it_changes(tmp_path: Path) -> Non
 
     def looked_at() -> bool:
         with open_source(path) as source:
-            known = Examined(memory).knows(source.files[0])
-            Examined(memory).hash_of(source.files[0])
+            known = FileVerifier(memory).knows(source.files[0])
+            FileVerifier(memory).hash_of(source.files[0])
         return not known
 
     assert [looked_at(), looked_at()] == [True, False]

@@ -60,13 +60,13 @@ def test_the_plan_counts_what_is_left(
 @pytest.fixture
 def nano_of_50_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The random model as if it were made for the original's steps; --steps is refused beside steps-30."""
-    real = request.model_config
+    real = request.read_model_config
 
     def fifty(path: Path):
         config = real(path)
         return replace(config, defaults=replace(config.defaults, steps=50))
 
-    monkeypatch.setattr(request, "model_config", fifty)
+    monkeypatch.setattr(request, "read_model_config", fifty)
 
 
 REFUSED = {
@@ -128,7 +128,7 @@ def test_the_facts_of_a_job_without_any_are_what_they_were(
 ) -> None:
     """Jobs that were begun before there were approximations are still gone on with."""
     facts: dict[str, object] = {}
-    monkeypatch.setattr("hallo3.cli.cache_key.key_of", lambda found: facts.update(found) or "key")
+    monkeypatch.setattr("hallo3.cli.cache_key.hash_facts", lambda found: facts.update(found) or "key")
     key_of_video(read_request(options_of(words)), "")
     assert not {"guidance interval", "step cache"} & facts.keys()
     assert facts["numerics"] == 1

@@ -76,7 +76,7 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(
     def no_weights(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(load, "read_part", no_weights)
+    monkeypatch.setattr(load, "read_component", no_weights)
     assert run(inputs, attention=name, device="cpu") == 2
     err = capsys.readouterr().err
     assert said in err

@@ -33,7 +33,7 @@ def test_it_is_the_model_where_none_is_given_or_its_name_is(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(load, "read_part", None)
+    monkeypatch.setattr(load, "read_component", None)
     assert main([*words(tmp_path, samples / "portrait.png"), *model, "--plan", "--json"]) == 0
     out, err = capsys.readouterr()
     plan = json.loads(out)

@@ -69,7 +69,7 @@ def test_a_seed_gives_the_same_video_again(inputs: dict[str, str]) -> None:
 def test_the_plan_is_the_bill_and_renders_nothing(
     inputs: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "read_part", no_weights)
+    monkeypatch.setattr(load, "read_component", no_weights)
     del inputs["-o"]
     assert run(inputs, "--plan", "--json", steps="7", guidance="1") == 0
     out, err = capsys.readouterr()
@@ -131,7 +131,7 @@ REFUSED = {
 def test_bad_input_is_refused_before_weights_are_read(
     inputs: dict[str, str], case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "read_part", no_weights)
+    monkeypatch.setattr(load, "read_component", no_weights)
     changes, message = REFUSED[case]
     if "output" in changes:
         del inputs["-o"]

@@ -12,7 +12,7 @@ import pytest
 
 from hallo3.cli.speech import Ear
 from hallo3.jobs import render as video_job
-from hallo3.media.mux import Joined
+from hallo3.media.mux import GrowingVideo
 from support.kill_process import committed, notes
 from support.resume_runs import before, before_segment, drawn_in, inputs_in, run
 from support.small_disk import PAGE, Disk, read_only, small_disk
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_of_finished_segments(
 
 @pytest.mark.parametrize(
     ("place", "name", "room"),
-    [(Ear, "listen", 0), *((video_job, "encode_sound", n * PAGE) for n in range(3))],
+    [(Ear, "listen", 0), *((video_job, "encode_soundtrack", n * PAGE) for n in range(3))],
     ids=["listening", "sound", "half the sound", "most of the sound"],
 )
 def test_a_disk_that_is_full_before_the_first_segment(
@@ -119,7 +119,7 @@ def test_a_full_disk_under_the_growing_video(
     video = Path(inputs["-o"])
     video.write_bytes(b"an old video")
     pieces = iter(range(4))
-    patch = before(Joined, "append", lambda: next(pieces) == 2 and disk.fill())
+    patch = before(GrowingVideo, "append", lambda: next(pieces) == 2 and disk.fill())
     refused(inputs, capsys, "so_far.mp4: No space left on device, 0 bytes free", "3 of 4 segments")
     patch.undo()
     assert video.read_bytes() == b"an old video"
@@ -150,7 +150,7 @@ def test_a_full_disk_under_the_finished_video(
     inputs, video, jobs = on_disk(inputs, disk)
     failures = 0
     for room in range(0, len(wanted) + 2 * PAGE, PAGE):
-        patch = before(video_job, "join", lambda room=room: disk.fill(but=room))
+        patch = before(video_job, "join_segments", lambda room=room: disk.fill(but=room))
         capsys.readouterr()
         code = run(inputs)
         patch.undo()

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from hallo3 import attention as backends
-from hallo3.attention import Backend
+from hallo3.attention import AttentionBackend
 from hallo3.checkpoints.random_weights import write_random_set
-from hallo3.identity import Made
+from hallo3.identity import Provenance
 from hallo3.identity_file import read_identity
 from hallo3.model.layers import sdpa
 from support.audio_samples import tone, write_wav
@@ -155,7 +155,7 @@ def test_an_identity_of_an_approximate_run_is_called_so_in_an_exact_one(
     path = tmp_path / "anna.safetensors"
     assert run(inputs, dtype=made, save_identity=str(path)) == 0
     found = read_identity(path).made
-    assert found == Made(made, (made,) if warned else ())
+    assert found == Provenance(made, (made,) if warned else ())
     capsys.readouterr()
     kept = {name: value for name, value in inputs.items() if name != "--portrait"}
     told = [f"note: the identity was made by {made} (approximate); its features stay so in this run"] * warned
@@ -171,11 +171,11 @@ def test_an_approximate_attention_is_noted_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A CPU computes none; torch's own stands for one."""
-    stand_in = Backend(name="sage", attend=sdpa, exact=False)
+    stand_in = AttentionBackend(name="sage", attend=sdpa, exact=False)
     monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "sage": stand_in})
     path = tmp_path / "anna.safetensors"
     assert run(inputs, attention="sage", save_identity=str(path)) == 0
-    assert read_identity(path).made == Made("fp32", ("attention sage",))
+    assert read_identity(path).made == Provenance("fp32", ("attention sage",))
     capsys.readouterr()
     kept = {name: value for name, value in inputs.items() if name != "--portrait"}
     for attention, warned in (("auto", True), ("math", True), ("sage", False)):

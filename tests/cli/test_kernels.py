@@ -10,7 +10,7 @@ from hallo3.cli import renderer as perform
 from hallo3.cli import vram
 from hallo3.cli.cache_key import key_of_video
 from hallo3.model.kernels.eager import PLAIN
-from hallo3.model.kernels.select import Chosen
+from hallo3.model.kernels.select import KernelChoice
 from support.resume_runs import run
 
 __all__ = ["inputs"]
@@ -34,7 +34,7 @@ def test_kernels_are_no_part_of_a_job(inputs: dict[str, str]) -> None:
 def test_why_the_fused_ones_were_not_taken_is_told(
     inputs: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perform, "kernels_named", lambda *_: Chosen(PLAIN, "Triton is not installed"))
+    monkeypatch.setattr(perform, "choose_kernels", lambda *_: KernelChoice(PLAIN, "Triton is not installed"))
     assert run(inputs) == 0
     assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
 
@@ -45,10 +45,10 @@ def test_nothing_is_tried_before_something_is_rendered(
     """Trying compiles: a plan, a refusal and a finished job need not wait for it."""
     assert run(inputs) == 0
 
-    def tried(*_: object) -> Chosen:
+    def tried(*_: object) -> KernelChoice:
         raise AssertionError("kernels were tried")
 
     for place in (perform, vram):
-        monkeypatch.setattr(place, "kernels_named", tried)
+        monkeypatch.setattr(place, "choose_kernels", tried)
     assert request_of(inputs, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
     assert run(inputs) == 0

@@ -17,7 +17,7 @@ from support.fake_mediapipe import installed, task
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The weights that the key names, for a request with a folder of face files."""
-    monkeypatch.setattr(known, "look_through", lambda *_: ["hash"])
+    monkeypatch.setattr(known, "verify_component", lambda *_: ["hash"])
     (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"network")
 
     def named(*, space: str = FaceConfig().space) -> dict[str, list[str]]:

@@ -52,7 +52,7 @@ def test_a_device_that_cannot_is_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 6))
-    monkeypatch.setattr(load, "read_part", None)
+    monkeypatch.setattr(load, "read_component", None)
     inputs = inputs_in(tmp_path, nano_folder) | {"--dtype": "fp8-products", "--device": "cuda"}
     assert run(inputs) == 2
     err = capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_listening_goes_on_after_the_last_layer(
     shutil.rmtree(Path(inputs["-o"]).parent / "hallo3_jobs")
     real, noted = listen.note, list[str]()
 
-    def note(folder: Path, heard: dict[str, str], layer: listen.Spool) -> None:
+    def note(folder: Path, heard: dict[str, str], layer: listen.ArrayFile) -> None:
         real(folder, heard, layer)
         noted.append(layer.path.name)
         if len(noted) == 1:
@@ -193,7 +193,7 @@ def test_a_video_begun_with_another_torch_says_so(
     assert run(inputs) == 1
     patch.undo()
     capsys.readouterr()
-    monkeypatch.setattr(video_job, "made_with", lambda: "torch 9.9 on another card")
+    monkeypatch.setattr(video_job, "describe_machine", lambda: "torch 9.9 on another card")
     assert run(inputs) == 0
     assert "this video was begun with torch" in capsys.readouterr().err
     assert run(inputs) == 0

@@ -14,7 +14,7 @@ import torch
 from hallo3.cli import renderer as perform
 from hallo3.cli import speech as listen
 from hallo3.jobs import render as video_job
-from hallo3.media.mux import Joined
+from hallo3.media.mux import GrowingVideo
 from hallo3.pipeline import Stages
 from support.kill_process import committed, notes
 from support.resume_runs import drawn_in, inputs_in, run
@@ -27,15 +27,15 @@ ERRORS = (
 ONCE = {
     "loading": (perform, "load_models"),
     "listening": (listen, "encode_streamed"),
-    "identity": (perform, "identify"),
+    "identity": (perform, "extract_identity"),
     "prompt": (perform, "encode_prompt"),
-    "join": (video_job, "join"),
+    "join": (video_job, "join_segments"),
 }
 EACH = {
     "encode": (Stages, "encode"),
     "sample": (Stages, "sample"),
     "decode": (Stages, "decode"),
-    "encode_piece": (video_job, "encode_piece"),
+    "encode_piece": (video_job, "encode_segment"),
 }
 
 
@@ -151,15 +151,15 @@ def test_the_growing_video_cannot_be_appended_to(
     error: Exception,
 ) -> None:
     """The segment was finished before."""
-    real = Joined.__enter__
+    real = GrowingVideo.__enter__
 
-    def begin(self: Joined) -> Joined:
+    def begin(self: GrowingVideo) -> GrowingVideo:
         real(self)
         self._container = Breaking(self._container, 35, error)
         return self
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Joined, "__enter__", begin)
+        patch.setattr(GrowingVideo, "__enter__", begin)
         assert run(inputs) == 1
     said = capsys.readouterr().err
     assert "2 of 4 segments are kept" in said

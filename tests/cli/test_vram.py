@@ -19,7 +19,7 @@ from hallo3.cli.request import Request, read_request
 from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
-from hallo3.model.kernels.select import Chosen
+from hallo3.model.kernels.select import KernelChoice
 from hallo3.offload.budget import CONTEXT, GB
 from hallo3.offload.estimate import DEVICE
 from support.audio_samples import RATE, tone, write_wav
@@ -82,7 +82,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(vram, "total_bytes", lambda _: 12 * GB)
     monkeypatch.setattr(vram, "free_bytes", lambda _: 9 * GB)
     monkeypatch.setattr(vram, "keep_under", lambda promised, _: told.update(kept=promised))
-    monkeypatch.setattr(vram, "kernels_named", lambda *_: told.get("kernels", Chosen(FUSED)))
+    monkeypatch.setattr(vram, "choose_kernels", lambda *_: told.get("kernels", KernelChoice(FUSED)))
     return told
 
 
@@ -118,7 +118,7 @@ def test_a_ceiling_above_what_is_free_is_told_and_lowered(words: list[str]) -> N
 def test_a_plan_is_for_the_kernels_that_run(words: list[str], card: dict[str, Any]) -> None:
     """Where fused ones are expected and do not work, plain ones need more; they are tried once."""
     fused = vram.planned(request(words, "cuda"))
-    card["kernels"] = Chosen(PLAIN, "no compiler")
+    card["kernels"] = KernelChoice(PLAIN, "no compiler")
     plain = vram.planned(request(words, "cuda"))
     assert fused.memory is not None
     assert plain.memory is not None
@@ -132,11 +132,11 @@ def test_a_plan_is_for_the_kernels_that_run(words: list[str], card: dict[str, An
 def test_what_was_tried_is_what_runs(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def again(*_: object) -> Chosen:
+    def again(*_: object) -> KernelChoice:
         raise AssertionError("tried twice")
 
     found = vram.planned(request(words, "cuda"))
-    monkeypatch.setattr(perform, "kernels_named", again)
+    monkeypatch.setattr(perform, "choose_kernels", again)
     loaded: dict[str, Any] = {}
     monkeypatch.setattr(perform, "load_models", lambda *_, **given: loaded.update(given) or _stop())
     performer = perform.Performer(found, tmp_path, "", lambda _: None)

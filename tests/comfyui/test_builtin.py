@@ -76,7 +76,7 @@ def test_what_the_package_warns_of_is_logged_every_time(
         warnings.warn("It looks like a photograph.", stacklevel=2)
         return look(self, picture)
 
-    monkeypatch.setattr(drawn, "analyze", doubting)
+    monkeypatch.setattr(drawn, "analyze_portrait", doubting)
     given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
     for _ in range(2):
         stages.run("Hallo3IdentityReference", **given)

@@ -60,7 +60,7 @@ def write(path: Path, state: dict[str, Tensor]) -> None:
 
 def found_at(host: Host, *edges: float) -> Any:
     box = host.module("hallo3.geometry").PixelBox(*edges)
-    return host.module("hallo3.face.scrfd").Found(box, 0.9, torch.zeros(5, 2))
+    return host.module("hallo3.face.scrfd").DetectedFace(box, 0.9, torch.zeros(5, 2))
 
 
 def finder_of(host: Host, folder: Path | None = None) -> Any:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from comfyui.stages import Stages
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 
 def uneven() -> dict[str, Any]:
     """A loud passage, a room, and a passage a tenth as loud."""
-    drawn = named_generator("uneven").standard_normal(60000, dtype="float32")
+    drawn = make_generator("uneven").standard_normal(60000, dtype="float32")
     waveform = 0.1 * torch.from_numpy(drawn)[None, None]
     waveform[..., 20000:40000] *= 1e-3
     waveform[..., 40000:] *= 0.1

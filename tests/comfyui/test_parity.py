@@ -15,15 +15,23 @@ from comfyui.stages import SEED, STEPS, Stages, difference
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints.load import load_strict, read_state
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import HALLO3, SPEECH_ENCODERS
-from hallo3.face.analyzer import analyze
+from hallo3.face.analyzer import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import to_mono
 from hallo3.models import Models
-from hallo3.noise import seeded_noise
-from hallo3.pipeline import collect, decode_frames, encode_prompt, encode_speech, identify, prepare, unwatched
+from hallo3.noise import make_noise
+from hallo3.pipeline import (
+    collect,
+    decode_frames,
+    encode_prompt,
+    encode_speech,
+    extract_identity,
+    prepare,
+    unwatched,
+)
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
 from hallo3.speech.wav2vec2 import build_wav2vec2, encode_waveform
@@ -80,9 +88,9 @@ def test_speech_is_equal(stages: Stages, models: Models, recording: Any) -> None
 def test_identity_is_equal(
     stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor
 ) -> None:
-    face = analyze(picture, models.face, models.config.face)
+    face = analyze_portrait(picture, models.face, models.config.face)
     framed = frame_portrait(picture, face, models.config.segment.shape)
-    wanted, found = identify(framed, models, settings, seeded_noise(SEED)), stages.identity
+    wanted, found = extract_identity(framed, models, settings, make_noise(SEED)), stages.identity
     assert difference(found.canvas.pixels, wanted.canvas.pixels) == 0
     assert difference(found.face_embedding, wanted.face_embedding) == 0
     for mine, theirs in zip(found.reference_features, wanted.reference_features, strict=True):
@@ -93,10 +101,10 @@ def test_one_forward_is_equal(
     stages: Stages, models: Models, settings: hallo3.Settings, picture: Tensor, recording: Any
 ) -> None:
     """Both guidance branches in one batch, conditions projected on access against prepared ones."""
-    face = analyze(picture, models.face, models.config.face)
-    noise = seeded_noise(SEED)
+    face = analyze_portrait(picture, models.face, models.config.face)
+    noise = make_noise(SEED)
     framed = frame_portrait(picture, face, models.config.segment.shape)
-    identity = identify(framed, models, settings, noise)
+    identity = extract_identity(framed, models, settings, noise)
     speech = encode_speech(recording, models)
     prompt = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(3))
     run = prepare(identity, speech, prompt, models, settings, noise, unwatched)
@@ -199,7 +207,7 @@ def test_comfyuis_own_wav2vec2_hears_what_transformers_hears(stages: Stages, rec
 
     config = SPEECH_ENCODERS["hallo3"]
     network = build_wav2vec2(config)
-    state = random_state(network, "real size")
+    state = make_random_state(network, "real size")
     loaded = encoders.load_audio_encoder_from_sd({name: t.clone() for name, t in state.items()})
     stored = loaded.model.state_dict()
     rounded = {name: stored[name].float() if name in stored else t for name, t in state.items()}

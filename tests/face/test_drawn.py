@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from hallo3.config import FaceConfig
-from hallo3.face.analyzer import analyze
+from hallo3.face.analyzer import analyze_portrait
 from hallo3.face.drawn import EXPANDED, WHOLE, DrawnFaceAnalyzer, face_box, looks_drawn
-from hallo3.face.registry import analyzer_for
+from hallo3.face.registry import create_analyzer
 
 ANALYZER = DrawnFaceAnalyzer(512)
 OVAL = (0.25, 0.2, 0.75, 0.9)
@@ -96,7 +96,7 @@ def test_the_embedding_is_finite_and_says_who_and_where() -> None:
 
 def test_the_model_space_has_this_analyzer() -> None:
     config = FaceConfig(space="drawn-face")
-    face = analyze(picture_of(drawing()), analyzer_for(config), config)
+    face = analyze_portrait(picture_of(drawing()), create_analyzer(config), config)
     assert face.embedding.shape == (1, config.embedding_dim)
 
 

@@ -12,10 +12,10 @@ from hallo3.config import FaceConfig
 from hallo3.errors import CheckpointError, DependencyError, FaceError
 from hallo3.face import arcface
 from hallo3.face import scrfd as detector
-from hallo3.face.analyzer import FaceAnalyzer, analyze
+from hallo3.face.analyzer import FaceAnalyzer, analyze_portrait
 from hallo3.face.photo import PLACES, PhotographAnalyzer
-from hallo3.face.registry import analyzer_for
-from hallo3.face.selection import Choice
+from hallo3.face.registry import create_analyzer
+from hallo3.face.selection import FaceChoice
 from support import onnx_builder as onnx_files
 
 
@@ -34,20 +34,20 @@ def test_black_and_white_pictures_without_a_face(folder: Path, level: float) -> 
     picture[0] = 0
     with pytest.raises(FaceError, match="No face was found"):
         PhotographAnalyzer.from_folder(folder).analyze(picture)
-    judge = PhotographAnalyzer.from_folder(folder, choice=Choice(whole_picture=True))
+    judge = PhotographAnalyzer.from_folder(folder, choice=FaceChoice(whole_picture=True))
     with pytest.warns(UserWarning, match="whole picture"):
         assert judge.analyze(picture).mask.all()
 
 
 def test_a_face_goes_all_the_way_through_both_networks(folder: Path) -> None:
-    judge = analyzer_for(FaceConfig(), folder)
+    judge = create_analyzer(FaceConfig(), folder)
     assert isinstance(judge, FaceAnalyzer)
     assert isinstance(judge, PhotographAnalyzer)
     picture = torch.full((3, 640, 640), 0.2)
     picture[0] = 0
     picture[:, 320, 320] = torch.tensor([230, 120, 128]) / 255
     with pytest.warns(UserWarning, match="detector's box"):
-        face = analyze(picture, judge, FaceConfig())
+        face = analyze_portrait(picture, judge, FaceConfig())
     assert face.mask.sum() == 288 * 288
     (seen,) = judge.look(picture).faces
     assert seen.score == pytest.approx(230 / 255, abs=1e-4)
@@ -68,7 +68,7 @@ def test_a_missing_file_is_named_with_where_it_is_and_its_licence(tmp_path: Path
     for name in {detector.FILE, arcface.FILE} - {absent}:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=rf"non-commercial(.|\n)*{absent}(.|\n)*huggingface"):
-        analyzer_for(FaceConfig(), tmp_path)
+        create_analyzer(FaceConfig(), tmp_path)
 
 
 def test_without_onnxruntime_the_install_line_is_said(
@@ -84,4 +84,4 @@ def test_without_onnxruntime_the_install_line_is_said(
 
 def test_without_a_folder_the_files_are_asked_for() -> None:
     with pytest.raises(FaceError, match=r"arcface-glintr100(.|\n)*glintr100\.onnx"):
-        analyzer_for(FaceConfig())
+        create_analyzer(FaceConfig())

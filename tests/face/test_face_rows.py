@@ -12,11 +12,11 @@ from torch import Tensor
 from hallo3.config import FaceConfig
 from hallo3.errors import FaceError
 from hallo3.face import scrfd as detector
-from hallo3.face.analyzer import analyze
+from hallo3.face.analyzer import analyze_portrait
 from hallo3.face.drawn import DrawnFaceAnalyzer, face_box
 from hallo3.face.photo import PhotographAnalyzer
-from hallo3.face.scrfd import Detector, Found
-from hallo3.face.selection import Choice
+from hallo3.face.scrfd import DetectedFace, Detector
+from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
 from hallo3.media.image import read_picture, write_picture
@@ -27,19 +27,19 @@ DRAWS = 50
 AHEAD = torch.tensor([[60.0, 80], [140, 80], [100, 120], [70, 160], [130, 160]])
 
 
-def looking(*faces: Found, choice: Choice | None = None) -> PhotographAnalyzer:
+def looking(*faces: DetectedFace, choice: FaceChoice | None = None) -> PhotographAnalyzer:
     """An analyzer whose detector answers so, and whose recogniser says where the eyes are."""
     return PhotographAnalyzer(
         detect=lambda _: list(faces),
         recognize=lambda _, points: torch.cat((points.flatten(), torch.ones(502)))[None],
-        choice=choice or Choice(),
+        choice=choice or FaceChoice(),
     )
 
 
 def test_i14_a_doubtful_face_has_a_finite_result_and_a_warning_with_its_score() -> None:
-    doubtful = Found(PixelBox(20, 20, 180, 200), 0.3, AHEAD)
+    doubtful = DetectedFace(PixelBox(20, 20, 180, 200), 0.3, AHEAD)
     with pytest.warns(UserWarning, match=r"score 0\.30 of 1") as said:
-        face = analyze(torch.rand(3, HEIGHT, WIDTH), looking(doubtful), FaceConfig())
+        face = analyze_portrait(torch.rand(3, HEIGHT, WIDTH), looking(doubtful), FaceConfig())
     assert len(said) == 1
     assert bool(face.embedding.isfinite().all())
 
@@ -53,7 +53,7 @@ OVER = {
 
 @pytest.mark.parametrize(("box", "corner"), OVER.values(), ids=OVER.keys())
 def test_a_box_that_leaves_the_picture_is_cut(box: PixelBox, corner: tuple[int, int]) -> None:
-    mask = looking(Found(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH)).mask
+    mask = looking(DetectedFace(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH)).mask
     inside = box.common(PixelBox(0, 0, WIDTH, HEIGHT))
     assert mask.shape == (HEIGHT, WIDTH)
     assert mask[corner] == 1
@@ -66,7 +66,7 @@ OUTSIDE = PixelBox(WIDTH, 0, WIDTH + 90, 90), PixelBox(10, -90, 80, 0)
 @pytest.mark.parametrize("box", OUTSIDE, ids=["I15-right", "I15-above"])
 def test_a_box_outside_is_an_error(box: PixelBox) -> None:
     with pytest.raises(FaceError, match=r"box cannot be used(.|\n)*inside 400 x 300 px"):
-        looking(Found(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH))
+        looking(DetectedFace(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH))
 
 
 LEVELS = {"I17-black": 0.0, "I17-grey": 0.5, "I17-white": 1.0}
@@ -78,9 +78,9 @@ def test_a_plain_picture_is_no_photograph_of_a_face(level: float) -> None:
     """Refused; where the whole picture may be used, what the model gets of it is finite."""
     picture = torch.full((3, HEIGHT, WIDTH), level)
     with pytest.raises(FaceError, match="No face was found"):
-        analyze(picture, looking(), FaceConfig())
+        analyze_portrait(picture, looking(), FaceConfig())
     with pytest.warns(UserWarning, match="whole picture"):
-        face = analyze(picture, looking(choice=Choice(whole_picture=True)), FaceConfig())
+        face = analyze_portrait(picture, looking(choice=FaceChoice(whole_picture=True)), FaceConfig())
     assert bool(face.embedding.isfinite().all())
     assert bool(face.mask.all())
     assert bool(fit(picture * face.mask, VideoShape.checked(17, 64, 64)).pixels.isfinite().all())

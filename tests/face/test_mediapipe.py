@@ -17,8 +17,8 @@ from hallo3.face import scrfd as detector
 from hallo3.face.landmarks import face_mask
 from hallo3.face.mediapipe import FILE, MediaPipeLandmarks, in_use, landmarks_in, task_file
 from hallo3.face.photo import PLACES, STANDS_IN, PhotographAnalyzer
-from hallo3.face.registry import analyzer_for
-from hallo3.face.scrfd import Found
+from hallo3.face.registry import create_analyzer
+from hallo3.face.scrfd import DetectedFace
 from hallo3.geometry import PixelBox
 from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
 
@@ -130,13 +130,13 @@ def test_the_file_is_found_where_archives_put_it_or_beside(tmp_path: Path, place
 def test_the_analyzer_of_photographs_looks_for_landmarks_by_itself(file: Path) -> None:
     for name in (detector.FILE, arcface.FILE):
         (file.parent / name).write_bytes(b"not read yet")
-    own = analyzer_for(FaceConfig(), file.parent)
+    own = create_analyzer(FaceConfig(), file.parent)
     assert isinstance(own, PhotographAnalyzer)
     assert own.landmarks == MediaPipeLandmarks(file)
 
-    def given(picture: Tensor, face: Found) -> None:
+    def given(picture: Tensor, face: DetectedFace) -> None:
         del picture, face
 
-    own = analyzer_for(FaceConfig(), file.parent, landmarks=given)
+    own = create_analyzer(FaceConfig(), file.parent, landmarks=given)
     assert isinstance(own, PhotographAnalyzer)
     assert own.landmarks is given

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hallo3.config import FaceConfig
 from hallo3.errors import FaceError
-from hallo3.face.analyzer import analyze
+from hallo3.face.analyzer import analyze_portrait
 from hallo3.face.landmarks import SILHOUETTE
 from hallo3.face.photo import PhotographAnalyzer
-from hallo3.face.scrfd import Found
-from hallo3.face.selection import Choice
+from hallo3.face.scrfd import DetectedFace
+from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox
 
 PICTURE = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(3))
@@ -32,12 +32,12 @@ def found(
     *,
     turn: float = 0,
     visible: float = 1,
-) -> Found:
+) -> DetectedFace:
     """A face that looks ahead, or turned by so many half distances of its eyes."""
     box, wide, tall = PixelBox(left, top, right, bottom), right - left, bottom - top
     shares = torch.tensor([[0.3, 0.4], [0.7, 0.4], [0.5 + 0.2 * turn, 0.6], [0.35, 0.8], [0.65, 0.8]])
     points = shares * torch.tensor([wide, tall]) + torch.tensor([left, top])
-    return Found(box, score, points, visible)
+    return DetectedFace(box, score, points, visible)
 
 
 def known(picture: Tensor, landmarks: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ def known(picture: Tensor, landmarks: Tensor) -> Tensor:
     return torch.cat((landmarks[0], torch.ones(510)))[None]
 
 
-def analyzer(*faces: Found, **wanted: object) -> PhotographAnalyzer:
-    choice = replace(Choice(), **wanted) if wanted else Choice()  # type: ignore[arg-type]
+def analyzer(*faces: DetectedFace, **wanted: object) -> PhotographAnalyzer:
+    choice = replace(FaceChoice(), **wanted) if wanted else FaceChoice()  # type: ignore[arg-type]
     return PhotographAnalyzer(detect=lambda _: list(faces), recognize=known, choice=choice)
 
 
@@ -55,7 +55,7 @@ def used(judge: PhotographAnalyzer) -> tuple[float, list[str]]:
     """The left edge of the face that is used, and what is said."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        face = analyze(PICTURE, judge, FaceConfig())
+        face = analyze_portrait(PICTURE, judge, FaceConfig())
     assert torch.isfinite(face.embedding).all()
     assert face.mask.unique().tolist() in ([0, 1], [1])
     chosen = judge.look(PICTURE).chosen
@@ -91,7 +91,7 @@ DEFINED = {
 
 @pytest.mark.parametrize(("faces", "left", "said"), DEFINED.values(), ids=DEFINED.keys())
 def test_every_kind_of_portrait_has_its_behaviour(
-    faces: tuple[Found, ...], left: float, said: str | None
+    faces: tuple[DetectedFace, ...], left: float, said: str | None
 ) -> None:
     chosen, notes = used(analyzer(*faces))
     assert chosen == left
@@ -136,9 +136,9 @@ def test_the_detector_s_box_becomes_the_mask() -> None:
 def test_landmarks_make_the_mask_where_they_are_found() -> None:
     points = torch.tensor([270.0, 160]).repeat(478, 1)
     points[SILHOUETTE[0]], points[SILHOUETTE[1]] = torch.tensor([220.0, 110]), torch.tensor([320.0, 210])
-    asked: list[Found] = []
+    asked: list[DetectedFace] = []
 
-    def finder(picture: Tensor, face: Found) -> Tensor | None:
+    def finder(picture: Tensor, face: DetectedFace) -> Tensor | None:
         assert picture is PICTURE
         asked.append(face)
         return points if face is LARGE else None
@@ -179,4 +179,4 @@ def test_a_mask_that_does_not_fit_is_refused(mask: Tensor) -> None:
 @pytest.mark.parametrize("box", [(NAN, 0, 9, 9), (0, 0, 9, NAN), (0, 0, float("inf"), 9)], ids=str)
 def test_boxes_that_are_not_finite_are_an_error(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(FaceError, match=r"box cannot be used|not finite"):
-        analyzer(Found(PixelBox(*box), 0.9, LARGE.landmarks)).look(PICTURE)
+        analyzer(DetectedFace(PixelBox(*box), 0.9, LARGE.landmarks)).look(PICTURE)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hallo3.checkpoints import keymaps as maps
-from hallo3.checkpoints.component import StoredPart, find_parts
-from hallo3.checkpoints.convert import recipe, write_recipe
+from hallo3.checkpoints.component import StoredComponent, find_components
+from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.keymaps import KeyMap
 from hallo3.checkpoints.load import check_state
 from hallo3.checkpoints.source import open_source
@@ -35,13 +35,13 @@ def checkpoint(golden: Golden) -> Report:
     report = Report()
     named = next(name for name in golden.about["files"] if str(name).endswith(".pt"))
     with open_source(golden.home / named) as source, tempfile.TemporaryDirectory() as folder:
-        parts = find_parts(source)
+        parts = find_components(source)
         report.exact("parts", sorted(parts), sorted(MAPS))
         for name, (keys, prefix, weights) in MAPS.items():
             wanted = originals(golden.other(weights).tensors, prefix, keys)
             target = Path(folder) / f"{name}.safetensors"
             for precision in ("bf16", "fp8"):
-                write_recipe(recipe(parts[name], PRECISIONS[precision], {}), target)
+                write_output(plan_output(parts[name], PRECISIONS[precision], {}), target)
                 compare(report, f"{name}, {precision}", load_file(target), wanted)
             report.exact(f"{name}, round trip", round_trip(keys, parts[name], prefix), True)
         config = networks.config_of(golden.other(networks.TRANSFORMER).about)
@@ -55,11 +55,11 @@ def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[
     return {name: tensor.to(torch.bfloat16) for name, tensor in keys.to_ours(state).items()}
 
 
-def load_parts(part: StoredPart) -> dict[str, Tensor]:
+def load_parts(part: StoredComponent) -> dict[str, Tensor]:
     return {name: part.stored(name) for name in part.made}
 
 
-def round_trip(keys: KeyMap, part: StoredPart, prefix: str) -> bool:
+def round_trip(keys: KeyMap, part: StoredComponent, prefix: str) -> bool:
     """Our tensors under the original's names again: the file's own."""
     back = keys.to_original(load_parts(part))
     kept = {n.removeprefix(prefix) for n in part.source.entries if n.startswith(prefix)} - {

@@ -17,7 +17,7 @@ from hallo3.media.audio import Recording
 from hallo3.media.video import to_uint8
 from hallo3.models import Models
 from hallo3.noise import Purpose
-from hallo3.pipeline import encode_speech, identify, prepare, render
+from hallo3.pipeline import encode_speech, extract_identity, prepare, render
 from hallo3.segments import Segment
 from hallo3.settings import Settings
 from hallo3.vae.autoencoder import VideoVAE
@@ -93,7 +93,7 @@ class Run:
         seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
         face = RecordedFace(golden).analyze(picture)
         framed = frame_portrait(picture, face, models.config.segment.shape)
-        identity = identify(framed, models, settings, self.noise)
+        identity = extract_identity(framed, models, settings, self.noise)
         self.canvas = identity.canvas
         seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
         stages = prepare(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hallo3.model.guidance import batched_branches
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde, solver_coefficients
-from hallo3.sampling.schedule import Schedule, Step, denoiser_table, schedule
+from hallo3.sampling.schedule import Schedule, Step, denoiser_table, make_schedule
 
 from . import networks
 from .directory import TRAJECTORY, Check, Golden, Report, swap
@@ -33,7 +33,7 @@ def schedules(golden: Golden) -> Report:
     report = Report()
     report.close("denoiser_table", denoiser_table(), golden["denoiser_table"], ALPHA)
     for count in sorted(int(name) for name in golden.names("timesteps_")):
-        steps = schedule(count).steps
+        steps = make_schedule(count).steps
         columns = {
             "timesteps": torch.tensor([step.timestep for step in steps]),
             "sqrt_alpha": torch.tensor([step.alpha for step in steps] + [1.0]),
@@ -44,7 +44,7 @@ def schedules(golden: Golden) -> Report:
             if golden.has(f"{name}_{count}"):
                 tolerance = ALPHA if "alpha" in name else 0.0
                 report.close(f"{name}_{count}", found, golden[f"{name}_{count}"], tolerance)
-        used = solver_coefficients(schedule(count))
+        used = solver_coefficients(make_schedule(count))
         for name, field in MULTIPLIERS.items():
             if golden.has(f"{name}_{count}"):
                 expected = golden[f"{name}_{count}"]
@@ -86,7 +86,7 @@ def dit_trajectory(golden: Golden) -> Report:
 
 
 def _schedule_of(golden: Golden) -> Schedule:
-    return schedule(len(golden.names("net_t_")))
+    return make_schedule(len(golden.names("net_t_")))
 
 
 def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int], Tensor]) -> Report:

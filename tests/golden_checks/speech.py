@@ -11,7 +11,7 @@ from hallo3.model.embeddings import AudioProjection
 from hallo3.model.layers import Layers
 from hallo3.segments import plan_segments
 from hallo3.speech.features import Speech, in_memory
-from hallo3.speech.wav2vec2 import encode_waveform, normalise
+from hallo3.speech.wav2vec2 import encode_waveform, normalize
 
 from . import networks
 from .directory import FORWARD, Check, Golden, Report
@@ -31,7 +31,7 @@ def frontend(golden: Golden) -> Report:
     window = golden["out.windows"].shape[1]
     speech = Speech(in_memory(features), plan, window)
     report.close("out.windows", _all_windows(speech), golden["out.windows"], FORWARD)
-    seen["normalised"] = normalise(waveform)
+    seen["normalised"] = normalize(waveform)
     for name in golden.names("mid."):
         if name in seen:
             found, expected = seen[name], golden[f"mid.{name}"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hallo3.errors import Hallo3Error, OutputError
-from hallo3.jobs.job import open_job, read_about
+from hallo3.jobs.job import open_job, read_manifest
 from hallo3.jobs.segment_file import read_note, read_segment
 from hallo3.pipeline import Rendered
 from support.fault_injection import Fault, faults_in
@@ -120,7 +120,7 @@ def test_a_description_is_made_again_from_the_segments(
     Toy().run(tmp_path)
     folder = next(tmp_path.iterdir())
     (folder / "job.json").write_text(text)
-    found = read_about(folder)
+    found = read_manifest(folder)
     assert found is not None
     assert (found.key, found.segments) == (Toy().about.key, SEGMENTS)
     again = Toy()

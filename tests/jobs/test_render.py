@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hallo3.errors import InputError, OutputError
-from hallo3.jobs.job import About, inherit, open_job
-from hallo3.jobs.render import Redo, redo_named, seed_of
+from hallo3.jobs.job import JobManifest, inherit, open_job
+from hallo3.jobs.render import Redo, derive_seed, parse_redo
 from hallo3.segments import SegmentPlan
 from support.fault_injection import Fault, faults_in
 from support.toy_renderer import PLAN, SEGMENTS, Toy, undisturbed
@@ -76,7 +76,7 @@ def test_a_redo_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_video_goes_on_from_another(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
     more = Toy("toy", SegmentPlan(40, PLAN.config), before=SEGMENTS)
-    more.about = About(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
+    more.about = JobManifest(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
     for _ in range(2):
         with open_job(tmp_path, more.about) as job:
             with open_job(tmp_path, Toy().about) as before:
@@ -97,22 +97,22 @@ def test_a_video_goes_on_from_another(tmp_path: Path, wanted: list[bytes]) -> No
 @pytest.mark.parametrize("text", ["0", "6", "3-2", "1-6", "a", "1-2-3", "-", "-3", "1,2", "9" * 30])
 def test_segments_that_are_not_there_cannot_be_done_again(text: str) -> None:
     with pytest.raises(InputError, match="1 to 5"):
-        redo_named(text, 1, 5)
+        parse_redo(text, 1, 5)
 
 
 def test_segments_are_counted_from_one() -> None:
-    assert redo_named("2", 1, 5) == Redo(2, 2, 1)
-    assert redo_named(" 2 - 4 ", 3, 5) == Redo(2, 4, 3)
-    assert redo_named("4-", 1, 5) == Redo(4, 5, 1)
-    assert redo_named("", 1, 5).last == 0
+    assert parse_redo("2", 1, 5) == Redo(2, 2, 1)
+    assert parse_redo(" 2 - 4 ", 3, 5) == Redo(2, 4, 3)
+    assert parse_redo("4-", 1, 5) == Redo(4, 5, 1)
+    assert parse_redo("", 1, 5).last == 0
     with pytest.raises(InputError):
-        redo_named("2", 0, 5)
+        parse_redo("2", 0, 5)
 
 
 def test_a_take_has_a_seed_of_its_own() -> None:
-    seeds = [seed_of(seed, take, after) for seed in (0, 1) for take in (0, 1, 2) for after in ("", "x")]
+    seeds = [derive_seed(seed, take, after) for seed in (0, 1) for take in (0, 1, 2) for after in ("", "x")]
     assert len(set(seeds)) == 12
-    assert seed_of(5, 0, "") == 5
+    assert derive_seed(5, 0, "") == 5
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
@@ -130,5 +130,5 @@ def test_a_damaged_take_is_rendered_as_that_take_and_nothing_else(tmp_path: Path
 
 def test_what_was_inherited_cannot_be_done_again() -> None:
     with pytest.raises(InputError, match="of 4 to 6"):
-        redo_named("2-5", 1, 6, 3)
-    assert redo_named("4-", 1, 6, 3) == Redo(4, 6, 1)
+        parse_redo("2-5", 1, 6, 3)
+    assert parse_redo("4-", 1, 6, 3) == Redo(4, 6, 1)

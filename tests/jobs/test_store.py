@@ -10,10 +10,10 @@ import pytest
 
 from hallo3.errors import InputError
 from hallo3.jobs.estimate import FILE as PACES
-from hallo3.jobs.estimate import Pace, pace_of, remember
+from hallo3.jobs.estimate import Throughput, read_throughput, save_throughput
 from hallo3.jobs.job import open_job
-from hallo3.jobs.store import DAY, clear, list_jobs, put_aside, tidy
-from hallo3.storage.hashing import FILE, Contents, content_of, key_of
+from hallo3.jobs.store import DAY, clear_job, list_jobs, remove_stale_jobs, set_job_aside
+from hallo3.storage.hashing import FILE, FileHashCache, hash_facts, hash_file
 from support.toy_renderer import SEGMENTS, Toy
 
 
@@ -57,7 +57,7 @@ def test_old_jobs_go_by_the_rule_and_no_other(tmp_path: Path) -> None:
     held = Toy("e")
     with open_job(tmp_path, held.about):
         aged(tmp_path, "e", 9)
-        gone = {job.name[0] for job in tidy(tmp_path, "b" + "k" * 30)}
+        gone = {job.name[0] for job in remove_stale_jobs(tmp_path, "b" + "k" * 30)}
     assert gone == {"a", "d"}
     assert {job.name[0] for job in list_jobs(tmp_path)} == {"b", "c", "e"}
 
@@ -67,17 +67,17 @@ def test_a_job_is_cleared_by_the_beginning_of_its_name(tmp_path: Path) -> None:
         Toy(name).run(tmp_path)
     for wrong in ("a", "x", "", "../ab"):
         with pytest.raises(InputError):
-            clear(tmp_path, wrong)
-    assert clear(tmp_path, "ab").name.startswith("ab")
+            clear_job(tmp_path, wrong)
+    assert clear_job(tmp_path, "ab").name.startswith("ab")
     assert [job.name[:2] for job in list_jobs(tmp_path)] == ["ac"]
 
 
 def test_a_job_put_aside_is_kept_and_begins_anew(tmp_path: Path) -> None:
     toy = Toy()
-    assert put_aside(tmp_path, toy.about.key) is None
+    assert set_job_aside(tmp_path, toy.about.key) is None
     for number in (1, 2):
         toy.run(tmp_path)
-        aside = put_aside(tmp_path, toy.about.key)
+        aside = set_job_aside(tmp_path, toy.about.key)
         assert aside is not None
         assert aside.name.endswith(f".old-{number}")
     again = Toy()
@@ -89,32 +89,32 @@ def test_a_job_put_aside_is_kept_and_begins_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"kind": 3}', '{"kind": {"seconds": "x"}}', "[" * 9999])
 def test_a_pace_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / PACES).write_text(text)
-    assert pace_of(tmp_path, "kind") is None
-    remember(tmp_path, "kind", Pace(2.0, 300.0))
-    assert pace_of(tmp_path, "kind") == Pace(2.0, 300.0)
+    assert read_throughput(tmp_path, "kind") is None
+    save_throughput(tmp_path, "kind", Throughput(2.0, 300.0))
+    assert read_throughput(tmp_path, "kind") == Throughput(2.0, 300.0)
     for number in range(300):
-        remember(tmp_path, str(number), Pace(1.0, 1.0))
-    assert pace_of(tmp_path, "kind") is None
-    remember(tmp_path / "nowhere", "kind", Pace(1.0, 1.0))
+        save_throughput(tmp_path, str(number), Throughput(1.0, 1.0))
+    assert read_throughput(tmp_path, "kind") is None
+    save_throughput(tmp_path / "nowhere", "kind", Throughput(1.0, 1.0))
 
 
 def test_a_files_hash_is_taken_once_and_again_when_it_changes(tmp_path: Path) -> None:
     path, reads = tmp_path / "weights", list[int]()
     path.write_bytes(b"x" * 3_000_000)
-    first = Contents(tmp_path).of(path, reads.append)
-    assert first == content_of(path)
+    first = FileHashCache(tmp_path).of(path, reads.append)
+    assert first == hash_file(path)
     assert sum(reads) == 3_000_000
     reads.clear()
-    assert Contents(tmp_path).of(path, reads.append) == first
+    assert FileHashCache(tmp_path).of(path, reads.append) == first
     assert reads == []
     path.write_bytes(b"y" * 3_000_000)
-    assert Contents(tmp_path).of(path, reads.append) != first
+    assert FileHashCache(tmp_path).of(path, reads.append) != first
     (tmp_path / FILE).write_text("[" * 9999)
-    assert Contents(tmp_path).of(path) == content_of(path)
+    assert FileHashCache(tmp_path).of(path) == hash_file(path)
 
 
 def test_a_key_is_the_facts_in_any_order() -> None:
-    assert key_of({"a": 1, "b": [2, {"c": "d"}]}) == key_of({"b": [2, {"c": "d"}], "a": 1})
-    assert len({key_of({"a": value}) for value in (1, 2, "1", 1.5, None, [1])}) == 6
+    assert hash_facts({"a": 1, "b": [2, {"c": "d"}]}) == hash_facts({"b": [2, {"c": "d"}], "a": 1})
+    assert len({hash_facts({"a": value}) for value in (1, 2, "1", 1.5, None, [1])}) == 6
     with pytest.raises(ValueError, match="not JSON compliant"):
-        key_of({"a": float("nan")})
+        hash_facts({"a": float("nan")})

@@ -27,9 +27,9 @@ from hallo3.media.audio import (
     LONGEST_HOURS,
     SLOWEST,
     Recording,
-    check_form,
+    check_audio_format,
+    measure_recording,
     read_recording,
-    recording_facts,
     to_mono,
 )
 from hallo3.models import Models
@@ -104,7 +104,7 @@ REFUSED = r"too long(.|\n)*13\.00 h(.|\n)*at most 12 h"
     "look",
     [
         lambda _: to_mono(Recording(torch.zeros(1, 1).expand(2, 13 * HOUR * RATE), RATE), RATE),
-        lambda folder: recording_facts(long_flac(folder / "a.flac", 13 * HOUR)),
+        lambda folder: measure_recording(long_flac(folder / "a.flac", 13 * HOUR)),
         lambda folder: read_recording(long_wav(folder / "a.wav", 13 * HOUR)),
     ],
     ids=["A12-memory", "A12-FLAC", "A12-WAV"],
@@ -127,9 +127,9 @@ def test_a12_a_length_that_no_header_states_is_counted(
 
 def test_a12_half_a_day_is_accepted() -> None:
     for rate in (SLOWEST, RATE, FASTEST):
-        check_form(rate, 64, LONGEST_HOURS * HOUR * rate)
+        check_audio_format(rate, 64, LONGEST_HOURS * HOUR * rate)
         with pytest.raises(AudioError, match="too long"):
-            check_form(rate, 64, LONGEST_HOURS * HOUR * rate + 1)
+            check_audio_format(rate, 64, LONGEST_HOURS * HOUR * rate + 1)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallo3.media.drift import Drift, columns_of, finite, measure
+from hallo3.media.drift import Drift, columns_of, finite, measure_drift
 from hallo3.media.plots import NARROWEST, clock, draw_drift
 
 SIDE = 32
@@ -46,28 +46,28 @@ def as_number(value: float | None) -> float:
 
 def test_the_portrait_itself_has_not_drifted() -> None:
     shown = picture()
-    first = measure(film(shown), shown, None).as_dict()
+    first = measure_drift(film(shown), shown, None).as_dict()
     assert first == pytest.approx({"sharpness": 1, "colour": 0}, abs=1e-4)
-    later = measure(film(shown), shown, shown).as_dict()
+    later = measure_drift(film(shown), shown, shown).as_dict()
     assert later == pytest.approx({"sharpness": 1, "colour": 0, "seam": 1}, abs=1e-4)
 
 
 def test_blur_and_noise_are_seen_as_such() -> None:
     shown = picture()
     once, twice = blurred(shown), blurred(blurred(shown))
-    soft, softer = (as_number(measure(film(one), shown, None).sharpness) for one in (once, twice))
+    soft, softer = (as_number(measure_drift(film(one), shown, None).sharpness) for one in (once, twice))
     assert softer < soft < 0.5
     noisy = shown + 0.1 * torch.rand(15, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    assert as_number(measure(noisy, shown, None).sharpness) > 1.2
+    assert as_number(measure_drift(noisy, shown, None).sharpness) > 1.2
     edge = torch.full((3, SIDE, SIDE), 0.2)
     edge[..., SIDE // 2 :] = 0.8
-    assert as_number(measure(film(blurred(edge)), edge, None).sharpness) < 0.7
+    assert as_number(measure_drift(film(blurred(edge)), edge, None).sharpness) < 0.7
 
 
 @pytest.mark.parametrize("tint", [(12, 12, 12), (-9, 0, 0), (10, -20, 3)])
 def test_a_tint_is_measured(tint: tuple[int, int, int]) -> None:
     shown = picture()
-    found = measure(film(shown + torch.tensor(tint)[:, None, None] / 255), shown, None)
+    found = measure_drift(film(shown + torch.tensor(tint)[:, None, None] / 255), shown, None)
     assert found.colour == pytest.approx(sum(map(abs, tint)) / 3, rel=0.1)
     assert found.sharpness == pytest.approx(1, abs=0.01)
 
@@ -77,23 +77,23 @@ def test_a_shift_that_cancels_over_the_picture_is_seen() -> None:
     tilted = shown.clone()
     tilted[:, : SIDE // 2] += 10 / 255
     tilted[:, SIDE // 2 :] -= 10 / 255
-    assert measure(film(tilted), shown, None).colour == pytest.approx(10, rel=0.1)
+    assert measure_drift(film(tilted), shown, None).colour == pytest.approx(10, rel=0.1)
 
 
 def test_a_jump_at_the_seam_is_seen() -> None:
     video = moving(picture(), 16)
-    assert measure(video[1:], video[0], video[0]).seam == pytest.approx(1, abs=0.1)
-    assert as_number(measure(video[1:], video[0], video[0] + 0.3).seam) > 3
-    assert measure(video[1:], video[0], None).seam is None
-    assert measure(video[:1], video[0], video[0]).seam is None
+    assert measure_drift(video[1:], video[0], video[0]).seam == pytest.approx(1, abs=0.1)
+    assert as_number(measure_drift(video[1:], video[0], video[0] + 0.3).seam) > 3
+    assert measure_drift(video[1:], video[0], None).seam is None
+    assert measure_drift(video[:1], video[0], video[0]).seam is None
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_flat_pictures_have_finite_drifts(value: float) -> None:
     flat, shown = torch.full((3, SIDE, SIDE), value), picture()
-    assert measure(film(flat), flat, flat) == Drift(sharpness=1.0, colour=0.0, seam=1.0)
+    assert measure_drift(film(flat), flat, flat) == Drift(sharpness=1.0, colour=0.0, seam=1.0)
     for frames, portrait in ((film(flat), shown), (moving(shown), flat)):
-        found = measure(frames, portrait, flat).as_dict()
+        found = measure_drift(frames, portrait, flat).as_dict()
         assert found.keys() == {"sharpness", "colour", "seam"}
         assert all(math.isfinite(number) and number >= 0 for number in found.values())
 
@@ -101,18 +101,18 @@ def test_flat_pictures_have_finite_drifts(value: float) -> None:
 def test_shapes_types_and_what_is_left_alone() -> None:
     shown = picture(5, 3)
     frames = moving(shown, 4)
-    found = measure(frames, shown, shown)
-    assert measure(frames.clone().requires_grad_(), shown, shown) == found
-    half = measure(frames.half(), shown.half(), shown.half())
+    found = measure_drift(frames, shown, shown)
+    assert measure_drift(frames.clone().requires_grad_(), shown, shown) == found
+    half = measure_drift(frames.half(), shown.half(), shown.half())
     assert half.as_dict() == pytest.approx(found.as_dict(), rel=0.02, abs=0.05)
     torch.testing.assert_close(frames, moving(picture(5, 3), 4), rtol=0, atol=0)
     for wrong in (frames[0], frames[:0], frames[:, :1], frames[..., :2]):
         with pytest.raises(ValueError, match="frames"):
-            measure(wrong, shown, None)
+            measure_drift(wrong, shown, None)
     with pytest.raises(ValueError, match="portrait"):
-        measure(frames, picture(5, 4), None)
+        measure_drift(frames, picture(5, 4), None)
     with pytest.raises(ValueError, match="before"):
-        measure(frames, shown, picture(4, 3))
+        measure_drift(frames, shown, picture(4, 3))
 
 
 def test_finite() -> None:
@@ -131,7 +131,7 @@ def test_measuring_is_cheap(shape: tuple[int, int, int], most: float) -> None:
     times: list[float] = []
     for _ in range(8):
         start = time.perf_counter()
-        assert measure(video, shown, shown).sharpness == pytest.approx(1)
+        assert measure_drift(video, shown, shown).sharpness == pytest.approx(1)
         times.append(time.perf_counter() - start)
     assert min(times) <= most
 

@@ -14,7 +14,7 @@ import pytest
 
 from hallo3.errors import AudioError
 from hallo3.media.audio import MISSING_SECONDS, read_recording, to_mono
-from hallo3.media.mux import encode_sound
+from hallo3.media.mux import encode_soundtrack
 from support.audio_files import encoded, video, wav
 from support.audio_samples import RATE, tone
 
@@ -64,7 +64,7 @@ MANY = [3, 6, 8, 9, 16, 64]
 def test_any_number_of_channels_becomes_the_video_s_sound(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav(np.repeat(PCM, channels).tobytes(), channels=channels))
-    encode_sound([(path, Fraction(1))], tmp_path / "sound.mp4")
+    encode_soundtrack([(path, Fraction(1))], tmp_path / "sound.mp4")
     assert abs(read_recording(tmp_path / "sound.mp4").seconds - 1) <= 2 * FRAME
 
 
@@ -211,7 +211,7 @@ def test_what_is_heard_and_what_is_played_are_in_step(
 ) -> None:
     """Clocks that begin late or jump: the mouth follows the samples, and so does the video's sound."""
     path = encoded(tmp_path / name, clicking(48000, 3), 48000, codec, start=start, gap=gap)
-    encode_sound([(path, Fraction(3))], tmp_path / "sound.mp4")
+    encode_soundtrack([(path, Fraction(3))], tmp_path / "sound.mp4")
     heard, played = clicks(path), clicks(tmp_path / "sound.mp4")
     assert len(heard) == len(played) == 11
     assert np.abs(heard - played).max() <= FRAME

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hallo3.media.loudness import HOLD_AFTER, HOLD_BEFORE, Loudness, loud_level, silences
-from hallo3.noise import named_generator
+from hallo3.media.loudness import HOLD_AFTER, HOLD_BEFORE, LoudnessMeter, loud_level, silences
+from hallo3.noise import make_generator
 from support.audio_samples import RATE
 from support.speech_signals import FPS, FRAME, measured, noise, talk
 
@@ -30,7 +30,7 @@ def test_frames_are_the_plan_s_and_pieces_are_the_whole(samples: int) -> None:
     signal = talk(5, -20)[:samples]
     once = measured(signal)
     assert len(once.levels) == len(once.peaks) == math.ceil(samples / FRAME)
-    cuts = sorted(named_generator("cuts").integers(0, samples + 1, 9).tolist())
+    cuts = sorted(make_generator("cuts").integers(0, samples + 1, 9).tolist())
     pieces = measured(signal, cuts)
     assert torch.equal(pieces.levels, once.levels)
     assert torch.equal(pieces.peaks, once.peaks)
@@ -38,7 +38,7 @@ def test_frames_are_the_plan_s_and_pieces_are_the_whole(samples: int) -> None:
 
 
 def test_loudness_holds_numbers_for_frames_only() -> None:
-    loudness = Loudness(RATE, FPS)
+    loudness = LoudnessMeter(RATE, FPS)
     for _ in range(600):
         loudness.add(torch.ones(RATE))
     assert len(loudness.levels) == 600 * FPS

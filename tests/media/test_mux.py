@@ -12,12 +12,12 @@ import torch
 
 from hallo3.errors import OutputError
 from hallo3.media.audio import Recording
-from hallo3.media.mux import MARK, encode_sound, frames_of, growing, join
-from hallo3.media.video import CODECS, Encoding, encode_piece
+from hallo3.media.mux import MARK, decode_frames, encode_soundtrack, join_segments, open_growing_video
+from hallo3.media.video import CODECS, VideoEncoding, encode_segment
 from support.audio_samples import tone, write_wav
 
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
-H264 = Encoding()
+H264 = VideoEncoding()
 
 
 def frames(count: int, side: int = 48) -> torch.Tensor:
@@ -26,14 +26,14 @@ def frames(count: int, side: int = 48) -> torch.Tensor:
     return picked[:, :, None, None].expand(-1, -1, side, side + 16).contiguous()
 
 
-def pieces(count: int = 30, encoding: Encoding = H264, side: int = 48) -> list[bytes]:
-    return [encode_piece(part, encoding, 25) for part in frames(count, side).split(7)]
+def pieces(count: int = 30, encoding: VideoEncoding = H264, side: int = 48) -> list[bytes]:
+    return [encode_segment(part, encoding, 25) for part in frames(count, side).split(7)]
 
 
 def written(path: Path, sound: Path, count: int = 30) -> Path:
     encoded = path.with_name("sound.mp4")
-    encode_sound([(sound, Fraction(count, 25))], encoded)
-    join(pieces(count), encoded, path)
+    encode_soundtrack([(sound, Fraction(count, 25))], encoded)
+    join_segments(pieces(count), encoded, path)
     return path
 
 
@@ -95,10 +95,10 @@ def test_picture_and_sound_are_in_step_to_the_end(tmp_path: Path, name: str, rat
     samples = torch.zeros(2, seconds * rate)
     for second in range(1, seconds):
         samples[:, second * rate : second * rate + rate // 50] = 0.9
-    encode_sound([(Recording(samples, rate), Fraction(seconds))], tmp_path / "s.mp4")
-    encoded = [encode_piece(part, H264, 25) for part in shown.split(15)]
-    join(encoded, tmp_path / "s.mp4", tmp_path / name)
-    with growing(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
+    encode_soundtrack([(Recording(samples, rate), Fraction(seconds))], tmp_path / "s.mp4")
+    encoded = [encode_segment(part, H264, 25) for part in shown.split(15)]
+    join_segments(encoded, tmp_path / "s.mp4", tmp_path / name)
+    with open_growing_video(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
         for piece in encoded:
             live.append(piece)
     for path in (tmp_path / name, tmp_path / f"live.{name}"):
@@ -109,8 +109,8 @@ def test_picture_and_sound_are_in_step_to_the_end(tmp_path: Path, name: str, rat
 
 def test_joining_changes_no_frame(tmp_path: Path) -> None:
     parts = pieces(40)
-    join(parts, None, tmp_path / "v.mp4")
-    apart = torch.cat([frames_of(piece) for piece in parts])
+    join_segments(parts, None, tmp_path / "v.mp4")
+    apart = torch.cat([decode_frames(piece) for piece in parts])
     with av.open(str(tmp_path / "v.mp4")) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     assert len(packets) == 40
@@ -123,11 +123,11 @@ def test_joining_changes_no_frame(tmp_path: Path) -> None:
     ("codec", "suffix"), [(name, suffix) for name in CODECS for suffix in CODECS[name].files]
 )
 def test_every_codec_in_every_file_can_be_played(tmp_path: Path, codec: str, suffix: str) -> None:
-    encoding = Encoding(codec=codec)
+    encoding = VideoEncoding(codec=codec)
     sound = write_wav(tmp_path / "s.wav", tone(16000, 1.0), 16000)
-    encode_sound([(sound, Fraction(20, 25))], tmp_path / "s.mp4")
+    encode_soundtrack([(sound, Fraction(20, 25))], tmp_path / "s.mp4")
     path = tmp_path / f"v{suffix}"
-    join(pieces(20, encoding, side=64), tmp_path / "s.mp4", path)
+    join_segments(pieces(20, encoding, side=64), tmp_path / "s.mp4", path)
     shown = decoded(path)
     assert len(shown) == 20
     middle = np.array([picture[24, 32] for picture in shown]) / 255
@@ -137,8 +137,8 @@ def test_every_codec_in_every_file_can_be_played(tmp_path: Path, codec: str, suf
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
 def test_the_video_plays_while_it_grows(tmp_path: Path, name: str) -> None:
     """A copy at any moment is what a crash would leave: all but the last half second can be seen."""
-    encode_sound([(Recording(torch.zeros(1, 64000), 16000), Fraction(4))], tmp_path / "s.mp4")
-    with growing(tmp_path / name, tmp_path / "s.mp4") as live:
+    encode_soundtrack([(Recording(torch.zeros(1, 64000), 16000), Fraction(4))], tmp_path / "s.mp4")
+    with open_growing_video(tmp_path / name, tmp_path / "s.mp4") as live:
         for index, piece in enumerate(pieces(98)):
             live.append(piece)
             (tmp_path / f"copy.{name}").write_bytes((tmp_path / name).read_bytes())
@@ -155,7 +155,7 @@ def test_sound_shorter_than_the_video_is_filled_up(tmp_path: Path) -> None:
 def test_sounds_of_several_recordings_stand_where_their_frames_are(tmp_path: Path) -> None:
     first = Recording(torch.from_numpy(tone(16000, 0.97)), 16000)
     second = Recording(torch.from_numpy(tone(44100, 1.0, 2)), 44100)
-    encode_sound([(first, Fraction(25, 25)), (second, Fraction(20, 25))], tmp_path / "s.mp4")
+    encode_soundtrack([(first, Fraction(25, 25)), (second, Fraction(20, 25))], tmp_path / "s.mp4")
     with av.open(str(tmp_path / "s.mp4")) as container:
         heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
         assert container.streams.audio[0].rate == 44100
@@ -186,7 +186,7 @@ def test_an_older_video_stays_when_joining_fails(tmp_path: Path) -> None:
             yield from pieces(14)
             raise RuntimeError("power cut")
 
-        join(stream(), None, path)
+        join_segments(stream(), None, path)
 
     with pytest.raises(RuntimeError, match="power cut"):
         broken()
@@ -196,7 +196,7 @@ def test_an_older_video_stays_when_joining_fails(tmp_path: Path) -> None:
 
 def test_nothing_is_left_when_nothing_was_appended(tmp_path: Path) -> None:
     def broken() -> None:
-        with growing(tmp_path / "v.mp4", None):
+        with open_growing_video(tmp_path / "v.mp4", None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -206,6 +206,6 @@ def test_nothing_is_left_when_nothing_was_appended(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"):
-        growing(tmp_path / "absent" / "v.mp4", None).__enter__()
+        open_growing_video(tmp_path / "absent" / "v.mp4", None).__enter__()
     with pytest.raises(OutputError, match="absent"):
-        join(pieces(7), None, tmp_path / "absent" / "v.mp4")
+        join_segments(pieces(7), None, tmp_path / "absent" / "v.mp4")

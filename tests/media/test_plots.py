@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, Loudness, gain_curve
+from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, LoudnessMeter, make_gain_curve
 from hallo3.media.plots import NARROWEST, draw_speech
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from support.audio_samples import RATE
 
 BLUE, ORANGE, RED = (0x00, 0x72, 0xB2), (0xB8, 0x4A, 0x00), (0xD1, 0x23, 0x2A)
 SHADE = (0xE7, 0xE2, 0xDA)
 
 
-def gathered(signal: Tensor) -> Loudness:
-    loudness = Loudness(RATE, 25)
+def gathered(signal: Tensor) -> LoudnessMeter:
+    loudness = LoudnessMeter(RATE, 25)
     loudness.add(signal)
     return loudness
 
 
 def noise(seconds: float, level: float = -20) -> Tensor:
-    drawn = named_generator("noise").standard_normal(max(1, round(seconds * RATE)), dtype="float32")
+    drawn = make_generator("noise").standard_normal(max(1, round(seconds * RATE)), dtype="float32")
     return torch.from_numpy(drawn) * 10 ** (level / 20)
 
 
@@ -46,10 +46,10 @@ def test_a_chart_of_any_length(seconds: float, width: int) -> None:
 
 
 def test_three_hours_are_drawn_quickly() -> None:
-    loudness, minute = Loudness(RATE, 25), noise(60)
+    loudness, minute = LoudnessMeter(RATE, 25), noise(60)
     for _ in range(180):
         loudness.add(minute)
-    curve = gain_curve(loudness, EVENED, MUTED)
+    curve = make_gain_curve(loudness, EVENED, MUTED)
     times: list[float] = []
     for _ in range(3):
         start = time.perf_counter()
@@ -90,9 +90,9 @@ def test_full_scale_is_marked() -> None:
 
 def test_what_is_heard_has_a_line_of_its_own() -> None:
     loudness = gathered(torch.cat((noise(4, -15), noise(4, -35))))
-    assert gain_curve(loudness, AS_RECORDED, AS_RECORDED) is None
+    assert make_gain_curve(loudness, AS_RECORDED, AS_RECORDED) is None
     plain = draw_speech(loudness, 47)
-    evened = draw_speech(loudness, 47, gains=gain_curve(loudness, EVENED, AS_RECORDED))
+    evened = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, AS_RECORDED))
     assert not bool(pixels(plain, ORANGE).any())
     heard = pixels(evened, ORANGE)[:, 500:820].nonzero()[:, 0].float().median()
     recorded = pixels(evened, BLUE)[90:, 500:820].nonzero()[:, 0].float().median() + 90

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hallo3.media.audio import Recording, stream_mono, to_mono
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from support.audio_samples import RATE, write_wav
 
 RATES = (8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
@@ -21,7 +21,7 @@ def sweep(rate: int) -> np.ndarray:
     """Two seconds that rise through all frequencies, with noise."""
     t = np.arange(2 * rate) / rate
     tone = 0.4 * np.sin(2 * np.pi * 0.12 * rate * t * t)
-    return (tone + 0.05 * named_generator("noise").standard_normal(len(t))).astype(np.float32)
+    return (tone + 0.05 * make_generator("noise").standard_normal(len(t))).astype(np.float32)
 
 
 @pytest.mark.parametrize("rate", RATES)

@@ -14,13 +14,13 @@ import torch
 from hallo3.errors import AudioError, DependencyError
 from hallo3.media import audio as long_sound
 from hallo3.media import audio as sound
-from hallo3.media.audio import Recording, read_recording, recording_facts, stream_mono, to_mono
-from hallo3.noise import named_generator
+from hallo3.media.audio import Recording, measure_recording, read_recording, stream_mono, to_mono
+from hallo3.noise import make_generator
 from support.audio_samples import RATE, tone, write_wav
 
 
 def noise(samples: int, channels: int = 1) -> np.ndarray:
-    return 0.1 * named_generator("noise").standard_normal((channels, samples), dtype="float32")
+    return 0.1 * make_generator("noise").standard_normal((channels, samples), dtype="float32")
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, RATE])
@@ -33,7 +33,7 @@ def test_pieces_are_the_whole(tmp_path: Path, rate: int, channels: int, samples:
     together = torch.cat(pieces)
     assert together.shape == whole.shape
     assert float((together - whole).abs().max()) <= 1e-5
-    facts = recording_facts(path)
+    facts = measure_recording(path)
     assert (facts.samples, facts.channels, facts.sample_rate) == (samples, channels, rate)
     assert facts.length_at(RATE) == len(whole)
     assert torch.equal(torch.cat(list(stream_mono(path, RATE, facts))), together)
@@ -56,7 +56,7 @@ def test_only_a_piece_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             decoded += piece.waveform.shape[1]
             yield piece
 
-    facts = recording_facts(path)
+    facts = measure_recording(path)
     monkeypatch.setattr(long_sound, "read_pieces", counted)
     given = 0
     for piece in stream_mono(path, 8000, facts):
@@ -123,7 +123,7 @@ def test_warnings_are_the_same(tmp_path: Path, fault: str) -> None:
 def test_a_file_that_changes_is_told(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", noise(30000), RATE)
     for other in (noise(29999), noise(30000, 2)):
-        pieces = stream_mono(path, RATE, recording_facts(path))
+        pieces = stream_mono(path, RATE, measure_recording(path))
         write_wav(path, other, RATE)
         with pytest.raises(AudioError, match="changed"):
             list(pieces)

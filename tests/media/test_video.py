@@ -13,22 +13,22 @@ import pytest
 import torch
 
 from hallo3.errors import InputError
-from hallo3.media.canvas import enlarged
-from hallo3.media.video import Encoding, encode_piece, headers_of, to_uint8
+from hallo3.media.canvas import enlarge
+from hallo3.media.video import VideoEncoding, encode_segment, stream_headers, to_uint8
 
-H264 = Encoding()
+H264 = VideoEncoding()
 
 
 def pieces(count: int) -> list[bytes]:
     frames = torch.rand(count, 3, 48, 64, generator=torch.Generator().manual_seed(1))
-    return [encode_piece(part, H264, 25) for part in frames.split(7)]
+    return [encode_segment(part, H264, 25) for part in frames.split(7)]
 
 
 def test_equal_frames_are_equal_pieces_and_headers_are_the_encodings() -> None:
     assert pieces(9) == pieces(9)
-    assert headers_of(H264, 64, 48, 25) == headers_of(H264, 64, 48, 25)
-    others = [headers_of(Encoding(pixels="yuv444p"), 64, 48, 25), headers_of(H264, 48, 64, 25)]
-    assert headers_of(H264, 64, 48, 25) not in others
+    assert stream_headers(H264, 64, 48, 25) == stream_headers(H264, 64, 48, 25)
+    others = [stream_headers(VideoEncoding(pixels="yuv444p"), 64, 48, 25), stream_headers(H264, 48, 64, 25)]
+    assert stream_headers(H264, 64, 48, 25) not in others
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_equal_frames_are_equal_pieces_and_headers_are_the_encodings() -> None:
 )
 def test_impossible_encodings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="expected"):
-        Encoding(**wrong)  # type: ignore[arg-type]
+        VideoEncoding(**wrong)  # type: ignore[arg-type]
 
 
 def test_files_and_sizes_that_do_not_fit_are_refused() -> None:
     for suffix, width, height, encoding in [
-        (".mp4", 64, 64, Encoding(codec="ffv1")),
+        (".mp4", 64, 64, VideoEncoding(codec="ffv1")),
         (".avi", 64, 64, H264),
         (".mp4", 63, 64, H264),
     ]:
         with pytest.raises(InputError):
             encoding.check(suffix, width, height)
-    Encoding(pixels="yuv444p").check(".mp4", 63, 65)
+    VideoEncoding(pixels="yuv444p").check(".mp4", 63, 65)
 
 
 def test_values_are_cut_not_rounded() -> None:
@@ -65,11 +65,11 @@ def test_values_are_cut_not_rounded() -> None:
 def test_enlarged_frames_are_the_same_picture(times: int) -> None:
     picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).round()
     picture[0] = picture[0] * 0.5 + 0.2
-    large = enlarged(picture, times)
+    large = enlarge(picture, times)
     assert large.shape == (2, 3, 6 * times, 8 * times)
     assert 0 <= float(large.min()) <= float(large.max()) <= 1
     assert float((torch.nn.functional.avg_pool2d(large, times) - picture).abs().max()) < 0.35
-    assert torch.allclose(enlarged(torch.full((1, 3, 4, 4), 0.3), times), torch.tensor(0.3))
+    assert torch.allclose(enlarge(torch.full((1, 3, 4, 4), 0.3), times), torch.tensor(0.3))
 
 
 def in_a_child(work: Callable[[], bytes], litter: int) -> bytes:
@@ -101,8 +101,8 @@ def alike(codec: str, side: int, times: int) -> None:
     torch.set_num_threads(1)
     frames = torch.rand(13, 3, side, side, generator=torch.Generator().manual_seed(1)) * 0.2
     frames += 0.7 * torch.linspace(0, 1, side)
-    encoding = Encoding(codec=codec)
-    found = {in_a_child(lambda: encode_piece(frames, encoding, 25), n) for n in range(times)}
+    encoding = VideoEncoding(codec=codec)
+    found = {in_a_child(lambda: encode_segment(frames, encoding, 25), n) for n in range(times)}
     assert len(found) == 1, f"{len(found)} different pieces"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hallo3.errors import InputError
 from hallo3.model.kernels import fused
 from hallo3.model.kernels import select as choice
-from hallo3.model.kernels.select import NAMES, kernels_named, why_not
+from hallo3.model.kernels.select import NAMES, choose_kernels, why_not
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -19,24 +19,24 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(("name", "expected"), [("auto", "plain"), ("plain", "plain"), ("fused", "fused")])
 def test_by_name_on_the_cpu(name: str, expected: str) -> None:
     """Where nothing compiles them fused kernels are slow, and taken only by name."""
-    assert kernels_named(name, CPU) == kernels_named(name, CPU)
-    assert kernels_named(name, CPU).kernels.name == expected
-    assert kernels_named(name, CPU).why_plain == ""
+    assert choose_kernels(name, CPU) == choose_kernels(name, CPU)
+    assert choose_kernels(name, CPU).kernels.name == expected
+    assert choose_kernels(name, CPU).why_plain == ""
 
 
 def test_a_name_that_is_none_lists_those_there_are() -> None:
     with pytest.raises(InputError, match="no such kernels") as raised:
-        kernels_named("fast", CPU)
+        choose_kernels("fast", CPU)
     assert all(name in str(raised.value) for name in NAMES)
 
 
 def test_without_triton_a_gpu_runs_the_plain_ones_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "find_spec", lambda _: None)
-    chosen = kernels_named("auto", CUDA)
+    chosen = choose_kernels("auto", CUDA)
     assert chosen.kernels.name == "plain"
     assert "Triton" in chosen.why_plain
     with pytest.raises(InputError, match="cannot run here") as raised:
-        kernels_named("fused", CUDA)
+        choose_kernels("fused", CUDA)
     assert "Triton is not installed" in str(raised.value)
 
 

@@ -15,13 +15,13 @@ from hallo3.model.conditions import RunConditions, SegmentConditions, conditiona
 from hallo3.model.guidance import batched_branches, layer_major_branches, sequential_branches, single_branch
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 
 STEPS = torch.tensor([999.0, 499.0])
 
 
 def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(named_generator(name).standard_normal(shape, dtype="float32"))
+    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))
 
 
 @pytest.fixture(scope="module")

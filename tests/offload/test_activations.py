@@ -13,7 +13,7 @@ from benchmarks.rehearsal import META
 from benchmarks.tracking import Tracker, attention
 from hallo3.config import HALLO3, TEXT_ENCODERS
 from hallo3.model.conditions import SegmentConditions
-from hallo3.model.guidance import PASSES, single_branch
+from hallo3.model.guidance import GUIDANCE_PASSES, single_branch
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Layers
@@ -60,7 +60,7 @@ def test_a_step_holds_what_the_formula_says(fused: bool) -> None:
     with torch.inference_mode():
         run = dit.prepare(features, meta(1, 512), prompt, torch.tensor([999.0]))
         heard = SegmentConditions(audio=dit.hear(meta(1, *dit.window_shape)), image_latents=noisy)
-    for name, branches in {**PASSES, "one": single_branch}.items():
+    for name, branches in {**GUIDANCE_PASSES, "one": single_branch}.items():
 
         def step(branches: Any = branches) -> object:
             latents = [torch.empty_like(noisy) for _ in range(4)]  # what a sampler holds

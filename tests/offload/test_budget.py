@@ -21,9 +21,9 @@ from hallo3.offload.estimate import (
     DEVICE,
     DISK,
     MEMORY,
-    Arrangement,
-    Demand,
-    Sizes,
+    MemoryRequirements,
+    ModelSizes,
+    OffloadConfig,
     in_precision,
     stages_of,
     streamed_a_step,
@@ -37,12 +37,12 @@ LATENT, TRUNK = HALLO3.segment.shape.latent, HALLO3.trunk
 
 
 @pytest.fixture(scope="module")
-def sizes() -> Sizes:
+def sizes() -> ModelSizes:
     return full_size()
 
 
-def demand(name: str = "bf16", *, branches: int = 2, steps: int = 50) -> Demand:
-    return Demand(precision=PRECISIONS[name], steps=steps, branches=branches)
+def demand(name: str = "bf16", *, branches: int = 2, steps: int = 50) -> MemoryRequirements:
+    return MemoryRequirements(precision=PRECISIONS[name], steps=steps, branches=branches)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_whole_run_at_full_size_stays_under_its_plan(
     assert plan.peak <= 1.1 * held, "more is planned with than is needed"
 
 
-def test_six_gigabytes_are_enough_for_everything(sizes: Sizes) -> None:
+def test_six_gigabytes_are_enough_for_everything(sizes: ModelSizes) -> None:
     plan = plan_memory(sizes, demand(), 6 * GB, 64 * GB)
     assert plan.arrangement.passes == "layer-major"
     assert plan.arrangement.home == MEMORY
@@ -102,7 +102,7 @@ def test_more_memory_never_makes_a_plan_slower(name: str) -> None:
     assert before[-1]
 
 
-def test_what_does_not_fit_is_refused_with_what_would(sizes: Sizes) -> None:
+def test_what_does_not_fit_is_refused_with_what_would(sizes: ModelSizes) -> None:
     with pytest.raises(InputError, match="does not fit") as refused:
         plan_memory(sizes, demand(), 3 * GB, 64 * GB)
     assert refused.value.found == "3.0 GB"
@@ -129,14 +129,14 @@ def test_only_numbers_that_would_fit_are_offered(name: str, ceiling: float, said
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp8"])
-def test_a_model_in_another_precision_is_as_large_as_it_is(sizes: Sizes, name: str) -> None:
+def test_a_model_in_another_precision_is_as_large_as_it_is(sizes: ModelSizes, name: str) -> None:
     assert in_precision(sizes, PRECISIONS[name]) == full_size(name)
 
 
-def test_what_comes_twice_a_step_comes_for_each_branch(sizes: Sizes) -> None:
+def test_what_comes_twice_a_step_comes_for_each_branch(sizes: ModelSizes) -> None:
     parts = sizes.transformer
     counted = {
-        passes: streamed_a_step(parts, Arrangement(home=MEMORY, staying=40, passes=passes))
+        passes: streamed_a_step(parts, OffloadConfig(home=MEMORY, staying=40, passes=passes))
         for passes in ("batched", "sequential", "layer-major")
     }
     assert counted["batched"] == counted["layer-major"] == 2 * parts.blocks.largest
@@ -144,7 +144,7 @@ def test_what_comes_twice_a_step_comes_for_each_branch(sizes: Sizes) -> None:
 
 
 def test_what_takes_another_time_is_told_in_other_words() -> None:
-    plain = Arrangement(home=MEMORY, staying=2, passes="layer-major")
+    plain = OffloadConfig(home=MEMORY, staying=2, passes="layer-major")
     others = [
         replace(plain, staying=3),
         replace(plain, on_access=True),
@@ -156,14 +156,14 @@ def test_what_takes_another_time_is_told_in_other_words() -> None:
     assert len({each.short for each in (plain, *others)}) == 1 + len(others)
 
 
-def test_weights_are_on_disk_where_the_hosts_memory_is_small(sizes: Sizes) -> None:
+def test_weights_are_on_disk_where_the_hosts_memory_is_small(sizes: ModelSizes) -> None:
     large, small = (plan_memory(sizes, demand(), 8 * GB, ram * GB) for ram in (64, 16))
     assert (large.arrangement.home, small.arrangement.home) == (MEMORY, DISK)
     assert small.host < large.host < 18 * GB
     assert "from disk" in small.line()
 
 
-def test_many_steps_are_not_held(sizes: Sizes) -> None:
+def test_many_steps_are_not_held(sizes: ModelSizes) -> None:
     """Tables of 1000 steps are 3.1 GB."""
     plan = plan_memory(sizes, demand(steps=1000), 6 * GB, 64 * GB)
     assert plan.peak <= usable(6 * GB)
@@ -171,19 +171,19 @@ def test_many_steps_are_not_held(sizes: Sizes) -> None:
 
 
 ARRANGEMENTS = [
-    Arrangement(home=DEVICE, staying=2, passes="batched"),
-    Arrangement(home=MEMORY, staying=2, passes="batched"),
-    Arrangement(home=DEVICE, staying=2, passes="sequential"),
-    Arrangement(home=MEMORY, staying=1, passes="layer-major"),
-    Arrangement(home=DISK, staying=1, passes="layer-major", on_access=True),
-    Arrangement(home=DISK, staying=0, passes="layer-major", on_access=True, steps_on_access=True),
+    OffloadConfig(home=DEVICE, staying=2, passes="batched"),
+    OffloadConfig(home=MEMORY, staying=2, passes="batched"),
+    OffloadConfig(home=DEVICE, staying=2, passes="sequential"),
+    OffloadConfig(home=MEMORY, staying=1, passes="layer-major"),
+    OffloadConfig(home=DISK, staying=1, passes="layer-major", on_access=True),
+    OffloadConfig(home=DISK, staying=0, passes="layer-major", on_access=True, steps_on_access=True),
 ]
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS, ids=lambda plan: plan.short)
 @pytest.mark.parametrize("precision", ["fp32", "fp8"])
 def test_the_video_is_the_same_under_any_plan(
-    nano_folder: Path, portrait: Tensor, speech: Recording, arrangement: Arrangement, precision: str
+    nano_folder: Path, portrait: Tensor, speech: Recording, arrangement: OffloadConfig, precision: str
 ) -> None:
     without = load_models(nano_folder, CPU, precision)
     plan = MemoryPlan(ceiling=6 * GB, arrangement=arrangement, stages=(), host=0)
@@ -208,14 +208,14 @@ def test_the_video_is_the_same_under_any_plan(
 
 def test_a_plan_says_how_to_decode(nano_folder: Path) -> None:
     decode = DecodePlan(3, "host")
-    arrangement = Arrangement(home=MEMORY, staying=0, passes="layer-major", decode=decode)
+    arrangement = OffloadConfig(home=MEMORY, staying=0, passes="layer-major", decode=decode)
     plan = MemoryPlan(ceiling=6 * GB, arrangement=arrangement, stages=(), host=0)
     with load_models(nano_folder, CPU, "fp32", memory=plan).vae as vae:
         assert vae.plan == decode
 
 
-def test_every_stage_is_told_once(sizes: Sizes) -> None:
-    plan = Arrangement(home=MEMORY, staying=0, passes="layer-major")
+def test_every_stage_is_told_once(sizes: ModelSizes) -> None:
+    plan = OffloadConfig(home=MEMORY, staying=0, passes="layer-major")
     stages = list(stages_of(sizes, demand(), plan))
     assert len({stage.name for stage in stages}) == len(stages) == 9
     more = {s.name: s.total for s in stages_of(sizes, demand(), replace(plan, staying=7))}

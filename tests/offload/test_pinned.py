@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallo3 import pipeline as stages
 from hallo3.offload import streaming as packing
-from hallo3.residency import Locking
+from hallo3.residency import PinnedAllocator
 from hallo3.vae.causal_conv import HostCache
 
 CUDA = torch.device("cuda")
@@ -52,7 +52,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def stay(tensor: Tensor, *given: Any, **more: Any) -> Tensor:
         return tensor if given[0] == CUDA else to(tensor, *given, **more)
 
-    monkeypatch.setattr(torch, "empty", no_more)
+    monkeypatch.setattr(torch, "build_on_meta", no_more)
     monkeypatch.setattr(Tensor, "pin_memory", not_this)
     monkeypatch.setattr(Tensor, "to", stay)
     return asked
@@ -61,22 +61,22 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_noise_is_sent_all_the_same(refused: list[str]) -> None:
     noise = torch.randn(5)
     with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
-        assert torch.equal(stages.sent(noise, CUDA), noise)
+        assert torch.equal(stages.copy_to_device(noise, CUDA), noise)
     assert refused == ["copied"]
 
 
 def test_what_comes_from_disk_is_sent_all_the_same(refused: list[str]) -> None:
-    kept, locking = {str(n): torch.randn(5) for n in range(3)}, Locking()
+    kept, locking = {str(n): torch.randn(5) for n in range(3)}, PinnedAllocator()
     with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
-        packing.sent(kept, CUDA, locking)
-    found = packing.sent(kept, CUDA, locking)
+        packing.copy_to_device(kept, CUDA, locking)
+    found = packing.copy_to_device(kept, CUDA, locking)
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
     assert refused == ["copied"], "it is not asked again"
 
 
 def test_a_network_is_packed_all_the_same(refused: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "CHUNK", 64)
-    tensors, locking = {"a": torch.randn(40), "b": torch.randn(7)}, Locking()
+    tensors, locking = {"a": torch.randn(40), "b": torch.randn(7)}, PinnedAllocator()
     with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
         packs = [packing.Packed(tensors, locking) for _ in range(3)]
     assert refused == ["empty"]
@@ -96,21 +96,21 @@ def test_a_decodes_caches_are_kept_all_the_same(refused: list[str]) -> None:
     assert torch.equal(found.tensor, frames)
 
 
-@pytest.mark.parametrize("ask", [lambda locking, _: locking.empty([3], torch.uint8), Locking.copied])
+@pytest.mark.parametrize("ask", [lambda locking, _: locking.empty([3], torch.uint8), PinnedAllocator.copied])
 @pytest.mark.usefixtures("refused")
 def test_a_device_that_is_full_is_told(
-    ask: Callable[[Locking, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+    ask: Callable[[PinnedAllocator, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch, "empty", full)
+    monkeypatch.setattr(torch, "build_on_meta", full)
     monkeypatch.setattr(Tensor, "pin_memory", full)
     with pytest.raises(torch.OutOfMemoryError):
-        ask(Locking(), torch.zeros(3))
+        ask(PinnedAllocator(), torch.zeros(3))
 
 
 def test_what_need_not_be_locked_is_not() -> None:
-    tensor, locking = torch.zeros(3), Locking(wanted=False)
+    tensor, locking = torch.zeros(3), PinnedAllocator(wanted=False)
     assert locking.copied(tensor) is tensor
     assert locking.empty([2, 3], torch.int8).shape == (2, 3)

@@ -12,25 +12,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3.checkpoints.component_config import model_config
+from hallo3.checkpoints.component_config import read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.loading import load_models
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.offload import placement as module
 from hallo3.offload import streaming as stream
-from hallo3.offload.estimate import DISK, MEMORY, Arrangement
-from hallo3.offload.placement import DECODE, OFFLOADS, Homes
-from hallo3.offload.streaming import Item, Packed, Streamed, in_memory
+from hallo3.offload.estimate import DISK, MEMORY, OffloadConfig
+from hallo3.offload.placement import DECODE, OFFLOADS, Placement
+from hallo3.offload.streaming import Packed, StreamedModule, WeightGroup, in_memory
 from hallo3.quantization.precision import PRECISIONS
-from hallo3.residency import Locking
+from hallo3.residency import PinnedAllocator
 from hallo3.vae.autoencoder import WHOLE
 
 CPU = torch.device("cpu")
 
 
-def homes(folder: Path, arrangement: Arrangement) -> Homes:
-    return Homes(
+def homes(folder: Path, arrangement: OffloadConfig) -> Placement:
+    return Placement(
         files=ModelFolder(folder),
         device=CPU,
         precision=PRECISIONS["fp32"],
@@ -42,7 +42,7 @@ def homes(folder: Path, arrangement: Arrangement) -> Homes:
 class Counted(Packed):
     """A pack that notes how many bytes there are when it is made: what was read and lives, and packs."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], locking: Locking | None = None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], locking: PinnedAllocator | None = None) -> None:
         del locking  # none is locked here
         super().__init__(tensors)
         LEDGER.packed += self.size
@@ -70,7 +70,7 @@ def test_packing_holds_hardly_more_than_the_weights(
 ) -> None:
     """What was read goes as it is packed: twice the weights is 36 GB of the released model's."""
     monkeypatch.setitem(globals(), "LEDGER", Ledger())
-    read_part, real = module.read_part, in_memory
+    read_part, real = module.read_component, in_memory
 
     def reading(*given: Any) -> dict[str, Tensor]:
         state = read_part(*given)
@@ -82,11 +82,11 @@ def test_packing_holds_hardly_more_than_the_weights(
     def packing(network: nn.Module, rows: Any, **given: Any) -> Any:
         return real(network, rows, **(given | {"locked": True}))
 
-    monkeypatch.setattr(module, "read_part", reading)
+    monkeypatch.setattr(module, "read_component", reading)
     monkeypatch.setattr(module, "in_memory", packing)
     monkeypatch.setattr(stream, "Packed", Counted)
     files = ModelFolder(tiny_folder)
-    config = model_config(files.transformer)
+    config = read_model_config(files.transformer)
     layers = Layers(ops=cast(Any, nn), device="meta")
     stands = homes(tiny_folder, replace(OFFLOADS["blocks"], home=MEMORY))
     with stands.transformer(lambda: Hallo3Transformer(config, layers)):
@@ -105,9 +105,9 @@ def test_what_is_needed_once_keeps_no_blocks(nano_folder: Path, monkeypatch: pyt
         return real(network, rows, path, part, *given, **more)
 
     monkeypatch.setattr(module, "on_disk", noting)
-    config = model_config(ModelFolder(nano_folder).transformer)
+    config = read_model_config(ModelFolder(nano_folder).transformer)
     layers = Layers(ops=cast(Any, nn), device="meta")
-    stands = homes(nano_folder, Arrangement(home=DISK, staying=1, passes="layer-major"))
+    stands = homes(nano_folder, OffloadConfig(home=DISK, staying=1, passes="layer-major"))
     latent = config.segment.shape.latent
     with stands.once(lambda: ReferenceNetwork(config.trunk, latent, layers), "reference"):
         pass
@@ -134,12 +134,12 @@ def test_an_item_that_did_not_come_comes_when_it_is_asked_for_again(then: str) -
     stored = in_memory(net, [[(str(n),) for n in range(3)]])
     gone = {("1",)}
 
-    def shelf(item: Item) -> Mapping[str, Tensor] | Packed:
+    def shelf(item: WeightGroup) -> Mapping[str, Tensor] | Packed:
         if item in gone:
             raise OSError("gone")
         return stored.shelf(item)
 
-    with Streamed(lambda: stored._replace(shelf=shelf), CPU) as network:
+    with StreamedModule(lambda: stored._replace(shelf=shelf), CPU) as network:
         network.get_submodule("0")(x)
         with pytest.raises(OSError, match="gone"):
             network.get_submodule("1")(x)

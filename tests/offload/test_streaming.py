@@ -17,8 +17,8 @@ from hallo3.checkpoints.locate import ModelFolder
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.offload.streaming import Item, Packed, Stored, Streamed, in_memory, leaves
-from hallo3.offload.weight_store import spread, text_in_memory
+from hallo3.offload.streaming import Packed, StreamableModule, StreamedModule, WeightGroup, in_memory, leaves
+from hallo3.offload.weight_store import choose_resident, text_in_memory
 from hallo3.pipeline import animate
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import Settings
@@ -58,17 +58,17 @@ class Net(nn.Module):
         return x
 
 
-def rows(net: nn.Module, blocks: int) -> list[list[Item]]:
+def rows(net: nn.Module, blocks: int) -> list[list[WeightGroup]]:
     return [[tuple(leaves(net, f"blocks.{n}")) for n in range(blocks)]]
 
 
 class Seen:
     """A shelf that hands out copies, and knows how many of them are alive."""
 
-    def __init__(self, stored: Stored[Net]) -> None:
+    def __init__(self, stored: StreamableModule[Net]) -> None:
         self.stored = stored
         self._handed = list[weakref.ref[Any]]()
-        self.most, self.fetched = 0, list[Item]()
+        self.most, self.fetched = 0, list[WeightGroup]()
 
     @property
     def alive(self) -> int:
@@ -76,7 +76,7 @@ class Seen:
         gc.collect()
         return sum(handed() is not None for handed in self._handed)
 
-    def __call__(self, item: Item) -> Mapping[str, Tensor]:
+    def __call__(self, item: WeightGroup) -> Mapping[str, Tensor]:
         kept = self.stored.shelf(item)
         assert not isinstance(kept, Packed)
         copies = {name: tensor.clone() for name, tensor in kept.items()}
@@ -93,13 +93,13 @@ def test_two_items_at_most_pass_by_at_a_time(staying: int) -> None:
     wanted = net(x)
     seen: Seen | None = None
 
-    def load() -> Stored[Net]:
+    def load() -> StreamableModule[Net]:
         nonlocal seen
         blocks = rows(net, 6)
-        seen = Seen(in_memory(net, blocks, staying=spread(blocks[0], staying)))
+        seen = Seen(in_memory(net, blocks, staying=choose_resident(blocks[0], staying)))
         return seen.stored._replace(shelf=seen)
 
-    streamed = Streamed(load, CPU)
+    streamed = StreamedModule(load, CPU)
     for _ in range(3):
         with streamed as network:
             assert torch.equal(network(x), wanted)
@@ -120,10 +120,10 @@ def test_an_error_reaches_the_caller_and_leaves_nothing(where: str) -> None:
     net = Net(3)
     before = {thread.name for thread in threading.enumerate()}
 
-    def load() -> Stored[Net]:
+    def load() -> StreamableModule[Net]:
         stored = in_memory(net, rows(net, 3))
 
-        def shelf(item: Item) -> Mapping[str, Tensor] | Packed:
+        def shelf(item: WeightGroup) -> Mapping[str, Tensor] | Packed:
             if where == "fetch" and item[0].startswith("blocks.1"):
                 raise OSError(f"{item[0]} is gone")
             return stored.shelf(item)
@@ -135,7 +135,10 @@ def test_an_error_reaches_the_caller_and_leaves_nothing(where: str) -> None:
 
     if where == "stop":
         net.blocks[1].register_forward_hook(stop)
-    with pytest.raises(OSError if where == "fetch" else KeyboardInterrupt), Streamed(load, CPU) as network:
+    with (
+        pytest.raises(OSError if where == "fetch" else KeyboardInterrupt),
+        StreamedModule(load, CPU) as network,
+    ):
         network(torch.zeros(1, 8))
     assert all(parameter.numel() == 0 for parameter in net.blocks.parameters())
     assert {thread.name for thread in threading.enumerate()} == before
@@ -150,7 +153,7 @@ def test_a_prompt_is_read_by_t5_in_halves_of_blocks_bit_for_bit(tiny_folder: Pat
         wanted = whole.encode("a woman with red hair", 32)
         tokenizer, t5 = whole.tokenizer, whole.t5
         if home == "memory":
-            with Streamed(lambda: text_in_memory(t5), CPU) as streamed:
+            with StreamedModule(lambda: text_in_memory(t5), CPU) as streamed:
                 assert torch.equal(
                     TextEncoder(tokenizer, streamed).encode("a woman with red hair", 32), wanted
                 )

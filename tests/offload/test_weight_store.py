@@ -13,23 +13,23 @@ from torch import Tensor, nn
 
 from hallo3.loading import load_models
 from hallo3.model.conditions import SegmentConditions
-from hallo3.model.guidance import PASSES
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.offload import streaming as packing
-from hallo3.offload.streaming import Item, Packed, Streamed, in_memory, over_items
-from hallo3.offload.weight_store import rows_of, spread
+from hallo3.offload.streaming import Packed, StreamedModule, WeightGroup, in_memory, over_items
+from hallo3.offload.weight_store import choose_resident, split_groups
 
 CPU = torch.device("cpu")
 
 
 def test_those_that_do_not_stay_are_spread() -> None:
     row = [(str(n),) for n in range(42)]
-    passing = [n for n in range(42) if row[n] not in spread(row, 35)]
+    passing = [n for n in range(42) if row[n] not in choose_resident(row, 35)]
     assert len(passing) == 7
     assert {b - a for a, b in pairwise(passing)} == {6}
-    assert spread(row, 42) == frozenset(row)
-    assert not spread(row, 0)
+    assert choose_resident(row, 42) == frozenset(row)
+    assert not choose_resident(row, 0)
 
 
 class Reads(nn.Module):
@@ -61,7 +61,7 @@ def test_an_item_comes_when_a_module_around_its_layers_runs() -> None:
     assert over["blocks.1"] == (0, 1)
     assert over["blocks.1.out"] == (1, 1)
     assert "blocks" not in over
-    with Streamed(lambda: in_memory(net, [inner, outer]), CPU):
+    with StreamedModule(lambda: in_memory(net, [inner, outer]), CPU):
         for pair, result in zip(pairs, wanted, strict=True):
             assert all(torch.equal(part(x), out) for part, out in zip(pair, result, strict=True))
 
@@ -91,7 +91,7 @@ def test_large_packs_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_block_comes_apart_into_what_runs_how_often(nano_folder: Path) -> None:
     models = load_models(nano_folder, CPU, "fp32")
     with models.transformer as network:
-        blocks, modulations, projected, once = rows_of(network)
+        blocks, modulations, projected, once = split_groups(network)
     assert len(blocks) == len(modulations) == len(projected) == network.config.layers
     assert modulations[1] == ("transformer_blocks.1.norm1.linear", "transformer_blocks.1.norm2.linear")
     assert not any(layer.endswith("norm1.linear") for item in blocks for layer in item)
@@ -99,7 +99,7 @@ def test_a_block_comes_apart_into_what_runs_how_often(nano_folder: Path) -> None
     assert "transformer_blocks.0.attn_audio.to_q" in blocks[0]
     assert all(layer.startswith("audio_proj.") for layer in once[0])
     with models.reference as network:
-        assert len(rows_of(network)) == 2
+        assert len(split_groups(network)) == 2
 
 
 @torch.inference_mode()
@@ -109,14 +109,14 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, 
     on_access, steps_on_access = access
     with load_models(tiny_folder, CPU, "fp32").transformer as whole:
         expected = stepped(whole, "sequential", access)
-        stored = in_memory(whole, rows_of(whole))
-    fetched: list[Item] = []
+        stored = in_memory(whole, split_groups(whole))
+    fetched: list[WeightGroup] = []
 
-    def shelf(item: Item) -> Mapping[str, Tensor] | Packed:
+    def shelf(item: WeightGroup) -> Mapping[str, Tensor] | Packed:
         fetched.append(item)
         return stored.shelf(item)
 
-    with Streamed(lambda: stored._replace(shelf=shelf), CPU) as dit:
+    with StreamedModule(lambda: stored._replace(shelf=shelf), CPU) as dit:
         predict, noisy = prepared(dit, "layer-major", access)
         predict(noisy, 0)
         fetched.clear()
@@ -146,7 +146,7 @@ def prepared(
     audio = dit.hear(draw("windows", 1, *dit.window_shape), on_access=access[0])
     image = draw("image", 1, trunk.latent_channels, *grid)
     segment = SegmentConditions(audio=audio, image_latents=image)
-    return PASSES[passes](dit, run, segment), draw("noisy", 1, trunk.latent_channels, *grid)
+    return GUIDANCE_PASSES[passes](dit, run, segment), draw("noisy", 1, trunk.latent_channels, *grid)
 
 
 def stepped(dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]) -> Tensor:
@@ -155,4 +155,4 @@ def stepped(dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]) -> T
 
 
 def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(named_generator(name).standard_normal(shape, dtype="float32"))
+    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hallo3.quantization import linear as products
 from hallo3.quantization.linear import EightBitLinear, ProductLinear
-from hallo3.quantization.precision import PRECISIONS, Holding
+from hallo3.quantization.precision import PRECISIONS, QuantizationScheme
 from hallo3.quantization.quantize import FP8, INT8, by_rows
 
 PRODUCTS = ("fp8-products", "int8")
@@ -28,7 +28,7 @@ def draw(*size: int, seed: int = 0) -> Tensor:
 def layer(name: str, inputs: int, outputs: int, weight: Tensor | None = None) -> EightBitLinear:
     """A layer that is held as a precision holds it."""
     holding = PRECISIONS[name].held_as
-    assert isinstance(holding, Holding)
+    assert isinstance(holding, QuantizationScheme)
     made = holding.layer(inputs, outputs, device="meta")
     numbers, scales = holding.made(draw(outputs, inputs, seed=1) if weight is None else weight.clone())
     made.weight, made.weight_scale = nn.Parameter(numbers, requires_grad=False), scales
@@ -158,7 +158,7 @@ def test_every_shape_is_made_fit_for_a_gpu(
 @pytest.mark.parametrize("name", ["fp8", *PRODUCTS])
 def test_shapes_are_known_without_numbers(name: str) -> None:
     holding = PRECISIONS[name].held_as
-    assert isinstance(holding, Holding)
+    assert isinstance(holding, QuantizationScheme)
     linear = holding.layer(64, 48, device="meta", dtype=BF16)
     for number in (holding.number, BF16):
         linear.weight = nn.Parameter(torch.empty(48, 64, device="meta", dtype=number), requires_grad=False)

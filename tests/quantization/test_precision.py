@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hallo3.checkpoints.load import read_part
+from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.cli.main import main
 from hallo3.loading import load_models
@@ -63,8 +63,8 @@ def test_fp8_files_load_in_every_precision(eight: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", HELD)
 def test_only_matrices_of_blocks_are_rounded(nano_folder: Path, name: str) -> None:
-    state = read_part(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS[name])
-    exact = read_part(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS["bf16"])
+    state = read_component(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS[name])
+    exact = read_component(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS["bf16"])
     holding = PRECISIONS[name].held_as
     assert holding is not None
     for key, tensor in exact.items():
@@ -81,7 +81,7 @@ def test_whole_numbers_in_a_file_are_held_as_they_are(tmp_path: Path, nano_folde
     numbers = torch.randint(-127, 128, state[KEY].shape, dtype=torch.int8)
     for scale in (torch.rand(len(numbers), 1) + 0.1, torch.tensor(0.5)):
         save_file({**state, KEY: numbers, f"{KEY}_scale": scale}, tmp_path / "a.safetensors")
-        found = read_part(tmp_path / "a.safetensors", "transformer", PRECISIONS["int8"])
+        found = read_component(tmp_path / "a.safetensors", "transformer", PRECISIONS["int8"])
         assert torch.equal(found[KEY], numbers)
         assert torch.equal(found[f"{KEY}_scale"], scale.flatten().expand(len(numbers)))
 

@@ -14,7 +14,7 @@ from hallo3.loading import load_models
 from hallo3.quantization import linear as products
 from hallo3.quantization import precision as precisions
 from hallo3.quantization.linear import Fp8Linear, RowsAfterLinear
-from hallo3.quantization.precision import PRECISIONS, check_device, fitted, holds_fp8, products_of
+from hallo3.quantization.precision import PRECISIONS, check_device, fit_to_device, holds_fp8, products_of
 from hallo3.quantization.quantize import FP8
 
 PRODUCTS = ("fp8-products", "int8")
@@ -171,11 +171,11 @@ def test_rows_are_scaled_afterwards_where_they_must(way: str, monkeypatch: pytes
     monkeypatch.setattr(products, "scales_by_rows", lambda _: True)
     wanted = PRECISIONS["fp8-products"]
     if not way:
-        assert fitted(wanted, CPU) is wanted
+        assert fit_to_device(wanted, CPU) is wanted
         return
     monkeypatch.setattr(products, "_MATRICES", Cannot(way))
     with pytest.warns(UserWarning, match="fp8-products: .*scaled after the product"):
-        found = fitted(wanted, CPU)
+        found = fit_to_device(wanted, CPU)
     assert (found.name, found.approximate, found.compute) == (wanted.name, True, wanted.compute)
     linear = found.layers().linear(32, 48)
     assert isinstance(linear, RowsAfterLinear)
@@ -191,10 +191,10 @@ def test_rows_are_scaled_afterwards_where_they_must(way: str, monkeypatch: pytes
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_other_precisions_stay_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "multiplies_by_rows", lambda _: False)
-    assert fitted(PRECISIONS[name], CPU) is PRECISIONS[name]  # the CPU is not thought to scale by rows
+    assert fit_to_device(PRECISIONS[name], CPU) is PRECISIONS[name]  # the CPU is not thought to scale by rows
     monkeypatch.setattr(precisions, "scales_by_rows", lambda _: True)
     if name != "fp8-products":
-        assert fitted(PRECISIONS[name], CPU) is PRECISIONS[name]
+        assert fit_to_device(PRECISIONS[name], CPU) is PRECISIONS[name]
 
 
 def test_models_are_loaded_with_what_fits(nano_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

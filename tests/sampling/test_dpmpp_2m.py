@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hallo3.sampling.samplers import ode_coefficients, sample_ddim, sample_dpmpp_2m
-from hallo3.sampling.schedule import Schedule, Step, schedule, schedule_of
+from hallo3.sampling.schedule import Schedule, Step, make_schedule, sigmas_to_schedule
 
 MEAN, STD = 0.3, 0.7
 START = torch.linspace(-3, 3, 101, dtype=torch.float64).reshape(1, 1, 1, 1, -1)
@@ -44,7 +44,7 @@ def errors(sample, share: float, counts: tuple[int, ...]) -> list[float]:
     """Largest distance from the exact way after that share of the schedule."""
     found: list[float] = []
     for count in counts:
-        part = Schedule(schedule(count).steps[: round(count * share)])
+        part = Schedule(make_schedule(count).steps[: round(count * share)])
         found.append(float((run(sample, part) - exact(part.steps[-1].next_alpha)).abs().max()))
     return found
 
@@ -79,15 +79,15 @@ def reference(steps: Schedule, start: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("steps", [2, 3, 8, 20, 50, 1000])
 def test_single_precision_follows_the_formula_in_double(steps: int) -> None:
-    found = run(sample_dpmpp_2m, schedule(steps), START.float())
-    wanted = reference(schedule(steps), START.numpy())
+    found = run(sample_dpmpp_2m, make_schedule(steps), START.float())
+    wanted = reference(make_schedule(steps), START.numpy())
     assert found.dtype == torch.float32
     assert float((found - torch.from_numpy(wanted)).abs().max()) < 2e-5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50, 999, 1000])
 def test_no_coefficient_is_infinite(steps: int) -> None:
-    found = ode_coefficients(schedule(steps))
+    found = ode_coefficients(make_schedule(steps))
     assert all(math.isfinite(value) for step in found for value in step)
     assert found[0].ahead == 0
     assert found[-1].keep == 0
@@ -98,7 +98,7 @@ def test_no_coefficient_is_infinite(steps: int) -> None:
 
 
 def test_a_part_that_starts_and_ends_in_noise_keeps_to_the_exact_way() -> None:
-    part = schedule_of(torch.logspace(1, -1, 41, dtype=torch.float64), 4518.0, lambda _: 0.0)
+    part = sigmas_to_schedule(torch.logspace(1, -1, 41, dtype=torch.float64), 4518.0, lambda _: 0.0)
     first, last = part.steps[0].alpha, part.steps[-1].next_alpha
     found = run(sample_dpmpp_2m, part, exact(first))
     assert float((found - exact(last)).abs().max()) < 2e-3

@@ -12,12 +12,12 @@ from torch import Tensor
 from hallo3.errors import InputError
 from hallo3.sampling.samplers import (
     SAMPLERS,
+    get_sampler,
     guided_denoiser,
     sample_ddim,
     sample_dpmpp_2m_sde,
-    sampler_named,
 )
-from hallo3.sampling.schedule import Step, schedule
+from hallo3.sampling.schedule import Step, make_schedule
 
 TARGET = torch.linspace(-1, 1, 24).reshape(1, 2, 3, 2, 2)
 
@@ -29,7 +29,7 @@ def noise(step: int) -> Tensor:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 333, 999, 1000])
 def test_a_schedule_runs_from_pure_noise_to_none(steps: int) -> None:
-    plan = schedule(steps).steps
+    plan = make_schedule(steps).steps
     alphas = [step.alpha for step in plan] + [plan[-1].next_alpha]
     assert len(plan) == steps
     assert alphas[0] == 0.0
@@ -41,14 +41,16 @@ def test_a_schedule_runs_from_pure_noise_to_none(steps: int) -> None:
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**6])
 def test_other_step_counts_are_refused(steps: int) -> None:
     with pytest.raises(InputError, match=str(steps)):
-        schedule(steps)
+        make_schedule(steps)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_a_perfect_denoiser_is_followed_home(name: str, steps: int) -> None:
     reports: list[int] = []
-    found = sampler_named(name)(lambda _x, _step: TARGET, noise(-1), schedule(steps), noise, reports.append)
+    found = get_sampler(name)(
+        lambda _x, _step: TARGET, noise(-1), make_schedule(steps), noise, reports.append
+    )
     assert torch.allclose(found, TARGET, atol=1e-5)
     assert reports == list(range(1, steps + 1))
 
@@ -70,7 +72,7 @@ def test_gaussian_data_comes_back_as_itself(sampler) -> None:
     def fresh(_step: int) -> Tensor:
         return torch.from_numpy(draws.standard_normal((1, 1, 1, 100, 100)).astype("float32"))
 
-    found = sampler(gaussian_denoiser(0.3, 0.7), fresh(0), schedule(50), fresh, lambda _: None)
+    found = sampler(gaussian_denoiser(0.3, 0.7), fresh(0), make_schedule(50), fresh, lambda _: None)
     assert abs(float(found.mean()) - 0.3) < 0.03
     assert abs(float(found.std()) - 0.7) < 0.03
 
@@ -79,11 +81,11 @@ def test_the_deterministic_sampler_asks_for_no_noise() -> None:
     def refuse(step: int) -> Tensor:
         raise AssertionError(step)
 
-    sample_ddim(lambda x, _: x * 0.5, TARGET, schedule(4), refuse, lambda _: None)
+    sample_ddim(lambda x, _: x * 0.5, TARGET, make_schedule(4), refuse, lambda _: None)
 
 
 def test_guidance_extrapolates_from_the_unconditional_branch() -> None:
-    step = schedule(4).steps[1]
+    step = make_schedule(4).steps[1]
 
     def predict(x: Tensor, index: int) -> Tensor:
         assert index == step.index
@@ -97,4 +99,4 @@ def test_guidance_extrapolates_from_the_unconditional_branch() -> None:
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="dpmpp_2m_sde or ddim"):
-        sampler_named("euler")
+        get_sampler("euler")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hallo3.sampling.samplers import solver_coefficients
-from hallo3.sampling.schedule import schedule
+from hallo3.sampling.schedule import make_schedule
 
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "schedule.json"
 STEPS = (1, 2, 3, 8, 20, 30, 50, 333, 1000)
@@ -18,7 +18,7 @@ SHOWN = 8
 
 def numbers(steps: int) -> list[list[str]]:
     """A row per step, in hexadecimal; the last step has no multipliers."""
-    plan = schedule(steps)
+    plan = make_schedule(steps)
     used = [[float(value).hex() for value in row] for row in solver_coefficients(plan)[:-1]]
     rows = [[float(n).hex() for n in (s.timestep, s.alpha, s.next_alpha, s.table_alpha)] for s in plan.steps]
     return [row + multipliers for row, multipliers in zip(rows, [*used, []], strict=True)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hallo3.sampling.samplers import sample_dpmpp_2m
-from hallo3.sampling.schedule import Step, schedule
+from hallo3.sampling.schedule import Step, make_schedule
 from hallo3.sampling.step_cache import CHECKED, FIRST, CacheReport, StepCache
 
 SHAPE = (1, 2, 3, 2, 2)
@@ -31,7 +31,7 @@ class Network:
 def run(network: Network, steps: int, threshold: float, bound: float = 1.0, **more) -> StepCache:
     cache = StepCache(network, steps, threshold, bound, **more)
     noise = torch.ones(SHAPE)
-    sample_dpmpp_2m(cache, noise, schedule(steps), lambda _: noise, lambda _: None)
+    sample_dpmpp_2m(cache, noise, make_schedule(steps), lambda _: noise, lambda _: None)
     return cache
 
 
@@ -62,7 +62,7 @@ def test_what_moves_on_a_straight_line_is_reused_exactly(steps: int) -> None:
 def test_the_reused_estimates_are_the_lines_own() -> None:
     network = Network(line)
     cache = StepCache(network, 20, 0.01, 1.0)
-    for step in schedule(20).steps:
+    for step in make_schedule(20).steps:
         found = cache(torch.zeros(SHAPE), step)
         assert torch.allclose(found, line(step.index), rtol=1e-5), step.index
     assert len(network.asked) < 10
@@ -115,7 +115,7 @@ def test_a_generous_bound_lets_it_go_on() -> None:
 def test_what_is_no_number_is_never_reused(bad: float) -> None:
     network = Network(lambda index: DIRECTION * (bad if index == 1 else 1))
     cache = StepCache(network, 10, 1.0, 1.0)
-    for step in schedule(10).steps[:4]:
+    for step in make_schedule(10).steps[:4]:
         cache(torch.zeros(SHAPE), step)
     assert network.asked == [0, 1, 2, 3]
 
@@ -134,7 +134,7 @@ def test_reports_of_segments_add_up_and_say_it_in_words() -> None:
 def test_nothing_is_read_from_the_device_while_steps_are_reused() -> None:
     """On meta any reading raises: what is reused comes without one."""
     cache = StepCache(Network(line), 20, 0.1, 1.0)
-    steps = schedule(20).steps
+    steps = make_schedule(20).steps
     for step in steps[:FIRST]:
         cache(torch.zeros(SHAPE), step)
     cache._known = tuple(e._replace(denoised=e.denoised.to("meta")) for e in cache._known)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hallo3.sampling.samplers import SAMPLERS, ode_coefficients
-from hallo3.sampling.schedule import Step, schedule_of
+from hallo3.sampling.schedule import Step, sigmas_to_schedule
 
 SHAPE = (1, 2, 3, 2, 2)
 TARGET = torch.linspace(-1, 1, 24).reshape(SHAPE)
@@ -27,7 +27,7 @@ def run(name: str, sigmas: list[float], denoise) -> Tensor:
     def noise(step: int) -> Tensor:
         return torch.randn(SHAPE, generator=torch.Generator().manual_seed(step))
 
-    steps = schedule_of(torch.tensor(sigmas), 4518.0, lambda _: 0.0)
+    steps = sigmas_to_schedule(torch.tensor(sigmas), 4518.0, lambda _: 0.0)
     return SAMPLERS[name](denoise, noise(99), steps, noise, lambda _: None)
 
 
@@ -59,5 +59,5 @@ def test_a_step_through_no_noise_changes_nothing(name: str, tiny: float) -> None
 
 
 def test_coefficients_of_no_noise_give_the_estimate() -> None:
-    steps = schedule_of(torch.tensor([1.0, 1e-8, 1e-9, 0.0]), 4518.0, lambda _: 0.0)
+    steps = sigmas_to_schedule(torch.tensor([1.0, 1e-8, 1e-9, 0.0]), 4518.0, lambda _: 0.0)
     assert [tuple(step) for step in ode_coefficients(steps)] == [(0.0, 1.0, 0.0)] * 3

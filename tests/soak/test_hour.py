@@ -22,7 +22,7 @@ from PIL import Image
 from conftest import REPOSITORY
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.jobs.segment_file import read_note
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from soak.machine import keep
 from support.audio_samples import RATE
 
@@ -35,7 +35,7 @@ SLOWER, LATER_COMMITS, COMMIT_MS = 1.05, 1.2, 50
 
 def write_speech(path: Path, seconds: int) -> Path:
     """Noise that swells and falls, a second at a time."""
-    drawn = named_generator(f"{SEED}|hour")
+    drawn = make_generator(f"{SEED}|hour")
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from conftest import REPOSITORY
 from hallo3.built_in import FOLDER
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import HALLO3, SPEECH_ENCODERS
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording, to_mono
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
-from hallo3.speech.array_file import write_spool
+from hallo3.speech.array_file import write_array_file
 from hallo3.speech.chunked import encode_streamed
 from hallo3.speech.features import WINDOWS, Windows, windows_for
-from hallo3.speech.wav2vec2 import Anatomy, anatomy_of, build_wav2vec2
+from hallo3.speech.wav2vec2 import Wav2Vec2Parts, build_wav2vec2, split_wav2vec2
 from soak.machine import keep
 from support.audio_samples import RATE
 
@@ -47,7 +47,7 @@ def talk(seconds: int) -> Tensor:
     """[samples]: the repository's spoken cases in a drawn order, at drawn levels, with drawn pauses."""
     paths = [*sorted((REPOSITORY / "tests/data/behaviour").glob("*.flac")), REPOSITORY / "samples/speech.wav"]
     spoken = [to_mono(read_recording(path), RATE) for path in paths]
-    drawn, parts, length = named_generator(f"{SEED}|talk"), list[Tensor](), 0
+    drawn, parts, length = make_generator(f"{SEED}|talk"), list[Tensor](), 0
     while length < seconds * RATE:
         one = spoken[drawn.integers(len(spoken))] * float(10 ** (drawn.uniform(-10, 0) / 20))
         parts += [one, torch.zeros(int(drawn.uniform(0.1, 1.0) * RATE))]
@@ -63,25 +63,25 @@ def network(size: str) -> nn.Module:
         with models.speech as found:
             return found
     built = build_wav2vec2(SPEECH_ENCODERS[size])
-    built.load_state_dict(random_state(built, f"{SEED}|{size}"), assign=True)
+    built.load_state_dict(make_random_state(built, f"{SEED}|{size}"), assign=True)
     return built.eval()
 
 
 def heard(
-    anatomy: Anatomy, signal: Tensor, folder: Path, windows: Windows | None = None
+    anatomy: Wav2Vec2Parts, signal: Tensor, folder: Path, windows: Windows | None = None
 ) -> tuple[Tensor, float]:
     """Features [frames, layers, channels], and seconds."""
     folder.mkdir()
     plan = plan_segments(len(signal), HALLO3.segment)
     pieces = (signal[at : at + RATE, None] for at in range(0, len(signal), RATE))
-    samples = write_spool(folder / "signal", pieces, 1)
+    samples = write_array_file(folder / "signal", pieces, 1)
     started = time.perf_counter()
     read = encode_streamed(anatomy, samples, plan, CPU, folder / "heard", windows=windows)
     seconds = time.perf_counter() - started
     return read(range(plan.frames)), seconds
 
 
-def apart(anatomy: Anatomy, signal: Tensor, folder: Path, windows: Windows) -> Tensor:
+def apart(anatomy: Wav2Vec2Parts, signal: Tensor, folder: Path, windows: Windows) -> Tensor:
     """Features of windows that are each heard as a recording of its own, their middles joined."""
     folder.mkdir()
     frames, per_frame, parts = -(-len(signal) * FPS // RATE), RATE // FPS, list[Tensor]()
@@ -116,7 +116,7 @@ def distance(found: Tensor, exact: Tensor) -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", ["built-in", "hallo3"])
 def test_windows_are_near(tmp_path: Path, size: str) -> None:
-    anatomy = anatomy_of(network(size))
+    anatomy = split_wav2vec2(network(size))
     signal = talk(MINUTES * 60)
     exact, took = heard(anatomy, signal, tmp_path / "exact")
     found: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def test_windows_are_near(tmp_path: Path, size: str) -> None:
 
 def test_the_windows_that_are_used(tmp_path: Path) -> None:
     """An hour and a half with the built-in model's ears, in windows that would be used for three and more."""
-    anatomy, signal = anatomy_of(network("built-in")), talk(HOURS_SECONDS)
+    anatomy, signal = split_wav2vec2(network("built-in")), talk(HOURS_SECONDS)
     plan = plan_segments(len(signal), HALLO3.segment)
     windows = windows_for(WINDOWS, plan)
     assert windows is not None

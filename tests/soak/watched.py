@@ -16,7 +16,7 @@ from typing import Any
 
 from hallo3.cli.main import main
 from hallo3.jobs.job import Job
-from hallo3.jobs.segment_file import Record
+from hallo3.jobs.segment_file import SegmentRecord
 
 EVERY = 0.1
 """Seconds between looks at the open files."""
@@ -48,7 +48,7 @@ class Watched:
         threading.Thread(target=self._look, daemon=True).start()
         real = Job.commit
 
-        def commit(job: Job, index: int, tensors: Mapping[str, Any], **said: Any) -> Record:
+        def commit(job: Job, index: int, tensors: Mapping[str, Any], **said: Any) -> SegmentRecord:
             if not index % 100 or index == 1:
                 self.peaks.append((index, memory_mb("VmHWM")))
             begun = time.perf_counter()

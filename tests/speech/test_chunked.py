@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conftest import REPOSITORY
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import SPEECH_ENCODERS, SegmentConfig
 from hallo3.errors import OutputError
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.segments import SegmentPlan, plan_segments
-from hallo3.speech.array_file import Spool, write_spool
+from hallo3.speech.array_file import ArrayFile, write_array_file
 from hallo3.speech.chunked import Moments, Pieces, Watch, encode_streamed, stretched, unwatched
 from hallo3.speech.features import Speech
-from hallo3.speech.wav2vec2 import Anatomy, anatomy_of, build_wav2vec2, encode_waveform
+from hallo3.speech.wav2vec2 import Wav2Vec2Parts, build_wav2vec2, encode_waveform, split_wav2vec2
 
 CPU = torch.device("cpu")
 SEGMENT = SegmentConfig(frames=17, height=32, width=32)
@@ -32,12 +32,12 @@ SMALL = Pieces(conv_frames=7, frames=13, scores=500)
 @cache
 def network(size: str) -> nn.Module:
     built = build_wav2vec2(SPEECH_ENCODERS[size])
-    built.load_state_dict(random_state(built, f"7|{size}"), assign=True)
+    built.load_state_dict(make_random_state(built, f"7|{size}"), assign=True)
     return built.eval()
 
 
 def signal(samples: int) -> Tensor:
-    return torch.from_numpy(named_generator("heard").standard_normal(samples, dtype="float32")) * 0.1 + 0.02
+    return torch.from_numpy(make_generator("heard").standard_normal(samples, dtype="float32")) * 0.1 + 0.02
 
 
 @cache
@@ -50,9 +50,9 @@ class Heard:
     """One recording that is heard in pieces, in a folder."""
 
     def __init__(self, size: str, samples: int, folder: Path) -> None:
-        self.anatomy: Anatomy = anatomy_of(network(size))
+        self.anatomy: Wav2Vec2Parts = split_wav2vec2(network(size))
         self.plan: SegmentPlan = plan_segments(samples, SEGMENT)
-        self.samples = write_spool(folder / "signal.f32", signal(samples)[:, None].split(5000), 1)
+        self.samples = write_array_file(folder / "signal.f32", signal(samples)[:, None].split(5000), 1)
         self.folder = folder / "heard"
         self.wanted = whole(size, samples)
 
@@ -72,7 +72,7 @@ class Heard:
         rows, width = self.plan.padded, self.anatomy.width
         layers = list(self.folder.glob("layer_??.f32"))
         return not list(self.folder.glob("*.unfinished")) and all(
-            Spool(path, rows, width).complete for path in layers
+            ArrayFile(path, rows, width).complete for path in layers
         )
 
 
@@ -161,7 +161,7 @@ def test_a_layer_that_is_cut_later_is_told(tmp_path: Path) -> None:
     ("rows", "frames"), [(179_999, 90_000), (180_003, 90_014), (34, 34), (50, 1), (1, 9)]
 )
 def test_stretching_an_hour_is_the_whole_s_arithmetic(rows: int, frames: int) -> None:
-    content = torch.from_numpy(named_generator("rows").standard_normal((rows, 2), dtype="float32"))
+    content = torch.from_numpy(make_generator("rows").standard_normal((rows, 2), dtype="float32"))
 
     class Held:
         rows = len(content)
@@ -187,19 +187,19 @@ PEAK = """
 import json, sys, time
 from pathlib import Path
 import torch
-from hallo3.speech.wav2vec2 import anatomy_of
+from hallo3.speech.wav2vec2 import split_wav2vec2
 from hallo3.speech.wav2vec2 import build_wav2vec2
-from hallo3.speech.array_file import write_spool
+from hallo3.speech.array_file import write_array_file
 from hallo3.speech.chunked import encode_streamed
 from hallo3.config import SegmentConfig
 from hallo3.config import SPEECH_ENCODERS
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.segments import plan_segments
 size, seconds, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 network = build_wav2vec2(SPEECH_ENCODERS[size])
-network.load_state_dict(random_state(network, size), assign=True)
-anatomy = anatomy_of(network.eval())
-samples = write_spool(folder / "signal", (torch.randn(16000, 1) for _ in range(seconds)), 1)
+network.load_state_dict(make_random_state(network, size), assign=True)
+anatomy = split_wav2vec2(network.eval())
+samples = write_array_file(folder / "signal", (torch.randn(16000, 1) for _ in range(seconds)), 1)
 Path("/proc/self/clear_refs").write_text("5")
 started, last, longest = time.perf_counter(), time.perf_counter(), 0.0
 def watch(done, total):

@@ -15,7 +15,7 @@ from hallo3.models import Models
 from hallo3.pipeline import encode_speech
 from hallo3.segments import SegmentPlan
 from hallo3.speech.features import Speech, in_memory
-from hallo3.speech.wav2vec2 import build_wav2vec2, normalise, pad_to_segments
+from hallo3.speech.wav2vec2 import build_wav2vec2, normalize, pad_to_segments
 
 NANO = SegmentConfig(frames=17, height=32, width=32)
 
@@ -70,7 +70,7 @@ def test_digital_silence_is_told_and_survives(nano: Models) -> None:
 
 
 def test_normalising_uses_the_population_variance() -> None:
-    assert torch.allclose(normalise(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+    assert torch.allclose(normalize(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
 
 
 def test_padding_is_whole_frames_after_normalising() -> None:

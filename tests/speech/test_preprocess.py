@@ -19,7 +19,7 @@ from hallo3.pipeline import encode_speech
 from hallo3.segments import SegmentPlan
 from hallo3.speech import preprocess as module
 from hallo3.speech.features import Windows
-from hallo3.speech.preprocess import AS_ORIGINAL, Listening
+from hallo3.speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 
 
 def uneven() -> Recording:
@@ -30,7 +30,7 @@ def uneven() -> Recording:
     return Recording(waveform, 16000)
 
 
-def features(models: Models, listening: Listening = AS_ORIGINAL) -> Tensor:
+def features(models: Models, listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING) -> Tensor:
     speech = encode_speech(uneven(), models, listening)
     return speech.read(range(speech.plan.padded))
 
@@ -38,16 +38,24 @@ def features(models: Models, listening: Listening = AS_ORIGINAL) -> Tensor:
 @torch.inference_mode()
 def test_the_defaults_are_the_original_s_bit_for_bit(nano: Models) -> None:
     wanted = features(nano)
-    for same in (Listening(), Listening(hearing="exact"), Listening(hearing="windows")):
+    for same in (
+        SpeechPreprocessing(),
+        SpeechPreprocessing(hearing="exact"),
+        SpeechPreprocessing(hearing="windows"),
+    ):
         assert torch.equal(features(nano, same), wanted)
         assert same.facts(SegmentPlan(94, NANO.segment)) == {}
     mono = to_mono(uneven(), 16000)
-    assert AS_ORIGINAL.hear(mono, NANO.segment) is mono
+    assert ORIGINAL_PREPROCESSING.hear(mono, NANO.segment) is mono
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("listening", [Listening(level="evened"), Listening(silence="muted")])
-def test_other_choices_are_heard_and_leave_the_recording_alone(nano: Models, listening: Listening) -> None:
+@pytest.mark.parametrize(
+    "listening", [SpeechPreprocessing(level="evened"), SpeechPreprocessing(silence="muted")]
+)
+def test_other_choices_are_heard_and_leave_the_recording_alone(
+    nano: Models, listening: SpeechPreprocessing
+) -> None:
     recording = uneven()
     before = recording.waveform.clone()
     speech = encode_speech(recording, nano, listening)
@@ -64,7 +72,7 @@ def test_other_choices_are_heard_and_leave_the_recording_alone(nano: Models, lis
 def test_anything_is_heard_in_finite_numbers(nano: Models, samples: int, factor: float) -> None:
     recording = speech_of(samples)
     recording.waveform.mul_(factor)
-    every = Listening(level="evened", silence="muted")
+    every = SpeechPreprocessing(level="evened", silence="muted")
     if factor == 1e9:
         speech = encode_speech(recording, nano, every)
     else:
@@ -85,7 +93,7 @@ def test_windows_are_told_and_their_files_go(
 
     monkeypatch.setattr(module, "windows_for", small)
     with pytest.warns(UserWarning, match="approximation"):
-        speech = encode_speech(uneven(), nano, Listening(hearing="windows"))
+        speech = encode_speech(uneven(), nano, SpeechPreprocessing(hearing="windows"))
     found = speech.read(range(speech.plan.padded))
     monkeypatch.undo()
     exact = features(nano)
@@ -99,14 +107,14 @@ def test_windows_are_told_and_their_files_go(
 
 def test_facts_are_what_decides_the_features() -> None:
     short, long = SegmentPlan(100, NANO.segment), SegmentPlan(200 * 1500, NANO.segment)
-    assert Listening(level="evened").facts(short) == {"level": "evened"}
-    assert Listening(silence="muted").facts(short) == {"silence": "muted"}
+    assert SpeechPreprocessing(level="evened").facts(short) == {"level": "evened"}
+    assert SpeechPreprocessing(silence="muted").facts(short) == {"silence": "muted"}
     windows = {"windows": [60 * 1500, 10 * 1500]}
-    assert Listening().facts(long) == Listening(hearing="windows").facts(long) == windows
-    assert Listening(hearing="exact").facts(long) == {}
+    assert SpeechPreprocessing().facts(long) == SpeechPreprocessing(hearing="windows").facts(long) == windows
+    assert SpeechPreprocessing(hearing="exact").facts(long) == {}
 
 
 @pytest.mark.parametrize("name", ["level", "silence", "hearing"])
 def test_other_words_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"listened to like that(.|\n)*{name} 'loud'"):
-        Listening(**{name: "loud"})
+        SpeechPreprocessing(**{name: "loud"})

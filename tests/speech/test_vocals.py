@@ -14,7 +14,7 @@ from torch import Tensor
 from hallo3.checkpoints import locate as places
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import AudioError, CheckpointError, DependencyError
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.speech.vocals import (
     FILE,
     LENGTH,
@@ -57,7 +57,7 @@ def sine(samples: int, hertz: float, fades: bool = True) -> Tensor:
 
 
 def noise(samples: int) -> Tensor:
-    values = named_generator("vocals").standard_normal((2, samples), dtype="float32")
+    values = make_generator("vocals").standard_normal((2, samples), dtype="float32")
     return 0.1 * torch.from_numpy(values)
 
 

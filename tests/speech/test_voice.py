@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hallo3.errors import AudioError, CheckpointError
-from hallo3.media.audio import read_recording, recording_facts, stream_mono, stream_stereo
+from hallo3.media.audio import measure_recording, read_recording, stream_mono, stream_stereo
 from hallo3.speech.vocals import FILE, Separator, stream_voice, voice_of
 from support import onnx_builder as onnx_files
 from support.audio_samples import RATE, tone, write_wav
@@ -37,7 +37,7 @@ def test_the_voice_is_the_recording_for_a_network_that_returns_its_input(
     tmp_path: Path, separator: Separator, rate: int, channels: int
 ) -> None:
     path = write_wav(tmp_path / "a.wav", swelling(rate, 7.01, channels), rate)
-    facts = recording_facts(path)
+    facts = measure_recording(path)
     voice = torch.cat(list(stream_voice(path, RATE, facts, separator)))
     mono = torch.cat(list(stream_mono(path, RATE, facts)))
     assert voice.shape == mono.shape == (facts.length_at(RATE),)
@@ -50,7 +50,7 @@ def test_the_voice_is_the_recording_for_a_network_that_returns_its_input(
 def test_any_length_is_kept(tmp_path: Path, separator: Separator, samples: int) -> None:
     for rate in (11025, 44100, 48000):
         path = write_wav(tmp_path / "a.wav", 0.1 * np.ones((1, samples), np.float32), rate)
-        facts = recording_facts(path)
+        facts = measure_recording(path)
         pieces = list(stream_voice(path, RATE, facts, separator))
         assert sum(map(len, pieces)) == facts.length_at(RATE) == sum(map(len, stream_mono(path, RATE)))
         assert all(map(len, pieces))
@@ -72,7 +72,7 @@ def test_stereo_is_kept_and_all_else_is_mixed_and_doubled(tmp_path: Path, rate: 
 def test_channels_that_cancel_each_other_are_not_lost(tmp_path: Path, separator: Separator) -> None:
     one = swelling(44100, 2, 1)
     path = write_wav(tmp_path / "a.wav", np.concatenate((one, -one)), 44100, 4)
-    facts = recording_facts(path)
+    facts = measure_recording(path)
     with pytest.warns(UserWarning, match="cancel"):
         voice = torch.cat(list(stream_voice(path, RATE, facts, separator)))
     assert float(voice.abs().max()) == pytest.approx(0.5, abs=0.01)
@@ -81,14 +81,14 @@ def test_channels_that_cancel_each_other_are_not_lost(tmp_path: Path, separator:
 def test_silence_has_a_voice_of_silence(tmp_path: Path, separator: Separator) -> None:
     path = write_wav(tmp_path / "a.wav", np.zeros((2, 44100), np.float32), 44100)
     with pytest.warns(UserWarning, match="silence"):
-        pieces = list(stream_voice(path, RATE, recording_facts(path), separator))
+        pieces = list(stream_voice(path, RATE, measure_recording(path), separator))
     assert torch.equal(torch.cat(pieces), torch.zeros(RATE))
 
 
 def test_faults_are_named_before_anything_is_given(tmp_path: Path, separator: Separator) -> None:
     path = write_wav(tmp_path / "a.wav", swelling(RATE, 1, 1), RATE)
     with pytest.raises(CheckpointError, match="separator's file is missing"):
-        stream_voice(path, RATE, recording_facts(path), Separator(tmp_path / "absent.onnx"))
+        stream_voice(path, RATE, measure_recording(path), Separator(tmp_path / "absent.onnx"))
     recording = read_recording(path)
     recording.waveform[0, 100] = float("nan")
     with pytest.raises(AudioError, match="not numbers"):

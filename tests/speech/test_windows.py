@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import BUILT_IN, SPEECH_ENCODERS, SegmentConfig
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording
-from hallo3.noise import named_generator
+from hallo3.noise import make_generator
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import SegmentPlan, plan_segments
-from hallo3.speech.array_file import write_spool
+from hallo3.speech.array_file import write_array_file
 from hallo3.speech.chunked import Pieces, encode_streamed, unwatched
 from hallo3.speech.features import EXACT_MINUTES, WINDOW_MINUTES, Windows, tell, windows_for
-from hallo3.speech.wav2vec2 import anatomy_of, build_wav2vec2, encode_waveform
+from hallo3.speech.wav2vec2 import build_wav2vec2, encode_waveform, split_wav2vec2
 
 CPU = torch.device("cpu")
 SEGMENT = SegmentConfig(frames=17, height=32, width=32)
@@ -83,13 +83,13 @@ def test_another_word_is_refused() -> None:
 
 def network(size: str) -> nn.Module:
     built = build_wav2vec2(SPEECH_ENCODERS[size])
-    built.load_state_dict(random_state(built, f"7|{size}"), assign=True)
+    built.load_state_dict(make_random_state(built, f"7|{size}"), assign=True)
     return built.eval()
 
 
 def heard(built: nn.Module, signal: Tensor, folder: Path, windows: Windows | None) -> Tensor:
     plan = plan_segments(len(signal), SEGMENT)
-    samples = write_spool(folder / "signal", [signal[:, None]], 1)
+    samples = write_array_file(folder / "signal", [signal[:, None]], 1)
     told: list[tuple[int, int]] = []
 
     def watch(done: int, total: int) -> None:
@@ -97,7 +97,7 @@ def heard(built: nn.Module, signal: Tensor, folder: Path, windows: Windows | Non
 
     small = Pieces(conv_frames=53, frames=13, scores=500)
     read = encode_streamed(
-        anatomy_of(built),
+        split_wav2vec2(built),
         samples,
         plan,
         CPU,
@@ -116,7 +116,7 @@ def heard(built: nn.Module, signal: Tensor, folder: Path, windows: Windows | Non
 def test_one_window_is_exact(tmp_path: Path, size: str) -> None:
     """Bit for bit, if all frames fit in it."""
     built = network(size)
-    signal = 0.1 * torch.from_numpy(named_generator("heard").standard_normal(40000, dtype="float32"))
+    signal = 0.1 * torch.from_numpy(make_generator("heard").standard_normal(40000, dtype="float32"))
     (tmp_path / "a").mkdir()
     exact = heard(built, signal, tmp_path / "a", None)
     for frames, overlap in ((68, 10), (1000, 900)):
@@ -134,13 +134,13 @@ def test_windows_come_nearer_as_they_grow(tmp_path: Path, samples: Path) -> None
     with load_models(FOLDER, CPU, PRECISIONS["fp32"]).speech as built:
         plan = plan_segments(len(signal), BUILT_IN.segment)
         exact = encode_waveform(built, signal, plan, CPU)[: plan.frames]  # pyright: ignore[reportArgumentType]
-        samples_on_disk = write_spool(tmp_path / "signal", [signal[:, None]], 1)
+        samples_on_disk = write_array_file(tmp_path / "signal", [signal[:, None]], 1)
         distances: list[float] = []
         for seconds in (2, 6, 12):
             windows = Windows(seconds * 25, seconds * 5)
             folder = tmp_path / str(seconds)
             read = encode_streamed(
-                anatomy_of(built), samples_on_disk, plan, CPU, folder, unwatched, None, windows
+                split_wav2vec2(built), samples_on_disk, plan, CPU, folder, unwatched, None, windows
             )
             found = read(range(plan.frames))
             assert bool(found.isfinite().all())

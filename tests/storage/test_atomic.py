@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hallo3.errors import OutputError
-from hallo3.storage.atomic import Posix, Windows, adopt, unfinished, unwritable, write_whole
-from hallo3.storage.lock import HOLDER, held
+from hallo3.storage.atomic import Posix, Windows, finalize_file, temporary_path, write_atomic, write_error
+from hallo3.storage.lock import HOLDER, lock_folder
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
@@ -23,7 +23,7 @@ BLOCKS = [b"one ", b"two ", b"three"]
 def test_a_file_is_written_whole(tmp_path: Path, system: Posix | Windows) -> None:
     path = tmp_path / "file"
     for _ in range(2):
-        write_whole(path, BLOCKS, system)
+        write_atomic(path, BLOCKS, system)
         assert path.read_bytes() == b"one two three"
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -35,17 +35,17 @@ def test_whatever_fails_the_file_is_the_old_or_the_new(
 ) -> None:
     path, seen = tmp_path / "file", set[bytes | None]()
     for number in range(1, 100):
-        unfinished(path).unlink(missing_ok=True)
+        temporary_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
         with monkeypatch.context() as patched:
             fault = faults_in(patched, number, kind)
             with suppress(OSError, Fault):
-                write_whole(path, BLOCKS)
+                write_atomic(path, BLOCKS)
         seen.add(path.read_bytes() if path.exists() else None)
         if not fault.struck:
             break
         if kind != "kill" and fault.name != "fsync folder":
-            assert not unfinished(path).exists()
+            assert not temporary_path(path).exists()
     assert number > 6
     assert seen == {before, b"one two three"}
 
@@ -61,11 +61,11 @@ def test_windows_waits_for_whoever_has_the_file_open(tmp_path: Path, monkeypatch
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", busy)
-    write_whole(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0, 0.0)))
+    write_atomic(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0, 0.0)))
     assert len(tries) == 4
     tries.clear()
     with pytest.raises(PermissionError):
-        write_whole(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0)))
+        write_atomic(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0)))
 
 
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
@@ -86,30 +86,30 @@ def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_is(
 
 def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
     (tmp_path / "fresh").write_bytes(b"x")
-    adopt(tmp_path / "fresh", tmp_path / "file")
+    finalize_file(tmp_path / "fresh", tmp_path / "file")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
-    with held(tmp_path, "this"):
+    with lock_folder(tmp_path, "this"):
         with (
             pytest.raises(OutputError, match=f"process {os.getpid()} since") as refused,
-            held(tmp_path, "this"),
+            lock_folder(tmp_path, "this"),
         ):
             pass
         assert "Another run is working on this" in str(refused.value)
         (tmp_path / HOLDER).write_text("[" * 5000)
-        with pytest.raises(OutputError, match="another process"), held(tmp_path, "this"):
+        with pytest.raises(OutputError, match="another process"), lock_folder(tmp_path, "this"):
             pass
-    with held(tmp_path, "this"):
+    with lock_folder(tmp_path, "this"):
         pass
 
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from hallo3.storage.lock import held
-with held(Path(sys.argv[1]), "this"):
+from hallo3.storage.lock import lock_folder
+with lock_folder(Path(sys.argv[1]), "this"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -119,16 +119,18 @@ def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        with pytest.raises(OutputError, match=f"process {child.pid} "), held(tmp_path, "this"):
+        with pytest.raises(OutputError, match=f"process {child.pid} "), lock_folder(tmp_path, "this"):
             pass
         child.kill()
         child.wait()
-    with held(tmp_path, "this"):
+    with lock_folder(tmp_path, "this"):
         pass
 
 
 def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path) -> None:
-    error = unwritable("It cannot be kept.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345)
+    error = write_error(
+        "It cannot be kept.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345
+    )
     assert "12,345 bytes of room" in str(error)
     assert "bytes free" in str(error)
     assert "it goes on where it stopped" in str(error)

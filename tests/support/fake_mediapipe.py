@@ -21,12 +21,12 @@ from torch import Tensor
 
 from hallo3.face.analyzer import Face
 from hallo3.face.photo import PhotographAnalyzer
-from hallo3.face.scrfd import Found
+from hallo3.face.scrfd import DetectedFace
 from hallo3.geometry import PixelBox
 
 PICTURE = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(5))
 EYES_NOSE_MOUTH = torch.tensor([[130.0, 110], [170, 110], [150, 130], [135, 155], [165, 155]])
-FOUND = Found(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
+FOUND = DetectedFace(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
 
 Seen = Callable[[np.ndarray[Any, Any]], Sequence[Tensor]]
 

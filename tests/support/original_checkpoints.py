@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component_config import META, build_reference
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO, Hallo3Config, to_dict
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.vae.autoencoder import build_vae
@@ -27,7 +27,7 @@ _SAT = "mixins.pos_embed.freqs_"
 
 
 def module(
-    config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = random_state
+    config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = make_random_state
 ) -> OrderedDict[str, Tensor]:
     """The state dict of the original's engine for this configuration: both networks, dead weight too."""
     state: OrderedDict[str, Tensor] = OrderedDict()
@@ -87,7 +87,7 @@ def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:
     vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
     vae.parent.mkdir(parents=True)
     network = cast(nn.Module, build_vae(config.vae).network)
-    original = maps.VAE.to_original(random_state(network, "vae"))
+    original = maps.VAE.to_original(make_random_state(network, "vae"))
     torch.save({"state_dict": {**original, "loss.logvar": torch.zeros(())}}, vae)
     for file in (checkpoint, vae):
         file.with_suffix(".json").write_text(json.dumps(to_dict(config)))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hallo3.media.loudness import Loudness
-from hallo3.noise import named_generator
+from hallo3.media.loudness import LoudnessMeter
+from hallo3.noise import make_generator
 from support.audio_samples import RATE
 
 FPS, FRAME = 25, 640
@@ -17,7 +17,7 @@ FPS, FRAME = 25, 640
 
 def noise(seconds: float, level: float, name: str = "noise") -> Tensor:
     """White noise of so many dBFS."""
-    drawn = named_generator(name).standard_normal(round(seconds * RATE), dtype="float32")
+    drawn = make_generator(name).standard_normal(round(seconds * RATE), dtype="float32")
     return torch.from_numpy(drawn) * 10 ** (level / 20)
 
 
@@ -27,8 +27,8 @@ def talk(seconds: float, level: float, name: str = "talk") -> Tensor:
     return noise(seconds, level, name) * torch.sin(math.pi * 5 * t).abs()
 
 
-def measured(signal: Tensor, pieces: Sequence[int] = ()) -> Loudness:
-    loudness = Loudness(RATE, FPS)
+def measured(signal: Tensor, pieces: Sequence[int] = ()) -> LoudnessMeter:
+    loudness = LoudnessMeter(RATE, FPS)
     for piece in signal.tensor_split(list(pieces)):
         loudness.add(piece)
     return loudness

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hallo3.config import NANO
-from hallo3.jobs.job import About, Job, open_job
-from hallo3.jobs.render import NO_REDO, Kept, Redo, keep
-from hallo3.noise import named_generator
+from hallo3.jobs.job import Job, JobManifest, open_job
+from hallo3.jobs.render import NO_REDO, Redo, SegmentResult, keep
+from hallo3.noise import make_generator
 from hallo3.pipeline import Rendered
 from hallo3.segments import Segment, SegmentPlan
 
@@ -25,14 +25,14 @@ class Toy:
 
     def __init__(self, root: str = "toy", plan: SegmentPlan = PLAN, before: int = 0) -> None:
         self.plan, self.drawn = plan, list[int]()
-        self.about = About(
+        self.about = JobManifest(
             key=root + "k" * 30, root=root, segments=before + len(plan), frames=plan.frames, headers="h"
         )
 
     def draw(self, segment: Segment, motion: Tensor, take: int) -> Rendered:
         self.drawn.append(segment.index)
         state = float(motion.double().sum())
-        noise = named_generator(f"{segment.index} {take} {state!r}").random((15, 3, 4, 6), dtype="float32")
+        noise = make_generator(f"{segment.index} {take} {state!r}").random((15, 3, 4, 6), dtype="float32")
         pixels = torch.from_numpy(noise)[: segment.kept_frames]
         return Rendered(pixels, pixels[-2:].transpose(0, 1)[None] * 2 - 1)
 
@@ -43,7 +43,7 @@ class Toy:
             assert [each.index for each in kept] == list(range(self.about.segments))
             return [job.piece(index) for index in range(self.about.segments)]
 
-    def keep(self, job: Job, redo: Redo = NO_REDO, *, pixels: bool = False) -> list[Kept]:
+    def keep(self, job: Job, redo: Redo = NO_REDO, *, pixels: bool = False) -> list[SegmentResult]:
         made = keep(
             job, self.plan, FIRST, draw=self.draw, press=press, measure=measured, redo=redo, pixels=pixels
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hallo3.checkpoints.random_weights import random_state
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
@@ -17,7 +17,7 @@ def networks() -> tuple[Hallo3Transformer, ReferenceNetwork]:
     latent = NANO.segment.shape.latent
     made = Hallo3Transformer(NANO, Layers()), ReferenceNetwork(NANO.trunk, latent, Layers())
     for name, network in zip(("main", "reference"), made, strict=True):
-        network.load_state_dict(random_state(network, name))
+        network.load_state_dict(make_random_state(network, name))
     return made
 
 

@@ -17,14 +17,14 @@ NEAR = 0.02
 """How far fused kernels may be from plain ones when they are tried, relative: twice bfloat16's rounding."""
 
 
-class Chosen(NamedTuple):
+class KernelChoice(NamedTuple):
     """The kernels, and for ``auto`` on a GPU why not the fused ones; empty where there is nothing to say."""
 
     kernels: Kernels
     why_plain: str = ""
 
 
-def kernels_named(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Chosen:
+def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> KernelChoice:
     """Kernels by name for a device. The fused ones are compiled for it and tried beside the plain ones
     first, in the type that is to flow.
 
@@ -38,7 +38,7 @@ def kernels_named(name: str, device: torch.device, dtype: torch.dtype = torch.bf
             do="choose one of these, or leave it out",
         )
     if name == "plain" or (name == AUTO and device.type != "cuda"):
-        return Chosen(PLAIN)
+        return KernelChoice(PLAIN)
     why = why_not(device, dtype)
     if why and name == "fused":
         raise InputError(
@@ -48,24 +48,24 @@ def kernels_named(name: str, device: torch.device, dtype: torch.dtype = torch.bf
             do="choose auto or plain; on Windows, install triton-windows",
         )
     if why:
-        return Chosen(PLAIN, why)
+        return KernelChoice(PLAIN, why)
     from .fused import FUSED
 
-    return Chosen(FUSED)
+    return KernelChoice(FUSED)
 
 
-def expected_kernels(name: str, device: torch.device) -> Chosen:
+def expected_kernels(name: str, device: torch.device) -> KernelChoice:
     """What :func:`kernels_named` will probably choose, without trying it: for plans. A plan that is made
     without a GPU is for one that has Triton. Raises ``InputError`` as that does, where no trial is needed
     for it."""
     without = device.type == "cuda" and find_spec("triton") is None
     if name not in NAMES or (name == "fused" and without):
-        return kernels_named(name, device)
+        return choose_kernels(name, device)
     if name == "plain" or without or device.type not in ("cuda", "cpu"):
-        return Chosen(PLAIN)
+        return KernelChoice(PLAIN)
     from .fused import FUSED
 
-    return Chosen(FUSED)
+    return KernelChoice(FUSED)
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str:
