@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -13,6 +12,8 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+from .messages import logger
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -116,8 +117,7 @@ class PinnedAllocator:
             raise
         except RuntimeError:
             self._wanted = False
-        warnings.warn(
-            "The system locks no more memory; what is sent from memory that is not locked comes more slowly.",
-            stacklevel=3,
+        logger.warning(
+            "The system locks no more memory; what is sent from memory that is not locked comes more slowly."
         )
         return None

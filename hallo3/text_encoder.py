@@ -4,7 +4,6 @@ for random sets."""
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from .config import check_sizes
 from .errors import CheckpointError, DependencyError
+from .messages import logger
 
 PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
 
@@ -123,9 +123,8 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _warn_if_cut(tokens: int, length: int) -> None:
     if tokens > length:
-        warnings.warn(
-            f"The prompt has {tokens} tokens; the model reads {length}, the last {tokens - length} are cut.",
-            stacklevel=4,
+        logger.warning(
+            f"The prompt has {tokens} tokens; the model reads {length}, the last {tokens - length} are cut."
         )
 
 

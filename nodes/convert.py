@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from ..hallo3.identity import Identity
 from ..hallo3.identity_file import check_made_for
 from ..hallo3.media.audio import Recording, check_audio_format, sample_rate_error
 from ..hallo3.media.image import check_picture
+from ..hallo3.messages import logger
 from ..hallo3.segments import Segment
 from .comfy.model import config_of, fingerprint_of
 from .comfy.speech import SpeechSocket
@@ -106,19 +106,17 @@ def picture_of(image: Any) -> Tensor:
     """
     _check_layout(image)
     if image.shape[3] == 4 and bool((image[..., 3] < (255 if image.dtype == torch.uint8 else 1)).any()):
-        warnings.warn(
-            "The portrait is transparent in places: that is ignored, and what lies beneath is used.",
-            stacklevel=2,
+        logger.warning(
+            "The portrait is transparent in places: that is ignored, and what lies beneath is used."
         )
     picture = image[0, :, :, :3].permute(2, 0, 1).cpu()
     picture = (picture / 255 if picture.dtype == torch.uint8 else picture.float()).expand(3, -1, -1)
     low, high = float(picture.amin()), float(picture.amax())
     beyond = max(-low, high - 1)
     if ROUNDING < beyond <= OVERSHOOT:
-        warnings.warn(
+        logger.warning(
             f"The portrait's values go beyond 0..1, from {low:.3f} to {high:.3f}, as bicubic scaling makes "
-            "them: they are cut.",
-            stacklevel=2,
+            "them: they are cut."
         )
     return check_picture(picture.clamp(0, 1) if 0 < beyond <= OVERSHOOT else picture)
 

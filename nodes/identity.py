@@ -23,7 +23,7 @@ from .comfy import vae as host_vae
 from .comfy.faces import IDENTITY_FOLDER, files_seen, identities, own_analyzer, path_of
 from .comfy.loading import ReferenceSocket, features_of
 from .comfy.model import approximations, config_of, fingerprint_of
-from .comfy.progress import check_memory, warn, warnings_shown
+from .comfy.progress import check_memory, show_messages, warn
 from .convert import check_socket, check_word, face_box_of, face_mask_of, images_of, picture_of, shown_of
 from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
 
@@ -132,7 +132,7 @@ class Hallo3IdentityReference(io.ComfyNode):
         if face_analyzer is not None:
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         host_vae.check_vae(vae, config.vae)
-        with warnings_shown():
+        with show_messages():
             picture = picture_of(portrait)
             choice = FaceChoice(
                 index=face,

@@ -20,6 +20,7 @@ from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.cli import progress as memory
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
+from hallo3.messages import redirect_messages
 from hallo3.models import Models
 from hallo3.noise import make_generator
 from hallo3.quantization.precision import PRECISIONS
@@ -41,6 +42,16 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "home", lambda: tmp_path_factory.mktemp("home"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_message(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A message to the user that a test does not expect (``support.messages``) fails it, unless it is marked
+    ``any_message``."""
+    found: list[str] = []
+    with redirect_messages(found.append):
+        yield
+    assert found == [] or request.node.get_closest_marker("any_message"), "unexpected messages"
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from hallo3.face.analyzer import Face, ThumbnailAnalyzer
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.pipeline import RenderProgress, animate
+from support.messages import expect_message
 from support.short_runs import refusing, settings, video
 
 
@@ -85,7 +86,7 @@ def test_global_state_is_neither_read_nor_changed(portrait: Tensor, speech: Reco
 
 
 def test_a_long_prompt_is_cut_with_a_word(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    with pytest.warns(UserWarning, match="101 tokens; the model reads 8, the last 93"):
+    with expect_message("101 tokens; the model reads 8, the last 93"):
         long = video(portrait, speech, nano, "y" * 100)
     assert torch.equal(long, video(portrait, speech, nano, "y" * 7))
 

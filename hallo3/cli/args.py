@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..errors import InputError
 from ..media.framing import FRAMINGS
 from ..media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..media.video import CODECS
+from ..messages import logger
 from ..model.kernels.select import AUTO as AUTO_KERNELS
 from ..model.kernels.select import NAMES
 from ..sampling.samplers import SAMPLERS
@@ -62,9 +62,9 @@ def approximated(settings: Settings, options: Namespace, *, known: bool) -> Sett
             used.append(row.name)
         else:
             run = f"{settings.steps} step{'s' * (settings.steps > 1)}, guidance {settings.guidance_scale:g}"
-            warnings.warn(f"{row.name} saves nothing here ({run}) and is left out", stacklevel=2)
+            logger.warning(f"{row.name} saves nothing here ({run}) and is left out")
     if used and not known:
-        warnings.warn(f"{', '.join(used)}: {UNTESTED}", stacklevel=2)
+        logger.warning(f"{', '.join(used)}: {UNTESTED}")
     return settings
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from importlib import import_module
 from io import TextIOWrapper
-from typing import TextIO
 
 from tqdm import tqdm
 
 from ..errors import Hallo3Error, InputError, is_out_of_memory
+from ..messages import redirect_messages
 from .args import parser
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -35,10 +34,12 @@ def main(arguments: list[str]) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_note
-        warnings.simplefilter("default", UserWarning)
+    with redirect_messages(_show_message):
         return _run(options)
+
+
+def _show_message(message: str) -> None:
+    tqdm.write(f"note: {message}", file=sys.stderr)  # on a line of its own, above a bar
 
 
 def _run(options: Namespace) -> int:
@@ -89,16 +90,3 @@ def _show_unexpected(error: Exception, with_traceback: bool) -> None:
     headline = "Out of memory." if memory else "Something went wrong that should not have."
     first_line = (str(error).splitlines() or [""])[0]
     print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", do=advice), file=sys.stderr)
-
-
-def _show_note(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del filename, lineno, file, line
-    if issubclass(category, UserWarning):
-        tqdm.write(f"note: {message}", file=sys.stderr)  # on a line of its own, above a bar

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ..media.audio import AudioStats, measure_recording
 from ..media.canvas import Canvas
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
+from ..messages import logger
 from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, expected_kernels
 from ..offload.budget import MemoryPlan
@@ -144,13 +144,9 @@ def check_products(precision: Precision, device: torch.device, *, known: bool) -
     if not precision.approximate:
         return
     if not known:
-        warnings.warn(
-            f"{precision.name} is approximate: 8-bit products; untested on real weights", stacklevel=2
-        )
+        logger.warning(f"{precision.name} is approximate: 8-bit products; untested on real weights")
     if device.type == "cpu":
-        warnings.warn(
-            f"{precision.name} is made for a GPU; on the CPU it can be slower than fp32", stacklevel=2
-        )
+        logger.warning(f"{precision.name} is made for a GPU; on the CPU it can be slower than fp32")
 
 
 def approximations_in(precision: Precision, attention: AttentionBackend) -> tuple[str, ...]:
@@ -165,12 +161,9 @@ def tell_approximations(
     """Say that an attention is approximate, and that a saved identity holds approximations that the run does
     not make; ``known`` is a model with which they have been tried."""
     if not attention.exact and not known:
-        warnings.warn(
-            f"attention {attention.name} is approximate: 8-bit products; untested on real weights",
-            stacklevel=2,
-        )
+        logger.warning(f"attention {attention.name} is approximate: 8-bit products; untested on real weights")
     if saved is not None and (told := saved.carries(approximations_in(precision, attention))):
-        warnings.warn(told, stacklevel=2)
+        logger.warning(told)
 
 
 LARGEST = 16

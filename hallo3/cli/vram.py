@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 from ..checkpoints.component_config import read_component_config
 from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..errors import CheckpointError, InputError
+from ..messages import logger
 from ..model.kernels.select import choose_kernels
 from ..offload.budget import GB, MemoryPlan, plan_memory
 from ..offload.estimate import MemoryRequirements, measure_sizes
@@ -126,10 +126,9 @@ def _bytes(asked: float, request: Request) -> int:
             do="give less, or leave --vram out: what is free is then used",
         )
     if ceiling > free:
-        warnings.warn(
+        logger.warning(
             f"--vram {asked:g} is more than the {free / GB:.1f} GB that the GPU has free; the run is planned "
-            "for these.",
-            stacklevel=2,
+            "for these."
         )
     return min(ceiling, free)
 

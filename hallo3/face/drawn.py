@@ -5,7 +5,6 @@ For the built-in model, which has learned drawn faces only; photographs are told
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..messages import logger
 from .analyzer import Face
 
 SIDE = 64
@@ -79,16 +79,14 @@ class DrawnFaceAnalyzer:
         """
         box = face_box(picture)
         if not looks_drawn(picture):
-            warnings.warn(
+            logger.warning(
                 "The portrait looks like a photograph, and this model knows drawn faces only: use the real "
-                "weights for photographs, or one of the bundled portraits.",
-                stacklevel=2,
+                "weights for photographs, or one of the bundled portraits."
             )
         elif box is None:
-            warnings.warn(
+            logger.warning(
                 "No drawn face was found on the portrait, so the whole picture counts as the face: this "
-                "model knows drawn portraits only, try one like the bundled portraits.",
-                stacklevel=2,
+                "model knows drawn portraits only, try one like the bundled portraits."
             )
         box = box or WHOLE
         height, width = picture.shape[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
 from ..geometry import PixelBox
+from ..messages import logger
 from ..onnx_model import missing
 from . import arcface
 from . import scrfd as detector
@@ -107,7 +107,7 @@ class PhotographAnalyzer:
         """
         seen = self.look(picture)
         for note in seen.notes:
-            warnings.warn(note, stacklevel=2)
+            logger.warning(note)
         if seen.chosen is None:
             return Face(mask=seen.mask, embedding=torch.zeros(1, arcface.NUMBERS))
         return Face(

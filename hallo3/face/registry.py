@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from ..config import FaceConfig
 from ..errors import FaceError, Hallo3Error
+from ..messages import logger, redirect_messages
 from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer, analyze_portrait
 from .arcface import SPACE
 from .drawn import DrawnFaceAnalyzer
@@ -39,7 +39,7 @@ def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, ch
     if mask is None and choice.box is not None:
         mask = box_mask(choice.box, height, width)
     if choice.index and not isinstance(analyzer, PhotographAnalyzer):
-        warnings.warn("This model's face analyzer looks for one face: its number is not used.", stacklevel=2)
+        logger.warning("This model's face analyzer looks for one face: its number is not used.")
     face = analyze_portrait(picture, analyzer, config)
     return face if mask is None else replace(face, mask=mask)
 
@@ -62,8 +62,7 @@ def similarity_to(embedding: Tensor, analyzer: FaceAnalyzer) -> SimilarityFuncti
         analyzer = replace(analyzer, landmarks=None)
 
     def likeness(frame: Tensor) -> float | None:
-        with warnings.catch_warnings(), suppress(Hallo3Error):
-            warnings.simplefilter("ignore")
+        with redirect_messages(lambda _: None), suppress(Hallo3Error):
             found = analyzer.analyze(frame.cpu()).embedding
             if bool(torch.isfinite(found).all()):
                 return float(F.cosine_similarity(found, embedding.to(found)).squeeze())

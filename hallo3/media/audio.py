@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AudioError, DependencyError
+from ..messages import logger
 from .audio_decoder import AudioFile, open_audio
 
 CANCELLED = 1e-3
@@ -104,9 +104,9 @@ class AudioStats:
     def tell(self) -> None:
         """Warns the caller's caller of silence and of channels that cancel each other."""
         if self.loudest == 0:
-            warnings.warn("The recording is digital silence; the mouth has nothing to follow.", stacklevel=4)
+            logger.warning("The recording is digital silence; the mouth has nothing to follow.")
         if self._cancel():
-            warnings.warn("The channels cancel each other when mixed; the first one is used.", stacklevel=4)
+            logger.warning("The channels cancel each other when mixed; the first one is used.")
 
     def mix(self, waveform: Tensor) -> Tensor:
         """[channels, n] -> [n]: the mean, or the first channel if they cancel each other."""
@@ -195,10 +195,9 @@ def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
 
 def _tell_if_cut(name: str, stated: float, seconds: float) -> None:
     if stated - seconds > MISSING_SECONDS:
-        warnings.warn(
+        logger.warning(
             f"{name} ends early: by its header it lasts {stated:.2f} s, and {seconds:.2f} s are there. They "
-            "are used; copy or export the recording again if there should be more.",
-            stacklevel=2,
+            "are used; copy or export the recording again if there should be more."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import AudioError
+from ..messages import logger
 
 FORMATS = (
     *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ogg", "amr", "ac3", "eac3"),
@@ -168,8 +168,7 @@ def _tell_of_faults(version: str) -> None:
     found = re.match(r"n?(\d+(?:\.\d+)*)", version)
     if found and tuple(int(part) for part in found[1].split(".")) < MENDED:
         wanted = ".".join(str(part) for part in MENDED)
-        warnings.warn(
+        logger.warning(
             f"PyAV brings FFmpeg {found[1]}: before {wanted}, a prepared file can make its decoders write "
-            "where they must not. Open only recordings that you trust, or run: pip install --upgrade av",
-            stacklevel=4,
+            "where they must not. Open only recordings that you trust, or run: pip install --upgrade av"
         )

@@ -7,7 +7,6 @@ back when its layer is used. fp8-products and int8 have a scale an output row, a
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, is_out_of_memory
+from ..messages import logger
 from ..model.layers import Layers, Ops
 from .linear import (
     EightBitLinear,
@@ -178,10 +178,9 @@ def fit_to_device(precision: Precision, device: torch.device) -> Precision:
         or multiplies_by_rows(device)
     ):
         return precision
-    warnings.warn(
+    logger.warning(
         f"{precision.name}: products that are scaled by rows do not run on this GPU with this torch; rows "
-        "are scaled after the product, which is slower",
-        stacklevel=2,
+        "are scaled after the product, which is slower"
     )
     return replace(precision, held_as=replace(held, layer=RowsAfterLinear))
 

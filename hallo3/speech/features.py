@@ -12,7 +12,6 @@ wav2vec2-base's shape, whose attention is next to uniform, is 25 % away with win
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..messages import logger
 from ..segments import SILENT, SegmentPlan
 
 ReadFeatures = Callable[[Sequence[int]], Tensor]
@@ -121,9 +121,8 @@ def tell(windows: Windows | None, plan: SegmentPlan) -> None:
     """Warns the caller's caller of an approximation; of None there is nothing to tell."""
     if windows is not None:
         minutes, minute = plan.frames / plan.config.fps / 60, 60 * plan.config.fps
-        warnings.warn(
+        logger.warning(
             f"The recording lasts {minutes:.0f} minutes and is heard in windows of "
             f"{windows.frames // minute} minutes with {windows.overlap // minute} in common. This is an "
-            f"approximation: {DISTANCE}",
-            stacklevel=3,
+            f"approximation: {DISTANCE}"
         )

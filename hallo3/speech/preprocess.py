@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from ..media.loudness import (
     make_gain_curve,
     silences,
 )
+from ..messages import logger
 from ..segments import SegmentPlan
 from .features import AUTO, HEARINGS, Windows, windows_for
 
@@ -75,10 +75,9 @@ class SpeechPreprocessing:
         """
         levels = loudness.levels
         if self.silence == MUTED and loud_level(levels) > FAINTEST and bool(silences(levels).all()):
-            warnings.warn(
+            logger.warning(
                 f"The whole recording is fainter than {SILENT_BELOW:.0f} dBFS and counts as silence; nothing "
-                "of it is heard.",
-                stacklevel=3,
+                "of it is heard."
             )
         return make_gain_curve(loudness, self.level, self.silence)
 

@@ -17,7 +17,6 @@ file itself was not at hand.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 
 from ..errors import AudioError, CheckpointError
 from ..media.audio import AudioStats, Recording, compute_stats, resample_pieces, stream_stereo
+from ..messages import logger
 from ..onnx_model import Expected, Network, Origin, open_network
 
 RATE = 44100
@@ -149,9 +149,8 @@ class Separator:
         """The network; errors as of :func:`open_network`. Warns of a file that is not the published one."""
         network = open_network(self.path, EXPECTED, VOCALS)
         if sha256(self.path.read_bytes()).hexdigest() != PUBLISHED:
-            warnings.warn(
-                f"{self.path.name} is not the published Kim_Vocal_2: it may give something else than vocals.",
-                stacklevel=3,
+            logger.warning(
+                f"{self.path.name} is not the published Kim_Vocal_2: it may give something else than vocals."
             )
         return network
 

@@ -27,7 +27,7 @@ from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
 from ...hallo3.speech.wav2vec2 import build_wav2vec2, normalize
 from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tied
-from .progress import warnings_shown
+from .progress import show_messages
 
 FILES = ModelFolder(FOLDER)
 
@@ -121,7 +121,7 @@ class Words:
         """A prompt's tokens; too long a prompt is cut, and the user told."""
         if not text.strip():
             return {TOKENS: []}
-        with warnings_shown():
+        with show_messages():
             found: list[int] = self._tokenizer(text, self._length)[0].tolist()
         return {TOKENS: [[(token, 1.0, n)[: 2 + return_word_ids] for n, token in enumerate(found, 1)]]}
 

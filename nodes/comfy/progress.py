@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
+from ...hallo3.messages import redirect_messages
 
 ADVICE = "disconnect images, and take the video alone: that fits at any length"
 
@@ -59,22 +59,15 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def warnings_shown() -> Generator[None]:
-    """The package's warnings inside, not only the first time, as text under the node and in the log.
-
-    Warnings of other kinds go on as they are.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+def show_messages() -> Generator[None]:
+    """Show the package's messages under the node that runs, and in the log."""
+    found: list[str] = []
+    with redirect_messages(found.append):
         yield
-    said = [str(each.message) for each in caught if each.category is UserWarning]
-    for each in caught:
-        if each.category is not UserWarning:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    for text in said:
+    for text in found:
         logging.warning("Hallo3: %s", text)
-    if said:
-        show("\n\n".join(said))
+    if found:
+        show("\n\n".join(found))
 
 
 class RunProgress:

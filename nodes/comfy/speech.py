@@ -27,7 +27,7 @@ from ...hallo3.speech.vocals import Separator, voice_of
 from ...hallo3.speech.wav2vec2 import Encoder, Wav2Vec2, Wav2Vec2Parts, encode_waveform, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
-from .progress import warnings_shown
+from .progress import show_messages
 
 VOCALS_STEPS = 1000
 
@@ -121,7 +121,7 @@ def listen(
     """
     halves, segment = _halves(audio_encoder)
     loudness = listening.loudness(segment)
-    with warnings_shown():
+    with show_messages():
         waveform = (vocals_of if vocals else to_mono)(recording, segment.sample_rate)
         plan = plan_segments(len(waveform), segment)
         for piece in waveform.split(AT_ONCE):

@@ -17,6 +17,7 @@ from hallo3.cli.main import main
 from hallo3.cli.request import read_request
 from hallo3.settings import APPROXIMATIONS, UNTESTED
 from support.audio_samples import RATE, tone, write_wav
+from support.messages import expect_message
 from support.resume_runs import frames_of
 
 
@@ -116,10 +117,10 @@ def test_the_job_is_another_with_each_and_the_same_without(words: list[str]) -> 
     plain = key()
     found = {plain}
     for names in ("guidance-middle", "step-cache", "guidance-middle,step-cache"):
-        with pytest.warns(UserWarning, match=UNTESTED):
+        with expect_message(UNTESTED):
             found.add(key("--approximate", names))
     assert len(found) == 4
-    with pytest.warns(UserWarning, match="saves nothing"):
+    with expect_message("saves nothing"):
         assert key("--guidance", "1", "--approximate", "guidance-middle") == key("--guidance", "1")
 
 
@@ -132,7 +133,7 @@ def test_the_facts_of_a_job_without_any_are_what_they_were(
     key_of_video(read_request(options_of(words)), "")
     assert not {"guidance interval", "step cache"} & facts.keys()
     assert facts["numerics"] == 1
-    with pytest.warns(UserWarning, match=UNTESTED):
+    with expect_message(UNTESTED):
         key_of_video(read_request(options_of(words, "--steps", "12", "--approximate", "step-cache")), "")
     assert facts["step cache"] == [0.1, 0.2]
 

@@ -23,6 +23,7 @@ from hallo3.model.kernels.select import KernelChoice
 from hallo3.offload.budget import CONTEXT, GB
 from hallo3.offload.estimate import DEVICE
 from support.audio_samples import RATE, tone, write_wav
+from support.messages import expect_message
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_what_is_free_is_used_where_nothing_is_asked(words: list[str], card: dic
 
 @pytest.mark.usefixtures("card")
 def test_a_ceiling_above_what_is_free_is_told_and_lowered(words: list[str]) -> None:
-    with pytest.warns(UserWarning, match=r"--vram 10 is more than the 9\.0 GB"):
+    with expect_message(r"--vram 10 is more than the 9\.0 GB"):
         asked = vram.planned(request(words, "cuda", "--vram", "10"))
     assert asked.memory is not None
     assert asked.memory.ceiling == 9 * GB

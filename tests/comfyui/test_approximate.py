@@ -122,7 +122,7 @@ def facts(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """By what its job is known."""
     found: dict[str, Any] = {}
     module = stages.host.module("nodes.extrapolate")
-    real = module.key_of
+    real = module.hash_facts
     with monkeypatch.context() as patch:
         patch.setattr(module, "hash_facts", lambda given: found.update(given) or real(given))
         extrapolation(stages).about()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import pytest
@@ -70,13 +69,13 @@ def test_what_the_package_warns_of_is_logged_every_time(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn = stages.host.module("hallo3.face.drawn").DrawnFaceAnalyzer
-    look = drawn.analyze
+    look, logger = drawn.analyze, stages.host.module("hallo3.messages").logger
 
     def doubting(self: Any, picture: Tensor) -> Any:
-        warnings.warn("It looks like a photograph.", stacklevel=2)
+        logger.warning("It looks like a photograph.")
         return look(self, picture)
 
-    monkeypatch.setattr(drawn, "analyze_portrait", doubting)
+    monkeypatch.setattr(drawn, "analyze", doubting)
     given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
     for _ in range(2):
         stages.run("Hallo3IdentityReference", **given)
@@ -90,12 +89,6 @@ def test_what_the_package_warns_of_is_logged_every_time(
     assert said[:2] == ["Hallo3: It looks like a photograph."] * 2
     assert "17 tokens" in said[2]
     assert "digital silence" in said[3]
-
-
-def test_other_warnings_are_left_alone(stages: Stages) -> None:
-    shown = stages.host.module("nodes.comfy.progress").warnings_shown
-    with pytest.warns(DeprecationWarning, match="old"), shown():
-        warnings.warn("old", DeprecationWarning, stacklevel=1)
 
 
 def test_the_built_in_set_can_be_moved_and_unloaded(stages: Stages) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from comfyui.host import Host
+from support.messages import collect_messages
 
 PICTURE = torch.rand(3, 256, 512, generator=torch.Generator().manual_seed(4))
 NAME = "mediapipe_face_fp32.safetensors"
@@ -231,11 +231,12 @@ def analyzed(host: Host, finder: Any) -> tuple[Any, list[str]]:
     """A face at a known place, and what was said of it."""
     detector = host.module("hallo3.face.scrfd")
     eyes_nose_mouth = torch.tensor([[258.0, 134], [286, 134], [272, 146], [262, 160], [282, 160]])
-    found = detector.Found(host.module("hallo3.geometry").PixelBox(240, 112, 304, 176), 0.9, eyes_nose_mouth)
+    found = detector.DetectedFace(
+        host.module("hallo3.geometry").PixelBox(240, 112, 304, 176), 0.9, eyes_nose_mouth
+    )
     analyzer = host.module("hallo3.face.photo").PhotographAnalyzer(
         detect=lambda _: [found], recognize=lambda *_: torch.ones(1, 512), landmarks=finder
     )
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with collect_messages() as said:
         face = analyzer.analyze(PICTURE)
-    return face, [text for each in said if "small" not in (text := str(each.message))]
+    return face, [text for each in said if "small" not in (text := each)]

@@ -86,7 +86,7 @@ def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
 
     positive, negative, latent = stages.conditioning()
     noise = stages.host.module("hallo3.noise")
-    start = noise.seeded_noise(SEED)(noise.Purpose.START, 0, 0, tuple(latent["samples"].shape))
+    start = noise.make_noise(SEED)(noise.Purpose.START, 0, 0, tuple(latent["samples"].shape))
     sampler = stages.run("Hallo3OriginalSampler", sampler_name="ddim")[0]
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
     guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]

@@ -17,6 +17,7 @@ from hallo3.face.photo import PLACES, PhotographAnalyzer
 from hallo3.face.registry import create_analyzer
 from hallo3.face.selection import FaceChoice
 from support import onnx_builder as onnx_files
+from support.messages import expect_message
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_black_and_white_pictures_without_a_face(folder: Path, level: float) -> 
     with pytest.raises(FaceError, match="No face was found"):
         PhotographAnalyzer.from_folder(folder).analyze(picture)
     judge = PhotographAnalyzer.from_folder(folder, choice=FaceChoice(whole_picture=True))
-    with pytest.warns(UserWarning, match="whole picture"):
+    with expect_message("whole picture"):
         assert judge.analyze(picture).mask.all()
 
 
@@ -46,7 +47,7 @@ def test_a_face_goes_all_the_way_through_both_networks(folder: Path) -> None:
     picture = torch.full((3, 640, 640), 0.2)
     picture[0] = 0
     picture[:, 320, 320] = torch.tensor([230, 120, 128]) / 255
-    with pytest.warns(UserWarning, match="detector's box"):
+    with expect_message("detector's box"):
         face = analyze_portrait(picture, judge, FaceConfig())
     assert face.mask.sum() == 288 * 288
     (seen,) = judge.look(picture).faces

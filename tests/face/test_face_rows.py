@@ -21,6 +21,7 @@ from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
 from hallo3.media.image import read_picture, write_picture
 from support import onnx_builder as onnx_files
+from support.messages import expect_message
 
 HEIGHT, WIDTH = 300, 400
 DRAWS = 50
@@ -38,7 +39,7 @@ def looking(*faces: DetectedFace, choice: FaceChoice | None = None) -> Photograp
 
 def test_i14_a_doubtful_face_has_a_finite_result_and_a_warning_with_its_score() -> None:
     doubtful = DetectedFace(PixelBox(20, 20, 180, 200), 0.3, AHEAD)
-    with pytest.warns(UserWarning, match=r"score 0\.30 of 1") as said:
+    with expect_message(r"score 0\.30 of 1") as said:
         face = analyze_portrait(torch.rand(3, HEIGHT, WIDTH), looking(doubtful), FaceConfig())
     assert len(said) == 1
     assert bool(face.embedding.isfinite().all())
@@ -79,7 +80,7 @@ def test_a_plain_picture_is_no_photograph_of_a_face(level: float) -> None:
     picture = torch.full((3, HEIGHT, WIDTH), level)
     with pytest.raises(FaceError, match="No face was found"):
         analyze_portrait(picture, looking(), FaceConfig())
-    with pytest.warns(UserWarning, match="whole picture"):
+    with expect_message("whole picture"):
         face = analyze_portrait(picture, looking(choice=FaceChoice(whole_picture=True)), FaceConfig())
     assert bool(face.embedding.isfinite().all())
     assert bool(face.mask.all())
@@ -89,7 +90,7 @@ def test_a_plain_picture_is_no_photograph_of_a_face(level: float) -> None:
 @plain
 def test_a_plain_picture_is_told_by_the_built_in_model_s_analyzer(level: float) -> None:
     """It never refuses: the whole picture counts as the face, with a warning."""
-    with pytest.warns(UserWarning, match="No drawn face was found") as said:
+    with expect_message("No drawn face was found") as said:
         face = DrawnFaceAnalyzer(512).analyze(torch.full((3, HEIGHT, WIDTH), level))
     assert len(said) == 1
     assert bool(face.embedding.isfinite().all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from hallo3.face.photo import PhotographAnalyzer
 from hallo3.face.scrfd import DetectedFace
 from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox
+from support.messages import collect_messages, expect_message
 
 PICTURE = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(3))
 NAN = float("nan")
@@ -53,13 +53,12 @@ def analyzer(*faces: DetectedFace, **wanted: object) -> PhotographAnalyzer:
 
 def used(judge: PhotographAnalyzer) -> tuple[float, list[str]]:
     """The left edge of the face that is used, and what is said."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with collect_messages() as said:
         face = analyze_portrait(PICTURE, judge, FaceConfig())
     assert torch.isfinite(face.embedding).all()
     assert face.mask.unique().tolist() in ([0, 1], [1])
     chosen = judge.look(PICTURE).chosen
-    return (chosen.box.left if chosen else -1), [str(each.message) for each in said]
+    return (chosen.box.left if chosen else -1), list(said)
 
 
 LARGE, SMALLER, RIGHT = found(200, 100, 380, 300), found(40, 100, 180, 280), found(400, 100, 540, 280)
@@ -120,7 +119,7 @@ def test_no_face_is_an_error_unless_the_whole_picture_may_be_used(wanted: dict[s
     chosen, notes = used(judge)
     assert chosen == -1
     assert "nobody is recognised" in notes[0]
-    with pytest.warns(UserWarning, match="whole picture"):
+    with expect_message("whole picture"):
         face = judge.analyze(PICTURE)
     assert face.embedding.shape == (1, 512)
     assert not face.embedding.any()

@@ -13,6 +13,7 @@ import torch
 from hallo3.errors import AudioError
 from hallo3.media.audio import Recording, read_recording, resample, to_mono
 from support.audio_samples import RATE, tone, write_wav
+from support.messages import expect_message
 
 
 def encode(path: Path, samples: np.ndarray, rate: int, codec: str) -> Path:
@@ -66,7 +67,7 @@ def test_equal_channels_mix_to_themselves() -> None:
 
 def test_opposite_channels_are_told_and_the_first_is_used() -> None:
     samples = torch.from_numpy(tone(RATE))
-    with pytest.warns(UserWarning, match="cancel"):
+    with expect_message("cancel"):
         mono = to_mono(Recording(torch.cat((samples, -samples)), RATE), RATE)
     assert torch.equal(mono, samples[0])
 

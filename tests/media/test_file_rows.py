@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hallo3.media.audio import MISSING_SECONDS, read_recording, to_mono
 from hallo3.media.mux import encode_soundtrack
 from support.audio_files import encoded, video, wav
 from support.audio_samples import RATE, tone
+from support.messages import collect_messages
 
 FRAME = 0.04
 PCM = (tone(RATE, 1.0)[0] * 32767).astype("<i2")
@@ -48,11 +48,10 @@ def test_a_wav_has_the_samples_that_are_there(
 ) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with collect_messages() as said:
         recording = read_recording(path)
     assert tuple(recording.waveform.shape) == shape
-    assert ["ends early" in str(each.message) for each in said] == [True] * (content == RIGHT["says more"][0])
+    assert ["ends early" in each for each in said] == [True] * (content == RIGHT["says more"][0])
     if fifth is not None:
         assert recording.waveform[:, 4].tolist() == pytest.approx([fifth] * shape[0], abs=1e-6)
 
@@ -137,18 +136,19 @@ def test_a_video_with_sound_is_heard_and_one_without_is_told(
 
 
 CUT = """
-import json, random, sys, warnings
+import json, random, sys
 from pathlib import Path
 from hallo3.errors import AudioError
 from hallo3.media.audio import read_recording
+from hallo3.messages import redirect_messages
 whole, piece = Path(sys.argv[1]), Path(sys.argv[2])
 content = whole.read_bytes()
 for size in sorted(random.Random(5).sample(range(len(content)), 100)):
     piece.write_bytes(content[:size])
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    said = []
+    with redirect_messages(said.append):
         try:
-            print(json.dumps([size, read_recording(piece).seconds, " ".join(str(w.message) for w in said)]))
+            print(json.dumps([size, read_recording(piece).seconds, " ".join(said)]))
         except AudioError as error:
             print(json.dumps([size, None, str(error)]))
 """

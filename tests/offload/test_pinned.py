@@ -13,6 +13,7 @@ from hallo3 import pipeline as stages
 from hallo3.offload import streaming as packing
 from hallo3.residency import PinnedAllocator
 from hallo3.vae.causal_conv import HostCache
+from support.messages import expect_message
 
 CUDA = torch.device("cuda")
 LOCKS_NO_MORE = "locks no more memory"
@@ -52,7 +53,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def stay(tensor: Tensor, *given: Any, **more: Any) -> Tensor:
         return tensor if given[0] == CUDA else to(tensor, *given, **more)
 
-    monkeypatch.setattr(torch, "build_on_meta", no_more)
+    monkeypatch.setattr(torch, "empty", no_more)
     monkeypatch.setattr(Tensor, "pin_memory", not_this)
     monkeypatch.setattr(Tensor, "to", stay)
     return asked
@@ -60,15 +61,15 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_noise_is_sent_all_the_same(refused: list[str]) -> None:
     noise = torch.randn(5)
-    with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
+    with expect_message(LOCKS_NO_MORE):
         assert torch.equal(stages.copy_to_device(noise, CUDA), noise)
     assert refused == ["copied"]
 
 
 def test_what_comes_from_disk_is_sent_all_the_same(refused: list[str]) -> None:
     kept, locking = {str(n): torch.randn(5) for n in range(3)}, PinnedAllocator()
-    with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
-        packing.copy_to_device(kept, CUDA, locking)
+    with expect_message(LOCKS_NO_MORE):
+        packing.sent(kept, CUDA, locking)
     found = packing.copy_to_device(kept, CUDA, locking)
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
     assert refused == ["copied"], "it is not asked again"
@@ -77,7 +78,7 @@ def test_what_comes_from_disk_is_sent_all_the_same(refused: list[str]) -> None:
 def test_a_network_is_packed_all_the_same(refused: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "CHUNK", 64)
     tensors, locking = {"a": torch.randn(40), "b": torch.randn(7)}, PinnedAllocator()
-    with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
+    with expect_message(LOCKS_NO_MORE):
         packs = [packing.Packed(tensors, locking) for _ in range(3)]
     assert refused == ["empty"]
     for pack in packs:
@@ -88,7 +89,7 @@ def test_a_decodes_caches_are_kept_all_the_same(refused: list[str]) -> None:
     cache, frames = HostCache(), torch.randn(1, 2, 2, 3, 4)
     found: Any = OnGPU(torch.zeros_like(frames))
     kept: Any = OnGPU(frames)
-    with pytest.warns(UserWarning, match=LOCKS_NO_MORE):
+    with expect_message(LOCKS_NO_MORE):
         cache.keep(("conv", 0), kept)
     cache.keep(("conv", 1), kept)
     assert refused == ["empty"]
@@ -104,7 +105,7 @@ def test_a_device_that_is_full_is_told(
     def full(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch, "build_on_meta", full)
+    monkeypatch.setattr(torch, "empty", full)
     monkeypatch.setattr(Tensor, "pin_memory", full)
     with pytest.raises(torch.OutOfMemoryError):
         ask(PinnedAllocator(), torch.zeros(3))

@@ -16,6 +16,7 @@ from hallo3.quantization import precision as precisions
 from hallo3.quantization.linear import Fp8Linear, RowsAfterLinear
 from hallo3.quantization.precision import PRECISIONS, check_device, fit_to_device, holds_fp8, products_of
 from hallo3.quantization.quantize import FP8
+from support.messages import expect_message
 
 PRODUCTS = ("fp8-products", "int8")
 E4M3 = ("fp8", "fp8-products")
@@ -174,7 +175,7 @@ def test_rows_are_scaled_afterwards_where_they_must(way: str, monkeypatch: pytes
         assert fit_to_device(wanted, CPU) is wanted
         return
     monkeypatch.setattr(products, "_MATRICES", Cannot(way))
-    with pytest.warns(UserWarning, match="fp8-products: .*scaled after the product"):
+    with expect_message("fp8-products: .*scaled after the product"):
         found = fit_to_device(wanted, CPU)
     assert (found.name, found.approximate, found.compute) == (wanted.name, True, wanted.compute)
     linear = found.layers().linear(32, 48)
@@ -200,7 +201,7 @@ def test_other_precisions_stay_as_they_are(name: str, monkeypatch: pytest.Monkey
 def test_models_are_loaded_with_what_fits(nano_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "scales_by_rows", lambda _: True)
     monkeypatch.setattr(precisions, "multiplies_by_rows", lambda _: False)
-    with pytest.warns(UserWarning, match="scaled after the product"):
+    with expect_message("scaled after the product"):
         models = load_models(nano_folder, CPU, "fp8-products")
     with models.transformer as network:
         kinds = {type(module) for module in network.modules() if isinstance(module, Fp8Linear)}

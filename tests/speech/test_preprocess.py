@@ -20,6 +20,7 @@ from hallo3.segments import SegmentPlan
 from hallo3.speech import preprocess as module
 from hallo3.speech.features import Windows
 from hallo3.speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
+from support.messages import expect_message
 
 
 def uneven() -> Recording:
@@ -76,7 +77,7 @@ def test_anything_is_heard_in_finite_numbers(nano: Models, samples: int, factor:
     if factor == 1e9:
         speech = encode_speech(recording, nano, every)
     else:
-        with pytest.warns(UserWarning, match="silence"):
+        with expect_message("silence"):
             speech = encode_speech(recording, nano, every)
     assert bool(speech.read(range(speech.plan.padded)).isfinite().all())
 
@@ -92,7 +93,7 @@ def test_windows_are_told_and_their_files_go(
         return Windows(40, 10)
 
     monkeypatch.setattr(module, "windows_for", small)
-    with pytest.warns(UserWarning, match="approximation"):
+    with expect_message("approximation"):
         speech = encode_speech(uneven(), nano, SpeechPreprocessing(hearing="windows"))
     found = speech.read(range(speech.plan.padded))
     monkeypatch.undo()

@@ -29,9 +29,10 @@ from hallo3.speech.vocals import (
     windows,
 )
 from support import onnx_builder as onnx_files
+from support.messages import expect_message
 from support.onnx_builder import port
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*not the published Kim_Vocal_2")
+pytestmark = pytest.mark.any_message
 SAME = onnx_files.separator()
 BORDERS = [1, 2, STEP - MARGIN, STEP - MARGIN + 1, LENGTH - 2 * MARGIN, LENGTH, LENGTH + 1, 3 * STEP + 7]
 
@@ -239,7 +240,7 @@ def test_what_is_missing_is_named_with_its_source_and_terms(
 
 
 def test_a_file_that_is_not_the_published_one_is_warned_of(made: type) -> None:
-    with pytest.warns(UserWarning, match=r"is not the published Kim_Vocal_2"):
+    with expect_message(r"is not the published Kim_Vocal_2"):
         _ = made().network
 
 

@@ -13,8 +13,9 @@ from hallo3.media.audio import measure_recording, read_recording, stream_mono, s
 from hallo3.speech.vocals import FILE, Separator, stream_voice, voice_of
 from support import onnx_builder as onnx_files
 from support.audio_samples import RATE, tone, write_wav
+from support.messages import expect_message
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*not the published Kim_Vocal_2")
+pytestmark = pytest.mark.any_message
 
 
 @pytest.fixture
@@ -73,14 +74,14 @@ def test_channels_that_cancel_each_other_are_not_lost(tmp_path: Path, separator:
     one = swelling(44100, 2, 1)
     path = write_wav(tmp_path / "a.wav", np.concatenate((one, -one)), 44100, 4)
     facts = measure_recording(path)
-    with pytest.warns(UserWarning, match="cancel"):
+    with expect_message("cancel"):
         voice = torch.cat(list(stream_voice(path, RATE, facts, separator)))
     assert float(voice.abs().max()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_silence_has_a_voice_of_silence(tmp_path: Path, separator: Separator) -> None:
     path = write_wav(tmp_path / "a.wav", np.zeros((2, 44100), np.float32), 44100)
-    with pytest.warns(UserWarning, match="silence"):
+    with expect_message("silence"):
         pieces = list(stream_voice(path, RATE, measure_recording(path), separator))
     assert torch.equal(torch.cat(pieces), torch.zeros(RATE))
 

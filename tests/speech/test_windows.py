@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from hallo3.speech.array_file import write_array_file
 from hallo3.speech.chunked import Pieces, encode_streamed, unwatched
 from hallo3.speech.features import EXACT_MINUTES, WINDOW_MINUTES, Windows, tell, windows_for
 from hallo3.speech.wav2vec2 import build_wav2vec2, encode_waveform, split_wav2vec2
+from support.messages import expect_message, expect_no_message
 
 CPU = torch.device("cpu")
 SEGMENT = SegmentConfig(frames=17, height=32, width=32)
@@ -68,11 +68,10 @@ def test_windows_are_for_what_is_asked_and_does_not_fit_in_one(
     windows = windows_for(hearing, plan)
     assert (windows is None) == exact
     if windows is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with expect_no_message():
             tell(windows, plan)
     else:
-        with pytest.warns(UserWarning, match=rf"{minutes} minutes.*approximation.*0\.3 %"):
+        with expect_message(rf"{minutes} minutes.*approximation.*0\.3 %"):
             tell(windows, plan)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -23,6 +22,7 @@ from hallo3.face.analyzer import Face
 from hallo3.face.photo import PhotographAnalyzer
 from hallo3.face.scrfd import DetectedFace
 from hallo3.geometry import PixelBox
+from support.messages import collect_messages
 
 PICTURE = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(5))
 EYES_NOSE_MOUTH = torch.tensor([[130.0, 110], [170, 110], [150, 130], [135, 155], [165, 155]])
@@ -122,7 +122,6 @@ def judge(landmarks: Any = None) -> PhotographAnalyzer:
 
 def analyzed(landmarks: Any) -> tuple[Face, list[str]]:
     """The face on ``PICTURE``, and what was said of it."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with collect_messages() as said:
         face = judge(landmarks).analyze(PICTURE)
-    return face, [str(each.message) for each in said]
+    return face, list(said)

@@ -1,0 +1,20 @@
+"""Progress of long work: the worker reports amounts, whoever started it shows them and may raise to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+ProgressCallback = Callable[[int], None]
+"""Called with the amount done since the last call (bytes, rows, files); may raise to stop."""
+OpenProgress = Callable[[str, int], AbstractContextManager[ProgressCallback]]
+"""(what is done, total amount) -> a progress display for the duration of a ``with`` block."""
+
+
+def no_progress(*_: object) -> None:
+    """A progress callback that shows nothing."""
+
+
+def no_display(*_: object) -> AbstractContextManager[ProgressCallback]:
+    """An ``OpenProgress`` that shows nothing."""
+    return nullcontext(no_progress)

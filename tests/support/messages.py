@@ -1,0 +1,32 @@
+"""Messages to the user, expected or collected in a test; any other message fails it (``conftest``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hallo3.messages import redirect_messages
+
+
+@contextmanager
+def collect_messages() -> Iterator[list[str]]:
+    """The messages of the block, in order."""
+    found: list[str] = []
+    with redirect_messages(found.append):
+        yield found
+
+
+@contextmanager
+def expect_message(pattern: str) -> Iterator[list[str]]:
+    """Messages of the block, of which at least one matches."""
+    with collect_messages() as found:
+        yield found
+    assert any(re.search(pattern, message) for message in found), found
+
+
+@contextmanager
+def expect_no_message() -> Iterator[None]:
+    with collect_messages() as found:
+        yield
+    assert found == []
