@@ -104,7 +104,7 @@ def chosen(
             "There is no such way to make a video.",
             found=", ".join(map(repr, unknown)),
             expected="some of " + ", ".join((*found, *left)),
-            do="choose among these, or leave --only out",
+            fix="choose among these, or leave --only out",
         )
     if not only:
         return found, left

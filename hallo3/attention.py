@@ -139,7 +139,7 @@ def get_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
             "There is no such attention.",
             found=repr(name),
             expected=", ".join(BACKENDS),
-            do="choose one of these; `hallo3 doctor` says which of them run on this machine",
+            fix="choose one of these; `hallo3 doctor` says which of them run on this machine",
         )
     trouble = "" if backend is AUTO else why_not(backend, device, dtype, head_dim)
     if trouble:
@@ -149,7 +149,7 @@ def get_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
             "This attention cannot run here.",
             found=f"{name} on {device.type} in {str(dtype).removeprefix('torch.')}: {trouble}",
             expected=", ".join(BACKENDS[there].title for there in runnable(device, dtype, head_dim)),
-            do=f"{install}choose one of these; auto leaves the choice to torch",
+            fix=f"{install}choose one of these; auto leaves the choice to torch",
         )
     return backend
 

@@ -204,7 +204,7 @@ def _refused(what: str, found: str, expected: str) -> CheckpointError:
         "The configuration stored with the weights cannot be used.",
         found=f"{what}: {found}",
         expected=expected,
-        do="use a file written by this version of hallo3, or an older hallo3 with this file",
+        fix="use a file written by this version of hallo3, or an older hallo3 with this file",
     )
 
 

@@ -222,7 +222,7 @@ def _part(files: ModelFolder, part: str) -> ComponentReport:
         seen = next((found for found in inspect(path).parts if found.part == part), None)
         state, advice = _judged(seen, part)
     except Hallo3Error as error:
-        state, advice = f"{error.headline} {error.found}", error.do
+        state, advice = f"{error.headline} {error.found}", error.fix
     return ComponentReport(part=part, path=str(path), size=_size(path), state=state, advice=advice)
 
 

@@ -1,16 +1,18 @@
-"""Errors a user can act on: what was found, what was expected, what to do."""
+"""Errors a user can act on: what was found, what was expected, how to fix it."""
 
 from __future__ import annotations
 
-LONGEST = 1000
+from collections.abc import Iterable
+
+MAX_TEXT = 1000
 
 
 def sanitize(text: str) -> str:
-    """A text that may hold anything, on one line and without what a terminal obeys."""
+    """Make text one line and strip terminal control characters."""
     shown = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:LONGEST]
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:MAX_TEXT]
     )
-    return shown + ("..." if len(text) > LONGEST else "")
+    return shown + ("..." if len(text) > MAX_TEXT else "")
 
 
 OUT_OF_MEMORY_TEXTS = (
@@ -20,30 +22,26 @@ OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "status_alloc_failed",
 )
-"""What torch, its allocators and libraries, and the systems say."""
+"""What torch, its allocators and libraries, and operating systems say."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, whoever noticed."""
-    return isinstance(error, MemoryError) or any(said in str(error).lower() for said in OUT_OF_MEMORY_TEXTS)
+    """Whether memory ran out, in torch, a library or the operating system."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
 
 
 class Hallo3Error(Exception):
-    """Anything this package refuses or cannot do, in a form fit for a user's eyes.
+    """Base class of this package's errors, readable by users.
 
-    The message has up to four lines: a headline, then ``found``, ``expected`` and ``do``.
+    The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``.
     """
 
-    def __init__(self, headline: str, *, found: str = "", expected: str = "", do: str = "") -> None:
-        self.headline, self.found, self.expected, self.do = (
-            sanitize(text) for text in (headline, found, expected, do)
+    def __init__(self, headline: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+        self.headline, self.found, self.expected, self.fix = map(sanitize, (headline, found, expected, fix))
+        parts = ("Found:", self.found), ("Expected:", self.expected), ("Fix:", self.fix)
+        super().__init__(
+            "\n".join([self.headline, *(f"  {label:<9} {text}" for label, text in parts if text)])
         )
-        lines = [self.headline]
-        lines += [f"  {label:<9} {text}" for label, text in self._parts() if text]
-        super().__init__("\n".join(lines))
-
-    def _parts(self) -> tuple[tuple[str, str], ...]:
-        return ("found", self.found), ("expected", self.expected), ("do", self.do)
 
 
 class InputError(Hallo3Error):
@@ -51,11 +49,11 @@ class InputError(Hallo3Error):
 
 
 class PortraitError(InputError):
-    """A picture that cannot be read or is not fit to be a portrait."""
+    """A picture that cannot be read or used as a portrait."""
 
 
 class FaceError(InputError):
-    """No usable face, or an identity embedding the model was not trained with."""
+    """No usable face, or a face embedding that the model was not trained with."""
 
 
 class AudioError(InputError):
@@ -63,16 +61,28 @@ class AudioError(InputError):
 
 
 class CheckpointError(InputError):
-    """Weights that are missing, damaged or belong to something else."""
+    """Weights that are missing, damaged or of another model."""
 
 
 class ShapeError(InputError):
-    """A tensor or a size that does not fit the model's geometry."""
+    """A tensor or size that does not fit the model."""
 
 
 class DependencyError(Hallo3Error):
-    """An optional library is needed here and is not installed."""
+    """An optional library that is needed is not installed."""
 
 
 class OutputError(Hallo3Error):
     """A result could not be written."""
+
+
+def check_choice(value: object, choices: Iterable[str], what: str) -> None:
+    """Raise ``InputError`` unless ``value`` is one of ``choices``; ``what`` names the setting."""
+    names = list(choices)
+    if value not in names:
+        raise InputError(
+            f"Unknown {what}.",
+            found=repr(value)[:60],
+            expected=" or ".join(names),
+            fix="choose one of these",
+        )

@@ -90,7 +90,7 @@ class VideoShape(NamedTuple):
                 "A segment cannot have this many frames.",
                 found=f"{frames} frames",
                 expected=f"{TIME_FACTOR}k + 1 frames",
-                do=f"use {below} or {below + TIME_FACTOR}",
+                fix=f"use {below} or {below + TIME_FACTOR}",
             )
         step = SPACE_FACTOR * PATCH
         for name, side in (("height", height), ("width", width)):
@@ -100,7 +100,7 @@ class VideoShape(NamedTuple):
                     f"The canvas {name} does not fit the model's grid.",
                     found=f"{side} px",
                     expected=f"a multiple of {step} px",
-                    do=f"use {below} or {below + step}",
+                    fix=f"use {below} or {below + step}",
                 )
         return cls(frames, height, width)
 
@@ -126,5 +126,5 @@ def check_shape(found: tuple[int, ...], wanted: tuple[int | None, ...], what: st
         f"{what} has the wrong shape.",
         found=str(list(found)),
         expected=f"[{', '.join(shown)}]",
-        do="pass values made for this model's configuration",
+        fix="pass values made for this model's configuration",
     )

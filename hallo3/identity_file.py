@@ -190,7 +190,7 @@ def read_identity(path: Path) -> Identity:
             "The identity file cannot be opened.",
             found=f"a folder, {path}" if path.is_dir() else f"no file {path}",
             expected="a file that was saved as a Hallo3 identity",
-            do="check the path, or save the identity again",
+            fix="check the path, or save the identity again",
         )
     try:
         with TensorFile(path) as file:
@@ -205,7 +205,7 @@ def read_identity(path: Path) -> Identity:
             "This identity file is of another version.",
             found=f"{path.name}: format {said.get('format')!r}",
             expected=f"format {FORMAT}",
-            do="update this pack, or save the identity again",
+            fix="update this pack, or save the identity again",
         )
     try:
         identity = _identity(tensors, said)
@@ -302,7 +302,7 @@ def _no_identity(found: str) -> CheckpointError:
         "This is not a Hallo3 identity.",
         found=found,
         expected="a file that was saved by Save Hallo3 Identity or --save-identity",
-        do="choose another file",
+        fix="choose another file",
     )
 
 
@@ -311,7 +311,7 @@ def _damaged(path: Path, found: str) -> CheckpointError:
         "The identity file is damaged.",
         found=f"{path.name}: {found}"[:300],
         expected="the file as it was saved",
-        do="copy it again, or save the identity again",
+        fix="copy it again, or save the identity again",
     )
 
 
@@ -320,5 +320,5 @@ def _other(found: str, expected: str) -> CheckpointError:
         "The identity was made for another model.",
         found=found,
         expected=expected,
-        do="make the identity again with this model's reference network",
+        fix="make the identity again with this model's reference network",
     )

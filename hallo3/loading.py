@@ -183,5 +183,5 @@ def _same(found: object, expected: object, what: str) -> None:
             f"The {what} file belongs to another model than the transformer.",
             found=str(found),
             expected=str(expected),
-            do="use the files of one model folder together",
+            fix="use the files of one model folder together",
         )

@@ -44,7 +44,7 @@ def make_noise(seed: int) -> Noise:
             "This seed cannot be used.",
             found=str(seed),
             expected="a whole number from 0 to 2^64 - 1",
-            do="choose a seed in that range",
+            fix="choose a seed in that range",
         )
 
     def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:

@@ -217,7 +217,7 @@ def _refused(path: Path, found: str) -> CheckpointError:
         "The network's file cannot be read.",
         found=f"{path.name}: {found}",
         expected="an ONNX model",
-        do="download the file again",
+        fix="download the file again",
     )
 
 
@@ -226,7 +226,7 @@ def _unsafe(path: Path, found: str) -> CheckpointError:
         "The network's file is refused: it asks for more than its own content.",
         found=f"{path.name}: {found}",
         expected="one file with all its weights and ONNX's own operators",
-        do="download the file from where it is published",
+        fix="download the file from where it is published",
     )
 
 
@@ -317,7 +317,7 @@ def open_network(path: Path, expected: Expected, origin: Origin) -> Network:
             f"{origin.what}'s file holds another network.",
             found=f"{path.name}: takes {inputs}, gives {outputs}",
             expected=str(expected),
-            do=f"use the file {path.name} of {origin.belongs_to}",
+            fix=f"use the file {path.name} of {origin.belongs_to}",
         )
     library = _library(origin)
     options = library.SessionOptions()
@@ -336,7 +336,7 @@ def _read(path: Path, origin: Origin) -> bytes:
                 f"{origin.what}'s file is too large.",
                 found=f"{path.name}: {path.stat().st_size} bytes",
                 expected=f"at most {LARGEST} bytes",
-                do=f"use the files of {origin.belongs_to}",
+                fix=f"use the files of {origin.belongs_to}",
             )
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -346,7 +346,7 @@ def _read(path: Path, origin: Origin) -> bytes:
             f"{origin.what}'s file cannot be opened.",
             found=f"{path}: {error.strerror or type(error).__name__}",
             expected="a file that may be read",
-            do="check the path and who may read it",
+            fix="check the path and who may read it",
         ) from error
 
 
@@ -356,7 +356,7 @@ def missing(path: Path, origin: Origin) -> CheckpointError:
         f"{origin.what}'s file is missing. {origin.terms}",
         found=f"no file {path}",
         expected=f"the file {path.name} of {origin.belongs_to}",
-        do=origin.where,
+        fix=origin.where,
     )
 
 
@@ -367,7 +367,7 @@ def _failed(path: Path, origin: Origin, error: Exception) -> Exception:
         f"{origin.what} cannot be run.",
         found=f"{path.name}: {(str(error).splitlines() or [type(error).__name__])[0]}",
         expected="a network that onnxruntime runs on the CPU",
-        do="download the file again, or install a newer onnxruntime",
+        fix="download the file again, or install a newer onnxruntime",
     )
 
 
@@ -379,5 +379,5 @@ def _library(origin: Origin) -> Any:
             f"{origin.need} a library that is not installed.",
             found=(str(error).splitlines() or ["onnxruntime cannot be imported"])[0],
             expected="onnxruntime 1.20 or newer",
-            do=f"pip install onnxruntime, or {origin.instead}",
+            fix=f"pip install onnxruntime, or {origin.instead}",
         ) from error

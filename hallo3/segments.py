@@ -73,7 +73,7 @@ def frame_count(samples: int, sample_rate: int, fps: int) -> int:
             "The recording is too short to animate.",
             found=f"{samples} samples = {samples / sample_rate:.4f} s",
             expected=f"at least one video frame, {1 / fps:.2f} s",
-            do="use a longer recording",
+            fix="use a longer recording",
         )
     return -(-samples * fps // sample_rate)
 

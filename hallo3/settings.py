@@ -69,7 +69,7 @@ class Settings:
                 found=f"{start:g} to {end:g} of {self.steps} step{'s' * (self.steps > 1)}: both ends are "
                 f"rounded to step {self.guided.start}",
                 expected="an interval whose ends are rounded to different steps",
-                do="widen it or sample more steps; to do without guidance, set its scale to 1",
+                fix="widen it or sample more steps; to do without guidance, set its scale to 1",
             )
 
     @property
@@ -116,7 +116,7 @@ def check_step_cache(threshold: float, bound: float) -> None:
 
 def _among(name: str, names: Iterable[str], headline: str) -> None:
     if name not in (known := tuple(names)):
-        raise InputError(headline, found=repr(name), expected=" or ".join(known), do="choose one of these")
+        raise InputError(headline, found=repr(name), expected=" or ".join(known), fix="choose one of these")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -125,7 +125,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
             f"The {name} cannot be used.",
             found=f"{value:g}",
             expected=f"a number from {low:g} to {high:g}",
-            do="choose a value in that range",
+            fix="choose a value in that range",
         )
 
 
@@ -187,7 +187,7 @@ def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
             "This approximation does not exist.",
             found=repr(unknown[0]),
             expected=", ".join(APPROXIMATIONS),
-            do="choose of these, several with commas between them",
+            fix="choose of these, several with commas between them",
         )
     chosen = tuple(row for name, row in APPROXIMATIONS.items() if name in wanted)
     for number, row in enumerate(chosen):
@@ -197,6 +197,6 @@ def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
                     "These approximations contradict each other.",
                     found=f"{row.name} and {other.name}",
                     expected="one of them: both set the same",
-                    do=f"leave {row.name} or {other.name} out",
+                    fix=f"leave {row.name} or {other.name} out",
                 )
     return chosen

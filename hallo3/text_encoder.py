@@ -66,7 +66,7 @@ class T5Tokenizer:
                 "The text encoder's tokenizer is missing.",
                 found=f"no folder {folder}",
                 expected="the tokenizer files that came with the T5 text encoder",
-                do=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
+                fix=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
             )
         self._tokenizer = _load_tokenizer(folder)
 
@@ -95,7 +95,7 @@ def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], 
             "The text encoder wants an unknown tokenizer.",
             found=repr(name),
             expected=" or ".join(makers),
-            do="use a text encoder that was written for this version, or update the package",
+            fix="use a text encoder that was written for this version, or update the package",
         )
     return maker
 
@@ -110,14 +110,14 @@ def _load_tokenizer(folder: Path) -> Any:
         raise DependencyError(
             "The T5 tokenizer needs a library that is not installed.",
             found=str(error).splitlines()[0],
-            do="pip install sentencepiece protobuf",
+            fix="pip install sentencepiece protobuf",
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "The text encoder's tokenizer cannot be read.",
             found=str(error).splitlines()[0],
             expected=f"T5 tokenizer files in {folder}",
-            do="copy the tokenizer files of the T5 text encoder there again",
+            fix="copy the tokenizer files of the T5 text encoder there again",
         ) from error
 
 

@@ -50,7 +50,7 @@ def recording_of(audio: Any) -> Recording:
             "The audio holds several recordings.",
             found=f"{len(waveform)} recordings",
             expected="one",
-            do="pass one recording at a time",
+            fix="pass one recording at a time",
         )
     rate = _rate(sample_rate)
     check_audio_format(rate, *waveform.shape[1:])
@@ -93,7 +93,7 @@ def _no_audio(found: str) -> AudioError:
         "There is no audio to listen to.",
         found=found,
         expected="an AUDIO with a waveform [1, channels, samples] and a sample rate",
-        do="connect Load Audio, or any node that puts out AUDIO",
+        fix="connect Load Audio, or any node that puts out AUDIO",
     )
 
 
@@ -129,7 +129,7 @@ def _check_layout(image: Any) -> None:
             "The portrait has the wrong layout.",
             found=str(shape) if shape else "nothing" if image is None else f"a {type(image).__name__}",
             expected=ONE_PICTURE,
-            do="put the channels last, they seem to come first"
+            fix="put the channels last, they seem to come first"
             if channels_first
             else "connect Load Image, or any node that puts out IMAGE",
         )
@@ -138,14 +138,14 @@ def _check_layout(image: Any) -> None:
             "The portrait is not one picture.",
             found=f"{len(image)} pictures, {list(image.shape)}",
             expected=ONE_PICTURE,
-            do="pick one with Get Image from Batch; every frame of an animation is one",
+            fix="pick one with Get Image from Batch; every frame of an animation is one",
         )
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise PortraitError(
             "The portrait's values cannot be used.",
             found=f"values of {image.dtype}",
             expected="floating point from 0 to 1, or 8 bits from 0 to 255",
-            do="scale the picture to 0..1",
+            fix="scale the picture to 0..1",
         )
 
 
@@ -162,14 +162,14 @@ def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
             "The face mask does not fit the portrait.",
             found=str(list(mask.shape)) if isinstance(mask, Tensor) else f"a {type(mask).__name__}",
             expected=f"one mask of {size[1]} x {size[0]} px",
-            do="draw it on the portrait itself, with Open in Mask Editor",
+            fix="draw it on the portrait itself, with Open in Mask Editor",
         )
     if not bool((mask > 0.5).any()):
         raise InputError(
             "The face mask is empty.",
             found="no pixel is marked",
             expected="the face to be marked",
-            do="paint over the face, or disconnect face_mask",
+            fix="paint over the face, or disconnect face_mask",
         )
     return (mask.reshape(size) > 0.5).float().cpu()
 
@@ -194,7 +194,7 @@ def _no_box(found: str) -> InputError:
         "There is no box round a face.",
         found=found,
         expected="a BOUNDING_BOX with x, y, width and height in pixels of the portrait",
-        do="connect a node that detects faces, or disconnect face_box",
+        fix="connect a node that detects faces, or disconnect face_box",
     )
 
 
@@ -219,7 +219,7 @@ def motion_of(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
             "The motion frames do not fit.",
             found=str(list(images.shape)) if isinstance(images, Tensor) else f"a {type(images).__name__}",
             expected=str(list(wanted)),
-            do="connect motion_frames of Hallo3 VAE Decode as they are, with their bars",
+            fix="connect motion_frames of Hallo3 VAE Decode as they are, with their bars",
         )
     return images.permute(3, 0, 1, 2)[None].float().cpu() * 2 - 1
 
@@ -232,7 +232,7 @@ def segment_of(socket: SpeechSocket, index: int) -> Segment:
             "The speech has no such segment.",
             found=f"segment {index}",
             expected=f"0 to {len(plan) - 1}: {plan.frames} frames make {len(plan)} segments",
-            do="choose one of these, or use Hallo3 Extrapolate for all of them",
+            fix="choose one of these, or use Hallo3 Extrapolate for all of them",
         )
     return plan[index]
 
@@ -279,7 +279,7 @@ def check_word(name: str, word: object, words: Sequence[str]) -> None:
             f"There is no such choice of {name}.",
             found=repr(word)[:60],
             expected=" or ".join(words),
-            do="choose one of these",
+            fix="choose one of these",
         )
 
 
@@ -291,7 +291,7 @@ def check_socket(value: object, kind: type, name: str, node: str) -> None:
             f"There is no {name}.",
             found="nothing" if value is None else repr(value)[:60],
             expected=f"what {node} puts out",
-            do=f"connect {node}",
+            fix=f"connect {node}",
         )
 
 
@@ -301,5 +301,5 @@ def _same(name: str, found: object, wanted: object, use: str) -> None:
             f"The {name} was made for another model.",
             found=f"{name} of {found}",
             expected=str(wanted),
-            do=f"make it with {use}; built-in and real parts cannot be mixed",
+            fix=f"make it with {use}; built-in and real parts cannot be mixed",
         )

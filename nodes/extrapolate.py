@@ -238,7 +238,7 @@ def parent_named(jobs: Path, name: str) -> JobManifest | None:
         "There is no video to go on from.",
         found=repr(name[:60]),
         expected="the output job of a Hallo3 Extrapolate that has finished, still kept in output/hallo3_jobs",
-        do="connect the output job of the node that made the video",
+        fix="connect the output job of the node that made the video",
     )
 
 

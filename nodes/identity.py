@@ -252,7 +252,7 @@ def photograph_of(identity: Identity) -> PasteBack:
             "There is no photograph to paste the frames back into.",
             found="an identity that was saved without one",
             expected="an identity with the photograph it was made of",
-            do="make the identity again with Hallo3 Identity Reference",
+            fix="make the identity again with Hallo3 Identity Reference",
         )
     return identity.surroundings
 
@@ -273,7 +273,7 @@ def _frames_of(images: Any, identity: Identity) -> Tensor:
         "The frames do not fit the identity.",
         found=found,
         expected=f"frames of {wide} x {tall} px, or enlarged in these proportions",
-        do="connect the images that were made with this identity, without bars",
+        fix="connect the images that were made with this identity, without bars",
     )
 
 
@@ -318,7 +318,7 @@ class Hallo3SaveIdentity(io.ComfyNode):
                 "The identity cannot be saved there.",
                 found=repr(filename_prefix)[:100],
                 expected=f"a name inside of {IDENTITY_FOLDER} in ComfyUI's output folder",
-                do="use a name such as person, or people/anna",
+                fix="use a name such as person, or people/anna",
             )
         folder, name, number, below, _ = folder_paths.get_save_image_path(wanted, str(output))
         path = Path(folder) / f"{name}_{number:05}_{SUFFIX}"

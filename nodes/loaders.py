@@ -191,7 +191,7 @@ class Hallo3Sample(io.ComfyNode):
                 "There is no such portrait.",
                 found=repr(portrait),
                 expected=", ".join(PORTRAITS),
-                do="choose one of these",
+                fix="choose one of these",
             )
         picture = read_picture(SAMPLES / f"{portrait}.png")
         return io.NodeOutput(images_of(picture[None]), audio_of(read_recording(SAMPLES / "speech.wav")))

@@ -128,7 +128,7 @@ def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: Vid
             "The size of the photograph is not known.",
             found="paste_back without a portrait or an identity",
             expected="one of them: its size is the video's",
-            do="connect portrait or identity, or switch paste_back off",
+            fix="connect portrait or identity, or switch paste_back off",
         )
     picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
     if paste_back:
@@ -161,6 +161,6 @@ def _config(model: str) -> Hallo3Config:
             "There is no such model.",
             found=repr(model)[:60],
             expected=" or ".join(MODELS),
-            do="choose one of these",
+            fix="choose one of these",
         )
     return MODELS[model]

@@ -82,7 +82,7 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
             "These latents are not one segment's.",
             found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
             expected="[1, channels, frames, height, width]",
-            do="connect the LATENT of Hallo3 Sampler or of a sampler; of a batch, one by Latent From Batch",
+            fix="connect the LATENT of Hallo3 Sampler or of a sampler; of a batch, one by Latent From Batch",
         )
     made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
     if made != latents.shape[2]:
@@ -90,14 +90,14 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
             "These latents have been cut or joined.",
             found=f"{latents.shape[2]} latent frames",
             expected=f"the {made} of the segment they come from",
-            do="decode each segment by itself and join the images",
+            fix="decode each segment by itself and join the images",
         )
     if not bool(latents.isfinite().all()):
         raise InputError(
             "These latents hold values that are not numbers.",
             found="NaN or infinity",
             expected="finite latents",
-            do="sample again with other settings; nothing can be seen in these",
+            fix="sample again with other settings; nothing can be seen in these",
         )
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
@@ -108,7 +108,7 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
                 "The identity does not belong to these latents.",
                 found=f"an identity on a canvas of {canvas[1]} x {canvas[0]} px",
                 expected=f"{size.width} x {size.height} px",
-                do="connect the identity that was sampled with",
+                fix="connect the identity that was sampled with",
             )
     return latents
 
@@ -120,7 +120,7 @@ def _check_channels(latents: Tensor, vae: Any) -> None:
             "These latents are not this VAE's.",
             found=f"{latents.shape[1]} channels",
             expected=f"{channels} channels",
-            do="connect latents that were sampled with a Hallo3 model",
+            fix="connect latents that were sampled with a Hallo3 model",
         )
 
 
@@ -242,7 +242,7 @@ def segment_input(
             "This segment has nothing to go on from.",
             found=f"segment {segment.index} without motion frames",
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
-            do="connect motion_frames of its Hallo3 VAE Decode, or use Hallo3 Extrapolate",
+            fix="connect motion_frames of its Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
     shown = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     return heard(identity, socket, segment, encode(vae, shown))

@@ -90,7 +90,7 @@ def test_what_cannot_run_is_refused(name: str, why: str) -> None:
         get_backend(name, CPU, torch.float32, 64)
     assert raised.value.found.startswith(f"{name} on cpu in float32: {why}")
     assert raised.value.expected == "auto, flash, math"
-    assert "install" not in raised.value.do
+    assert "install" not in raised.value.fix
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -101,7 +101,7 @@ def test_a_missing_library_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError) as raised:
         get_backend(name, torch.device("cuda"), torch.bfloat16, 64)
     assert f"{BACKENDS[name].package} is not installed" in raised.value.found
-    assert raised.value.do.startswith(f"install {BACKENDS[name].package}, or choose")
+    assert raised.value.fix.startswith(f"install {BACKENDS[name].package}, or choose")
 
 
 @pytest.mark.parametrize("name", [name for name in LIBRARIES if name != "flash-3"])

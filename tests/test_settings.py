@@ -23,7 +23,7 @@ def test_another_is_refused_with_those_that_there_are(name: str) -> None:
     with pytest.raises(InputError, match=" or ".join(GUIDANCE_PASSES)) as raised:
         chosen(passes=name)
     assert raised.value.found == repr(name)
-    assert raised.value.do
+    assert raised.value.fix
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_interval_without_a_step_is_refused(steps: int, interval: tuple[float
         chosen(steps, guidance_interval=interval)
     assert step in raised.value.found
     assert raised.value.expected
-    assert "scale to 1" in raised.value.do
+    assert "scale to 1" in raised.value.fix
     assert not chosen(steps, 1.0, guidance_interval=interval).guided, "nothing is guided anyway"
 
 

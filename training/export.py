@@ -66,7 +66,7 @@ def _halved(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
             "A weight cannot be kept in half precision.",
             found=f"{part}: {lost[0]}",
             expected="finite numbers below 65504",
-            do="train again with a lower learning rate",
+            fix="train again with a lower learning rate",
         )
     return halves
 

@@ -77,7 +77,7 @@ def synthesise(folder: Path, count: int, split: str, workers: int = 2) -> list[P
             "There is nobody to speak.",
             found="no espeak-ng",
             expected="the program espeak-ng on the path",
-            do="install it: apt install espeak-ng, or brew install espeak-ng",
+            fix="install it: apt install espeak-ng, or brew install espeak-ng",
         )
     place = folder / split
     place.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def utterance(path: Path) -> Waveform:
                 f"{path.name} is no utterance of ours.",
                 found="{} channels, {} bytes a sample, {} Hz".format(*kind),
                 expected=f"1 channel, 2 bytes a sample, {SAMPLE_RATE} Hz",
-                do="convert it, or delete it and synthesise again",
+                fix="convert it, or delete it and synthesise again",
             )
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
     return samples.astype(np.float32) / 32768

@@ -78,7 +78,7 @@ def _check_format(name: str, key: str, source: CheckpointSource) -> None:
             "The weights are quantised in a way that is not read here.",
             found=f"{layer}: {word[:40]}",
             expected=", ".join(FORMATS),
-            do="use a file of bf16, fp16 or fp8 weights; ComfyUI's nodes may read this one",
+            fix="use a file of bf16, fp16 or fp8 weights; ComfyUI's nodes may read this one",
         )
 
 
@@ -87,7 +87,7 @@ def _unfit(name: str, found: str, expected: str) -> CheckpointError:
         "A quantised tensor's scale does not fit it.",
         found=f"{name[:120]} with {found}",
         expected=expected,
-        do="use another file of these weights",
+        fix="use another file of these weights",
     )
 
 
@@ -99,7 +99,7 @@ def narrowed(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
             "A value is too large for this precision.",
             found=f"{float(values.float().abs().max()):.3g} in {name}, as {str(dtype)[6:]}",
             expected=f"values up to {torch.finfo(dtype).max:.3g}",
-            do="use fp32, or bf16 instead of fp16",
+            fix="use fp32, or bf16 instead of fp16",
         )
     return made
 
@@ -202,7 +202,7 @@ def find_component(source: CheckpointSource, part: str) -> StoredComponent:
         "This file holds another part of the model, or another model.",
         found=f"{source.path.name}: {matching_naming(names, found)}",
         expected=COMPONENT_TITLES[part],
-        do=f"choose the file that holds it; its first tensors here are {', '.join(names[:3])[:200]}",
+        fix=f"choose the file that holds it; its first tensors here are {', '.join(names[:3])[:200]}",
     )
 
 
@@ -230,7 +230,7 @@ def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any
                 "The configuration beside the weights cannot be read.",
                 found=str(beside),
                 expected="a JSON object with the model's sizes",
-                do="mend it, or remove it to load the released model's sizes",
+                fix="mend it, or remove it to load the released model's sizes",
             )
     return None
 

@@ -59,7 +59,7 @@ def get_config(found: StoredComponent) -> dict[str, Any]:
             "The configuration stored with the weights cannot be used.",
             found=f"{type(config).__name__} in {found.source.path.name}",
             expected="an object with the model's sizes",
-            do="use a file written by `hallo3 convert`",
+            fix="use a file written by `hallo3 convert`",
         )
     return {**RELEASED_CONFIGS[found.part], **cast("Mapping[str, Any]", config)}
 
@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "The configuration cannot be read.",
             found=f"{path}: {fields}"[:200],
             expected="a JSON object with the model's sizes",
-            do="give a file like the `config` entry in a converted file's metadata",
+            fix="give a file like the `config` entry in a converted file's metadata",
         )
     return cast("dict[str, Any]", fields)
 
@@ -106,7 +106,7 @@ def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
             "The configuration stored with the weights cannot be used.",
             found=f"{name}: {(str(error).splitlines() or [''])[0][:160]}",
             expected="sizes of which a network can be built",
-            do="use the configuration that belongs to the weights",
+            fix="use the configuration that belongs to the weights",
         ) from error
 
 
@@ -121,16 +121,16 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
                 f"These weights are not {COMPONENT_TITLES[found.part]}.",
                 found=f"{name} of whole numbers, without a scale",
                 expected="floating point numbers, or whole ones with their scale",
-                do="use a file in bf16, fp16, fp32 or scaled fp8",
+                fix="use a file in bf16, fp16, fp32 or scaled fp8",
             )
     try:
         check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part])
     except CheckpointError as error:
         if found.said is not None:
             raise
-        advice = f"{error.do}; other sizes than the released model's need a hallo3.json beside the file"
+        advice = f"{error.fix}; other sizes than the released model's need a hallo3.json beside the file"
         raise CheckpointError(
-            error.headline, found=error.found, expected=error.expected, do=advice
+            error.headline, found=error.found, expected=error.expected, fix=advice
         ) from error
 
 

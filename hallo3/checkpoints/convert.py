@@ -185,7 +185,7 @@ def write_output(recipe: OutputFile, path: Path, watch: Watch = unwatched) -> No
             "The converted weights cannot be written.",
             found=f"{error.filename or path}: {error.strerror or error}",
             expected=room if full else "a folder that you may write to",
-            do="free some space and run the same command again: it goes on where it stopped"
+            fix="free some space and run the same command again: it goes on where it stopped"
             if full
             else "choose another folder, or remove what is in the way",
         ) from error
@@ -249,7 +249,7 @@ def _check_room(folder: Path, needed: int) -> None:
             "There is not enough room for the converted weights.",
             found=f"{free:,} bytes free in {folder}",
             expected=f"{needed:,} more bytes",
-            do="free some space, or choose a folder on another disk",
+            fix="free some space, or choose a folder on another disk",
         )
 
 
@@ -262,6 +262,6 @@ def _alone(file: IO[bytes], path: Path) -> Generator[None]:
             "The file is being written by another run.",
             found=f"{path}" if free else f"{path}, held by another process",
             expected="one conversion at a time",
-            do="let the other one finish, or stop it first",
+            fix="let the other one finish, or stop it first",
         )
     yield

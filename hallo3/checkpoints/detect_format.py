@@ -65,7 +65,7 @@ def open_regular(path: Path) -> io.FileIO:
             "This is not a file of weights.",
             found=f"{path}, which is {_what_else(found.st_mode)}",
             expected="a regular file",
-            do="choose the file itself",
+            fix="choose the file itself",
         )
     try:
         return io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "r")
@@ -81,7 +81,7 @@ def detect_format(path: Path, head: bytes, size: int) -> FileFormat:
             "The file seems to be downloading still.",
             found=f"{waiting.name} beside {path.name}",
             expected="a finished download",
-            do=f"wait until it is done; if nothing is running, delete {waiting.name} and download again",
+            fix=f"wait until it is done; if nothing is running, delete {waiting.name} and download again",
         )
     for magic, kind in _MAGIC:
         if head.startswith(magic):
@@ -93,7 +93,7 @@ def detect_format(path: Path, head: bytes, size: int) -> FileFormat:
         f"{path.name} holds no weights that can be read.",
         found=f"{found} ({size:,} bytes)",
         expected="a safetensors file, or a zip archive written by torch.save",
-        do=do,
+        fix=do,
     )
 
 
@@ -152,7 +152,7 @@ def _absent(path: Path, error: OSError | ValueError) -> CheckpointError:
         "A weights file cannot be opened.",
         found=f"{path}: {'a link that leads nowhere' if dangling else reason}",
         expected="a file that you may read",
-        do="check the name and its permissions, or download it",
+        fix="check the name and its permissions, or download it",
     )
 
 

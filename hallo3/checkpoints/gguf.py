@@ -154,7 +154,7 @@ def dequantize(raw: Tensor, entry: TensorEntry) -> Tensor:
             "A GGUF quantisation is not read.",
             found=f"{entry.quantised}: {error}",
             expected="one that the gguf library turns into floats",
-            do="use a file of Q8_0, Q6_K, Q5_K, Q4_K or 16 bits",
+            fix="use a file of Q8_0, Q6_K, Q5_K, Q4_K or 16 bits",
         ) from error
     return torch.from_numpy(values).reshape(entry.shape)
 
@@ -166,5 +166,5 @@ def _library() -> Any:
         raise DependencyError(
             "GGUF files need a library that is not installed.",
             found=str(error),
-            do="pip install gguf, or use safetensors",
+            fix="pip install gguf, or use safetensors",
         ) from error

@@ -133,7 +133,7 @@ class KeyMap:
             f"These weights are not {self.what}.",
             found=f"the key {key[:120]}",
             expected=expected,
-            do="check that the file is the part of Hallo3 you meant",
+            fix="check that the file is the part of Hallo3 you meant",
         )
 
 

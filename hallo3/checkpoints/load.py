@@ -34,7 +34,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
             "The weights cannot be written.",
             found=f"{path}: {error}",
             expected="a folder with room that you may write to",
-            do="free some space or choose another folder",
+            fix="free some space or choose another folder",
         ) from error
 
 
@@ -47,7 +47,7 @@ def read_config(path: Path) -> dict[str, Any]:
             "The weights file does not say what it is.",
             found=f"{path.name} without a readable {METADATA_KEY!r} entry in its metadata",
             expected="a file of a Hallo3 model folder",
-            do="choose a model folder written by this package",
+            fix="choose a model folder written by this package",
         )
     return dict(said)
 
@@ -118,7 +118,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
             f"{what} is incomplete after loading.",
             found=f"no values for {stranded[0]}",
             expected="values for every tensor",
-            do="this is a fault of the package; please report it with the name above",
+            fix="this is a fault of the package; please report it with the name above",
         )
     network.eval().requires_grad_(False)
 
@@ -150,5 +150,5 @@ def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:
             f"These weights are not {what}.",
             found="; ".join(problems),
             expected=f"exactly its {len(wanted)} tensors",
-            do="check that the file is complete and belongs to this configuration",
+            fix="check that the file is complete and belongs to this configuration",
         )

@@ -112,7 +112,7 @@ def _claim(folder: Path, paths: list[Path]) -> None:
             "The folder cannot be made.",
             found=f"{folder}: {error.strerror or error}",
             expected="a folder you may write to",
-            do="choose another folder",
+            fix="choose another folder",
         ) from error
     foreign = [path for path in folder.iterdir() if path not in paths]
     foreign += [path for path in paths if path.exists() and RANDOM_MARK not in read_config(path)]
@@ -121,5 +121,5 @@ def _claim(folder: Path, paths: list[Path]) -> None:
             "The folder already holds something else.",
             found=str(foreign[0]),
             expected="an empty folder, or an earlier random set",
-            do="choose another folder; nothing was changed",
+            fix="choose another folder; nothing was changed",
         )

@@ -121,20 +121,20 @@ def refused(path: str) -> CheckpointError:
             "The file holds numbers of a type that is not read.",
             found=dotted,
             expected=", ".join(str(dtype).removeprefix("torch.") for dtype in TYPES.values()),
-            do="save the network's state_dict() in one of these",
+            fix="save the network's state_dict() in one of these",
         )
     if module.startswith(("torch.nn.", "__torch__")) or name == "DataParallel":
         return CheckpointError(
             "The file holds a whole program, not only its weights.",
             found=dotted,
             expected="a dictionary of tensors",
-            do="save its state_dict() instead, or take the weights as safetensors",
+            fix="save its state_dict() instead, or take the weights as safetensors",
         )
     return CheckpointError(
         "The file asks for something to be run, which weights never need.",
         found=dotted,
         expected="tensors and the usual bookkeeping of torch and DeepSpeed",
-        do="do not open it with other programs; take the weights from their publisher",
+        fix="do not open it with other programs; take the weights from their publisher",
     )
 
 

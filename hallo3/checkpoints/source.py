@@ -34,7 +34,7 @@ class CheckpointSource:
                 "Two files hold the same tensor.",
                 found=f"{', '.join(file.path.name for file in files)}",
                 expected="every tensor in one of them",
-                do="keep the files of one download only in the folder",
+                fix="keep the files of one download only in the folder",
             )
 
     @property
@@ -114,7 +114,7 @@ def files_of(path: Path) -> list[Path]:
         "The folder holds no network.",
         found=f"{path} with {len(found)} safetensors files" if found else f"no weights in {path}",
         expected="one weights file, or the numbered files of one network with their index",
-        do="choose the file itself, or the folder it was downloaded into",
+        fix="choose the file itself, or the folder it was downloaded into",
     )
 
 
@@ -128,7 +128,7 @@ def small_text(path: Path, most: int) -> str:
             "A file beside the weights cannot be read.",
             found=f"{path}: {error.strerror or error}",
             expected="a file that you may read",
-            do="check its permissions",
+            fix="check its permissions",
         ) from error
 
 
@@ -140,7 +140,7 @@ def _latest(folder: Path) -> Path:
             "The checkpoint folder cannot be read.",
             found=f"{text!r} in {folder / 'latest'}",
             expected="the number of a folder",
-            do="download the checkpoint's folder again, or choose the .pt file in it",
+            fix="download the checkpoint's folder again, or choose the .pt file in it",
         )
     return folder / text / DEEPSPEED
 
@@ -179,7 +179,7 @@ def _missing(folder: Path, names: Sequence[str]) -> CheckpointError:
         "The network is incomplete.",
         found=f"{folder} without {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
         expected="all of its numbered files",
-        do="download the missing files into the same folder",
+        fix="download the missing files into the same folder",
     )
 
 
@@ -188,5 +188,5 @@ def _bad_index(path: Path, found: str) -> CheckpointError:
         "The list of a network's files cannot be used.",
         found=f"{path.name}: {found}",
         expected="names of files beside it",
-        do="download the folder again",
+        fix="download the folder again",
     )

@@ -123,7 +123,7 @@ def damaged(found: str, expected: str) -> CheckpointError:
         "The weights file is damaged, or was made to do harm.",
         found=found,
         expected=expected,
-        do="download it again from its publisher; if it stays so, do not use it",
+        fix="download it again from its publisher; if it stays so, do not use it",
     )
 
 
@@ -175,7 +175,7 @@ def incomplete(size: int, needed: int, what: str) -> CheckpointError:
         "The file is incomplete.",
         found=f"{size:,} bytes",
         expected=f"{needed:,} bytes, by {what}",
-        do="download it again; it was cut, or is still being written",
+        fix="download it again; it was cut, or is still being written",
     )
 
 
@@ -213,7 +213,7 @@ def _entry(name: str, value: Any, start: int) -> TensorEntry:
             "The file holds numbers of a type that is not read.",
             found=f"{shown} of type {str(fields['dtype'])[:20]}",
             expected=", ".join(DTYPES),
-            do="use a file in one of these types",
+            fix="use a file in one of these types",
         )
     check_shape(shape, shown)
     if len(place) != 2 or place[1] - place[0] != math.prod(shape) * dtype.itemsize:

@@ -144,7 +144,7 @@ class TensorFile:
                     "A weights file cannot be read.",
                     found=f"{self.path.name}: {error}",
                     expected="a disk that gives the file's bytes",
-                    do="check the disk or the network it is on, then run again",
+                    fix="check the disk or the network it is on, then run again",
                 ) from error
 
     def _changed(self) -> CheckpointError:
@@ -152,7 +152,7 @@ class TensorFile:
             "A weights file was changed while it was being read.",
             found=f"{self.path.name}, now {self._seen().size:,} bytes",
             expected=f"the {self.fingerprint.size:,} bytes it had",
-            do="let the program that writes it finish, then run again",
+            fix="let the program that writes it finish, then run again",
         )
 
     def _seen(self) -> Fingerprint:
@@ -177,5 +177,5 @@ def _about(path: Path, error: CheckpointError) -> CheckpointError:
     if path.name in error.found or path.name in error.headline:
         return error
     return CheckpointError(
-        error.headline, found=f"{path.name}: {error.found}", expected=error.expected, do=error.do
+        error.headline, found=f"{path.name}: {error.found}", expected=error.expected, fix=error.fix
     )

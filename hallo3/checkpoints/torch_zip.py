@@ -73,7 +73,7 @@ def _find_directory(read: Read, size: int) -> tuple[int, int, int]:
             "The file is incomplete.",
             found=f"{size:,} bytes that begin as a zip archive and do not end as one",
             expected="the archive's directory at the end",
-            do="download it again; it was cut, or is still being written",
+            fix="download it again; it was cut, or is still being written",
         )
     _, disk, start_disk, here, count, length, start, _ = struct.unpack("<4s4H2IH", tail)
     end = size - _END_SIZE
@@ -248,12 +248,12 @@ def _root(members: dict[str, Member]) -> str:
     return roots.pop()
 
 
-def _not_torch(found: str, do: str) -> CheckpointError:
+def _not_torch(found: str, fix: str) -> CheckpointError:
     return CheckpointError(
         "The archive is not a file of weights.",
         found=found,
         expected="an archive written by torch.save",
-        do=do,
+        fix=fix,
     )
 
 
@@ -276,7 +276,7 @@ def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
         "The file holds no tensors by name.",
         found=_in_words(value),
         expected="a dictionary of tensors, or one under " + ", ".join(repr(name) for name in STATES),
-        do="save the network's state_dict()",
+        fix="save the network's state_dict()",
     )
 
 

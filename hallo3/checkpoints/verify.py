@@ -101,7 +101,7 @@ def _check_finite(values: Tensor, name: str) -> None:
             "The weights hold values that are no numbers.",
             found=f"NaN or infinity in {name}",
             expected="finite numbers",
-            do="the file was damaged or badly converted: download it again",
+            fix="the file was damaged or badly converted: download it again",
         )
 
 
@@ -132,7 +132,7 @@ class _Checksums:
                     "The weights file is damaged.",
                     found=f"{stretch.name}, whose checksum differs",
                     expected="the bytes that were written",
-                    do="download the file again",
+                    fix="download the file again",
                 )
             self._crc = 0
             self._waiting.pop()

@@ -206,7 +206,7 @@ def _planned_or_not(request: Request) -> tuple[Request, str]:
     except InputError as error:
         if request.options.vram is not None:
             raise
-        return request, f"{error.headline} To do: {error.do}."
+        return request, f"{error.headline} To do: {error.fix}."
 
 
 def _print_plan(request: Request, refused: str) -> None:

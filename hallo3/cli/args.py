@@ -53,7 +53,7 @@ def approximated(settings: Settings, options: Namespace, *, known: bool) -> Sett
                 "There are two answers to how many steps are to be sampled.",
                 found=f"--steps {options.steps} and --approximate {row.name}",
                 expected="one of them",
-                do=f"leave --steps or {row.name} out",
+                fix=f"leave --steps or {row.name} out",
             )
     used: list[str] = []
     for row in chosen:

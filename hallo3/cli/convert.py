@@ -77,7 +77,7 @@ def _tasks(options: Namespace, precision: Precision) -> list[Task]:
             "There is nothing to convert.",
             found=f"no {COMPONENT_TITLES[missing[0]] if missing else 'part of Hallo3'} in {options.source}",
             expected="a checkpoint, or the folder into which the original's files were downloaded",
-            do="choose that file or folder; `hallo3 inspect` tells what a file is",
+            fix="choose that file or folder; `hallo3 inspect` tells what a file is",
         )
     tasks = [
         Task(part, path, output_path(options.target, part, _numbers(part, precision).name))
@@ -90,7 +90,7 @@ def _tasks(options: Namespace, precision: Precision) -> list[Task]:
                 "A file cannot be converted onto itself.",
                 found=str(task.source),
                 expected="another folder",
-                do="choose another folder to write to",
+                fix="choose another folder to write to",
             )
     return tasks
 
@@ -104,7 +104,7 @@ def _check_target(target: Path) -> None:
             "The converted weights cannot be written there.",
             found=f"{wrong or above}, which is {'a folder' if wrong else 'a file'}",
             expected="a folder to write files to",
-            do="choose another folder, or remove what is in the way",
+            fix="choose another folder, or remove what is in the way",
         )
 
 
@@ -119,7 +119,7 @@ def _place(source: Path, part: str) -> Path | None:
             "There is nothing to convert.",
             found=f"no {source}",
             expected="a checkpoint, or the folder into which the original's files were downloaded",
-            do="check the name",
+            fix="check the name",
         )
     if source.is_dir() and any((source / place).exists() for places in PLACES.values() for place in places):
         return None

@@ -60,7 +60,7 @@ def _hub() -> Any:
         raise DependencyError(
             "Downloading needs a library that is not installed.",
             found=str(error),
-            do=f"pip install huggingface_hub, or download the files from {PAGE} by hand",
+            fix=f"pip install huggingface_hub, or download the files from {PAGE} by hand",
         ) from error
     return huggingface_hub
 
@@ -80,7 +80,7 @@ def _published(hub: Any, revision: str, patterns: Iterable[str]) -> tuple[str, d
             "The files are not there any more.",
             found=f"none of {', '.join(patterns)} in {REPOSITORY} at {revision}",
             expected="the files of the original's release",
-            do=f"look at {PAGE}, and choose another --revision",
+            fix=f"look at {PAGE}, and choose another --revision",
         )
     return str(info.sha), found
 
@@ -116,7 +116,7 @@ def _wrong(path: Path, found: str, expected: str) -> CheckpointError:
         "A downloaded file is not what was published.",
         found=f"{path}: {found}",
         expected=expected,
-        do="delete it and run the same command again",
+        fix="delete it and run the same command again",
     )
 
 
@@ -125,7 +125,7 @@ def _failed(error: Exception) -> OutputError:
         "The download did not finish.",
         found=(str(error).splitlines() or ["no reason given"])[0][:300],
         expected="a connection to huggingface.co and room on the disk",
-        do="run the same command again: it goes on where it stopped",
+        fix="run the same command again: it goes on where it stopped",
     )
 
 

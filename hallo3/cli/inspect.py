@@ -29,7 +29,7 @@ def run_doctor(options: Namespace) -> None:
             "This is a file, not a folder.",
             found=str(options.folder),
             expected="a model folder, or ComfyUI's models folder",
-            do="give its folder; `hallo3 inspect` says what a file is",
+            fix="give its folder; `hallo3 inspect` says what a file is",
         )
     report = doctor.diagnose(ModelFolder(options.folder))
     if options.json:
@@ -42,7 +42,7 @@ def run_doctor(options: Namespace) -> None:
             "The model is not complete.",
             found=f"no usable {', '.join(lacking)}",
             expected="five parts",
-            do="see above",
+            fix="see above",
         )
 
 

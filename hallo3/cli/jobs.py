@@ -70,5 +70,5 @@ def find_parent(jobs: Path, name: str) -> JobManifest:
         "There is no video to go on from.",
         found=f"{name!r}, which is {'of' if content else 'no file, and'} no finished job in {jobs}",
         expected="a video as hallo3 animate made it, or its job's name, while the job is still kept",
-        do="render it first; the option --jobs lists what is there",
+        fix="render it first; the option --jobs lists what is there",
     )

@@ -74,7 +74,7 @@ def _unusable(error: OSError) -> Hallo3Error:
         "A file or folder cannot be used.",
         found=f"{error.filename or 'it'}: {error.strerror or error}",
         expected="one that exists and that you may use",
-        do="check its name, its permissions and the disk it is on",
+        fix="check its name, its permissions and the disk it is on",
     )
 
 
@@ -89,4 +89,4 @@ def _show_unexpected(error: Exception, with_traceback: bool) -> None:
     )
     headline = "Out of memory." if memory else "Something went wrong that should not have."
     first_line = (str(error).splitlines() or [""])[0]
-    print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", do=advice), file=sys.stderr)
+    print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", fix=advice), file=sys.stderr)

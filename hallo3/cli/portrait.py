@@ -50,7 +50,7 @@ class Speaker:
                 "There is no photograph to paste the frames back into.",
                 found=f"{self.name} without one",
                 expected="an identity that was saved with its photograph",
-                do="leave --paste-back out, or make the identity again",
+                fix="leave --paste-back out, or make the identity again",
             )
         return found
 
@@ -83,7 +83,7 @@ def read_speaker(options: Namespace, files: ModelFolder, config: Hallo3Config) -
                 "There are two answers to who is to speak.",
                 found=f"--identity and {', '.join(others)}",
                 expected="a portrait and what is asked of it, or an identity that was saved from one",
-                do="leave one of them out",
+                fix="leave one of them out",
             )
         identity = read_identity(options.identity)
         check_made_for(identity, config, lambda: fingerprint_in(files.transformer))
@@ -111,6 +111,6 @@ def box_named(text: str | None) -> PixelBox | None:
             "The face's box cannot be read.",
             found=f"--face-box {text}",
             expected="four numbers LEFT,TOP,RIGHT,BOTTOM in pixels, right of left and below top",
-            do="give the face's edges on the portrait, such as --face-box 120,80,360,400",
+            fix="give the face's edges on the portrait, such as --face-box 120,80,360,400",
         )
     return PixelBox(*edges)

@@ -76,14 +76,14 @@ def check_pictures(options: Namespace) -> None:
                 "A plan renders nothing.",
                 found=f"--plan and --{name.replace('_', '-')}",
                 expected="one of them; --preview and --speech-chart can be drawn for a plan",
-                do="leave one out",
+                fix="leave one out",
             )
         if path is not None and (path.suffix.lower() != ending or not path.resolve().parent.is_dir()):
             raise InputError(
                 "The file cannot be written there.",
                 found=f"--{name.replace('_', '-')} {path}",
                 expected=f"a file name that ends in {ending}, in a folder that exists",
-                do="choose one",
+                fix="choose one",
             )
 
 
@@ -113,13 +113,13 @@ def check_apart(options: Namespace, files: ModelFolder) -> None:
                 "The file cannot be written there.",
                 found=f"--{name.replace('_', '-')} {path}, which is an input, the video or another output",
                 expected="a file of its own",
-                do="choose another name",
+                fix="choose another name",
             )
         taken.add(path.resolve())
 
 
-def _refused(found: str, expected: str, do: str) -> InputError:
-    return InputError("The video cannot be written there.", found=found, expected=expected, do=do)
+def _refused(found: str, expected: str, fix: str) -> InputError:
+    return InputError("The video cannot be written there.", found=found, expected=expected, fix=fix)
 
 
 def device_named(name: str) -> torch.device:
@@ -132,7 +132,7 @@ def device_named(name: str) -> torch.device:
             "This device is not available.",
             found=f"--device {name}",
             expected=" or ".join(device for device, there in available.items() if there),
-            do="choose one of these, or leave --device out",
+            fix="choose one of these, or leave --device out",
         )
     return torch.device(name)
 
@@ -205,7 +205,7 @@ class Request:
                 "The recording has changed while the video was made.",
                 found=self.options.speech.name,
                 expected="the recording as it was when the command was given",
-                do="run the same command again; the new recording is another video",
+                fix="run the same command again; the new recording is another video",
             )
 
     @property
@@ -294,7 +294,7 @@ def read_request(options: Namespace) -> Request:
                 f"There is no {name}.",
                 found=f"no --{name}",
                 expected=f"--{name} FILE",
-                do="name a picture of one person (or --identity), and a recording of speech",
+                fix="name a picture of one person (or --identity), and a recording of speech",
             )
     given = {
         part: path
@@ -308,7 +308,7 @@ def read_request(options: Namespace) -> Request:
             "The frames cannot be enlarged so many times.",
             found=f"--enlarge {options.enlarge}",
             expected=f"a whole number from 1 to {LARGEST}",
-            do="choose a value in that range, or leave --enlarge out",
+            fix="choose a value in that range, or leave --enlarge out",
         )
     settings = settings_for(
         config.defaults,
@@ -322,7 +322,7 @@ def read_request(options: Namespace) -> Request:
             "Frames that are pasted back cannot be enlarged.",
             found=f"--paste-back and --enlarge {options.enlarge}",
             expected="one of them: the photograph decides how large pasted-back frames are",
-            do="leave --enlarge out",
+            fix="leave --enlarge out",
         )
     speaker = read_speaker(options, files, config)
     device = device_named(options.device)

@@ -77,14 +77,14 @@ def check_vram(request: Request) -> None:
             "These options contradict each other.",
             found=f"--vram and {by_hand}",
             expected="one of them: a plan for a ceiling decides what comes when it is needed",
-            do=f"leave {by_hand} out",
+            fix=f"leave {by_hand} out",
         )
     if isinstance(asked, float) and not (math.isfinite(asked) and asked > 0):
         raise InputError(
             "So much memory cannot be a ceiling.",
             found=f"--vram {asked:g}",
             expected="a number of GB above 0",
-            do="give what the GPU has, or less",
+            fix="give what the GPU has, or less",
         )
     if request.device.type == "cuda" or (isinstance(asked, float) and request.options.plan):
         return
@@ -93,13 +93,13 @@ def check_vram(request: Request) -> None:
             "This device has no ceiling to keep.",
             found=f"--vram {asked:g} on the device {request.device.type}",
             expected="a CUDA device; --plan works without one",
-            do="leave --vram out",
+            fix="leave --vram out",
         )
     raise InputError(
         "There is no GPU whose free memory could be asked for.",
         found=f"--vram {AUTO_VRAM} on the device {request.device.type}",
         expected="a CUDA device, or with --plan a number of GB",
-        do="give a number, or leave --vram out",
+        fix="give a number, or leave --vram out",
     )
 
 
@@ -123,7 +123,7 @@ def _bytes(asked: float, request: Request) -> int:
             "The GPU has less memory than that.",
             found=f"--vram {asked:g}",
             expected=f"at most {total / GB:.1f}",
-            do="give less, or leave --vram out: what is free is then used",
+            fix="give less, or leave --vram out: what is free is then used",
         )
     if ceiling > free:
         logger.warning(

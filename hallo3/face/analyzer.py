@@ -71,7 +71,7 @@ class NoFaceAnalyzer:
             "No face analyzer was loaded.",
             found="models for a saved identity",
             expected="models that can extract one",
-            do="load the models with extract=True",
+            fix="load the models with extract=True",
         )
 
 
@@ -85,7 +85,7 @@ def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig
             "This face analyzer does not belong to this model.",
             found=f"embeddings in the space {analyzer.space!r}",
             expected=f"the space {config.space!r}",
-            do="use the analyzer the model was trained with",
+            fix="use the analyzer the model was trained with",
         )
     face = analyzer.analyze(picture)
     shape = tuple(face.embedding.shape)
@@ -94,13 +94,13 @@ def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig
             "The face analyzer's embedding cannot be used.",
             found=f"shape {list(shape)}, finite: {bool(face.embedding.isfinite().all())}",
             expected=f"[1, {config.embedding_dim}] finite numbers",
-            do="try another picture of the person, or check the analyzer's model files",
+            fix="try another picture of the person, or check the analyzer's model files",
         )
     if tuple(face.mask.shape) != tuple(picture.shape[1:]):
         raise FaceError(
             "The face mask does not fit the picture.",
             found=str(list(face.mask.shape)),
             expected=str(list(picture.shape[1:])),
-            do="check the analyzer",
+            fix="check the analyzer",
         )
     return face

@@ -102,5 +102,5 @@ def _unusable(found: str) -> FaceError:
         "The face's landmarks cannot be used.",
         found=found,
         expected="five points on a face",
-        do="try another picture, or choose another face",
+        fix="try another picture, or choose another face",
     )

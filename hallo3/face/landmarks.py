@@ -35,7 +35,7 @@ def silhouette_box(landmarks: Tensor) -> PixelBox:
             "The landmarks do not describe a face.",
             found=f"{list(shape)} numbers",
             expected=f"[{LANDMARKS}, 2]: x and y in pixels, in MediaPipe's order",
-            do="check what finds the landmarks, or give a box instead",
+            fix="check what finds the landmarks, or give a box instead",
         )
     outline = landmarks[list(SILHOUETTE)].double()
     if not bool(outline.isfinite().all()):
@@ -43,7 +43,7 @@ def silhouette_box(landmarks: Tensor) -> PixelBox:
             "The landmarks do not describe a face.",
             found="numbers that are not finite",
             expected="x and y in pixels",
-            do="check what finds the landmarks, or give a box instead",
+            fix="check what finds the landmarks, or give a box instead",
         )
     low, high = outline.amin(dim=0).round(), outline.amax(dim=0).round()
     return PixelBox(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
@@ -83,7 +83,7 @@ def box_mask(box: PixelBox, height: int, width: int) -> Tensor:
             "The face's box cannot be used.",
             found=", ".join(f"{name} {edge:g}" for name, edge in box._asdict().items()),
             expected=f"a box inside {width} x {height} px",
-            do="correct the box, or leave it out and let the face be found",
+            fix="correct the box, or leave it out and let the face be found",
         )
     left, top, right, bottom = (
         int(edge) for edge in expand(PixelBox(*(round(edge) for edge in box)), height, width)

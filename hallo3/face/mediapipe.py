@@ -103,7 +103,7 @@ def read_task(path: Path) -> bytes:
             "MediaPipe's face landmarks need a file that is missing.",
             found=f"no file {path}",
             expected=FILE,
-            do=WHERE + also,
+            fix=WHERE + also,
         ) from error
     except OSError as error:
         raise _refused(path, error.strerror or type(error).__name__, "a file that may be read") from error
@@ -130,14 +130,14 @@ def _library() -> Any:
             "MediaPipe's face landmarks need a library that is not installed or cannot be imported.",
             found=_first_line(error),
             expected="mediapipe 0.10, up to 0.10.33",
-            do=INSTALL,
+            fix=INSTALL,
         ) from error
     if version >= REPORTING:
         raise DependencyError(
             "The installed mediapipe connects to its makers when it runs, and is not used.",
             found=f"mediapipe {library.__version__}",
             expected="a version up to 0.10.33, which connects to nobody",
-            do=INSTALL,
+            fix=INSTALL,
         )
     return library
 
@@ -159,7 +159,7 @@ def _landmarker(library: Any, content: bytes, path: Path) -> Generator[tuple[Any
             "MediaPipe's face landmarks cannot be found.",
             found=f"{path.name}: {_first_line(error)}",
             expected="a file that mediapipe runs",
-            do=f"download the file again, or {INSTALL}",
+            fix=f"download the file again, or {INSTALL}",
         ) from error
 
 
@@ -185,7 +185,7 @@ def _refused(path: Path, found: str, expected: str) -> CheckpointError:
         "MediaPipe's file of face landmarks cannot be used.",
         found=f"{path.name}: {found}",
         expected=expected,
-        do=f"download {FILE} again",
+        fix=f"download {FILE} again",
     )
 
 

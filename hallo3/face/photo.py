@@ -133,7 +133,7 @@ class PhotographAnalyzer:
         try:
             points = self.landmarks(picture, chosen)
         except (CheckpointError, DependencyError) as error:
-            return chosen.box, [f"{STANDS_IN}. {error.headline} Found: {error.found}. Do: {error.do}."]
+            return chosen.box, [f"{STANDS_IN}. {error.headline} Found: {error.found}. Do: {error.fix}."]
         if points is None:
             return chosen.box, [f"{STANDS_IN}: MediaPipe finds no face where the detector does."]
         return silhouette_box(points), []

@@ -32,7 +32,7 @@ def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, ch
             "There are two answers to which face is meant.",
             found=f"face number {choice.index}, and a place on the portrait",
             expected="one of them",
-            do="leave the number at 0, or the box or mask out",
+            fix="leave the number at 0, or the box or mask out",
         )
     height, width = picture.shape[1:]
     mask = given_mask(choice, height, width)
@@ -98,11 +98,11 @@ def create_analyzer(
             "No face analyzer for this model is available.",
             found="no folder with the files of the analyzer of photographs",
             expected=expected,
-            do="name the folder with scrfd_10g_bnkps.onnx and glintr100.onnx (antelopev2)",
+            fix="name the folder with scrfd_10g_bnkps.onnx and glintr100.onnx (antelopev2)",
         )
     raise FaceError(
         "No face analyzer for this model is available.",
         found=f"analyzers for the spaces 'thumbnail', 'drawn-face' and {SPACE!r}",
         expected=expected,
-        do="hand in an analyzer of that space, or use a random set; mixing spaces would animate a stranger",
+        fix="hand in an analyzer of that space, or use a random set; mixing spaces would animate a stranger",
     )

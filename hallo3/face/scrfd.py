@@ -112,7 +112,7 @@ class Detector:
                 "The face detector's answer cannot be used.",
                 found="boxes, landmarks or scores that are not finite",
                 expected="finite numbers",
-                do=f"try another picture, or download {self.path.name} again",
+                fix=f"try another picture, or download {self.path.name} again",
             )
         return found
 
@@ -178,5 +178,5 @@ def _other(path: Path, outputs: list[Tensor]) -> CheckpointError:
         "The face detector's file holds another network.",
         found=f"{path.name}: outputs {', '.join(str(list(each.shape)) for each in outputs)}"[:300],
         expected=f"scores, boxes and five landmarks on grids of {STRIDES} pixels at {SIDE} x {SIDE}",
-        do=f"use the file {FILE} of antelopev2",
+        fix=f"use the file {FILE} of antelopev2",
     )

@@ -64,7 +64,7 @@ def select_face(faces: Sequence[DetectedFace], choice: FaceChoice) -> tuple[Dete
             "There is no face of this number on the portrait.",
             found=f"number {choice.index}, and {_faces(len(faces))} there",
             expected=f"0 for the largest, or 1 to {len(faces)} from the left",
-            do="look at the preview and choose one of its numbers",
+            fix="look at the preview and choose one of its numbers",
         )
     if not faces:
         return _nobody("no face", "use a picture that shows the face from the front", choice)
@@ -124,7 +124,7 @@ def given_mask(choice: FaceChoice, height: int, width: int) -> Tensor | None:
             "The given face mask cannot be used.",
             found=f"{list(mask.shape)}, {float(mask.mean()) if mask.numel() else 0:.0%} of it set",
             expected=f"[{height}, {width}], set where the face is",
-            do="draw the mask on this picture, or leave it out and let the face be found",
+            fix="draw the mask on this picture, or leave it out and let the face be found",
         )
     return mask
 
@@ -140,7 +140,7 @@ def is_profile(face: DetectedFace) -> bool:
     return not FRONTAL[0] <= way <= FRONTAL[1]
 
 
-def _nobody(found: str, do: str, choice: FaceChoice) -> tuple[None, list[str]]:
+def _nobody(found: str, fix: str, choice: FaceChoice) -> tuple[None, list[str]]:
     if choice.whole_picture:
         return None, [
             f"There is {found}: as asked for, the whole picture is used and nobody is recognised, so the "
@@ -150,7 +150,7 @@ def _nobody(found: str, do: str, choice: FaceChoice) -> tuple[None, list[str]]:
         "No face was found on the portrait.",
         found=found,
         expected="one face, seen from the front, that fills a good part of the picture",
-        do=f"{do}, or allow the whole picture to be used (nobody is recognised then)",
+        fix=f"{fix}, or allow the whole picture to be used (nobody is recognised then)",
     )
 
 

@@ -211,7 +211,7 @@ def check_disk(cost: RunEstimate, folder: Path, already: int = 0) -> None:
             "The video does not fit on the disk.",
             found=f"{size(free)} free in {folder}",
             expected=f"{size(needed)} for {cost.frames:,} frames in {cost.segments:,} segments",
-            do="free some space, choose a folder on another disk, or make the video in parts",
+            fix="free some space, choose a folder on another disk, or make the video in parts",
         )
 
 

@@ -108,7 +108,7 @@ def check_format(folder: Path) -> None:
             "The job was begun by a newer version of Hallo3.",
             found=f"{folder} of format {found}",
             expected=f"format {FORMAT} or older",
-            do="update Hallo3, or start again in another folder",
+            fix="update Hallo3, or start again in another folder",
         )
 
 
@@ -300,7 +300,7 @@ class Job:
                 "A finished segment has been damaged.",
                 found=f"{path} is not what was written there",
                 expected="files in a job's folder to be left alone",
-                do="run the same again: only this segment is rendered anew",
+                fix="run the same again: only this segment is rendered anew",
             )
         return found[1]
 

@@ -90,7 +90,7 @@ def parse_redo(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
             "These segments cannot be done again.",
             found=f"{text!r}, take {take}",
             expected=f"one segment, or a stretch such as 2-3, of {there}; a take from 1 on",
-            do="choose segments that the video has",
+            fix="choose segments that the video has",
         )
     return Redo(first, last, take)
 
@@ -160,7 +160,7 @@ def _check_finite(drawn: Rendered, index: int) -> None:
             "Sampling gave values that are not numbers.",
             found=f"NaN or infinity in segment {index + 1}; it is not kept, those before it are",
             expected="finite frames",
-            do="use another number type (bf16 or fp32 in place of fp16), other weights, or no LoRA",
+            fix="use another number type (bf16 or fp32 in place of fp16), other weights, or no LoRA",
         )
 
 
@@ -169,7 +169,7 @@ def _lost(index: int) -> InputError:
         "The video to go on from is not whole any more.",
         found=f"its segment {index + 1} is missing or damaged",
         expected="a finished video's job",
-        do="render that one again first",
+        fix="render that one again first",
     )
 
 
@@ -263,7 +263,7 @@ class VideoJob:
                     "The sound of the video to go on from is not there any more.",
                     found=f"job {self.parent.folder.name}",
                     expected="a job as it was left",
-                    do="render that video again first",
+                    fix="render that video again first",
                 )
             parts.append((before, Fraction(self.parent.about.frames, fps)))
         parts.append((self.recording, Fraction(self.plan.frames, fps)))
@@ -313,7 +313,7 @@ def create_manifest(
             "The video to go on from is of another kind.",
             found="another size, codec, quality or kind of pixels",
             expected="those that it was made with",
-            do="use the same portrait and the same choices as for that video",
+            fix="use the same portrait and the same choices as for that video",
         )
     return JobManifest(
         key=key,

@@ -81,7 +81,7 @@ def clear_job(jobs: Path, name: str) -> JobInfo:
             "There is no such job." if not exact else "Several jobs begin so.",
             found=f"{name!r} in {jobs}",
             expected="one of " + (", ".join(job.name for job in list_jobs(jobs)) or "no jobs at all"),
-            do="list the jobs and give the name of one",
+            fix="list the jobs and give the name of one",
         )
     remove_job(exact[0].folder)
     return exact[0]

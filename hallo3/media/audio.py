@@ -41,14 +41,14 @@ def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:
             "The recording has too many channels.",
             found=f"{channels} channels of {samples} samples",
             expected=f"at most {MOST_CHANNELS}",
-            do="mix it down to stereo, or change the axes if they are the wrong way round",
+            fix="mix it down to stereo, or change the axes if they are the wrong way round",
         )
     if samples > LONGEST_HOURS * 3600 * sample_rate:
         raise AudioError(
             "The recording is too long.",
             found=f"{samples / sample_rate / 3600:.2f} h",
             expected=f"at most {LONGEST_HOURS} h",
-            do="cut it into parts and make a video of each",
+            fix="cut it into parts and make a video of each",
         )
 
 
@@ -58,7 +58,7 @@ def sample_rate_error(found: str) -> AudioError:
         "The recording's sample rate cannot be used.",
         found=found,
         expected=RATES,
-        do="export the recording again, at 16000 Hz or more",
+        fix="export the recording again, at 16000 Hz or more",
     )
 
 
@@ -98,7 +98,7 @@ class AudioStats:
                 "The recording holds values that are not numbers.",
                 found=f"NaN or infinity at {self.bad / self.sample_rate:.3f} s",
                 expected="finite samples",
-                do="export the recording again",
+                fix="export the recording again",
             )
 
     def tell(self) -> None:
@@ -169,7 +169,7 @@ def read_pieces(path: Path) -> Iterator[Recording]:
             "The recording is empty.",
             found=f"{path.name} with 0 samples",
             expected="at least one video frame of sound",
-            do="record or export it again",
+            fix="record or export it again",
         )
 
 
@@ -209,7 +209,7 @@ def _check_same(first: Any, frame: Any, name: str) -> None:
             "The recording changes its form underway.",
             found=f"{name}: {forms[0]}, then {forms[1]}",
             expected="one sample rate and number of channels throughout",
-            do="open it in an audio program and export it again",
+            fix="open it in an audio program and export it again",
         )
 
 
@@ -255,7 +255,7 @@ def compute_stats(recording: Recording) -> AudioStats:
             "The recording has the wrong layout.",
             found=f"{list(waveform.shape)} {waveform.dtype} at {recording.sample_rate} Hz",
             expected="[channels, samples] floating point",
-            do="pass one recording at a time",
+            fix="pass one recording at a time",
         )
     check_audio_format(recording.sample_rate, *waveform.shape)
     if 0 in waveform.shape:
@@ -263,7 +263,7 @@ def compute_stats(recording: Recording) -> AudioStats:
             "The recording is empty.",
             found=f"{waveform.shape[0]} channels, {waveform.shape[1]} samples",
             expected="at least one of each",
-            do="record or export it again",
+            fix="record or export it again",
         )
     facts = AudioStats(recording.sample_rate, waveform.shape[0])
     facts.add(waveform.float())
@@ -289,7 +289,7 @@ def missing_resampler_error(error: ImportError, source_rate: int, target_rate: i
         "Resampling a recording needs a library that is not installed.",
         found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
         expected=f"librosa, or a recording at {target_rate} Hz",
-        do="pip install librosa",
+        fix="pip install librosa",
     )
 
 
@@ -387,5 +387,5 @@ def _changed(path: Path, facts: AudioStats) -> AudioError:
         "The recording has changed while it was read.",
         found=path.name,
         expected=f"{facts.samples} samples, {facts.channels} channels at {facts.sample_rate} Hz, as before",
-        do="run it again when nothing writes to the file",
+        fix="run it again when nothing writes to the file",
     )

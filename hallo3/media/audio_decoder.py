@@ -101,7 +101,7 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             "The recording cannot be read.",
             found=f"{path.name}, {path.stat().st_size} bytes: {reason}",
             expected="a complete WAV, MP3, FLAC, M4A, OGG or similar file",
-            do="play it in an audio program and export it again",
+            fix="play it in an audio program and export it again",
         ) from error
     except OSError as error:
         raise _closed(f"{path}: {error.strerror}") from error
@@ -112,7 +112,7 @@ def _closed(found: str) -> AudioError:
         "The recording cannot be opened.",
         found=found,
         expected="an audio or video file",
-        do="check the path",
+        fix="check the path",
     )
 
 
@@ -122,7 +122,7 @@ def _track(container: Any, path: Path) -> Any:
             "The file has no sound.",
             found=f"{path.name} with {len(container.streams)} other tracks",
             expected="at least one audio track",
-            do="choose a recording of speech",
+            fix="choose a recording of speech",
         )
     track = container.streams.audio[0]
     codec = track.codec_context.codec.name if track.codec_context else "an unknown form"
@@ -131,7 +131,7 @@ def _track(container: Any, path: Path) -> Any:
             "The recording is stored in a way that is not read here.",
             found=f"{path.name}: sound in {codec}",
             expected="WAV, MP3, AAC, FLAC, ALAC, Opus, Vorbis, AC-3, WMA or AMR sound",
-            do="play it in an audio program and export it as WAV",
+            fix="play it in an audio program and export it as WAV",
         )
     return track
 

@@ -93,7 +93,7 @@ def plan_crop(
             "There is no such framing.",
             found=repr(framing),
             expected=", ".join(FRAMINGS),
-            do="choose one of these",
+            fix="choose one of these",
         )
     whole = Crop.whole(height, width)
     seen = None if face is None else _visible(face, height, width)
@@ -104,7 +104,7 @@ def plan_crop(
             "There is no face to frame.",
             found="no face on the portrait" if face is None else "a face outside of the portrait",
             expected="a portrait whose face is known",
-            do="choose another framing, or say where the face is",
+            fix="choose another framing, or say where the face is",
         )
     return _placed(seen, _size(seen, whole, shape), whole)
 

@@ -30,7 +30,7 @@ def read_picture(path: Path) -> Tensor:
             "The portrait cannot be opened.",
             found=f"no file {path}",
             expected="a picture file",
-            do="check the path",
+            fix="check the path",
         )
     try:
         rgb = _decoded(path)
@@ -39,21 +39,21 @@ def read_picture(path: Path) -> Tensor:
             "The portrait is too large.",
             found=str(error).split(",")[0],
             expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
-            do="scale the picture down first",
+            fix="scale the picture down first",
         ) from error
     except UnidentifiedImageError as error:
         raise PortraitError(
             "The portrait cannot be read.",
             found=f"{path.name}, {path.stat().st_size} bytes, of no known picture format",
             expected="a PNG, JPEG, WebP or similar picture",
-            do="open it in a picture program and save it as PNG",
+            fix="open it in a picture program and save it as PNG",
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise PortraitError(
             "The portrait is damaged.",
             found=f"{path.name}: {error}",
             expected="a complete picture file",
-            do="copy or export the picture again",
+            fix="copy or export the picture again",
         ) from error
     return check_picture(torch.from_numpy(rgb).permute(2, 0, 1).float().div_(255))
 
@@ -71,7 +71,7 @@ def check_picture(picture: Tensor) -> Tensor:
             "The portrait has the wrong layout.",
             found=str(list(picture.shape)),
             expected="[3, height, width]",
-            do="pass one RGB picture, channels first",
+            fix="pass one RGB picture, channels first",
         )
     height, width = picture.shape[1:]
     if min(height, width) < MINIMUM_SIDE:
@@ -79,7 +79,7 @@ def check_picture(picture: Tensor) -> Tensor:
             "The portrait is too small.",
             found=f"{width} x {height} px",
             expected=f"at least {MINIMUM_SIDE} px a side",
-            do="use a larger picture",
+            fix="use a larger picture",
         )
     low, high = float(picture.amin()), float(picture.amax())
     if not (low >= 0 and high <= 1):
@@ -89,7 +89,7 @@ def check_picture(picture: Tensor) -> Tensor:
             "The portrait's values cannot be used.",
             found=bad or f"values from {low:g} to {high:g}",
             expected="finite values from 0 to 1",
-            do="scale the picture to 0..1",
+            fix="scale the picture to 0..1",
         )
     return picture
 

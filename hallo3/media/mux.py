@@ -145,7 +145,7 @@ class GrowingVideo:
                 HEADLINE,
                 found=f"{track.codec_context.name} in {self.path.suffix}: {error}",
                 expected="a codec that this kind of file holds",
-                do="choose another file ending or codec",
+                fix="choose another file ending or codec",
             ) from error
         self._picture.time_base = track.time_base
         self._delay = REORDERED if track.codec_context.has_b_frames else 0

@@ -198,5 +198,5 @@ def _impossible(found: str, expected: str) -> InputError:
         "The video cannot be encoded so.",
         found=found,
         expected=expected,
-        do="choose one of these, or leave the choice out",
+        fix="choose one of these, or leave the choice out",
     )

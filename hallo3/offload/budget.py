@@ -144,7 +144,7 @@ def plan_memory(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int, ram
         "The run does not fit into so much of the GPU's memory.",
         found=f"{ceiling / GB:.1f} GB",
         expected=f"{least / GB:.1f} GB or more in {demand.precision.name}: so much takes the stage {where}",
-        do="allow more" + (f", or use {' or '.join(smaller)}" if smaller else ""),
+        fix="allow more" + (f", or use {' or '.join(smaller)}" if smaller else ""),
     )
 
 

@@ -113,7 +113,7 @@ def get_precision(name: str) -> Precision:
             "There is no such precision.",
             found=repr(name),
             expected=" or ".join(PRECISIONS),
-            do="choose one of these",
+            fix="choose one of these",
         )
     return found
 
@@ -135,7 +135,7 @@ def check_device(precision: Precision, device: torch.device) -> None:
             "This device cannot hold these numbers.",
             found=f"{precision.name} on the device {device.type}, where this torch has no e4m3",
             expected="a device that has e4m3: any NVIDIA GPU, or the CPU",
-            do="use bf16",
+            fix="use bf16",
         )
     if not precision.approximate or device.type == "cpu":
         return
@@ -151,7 +151,7 @@ def check_device(precision: Precision, device: torch.device) -> None:
         "This device cannot multiply in these numbers.",
         found=f"{precision.name} on {found}",
         expected="an NVIDIA GPU of compute capability {}.{} or more, or the CPU".format(*(least or ())),
-        do="use bf16" if other else "use bf16, or fp8, which only holds the weights in eight bits",
+        fix="use bf16" if other else "use bf16, or fp8, which only holds the weights in eight bits",
     )
 
 

@@ -212,5 +212,5 @@ def get_sampler(name: str) -> Sampler:
             "This sampler does not exist.",
             found=repr(name),
             expected=" or ".join(SAMPLERS),
-            do="choose one of these",
+            fix="choose one of these",
         ) from None

@@ -61,7 +61,7 @@ def make_schedule(steps: int) -> Schedule:
             "This number of steps cannot be sampled.",
             found=f"{steps} steps",
             expected=f"1 to {TRAIN_STEPS}",
-            do="choose a number in that range; the released model was made for 50",
+            fix="choose a number in that range; the released model was made for 50",
         )
     table = denoiser_table()
     timesteps, alphas = select_alphas(steps)

@@ -75,7 +75,7 @@ class ArrayFile:
             "A file that was written while listening is not as it was left.",
             found=f"{self.path}: " + ("missing" if size is None else f"{size:,} bytes"),
             expected=f"{self._bytes(self.rows):,} readable bytes, {self.rows:,} rows of {self.width}",
-            do="delete the file and listen to the recording again",
+            fix="delete the file and listen to the recording again",
         )
 
 

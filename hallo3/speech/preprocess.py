@@ -52,7 +52,7 @@ class SpeechPreprocessing:
                     "The recording cannot be listened to like that.",
                     found=f"{name} {found!r}",
                     expected=" or ".join(words),
-                    do="choose one of these",
+                    fix="choose one of these",
                 )
 
     @property

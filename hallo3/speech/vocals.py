@@ -181,7 +181,7 @@ class Separator:
                 "The vocal separator's file holds another network.",
                 found=f"{self.path.name}: {', '.join(str(list(each.shape)) for each in answers)}"[:300],
                 expected=f"one answer {list(SHAPE)}",
-                do=f"use the file {FILE} of {VOCALS.belongs_to}",
+                fix=f"use the file {FILE} of {VOCALS.belongs_to}",
             )
         vocals = sound_of(answers[0])
         if not bool(vocals.isfinite().all()):
@@ -189,7 +189,7 @@ class Separator:
                 "The vocal separator's answer cannot be used.",
                 found=f"numbers that are not finite, near {number * STEP / RATE:.1f} s",
                 expected="finite numbers",
-                do=f"download {self.path.name} again, or leave the recording as it is",
+                fix=f"download {self.path.name} again, or leave the recording as it is",
             )
         return vocals
 

@@ -154,13 +154,13 @@ def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> O
             headline,
             found=f"{where}: {said}, {_free(path)} bytes free",
             expected=room,
-            do="free some space and run the same again: it goes on where it stopped",
+            fix="free some space and run the same again: it goes on where it stopped",
         )
     return OutputError(
         headline,
         found=f"{where}: {said}",
         expected="a folder that exists and that you may write to",
-        do="mend the folder, remove what is in the way, or choose another; then run the same again",
+        fix="mend the folder, remove what is in the way, or choose another; then run the same again",
     )
 
 

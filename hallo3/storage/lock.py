@@ -32,7 +32,7 @@ def lock_folder(folder: Path, what: str, system: System = SYSTEM, *, note: bool 
                 f"Another run is working on {what}.",
                 found=f"{folder.name}, held by {_holder(folder)}",
                 expected="one run at a time",
-                do="wait until it is done, or stop it; what it has finished is kept",
+                fix="wait until it is done, or stop it; what it has finished is kept",
             )
         if os.name != "nt" and not _still_there(descriptor, folder / LOCK):
             raise FileNotFoundError(errno.ENOENT, "it was taken away just now", str(folder))

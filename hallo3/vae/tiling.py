@@ -33,14 +33,14 @@ class DecodePlan:
                 "A picture cannot be decoded in this many strips.",
                 found=f"{self.strips} strips",
                 expected="1 or more",
-                do="use 1 for the whole height, more for less memory",
+                fix="use 1 for the whole height, more for less memory",
             )
         if self.caches not in CACHES:
             raise InputError(
                 "The frames between two slices cannot be kept there.",
                 found=f'"{self.caches}"',
                 expected=" or ".join(f'"{place}"' for place in CACHES),
-                do='use "device", or "host" for less memory on the device',
+                fix='use "device", or "host" for less memory on the device',
             )
 
 

@@ -155,7 +155,7 @@ def _without_model(picture: Tensor, face: DetectedFace) -> NoReturn:
         "MediaPipe's face landmarks need a model file that is missing.",
         found=f"no {FILE} in ComfyUI's models/{DETECTION_FOLDER}",
         expected="the file of ComfyUI's own MediaPipe nodes (5.4 MB, Apache 2.0)",
-        do="download it from detection of Comfy-Org/mediapipe on huggingface.co into models/"
+        fix="download it from detection of Comfy-Org/mediapipe on huggingface.co into models/"
         + DETECTION_FOLDER,
     )
 
@@ -165,7 +165,7 @@ def _other(model: Path, found: str) -> CheckpointError:
         "ComfyUI's MediaPipe port cannot find face landmarks.",
         found=f"{model.name}: {found}",
         expected=f"{FILE}, as published for ComfyUI's own MediaPipe nodes",
-        do="download the file again, or update ComfyUI",
+        fix="download the file again, or update ComfyUI",
     )
 
 

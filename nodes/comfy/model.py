@@ -102,7 +102,7 @@ def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
             "The positive conditioning does not fit this model.",
             found=f"text embeddings {list(text.shape)}" if isinstance(text, Tensor) else "no text embeddings",
             expected=f"at least {trunk.text_tokens} tokens of {trunk.text_dim} numbers",
-            do="use T5-XXL (Load CLIP, type cogvideox); for the built-in model, the clip of its loader",
+            fix="use T5-XXL (Load CLIP, type cogvideox); for the built-in model, the clip of its loader",
         )
     return text[:, : trunk.text_tokens]
 
@@ -226,7 +226,7 @@ class NativeTransformer(Hallo3Transformer):
                 "The latent video does not have a segment's length.",
                 found=f"{frames} latent frames, speech for {heard}",
                 expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
-                do="sample the LATENT that Hallo3 Segment Conditioning puts out",
+                fix="sample the LATENT that Hallo3 Segment Conditioning puts out",
             )
 
 
@@ -366,7 +366,7 @@ def _segment(kwargs: dict[str, Any]) -> SegmentInput:
             "This conditioning was not made for Hallo3.",
             found="conditioning without an identity and speech",
             expected="what Hallo3 Segment Conditioning puts out",
-            do="connect its positive and negative to the sampler",
+            fix="connect its positive and negative to the sampler",
         )
     return segment
 
@@ -385,6 +385,6 @@ def config_of(model: Any, what: str = "model") -> Hallo3Config:
             f"The {what} is not Hallo3's.",
             found=f"a {type(inner).__name__} model",
             expected="a MODEL from Load Hallo3 Model or Load Hallo3 Built-in",
-            do="connect one of these, or a node that changes their MODEL (LoRA, EasyCache, ...)",
+            fix="connect one of these, or a node that changes their MODEL (LoRA, EasyCache, ...)",
         )
     return inner.config

@@ -33,7 +33,7 @@ def stoppable(done: int, total: int) -> None:
     mm.throw_exception_if_processing_interrupted()
 
 
-def check_memory(needed: int, what: str, do: str = ADVICE) -> None:
+def check_memory(needed: int, what: str, fix: str = ADVICE) -> None:
     """Refuse a result of so many bytes if the machine does not have them. Raises ``InputError``."""
     there = int(mm.get_total_memory(torch.device("cpu")))
     if needed > there:
@@ -41,7 +41,7 @@ def check_memory(needed: int, what: str, do: str = ADVICE) -> None:
             "The video does not fit into memory.",
             found=f"{what}: {needed / 2**30:.1f} GiB",
             expected=f"at most the {there / 2**30:.1f} GiB of this computer",
-            do=do,
+            fix=fix,
         )
 
 
@@ -152,5 +152,5 @@ def memory_told(advice: str) -> Generator[None]:
         if not is_out_of_memory(error):
             raise
         first = (str(error).splitlines() or [""])[0]
-        told = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {first}".strip(), do=advice)
+        told = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {first}".strip(), fix=advice)
         raise OutOfMemory(str(told)) from error

@@ -49,7 +49,7 @@ def original_sigmas(model: Any, steps: int) -> Tensor:
             "The original's schedule does not fit this model's noise.",
             found=f"a largest sigma of {float(sigmas[0]):g}, as a ModelSampling node sets it",
             expected="noise that ends in no signal at all (zero SNR), as Hallo3's does",
-            do="take that node away, or connect sigmas from BasicScheduler and another sampler",
+            fix="take that node away, or connect sigmas from BasicScheduler and another sampler",
         )
     return sigmas
 
@@ -70,7 +70,7 @@ def check_sigmas(sigmas: Any) -> None:
         "The sigmas cannot be sampled.",
         found=shown,
         expected="at least two finite numbers that fall",
-        do="connect Hallo3 Original Schedule or BasicScheduler",
+        fix="connect Hallo3 Original Schedule or BasicScheduler",
     )
 
 
@@ -156,7 +156,7 @@ def _check_prediction(model_sampling: Any) -> None:
             "The original's sampler does not fit this model's sampling.",
             found=" + ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:-1][:3]),
             expected="v-prediction, as Hallo3's networks were trained",
-            do="take the ModelSampling node away, or connect another sampler",
+            fix="take the ModelSampling node away, or connect another sampler",
         )
 
 
@@ -199,7 +199,7 @@ class Sampling:
                 "The guider cannot be used.",
                 found=f"a {type(self.guider).__name__} without a model",
                 expected="a GUIDER from CFGGuider, BasicGuider or the like",
-                do="connect one of these, or disconnect guider",
+                fix="connect one of these, or disconnect guider",
             )
         config_of(self.patcher, "model" if self.guider is None else "guider's model")
         if self.sampler is not None and not hasattr(self.sampler, "sample"):
@@ -207,14 +207,14 @@ class Sampling:
                 "The sampler cannot be used.",
                 found=repr(self.sampler),
                 expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
-                do="connect one of these, or disconnect sampler",
+                fix="connect one of these, or disconnect sampler",
             )
         if self.positive is not None and not _is_conditioning(self.positive):
             raise InputError(
                 "The positive conditioning cannot be used.",
                 found=repr(self.positive)[:60],
                 expected="a CONDITIONING from CLIP Text Encode (Prompt)",
-                do="connect one, or disconnect positive",
+                fix="connect one, or disconnect positive",
             )
         if self.sigmas is not None:
             check_sigmas(self.sigmas)
@@ -263,7 +263,7 @@ class Sampling:
                 "Sampling gave values that are not numbers.",
                 found=f"NaN or infinity in segment {segment}",
                 expected="finite latents",
-                do="try other weights or weight_dtype, and without LoRA, ModelSampling and guider nodes",
+                fix="try other weights or weight_dtype, and without LoRA, ModelSampling and guider nodes",
             )
         return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
 

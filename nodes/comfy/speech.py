@@ -170,6 +170,6 @@ def _halves(audio_encoder: Any) -> tuple[Wav2Vec2, SegmentConfig]:
             "This audio encoder is not the one Hallo3 listens with.",
             found=type(network).__name__ + (", large" if base else ""),
             expected="wav2vec2-base-960h",
-            do="load it with Load Audio Encoder, or use that of Load Hallo3 Built-in",
+            fix="load it with Load Audio Encoder, or use that of Load Hallo3 Built-in",
         )
     return Halves(network), HALLO3.segment

@@ -31,7 +31,7 @@ def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
             "This VAE is not Hallo3's.",
             found=f"a {type(network).__name__}" if network is not None else "no VAE",
             expected="the 3D VAE of CogVideoX-5B",
-            do="load CogVideoX's VAE with Load VAE, or use that of Load Hallo3 Built-in",
+            fix="load CogVideoX's VAE with Load VAE, or use that of Load Hallo3 Built-in",
         )
     width = network.decoder.conv_in.conv.out_channels
     if config is not None and width != config.block_out_channels[-1]:
@@ -39,7 +39,7 @@ def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
             "The VAE was made for another model.",
             found=f"a VAE of {width} channels",
             expected=f"{config.block_out_channels[-1]} channels",
-            do="use the VAE that belongs to the model; built-in and real parts cannot be mixed",
+            fix="use the VAE that belongs to the model; built-in and real parts cannot be mixed",
         )
 
 

@@ -64,7 +64,7 @@ def test_it_is_refused_by_name(tmp_path: Path, name: str) -> None:
     assert "weights.pt" in str(error)
     assert error.found
     assert error.expected
-    assert error.do
+    assert error.fix
     assert not any(word in str(error) for word in RAW)
     assert not Path(hostile.MARK).exists()
     if name.startswith("program"):

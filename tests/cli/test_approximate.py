@@ -89,7 +89,7 @@ def test_what_contradicts_itself_is_refused(
     assert main([*words, *flags, "--plan"]) == 2
     out, err = capsys.readouterr()
     assert message in err
-    assert "do " in err
+    assert "Fix:" in err
     assert out == ""
 
 

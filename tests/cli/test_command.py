@@ -138,8 +138,8 @@ def test_bad_input_is_refused_before_weights_are_read(
     assert run(inputs, **changes) == 2
     out, err = capsys.readouterr()
     assert message in err
-    assert "found" in err
-    assert "do " in err
+    assert "Found:" in err
+    assert "Fix:" in err
     assert "Traceback" not in err
     assert out == ""
 

@@ -108,7 +108,7 @@ def refused(outcome: Outcome, by: str, said: str) -> None:
     assert outcome.node == by
     headline, *lines = outcome.error.splitlines()
     assert headline.endswith(".")
-    assert [line.split()[0] for line in lines] == ["found", "expected", "do"]
+    assert [line.split()[0] for line in lines] == ["Found:", "Expected:", "Fix:"]
     assert not RAW.search(outcome.error)
     assert re.search(said, outcome.error), outcome.error
     assert outcome.told == {}

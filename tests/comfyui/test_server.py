@@ -154,8 +154,8 @@ def test_bad_inputs_are_explained(server: Server, changes: dict[str, Any], said:
     write_wav(server.base / "input" / "sound.wav", tone(16000, 0.01), 16000)
     message = server.error(simple(**changes))
     assert said in message
-    assert "found" in message
-    assert "do" in message
+    assert "Found:" in message
+    assert "Fix:" in message
 
 
 def test_any_sound_is_heard(server: Server) -> None:

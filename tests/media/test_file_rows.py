@@ -172,7 +172,7 @@ def test_a_cut_file_is_used_with_a_word_or_refused(tmp_path: Path, name: str, co
     assert len(outcomes) == 100
     for size, seconds, said in outcomes:
         if seconds is None:
-            assert "expected" in said, size
+            assert "Expected:" in said, size
             continue
         assert 0 < seconds <= 2 + FRAME, size
         if 2 - seconds > MISSING_SECONDS + FRAME and name not in STREAMED:

@@ -42,7 +42,7 @@ def test_equal_frames_are_equal_pieces_and_headers_are_the_encodings() -> None:
     ],
 )
 def test_impossible_encodings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="Expected:"):
         VideoEncoding(**wrong)  # type: ignore[arg-type]
 
 

@@ -70,7 +70,7 @@ def test_what_comes_from_disk_is_sent_all_the_same(refused: list[str]) -> None:
     kept, locking = {str(n): torch.randn(5) for n in range(3)}, PinnedAllocator()
     with expect_message(LOCKS_NO_MORE):
         packing.sent(kept, CUDA, locking)
-    found = packing.copy_to_device(kept, CUDA, locking)
+    found = packing.sent(kept, CUDA, locking)
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
     assert refused == ["copied"], "it is not asked again"
 

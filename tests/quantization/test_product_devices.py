@@ -42,7 +42,7 @@ def test_a_gpu_that_cannot_is_refused(
         if name in PRODUCTS and name not in names:
             with pytest.raises(InputError, match=r"compute capability {}\.{}".format(*capability)) as raised:
                 check_device(precision, torch.device("cuda"))
-            assert raised.value.do
+            assert raised.value.fix
         else:
             check_device(precision, torch.device("cuda"))
 
@@ -83,7 +83,7 @@ def test_a_device_without_e4m3_holds_none(name: str, monkeypatch: pytest.MonkeyP
         return
     with pytest.raises(InputError, match="hold these" if name in E4M3 else "cannot multiply") as raised:
         check_device(PRECISIONS[name], MPS)
-    assert raised.value.do == "use bf16"
+    assert raised.value.fix == "use bf16"
 
 
 class Device:

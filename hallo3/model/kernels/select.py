@@ -35,7 +35,7 @@ def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.b
             "There are no such kernels.",
             found=repr(name),
             expected=" or ".join(NAMES),
-            do="choose one of these, or leave it out",
+            fix="choose one of these, or leave it out",
         )
     if name == "plain" or (name == AUTO and device.type != "cuda"):
         return KernelChoice(PLAIN)
@@ -45,7 +45,7 @@ def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.b
             "The fused kernels cannot run here.",
             found=why,
             expected="a CUDA device with Triton, which torch compiles them by",
-            do="choose auto or plain; on Windows, install triton-windows",
+            fix="choose auto or plain; on Windows, install triton-windows",
         )
     if why:
         return KernelChoice(PLAIN, why)
