@@ -1,4 +1,5 @@
-# Everything runs in .venv, which `setup` makes and keeps up to date.
+# Everything runs in .venv, which `setup` makes and updates. `make help` lists the targets.
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
@@ -10,10 +11,12 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-kernels test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
+.PHONY: help setup demo test test-kernels test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
 
-setup: $(READY)
+help: ## show this list
+	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
 
+setup: $(READY) ## make .venv with everything
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
@@ -21,14 +24,14 @@ $(READY): pyproject.toml
 	$(PY) -m pip install --quiet --editable ".[dev,training]"
 	$(PY) -c "open('$(READY)', 'w').close()"
 
-demo: setup
+demo: setup ## render output/demo.mp4 with the built-in model
 	$(PY) -c "import pathlib; pathlib.Path('output').mkdir(exist_ok=True)"
 	$(PY) -m hallo3 animate --portrait samples/portrait.png --speech samples/speech.wav \
 		--prompt "A person talks to the camera." --enlarge 4 -o output/demo.mp4
 
 # With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
 ifeq ($(REQUIRE_COMFYUI),1)
-test: setup test-comfyui
+test: setup test-comfyui ## run the tests
 	$(PY) -m pytest -n auto --dist loadfile -m "not soak" --ignore=tests/comfyui
 else
 test: setup
@@ -48,40 +51,40 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
 
 # The GPU kernels without a GPU: Triton's interpreter runs them, its compiler makes machine code of them (Linux).
-test-kernels: setup
+test-kernels: setup ## run the Triton kernels without a GPU (Linux)
 	$(PY) -m pip install --quiet triton
 	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_triton_kernels.py
 
-test-comfyui: $(COMFYUI_READY)
+test-comfyui: $(COMFYUI_READY) ## run the tests in a real ComfyUI
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs
 
 # These need a Chromium: the templates; their thumbnails, the README's picture, preview colours.
-workflows: $(COMFYUI_READY)
+workflows: $(COMFYUI_READY) ## write workflows/ and subgraphs/ with ComfyUI's own page
 	$(COMFYUI_PY) tools/write_workflows.py
 
-pictures: $(COMFYUI_READY)
+pictures: $(COMFYUI_READY) ## draw thumbnails, the README's picture, preview colours
 	$(COMFYUI_PY) tools/make_pictures.py
 
-bench-comfyui: $(COMFYUI_READY)
+bench-comfyui: $(COMFYUI_READY) ## compare with ComfyUI's own sampling and torch.compile
 	$(COMFYUI_PY) benchmarks/stock_schedule.py --json docs/measurements/stock_schedule.json
 	$(COMFYUI_PY) benchmarks/torch_compile.py --json docs/measurements/torch_compile.json
 
-contract: $(COMFYUI_READY)
+contract: $(COMFYUI_READY) ## write tests/data/nodes.json and the English texts of the nodes
 	cd tests && ../$(COMFYUI_PY) -m comfyui.contract
 
-soak: setup
+soak: setup ## run long tests; results go to docs/measurements
 	$(PY) -m pytest -m soak -s
 
 # Kills a server again and again; needs a ComfyUI.
-soak-comfyui: $(COMFYUI_READY)
+soak-comfyui: $(COMFYUI_READY) ## kill a ComfyUI server again and again
 	$(COMFYUI_PY) -m pytest tests/soak/test_server.py -m soak -s
 
-lint: setup
+lint: setup ## run ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(PY)
 
-format: setup
+format: setup ## fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -89,7 +92,7 @@ BENCH := $(PY) -m benchmarks
 MEASURED := docs/measurements
 
 # Minutes. Times are of the device that is here; the result says which.
-bench: setup
+bench: setup ## count and time a run (minutes)
 	$(BENCH) counts --json $(MEASURED)/ledger.json --chart docs/pictures/cost.png
 	$(BENCH) cpu --json $(MEASURED)/cpu.json
 	$(BENCH) precision --json $(MEASURED)/precision.json
@@ -98,27 +101,27 @@ bench: setup
 	$(BENCH) length --short --json $(MEASURED)/length.json
 
 # All but `drift`, which is for owners of released weights. The last line measures a GPU, if there is one.
-bench-all: bench bench-approximations
+bench-all: bench bench-approximations ## every benchmark but drift
 	$(BENCH) exactness --json $(MEASURED)/exactness.json
 	$(BENCH) ceilings --json $(MEASURED)/ceilings.json
 	$(BENCH) length --json $(MEASURED)/length.json --chart docs/pictures/length.png
 	$(BENCH) times
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).
-bench-built-in: setup
+bench-built-in: setup ## measure the built-in model (hours)
 	$(PY) benchmarks/built_in.py --seconds 60 600 --json docs/measurements/built_in.json \
 		--sheet docs/pictures/built_in.png
 
 # Samplers and approximations where the answer is known, and on the built-in model; four minutes.
-bench-approximations: setup
+bench-approximations: setup ## measure samplers and approximations (minutes)
 	$(BENCH) mixtures --json $(MEASURED)/mixtures.json
 	$(BENCH) approximations --json $(MEASURED)/approximations.json
 
-train: setup
+train: setup ## train the built-in model (hours)
 	$(PY) -m training all --out build/training
 
-parity: setup
+parity: setup ## compare with the recorded runs of the original
 	$(PY) tests/parity.py tests/golden
 
-clean:
+clean: ## delete environments and outputs
 	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', 'output', 'build')]"

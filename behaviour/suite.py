@@ -14,7 +14,7 @@ from hallo3.identity import Identity, frame_portrait
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.noise import make_noise
-from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, perform
+from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
 from hallo3.settings import Settings, settings_for
 
 from .cases import Case, case_of
@@ -34,7 +34,7 @@ def film(
     with torch.inference_mode():
         who = identity or identity_of(case, models, settings)
         speech = encode_speech(case.speech, models)
-        made = perform(who, speech, encode_prompt(prompt, models), models, settings, noise)
+        made = render_identity(who, speech, encode_prompt(prompt, models), models, settings, noise)
         return torch.cat([frames.pixels for frames in made])
 
 

@@ -42,7 +42,7 @@ from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.models import Models  # noqa: E402
 from hallo3.noise import make_noise  # noqa: E402
-from hallo3.pipeline import RenderProgress, encode_prompt, encode_speech, perform, step_cache  # noqa: E402  # noqa: E402
+from hallo3.pipeline import RenderProgress, encode_prompt, encode_speech, render_identity, make_step_cache  # noqa: E402  # noqa: E402
 from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport  # noqa: E402
 from hallo3.settings import (  # noqa: E402
@@ -91,7 +91,7 @@ def make(cases: Sequence[Case], models: Models, settings: Settings) -> Made:
             for case in cases:
                 who, speech = identity_of(case, models, settings), encode_speech(case.speech, models)
                 noise, prompt = make_noise(settings.seed), encode_prompt("", models)
-                made = perform(who, speech, prompt, models, settings, noise, watch)
+                made = render_identity(who, speech, prompt, models, settings, noise, watch)
                 videos.append(torch.cat([frames.pixels for frames in islice(made, SEGMENTS)]))
         finally:
             hook.remove()
@@ -178,7 +178,7 @@ def main() -> None:
     for name, settings in rows(models).items():
         keep(name, make(cases, models, settings))
     for name, reuse in REUSES.items():
-        with patch("hallo3.pipeline.step_cache", partial(step_cache, reuse=reuse)):
+        with patch("hallo3.pipeline.make_step_cache", partial(make_step_cache, reuse=reuse)):
             made = make(cases, models, APPROXIMATIONS["step-cache"].on(EXACT))
         keep(f"step-cache, {name}", made)
     if options.json:

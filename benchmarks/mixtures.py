@@ -38,7 +38,7 @@ from closed_form import (  # noqa: E402
     sliced_w2,
 )
 
-from hallo3.pipeline import step_cache  # noqa: E402
+from hallo3.pipeline import make_step_cache  # noqa: E402
 from hallo3.sampling.samplers import SAMPLERS, get_sampler, guided_denoiser, limit_guidance, noise_scale  # noqa: E402  # noqa: E402
 from hallo3.sampling.schedule import Step, make_schedule  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate  # noqa: E402
@@ -82,7 +82,7 @@ def sampled(
     else:
         predict = limit_guidance(settings.guided, counted(data, part), counted(part))
     denoise = guided_denoiser(predict, settings.guidance_scale)
-    cache = step_cache(settings, denoise, reuse)
+    cache = make_step_cache(settings, denoise, reuse)
     start = as_latents(drawn(f"{name} start", count, data.means.shape[1]))
     made = get_sampler(settings.sampler)(cache or denoise, start, steps, noise, lambda _: None)
     return Sampled(as_samples(made), taken, cache.report if cache else CacheReport())

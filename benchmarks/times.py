@@ -34,7 +34,7 @@ from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import why_not
 from hallo3.model.layers import Attention
-from hallo3.pipeline import collect
+from hallo3.pipeline import collect_frames
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import VideoVAE
@@ -167,7 +167,7 @@ def _steps(clock: Clock, config: Hallo3Config, ways: Mapping[str, Way]) -> dict[
 
 def _decodes(codec: VideoVAE) -> dict[str, Decode]:
     def decode(plan: DecodePlan) -> Decode:
-        return lambda latents: collect(codec.decode(latents, plan=plan), 1 << 30)
+        return lambda latents: collect_frames(codec.decode(latents, plan=plan), 1 << 30)
 
     found: dict[str, Decode] = {"original": lambda latents: original_decode(codec, latents)}
     return found | {name: decode(plan) for name, plan in DECODES.items()}

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .loading import load_models
     from .media.audio import Recording, read_recording
     from .media.image import read_picture
-    from .pipeline import animate, render
+    from .pipeline import animate
+    from .pipeline import render_with_callables as render
     from .settings import Settings, settings_for
     from .speech.preprocess import SpeechPreprocessing as Listening
 
@@ -28,7 +29,7 @@ _HOMES = {
     "load_models": ".loading.load_models",
     "read_picture": ".media.image.read_picture",
     "read_recording": ".media.audio.read_recording",
-    "render": ".pipeline.render",
+    "render": ".pipeline.render_with_callables",
     "settings_for": ".settings.settings_for",
 }
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from .attention import runnable_here
-from .checkpoints.convert import UNFINISHED as OWN_UNFINISHED
+from .checkpoints.convert import TEMPORARY_SUFFIX as OWN_UNFINISHED
 from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
 from .checkpoints.inspect import FoundComponent, human, inspect
 from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui

@@ -1,4 +1,4 @@
-"""Portrait -> identity: what the reference network and the face analyzer extract, once per picture."""
+"""Portrait -> identity: what the reference network and the face analyzer extract, once per portrait."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from .geometry import VideoShape
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
 from .media.paste_back import PasteBack, make_paste_back
-from .media.portrait_preview import draw_portrait_preview
 from .storage.hashing import hash_tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedIdentityInfo:
-    """What a file adds to an identity: the ``fingerprint`` of the model that it is for, and the hash of its
-    ``content``."""
+    """What a file adds to an identity: the ``fingerprint`` of its model, and the hash of its ``content``."""
 
     fingerprint: Tensor
     content: str
@@ -28,8 +26,8 @@ class SavedIdentityInfo:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How reference features were computed: in the numbers of a ``precision``, by its name, and with which
-    ``approximations``. Empty where nobody says."""
+    """How reference features were computed: the name of a ``precision`` and of ``approximations``, if
+    known."""
 
     precision: str = ""
     approximations: tuple[str, ...] = ()
@@ -37,37 +35,37 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Identity:
-    """A portrait on the canvas, who is on it, and the reference features of every block [1, R, D].
+    """A portrait on the canvas, its face embedding in an embedding ``space``, and the reference features of
+    every block [1, R, D].
 
-    ``space`` is the embedding space of ``face_embedding``. ``surroundings`` is the photograph that the canvas
-    was cut out of, to paste frames back into; ``overview`` [3, h, w] uint8 shows what is used of it. Neither
-    decides a frame. ``saved`` is there if it comes out of a file, ``seen`` is the hash of
-    what the reference network saw if it does not. ``made`` says how the features were computed.
+    ``paste_back`` (the photograph around the canvas) and ``preview`` [3, h, w] uint8 (what is used of it) do
+    not decide frames and may be missing. ``saved_info`` is there if the identity comes from a file,
+    ``reference_hash`` (of the reference network's input) if it does not.
     """
 
     canvas: Canvas
     space: str
     face_embedding: Tensor
     reference_features: tuple[Tensor, ...]
-    surroundings: PasteBack | None = None
-    overview: Tensor | None = None
-    saved: SavedIdentityInfo | None = None
-    seen: str = ""
-    made: Provenance = Provenance()
+    paste_back: PasteBack | None = None
+    preview: Tensor | None = None
+    saved_info: SavedIdentityInfo | None = None
+    reference_hash: str = ""
+    provenance: Provenance = Provenance()
 
-    def carries(self, now: Iterable[str]) -> str:
-        """A warning for a run that makes the approximations ``now`` and no others, if the features hold
-        any more; else nothing."""
-        more = [each for each in self.made.approximations if each not in tuple(now)]
+    def approximation_warning(self, now: Iterable[str]) -> str:
+        """A warning if the features were computed with approximations that this run does not use; else
+        empty."""
+        more = [each for each in self.provenance.approximations if each not in tuple(now)]
         if not more:
             return ""
-        return f"the identity was made by {', '.join(more)} (approximate); its features stay so in this run"
+        return f"the identity was made with {', '.join(more)} (approximate), which this run does not change"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Portrait:
-    """A ``picture`` [3, h, w] in 0..1, the ``face`` on it, and the ``crop`` of it that is fitted to the
-    ``canvas`` of ``shape``."""
+    """A ``picture`` [3, h, w] in 0..1, its ``face``, and the ``crop`` that is fitted to the ``canvas`` of
+    ``shape``."""
 
     picture: Tensor
     face: Face
@@ -77,17 +75,19 @@ class Portrait:
 
     @property
     def face_only(self) -> Canvas:
-        """The same with everything but the face black, as the reference network sees it (facts 10)."""
+        """The canvas with everything but the face black, the reference network's input (facts 10)."""
         return fit(self.crop.of(self.picture), self.shape, mask=self.crop.of(self.face.mask))
 
     @property
-    def surroundings(self) -> PasteBack:
+    def paste_back(self) -> PasteBack:
         """The photograph around the crop."""
         return make_paste_back(self.picture, self.crop, self.shape)
 
-    def overview(self) -> Tensor:
-        """A picture [3, H, W] uint8 of what is used and what was found."""
-        shown = draw_portrait_preview(
+    def preview(self) -> Tensor:
+        """A picture [3, H, W] uint8 of what was found and what is used."""
+        from .media.portrait_preview import draw_portrait_preview  # Pillow's fonts: only where one is drawn
+
+        picture = draw_portrait_preview(
             self.picture,
             self.face.mask,
             self.shape,
@@ -95,11 +95,11 @@ class Portrait:
             faces=self.face.boxes,
             chosen=self.face.chosen,
         )
-        return (shown * 255).round().to(torch.uint8)
+        return (picture * 255).round().to(torch.uint8)
 
 
 def frame_portrait(picture: Tensor, face: Face, shape: VideoShape, framing: str = "original") -> Portrait:
-    """The portrait as it will be used. Raises ``InputError`` for a framing that there is not."""
+    """Crop a portrait and fit it to the canvas. Raises ``InputError`` for an unknown framing."""
     height, width = picture.shape[1:]
     crop = plan_crop(height, width, face_box(face.mask), shape, framing)
     canvas = fit(crop.of(picture), shape)
@@ -112,20 +112,21 @@ def build_identity(
     *,
     encode: Callable[[Tensor], Tensor],
     features: Callable[[Tensor], tuple[Tensor, ...]],
+    keep_photograph: bool = False,
 ) -> Identity:
     """The identity of a portrait whose face was described in an embedding ``space``.
 
-    The reference network sees the picture with everything but the face black; the canvas that segments
-    start from is unmasked (facts 10). ``encode`` makes scaled latents [1, C, 1, h, w] of pixels
-    [1, 3, 1, H, W] in -1..1, ``features`` is the reference network on these.
+    The reference network sees the face only; the canvas that segments start from is unmasked (facts 10).
+    ``encode`` makes scaled latents [1, C, 1, h, w] of pixels [1, 3, 1, H, W] in -1..1, ``features`` runs the
+    reference network on them. ``keep_photograph`` adds what pasting back and a preview need.
     """
     face_only = portrait.face_only.pixels
     return Identity(
-        seen=hash_tensor(face_only),
+        reference_hash=hash_tensor(face_only),
         canvas=portrait.canvas,
         space=space,
         face_embedding=portrait.face.embedding,
         reference_features=features(encode(face_only)),
-        surroundings=portrait.surroundings,
-        overview=portrait.overview(),
+        paste_back=portrait.paste_back if keep_photograph else None,
+        preview=portrait.preview() if keep_photograph else None,
     )

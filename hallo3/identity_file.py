@@ -1,6 +1,7 @@
-"""An identity in one file: later videos of the same person need neither reference network nor face analyzer.
+"""An identity in a safetensors file: later videos of a person need no reference network or face analyzer.
 
-A safetensors file. Its one metadata entry says what it is, for which model, and the hash of its tensors.
+One metadata entry says what the file is, and has the hash of its content. The file is bound to a model by a
+fingerprint: a few small weights that are the same in any precision and file of that model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,165 +27,108 @@ from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
 from .media.paste_back import LONGEST, PasteBack
 from .storage.atomic import write_atomic, write_error
-from .storage.hashing import hash_tensor
+from .storage.hashing import hash_tensor, raw_bytes
+from .storage.json_file import parse_json_object
 
-NAMES = ("face_proj.norm.weight", "face_proj.norm.bias", "face_proj.proj.bias")
-"""How the transformer takes in a face: its own in every model, and not touched by LoRA."""
-FIRST = 64
-"""Numbers of each that are looked at."""
-NEAR = 0.02
-"""Models are the same if their fingerprints are no further apart than this share of their length."""
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-ROUNDED = 0.01
-"""The same for a fingerprint and one that has been rounded to eight bits alike."""
+IDENTITY_SUFFIX = ".safetensors"
+METADATA_KEY, COMPONENT, FORMAT = "hallo3", "identity", 1
+CANVAS, EMBEDDING, FEATURES = "canvas", "face_embedding", "reference_features.{:03}"
+PHOTOGRAPH, PREVIEW, FINGERPRINT = "photograph", "overview", "model_fingerprint"
+
+FINGERPRINT_WEIGHTS = ("face_proj.norm.weight", "face_proj.norm.bias", "face_proj.proj.bias")
+"""Of the transformer: different in every model, and not changed by LoRA."""
+FINGERPRINT_VALUES = 64
+"""Of each weight."""
+MAX_DISTANCE, MAX_FP8_DISTANCE = 0.02, 0.01
+"""Largest relative distance between fingerprints of one model; and if one of them is rounded to 8 bits like
+the other."""
+FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+MAX_PIXEL, MAX_VALUE = 4.0, 1e6
+"""Largest magnitude of a canvas pixel, and of an embedding, feature or weight."""
+MAX_OVERHANG_PIXELS = 2.0
+"""By how much a crop may extend beyond its photograph."""
+MAX_PROVENANCE_WORDS, MAX_WORD_CHARACTERS = 8, 60
 
 
 def fingerprint(read: Callable[[str], Tensor]) -> Tensor:
-    """The fingerprint [n] float32 of a transformer, whose tensors ``read`` hands out by our names."""
-    return torch.cat([read(name).detach().flatten()[:FIRST].float().cpu() for name in NAMES])
+    """The fingerprint [n] float32 of a transformer; ``read`` returns its tensors by our names."""
+    weights = (read(name).detach().flatten()[:FINGERPRINT_VALUES] for name in FINGERPRINT_WEIGHTS)
+    return torch.cat([weight.float().cpu() for weight in weights])
 
 
 def fingerprint_in(path: Path) -> Tensor:
-    """The fingerprint of the transformer in a file or folder, which is not loaded. Raises
-    ``CheckpointError``."""
+    """The fingerprint of the transformer in a file or folder. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        found = find_component(source, "transformer")
-        return fingerprint(lambda name: found.tensor(name, torch.float32))
+        component = find_component(source, "transformer")
+        return fingerprint(lambda name: component.tensor(name, torch.float32))
 
 
 def same_model(one: Tensor, other: Tensor) -> bool:
-    """Whether two fingerprints are of one model, but for rounding: that of any type is near, and one may be
-    the other in eight bits, as ComfyUI stores all weights where it is asked to."""
+    """Whether two fingerprints are of one model, in any precision; one may be rounded to 8 bits, as ComfyUI
+    stores all weights on request."""
     one, other = one.double(), other.double()
     if one.shape != other.shape or not bool((one.isfinite() & other.isfinite()).all()):
         return False
-    if _apart(one, other) <= NEAR:
+    if _distance(one, other) <= MAX_DISTANCE:
         return True
     pairs = ((one, other), (other, one))
-    return any(_apart(a.float().to(kind).double(), b) <= ROUNDED for kind in FP8 for a, b in pairs)
+    return any(
+        _distance(a.float().to(kind).double(), b) <= MAX_FP8_DISTANCE for kind in FP8_TYPES for a, b in pairs
+    )
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """Their distance in shares of the first one's length."""
+def _distance(one: Tensor, other: Tensor) -> float:
     length = float(one.square().sum().sqrt())
     return float((one - other).square().sum().sqrt()) / length if length else float("inf")
 
 
-BRIGHTEST, LARGEST = 4.0, 1e6
-"""Magnitudes beyond which there is no canvas, and no embedding, feature or weight."""
-EDGE = 2.0
-"""Pixels by which a place may hang over its photograph."""
-MOST_WORDS, LONGEST_WORD = 8, 60
-"""How much is said of how features were made."""
-
-
-def check_numbers(name: str, tensor: Tensor, shape: tuple[int | None, ...], most: float = LARGEST) -> None:
-    """Raises ``ValueError`` for other sizes (None is any), or numbers that nothing computes with."""
-    sizes = tuple(tensor.shape)
-    fits = len(sizes) == len(shape) and all(w in (None, f) for w, f in zip(shape, sizes, strict=True))
-    if not fits or 0 in sizes or not tensor.is_floating_point():
-        raise ValueError(f"{name} of {list(sizes)} {tensor.dtype}")
-    if not bool((tensor.float().abs() <= most).all()):
-        raise ValueError(f"{name} with numbers beyond {most:g}, or none at all")
-
-
-def check_shown(name: str, picture: Tensor) -> None:
-    """Raises ``ValueError`` for anything but a picture in 8 bits."""
-    h, w = picture.shape[1:] if picture.ndim == 3 else (0, 0)
-    if picture.dtype != torch.uint8 or len(picture) != 3 or not (2 <= h <= LONGEST and 2 <= w <= LONGEST):
-        raise ValueError(f"{name} of {list(picture.shape)} {picture.dtype}")
-
-
-def placed(photograph: Tensor, place: Any) -> PasteBack:
-    """Raises ``ValueError`` for a photograph that is none, or a place that is not on it."""
-    check_shown("photograph", photograph)
-    height, width = photograph.shape[1:]
-    box = PixelBox(*(float(edge) for edge in place))
-    whole = PixelBox(-EDGE, -EDGE, width + EDGE, height + EDGE)
-    inside = box == box.common(whole) and box.right - box.left >= 1 and box.bottom - box.top >= 1
-    if height % 2 or width % 2 or not inside:
-        raise ValueError(f"a place at {list(place)} on a photograph of {width} x {height} px")
-    return PasteBack(photograph=photograph, place=box)
-
-
-def stretch(said: Any, size: int) -> slice:
-    """Where the picture is on a canvas side. Raises ``TypeError`` or ``ValueError``."""
-    start, stop = said
-    whole = type(start) is int and type(stop) is int
-    if not (whole and 0 <= start < stop <= size):
-        raise ValueError(f"a picture at {said} of {size}")
-    return slice(start, stop)
-
-
-def made_as(said: Any) -> Provenance:
-    """What a file says of how its features were made; None, as in older files, is nothing. Raises
-    ``KeyError``, ``TypeError`` or ``ValueError``."""
-    if said is None:
-        return Provenance()
-    listed = said["approximations"]
-    words = [said["precision"], *listed]
-    sound = all(type(word) is str and word.isprintable() and len(word) <= LONGEST_WORD for word in words)
-    if type(listed) is not list or len(words) > MOST_WORDS or not sound:
-        raise ValueError("no words for how its features were made")
-    return Provenance(words[0], tuple(words[1:]))
-
-
-ENTRY, PART, FORMAT = "hallo3", "identity", 1
-CANVAS, EMBEDDING, FEATURES = "canvas", "face_embedding", "reference_features.{:03}"
-PHOTOGRAPH, OVERVIEW, FINGERPRINT = "photograph", "overview", "model_fingerprint"
-SUFFIX = ".safetensors"
-
-
-def check_made_for(identity: Identity, config: Hallo3Config, read: Callable[[], Tensor]) -> None:
-    """Raises ``CheckpointError`` for a model that an identity was not made for. ``read`` is asked for the
-    model's fingerprint, if the identity comes out of a file."""
+def check_model(identity: Identity, config: Hallo3Config, read_fingerprint: Callable[[], Tensor]) -> None:
+    """Raises ``CheckpointError`` for a model that an identity was not made for. ``read_fingerprint`` is
+    called only for identities that come from a file."""
     check_sizes(identity, config)
-    if identity.saved is not None and not same_model(identity.saved.fingerprint, read()):
-        raise _other(
-            f"a model {config.name!r} with other weights", "the weights of the model that it was saved for"
-        )
+    saved = identity.saved_info
+    if saved is not None and not same_model(saved.fingerprint, read_fingerprint()):
+        raise _other_model(f"model {config.name!r} with other weights", "the weights it was saved for")
 
 
 def check_sizes(identity: Identity, config: Hallo3Config) -> None:
     """Raises ``CheckpointError`` for an identity whose sizes are not those of a model."""
     shape, trunk = config.segment.shape, config.trunk
-    rows = (1, shape.latent.tokens_per_frame, trunk.width)
-    found = {
-        "canvas": tuple(identity.canvas.pixels.shape[-2:]),
-        "blocks": len(identity.reference_features),
-        "features": {tuple(features.shape) for features in identity.reference_features},
-        "embedding": (identity.space, *identity.face_embedding.shape),
+    sizes = {
+        "canvas": (tuple(identity.canvas.pixels.shape[-2:]), (shape.height, shape.width)),
+        "blocks": (len(identity.reference_features), trunk.layers),
+        "features": (
+            {tuple(features.shape) for features in identity.reference_features},
+            {(1, shape.latent.tokens_per_frame, trunk.width)},
+        ),
+        "embedding": (
+            (identity.space, *identity.face_embedding.shape),
+            (config.face.space, 1, config.face.embedding_dim),
+        ),
     }
-    wanted = {
-        "canvas": (shape.height, shape.width),
-        "blocks": trunk.layers,
-        "features": {rows},
-        "embedding": (config.face.space, 1, config.face.embedding_dim),
-    }
-    for name, value in found.items():
-        if value != wanted[name]:
-            raise _other(f"{name} {value}", f"{name} {wanted[name]}, as model {config.name!r} has them")
+    for name, (found, expected) in sizes.items():
+        if found != expected:
+            raise _other_model(f"{name} {found}", f"{name} {expected}, as in model {config.name!r}")
 
 
 def write_identity(identity: Identity, fingerprint: Tensor, path: Path) -> None:
-    """The file, complete or not there at all. ``fingerprint`` is that of the model it is for. Raises
-    ``OutputError``."""
+    """Write the file atomically. ``fingerprint`` is that of the identity's model. Raises ``OutputError``."""
     tensors = _tensors(identity, fingerprint)
-    said = {"part": PART, "format": FORMAT, **_facts(identity)}
-    said["content"] = _content(tensors, said)
+    facts = _facts(identity)
+    facts["content"] = _hash_content(tensors, facts)
     layout = ((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
-    header = header_bytes(layout, {ENTRY: json.dumps(said)})
+    header = header_bytes(layout, {METADATA_KEY: json.dumps(facts)})
     size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, [header, *(_raw(tensor) for tensor in tensors.values())])
+        write_atomic(path, [header, *(raw_bytes(tensor) for tensor in tensors.values())])
     except OSError as error:
         raise write_error("The identity cannot be saved.", path, error, size) from error
 
 
 def read_identity(path: Path) -> Identity:
-    """The identity in a file. Raises ``CheckpointError`` for one that is missing, damaged or something
-    else."""
+    """Raises ``CheckpointError`` for a file that is missing, damaged or something else."""
     if not path.is_file():
         raise CheckpointError(
             "The identity file cannot be opened.",
@@ -194,110 +138,156 @@ def read_identity(path: Path) -> Identity:
         )
     try:
         with TensorFile(path) as file:
-            said = _said(file.metadata.get(ENTRY, ""))
-            if said is None:
-                raise _no_identity(f"{path.name}, which does not say that it is one")
+            facts = _parse_metadata(file.metadata.get(METADATA_KEY, ""))
+            if facts is None:
+                raise _not_an_identity(f"{path.name}, whose metadata does not say that it is one")
             tensors = {name: file.read(name) for name in file.entries}
     except CheckpointError as error:
-        raise _no_identity(error.found) from error
-    if said.get("format") != FORMAT:
+        raise _not_an_identity(error.found) from error
+    if facts.get("format") != FORMAT:
         raise CheckpointError(
-            "This identity file is of another version.",
-            found=f"{path.name}: format {said.get('format')!r}",
+            "This identity file has another version.",
+            found=f"{path.name}: format {facts.get('format')!r}",
             expected=f"format {FORMAT}",
             fix="update this pack, or save the identity again",
         )
     try:
-        identity = _identity(tensors, said)
+        identity = _parse_identity(tensors, facts)
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if _content(tensors, said) != said.get("content"):
+    if _hash_content(tensors, facts) != facts.get("content"):
         raise _damaged(path, "other values than were saved")
     return identity
 
 
 def _tensors(identity: Identity, fingerprint: Tensor) -> dict[str, Tensor]:
-    found = {
+    tensors = {
         CANVAS: identity.canvas.pixels,
         EMBEDDING: identity.face_embedding,
         FINGERPRINT: fingerprint.float(),
         **{FEATURES.format(n): each for n, each in enumerate(identity.reference_features)},
     }
-    if identity.surroundings is not None:
-        found[PHOTOGRAPH] = identity.surroundings.photograph
-    if identity.overview is not None:
-        found[OVERVIEW] = identity.overview
-    order = sorted(found, key=lambda name: (-found[name].element_size(), name))
-    return {name: found[name].detach().cpu().contiguous() for name in order}
+    if identity.paste_back is not None:
+        tensors[PHOTOGRAPH] = identity.paste_back.photograph
+    if identity.preview is not None:
+        tensors[PREVIEW] = identity.preview
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    return {name: tensors[name].detach().cpu().contiguous() for name in order}
 
 
 def _facts(identity: Identity) -> dict[str, Any]:
-    canvas, around = identity.canvas, identity.surroundings
+    canvas, paste_back, provenance = identity.canvas, identity.paste_back, identity.provenance
     return {
+        "part": COMPONENT,
+        "format": FORMAT,
         "space": identity.space,
         "rows": [canvas.rows.start, canvas.rows.stop],
         "columns": [canvas.columns.start, canvas.columns.stop],
-        "place": None if around is None else list(around.place),
-        **({} if identity.made == Provenance() else {"made": asdict(identity.made)}),
+        "place": None if paste_back is None else list(paste_back.place),
+        **({} if provenance == Provenance() else {"made": asdict(provenance)}),
     }
 
 
-def _content(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> str:
-    facts = {name: value for name, value in said.items() if name != "content"}
-    found = sha256(json.dumps(facts, sort_keys=True).encode())
+def _hash_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in facts.items() if name != "content"}
+    digest = sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
-        found.update(f"|{name} {hash_tensor(tensors[name])}".encode())
-    return found.hexdigest()
+        digest.update(f"|{name} {hash_tensor(tensors[name])}".encode())
+    return digest.hexdigest()
 
 
-def _said(text: str) -> dict[str, Any] | None:
+def _parse_metadata(text: str) -> dict[str, Any] | None:
     try:
-        said: object = json.loads(text)
-    except (ValueError, RecursionError):
+        facts = parse_json_object(text)
+    except ValueError:
         return None
-    if not isinstance(said, dict):
-        return None
-    facts = cast("dict[str, Any]", said)
-    return facts if facts.get("part") == PART else None
+    return facts if facts.get("part") == COMPONENT else None
 
 
-def _identity(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Identity:
-    """Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what no identity is made of."""
-    pixels, overview = tensors[CANVAS], tensors.get(OVERVIEW)
-    check_numbers(CANVAS, pixels, (1, 3, 1, None, None), BRIGHTEST)
-    rows, columns = (
-        stretch(said[name], size) for name, size in zip(("rows", "columns"), pixels.shape[-2:], strict=True)
-    )
+def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Identity:
+    """Raises ``KeyError``, ``TypeError`` or ``ValueError`` for tensors and facts that make no identity."""
+    pixels, preview = tensors[CANVAS], tensors.get(PREVIEW)
+    _check_values(CANVAS, pixels, (1, 3, 1, None, None), MAX_PIXEL)
+    height, width = pixels.shape[-2:]
     count = sum(name.startswith(FEATURES.partition(".")[0]) for name in tensors)
     features = tuple(tensors[FEATURES.format(n)] for n in range(count))
-    embedding, mark = tensors[EMBEDDING], tensors[FINGERPRINT]
     if not features:
         raise ValueError("no reference features")
-    check_numbers(EMBEDDING, embedding, (1, None))
-    check_numbers(FINGERPRINT, mark, (None,))
+    _check_values(EMBEDDING, tensors[EMBEDDING], (1, None))
+    _check_values(FINGERPRINT, tensors[FINGERPRINT], (None,))
     sizes = tuple(features[0].shape)
-    for name, tensor in enumerate(features):
-        check_numbers(f"block {name}", tensor, sizes if len(sizes) == 3 else (1, None, None))
-    around = None if said["place"] is None else placed(tensors[PHOTOGRAPH], said["place"])
-    if overview is not None:
-        check_shown(OVERVIEW, overview)
+    for number, tensor in enumerate(features):
+        _check_values(f"block {number}", tensor, sizes if len(sizes) == 3 else (1, None, None))
+    if preview is not None:
+        _check_picture(PREVIEW, preview)
+    place = facts["place"]
     return Identity(
-        canvas=Canvas(pixels=pixels, rows=rows, columns=columns),
-        space=str(said["space"]),
-        face_embedding=embedding,
+        canvas=Canvas(
+            pixels=pixels,
+            rows=_parse_range(facts["rows"], height),
+            columns=_parse_range(facts["columns"], width),
+        ),
+        space=str(facts["space"]),
+        face_embedding=tensors[EMBEDDING],
         reference_features=features,
-        surroundings=around,
-        overview=overview,
-        saved=SavedIdentityInfo(mark.float(), str(said["content"])),
-        made=made_as(said.get("made")),
+        paste_back=None if place is None else _parse_paste_back(tensors[PHOTOGRAPH], place),
+        preview=preview,
+        saved_info=SavedIdentityInfo(tensors[FINGERPRINT].float(), str(facts["content"])),
+        provenance=_parse_provenance(facts.get("made")),
     )
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
+def _check_values(name: str, tensor: Tensor, shape: tuple[int | None, ...], most: float = MAX_VALUE) -> None:
+    """Raises ``ValueError`` for another shape (None is any size), and for values that are not usable
+    numbers."""
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) == len(shape) and all(w in (None, f) for w, f in zip(shape, sizes, strict=True))
+    if not fits or 0 in sizes or not tensor.is_floating_point():
+        raise ValueError(f"{name} of {list(sizes)} {tensor.dtype}")
+    if not bool((tensor.float().abs() <= most).all()):
+        raise ValueError(f"{name} with values beyond {most:g}, or NaN")
 
 
-def _no_identity(found: str) -> CheckpointError:
+def _check_picture(name: str, picture: Tensor) -> None:
+    h, w = picture.shape[1:] if picture.ndim == 3 else (0, 0)
+    if picture.dtype != torch.uint8 or len(picture) != 3 or not (2 <= h <= LONGEST and 2 <= w <= LONGEST):
+        raise ValueError(f"{name} of {list(picture.shape)} {picture.dtype}")
+
+
+def _parse_paste_back(photograph: Tensor, place: Any) -> PasteBack:
+    _check_picture(PHOTOGRAPH, photograph)
+    height, width = photograph.shape[1:]
+    box = PixelBox(*(float(edge) for edge in place))
+    most = MAX_OVERHANG_PIXELS
+    inside = box == box.common(PixelBox(-most, -most, width + most, height + most))
+    large = box.right - box.left >= 1 and box.bottom - box.top >= 1  # false for NaN
+    if height % 2 or width % 2 or not inside or not large:
+        raise ValueError(f"a crop at {list(place)} of a photograph of {width} x {height} px")
+    return PasteBack(photograph=photograph, place=box)
+
+
+def _parse_range(value: Any, size: int) -> slice:
+    start, stop = value
+    if not (type(start) is int and type(stop) is int and 0 <= start < stop <= size):
+        raise ValueError(f"a picture at {value} of {size}")
+    return slice(start, stop)
+
+
+def _parse_provenance(value: Any) -> Provenance:
+    """None, as in older files, is unknown."""
+    if value is None:
+        return Provenance()
+    approximations = value["approximations"]
+    words = [value["precision"], *approximations]
+    valid = all(
+        type(word) is str and word.isprintable() and len(word) <= MAX_WORD_CHARACTERS for word in words
+    )
+    if type(approximations) is not list or len(words) > MAX_PROVENANCE_WORDS or not valid:
+        raise ValueError("malformed provenance metadata")
+    return Provenance(words[0], tuple(words[1:]))
+
+
+def _not_an_identity(found: str) -> CheckpointError:
     return CheckpointError(
         "This is not a Hallo3 identity.",
         found=found,
@@ -315,7 +305,7 @@ def _damaged(path: Path, found: str) -> CheckpointError:
     )
 
 
-def _other(found: str, expected: str) -> CheckpointError:
+def _other_model(found: str, expected: str) -> CheckpointError:
     return CheckpointError(
         "The identity was made for another model.",
         found=found,

@@ -13,7 +13,7 @@ from ..hallo3.config import Hallo3Config
 from ..hallo3.errors import AudioError, InputError, PortraitError, ShapeError, is_out_of_memory
 from ..hallo3.geometry import PixelBox
 from ..hallo3.identity import Identity
-from ..hallo3.identity_file import check_made_for
+from ..hallo3.identity_file import check_model
 from ..hallo3.media.audio import Recording, check_audio_format, sample_rate_error
 from ..hallo3.media.image import check_picture
 from ..hallo3.messages import logger
@@ -200,8 +200,8 @@ def _no_box(found: str) -> InputError:
 
 def shown_of(identity: Identity) -> Tensor:
     """The overview of an identity as IMAGE; its canvas if it was saved without one."""
-    if identity.overview is not None:
-        return images_of(identity.overview[None].float() / 255)
+    if identity.preview is not None:
+        return images_of(identity.preview[None].float() / 255)
     return images_of((identity.canvas.pixels[0].transpose(0, 1) + 1) / 2).clamp(0, 1)
 
 
@@ -242,8 +242,8 @@ def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) ->
     ``CheckpointError`` for an identity out of another model's file."""
     config = config_of(model)
     check_sizes(identity, socket, vae, config)
-    if identity.saved is not None:
-        check_made_for(identity, config, lambda: fingerprint_of(model))
+    if identity.saved_info is not None:
+        check_model(identity, config, lambda: fingerprint_of(model))
 
 
 def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:

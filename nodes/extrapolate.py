@@ -1,12 +1,15 @@
-"""A whole video behind Hallo3 Extrapolate: the job it is kept in, and ComfyUI's machinery that renders it."""
+"""Hallo3 Extrapolate: the loop over all segments of a speech, rendered by ComfyUI, kept in a job.
+
+The output ``video`` is a file of the job; ``job`` is its name; ``images`` and ``drift`` are IMAGE.
+"""
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +22,22 @@ from ..hallo3.errors import InputError
 from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
-from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit, open_job
+from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit_segments, open_job
 from ..hallo3.jobs.render import (
     NUMERICS,
-    Redo,
-    SegmentResult,
     VideoJob,
     create_manifest,
-    derive_seed,
     machine_warning,
     parent_state,
     parse_redo,
 )
 from ..hallo3.jobs.store import list_jobs, remove_stale_jobs
-from ..hallo3.media.mux import decode_frames
+from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
 from ..hallo3.media.video import VideoEncoding, stream_headers
-from ..hallo3.noise import make_noise
-from ..hallo3.pipeline import Rendered, render_segment
+from ..hallo3.noise import Noise
 from ..hallo3.segments import Segment, SegmentPlan
-from ..hallo3.storage.hashing import FileHashCache, hash_facts, hash_tensor
+from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
 from . import schema as inputs
 from .comfy import vae as host_vae
@@ -52,72 +51,63 @@ from .convert import check_fit, images_of
 from .identity import photograph_of
 from .sampling import check_numbers, heard
 
-FOLDER = "hallo3_jobs"
-"""Among ComfyUI's outputs."""
-DECIDE_NOTHING = ("redo", "take", "continue_from", "mark")
-"""Inputs of the node that are no part of what a job is known by: they say what to do with it."""
+JOBS_DIR = "hallo3_jobs"
+"""In ComfyUI's output folder."""
+NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
+"""Inputs that say what to do with a job, not what its frames are."""
+IMAGES_OUTPUT = 1
+ADVICE = "close other programs, or use a smaller weight_dtype; queue again: it resumes where it stopped"
+_LAST_VIDEOS: dict[str, Path] = {}
+"""The last video of each node."""
 
 
 def jobs_folder() -> Path:
-    """Where jobs are kept."""
-    return Path(folder_paths.get_output_directory()) / FOLDER
+    return Path(folder_paths.get_output_directory()) / JOBS_DIR
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extrapolation:
-    """All that a video is made of. Without a ``graph``, outside a running workflow, a job is its own and
-    never found again."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExtrapolateRequest:
+    """Everything that a video is made of. Without a ``graph``, outside a running workflow, its job has a key
+    of its own and is never resumed."""
 
     sampling: Sampling
     vae: Any
     identity: Identity
-    socket: SpeechSocket
+    speech: SpeechSocket
     seed: int
     motion_drop: float
     encoding: VideoEncoding
     mark: bool
-    paste_back: bool
+    paste_back: PasteBack | None
     graph: Graph | None
     node: str
     parent: Job | None
 
     @property
     def plan(self) -> SegmentPlan:
-        """The speech's segments."""
-        return self.socket.speech.plan
+        return self.speech.speech.plan
 
     @property
     def size(self) -> tuple[int, int]:
         """The video's (width, height)."""
-        if self.paste_back:
-            around = photograph_of(self.identity)
-            return around.width, around.height
-        return self.identity.canvas.width, self.identity.canvas.height
-
-    @property
-    def kind(self) -> str:
-        """Runs of one kind take as long a segment."""
-        branches = 1 if self.sampling.guidance_scale == 1 else 2
-        steps, device = len(self.sampling.schedule()) - 1, self.sampling.patcher.load_device.type
-        cache = step_cache_of(self.sampling.sampler)
-        return throughput_key(
-            self.sampling.config.name, device, steps * branches, self.size, self.encoding, cache
-        )
-
-    def about(self) -> JobManifest:
-        """The job that this is."""
-        headers = stream_headers(self.encoding, *self.size, self.plan.config.fps)
-        key = self._key(headers)
-        what = {"model": self.sampling.config.name, "video": f"{key[:16]}{self.suffix}"}
-        return create_manifest(key, self.plan, headers, what, self.parent)
+        frame = self.paste_back or self.identity.canvas
+        return frame.width, frame.height
 
     @property
     def suffix(self) -> str:
-        """What the video's name ends in."""
         return self.encoding.kind.files[0]
 
-    def cost(self, jobs: Path, pixels: bool) -> RunEstimate:
-        """What it takes."""
+    @cached_property
+    def sigmas(self) -> Tensor:
+        return self.sampling.schedule()
+
+    @property
+    def throughput_key(self) -> str:
+        evaluations = (len(self.sigmas) - 1) * (1 if self.sampling.guidance_scale == 1 else 2)
+        device, cache = self.sampling.patcher.load_device.type, step_cache_of(self.sampling.sampler)
+        return throughput_key(self.sampling.config.name, device, evaluations, self.size, self.encoding, cache)
+
+    def estimate(self, jobs: Path, keep_pixels: bool) -> RunEstimate:
         return estimate_run(
             self.plan,
             self.sampling.config.segment.shape,
@@ -125,143 +115,75 @@ class Extrapolation:
             self.encoding.codec,
             weights=0,
             features=0,
-            pixels=pixels,
-            pace=read_throughput(jobs, self.kind),
+            keep_pixels=keep_pixels,
+            throughput=read_throughput(jobs, self.throughput_key),
         )
 
-    def video_job(self, jobs: Path, job: Job) -> VideoJob:
-        """Its job as a video with sound."""
-        return VideoJob(
-            jobs=jobs,
-            job=job,
-            plan=self.plan,
-            canvas=self.identity.canvas,
-            encoding=self.encoding,
-            recording=self.socket.recording,
-            parent=self.parent,
-            mark=self.mark,
-            surroundings=photograph_of(self.identity) if self.paste_back else None,
-        )
+    def manifest(self) -> JobManifest:
+        headers = stream_headers(self.encoding, *self.size, self.plan.config.fps)
+        key = self._key(headers)
+        info = {"model": self.sampling.config.name, "video": f"{key[:16]}{self.suffix}"}
+        return create_manifest(key, self.plan, headers, info, self.parent)
 
-    def make(self, video: VideoJob, redo: Redo, pixels: bool) -> Iterator[SegmentResult]:
-        """Every segment, rendered where it is missing; says where it goes on."""
-        total, todo = video.job.about.segments, video.to_do(redo)
-        sigmas = self.sampling.schedule()
-        slices = len(decode_slices(self.sampling.config.segment.shape.latent.frames))
-        progress = RunProgress(self.sampling.patcher, todo, total, len(sigmas) - 1, slices)
-        if len(todo) < total:
-            show(f"{total - len(todo)} of {total} segments are finished already")
-        if todo:
-            self.sampling.tell_attention()
-        before, after = total - len(self.plan), parent_state(self.parent)
+    def _key(self, headers: str) -> str:
+        """A hash of the workflow that leads to the node, of the files it names, of the sound and the picture
+        that came in, and of what they continue. Models have no lasting name of their own."""
+        graph, identity, recording = self.graph, self.identity, self.speech.recording
+        if graph is None:
+            return hash_facts({"once": uuid.uuid4().hex})
+        workflow = graph.hash_of(self.node, NOT_IN_KEY)
+        saved = identity.saved_info
+        facts: dict[str, Any] = {
+            "numerics": NUMERICS,
+            "workflow": workflow,
+            "files": files_of(graph.texts, FileHashCache(jobs_folder() / CACHE_FILENAME), show),
+            "values": [self.seed, self.motion_drop, self.sampling.guidance_scale],
+            "sigmas": hash_tensor(self.sigmas.float()),
+            "text": [hash_tensor(text.float()) for text, _ in self.sampling.positive or []],
+            "numbers": str(self.sampling.patcher.model.get_dtype()),
+            "device": self.sampling.patcher.load_device.type,
+            "canvas": hash_tensor(identity.canvas.pixels),
+            "face": hash_tensor(identity.face_embedding.float()),
+            "identity": saved.content if saved is not None else identity.reference_hash,
+            "heard": self.speech.heard,
+            "pasted": hash_tensor(self.paste_back.photograph) if self.paste_back is not None else "",
+            "sound": [hash_tensor(recording.waveform), recording.sample_rate],
+            "headers": headers,
+            "after": parent_state(self.parent),
+        }
+        if names := approximations():
+            facts["approximate"] = names
+        return hash_facts(facts)
 
-        def draw(segment: Segment, motion: Tensor, take: int) -> Rendered:
-            seed, place = derive_seed(self.seed, take, after), before + segment.index
-            noise = make_noise(seed)
-
-            def encode(shown: Tensor, segment: Segment) -> Tensor:
-                del segment
-                return host_vae.encode(self.vae, shown)
-
-            def sample(image_latents: Tensor, segment: Segment) -> Tensor:
-                read = heard(self.identity, self.socket, segment, image_latents)
-                report = progress.sampler(place)
-                return self.sampling.sample(read, sigmas, noise, seed, segment.index, report)
-
-            def decode(latents: Tensor) -> Iterator[Tensor]:
-                return host_vae.decode(self.vae, latents, progress.slice_done)
-
-            return render_segment(
-                self.identity.canvas.pixels,
-                motion,
-                segment,
-                encode=encode,
-                sample=sample,
-                decode=decode,
-                noise=noise,
-                motion_drop=self.motion_drop,
-            )
-
-        growing = video.job.folder / f"so_far{self.suffix}"
-        alike = self._likeness()
-        for kept in video.make(draw, growing, kind=self.kind, redo=redo, likeness=alike, pixels=pixels):
-            if kept.drawn:
-                progress.segment_done(kept.index)
-            yield kept
-
-    def _likeness(self) -> SimilarityFunction:
-        """By the model's own analyzer, where there is one without more files."""
+    def similarity(self) -> SimilarityFunction:
+        """By the model's own face analyzer, if it needs no missing files."""
         try:
             analyzer = create_analyzer(self.sampling.config.face, faces_folder())
         except InputError:
             return unknown_similarity
         return similarity_to(self.identity.face_embedding, analyzer)
 
-    def _key(self, headers: str) -> str:
-        """A canonical hash of the workflow before the node and of the files it names, of the sound and the
-        picture that came, and of what they go on from. Models as such have no name that lasts."""
-        graph = self.graph
-        if graph is None:
-            return hash_facts({"once": uuid.uuid4().hex})
-        workflow = graph.hash_of(self.node, DECIDE_NOTHING)
-        return hash_facts(
-            {
-                "numerics": NUMERICS,
-                "workflow": workflow,
-                "files": files_of(graph.texts, FileHashCache(jobs_folder()), show),
-                "values": [self.seed, self.motion_drop, self.sampling.guidance_scale],
-                "sigmas": hash_tensor(self.sampling.schedule().float()),
-                "text": [hash_tensor(text.float()) for text, _ in self.sampling.positive or []],
-                "numbers": str(self.sampling.patcher.model.get_dtype()),
-                "device": self.sampling.patcher.load_device.type,
-                **({"approximate": given_up} if (given_up := approximations()) else {}),
-                "canvas": hash_tensor(self.identity.canvas.pixels),
-                "face": hash_tensor(self.identity.face_embedding.float()),
-                "identity": self.identity.saved.content if self.identity.saved else self.identity.seen,
-                "heard": self.socket.heard,
-                "pasted": hash_tensor(photograph_of(self.identity).photograph) if self.paste_back else "",
-                "sound": [hash_tensor(self.socket.recording.waveform), self.socket.recording.sample_rate],
-                "headers": headers,
-                "after": parent_state(self.parent),
-            }
-        )
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComfyRenderer:
+    """The networks of a segment, run and managed by ComfyUI."""
 
-def parent_named(jobs: Path, name: str) -> JobManifest | None:
-    """The finished job of a name, None for no name. Raises ``InputError``."""
-    if not name.strip():
-        return None
-    for job in list_jobs(jobs):
-        if job.name == name.strip() and job.about.finished:
-            return job.about
-    raise InputError(
-        "There is no video to go on from.",
-        found=repr(name[:60]),
-        expected="the output job of a Hallo3 Extrapolate that has finished, still kept in output/hallo3_jobs",
-        fix="connect the output job of the node that made the video",
-    )
+    request: ExtrapolateRequest
+    video: VideoJob
+    progress: RunProgress
 
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        del segment, noise
+        return host_vae.encode(self.request.vae, pixels)
 
-def frames_kept(video: VideoJob, kept: SegmentResult) -> Tensor:
-    """A segment's frames [F, 3, h, w] in 0..1: as rendered, as kept, or else as they come out of the encoded
-    piece."""
-    pixels = kept.pixels if kept.pixels is not None else video.job.pixels(kept.index)
-    if pixels is not None:
-        return video.finished(video.canvas.uncrop(pixels))
-    show(f"the images of segment {kept.index + 1} are decoded from the video: they were not kept")
-    return decode_frames(video.job.piece(kept.index))
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        request, seed = self.request, self.video.seed_for(segment)
+        conditions = heard(request.identity, request.speech, segment, image_latents)
+        report = self.progress.sampler(self.video.inherited + segment.index)
+        return request.sampling.sample(conditions, request.sigmas, noise, seed, segment.index, report)
 
-
-def encoding_of(codec: str, quality: int) -> VideoEncoding:
-    """What the widgets ask for; -1 is the codec's own quality. Raises ``InputError``."""
-    return VideoEncoding(codec=codec, quality=None if quality < 0 else quality)
-
-
-IMAGES = 1
-"""Place of that output."""
-ADVICE = "close other programs, or use a smaller weight_dtype; queue again: it goes on where it stopped"
-_MADE: dict[str, Path] = {}
-"""Videos by the node that made them last."""
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        return host_vae.decode(self.request.vae, latents, self.progress.slice_done)
 
 
 class Hallo3Extrapolate(io.ComfyNode):
@@ -321,11 +243,11 @@ class Hallo3Extrapolate(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Run again when images are connected later, and when the video has been taken away."""
+        """Run again when images are connected later, and when the video was deleted."""
         node = str(cls.hidden.unique_id) if cls.hidden else ""
         graph = running_graph(node) if node else None
-        gone = node in _MADE and not _MADE[node].is_file()
-        return [graph is None or graph.connected(node, IMAGES), gone]
+        deleted = node in _LAST_VIDEOS and not _LAST_VIDEOS[node].is_file()
+        return [graph is None or graph.connected(node, IMAGES_OUTPUT), deleted]
 
     @classmethod
     def execute(
@@ -351,62 +273,130 @@ class Hallo3Extrapolate(io.ComfyNode):
         mark: bool = True,
         paste_back: bool = False,
     ) -> io.NodeOutput:
-        del start_again  # it is part of the workflow that a job is known by
+        del start_again  # part of the workflow that decides the job's key
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
         dynprompt = cls.hidden.dynprompt if cls.hidden else None
         graph = Graph(dynprompt) if dynprompt is not None else None
-        node = str(cls.hidden.unique_id) if graph else ""
-        jobs = jobs_folder()
+        node, jobs = str(cls.hidden.unique_id) if graph else "", jobs_folder()
         with memory_told(ADVICE), ExitStack() as stack:
-            parent = parent_named(jobs, continue_from)
-            made = Extrapolation(
+            parent = _find_parent(jobs, continue_from)
+            request = ExtrapolateRequest(
                 sampling=sampling,
                 vae=vae,
                 identity=identity,
-                socket=speech,
+                speech=speech,
                 seed=seed,
                 motion_drop=motion_drop,
-                encoding=encoding_of(codec, quality),
+                encoding=make_encoding(codec, quality),
                 mark=mark,
-                paste_back=paste_back,
+                paste_back=photograph_of(identity) if paste_back else None,
                 graph=graph,
                 node=node,
                 parent=stack.enter_context(open_job(jobs, parent, stoppable)) if parent else None,
             )
-            wanted = graph is None or graph.connected(node, IMAGES)
-            return _output(made, stack, jobs, wanted, redo, take)
+            keep_images = graph is None or graph.connected(node, IMAGES_OUTPUT)
+            video = _open_video(request, stack, jobs, redo, take, keep_images)
+            _render(request, video)
+            path = video.job.folder / f"video{request.suffix}"
+            video.join(path)
+            with suppress(OSError):  # a player may have it open
+                (video.job.folder / f"so_far{request.suffix}").unlink(missing_ok=True)
+            if node:
+                _LAST_VIDEOS[node] = path
+            segment = request.plan.config
+            chart = draw_drift(video.drifts(), segment.new_frames / segment.fps)
+            images = _read_images(video, request.size) if keep_images else None
+            file = InputImpl.VideoFromFile(str(path))
+            return io.NodeOutput(file, images, video.job.folder.name, images_of(chart[None]))
 
 
-def _output(
-    made: Extrapolation, stack: ExitStack, jobs: Path, wanted: bool, redo: str, take: int
-) -> io.NodeOutput:
-    made.encoding.check(made.suffix, *made.size)
-    about = made.about()
-    again = parse_redo(redo, take, about.segments, about.segments - len(made.plan))
-    size = about.frames, made.size[1], made.size[0], 3
-    if wanted:
-        check_memory(math.prod(size) * 4, f"{about.frames} frames of {size[2]} x {size[1]} px")
-    remove_stale_jobs(jobs, about.key)
-    if told := machine_warning(jobs, about):
-        warn(told)
-    job = stack.enter_context(open_job(jobs, about, stoppable))
-    check_disk(made.cost(jobs, wanted), jobs, folder_size(job.folder))
-    if made.parent is not None:
-        inherit(job, made.parent)
-    video = made.video_job(jobs, job)
-    images, filled = torch.empty(size) if wanted else None, 0
-    for kept in made.make(video, again, wanted):
-        if images is not None:
-            frames = frames_kept(video, kept)
-            images[filled : filled + len(frames)] = frames.permute(0, 2, 3, 1)
-            filled += len(frames)
-    path = job.folder / f"video{made.suffix}"
-    video.join(path)
-    with suppress(OSError):  # a player may have it open
-        (job.folder / f"so_far{made.suffix}").unlink()
-    if made.node:
-        _MADE[made.node] = path
-    chart = draw_drift(video.drifts(), made.plan.config.new_frames / made.plan.config.fps)
-    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), images, job.folder.name, images_of(chart[None]))
+def make_encoding(codec: str, quality: int) -> VideoEncoding:
+    """The encoding of the widgets; quality -1 is the codec's own. Raises ``InputError``."""
+    return VideoEncoding(codec=codec, quality=None if quality < 0 else quality)
+
+
+def _find_parent(jobs: Path, name: str) -> JobManifest | None:
+    """The finished job of a name, None for no name. Raises ``InputError``."""
+    if not name.strip():
+        return None
+    for job in list_jobs(jobs):
+        if job.name == name.strip() and job.manifest.finished:
+            return job.manifest
+    raise InputError(
+        "There is no video to continue.",
+        found=repr(name[:60]),
+        expected="the `job` output of a Hallo3 Extrapolate that has finished, kept in output/hallo3_jobs",
+        fix="connect the `job` output of the node that rendered the video",
+    )
+
+
+def _open_video(
+    request: ExtrapolateRequest, stack: ExitStack, jobs: Path, redo: str, take: int, keep_images: bool
+) -> VideoJob:
+    """The request's job as a video, locked until ``stack`` is closed. Raises ``InputError`` for what cannot
+    fit."""
+    request.encoding.check(request.suffix, *request.size)
+    manifest, (width, height) = request.manifest(), request.size
+    again = parse_redo(redo, take, manifest.segments, manifest.segments - len(request.plan))
+    if keep_images:
+        size = manifest.frames * height * width * 3 * 4
+        check_memory(size, f"{manifest.frames} frames of {width} x {height} px")
+    remove_stale_jobs(jobs, manifest.key)
+    if warning := machine_warning(jobs, manifest):
+        warn(warning)
+    job = stack.enter_context(open_job(jobs, manifest, stoppable))
+    check_disk(request.estimate(jobs, keep_images), jobs, folder_size(job.folder))
+    if request.parent is not None:
+        inherit_segments(job, request.parent)
+    return VideoJob(
+        jobs=jobs,
+        job=job,
+        plan=request.plan,
+        canvas=request.identity.canvas,
+        encoding=request.encoding,
+        recording=request.speech.recording,
+        seed=request.seed,
+        parent=request.parent,
+        redo=again,
+        paste_back=request.paste_back,
+        mark=request.mark,
+        keep_pixels=keep_images,
+    )
+
+
+def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
+    """Render the missing segments, with one progress bar over all of them."""
+    total, missing = video.job.manifest.segments, video.missing
+    if not missing:
+        show(f"All {total} segments were already rendered; reusing them.")
+        return
+    if len(missing) < total:
+        show(f"{total - len(missing)} of {total} segments were already rendered; reusing them.")
+    request.sampling.tell_attention()
+    slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
+    progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
+    video.similarity = request.similarity()
+    results = video.render(
+        ComfyRenderer(request=request, video=video, progress=progress),
+        motion_drop=request.motion_drop,
+        so_far=video.job.folder / f"so_far{request.suffix}",
+        throughput_key=request.throughput_key,
+    )
+    for result in results:
+        if result.pixels is not None:
+            progress.segment_done(result.index)
+
+
+def _read_images(video: VideoJob, size: tuple[int, int]) -> Tensor:
+    """All frames as IMAGE [F, H, W, 3], read segment by segment."""
+    manifest, filled = video.job.manifest, 0
+    images = torch.empty(manifest.frames, size[1], size[0], 3)
+    for index in range(manifest.segments):
+        if video.job.pixels(index) is None:
+            show(f"The images of segment {index + 1} are decoded from the video: they were not kept.")
+        frames = video.frames(index)
+        images[filled : filled + len(frames)] = frames.permute(0, 2, 3, 1)
+        filled += len(frames)
+    return images

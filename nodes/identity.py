@@ -16,7 +16,7 @@ from ..hallo3.face.analyzer import FaceAnalyzer
 from ..hallo3.face.registry import analyze_face
 from ..hallo3.face.selection import FaceChoice
 from ..hallo3.identity import Identity, Provenance, build_identity, frame_portrait
-from ..hallo3.identity_file import SUFFIX, check_made_for, read_identity, write_identity
+from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
 from .comfy import vae as host_vae
@@ -147,9 +147,10 @@ class Hallo3IdentityReference(io.ComfyNode):
             config.face.space,
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
             features=lambda latents: features_of(reference_network, latents),
+            keep_photograph=True,
         )
         numbers = str(reference_network.dtype).removeprefix("torch.")
-        identity = replace(identity, made=Provenance(numbers, approximations()))
+        identity = replace(identity, provenance=Provenance(numbers, approximations()))
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
 
@@ -198,7 +199,7 @@ class Hallo3LoadIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         identity = read_identity(path_of(file) or Path(file))
-        if told := identity.carries(approximations()):
+        if told := identity.approximation_warning(approximations()):
             warn(told)
         shown = shown_of(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
@@ -247,14 +248,14 @@ class Hallo3PasteBack(io.ComfyNode):
 
 def photograph_of(identity: Identity) -> PasteBack:
     """What frames of an identity are pasted back into. Raises ``InputError`` if there is nothing."""
-    if identity.surroundings is None:
+    if identity.paste_back is None:
         raise InputError(
             "There is no photograph to paste the frames back into.",
             found="an identity that was saved without one",
             expected="an identity with the photograph it was made of",
             fix="make the identity again with Hallo3 Identity Reference",
         )
-    return identity.surroundings
+    return identity.paste_back
 
 
 def _frames_of(images: Any, identity: Identity) -> Tensor:
@@ -309,7 +310,7 @@ class Hallo3SaveIdentity(io.ComfyNode):
     def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         mark = fingerprint_of(model)
-        check_made_for(identity, config_of(model), lambda: mark)
+        check_model(identity, config_of(model), lambda: mark)
         output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
         wanted = filename_prefix.strip().replace("\\", "/")
         plain = wanted.isprintable() and bool(wanted) and not wanted.endswith("/")
@@ -321,7 +322,7 @@ class Hallo3SaveIdentity(io.ComfyNode):
                 fix="use a name such as person, or people/anna",
             )
         folder, name, number, below, _ = folder_paths.get_save_image_path(wanted, str(output))
-        path = Path(folder) / f"{name}_{number:05}_{SUFFIX}"
+        path = Path(folder) / f"{name}_{number:05}_{IDENTITY_SUFFIX}"
         write_identity(identity, mark, path)
         shown = "/".join(part for part in (IDENTITY_FOLDER, below, path.name) if part)
         return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({path.stat().st_size / 1e6:.1f} MB)"))

@@ -22,7 +22,7 @@ from ..hallo3.segments import SegmentPlan, plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, picture_of, recording_of
-from .extrapolate import encoding_of, jobs_folder
+from .extrapolate import make_encoding, jobs_folder
 from .identity import photograph_of
 from .schema import IdentityType
 
@@ -92,7 +92,7 @@ class Hallo3Plan(io.ComfyNode):
         paste_back: bool = False,
     ) -> io.NodeOutput:
         recording, config = recording_of(audio), _config(model)
-        segment, encoding = config.segment, encoding_of(codec, -1)
+        segment, encoding = config.segment, make_encoding(codec, -1)
         channels, samples = recording.waveform.shape
         facts = AudioStats(recording.sample_rate, channels, samples)
         plan = plan_segments(facts.length_at(segment.sample_rate), segment)

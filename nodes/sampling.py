@@ -14,7 +14,7 @@ from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.geometry import LatentShape
 from ..hallo3.identity import Identity
 from ..hallo3.noise import Noise, make_noise
-from ..hallo3.pipeline import collect, conditioning_pixels, first_motion
+from ..hallo3.pipeline import collect_frames, conditioning_pixels, first_motion
 from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND, settings_for
@@ -67,7 +67,7 @@ class Hallo3VAEDecode(io.ComfyNode):
         whole = LatentShape(*latents.shape[2:]).video.frames
         first, last, _ = samples.get(KEEP, (0, whole, None))
         overlap = first or HALLO3.segment.motion_frames
-        frames = collect(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
+        frames = collect_frames(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
         kept = frames[first:last]
         if identity is not None:
             kept = identity.canvas.uncrop(kept)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core
+if "HALLO3_TEST_DEVICE" not in os.environ:  # `make test-gpu`; everything else gives the same with or without a GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -1,4 +1,4 @@
-"""An identity out of a file equals the one that was put in, and fits no other model."""
+"""Identity files: read equals written, damaged and foreign ones are refused, and models are told apart."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from conftest import speech_of
+from hallo3 import identity_file
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.component_config import META
+from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.checkpoints.random_weights import make_random_state, write_random_set
 from hallo3.checkpoints.tensor_file import TensorFile
-from hallo3.config import Hallo3Config
+from hallo3.config import NANO, Hallo3Config
 from hallo3.errors import CheckpointError, FaceError, OutputError
+from hallo3.geometry import PixelBox
 from hallo3.identity import Identity, Portrait, Provenance, frame_portrait
-from hallo3.identity_file import check_made_for, fingerprint_in, read_identity, write_identity
+from hallo3.identity_file import (
+    FINGERPRINT_WEIGHTS,
+    check_model,
+    fingerprint,
+    fingerprint_in,
+    read_identity,
+    same_model,
+    write_identity,
+)
 from hallo3.loading import load_models
+from hallo3.media.canvas import Canvas
+from hallo3.media.paste_back import PasteBack
+from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import make_noise
-from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, perform
+from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import Settings
+from support.original_checkpoints import write_release
 from support.short_runs import settings
 
 CPU = torch.device("cpu")
@@ -53,7 +72,7 @@ def portrait(models: Models) -> Portrait:
 @pytest.fixture(scope="module")
 def identity(models: Models, portrait: Portrait) -> Identity:
     with torch.inference_mode():
-        return extract_identity(portrait, models, settings(models), make_noise(0))
+        return extract_identity(portrait, models, settings(models), make_noise(0), keep_photograph=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +83,14 @@ def path(folder: Path, identity: Identity, tmp_path_factory: pytest.TempPathFact
 
 
 def tensors_of(identity: Identity) -> list[Tensor]:
-    assert identity.surroundings is not None
-    assert identity.overview is not None
+    assert identity.paste_back is not None
+    assert identity.preview is not None
     return [
         identity.canvas.pixels,
         identity.face_embedding,
         *identity.reference_features,
-        identity.surroundings.photograph,
-        identity.overview,
+        identity.paste_back.photograph,
+        identity.preview,
     ]
 
 
@@ -85,9 +104,9 @@ def test_what_is_read_equals_what_was_written_bit_for_bit(path: Path, identity: 
         identity.canvas.rows,
         identity.canvas.columns,
     )
-    assert read.surroundings is not None
-    assert identity.surroundings is not None
-    assert read.surroundings.place == identity.surroundings.place
+    assert read.paste_back is not None
+    assert identity.paste_back is not None
+    assert read.paste_back.place == identity.paste_back.place
 
 
 def test_the_video_is_equal_too(path: Path, identity: Identity, models: Models) -> None:
@@ -97,7 +116,7 @@ def test_the_video_is_equal_too(path: Path, identity: Identity, models: Models) 
         with torch.inference_mode():
             speech = encode_speech(speech_of(16000), models)
             prompt, noise = encode_prompt("", models), make_noise(5)
-            return torch.cat([f.pixels for f in perform(who, speech, prompt, models, chosen, noise)])
+            return torch.cat([f.pixels for f in render_identity(who, speech, prompt, models, chosen, noise)])
 
     assert torch.equal(video(read_identity(path)), video(identity))
 
@@ -137,19 +156,19 @@ def test_features_keep_their_type(
         Provenance("", ("attention_sage",)),
     ],
 )
-def test_how_features_were_made_is_kept(
+def test_provenance_is_kept(
     made: Provenance, path: Path, identity: Identity, tmp_path: Path
 ) -> None:
     mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    write_identity(replace(identity, made=made), mark, files[0])
+    write_identity(replace(identity, provenance=made), mark, files[0])
     read = read_identity(files[0])
-    assert read.made == made
+    assert read.provenance == made
     write_identity(read, mark, files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
     before = read_identity(path)
-    assert before.made == Provenance(), "nobody has said"
-    assert before.saved is not None
-    assert read.saved is not None
+    assert before.provenance == Provenance(), "nobody has said"
+    assert before.saved_info is not None
+    assert read.saved_info is not None
     write_identity(before, mark, files[1])
     assert (files[0].read_bytes() == files[1].read_bytes()) == (made == Provenance()), (
         "older files stay as they are"
@@ -159,11 +178,11 @@ def test_how_features_were_made_is_kept(
 def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_path: Path) -> None:
     identity = read_identity(path)
     own = lambda: fingerprint_in(folder / "transformer.safetensors")  # noqa: E731
-    check_made_for(identity, models.config, own)
+    check_model(identity, models.config, own)
     write_random_set(tmp_path, 4, "nano")
     other = ModelFolder(tmp_path)
     with pytest.raises(CheckpointError, match=r"made for another model(.|\n)*other weights"):
-        check_made_for(identity, models.config, lambda: fingerprint_in(other.transformer))
+        check_model(identity, models.config, lambda: fingerprint_in(other.transformer))
 
 
 @pytest.mark.parametrize("what", ["canvas", "blocks", "features", "space", "embedding"])
@@ -178,10 +197,10 @@ def test_other_sizes_are_refused(what: str, path: Path, models: Models) -> None:
         "embedding": replace(config, face=replace(face, embedding_dim=face.embedding_dim + 1)),
     }
     with pytest.raises(CheckpointError, match="made for another model"):
-        check_made_for(identity, others[what], lambda: torch.zeros(0))
+        check_model(identity, others[what], lambda: torch.zeros(0))
 
 
-def test_every_flipped_byte_is_found_out(path: Path, tmp_path: Path) -> None:
+def test_every_flipped_byte_is_detected(path: Path, tmp_path: Path) -> None:
     content, broken = path.read_bytes(), tmp_path / "b.safetensors"
     places = [*random.Random(2).sample(range(len(content)), 60), *range(0, 400, 20)]
     for place in places:
@@ -207,14 +226,14 @@ def test_other_files_are_refused(folder: Path, tmp_path: Path) -> None:
         read_identity(tmp_path / "absent.safetensors")
 
 
-def test_a_file_of_another_format_says_so(path: Path, tmp_path: Path) -> None:
+def test_another_format_is_refused(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2')
     (tmp_path / "later.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"another version(.|\n)*format 2"):
         read_identity(tmp_path / "later.safetensors")
 
 
-def test_a_folder_that_cannot_be_written_to_is_said(folder: Path, identity: Identity, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported(folder: Path, identity: Identity, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be saved"):
         write_identity(
@@ -224,7 +243,7 @@ def test_a_folder_that_cannot_be_written_to_is_said(folder: Path, identity: Iden
         )
 
 
-def test_nothing_is_there_that_would_be_run(path: Path) -> None:
+def test_the_file_contains_no_code(path: Path) -> None:
     with TensorFile(path) as file:
         said = json.loads(file.metadata["hallo3"])
     assert said["part"] == "identity"
@@ -239,3 +258,123 @@ def test_models_of_a_saved_identity_need_no_reference_network(folder: Path, tmp_
         pass
     with pytest.raises(FaceError, match="No face analyzer was loaded"):
         few.face.analyze(torch.zeros(3, 64, 64))
+
+
+SHOWN = torch.zeros(3, 64, 64, dtype=torch.uint8)
+
+
+@pytest.fixture
+def small_identity() -> Identity:
+    """One that is sound, and small."""
+    return Identity(
+        canvas=Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8)),
+        space="thumbnail",
+        face_embedding=torch.ones(1, 48),
+        reference_features=(torch.zeros(1, 4, 8),) * 2,
+        paste_back=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
+        preview=SHOWN,
+    )
+
+
+def test_a_valid_identity_is_read(small_identity: Identity, tmp_path: Path) -> None:
+    write_identity(small_identity, torch.ones(8), tmp_path / "a.safetensors")
+    assert read_identity(tmp_path / "a.safetensors").space == "thumbnail"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(-100, -100, -50, -50))},
+        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(40, 40, 10, 10))},
+        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(5, 5, 5, 5))},
+        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, float("nan"), 9))},
+        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 1e300, 9))},
+        {"paste_back": PasteBack(photograph=SHOWN[0], place=PixelBox(0, 0, 9, 9))},
+        {"paste_back": PasteBack(photograph=SHOWN[:, :63], place=PixelBox(0, 0, 9, 9))},
+        {"paste_back": PasteBack(photograph=SHOWN.float(), place=PixelBox(0, 0, 9, 9))},
+        {"preview": SHOWN[0]},
+        {"preview": SHOWN[:, :0]},
+        {"preview": SHOWN.float()},
+        {"reference_features": ()},
+        {"reference_features": (torch.zeros(1, 4, 8), torch.zeros(1, 5, 8))},
+        {"reference_features": (torch.full((1, 4, 8), float("nan")),)},
+        {"face_embedding": torch.zeros(48)},
+        {"face_embedding": torch.full((1, 48), 1e30)},
+        {"face_embedding": torch.zeros(1, 48, dtype=torch.long)},
+        {"canvas": Canvas(pixels=torch.full((1, 3, 1, 8, 8), 1e3), rows=slice(0, 8), columns=slice(0, 8))},
+        {"canvas": Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 9), columns=slice(0, 8))},
+    ],
+)
+def test_impossible_values_are_refused_even_with_a_valid_hash(
+    wrong: dict[str, Any], small_identity: Identity, tmp_path: Path
+) -> None:
+    write_identity(replace(small_identity, **wrong), torch.ones(8), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_identity(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        [],
+        "int8",
+        7,
+        {"precision": "int8"},
+        {"precision": 8, "approximations": []},
+        {"precision": "int8", "approximations": "int8"},
+        {"precision": "int8", "approximations": {"int8": 1}},
+        {"precision": "int8", "approximations": 3},
+        {"precision": "int8", "approximations": [["int8"]]},
+        {"precision": "int8", "approximations": ["a"] * 100},
+        {"precision": "int8", "approximations": ["a" * 61]},
+        {"precision": "int8" * 1000, "approximations": []},
+        {"precision": "int8", "approximations": ["\x1b[2J\n note: all is well"]},
+    ],
+)
+def test_provenance_is_a_few_plain_words(
+    said: Any, small_identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = identity_file._facts
+    monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": said})
+    write_identity(small_identity, torch.ones(8), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_identity(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_a_fingerprint_that_is_close_to_any_is_refused(
+    value: float, small_identity: Identity, tmp_path: Path
+) -> None:
+    write_identity(small_identity, torch.full((8,), value), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_identity(tmp_path / "a.safetensors")
+    assert not same_model(torch.full((8,), value), torch.ones(8))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp8"])
+def test_a_model_is_recognized_in_any_precision(precision: str, folder: Path) -> None:
+    state = read_component(folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
+    known = fingerprint_in(folder / "transformer.safetensors")
+    assert all(state[name].dtype.itemsize > 1 for name in FINGERPRINT_WEIGHTS)
+    assert same_model(known, fingerprint(lambda name: state[name]))
+
+
+def test_a_model_is_recognized_with_the_originals_names(tmp_path: Path) -> None:
+    """In bf16, as it is published, against its values before that."""
+    whole = write_release(tmp_path, NANO)
+    assert whole
+    plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
+    found = fingerprint_in(ModelFolder(tmp_path).transformer)
+    assert same_model(fingerprint(lambda name: plain[name]), found)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_model_is_recognized_with_all_weights_in_8_bits(folder: Path, kind: torch.dtype) -> None:
+    """As ComfyUI stores them where it is asked to; another model in eight bits is still another."""
+    known = fingerprint_in(folder / "transformer.safetensors")
+    eight = known.to(torch.bfloat16).to(kind).float()
+    assert same_model(known, eight)
+    assert same_model(eight, known)
+    other = (known + 0.05 * torch.randn(known.shape, generator=torch.Generator().manual_seed(0))).to(kind)
+    assert not same_model(known, other.float())

@@ -18,27 +18,61 @@ from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.noise import Purpose, make_noise
-from hallo3.pipeline import Stages, animate, encode_prompt, encode_speech, extract_identity, prepare, render
+from hallo3.noise import Noise, Purpose, make_noise
+from hallo3.pipeline import (
+    LocalRenderer,
+    MemoryStore,
+    animate,
+    encode_prompt,
+    encode_speech,
+    extract_identity,
+    render,
+)
 from hallo3.quantization.precision import Precision
 from hallo3.segments import Segment
 from support.short_runs import refusing, settings, video
 
 
-def staged(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, Stages]:
+def prepare(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, LocalRenderer]:
+    """The canvas and the renderer of a run."""
     chosen, noise = settings(models), make_noise(0)
-    heard = encode_speech(speech, models)
+    features = encode_speech(speech, models)
     face = analyze_portrait(portrait, models.face, models.config.face)
-    identity = extract_identity(
-        frame_portrait(portrait, face, models.config.segment.shape), models, chosen, noise
-    )
+    framed = frame_portrait(portrait, face, models.config.segment.shape)
+    identity = extract_identity(framed, models, chosen, noise)
     prompt = encode_prompt("", models)
-    return identity.canvas.pixels, prepare(identity, heard, prompt, models, chosen, noise, lambda _: None)
+    return identity.canvas.pixels, LocalRenderer.prepare(identity, features, prompt, models, chosen)
 
 
-def rendered(canvas: Tensor, stages: Stages, **instead: Any) -> Iterator[Any]:
-    callables = {"encode": stages.encode, "sample": stages.sample, "decode": stages.decode} | instead
-    return render(canvas, stages.speech.plan, noise=stages.noise, motion_drop=0.1, **callables)
+class Recorder:
+    """A renderer that records what passes between the stages of another."""
+
+    def __init__(self, local: LocalRenderer) -> None:
+        self.local = local
+        self.clips: list[Tensor] = []
+        self.sampled: list[tuple[Tensor, Tensor, Segment, Noise]] = []
+        self.decoded: list[list[Tensor]] = []
+
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        self.clips.append(pixels)
+        return self.local.encode(pixels, segment, noise)
+
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        latents = self.local.sample(image_latents, segment, noise)
+        self.sampled.append((image_latents, latents, segment, noise))
+        return latents
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        self.decoded.append([])
+        for part in self.local.decode(latents):
+            self.decoded[-1].append(part)
+            yield part
+
+
+def run(canvas: Tensor, local: LocalRenderer) -> tuple[Recorder, Tensor]:
+    recorder = Recorder(local)
+    frames = render(canvas, local.speech.plan, recorder, MemoryStore(make_noise(0)), motion_drop=0.1)
+    return recorder, torch.cat([each.pixels for each in frames])
 
 
 @torch.inference_mode()
@@ -46,59 +80,30 @@ def test_a_segment_alone_equals_the_segment_in_sequence(
     portrait: Tensor, speech: Recording, nano: Models
 ) -> None:
     """Given its motion frames, by way of the image latents, nothing else is remembered."""
-    canvas, stages = staged(portrait, speech, nano)
-    met: dict[int, tuple[Tensor, Tensor, Segment]] = {}
-
-    def sample(image_latents: Tensor, segment: Segment) -> Tensor:
-        latents = stages.sample(image_latents, segment)
-        met[segment.index] = (image_latents, latents, segment)
-        return latents
-
-    list(rendered(canvas, stages, sample=sample))
-    _, fresh = staged(portrait, speech, nano)
-    for image_latents, latents, segment in reversed(met.values()):
-        assert torch.equal(fresh.sample(image_latents, segment), latents)
+    recorder, _ = run(*prepare(portrait, speech, nano))
+    _, fresh = prepare(portrait, speech, nano)
+    for image_latents, latents, segment, noise in reversed(recorder.sampled):
+        assert torch.equal(fresh.sample(image_latents, segment, noise), latents)
 
 
 @torch.inference_mode()
 def test_two_motion_frames_are_all_that_passes_on(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    canvas, stages = staged(portrait, speech, nano)
-    clips: list[Tensor] = []
-    decoded: list[Tensor] = []
-
-    def encode(clip: Tensor, segment: Segment) -> Tensor:
-        clips.append(clip)
-        return stages.encode(clip, segment)
-
-    def decode(latents: Tensor) -> Iterator[Tensor]:
-        decoded.append(torch.cat(list(stages.decode(latents)), dim=2))
-        yield decoded[-1]
-
-    list(rendered(canvas, stages, encode=encode, decode=decode))
-    assert all(clip.shape == (1, 3, 3, 32, 32) for clip in clips)
-    assert all(torch.equal(clip[:, :, :1], canvas) for clip in clips)
-    for clip, before in zip(clips[1:], decoded, strict=False):
-        motion = before[:, :, -2:].clamp(-1, 1)
-        kept = (clip[:, :, 1:] != 0).all(dim=(1, 2), keepdim=True)
-        assert 0.8 < float(kept.float().mean()) < 0.97
-        assert torch.allclose(clip[:, :, 1:], motion * kept, atol=1e-6)
+    canvas, local = prepare(portrait, speech, nano)
+    recorder, _ = run(canvas, local)
+    assert all(clip.shape == (1, 3, 3, 32, 32) for clip in recorder.clips)
+    assert all(torch.equal(clip[:, :, :1], canvas) for clip in recorder.clips)
+    for clip, parts in zip(recorder.clips[1:], recorder.decoded, strict=False):
+        motion = torch.cat(parts, dim=2)[:, :, -2:].clamp(-1, 1)
+        visible = (clip[:, :, 1:] != 0).all(dim=(1, 2), keepdim=True)
+        assert 0.8 < float(visible.float().mean()) < 0.97
+        assert torch.allclose(clip[:, :, 1:], motion * visible, atol=1e-6)
 
 
 @torch.inference_mode()
-def test_the_last_segment_is_decoded_no_further_than_it_is_shown(portrait: Tensor, nano: Models) -> None:
-    canvas, stages = staged(portrait, speech_of(640 * 18), nano)
-    slices: list[int] = []
-
-    def decode(latents: Tensor) -> Iterator[Tensor]:
-        for part in stages.decode(latents):
-            slices.append(part.shape[2])
-            yield part
-
-    pixels = torch.cat([frames.pixels for frames in rendered(canvas, stages, decode=decode)])
+def test_the_last_segment_is_decoded_only_as_far_as_it_is_shown(portrait: Tensor, nano: Models) -> None:
+    recorder, pixels = run(*prepare(portrait, speech_of(640 * 18), nano))
     assert len(pixels) == 18
-    assert slices == [9, 8, 9]
-    whole = torch.cat([frames.pixels for frames in rendered(canvas, stages)])
-    assert torch.equal(pixels, whole)
+    assert [part.shape[2] for parts in recorder.decoded for part in parts] == [9, 8, 9]
 
 
 class Guarded:

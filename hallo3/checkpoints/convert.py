@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import OutputError
 from ..quantization.precision import Precision
 from ..quantization.quantize import FP8, fp8_scale, to_fp8
-from ..storage.atomic import FULL, SYSTEM, UNFINISHED, write_atomic
+from ..storage.atomic import DISK_FULL, SYSTEM, TEMPORARY_SUFFIX, write_atomic
 from .component import METADATA_KEY, StoredComponent, narrowed
 from .tensor_entry import header_bytes
 from .verify import Watch, unwatched
@@ -165,8 +165,8 @@ def write_output(recipe: OutputFile, path: Path, watch: Watch = unwatched) -> No
 
     Raises ``OutputError`` if it cannot be written; what was written stays for the next call.
     """
-    unfinished = path.with_name(path.name + UNFINISHED)
-    notes = path.with_name(path.name + UNFINISHED + ".json")
+    unfinished = path.with_name(path.name + TEMPORARY_SUFFIX)
+    notes = path.with_name(path.name + TEMPORARY_SUFFIX + ".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
@@ -179,7 +179,7 @@ def write_output(recipe: OutputFile, path: Path, watch: Watch = unwatched) -> No
         notes.unlink(missing_ok=True)
         SYSTEM.sync_folder(path.parent)
     except OSError as error:
-        full = error.errno in FULL
+        full = error.errno in DISK_FULL
         room = f"{recipe.size:,} bytes of room in a folder that you may write to"
         raise OutputError(
             "The converted weights cannot be written.",
@@ -256,7 +256,13 @@ def _check_room(folder: Path, needed: int) -> None:
 @contextmanager
 def _alone(file: IO[bytes], path: Path) -> Generator[None]:
     """Hold the file against a second run; the hold ends with the process, however it ends."""
-    free = SYSTEM.hold(file.fileno())
+    import fcntl
+
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except OSError:
+        free = False
     if not free or not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
         raise OutputError(
             "The file is being written by another run.",

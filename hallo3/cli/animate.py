@@ -1,13 +1,12 @@
-"""``hallo3 animate``: refuse what cannot work, go on where an earlier run stopped, render, join."""
+"""``hallo3 animate``: check the request, resume its job, render what is missing, join the video."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
-from argparse import Namespace
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,228 +15,198 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..jobs.estimate import RunEstimate, as_dict, check_disk, estimate_run, read_throughput, summarize_run
-from ..jobs.job import SEGMENTS_DIR, Job, folder_size, inherit, open_job
-from ..jobs.render import NO_REDO, Redo, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
+from ..jobs.estimate import check_disk, summarize_run
+from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, inherit_segments, open_job
+from ..jobs.render import NO_REDO, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
 from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..media.image import write_picture
 from ..media.plots import draw_drift
+from ..messages import logger
 from ..pipeline import RenderProgress
 from ..sampling.step_cache import CacheReport
-from .cache_key import key_of_video
+from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
-from .renderer import SPEECH, Performer
-from .request import Request, check_apart, check_output, check_pictures, jobs_folder, read_request
+from .options import AnimateOptions
+from .renderer import RunNetworks
+from .request import AnimateRequest, jobs_folder, read_request
 from .speech import Ear
-from .vram import check_vram, planned
+from .vram import check_vram, plan_run_memory
+
+SPEECH_DIR = "speech"
+"""Of an unfinished job: the recording's features."""
 
 
-class Run:
-    """``parent`` is the video that this one goes on from."""
-
-    def __init__(self, request: Request, job: Job, redo: Redo, parent: Job | None) -> None:
-        options = request.options
-        self._request, self._redo, self._after = request, redo, parent_state(parent)
-        self._video = VideoJob(
-            jobs=request.jobs,
-            job=job,
-            plan=request.plan,
-            canvas=request.canvas,
-            encoding=request.encoding,
-            recording=options.speech,
-            parent=parent,
-            enlarge=request.enlarge,
-            surroundings=request.surroundings,
-            mark=not options.no_mark,
-            unchanged=request.check_speech,
-        )
-        self._cached = CacheReport()
-        self._output: Path = options.output.resolve()
-        self._so_far = job.folder / f"so_far{self._output.suffix}"
-
-    def render(self) -> int:
-        """Make the whole video; how many segments were rendered for it. What is finished is kept whatever
-        happens."""
-        job, steps = self._video.job, self._request.settings.steps
-        total, todo, drawn = job.about.segments, len(self._video.to_do(self._redo)), 0
-        bar = tqdm(total=todo * steps, unit="step", desc=f"segment 1/{total}", disable=not todo)
-
-        def watch(progress: RenderProgress) -> None:
-            index = total - progress.segments + progress.segment
-            bar.set_description(f"segment {index + 1}/{total}", refresh=False)
-            bar.update(min(drawn * steps + progress.step, bar.total) - bar.n)
-            if progress.cache and progress.step == steps:
-                self._cached += progress.cache
-
-        performer = Performer(self._request, job.folder, self._after, watch)
-        made = self._video.make(
-            performer.draw,
-            self._so_far,
-            kind=self._request.kind,
-            redo=self._redo,
-            likeness=performer.likeness,
-        )
-        try:
-            with bar, closing(made):
-                self._write_beside(performer)
-                for kept in made:
-                    drawn += kept.drawn
-            self._video.join(self._output)
-        except BaseException:
-            self._tell_what_is_kept()
-            raise
-        if performer.ran:
-            tqdm.write(f"note: {performer.ran}", sys.stderr)
-        if self._cached.steps:
-            tqdm.write(f"note: {self._cached.text()}", sys.stderr)
-        with suppress(OSError):  # a player may have it open
-            self._so_far.unlink()
-        if self._request.options.chart is not None:
-            config = self._request.config.segment
-            chart = draw_drift(self._video.drifts(), config.new_frames / config.fps)
-            write_picture(chart, self._request.options.chart)
-        shutil.rmtree(job.folder / SPEECH, ignore_errors=True)
-        return drawn
-
-    def _write_beside(self, performer: Performer) -> None:
-        """What is asked for before anything is rendered."""
-        options = self._request.options
-        if options.speech_chart is not None:
-            write_picture(performer.speech_chart(), options.speech_chart)
-        if options.save_identity is not None:
-            performer.save_identity(options.save_identity)
-
-    def _tell_what_is_kept(self) -> None:
-        total = self._video.job.about.segments
-        with suppress(OSError):  # the error that stopped the run is the one to be told
-            done = self._video.job.done
-            there = f"; the video so far is {self._so_far}" if self._so_far.exists() else ""
-            again = "the same command" + " without --fresh" * self._request.options.fresh
-            text = f"{done} of {total} segments are kept, {again} goes on from there{there}"
-            if done:
-                tqdm.write(f"note: {text}", sys.stderr)
-
-
-def run_animate(options: Namespace) -> None:
+def run_animate(options: AnimateOptions) -> None:
     """The whole command. Every input is checked before any weights are loaded."""
     if options.jobs:
         print_jobs(jobs_folder(options))
         return
-    if not options.plan:
-        check_output(options)
-    check_pictures(options)
-    request = read_request(options)
+    started, request = time.monotonic(), read_request(options)
     check_vram(request)
-    check_apart(options, request.files)
     if options.preview is not None:
-        write_picture(request.speaker.overview(), options.preview)
+        write_picture(request.subject.preview(), options.preview)
     if options.plan:
-        if options.speech_chart is not None:
-            with TemporaryDirectory(prefix="hallo3_") as folder:
-                write_picture(Ear(request, Path(folder)).chart(), options.speech_chart)
-        _print_plan(*_planned_or_not(request))
+        _print_plan(request)
         return
-    with torch.inference_mode():
-        _animate(request)
+    output = request.output.resolve()  # a link is written through
+    with torch.inference_mode(), ExitStack() as stack:
+        video = _open_video(request, stack)
+        manifest, missing = video.job.manifest, len(video.missing)
+        so_far = video.job.folder / f"so_far{output.suffix}"
+        with _report_saved(video, so_far, options):
+            if missing or options.save_identity is not None or options.speech_chart is not None:
+                _render(plan_run_memory(request), video, so_far)
+            if missing or not output.is_file() or manifest.what.get(CONTENT) != hash_file(output):
+                video.join(output)
+        if options.chart is not None:
+            segment = request.config.segment
+            write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
+        shutil.rmtree(video.job.folder / SPEECH_DIR, ignore_errors=True)
+        with suppress(OSError):  # a player may have it open
+            so_far.unlink(missing_ok=True)
+    (width, height), reused = request.size, manifest.segments - missing
+    video_seconds, elapsed = manifest.frames / request.config.segment.fps, time.monotonic() - started
+    text = f"{options.output}: {manifest.frames} frames, {video_seconds:.2f} s, {width} x {height}"
+    note = f"; {reused} of {manifest.segments} segments were already rendered" if reused else ""
+    print(f"{text}, in {elapsed:.1f} s{note}")
 
 
-def _animate(request: Request) -> None:
-    started, options, jobs = time.monotonic(), request.options, request.jobs
-    with ExitStack() as stack:
-        parent = None
-        if options.continue_from:
-            parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
-        about = create_manifest(
-            key_of_video(request, parent_state(parent)), request.plan, request.headers(), request.what, parent
-        )
-        redo = parse_redo(options.redo, options.take, about.segments, about.segments - len(request.plan))
-        if options.fresh:  # a refusal puts nothing aside
-            request = planned(request)
-        for gone in remove_stale_jobs(jobs, about.key):
-            _note(f"cleared the job {gone.name}, not used for long ({gone.about.what.get('video', '')})")
-        if options.fresh and (aside := set_job_aside(jobs, about.key)) is not None:
-            _note(f"what was finished before is kept in {aside}")
-        if told := machine_warning(jobs, about):
-            _note(told)
-        job = stack.enter_context(open_job(jobs, about))
-        if parent is not None:
-            inherit(job, parent)
-        _tell_where(job, redo)
-        inherited = folder_size(parent.folder / SEGMENTS_DIR) if parent is not None else 0
-        if not options.fresh and (_renders(job, redo) or options.save_identity is not None):
-            request = planned(request)
-        left = 0 if job.done == about.segments else len(request.plan)
-        expected = cost(request, left)
-        check_disk(expected, jobs, folder_size(job.folder) - inherited)
-        check_disk(replace(expected, job=0), options.output.resolve().parent)
-        drawn = Run(request, job, redo, parent).render()
-    said = f"{options.output}: {about.frames} frames, {about.frames / request.fps:.2f} s, "
-    said += f"{request.width} x {request.height}, in {time.monotonic() - started:.1f} s"
-    if drawn < about.segments:
-        said += f"; {about.segments - drawn} of {about.segments} segments were finished before"
-    print(said)
-
-
-def cost(request: Request, left: int) -> RunEstimate:
-    """What the request will take, with so many segments ``left`` to do."""
-    audio = request.config.audio
-    return estimate_run(
-        request.plan,
-        request.config.segment.shape,
-        (request.width, request.height),
-        request.encoding.codec,
-        weights=request.weight_bytes(),
-        features=audio.layers * audio.channels * 4 if left else 0,
-        left=left,
-        pace=read_throughput(request.jobs, request.kind),
+def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
+    """The request's job as a video, locked until ``stack`` is closed; says where it resumes."""
+    options, jobs, parent = request.options, request.jobs, None
+    if options.continue_from:
+        parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
+    key = request.job_key(parent_state(parent))
+    manifest = create_manifest(key, request.plan, request.headers, request.info, parent)
+    redo = parse_redo(options.redo, options.take, manifest.segments, manifest.segments - len(request.plan))
+    if options.fresh:
+        plan_run_memory(request)  # a refusal sets nothing aside
+        if (aside := set_job_aside(jobs, key)) is not None:
+            logger.warning(f"earlier work was moved to {aside}")
+    if warning := machine_warning(jobs, manifest):
+        logger.warning(warning)
+    job = stack.enter_context(open_job(jobs, manifest))
+    if parent is not None:
+        inherit_segments(job, parent)
+    video = VideoJob(
+        jobs=jobs,
+        job=job,
+        plan=request.plan,
+        canvas=request.canvas,
+        encoding=request.encoding,
+        recording=request.speech,
+        seed=request.settings.seed,
+        parent=parent,
+        redo=redo,
+        enlarge=options.enlarge,
+        paste_back=request.paste_back,
+        mark=not options.no_mark,
+        check_recording=request.check_speech,
     )
-
-
-def _renders(job: Job, redo: Redo) -> bool:
-    """Whether a segment is left to render; a finished job needs no GPU."""
-    found = enumerate(map(job.finished, range(job.about.segments)))
-    return any(record is None or redo.wants(index, record) for index, record in found)
-
-
-def _planned_or_not(request: Request) -> tuple[Request, str]:
-    """For showing: a GPU without enough free memory is told by a line, unless a ceiling was asked for."""
-    try:
-        return planned(request), ""
-    except InputError as error:
-        if request.options.vram is not None:
-            raise
-        return request, f"{error.headline} To do: {error.fix}."
-
-
-def _print_plan(request: Request, refused: str) -> None:
-    size, attention = (request.width, request.height), request.attention.title
-    run = summarize_run(request.config.name, request.plan, request.settings, *size, attention)
-    expected = cost(request, len(request.plan))
-    memory = request.memory
-    if request.options.json:
-        facts = as_dict(run) | asdict(expected) | {"disk": expected.disk}
-        facts |= {"refused": refused} if refused else {}
-        print(json.dumps(facts if memory is None else facts | {"vram": memory.as_dict()}))
-    else:
-        print("\n".join([run.text(), expected.text(), *([memory.text()] if memory else [])]))
-        if refused:
-            print(refused)
-    check_disk(expected, request.jobs)
-
-
-def _tell_where(job: Job, redo: Redo) -> None:
-    total = job.about.segments
     if redo != NO_REDO:
-        again = [n for n, r in enumerate(job.records) if r is not None and redo.wants(n, r)]
-        if again:
-            _note(f"doing segments {redo.first} to {redo.last} again, take {redo.take}")
-        else:
-            _note(f"segments {redo.first} to {redo.last} are take {redo.take} already; --take makes others")
-    elif job.done == total:
-        _note(f"all {total} segments are finished; nothing is rendered")
+        again = [n for n in video.missing if job.finished(n) is not None]
+        logger.warning(
+            f"re-rendering segments {redo.first} to {redo.last} as take {redo.take}"
+            if again
+            else f"segments {redo.first} to {redo.last} are take {redo.take} already; --take makes another"
+        )
+    elif not video.missing:
+        logger.warning(f"all {manifest.segments} segments were already rendered; reusing them")
     elif job.done:
-        _note(f"going on after {job.done} of {total} finished segments")
+        logger.warning(f"resuming after {job.done} of {manifest.segments} finished segments")
+    return video
 
 
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
+    """Write the files that are asked for beside the video, then render its missing segments."""
+    options, missing, manifest = request.options, len(video.missing), video.job.manifest
+    for gone in remove_stale_jobs(request.jobs, manifest.key):
+        name = gone.manifest.what.get("video", "")
+        logger.warning(f"deleted the job {gone.name} ({name}), which was not used for a long time")
+    inherited = folder_size(video.parent.folder / SEGMENTS_DIR) if video.parent is not None else 0
+    estimate = request.estimate(len(request.plan) if missing else 0)
+    check_disk(estimate, request.jobs, folder_size(video.job.folder) - inherited)
+    check_disk(replace(estimate, job=0), request.output.resolve().parent)
+    networks = RunNetworks(request, video.job.folder / SPEECH_DIR, parent_state(video.parent))
+    if options.speech_chart is not None:
+        write_picture(networks.speech.chart(), options.speech_chart)
+    if options.save_identity is not None:
+        networks.save_identity(options.save_identity)
+    if not missing:
+        return
+    with _StepBar(missing, manifest.segments, request.settings.steps) as bar:
+        renderer = networks.prepare_renderer(bar.watch)
+        video.similarity = networks.similarity
+        drop, key = request.settings.motion_drop, request.throughput_key
+        results = video.render(renderer, motion_drop=drop, so_far=so_far, throughput_key=key)
+        with closing(results):
+            for result in results:
+                bar.rendered += result.pixels is not None
+    logger.warning(networks.describe())
+    if bar.cache.steps:
+        logger.warning(bar.cache.text())
+
+
+@contextmanager
+def _report_saved(video: VideoJob, so_far: Path, options: AnimateOptions) -> Generator[None]:
+    """If the block is stopped or fails, say what is saved and how to resume."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the error that stopped the run is the one to show
+            if done := video.job.done:
+                watch = f"; the video so far is {so_far}" if so_far.exists() else ""
+                command = "the same command" + " without --fresh" * options.fresh
+                total = video.job.manifest.segments
+                logger.warning(f"{done} of {total} segments are saved; {command} resumes from there{watch}")
+        raise
+
+
+class _StepBar:
+    """A bar over the sampling steps of the ``missing`` segments."""
+
+    def __init__(self, missing: int, segments: int, steps: int) -> None:
+        self._bar = tqdm(total=missing * steps, unit="step", desc=f"segment 1/{segments}")
+        self._segments, self._steps = segments, steps
+        self.rendered, self.cache = 0, CacheReport()
+
+    def __enter__(self) -> _StepBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def watch(self, progress: RenderProgress) -> None:
+        index = self._segments - progress.segments + progress.segment
+        self._bar.set_description(f"segment {index + 1}/{self._segments}", refresh=False)
+        done = self.rendered * self._steps + progress.step
+        self._bar.update(min(done, self._bar.total) - self._bar.n)
+        if progress.cache and progress.step == self._steps:
+            self.cache += progress.cache
+
+
+def _print_plan(request: AnimateRequest) -> None:
+    options, refusal = request.options, ""
+    if request.subject.identity is None:
+        _ = request.subject.portrait  # its errors belong to a plan
+    if options.speech_chart is not None:
+        with TemporaryDirectory(prefix="hallo3_") as folder:
+            write_picture(Ear(request, Path(folder)).chart(), options.speech_chart)
+    try:
+        request = plan_run_memory(request)
+    except InputError as error:
+        if options.vram is not None:
+            raise
+        refusal = f"{error.headline} Fix: {error.fix}."
+    attention, memory = request.attention.title, request.memory
+    summary = summarize_run(request.config.name, request.plan, request.settings, request.size, attention)
+    estimate = request.estimate(len(request.plan))
+    if options.json:
+        facts = summary.as_dict() | asdict(estimate) | {"disk": estimate.disk}
+        facts |= {"refused": refusal} if refusal else {}
+        facts |= {"vram": memory.as_dict()} if memory else {}
+        print(json.dumps(facts))
+    else:
+        texts = [summary.text(), estimate.text(), *([memory.text()] if memory else []), refusal]
+        print("\n".join(filter(None, texts)))
+    check_disk(estimate, request.jobs)

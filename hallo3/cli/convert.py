@@ -6,7 +6,6 @@ import ctypes
 import shutil
 import sys
 import time
-from argparse import Namespace
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..checkpoints.component import StoredComponent, find_components
 from ..checkpoints.component_config import check_fit, get_config, read_json
-from ..checkpoints.convert import UNFINISHED, plan_output, write_output
+from ..checkpoints.convert import TEMPORARY_SUFFIX, plan_output, write_output
 from ..checkpoints.load import read_config
 from ..checkpoints.locate import PLACES, ModelFolder, output_path
 from ..checkpoints.source import CheckpointSource, open_source
@@ -24,7 +23,8 @@ from ..checkpoints.verify import FileVerifier, unwatched
 from ..config import COMPONENT_TITLES, COMPONENTS
 from ..errors import CheckpointError, InputError, sanitize
 from ..quantization.precision import PRECISIONS, Precision, get_precision
-from .progress import bytes_bar, remembered
+from .options import ConvertOptions
+from .progress import file_verifier, show_bytes
 
 TOKENIZER = (
     "spiece.model",
@@ -48,12 +48,12 @@ class Task:
     target: Path
 
 
-def run_convert(options: Namespace) -> None:
+def run_convert(options: ConvertOptions) -> None:
     """The whole command."""
     _return_freed_memory()
     precision = get_precision(options.dtype)
     tasks = _tasks(options, precision)
-    examined = remembered()
+    examined = file_verifier()
     for task in tasks:
         _convert(task, precision, examined, options.config)
     _copy_tokenizer(options, tasks)
@@ -67,8 +67,8 @@ def _return_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
-def _tasks(options: Namespace, precision: Precision) -> list[Task]:
-    asked: list[str] = options.part or []
+def _tasks(options: ConvertOptions, precision: Precision) -> list[Task]:
+    asked = options.part
     wanted = asked or list(COMPONENTS)
     found = {part: path for part in wanted if (path := _place(options.source, part)) is not None}
     missing = [part for part in asked if part not in found]
@@ -98,7 +98,7 @@ def _tasks(options: Namespace, precision: Precision) -> list[Task]:
 def _check_target(target: Path) -> None:
     """Refuse now what could not be written in an hour."""
     above = next(folder for folder in target.parents if folder.exists())
-    wrong = next((p for p in (target, target.with_name(target.name + UNFINISHED)) if p.is_dir()), None)
+    wrong = next((p for p in (target, target.with_name(target.name + TEMPORARY_SUFFIX)) if p.is_dir()), None)
     if wrong is not None or not above.is_dir():
         raise InputError(
             "The converted weights cannot be written there.",
@@ -141,9 +141,9 @@ def _convert(task: Task, precision: Precision, examined: FileVerifier, beside: P
         if _says_already(task.target) == says:
             print(f"{task.target}: already there")
             return
-        with bytes_bar("measuring", source.size) if numbers.held_as else nullcontext(unwatched) as watch:
+        with show_bytes("measuring", source.size) if numbers.held_as else nullcontext(unwatched) as watch:
             made = plan_output(found, numbers, says, watch)
-        with bytes_bar(f"writing {task.target.name}", made.size) as watch:
+        with show_bytes(f"writing {task.target.name}", made.size) as watch:
             write_output(made, task.target, watch)
         _report(task, source, found, made.size, time.monotonic() - started)
 
@@ -190,7 +190,7 @@ def _report(task: Task, source: CheckpointSource, found: StoredComponent, size: 
         print(f"  left out: {len(beside)} entries that training kept beside the weights")
 
 
-def _copy_tokenizer(options: Namespace, tasks: list[Task]) -> None:
+def _copy_tokenizer(options: ConvertOptions, tasks: list[Task]) -> None:
     """T5's tokenizer goes along with T5."""
     if not any(task.part == "text_encoder" for task in tasks) or not options.source.is_dir():
         return

@@ -1,59 +1,57 @@
-"""``hallo3 download``: the only command, and the only code, that uses the network."""
+"""``hallo3 download``: the only code that uses the network. huggingface_hub downloads and resumes."""
 
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tqdm import tqdm
-
-from ..checkpoints.inspect import human
 from ..checkpoints.locate import PAGE, RELEASE, REPOSITORY
 from ..config import COMPONENTS
 from ..errors import CheckpointError, DependencyError, OutputError
+from ..storage.hashing import hash_file
+from ..storage.json_file import read_json_or_empty
+from ..units import format_bytes
+from .options import DownloadOptions
+from .progress import show_bytes
 
-NOTES = "hallo3-download.json"
-"""What was downloaded, from which revision: a later call goes on with the same one."""
-BLOCK = 16 << 20
+NOTES_FILENAME = "hallo3-download.json"
+"""What was downloaded, from which revision: a later call resumes with the same one."""
 
 
-def run_download(options: Namespace) -> None:
-    """Fetch the original's files into a folder, going on where an earlier call stopped, and check them.
+def run_download(options: DownloadOptions) -> None:
+    """Download the original's files into a folder, resuming an earlier call, and check them.
 
-    Raises ``OutputError`` when they cannot be fetched, ``CheckpointError`` for one that is another.
+    Raises ``OutputError`` when they cannot be downloaded, ``CheckpointError`` for one with other content.
     """
-    hub = _hub()
-    folder: Path = options.folder
-    notes = _notes(folder)
-    patterns = sorted({pattern for part in options.part or COMPONENTS for pattern in RELEASE[part].files})
-    revision, published = _published(hub, options.revision or notes.get("revision") or "main", patterns)
+    hub, folder = _import_hub(), options.folder
+    notes = read_json_or_empty(folder / NOTES_FILENAME)
+    known: dict[str, Any] = notes["files"] if isinstance(notes.get("files"), dict) else {}
+    patterns = sorted({pattern for name in options.part or COMPONENTS for pattern in RELEASE[name].files})
+    revision = options.revision or notes.get("revision") or "main"
+    commit, published = _list_published(hub, str(revision), patterns)
     total = sum(size for size, _ in published.values())
-    print(f"{REPOSITORY} at {revision[:12]}: {len(published)} files, {human(total)}")
+    print(f"{REPOSITORY} at {commit[:12]}: {len(published)} files, {format_bytes(total)}")
     if options.dry_run:
         for name, (size, _) in published.items():
-            print(f"  {human(size):>9}  {name}")
+            print(f"  {format_bytes(size):>9}  {name}")
         return
     try:
         hub.snapshot_download(
-            REPOSITORY, revision=revision, allow_patterns=list(published), local_dir=str(folder)
+            REPOSITORY, revision=commit, allow_patterns=list(published), local_dir=str(folder)
         )
-    except Exception as error:  # the hub's errors, and those of whatever it reaches the network with
+    except Exception as error:  # the hub's errors, and those of its network libraries
         raise _failed(error) from error
-    _check(folder, published, notes)
-    noted = {name: {"size": size, "sha256": digest} for name, (size, digest) in published.items()}
-    text = json.dumps(
-        {"repository": REPOSITORY, "revision": revision, "files": {**_files(notes), **noted}}, indent=1
-    )
-    (folder / NOTES).write_text(text + "\n", encoding="utf-8")
+    _check_files(folder, published, known)
+    entries = {name: {"size": size, "sha256": digest} for name, (size, digest) in published.items()}
+    content = {"repository": REPOSITORY, "revision": commit, "files": {**known, **entries}}
+    (folder / NOTES_FILENAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{folder}: complete. Next: python -m hallo3 convert {folder} DST")
 
 
-def _hub() -> Any:
+def _import_hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
@@ -65,55 +63,45 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _published(hub: Any, revision: str, patterns: Iterable[str]) -> tuple[str, dict[str, tuple[int, str]]]:
-    """The commit, and size and SHA-256 (where the page knows it) of each file that is wanted."""
+def _list_published(
+    hub: Any, revision: str, patterns: Iterable[str]
+) -> tuple[str, dict[str, tuple[int, str]]]:
+    """The commit, and each matching file's size and SHA-256 (empty where the page does not know it)."""
     try:
         info = hub.HfApi().model_info(REPOSITORY, revision=revision, files_metadata=True)
     except Exception as error:
         raise _failed(error) from error
-    found: dict[str, tuple[int, str]] = {}
+    files: dict[str, tuple[int, str]] = {}
     for file in info.siblings or ():
         if any(fnmatchcase(file.rfilename, pattern) for pattern in patterns):
-            found[file.rfilename] = int(file.size or 0), str(getattr(file.lfs, "sha256", "") or "")
-    if not found:
+            files[file.rfilename] = int(file.size or 0), str(getattr(file.lfs, "sha256", "") or "")
+    if not files:
         raise CheckpointError(
-            "The files are not there any more.",
+            "The files are not published any more.",
             found=f"none of {', '.join(patterns)} in {REPOSITORY} at {revision}",
             expected="the files of the original's release",
             fix=f"look at {PAGE}, and choose another --revision",
         )
-    return str(info.sha), found
+    return str(info.sha), files
 
 
-def _check(folder: Path, published: Mapping[str, tuple[int, str]], notes: Mapping[str, Any]) -> None:
-    """Sizes always, hashes of files that were not checked before."""
-    known = _files(notes)
+def _check_files(folder: Path, published: Mapping[str, tuple[int, str]], known: Mapping[str, Any]) -> None:
+    """Check every size, and the hash of each file that was not checked before."""
     for name, (size, digest) in published.items():
         path = folder / name
-        there = path.stat().st_size if path.is_file() else -1
-        if there != size:
-            raise _wrong(path, f"{max(there, 0):,} bytes", f"{size:,} bytes")
+        found = path.stat().st_size if path.is_file() else 0
+        if found != size:
+            raise _wrong(path, f"{found:,} bytes", f"{size:,} bytes")
         if digest and known.get(name) != {"size": size, "sha256": digest}:
-            found = _hash(path, size)
-            if found != digest:
-                raise _wrong(path, f"SHA-256 {found}", digest)
-
-
-def _hash(path: Path, size: int) -> str:
-    digest = sha256()
-    with (
-        path.open("rb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc=f"checking {path.name}") as bar,
-    ):
-        while block := file.read(BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+            with show_bytes(f"checking {path.name}", size) as progress:
+                actual = hash_file(path, progress)
+            if actual != digest:
+                raise _wrong(path, f"SHA-256 {actual}", digest)
 
 
 def _wrong(path: Path, found: str, expected: str) -> CheckpointError:
     return CheckpointError(
-        "A downloaded file is not what was published.",
+        "A downloaded file is not the published one.",
         found=f"{path}: {found}",
         expected=expected,
         fix="delete it and run the same command again",
@@ -124,19 +112,6 @@ def _failed(error: Exception) -> OutputError:
     return OutputError(
         "The download did not finish.",
         found=(str(error).splitlines() or ["no reason given"])[0][:300],
-        expected="a connection to huggingface.co and room on the disk",
-        fix="run the same command again: it goes on where it stopped",
+        expected="a connection to huggingface.co and free disk space",
+        fix="run the same command again: it resumes where it stopped",
     )
-
-
-def _notes(folder: Path) -> dict[str, Any]:
-    try:
-        found: object = json.loads((folder / NOTES).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-def _files(notes: Mapping[str, Any]) -> dict[str, Any]:
-    files = notes.get("files")
-    return cast("dict[str, Any]", files) if isinstance(files, dict) else {}

@@ -1,74 +1,72 @@
-"""What lies finished or half finished in a folder of jobs: listed, found again, taken away."""
+"""``hallo3 jobs``: list kept jobs and delete them."""
 
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 from ..errors import InputError, OutputError
-from ..jobs.estimate import duration, size
 from ..jobs.job import CONTENT, JobManifest, job_folder
-from ..jobs.store import KEEP_FINISHED, KEEP_UNFINISHED, JobInfo, clear_job, list_jobs
+from ..jobs.store import KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS, JobInfo, clear_job, list_jobs
 from ..storage.hashing import hash_file
-from .request import JOBS
+from ..units import format_bytes, format_duration
+from .options import JobsOptions
+from .request import JOBS_DIR
 
 
-def run_jobs(options: Namespace) -> None:
-    """``hallo3 jobs``: list, or clear by name."""
-    folder: Path = options.folder.resolve()
-    jobs = folder if folder.name == JOBS or any(list_jobs(folder)) else folder / JOBS
+def run_jobs(options: JobsOptions) -> None:
+    folder = options.folder.resolve()
+    jobs = folder if folder.name == JOBS_DIR or list_jobs(folder) else folder / JOBS_DIR
     if not options.clear:
         print_jobs(jobs)
         return
     names = [job.name for job in list_jobs(jobs)] if "all" in options.clear else options.clear
     for name in names:
         try:
-            gone = clear_job(jobs, name)
+            job = clear_job(jobs, name)
         except OutputError as error:
-            print(f"{name} stays.\n{error}", file=sys.stderr)
+            print(f"{name} was not deleted.\n{error}", file=sys.stderr)
         else:
-            print(f"cleared {gone.name}: {size(gone.size)}")
+            print(f"deleted {job.name}: {format_bytes(job.size)}")
 
 
 def print_jobs(jobs: Path) -> None:
-    """A line for every job."""
-    found = list(list_jobs(jobs))
+    """Print a line per job."""
+    found = list_jobs(jobs)
     if not found:
         print(f"no jobs in {jobs}")
         return
     print(f"jobs in {jobs}")
     for job in found:
-        print(line(job))
-    finished, unfinished = duration(KEEP_FINISHED), duration(KEEP_UNFINISHED)
-    print(
-        f"finished ones are cleared {finished} after they were last used, unfinished ones after {unfinished}"
-    )
+        print(_format_job(job))
+    finished, unfinished = map(format_duration, (KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS))
+    print(f"deleted automatically {finished} after their last use, unfinished ones after {unfinished}")
 
 
-def line(job: JobInfo) -> str:
-    """A job for people."""
-    state = "finished" if job.about.finished else f"{job.done} of {job.about.segments} segments"
-    what = job.about.what
-    names = " + ".join(what[name] for name in ("portrait", "speech", "model") if name in what)
-    aside = ", put aside" if ".old-" in job.name else ""
+def _format_job(job: JobInfo) -> str:
+    manifest, info = job.manifest, job.manifest.what
+    state = "finished" if manifest.finished else f"{job.done} of {manifest.segments} segments"
+    names = " + ".join(info[name] for name in ("portrait", "speech", "model") if name in info)
+    aside = ", set aside" if ".old-" in job.name else ""
     return (
-        f"  {job.name}  {state:<22}{size(job.size):>10}  {duration(job.used)} ago  "
-        f"{what.get('video', '')}  ({names}{aside})"
+        f"  {job.name}  {state:<22}{format_bytes(job.size):>10}  {format_duration(job.age)} ago  "
+        f"{info.get('video', '')}  ({names}{aside})"
     )
 
 
 def find_parent(jobs: Path, name: str) -> JobManifest:
-    """The finished job of a name, or that made the file at a path. Raises ``InputError``."""
+    """The finished job of a name, or the one that made the file at a path. Raises ``InputError``."""
     path = Path(name)
     content = hash_file(path) if path.is_file() else ""
-    found = [job for job in list_jobs(jobs) if job.folder == job_folder(jobs, job.about.key)]
-    for job in found:
-        if job.about.finished and (job.name == name or content == job.about.what.get(CONTENT, "?")):
-            return job.about
+    for job in list_jobs(jobs):
+        manifest = job.manifest
+        if not manifest.finished or job.folder != job_folder(jobs, manifest.key):
+            continue
+        if job.name == name or content == manifest.what.get(CONTENT, "?"):
+            return manifest
     raise InputError(
-        "There is no video to go on from.",
+        "There is no video to continue.",
         found=f"{name!r}, which is {'of' if content else 'no file, and'} no finished job in {jobs}",
-        expected="a video as hallo3 animate made it, or its job's name, while the job is still kept",
-        fix="render it first; the option --jobs lists what is there",
+        expected="a video as hallo3 animate made it, or its job's name, while the job is kept",
+        fix="render it first; --jobs lists kept jobs",
     )

@@ -1,92 +1,124 @@
-"""Which command, and what becomes of its errors: 0 done, 2 a refused input, 1 anything else."""
+"""Parse a command line, run its command, and print errors: exit code 0 done, 2 refused input, 1 anything
+else."""
 
 from __future__ import annotations
 
 import errno
 import sys
 import traceback
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from .. import __version__
 from ..errors import Hallo3Error, InputError, is_out_of_memory
 from ..messages import redirect_messages
-from .args import parser
+from . import options
+from .parser import add_options
 
 DONE, FAILED, REFUSED = 0, 1, 2
+
+
+class Command(NamedTuple):
+    """``function`` of a module in this folder, imported only when the command runs."""
+
+    options: type
+    module: str
+    function: str
+    help: str
+    description: str = ""
+
+
 COMMANDS = {
-    "animate": ("animate", "run_animate"),
-    "convert": ("convert", "run_convert"),
-    "doctor": ("inspect", "run_doctor"),
-    "download": ("download", "run_download"),
-    "jobs": ("jobs", "run_jobs"),
-    "inspect": ("inspect", "run_inspect"),
-    "tiny": ("inspect", "make_tiny"),
+    "animate": Command(
+        options.AnimateOptions,
+        "animate",
+        "run_animate",
+        "portrait and speech in, video out",
+        "Make a portrait talk (Hallo3).",
+    ),
+    "jobs": Command(options.JobsOptions, "jobs", "run_jobs", "list and delete kept jobs"),
+    "convert": Command(
+        options.ConvertOptions,
+        "convert",
+        "run_convert",
+        "the original's checkpoints to safetensors",
+        "Read tensors from the original's checkpoints, without running any code in them, and write "
+        "safetensors files. Run the same command again after a stop: finished files are kept.",
+    ),
+    "inspect": Command(options.InspectOptions, "inspect", "run_inspect", "show what a weights file is"),
+    "doctor": Command(
+        options.DoctorOptions,
+        "inspect",
+        "run_doctor",
+        "check whether a model is complete and how it runs on this machine",
+    ),
+    "download": Command(
+        options.DownloadOptions,
+        "download",
+        "run_download",
+        "download the original's files (uses the network)",
+    ),
+    "tiny": Command(
+        options.TinyOptions, "inspect", "run_tiny", "write a complete model of small random weights"
+    ),
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Run a command and return its exit code. Errors go to stderr, without a traceback."""
-    for stream in (sys.stdout, sys.stderr):  # a name may hold letters that a terminal does not have
+def main(words: list[str] | None = None) -> int:
+    """Run a command line, by default the process', and return its exit code. Errors go to stderr."""
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
-    with redirect_messages(_show_message):
-        return _run(options)
-
-
-def _show_message(message: str) -> None:
-    tqdm.write(f"note: {message}", file=sys.stderr)  # on a line of its own, above a bar
-
-
-def _run(options: Namespace) -> int:
+            stream.reconfigure(errors="backslashreplace")  # names may have letters that a terminal has not
+    command, values = parse(words)
     try:
-        _command(options.command)(options)
+        with redirect_messages(lambda text: tqdm.write(f"note: {text}", file=sys.stderr)):  # above a bar
+            getattr(import_module(f".{command.module}", __package__), command.function)(values)
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            _show_unexpected(error, options.traceback)
-            return FAILED
-        print(_unusable(error), file=sys.stderr)
-        return REFUSED
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _print_unexpected(error, values.traceback)
+        refusal = InputError(
+            "A file or folder cannot be used.",
+            found=f"{error.filename or 'it'}: {error.strerror or error}",
+            expected="one that exists and that you may use",
+            fix="check its name, its permissions and its disk",
+        )
+        print(f"InputError: {refusal}", file=sys.stderr)
+        return REFUSED
     except Exception as error:
-        _show_unexpected(error, options.traceback)
-        return FAILED
+        return _print_unexpected(error, values.traceback)
     return DONE
 
 
-def _command(name: str) -> Callable[[Namespace], None]:
-    """What does the work, imported when it is asked for."""
-    module, function = COMMANDS[name]
-    return getattr(import_module(f".{module}", __package__), function)
+def parse(words: list[str] | None) -> tuple[Command, Any]:
+    """A command line as a command and its options; exits as ``argparse`` does."""
+    top = ArgumentParser(prog="hallo3", description=COMMANDS["animate"].description)
+    top.add_argument("--version", action="version", version=__version__)
+    parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        parser = parsers.add_parser(name, help=command.help, description=command.description or None)
+        add_options(parser, command.options, options.GROUPS)
+    values = vars(top.parse_args(words))
+    command = COMMANDS[values.pop("command")]
+    return command, command.options(**values)
 
 
-def _unusable(error: OSError) -> Hallo3Error:
-    return InputError(
-        "A file or folder cannot be used.",
-        found=f"{error.filename or 'it'}: {error.strerror or error}",
-        expected="one that exists and that you may use",
-        fix="check its name, its permissions and the disk it is on",
-    )
-
-
-def _show_unexpected(error: Exception, with_traceback: bool) -> None:
+def _print_unexpected(error: Exception, with_traceback: bool) -> int:
     if with_traceback:
         traceback.print_exception(error, file=sys.stderr)
-    memory = is_out_of_memory(error)
-    advice = (
-        "on a GPU use --vram N with less than before; else --low-memory, or close other programs"
-        if memory
-        else "report this; --traceback shows where"
-    )
-    headline = "Out of memory." if memory else "Something went wrong that should not have."
+    headline, fix = "Unexpected error.", "report this; --traceback shows where"
+    if is_out_of_memory(error):
+        headline = "Out of memory."
+        fix = "on a GPU use --vram N with less than before; else --low-memory, or close other programs"
     first_line = (str(error).splitlines() or [""])[0]
-    print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", fix=advice), file=sys.stderr)
+    print(Hallo3Error(headline, found=f"{type(error).__name__}: {first_line}", fix=fix), file=sys.stderr)
+    return FAILED

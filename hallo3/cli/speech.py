@@ -23,7 +23,7 @@ from ..speech.vocals import Separator, stream_voice
 from ..speech.wav2vec2 import split_wav2vec2
 from ..storage.atomic import write_atomic
 from ..storage.hashing import hash_file
-from .request import Request
+from .request import AnimateRequest
 
 HEARD = "heard.json"
 HIDDEN: dict[str, Any] = {
@@ -36,7 +36,7 @@ HIDDEN: dict[str, Any] = {
 class Ear:
     """Listens to the recording of a request. What it needs and finds is on disk in ``folder``."""
 
-    def __init__(self, request: Request, folder: Path) -> None:
+    def __init__(self, request: AnimateRequest, folder: Path) -> None:
         audio = request.config.audio
         rows, width = request.plan.padded, audio.channels
         self._request, self._folder = request, folder
@@ -51,7 +51,7 @@ class Ear:
         """The recording's features. Layers that are there as they were written are used; the first time, and
         after a stop, the others are computed."""
         request, heard, layers = self._request, self._heard, self._layers
-        plan, windows = request.plan, request.listening.windows(request.plan)
+        plan, windows = request.plan, request.preprocessing.windows(request.plan)
         if len(heard) < len(layers):
             tell(windows, plan)
             samples = self._signal()
@@ -76,7 +76,7 @@ class Ear:
     @cached_property
     def _recorded(self) -> tuple[ArrayFile, LoudnessMeter, GainCurve | None]:
         """The mono signal [samples, 1], how loud it is, and the gains that were asked for."""
-        listening, segment = self._request.listening, self._request.config.segment
+        listening, segment = self._request.preprocessing, self._request.config.segment
         _clear(self._folder, set(self._heard) | {HEARD})
         loudness = listening.loudness(segment)
         recorded = write_array_file(self._folder / "mono.f32", _measured(_mono(self._request), loudness), 1)
@@ -102,23 +102,23 @@ class Ear:
                 note(self._folder, self._heard, layer)
 
 
-def _mono(request: Request) -> Iterator[Tensor]:
+def _mono(request: AnimateRequest) -> Iterator[Tensor]:
     """The recording in pieces [n] at the encoder's rate. What changes the sound itself, as taking out the
     voice does, belongs here: what is loud and what is silence is judged by what comes of it."""
-    path, rate = request.options.speech, request.config.segment.sample_rate
+    path, rate = request.speech, request.config.segment.sample_rate
     if request.vocals is None:
-        return stream_mono(path, rate, request.sound)
+        return stream_mono(path, rate, request.stats)
     return _voice(request, path, rate)
 
 
-def _voice(request: Request, path: Path, sample_rate: int) -> Iterator[Tensor]:
+def _voice(request: AnimateRequest, path: Path, sample_rate: int) -> Iterator[Tensor]:
     assert request.vocals is not None
     with tqdm(total=1.0, desc="separating vocals", **HIDDEN) as bar:
 
         def watch(done: int, total: int) -> None:
             bar.update(done / total - bar.n)
 
-        yield from stream_voice(path, sample_rate, request.sound, Separator(request.vocals), watch)
+        yield from stream_voice(path, sample_rate, request.stats, Separator(request.vocals), watch)
 
 
 def _measured(pieces: Iterator[Tensor], loudness: LoudnessMeter) -> Iterator[Tensor]:

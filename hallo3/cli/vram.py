@@ -1,9 +1,8 @@
-"""``--vram``: a whole run under a ceiling of the GPU's memory, planned before it starts."""
+"""``--vram``: fit a run into a limit of GPU memory, planned before it starts."""
 
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,136 +11,115 @@ from ..checkpoints.component_config import read_component_config
 from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..errors import CheckpointError, InputError
 from ..messages import logger
-from ..model.kernels.select import choose_kernels
-from ..offload.budget import GB, MemoryPlan, plan_memory
+from ..offload.budget import plan_memory
 from ..offload.estimate import MemoryRequirements, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, keep_under, total_bytes
 from ..quantization.precision import PRECISIONS
-from .args import AUTO_VRAM
-from .request import Request
+from ..units import GB
+from .options import AUTO
+from .request import AnimateRequest
 
 
-def planned(request: Request) -> Request:
-    """The request under a plan of memory, if there is a ceiling to keep. Unless it is only to be shown, the
-    kernels are tried first on a GPU, since fused ones hold less; the request has those that were chosen.
+def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
+    """The request with a memory plan, if there is a limit to keep: ``--vram``, or a CUDA GPU's free memory.
 
-    Raises ``InputError`` for a ceiling that cannot be kept, and as :func:`check_vram` and
-    :func:`~hallo3.kernels.choice.kernels_named` do.
+    Raises ``InputError`` for a limit that cannot be kept, and as :func:`check_vram` does.
     """
     check_vram(request)
     ceiling = _ceiling(request)
-    if request.device.type == "cuda" and not request.options.plan:
-        chosen = choose_kernels(request.options.kernels, request.device, request.precision.compute)
-        request = replace(request, kernels=chosen, tried=True)
     if ceiling is None:
         return request
-    options = request.options
     precision = request.precision
-    if request.device.type == "cpu" and options.dtype == "auto":  # a plan for a GPU, made without one
+    if request.device.type == "cpu" and request.options.dtype == "auto":  # a plan for a GPU, made without one
         precision = PRECISIONS["bf16"]
-    text, speech = _encoders(request)
-    demand = MemoryRequirements(
+    requirements = MemoryRequirements(
         precision=precision,
         steps=request.settings.steps,
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
     )
-    plan = plan_memory(
-        measure_sizes(request.config, precision, text, speech), demand, ceiling, available_bytes()
-    )
-    arranged = plan.arrangement
+    sizes = measure_sizes(request.config, precision, *_encoder_configs(request))
+    plan = plan_memory(sizes, requirements, ceiling, available_bytes())
+    arrangement = plan.arrangement
     settings = replace(
         request.settings,
-        passes=arranged.passes,
-        on_access=arranged.on_access,
-        steps_on_access=arranged.steps_on_access,
+        passes=arrangement.passes,
+        on_access=arrangement.on_access,
+        steps_on_access=arrangement.steps_on_access,
     )
     return replace(request, memory=plan, settings=settings)
 
 
-def keep_ceiling(request: Request) -> None:
-    """Have torch keep the ceiling that was asked for; without one, none that an earlier run has set."""
-    plan: MemoryPlan | None = request.memory
+def limit_gpu_memory(request: AnimateRequest) -> None:
+    """Have torch enforce the limit that was asked for, or none."""
     if request.device.type == "cuda":
-        asked = plan is not None and request.options.vram not in (None, AUTO_VRAM)
-        keep_under(plan.promised if plan and asked else total_bytes(request.device), request.device)
+        asked = request.memory is not None and request.options.vram not in (None, AUTO)
+        limit = request.memory.promised if request.memory and asked else total_bytes(request.device)
+        keep_under(limit, request.device)
 
 
-def check_vram(request: Request) -> None:
-    """Refuse a ceiling that contradicts other options, or that there is no GPU for. Raises ``InputError``."""
-    asked: float | str | None = request.options.vram
-    if asked is None:
+def check_vram(request: AnimateRequest) -> None:
+    """Raises ``InputError`` for a limit that contradicts other options, or without a GPU to limit."""
+    limit = request.options.vram
+    if limit is None:
         return
-    if by_hand := _by_hand(request.options):
+    if manual := _manual_options(request):
         raise InputError(
             "These options contradict each other.",
-            found=f"--vram and {by_hand}",
-            expected="one of them: a plan for a ceiling decides what comes when it is needed",
-            fix=f"leave {by_hand} out",
+            found=f"--vram and {manual}",
+            expected="one of them: with --vram, the plan decides what is streamed",
+            fix=f"remove {manual}",
         )
-    if isinstance(asked, float) and not (math.isfinite(asked) and asked > 0):
+    if isinstance(limit, float) and not (math.isfinite(limit) and limit > 0):
         raise InputError(
-            "So much memory cannot be a ceiling.",
-            found=f"--vram {asked:g}",
+            "The memory limit is invalid.",
+            found=f"--vram {limit:g}",
             expected="a number of GB above 0",
             fix="give what the GPU has, or less",
         )
-    if request.device.type == "cuda" or (isinstance(asked, float) and request.options.plan):
+    if request.device.type == "cuda" or (isinstance(limit, float) and request.options.plan):
         return
-    if isinstance(asked, float):
-        raise InputError(
-            "This device has no ceiling to keep.",
-            found=f"--vram {asked:g} on the device {request.device.type}",
-            expected="a CUDA device; --plan works without one",
-            fix="leave --vram out",
-        )
+    shown = limit if isinstance(limit, str) else f"{limit:g}"
     raise InputError(
-        "There is no GPU whose free memory could be asked for.",
-        found=f"--vram {AUTO_VRAM} on the device {request.device.type}",
-        expected="a CUDA device, or with --plan a number of GB",
-        fix="give a number, or leave --vram out",
+        "There is no GPU whose memory could be limited.",
+        found=f"--vram {shown} on the device {request.device.type}",
+        expected="a CUDA device, or a number of GB with --plan",
+        fix="remove --vram",
     )
 
 
-def _ceiling(request: Request) -> int | None:
-    """Bytes; None without a ceiling."""
-    asked: float | str | None = request.options.vram
-    if isinstance(asked, float):
-        return _bytes(asked, request)
-    if request.device.type != "cuda" or _by_hand(request.options):
-        return None
-    return free_bytes(request.device)
-
-
-def _bytes(asked: float, request: Request) -> int:
-    ceiling = round(asked * GB)
-    if request.device.type != "cuda":
-        return ceiling
-    total, free = total_bytes(request.device), free_bytes(request.device)
+def _ceiling(request: AnimateRequest) -> int | None:
+    """Bytes; None without a limit."""
+    limit, device = request.options.vram, request.device
+    if device.type != "cuda":
+        return round(limit * GB) if isinstance(limit, float) else None
+    if not isinstance(limit, float):
+        return None if _manual_options(request) else free_bytes(device)
+    ceiling, total, free = round(limit * GB), total_bytes(device), free_bytes(device)
     if ceiling > total:
         raise InputError(
-            "The GPU has less memory than that.",
-            found=f"--vram {asked:g}",
+            "The GPU has less memory than --vram.",
+            found=f"--vram {limit:g}",
             expected=f"at most {total / GB:.1f}",
-            fix="give less, or leave --vram out: what is free is then used",
+            fix="give less, or remove --vram: the free memory is used then",
         )
     if ceiling > free:
         logger.warning(
-            f"--vram {asked:g} is more than the {free / GB:.1f} GB that the GPU has free; the run is planned "
-            "for these."
+            f"--vram {limit:g} is more than the {free / GB:.1f} GB of free GPU memory, which is planned for"
         )
     return min(ceiling, free)
 
 
-def _by_hand(options: Namespace) -> str:
+def _manual_options(request: AnimateRequest) -> str:
     """What decides by hand what a plan would decide."""
+    options = request.options
     return f"--offload {options.offload}" if options.offload else "--low-memory" if options.low_memory else ""
 
 
-def _encoders(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sizes of T5 and wav2vec2: the files', or the released model's where there are none yet."""
-    found = [TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]]
+def _encoder_configs(request: AnimateRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes of T5 and wav2vec2: the files', or the released model's if the files are missing."""
+    configs = [TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]]
     for place, name in enumerate(("text_encoder", "speech_encoder")):
         with suppress(CheckpointError):
-            found[place] = read_component_config(request.files.find(name), name)
-    return found[0], found[1]
+            configs[place] = read_component_config(request.files.find(name), name)
+    return configs[0], configs[1]

@@ -1,1 +1,1 @@
-"""What is finished of a render, kept so that nothing is rendered twice. Knows nothing of models."""
+"""What is finished of a video, kept so that nothing is rendered twice."""

@@ -1,26 +1,39 @@
-"""What a run will take of disk, memory and time, before anything is loaded."""
+"""What a run takes of disk, memory and time, estimated before anything is loaded; and what earlier runs
+took."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from ..errors import InputError
 from ..geometry import VideoShape
 from ..media.video import VideoEncoding
 from ..segments import SegmentPlan
 from ..settings import Settings
-from ..storage.atomic import write_atomic
+from ..storage.json_file import read_json_or_empty, write_json
+from ..units import format_bytes, format_duration
+
+THROUGHPUT_FILENAME = "pace.json"
+MAX_THROUGHPUT_KEYS = 200
+"""The oldest are forgotten."""
+FLOAT_BYTES = 4
+PROGRAM_BYTES = 700 << 20
+"""What Python, torch and the libraries take."""
+FRAME_COPIES = 4
+"""How often a segment's frames are in memory at the same time."""
+BITS_PER_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
+"""Of encoded video if no earlier run tells: talking heads at the default quality, a high estimate."""
+CONTAINER_BYTES, SEGMENT_FILE_BYTES = 1000, 4096
+"""Overhead per frame and per segment's file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """The size of a run. ``network_evaluations`` counts forward passes of the transformer, a branch each; at
-    most so many where a step cache ``reuses`` some."""
+    """The size of a run. ``network_evaluations`` counts forward passes of the transformer, one per guidance
+    branch; it is an upper limit if a step cache ``reuses`` estimates."""
 
     model: str
     segments: int
@@ -36,8 +49,11 @@ class RunSummary:
     attention: str
     reuses: bool
 
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; ``reuses`` is there only if it is true."""
+        return {name: value for name, value in asdict(self).items() if name != "reuses" or value}
+
     def text(self) -> str:
-        """The bill for people."""
         return (
             f"model     {self.model}\n"
             f"video     {self.frames} frames, {self.seconds:.2f} s at {self.fps} fps, "
@@ -50,16 +66,16 @@ class RunSummary:
 
 
 def summarize_run(
-    model: str, plan: SegmentPlan, settings: Settings, width: int, height: int, attention: str
+    model: str, plan: SegmentPlan, settings: Settings, size: tuple[int, int], attention: str
 ) -> RunSummary:
-    """The bill of a planned run; ``attention`` is the backend chosen."""
+    """``size`` is the video's (width, height)."""
     return RunSummary(
         model=model,
         segments=len(plan),
         frames=plan.frames,
         seconds=plan.frames / plan.config.fps,
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         fps=plan.config.fps,
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
@@ -70,69 +86,52 @@ def summarize_run(
     )
 
 
-def as_dict(value: RunSummary) -> dict[str, object]:
-    """The bill for programs; ``reuses`` is left out where nothing is."""
-    return {name: found for name, found in asdict(value).items() if name != "reuses" or found}
-
-
-FILE = "pace.json"
-LARGEST = 1 << 20
-MOST = 200
-"""Kinds of run that are remembered; the oldest are forgotten."""
-
-
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Of a kind of run: seconds a segment, and bytes of its encoded piece a frame."""
+    """Median ``seconds`` per segment, and bytes of encoded video per frame."""
 
     seconds: float
     frame_bytes: float
 
 
-def read_throughput(jobs: Path, kind: str) -> Throughput | None:
-    """What earlier runs of a kind took; None if there were none."""
+def throughput_key(
+    model: str,
+    device: str,
+    evaluations: int,
+    size: tuple[int, int],
+    encoding: VideoEncoding,
+    step_cache: float = 0.0,
+) -> str:
+    """Runs with the same key take about as long per segment. ``device`` may say more than the device's
+    type."""
+    cache = f"step cache {step_cache:g} " if step_cache else ""
+    return f"{model} {device} {evaluations} evaluations {cache}{size[0]}x{size[1]} {encoding.facts()}"
+
+
+def read_throughput(jobs: Path, key: str) -> Throughput | None:
+    """What earlier runs took; None if there were none."""
     with suppress(TypeError, KeyError, ValueError, OverflowError):
-        said = _known(jobs)[kind]
-        pace = Throughput(float(said["seconds"]), float(said["frame_bytes"]))
-        if 0 < pace.seconds < 1e7 and 0 < pace.frame_bytes < 1e9:
-            return pace
+        entry = read_json_or_empty(jobs / THROUGHPUT_FILENAME)[key]
+        throughput = Throughput(float(entry["seconds"]), float(entry["frame_bytes"]))
+        if 0 < throughput.seconds < 1e7 and 0 < throughput.frame_bytes < 1e9:
+            return throughput
     return None
 
 
-def save_throughput(jobs: Path, kind: str, pace: Throughput) -> None:
-    """Keep what a run took. Where it cannot be kept, the next plan knows less, and nothing else."""
-    known = _known(jobs)
-    known.pop(kind, None)
-    known[kind] = {"seconds": pace.seconds, "frame_bytes": pace.frame_bytes}
-    recent = dict(list(known.items())[-MOST:])
+def save_throughput(jobs: Path, key: str, throughput: Throughput) -> None:
+    """Keep it for later estimates; a folder that cannot be written to is no error."""
+    known = read_json_or_empty(jobs / THROUGHPUT_FILENAME)
+    known.pop(key, None)
+    known[key] = asdict(throughput)
     with suppress(OSError):
-        write_atomic(jobs / FILE, [json.dumps(recent).encode()])
-
-
-def _known(jobs: Path) -> dict[str, Any]:
-    try:
-        with (jobs / FILE).open("rb") as file:
-            found: object = json.loads(file.read(LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-FLOAT = 4
-PROGRAM = 700 << 20
-"""Bytes that Python, torch and the libraries take by themselves."""
-FRAMES_AT_ONCE = 4
-"""How often a segment's frames are in memory at the same time."""
-BITS_A_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
-"""Of encoded video where no earlier run tells: talking heads at the default quality, rather too much."""
+        write_json(jobs / THROUGHPUT_FILENAME, dict(list(known.items())[-MAX_THROUGHPUT_KEYS:]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
-    """What a run takes: ``job`` bytes on disk while the video is made, ``video`` bytes of the finished file,
-    at most ``memory`` bytes of the computer's own; ``render_seconds`` as on this machine before, None if it
-    has made no such video. ``measured`` says whether sizes are from earlier runs too, ``grows`` whether
-    memory grows with the speech."""
+    """``job`` bytes on disk while rendering, ``video`` bytes of the finished file, at most ``memory`` bytes
+    of system RAM; ``render_seconds`` as on earlier runs, None without any. ``measured``: sizes are from
+    earlier runs too; ``grows``: memory grows with the length of the speech."""
 
     segments: int
     frames: int
@@ -145,21 +144,18 @@ class RunEstimate:
 
     @property
     def disk(self) -> int:
-        """Bytes of all files at the moment when there are most."""
+        """Peak bytes of all files."""
         return self.job + self.video
 
     def text(self) -> str:
-        """For people, a line each."""
-        source = "as on earlier runs" if self.measured else "estimated; no earlier run to go by"
-        time = (
-            "not known: no earlier run on this machine"
-            if self.render_seconds is None
-            else duration(self.render_seconds)
-        )
-        long = "for this speech" if self.grows else "however long the speech is"
+        source = "from earlier runs" if self.measured else "estimate"
+        unknown = "unknown: no earlier run on this machine"
+        time = unknown if self.render_seconds is None else format_duration(self.render_seconds)
+        length = "for this speech" if self.grows else "independent of length"
         return (
-            f"disk      {size(self.disk)} while it is made, {size(self.video)} then ({source})\n"
-            f"memory    {size(self.memory)} of this computer's, {long}\n"
+            f"disk      {format_bytes(self.disk)} while rendering, {format_bytes(self.video)} when finished "
+            f"({source})\n"
+            f"memory    system RAM {format_bytes(self.memory)}, {length}\n"
             f"time      {time}"
         )
 
@@ -172,76 +168,45 @@ def estimate_run(
     *,
     weights: int,
     features: int,
-    left: int | None = None,
-    pixels: bool = False,
-    pace: Throughput | None = None,
+    segments_left: int | None = None,
+    keep_pixels: bool = False,
+    throughput: Throughput | None = None,
 ) -> RunEstimate:
-    """The cost of a plan whose video is ``size`` (width, height); ``weights`` bytes are held in memory,
-    ``features`` bytes kept a frame of speech. ``left`` segments are still to be done; ``pixels`` of all of
-    them are kept."""
+    """Estimate a run whose video is ``size`` (width, height). ``weights`` bytes are held in memory,
+    ``features`` bytes are kept per frame of speech; ``segments_left`` defaults to all."""
     width, height = size
-    frame = BITS_A_PIXEL[codec] * width * height / 8 + 40 if pace is None else pace.frame_bytes
-    video = int(plan.frames * (frame + 1000))
-    motion = plan.config.motion_frames * 3 * shape.height * shape.width * FLOAT
-    kept = plan.frames * 3 * shape.height * shape.width * FLOAT if pixels else 0
-    segment = plan.config.frames * 3 * shape.height * shape.width * FLOAT * FRAMES_AT_ONCE
-    todo = len(plan) if left is None else left
+    frame = BITS_PER_PIXEL[codec] * width * height / 8 + 40
+    if throughput is not None:
+        frame = throughput.frame_bytes
+    video = int(plan.frames * (frame + CONTAINER_BYTES))
+    frame_floats = 3 * shape.height * shape.width * FLOAT_BYTES
+    motion, segment = plan.config.motion_frames * frame_floats, plan.config.frames * frame_floats
+    pixels = plan.frames * frame_floats if keep_pixels else 0
+    left = len(plan) if segments_left is None else segments_left
     return RunEstimate(
         segments=len(plan),
         frames=plan.frames,
-        job=2 * video + len(plan) * (motion + 4096) + plan.frames * features + kept,
+        job=2 * video + len(plan) * (motion + SEGMENT_FILE_BYTES) + plan.frames * features + pixels,
         video=video,
-        memory=PROGRAM + weights + segment + kept,
-        render_seconds=None if pace is None else pace.seconds * todo,
-        measured=pace is not None,
-        grows=pixels,
+        memory=PROGRAM_BYTES + weights + segment * FRAME_COPIES + pixels,
+        render_seconds=None if throughput is None else throughput.seconds * left,
+        measured=throughput is not None,
+        grows=keep_pixels,
     )
 
 
-def check_disk(cost: RunEstimate, folder: Path, already: int = 0) -> None:
-    """Refuse a run for whose files ``folder`` has no room; ``already`` bytes are there. Raises
-    ``InputError``."""
+def check_disk(estimate: RunEstimate, folder: Path, existing: int = 0) -> None:
+    """Refuse a run whose files do not fit into ``folder``, of which ``existing`` bytes are there already.
+    Raises ``InputError``."""
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
-    needed = max(0, cost.disk - already)
+    needed = max(0, estimate.disk - existing)
     if needed > free:
         raise InputError(
             "The video does not fit on the disk.",
-            found=f"{size(free)} free in {folder}",
-            expected=f"{size(needed)} for {cost.frames:,} frames in {cost.segments:,} segments",
+            found=f"{format_bytes(free)} free in {folder}",
+            expected=f"{format_bytes(needed)} for {estimate.frames:,} frames, {estimate.segments:,} segments",
             fix="free some space, choose a folder on another disk, or make the video in parts",
         )
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours >= 48:
-        return f"{hours // 24} days" + (f" {hours % 24} h" if hours % 24 else "")
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def throughput_key(
-    model: str,
-    device: str,
-    evaluations: int,
-    size: tuple[int, int],
-    encoding: VideoEncoding,
-    cache: float = 0.0,
-) -> str:
-    """By what runs are known that take as long a segment; ``cache`` is the step cache's threshold."""
-    work = f"{evaluations} evaluations {f'step cache {cache:g} ' if cache else ''}"
-    return f"{model} {device} {work}{size[0]}x{size[1]} {encoding.facts()}"

@@ -1,7 +1,7 @@
-"""A job's folder: one file a finished segment, a description, and a lock.
+"""A job: a folder with one file per finished segment, a manifest, and a lock.
 
-A commit is one file written whole, so that a crash at any point leaves all finished segments and at most
-one more to do. The description can be made again from any segment; nothing depends on it.
+A commit is one file written atomically, so that a crash at any point leaves all finished segments and at most
+one more to render. The manifest can be made again from any segment; nothing depends on it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -19,8 +19,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import write_atomic, write_error
-from ..storage.hashing import hash_tensor
+from ..progress import ProgressCallback, no_progress
+from ..storage.atomic import TEMPORARY_SUFFIX, write_atomic, write_error
+from ..storage.hashing import BLOCK_BYTES, hash_tensor
+from ..storage.json_file import parse_json_object, read_json_object
 from ..storage.lock import lock_folder
 from .segment_file import (
     MOTION,
@@ -35,18 +37,18 @@ from .segment_file import (
 
 MANIFEST_FILENAME, SEGMENTS_DIR = "job.json", "segments"
 CONTENT, PARENT, MADE_WITH = "content", "goes on from", "made with"
-"""Among what is for people: the finished file's hash, the job it goes on from, what computed it."""
+"""Entries of ``info``: the finished file's hash, the job that this one continues, what computed it."""
 FORMAT = 1
-"""Of the folder. An older program refuses a newer one's."""
-HEADLINE = "What is finished of the video cannot be kept."
-LARGEST = 1 << 20
+"""Of the folder; an older version of the package refuses a newer one."""
+HEADLINE = "Finished segments of the video cannot be saved."
+UNREADABLE = "A finished segment cannot be read."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobManifest:
-    """A job: its ``key``, from which its folder has its name; the ``root`` of its chain; ``segments`` and
-    ``frames`` in all; ``headers`` of its pieces, which can only be joined with their like. ``what`` is for
-    people: portrait, speech, model. ``format`` is the folder's."""
+    """``key`` decides the folder's name; ``root`` is the key of the first job in a chain of continued videos;
+    ``segments`` and ``frames`` of the whole video; ``headers`` of its encoded segments, which can be joined
+    only with others of the same headers; ``what`` is for people: portrait, speech, model."""
 
     key: str
     root: str
@@ -58,82 +60,62 @@ class JobManifest:
     format: int = FORMAT
 
     def text(self) -> str:
-        """As JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def parse_manifest(text: str) -> JobManifest:
-    """From JSON. Raises ``ValueError`` for anything else."""
-    said = _object(text)
+def parse_manifest(fields: Mapping[str, Any]) -> JobManifest:
+    """Raises ``ValueError`` for anything but the fields of a manifest."""
     texts, numbers = ("key", "root", "headers"), ("segments", "frames", "format")
-    what: Any = said.get("what")
-    right = [isinstance(said.get(name), str) for name in texts]
-    right += [type(said.get(name)) is int for name in numbers]
-    if not all(right) or not isinstance(what, dict) or not isinstance(said.get("finished"), bool):
-        raise ValueError("no description of a job")
-    known = {name: said[name] for name in (*texts, *numbers, "finished")}
-    return JobManifest(**known, what={str(k): str(v) for k, v in cast("dict[Any, Any]", what).items()})
+    info: Any = fields.get("what")
+    valid = [isinstance(fields.get(name), str) for name in texts]
+    valid += [type(fields.get(name)) is int for name in numbers]
+    if not all(valid) or not isinstance(info, dict) or not isinstance(fields.get("finished"), bool):
+        raise ValueError("not a job's manifest")
+    known = {name: fields[name] for name in (*texts, *numbers, "finished")}
+    return JobManifest(**known, what={str(k): str(v) for k, v in cast("dict[Any, Any]", info).items()})
 
 
-def write_manifest(folder: Path, about: JobManifest) -> None:
-    """Describe a job, for listing it. Raises ``OutputError``."""
+def write_manifest(folder: Path, manifest: JobManifest) -> None:
+    """Raises ``OutputError``."""
     try:
-        write_atomic(folder / MANIFEST_FILENAME, [about.text().encode()])
+        write_atomic(folder / MANIFEST_FILENAME, [manifest.text().encode()])
     except OSError as error:
         raise write_error(HEADLINE, folder / MANIFEST_FILENAME, error) from error
 
 
 def read_manifest(folder: Path) -> JobManifest | None:
-    """What a folder's job is, by its description or else by its segments; None where it is no job."""
-    try:
-        return parse_manifest(_read(folder / MANIFEST_FILENAME))
-    except (OSError, ValueError):
-        pass
+    """A folder's manifest, or else the one in its segments; None for a folder that is no job."""
+    with suppress(OSError, ValueError):
+        return parse_manifest(read_json_object(folder / MANIFEST_FILENAME))
     for path in sorted((folder / SEGMENTS_DIR).glob("*.safetensors")):
         with suppress(OSError, ValueError):
-            noted = read_note(path)
-            if noted is not None:
-                return parse_manifest(noted[1])
+            note = read_note(path)
+            if note is not None:
+                return parse_manifest(parse_json_object(note[1]))
     return None
 
 
-def check_format(folder: Path) -> None:
-    """Refuse a folder that a newer program has written. Raises ``OutputError``."""
+def _check_format(folder: Path) -> None:
+    """Raises ``OutputError`` for a folder that a newer version of the package wrote."""
     try:
-        found = _object(_read(folder / MANIFEST_FILENAME)).get("format")
+        version = read_json_object(folder / MANIFEST_FILENAME).get("format")
     except (OSError, ValueError):
         return
-    if isinstance(found, int) and found > FORMAT:
+    if isinstance(version, int) and version > FORMAT:
         raise OutputError(
-            "The job was begun by a newer version of Hallo3.",
-            found=f"{folder} of format {found}",
+            "The job was started by a newer version of Hallo3.",
+            found=f"{folder} of format {version}",
             expected=f"format {FORMAT} or older",
-            fix="update Hallo3, or start again in another folder",
+            fix="update Hallo3, or start over in another folder",
         )
 
 
-def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(LARGEST).decode()
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        said: object = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(said, dict):
-        raise ValueError("no JSON object")
-    return cast("dict[str, Any]", said)
-
-
 def job_folder(jobs: Path, key: str) -> Path:
-    """Where the job of a key is kept."""
     return jobs / key[:16]
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes that a folder holds; what goes while it is looked at is not counted."""
+    """Bytes of all files in a folder; files that disappear meanwhile are not counted."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -141,81 +123,72 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def move_job(folder: Path, place: Path) -> None:
-    """Give a job's folder another name. Raises ``OutputError`` if another run holds it or it cannot be."""
+def move_job(folder: Path, target: Path) -> None:
+    """Raises ``OutputError`` if another run holds the folder or it cannot be renamed."""
     try:
         with lock_folder(folder, "this job", note=False):
-            if os.name != "nt":  # nobody can take hold of it in between
-                folder.rename(place)
-        if os.name == "nt":  # a folder with an open file cannot be renamed there
-            folder.rename(place)
+            if os.name != "nt":  # no one can lock it in between
+                folder.rename(target)
+        if os.name == "nt":  # a folder with an open file cannot be renamed on Windows
+            folder.rename(target)
     except OSError as error:
         raise write_error("The job cannot be removed.", folder, error) from error
 
 
 def remove_job(folder: Path) -> None:
-    """Take a job away. Raises ``OutputError`` if another run holds it or it cannot be removed."""
-    gone = folder.with_name(f"{folder.name}.gone")
-    move_job(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-UNREADABLE = "A finished segment cannot be read."
-Watch = Callable[[int, int], None]
-"""Called with how many of how many have been looked at; may raise to stop."""
-
-
-def unwatched(done: int, total: int) -> None:
-    """Nobody looks."""
+    """Raises ``OutputError`` if another run holds the folder or it cannot be removed."""
+    trash = folder.with_name(f"{folder.name}.gone")
+    move_job(folder, trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 class Job:
-    """An open job. ``records`` has what is sound in each segment's file, or None."""
+    """An open job. ``records`` has a record for each segment whose file is intact, else None."""
 
-    def __init__(self, folder: Path, about: JobManifest) -> None:
-        self.folder, self.about = folder, about
-        self.records: list[SegmentRecord | None] = [None] * about.segments
-        self._noted = dict[int, SegmentRecord]()
+    def __init__(self, folder: Path, manifest: JobManifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.records: list[SegmentRecord | None] = [None] * manifest.segments
+        self._notes = dict[int, SegmentRecord]()  # of damaged files whose note is still readable
 
-    def look(self, watch: Watch = unwatched) -> None:
-        """Read every segment's file once, and remember those that are sound. Raises ``OutputError`` for one
-        that is there and cannot be read: it is not rendered again for that."""
-        total = self.about.segments
-        for index in range(total):
+    def check_segments(self, progress: ProgressCallback = no_progress) -> None:
+        """Read every segment's file and remember the intact ones.
+
+        Raises ``OutputError`` for a file that exists and cannot be read: it may be intact all the same.
+        """
+        for index in range(self.manifest.segments):
             path = self.path(index)
             try:
-                found = read_segment(path) if path.exists() else None
-                if found is None and path.exists() and (noted := read_note(path)):
-                    self._noted[index] = noted[0]
+                segment = read_segment(path) if path.exists() else None
+                if segment is None and path.exists() and (note := read_note(path)):
+                    self._notes[index] = note[0]
             except OSError as error:
                 raise write_error(UNREADABLE, path, error) from error
-            self.records[index] = found[0] if found and found[0].index == index else None
-            watch(index + 1, total)
+            self.records[index] = segment[0] if segment and segment[0].index == index else None
+            progress(1)
 
     def take(self, index: int) -> int:
-        """Which take a segment was, as far as its file still tells; 0 where it does not."""
-        record = self.records[index] or self._noted.get(index)
+        """The take number of a segment; 0 if there is no readable one."""
+        record = self.records[index] or self._notes.get(index)
         return record.take if record else 0
 
     @property
     def done(self) -> int:
-        """Segments that need not be rendered, if the missing ones come out as before: finished, and their
-        files are still there."""
-        found = range(self.about.segments)
-        return sum(self.finished(index) is not None and self.path(index).exists() for index in found)
+        """How many segments need not be rendered if the missing ones come out as before."""
+        total = range(self.manifest.segments)
+        return sum(self.finished(index) is not None and self.path(index).exists() for index in total)
 
     @property
     def state(self) -> str:
-        """A hash of all segments as they are: another take of any is another state."""
+        """A hash of all segments: another take of any is another state."""
         return sha256("|".join(record.link if record else "" for record in self.records).encode()).hexdigest()
 
     def finished(self, index: int) -> SegmentRecord | None:
-        """A segment's record, if it is finished and goes on from the one before as that is now."""
+        """A segment's record if it is intact and continues the one before as that is now."""
         record = self.records[index]
         before = self.records[index - 1] if index else None
         if record is None or (index and before is None):
             return None
-        return record if record.follows(before, self.about.root) else None
+        return record if record.follows(before, self.manifest.root) else None
 
     def commit(
         self,
@@ -225,47 +198,47 @@ class Job:
         take: int = 0,
         seconds: float = 0.0,
         measures: Mapping[str, float] | None = None,
-        pixels: bool = False,
+        keep_pixels: bool = False,
     ) -> SegmentRecord:
-        """Keep a segment for good, in place of what was kept of it before: its ``PIECE`` and ``MOTION``, and
-        its ``PIXELS`` too if that is wanted. The one before must be finished.
+        """Save a segment in place of an earlier one: its ``PIECE`` and ``MOTION``, and on request its
+        ``PIXELS``. The segment before must be finished.
 
-        Raises ``OutputError`` if it cannot be written; then nothing has changed.
+        Raises ``OutputError`` if it cannot be written; nothing has changed then.
         """
-        before, content = self.records[index - 1] if index else None, hash_tensor(tensors[PIXELS])
-        previous, frames = before.link if before else self.about.root, len(tensors[PIXELS])
-        link = compute_link(previous, index, frames, take, content, tensors[MOTION])
+        before, pixels = self.records[index - 1] if index else None, hash_tensor(tensors[PIXELS])
+        previous, frames = before.link if before else self.manifest.root, len(tensors[PIXELS])
+        link = compute_link(previous, index, frames, take, pixels, tensors[MOTION])
         record = SegmentRecord(
             index=index,
             frames=frames,
             take=take,
             previous=previous,
             link=link,
-            stands_for=self._named_by_next(index, link),
+            stands_for=self._link_in_next(index, link),
             piece=hash_tensor(tensors[PIECE]),
-            pixels=content,
+            pixels=pixels,
             seconds=seconds,
             measures=measures or {},
         )
-        if self.about.finished:  # it will be another video
-            self.about = replace(self.about, finished=False)
-            write_manifest(self.folder, self.about)
+        if self.manifest.finished:  # it will be another video
+            self.manifest = replace(self.manifest, finished=False)
+            write_manifest(self.folder, self.manifest)
         path = self.path(index)
-        kept = {name: tensor for name, tensor in tensors.items() if pixels or name != PIXELS}
+        stored = {name: tensor for name, tensor in tensors.items() if keep_pixels or name != PIXELS}
         try:
-            write_atomic(path, serialize_segment(record, self.about.text(), kept))
+            write_atomic(path, serialize_segment(record, self.manifest.text(), stored))
         except OSError as error:
-            needed = sum(tensor.nbytes for tensor in kept.values())
-            raise write_error(HEADLINE, path, error, needed) from error
+            size = sum(tensor.nbytes for tensor in stored.values())
+            raise write_error(HEADLINE, path, error, size) from error
         self.records[index] = record
         return record
 
     def motion(self, index: int) -> Tensor:
-        """Motion frames [1, 3, m, H, W] that a finished segment left."""
+        """Motion frames [1, 3, m, H, W] of a finished segment."""
         return self._read(index)[MOTION]
 
     def piece(self, index: int) -> bytes:
-        """A finished segment, encoded. Raises ``OutputError`` if its file is not what it was any more."""
+        """A finished segment, encoded. Raises ``OutputError`` if its file has changed."""
         return self._read(index)[PIECE].numpy().tobytes()
 
     def pixels(self, index: int) -> Tensor | None:
@@ -273,17 +246,17 @@ class Job:
         return self._read(index, PIXELS).get(PIXELS)
 
     def finish(self, content: str = "") -> None:
-        """Note that the whole video has been made, and the hash of its file."""
-        self.about = replace(self.about, finished=True, what={**self.about.what, CONTENT: content})
-        write_manifest(self.folder, self.about)
+        """Note that the whole video is finished, and the hash of its file."""
+        info = {**self.manifest.what, CONTENT: content}
+        self.manifest = replace(self.manifest, finished=True, what=info)
+        write_manifest(self.folder, self.manifest)
 
     def path(self, index: int) -> Path:
-        """Where a segment is kept."""
         return self.folder / SEGMENTS_DIR / f"{index:06d}.safetensors"
 
-    def _named_by_next(self, index: int, link: str) -> str:
+    def _link_in_next(self, index: int, link: str) -> str:
         """The link by which the next segment, rendered after another take of this one, still names it."""
-        old = self.records[index] or self._noted.get(index)
+        old = self.records[index] or self._notes.get(index)
         after = self.records[index + 1] if index + 1 < len(self.records) else None
         if old is None or after is None or after.previous == link or not after.follows(old, ""):
             return ""
@@ -292,45 +265,47 @@ class Job:
     def _read(self, index: int, *more: str) -> dict[str, Tensor]:
         record, path = self.records[index], self.path(index)
         try:
-            found = read_segment(path, *more)
+            segment = read_segment(path, *more)
         except OSError as error:
             raise write_error(UNREADABLE, path, error) from error
-        if record is None or found is None or found[0].link != record.link:
+        if record is None or segment is None or segment[0].link != record.link:
             raise OutputError(
-                "A finished segment has been damaged.",
-                found=f"{path} is not what was written there",
-                expected="files in a job's folder to be left alone",
-                fix="run the same again: only this segment is rendered anew",
+                "A finished segment is damaged.",
+                found=f"{path} has changed since it was written",
+                expected="unchanged files in a job's folder",
+                fix="run the same again: only this segment is rendered again",
             )
-        return found[1]
+        return segment[1]
 
 
 @contextmanager
-def open_job(jobs: Path, about: JobManifest, watch: Watch = unwatched) -> Generator[Job]:
-    """The job of this key in the folder ``jobs``, made if it is new, held while the block lasts.
+def open_job(jobs: Path, manifest: JobManifest, progress: ProgressCallback = no_progress) -> Generator[Job]:
+    """The job of this key in the folder ``jobs``, created if it is new, locked while the block lasts.
 
-    Raises ``OutputError`` if another run holds it, if a newer program wrote it, or if it cannot be written.
+    Raises ``OutputError`` if another run holds it, a newer version wrote it, or it cannot be written.
     """
-    folder = job_folder(jobs, about.key)
+    folder = job_folder(jobs, manifest.key)
     with ExitStack() as stack:
         try:
             (folder / SEGMENTS_DIR).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_folder(folder, "this very video"))
-            _sweep(folder)
+            stack.enter_context(lock_folder(folder, "this video"))
+            for place in (folder, folder / SEGMENTS_DIR):
+                for path in place.glob(f"*{TEMPORARY_SUFFIX}"):  # half written when a run crashed
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(HEADLINE, folder, error) from error
-        check_format(folder)
+        _check_format(folder)
         known = read_manifest(folder)
-        if known is not None and known.key == about.key and known.finished:
-            about = replace(about, finished=True, what={**known.what, **about.what})
-        write_manifest(folder, about)
-        job = Job(folder, about)
-        job.look(watch)
+        if known is not None and known.key == manifest.key and known.finished:
+            manifest = replace(manifest, finished=True, what={**known.what, **manifest.what})
+        write_manifest(folder, manifest)
+        job = Job(folder, manifest)
+        job.check_segments(progress)
         yield job
 
 
-def inherit(job: Job, parent: Job) -> None:
-    """Begin a job with all the segments of another, which is complete and has the same root.
+def inherit_segments(job: Job, parent: Job) -> None:
+    """Start a job with all segments of another, which is complete and has the same root.
 
     Raises ``OutputError`` if they cannot be copied.
     """
@@ -347,11 +322,5 @@ def inherit(job: Job, parent: Job) -> None:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK_BYTES):
             yield block
-
-
-def _sweep(folder: Path) -> None:
-    """Take away what a crash left half written."""
-    for path in (*folder.glob("*.unfinished"), *(folder / SEGMENTS_DIR).glob("*.unfinished")):
-        path.unlink(missing_ok=True)

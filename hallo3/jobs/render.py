@@ -1,4 +1,5 @@
-"""A job whose segments become a video with sound: kept one by one, shown as it grows, joined at the end."""
+"""A job that becomes a video with sound: its segments are kept one by one, shown as they grow, joined at the
+end."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -20,10 +22,11 @@ from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
 from ..media.drift import Drift, measure_drift
-from ..media.mux import encode_soundtrack, join_segments, open_growing_video
+from ..media.mux import decode_frames, encode_soundtrack, join_segments, open_growing_video
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
-from ..pipeline import Rendered, first_motion
+from ..noise import Noise, make_noise
+from ..pipeline import Rendered, Renderer, render
 from ..segments import Segment, SegmentPlan
 from ..storage.atomic import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
@@ -32,288 +35,296 @@ from .job import HEADLINE, MADE_WITH, PARENT, Job, JobManifest, job_folder, read
 from .segment_file import MOTION, PIECE, PIXELS, SegmentRecord
 
 NUMERICS = 1
-"""Of what this package computes. A job of another number is not gone on with: its frames would differ."""
-
-Draw = Callable[[Segment, Tensor, int], Rendered]
-"""(segment, motion frames [1, 3, m, H, W], take) -> the segment's frames."""
-Press = Callable[[Tensor], bytes]
-"""Frames [F, 3, H, W] in 0..1 on the whole canvas -> an encoded piece."""
-Measure = Callable[[Tensor, Tensor | None], Mapping[str, float]]
-"""(frames as for ``Press``, the last frame before them [3, H, W] or None) -> numbers worth keeping."""
+"""Version of this package's numbers. A job of another version is not resumed: its frames would differ."""
+SOUND_FILENAME, SOUND_DIGITS = "sound.{}.mp4", 16
+"""A job's soundtrack is named after its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentResult:
-    """A segment that is safe: its place in the whole video, what was noted of it, whether it was ``drawn``
-    just now, and its ``pixels`` if they were."""
+    """A finished segment by its place in the whole video; ``pixels`` [F, 3, H, W] if it was rendered just
+    now."""
 
     index: int
     record: SegmentRecord
-    drawn: bool
-    pixels: Tensor | None
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Redo:
-    """Segments ``first`` to ``last``, counted from 1 as people do, are to be the take of that number."""
+    """Render segments ``first`` to ``last``, counted from 1, again as take number ``take``."""
 
     first: int
     last: int
     take: int
 
-    def wants(self, index: int, record: SegmentRecord) -> bool:
-        """Whether a finished segment (counted from 0) is to be rendered again."""
-        return self.first <= index + 1 <= self.last and record.take != self.take
-
-    def take_of(self, index: int, before: int) -> int:
-        """Which take a segment that was take ``before`` is when it is rendered."""
-        return self.take if self.first <= index + 1 <= self.last else before
+    def includes(self, index: int) -> bool:
+        """``index`` counts from 0."""
+        return self.first <= index + 1 <= self.last
 
 
 NO_REDO = Redo(1, 0, 0)
 
 
 def parse_redo(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
-    """``14-17``, ``14`` or ``14-`` (to the end), counted from 1; nothing for an empty text.
+    """``14-17``, ``14`` or ``14-`` (to the end), counted from 1; NO_REDO for an empty text.
 
-    Raises ``InputError`` for anything else, and for segments that the video does not have, or has
-    ``inherited`` from the one that it goes on from.
+    Raises ``InputError`` for anything else, for segments that the video does not have, and for the
+    ``inherited`` ones of the video that it continues.
     """
     if not text.strip():
         return NO_REDO
-    found = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", text)
-    first = int(found[1]) if found else 0
-    last = (int(found[3]) if found[3] else segments if found[2] else first) if found else 0
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", text)
+    first = int(match[1]) if match else 0
+    last = (int(match[3]) if match[3] else segments if match[2] else first) if match else 0
     if not inherited < first <= last <= segments or take < 1:
-        there = f"{inherited + 1} to {segments}"
         raise InputError(
-            "These segments cannot be done again.",
+            "`redo` names segments that this video does not have." if take >= 1 else "The take is invalid.",
             found=f"{text!r}, take {take}",
-            expected=f"one segment, or a stretch such as 2-3, of {there}; a take from 1 on",
+            expected=f"a segment or a range such as 2-3 of {inherited + 1} to {segments}; a take from 1",
             fix="choose segments that the video has",
         )
     return Redo(first, last, take)
 
 
-def derive_seed(seed: int, take: int, after: str) -> int:
-    """The seed of a take, and of what goes on ``after`` another video: the run's own for the first take."""
-    if not take and not after:
+def derive_seed(seed: int, take: int, parent_state: str) -> int:
+    """The seed of a take, and of a video that continues another: the run's own seed for neither."""
+    if not take and not parent_state:
         return seed
-    return int.from_bytes(blake2b(f"{seed}|{take}|{after}".encode(), digest_size=8).digest(), "little")
+    digest = blake2b(f"{seed}|{take}|{parent_state}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
-def keep(
-    job: Job,
-    plan: SegmentPlan,
-    first: Tensor,
-    *,
-    draw: Draw,
-    press: Press,
-    measure: Measure,
-    redo: Redo = NO_REDO,
-    pixels: bool = False,
-) -> Iterator[SegmentResult]:
-    """Every segment of the job in order, those that are missing rendered and kept on the way.
+@dataclass(slots=True, kw_only=True)
+class JobStore:
+    """The segments of an open ``job``, as the store that ``pipeline.render`` writes to.
 
-    ``first`` are the motion frames of the job's first segment. The plan's segments are the job's last ones;
-    those before were taken over from the video it goes on from. ``pixels`` keeps the frames too.
-
-    Raises ``Hallo3Error`` for frames that are not numbers, before they are kept; ``OutputError``.
+    ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
+    video that this one continues.
     """
-    before = job.about.segments - len(plan)
-    motion: Tensor | None = first
-    for index in range(job.about.segments):
-        record = job.finished(index)
-        if record is not None and (index < before or not redo.wants(index, record)):
-            motion = None  # it is in the file; read only if the next segment needs it
-            yield SegmentResult(index, record, False, None)
-            continue
-        if index < before:
-            raise _lost(index)
-        if motion is None:
-            motion = job.motion(index - 1)
-        begun, segment, take = time.monotonic(), plan[index - before], redo.take_of(index, job.take(index))
-        last = (motion[0, :, -1] + 1) / 2 if index else None
-        drawn = draw(segment, motion, take)
-        _check_finite(drawn, index)
-        tensors = {
-            PIECE: _bytes(press(drawn.pixels)),
-            MOTION: drawn.motion.float(),
-            PIXELS: drawn.pixels,
-        }
-        measures = measure(drawn.pixels, last)
-        record = job.commit(
-            index,
-            tensors,
-            take=take,
-            seconds=time.monotonic() - begun,
-            measures=measures,
-            pixels=pixels,
-        )
-        motion = drawn.motion.float()
-        yield SegmentResult(index, record, True, drawn.pixels)
 
-
-def _check_finite(drawn: Rendered, index: int) -> None:
-    if not (bool(drawn.pixels.isfinite().all()) and bool(drawn.motion.isfinite().all())):
-        raise Hallo3Error(
-            "Sampling gave values that are not numbers.",
-            found=f"NaN or infinity in segment {index + 1}; it is not kept, those before it are",
-            expected="finite frames",
-            fix="use another number type (bf16 or fp32 in place of fp16), other weights, or no LoRA",
-        )
-
-
-def _lost(index: int) -> InputError:
-    return InputError(
-        "The video to go on from is not whole any more.",
-        found=f"its segment {index + 1} is missing or damaged",
-        expected="a finished video's job",
-        fix="render that one again first",
-    )
-
-
-def _bytes(piece: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(piece), dtype=torch.uint8)
-
-
-SOUND, DIGITS = "sound.{}.mp4", 16
-"""A job's sound is named after its content."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoJob:
-    """An open ``job`` in the folder ``jobs``, and what its video is: frames of ``canvas``, ``enlarge`` times
-    as large, with the sound of ``recording``. ``parent`` is the open job of the video that this one goes on
-    from; ``mark`` has the file say that it was made by a machine; ``surroundings`` is what frames are pasted
-    back into. ``unchanged`` raises if the recording is not what the job is known by any more."""
-
-    jobs: Path
     job: Job
     plan: SegmentPlan
+    seed: int
+    parent: Job | None = None
+    redo: Redo = NO_REDO
+    keep_pixels: bool = False
+    _motion: Tensor | None = None
+    _started: float = 0.0
+
+    def encode(self, pixels: Tensor) -> bytes:
+        """Frames on the whole canvas [F, 3, H, W] in 0..1 -> an encoded segment."""
+        raise NotImplementedError
+
+    def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
+        """Numbers to keep of a segment's frames; ``before`` is the last frame [3, H, W] of the segment
+        before."""
+        raise NotImplementedError
+
+    @property
+    def inherited(self) -> int:
+        """Segments taken over from the parent."""
+        return self.job.manifest.segments - len(self.plan)
+
+    @property
+    def missing(self) -> list[int]:
+        """Segments to render, by their place in the whole video, if all come out as before."""
+        return [n for n in range(self.job.manifest.segments) if self._finished(n) is None]
+
+    def seed_for(self, segment: Segment) -> int:
+        """The seed of a segment's take."""
+        take = self._take(self.inherited + segment.index)
+        return derive_seed(self.seed, take, parent_state(self.parent))
+
+    def load(self, segment: Segment) -> SegmentResult | None:
+        index = self.inherited + segment.index
+        record = self._finished(index)
+        return None if record is None else SegmentResult(index, record)
+
+    def motion_before(self, segment: Segment) -> Tensor | None:
+        index = self.inherited + segment.index
+        self._motion = self.job.motion(index - 1) if index else None
+        return self._motion
+
+    def noise(self, segment: Segment) -> Noise:
+        self._started = time.monotonic()
+        return make_noise(self.seed_for(segment))
+
+    def save(self, segment: Segment, rendered: Rendered) -> SegmentResult:
+        """Raises ``Hallo3Error`` for frames that are not finite, before they are kept; ``OutputError``."""
+        index, motion = self.inherited + segment.index, rendered.motion.float()
+        if not (bool(rendered.pixels.isfinite().all()) and bool(motion.isfinite().all())):
+            raise Hallo3Error(
+                "Sampling produced NaN values.",
+                found=f"NaN or infinity in segment {index + 1}; it is not kept, earlier segments are",
+                expected="finite frames",
+                fix="use another data type (bf16 or fp32 instead of fp16), other weights, or no LoRA",
+            )
+        before = None if self._motion is None else (self._motion[0, :, -1] + 1) / 2
+        encoded = self.encode(rendered.pixels)
+        tensors = {
+            PIECE: torch.frombuffer(bytearray(encoded), dtype=torch.uint8),
+            MOTION: motion,
+            PIXELS: rendered.pixels,
+        }
+        record = self.job.commit(
+            index,
+            tensors,
+            take=self._take(index),
+            seconds=time.monotonic() - self._started,
+            measures=self.measure(rendered.pixels, before),
+            keep_pixels=self.keep_pixels,
+        )
+        self._motion = motion
+        return SegmentResult(index, record, rendered.pixels)
+
+    def inherited_results(self) -> Iterator[SegmentResult]:
+        """Raises ``InputError`` if a segment of the parent is missing."""
+        for index in range(self.inherited):
+            record = self.job.finished(index)
+            if record is None:
+                raise InputError(
+                    "The video to continue is not complete any more.",
+                    found=f"its segment {index + 1} is missing or damaged",
+                    expected="the job of a finished video",
+                    fix="render that video again first",
+                )
+            yield SegmentResult(index, record)
+
+    def _finished(self, index: int) -> SegmentRecord | None:
+        record = self.job.finished(index)
+        if record is not None and self.redo.includes(index) and record.take != self.redo.take:
+            return None
+        return record
+
+    def _take(self, index: int) -> int:
+        return self.redo.take if self.redo.includes(index) else self.job.take(index)
+
+
+@dataclass(slots=True, kw_only=True)
+class VideoJob(JobStore):
+    """A job in the folder ``jobs`` whose segments are a video with sound.
+
+    The video shows frames of ``canvas`` ``enlarge`` times as large, or pasted back, with the sound of
+    ``recording``. ``mark`` adds an "AI-generated" note to the file. ``check_recording`` raises if the
+    recording is not the one that the job is known by any more.
+    """
+
+    jobs: Path
     canvas: Canvas
     encoding: VideoEncoding
     recording: Path | Recording
-    parent: Job | None = None
     enlarge: int = 1
-    surroundings: PasteBack | None = None
+    paste_back: PasteBack | None = None
     mark: bool = True
-    unchanged: Callable[[], None] = lambda: None
+    similarity: SimilarityFunction = unknown_similarity
+    check_recording: Callable[[], None] = lambda: None
 
-    def to_do(self, redo: Redo = NO_REDO) -> list[int]:
-        """Segments to be rendered, if all that are missing come out as they were."""
-        found = [self.job.finished(index) for index in range(self.job.about.segments)]
-        return [n for n, record in enumerate(found) if record is None or redo.wants(n, record)]
+    def encode(self, pixels: Tensor) -> bytes:
+        frames = self.canvas.uncrop(pixels)
+        shown = (self._finish(frames[n : n + 1])[0] for n in range(len(frames)))
+        return encode_segment(shown, self.encoding, self.plan.config.fps)
 
-    def make(
-        self,
-        draw: Draw,
-        so_far: Path,
-        *,
-        kind: str,
-        redo: Redo = NO_REDO,
-        likeness: SimilarityFunction = unknown_similarity,
-        pixels: bool = False,
+    def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
+        canvas = self.canvas
+        frames, portrait = canvas.uncrop(pixels), (canvas.uncrop(canvas.pixels[0, :, 0]) + 1) / 2
+        drift = measure_drift(frames, portrait, None if before is None else canvas.uncrop(before))
+        return replace(drift, face=self.similarity(frames[0])).as_dict()
+
+    def render(
+        self, renderer: Renderer, *, motion_drop: float, so_far: Path, throughput_key: str
     ) -> Generator[SegmentResult]:
-        """Every segment in order, rendered where it is missing, and safe when it is handed out. The video of
-        those that are finished grows at ``so_far``. ``kind`` is the kind of run whose pace this tells."""
-        seconds, sizes, frames = list[float](), 0, 0
+        """Every segment in order, rendered where it is missing, and safe on disk when it is yielded.
+
+        The video of the finished segments grows at ``so_far``. The median time per segment is kept for later
+        estimates of runs with the same ``throughput_key``.
+        """
+        seconds, encoded_bytes, frames = list[float](), 0, 0
+        own = render(self.canvas.pixels, self.plan, renderer, self, motion_drop=motion_drop)
         try:
-            with open_growing_video(so_far, self.sound(), self.mark) as video:
-                for kept in keep(
-                    self.job,
-                    self.plan,
-                    first_motion(self.canvas.pixels, self.plan),
-                    draw=draw,
-                    press=self._press,
-                    measure=lambda shown, before: self._measures(shown, before, likeness),
-                    redo=redo,
-                    pixels=pixels,
-                ):
-                    piece = self.job.piece(kept.index)
+            with open_growing_video(so_far, self.soundtrack(), self.mark) as video:
+                for result in chain(self.inherited_results(), own):
+                    piece = self.job.piece(result.index)
                     video.append(piece)
-                    if kept.drawn:
-                        seconds.append(kept.record.seconds)
-                        sizes, frames = sizes + len(piece), frames + kept.record.frames
-                    yield kept
+                    if result.pixels is not None:
+                        seconds.append(result.record.seconds)
+                        encoded_bytes, frames = encoded_bytes + len(piece), frames + result.record.frames
+                    yield result
         finally:
             if seconds:
-                save_throughput(self.jobs, kind, Throughput(median(seconds), sizes / frames))
+                throughput = Throughput(median(seconds), encoded_bytes / frames)
+                save_throughput(self.jobs, throughput_key, throughput)
 
     def join(self, path: Path) -> None:
-        """The finished video. Raises ``OutputError``."""
-        pieces = (self.job.piece(index) for index in range(self.job.about.segments))
-        join_segments(pieces, self.sound(), path, self.mark, f"{self.job.folder.name}{path.suffix}")
+        """Write the finished video. Raises ``OutputError``."""
+        pieces = (self.job.piece(index) for index in range(self.job.manifest.segments))
+        name = f"{self.job.folder.name}{path.suffix}"
+        join_segments(pieces, self.soundtrack(), path, self.mark, name)
         self.job.finish(hash_file(path))
 
+    def frames(self, index: int) -> Tensor:
+        """A finished segment's frames [F, 3, h, w] in 0..1 as the video shows them: the kept ones, else
+        decoded from the encoded segment."""
+        pixels = self.job.pixels(index)
+        if pixels is None:
+            return decode_frames(self.job.piece(index))
+        return self._finish(self.canvas.uncrop(pixels))
+
     def drifts(self) -> list[Drift]:
-        """What was measured of each finished segment."""
+        """Measures of the finished segments."""
         return [Drift.from_dict(record.measures) for record in self.job.records if record is not None]
 
-    def sound(self) -> Path:
-        """The recording's own sound, encoded once for the whole video, after that of the video before."""
-        kept = sound_in(self.job.folder)
-        if kept is not None:
-            return kept
+    def soundtrack(self) -> Path:
+        """The sound of the whole video, encoded once: the parent's, then the recording's own."""
+        existing = _find_soundtrack(self.job.folder)
+        if existing is not None:
+            return existing
         fps, parts = self.plan.config.fps, list[tuple[Path | Recording, Fraction]]()
         if self.parent is not None:
-            before = sound_in(self.parent.folder)
+            before = _find_soundtrack(self.parent.folder)
             if before is None:
                 raise OutputError(
-                    "The sound of the video to go on from is not there any more.",
-                    found=f"job {self.parent.folder.name}",
-                    expected="a job as it was left",
+                    "The sound of the video to continue is missing.",
+                    found=f"job {self.parent.folder.name} without it",
+                    expected="a job's folder as it was left",
                     fix="render that video again first",
                 )
-            parts.append((before, Fraction(self.parent.about.frames, fps)))
+            parts.append((before, Fraction(self.parent.manifest.frames, fps)))
         parts.append((self.recording, Fraction(self.plan.frames, fps)))
-        fresh = temporary_path(self.job.folder / SOUND.format("new"))
+        fresh = temporary_path(self.job.folder / SOUND_FILENAME.format("new"))
         try:
             encode_soundtrack(parts, fresh)
-            self.unchanged()
-            path = self.job.folder / SOUND.format(hash_file(fresh)[:DIGITS])
+            self.check_recording()
+            path = self.job.folder / SOUND_FILENAME.format(hash_file(fresh)[:SOUND_DIGITS])
             finalize_file(fresh, path)
         except OSError as error:
             raise write_error(HEADLINE, fresh, error) from error
         return path
 
-    def _press(self, pixels: Tensor) -> bytes:
-        frames = self.canvas.uncrop(pixels)
-        finished = (self.finished(frames[n : n + 1])[0] for n in range(len(frames)))
-        return encode_segment(finished, self.encoding, self.plan.config.fps)
-
-    def finished(self, frames: Tensor) -> Tensor:
-        """Frames without bars [F, 3, h, w] in 0..1 as the video shows them."""
-        if self.surroundings is not None:
-            return self.surroundings.around(frames)
+    def _finish(self, frames: Tensor) -> Tensor:
+        """Frames without bars [F, 3, h, w] -> as the video shows them."""
+        if self.paste_back is not None:
+            return self.paste_back.around(frames)
         return enlarge(frames, self.enlarge)
-
-    def _measures(
-        self, pixels: Tensor, before: Tensor | None, likeness: SimilarityFunction
-    ) -> dict[str, float]:
-        canvas = self.canvas
-        frames, portrait = canvas.uncrop(pixels), (canvas.uncrop(canvas.pixels[0, :, 0]) + 1) / 2
-        drift = measure_drift(frames, portrait, None if before is None else canvas.uncrop(before))
-        return replace(drift, face=likeness(frames[0])).as_dict()
 
 
 def parent_state(parent: Job | None) -> str:
-    """What a video goes on from, as far as it decides its frames; nothing for one that begins."""
+    """What a video continues, as far as it decides its frames; empty for a video that starts by itself."""
     return parent.state if parent else ""
 
 
 def create_manifest(
-    key: str, plan: SegmentPlan, headers: str, what: Mapping[str, str], parent: Job | None
+    key: str, plan: SegmentPlan, headers: str, info: Mapping[str, str], parent: Job | None
 ) -> JobManifest:
-    """The description of a job, which may go on from another. Raises ``InputError`` for one whose pieces
-    cannot be joined with its own."""
-    before = parent.about if parent else None
+    """The manifest of a job, which may continue another. Raises ``InputError`` if their encoded segments
+    cannot be joined."""
+    before = parent.manifest if parent else None
     if before is not None and before.headers != headers:
         raise InputError(
-            "The video to go on from is of another kind.",
-            found="another size, codec, quality or kind of pixels",
-            expected="those that it was made with",
-            fix="use the same portrait and the same choices as for that video",
+            "The video to continue has another format.",
+            found="another size, codec, quality or pixel format",
+            expected="those of the video to continue",
+            fix="use the same portrait and the same options as for that video",
         )
     return JobManifest(
         key=key,
@@ -321,30 +332,34 @@ def create_manifest(
         segments=len(plan) + (before.segments if before else 0),
         frames=plan.frames + (before.frames if before else 0),
         headers=headers,
-        what={**what, MADE_WITH: describe_machine(), **({PARENT: parent.folder.name} if parent else {})},
+        what={
+            **info,
+            MADE_WITH: describe_machine(),
+            **({PARENT: parent.folder.name} if parent else {}),
+        },
     )
 
 
 def describe_machine() -> str:
-    """By what frames are computed here; elsewhere they may differ by rounding."""
+    """What computes frames here; elsewhere they may differ by rounding."""
     card = f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"torch {torch.__version__}{card}"
 
 
 def machine_warning(jobs: Path, about: JobManifest) -> str:
-    """What to say of a job that was begun with another torch or on another card; nothing of any other."""
+    """A warning for a job that was started with another torch or on another card; empty for any other."""
     known = read_manifest(job_folder(jobs, about.key))
     before = known.what.get(MADE_WITH) if known else None
     if before in (None, describe_machine()):
         return ""
-    return f"this video was begun with {before}; frames may differ by rounding from here on"
+    return f"this video was started with {before}; frames may differ by rounding from here on"
 
 
-def sound_in(folder: Path) -> Path | None:
-    """A job's sound, if it is there as it was written: its name tells its content."""
-    for path in folder.glob(SOUND.format("*")):
+def _find_soundtrack(folder: Path) -> Path | None:
+    """A job's soundtrack, if it is as it was written: its name has the hash of its content."""
+    for path in folder.glob(SOUND_FILENAME.format("*")):
         with suppress(OSError):
-            if hash_file(path)[:DIGITS] == path.name.split(".")[1]:
+            if hash_file(path)[:SOUND_DIGITS] == path.name.split(".")[1]:
                 return path
             path.unlink()
     return None

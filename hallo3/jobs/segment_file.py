@@ -1,7 +1,7 @@
-"""One finished segment in one file: the encoded piece, the motion frames, and what was noted of it.
+"""One finished segment in one file: the encoded segment, its motion frames and a record.
 
-The file is a safetensors file. Its note names the note before it, as links of a chain do, so that a piece
-that was swapped, cut or taken from elsewhere is found out.
+A safetensors file. Its record names the record of the segment before, like the links of a chain, so that a
+segment that was swapped, cut or copied from elsewhere is detected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,23 +21,23 @@ from ..checkpoints.tensor_entry import header_bytes
 from ..checkpoints.tensor_file import TensorFile
 from ..errors import CheckpointError
 from ..storage.hashing import hash_tensor, raw_bytes
+from ..storage.json_file import parse_json_object
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
-"""Tensors of a file: encoded video [bytes], motion frames [1, 3, m, H, W] float32, and, where asked for,
-the frames themselves [F, 3, h, w]."""
+"""Tensors of a file: encoded video [bytes], motion frames [1, 3, m, H, W] float32, and optionally the frames
+[F, 3, h, w]."""
 NOTE, CHECK, JOB = "segment", "check", "job"
-LARGEST_NOTE = 1 << 16
+"""Metadata of a file: the record, a hash of record and manifest, the job's manifest."""
+MAX_NOTE_CHARACTERS = 1 << 16
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRecord:
-    """What is noted of a segment.
-
-    ``previous`` is the link of the segment that this one went on from; ``link`` its own. ``take`` counts
-    what was rendered in its place, and ``stands_for`` is the link that it had before, which the next
-    segment may still name. ``piece`` and ``pixels`` are digests: of the encoded piece, and of the frames
-    before they were encoded. ``seconds`` it took; ``measures`` are numbers of any meaning.
-    """
+    """``previous`` is the link of the segment that this one continues, ``link`` its own. ``take`` numbers the
+    renderings of a segment; ``stands_for`` is the link that it had before, which the next segment may still
+    name. ``piece`` and ``pixels`` are hashes of the encoded segment and of the frames before encoding.
+    ``seconds`` it took to render; ``measures`` are any finite numbers."""
 
     index: int
     frames: int
@@ -51,69 +51,68 @@ class SegmentRecord:
     measures: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def follows(self, before: SegmentRecord | None, root: str) -> bool:
-        """Whether this segment went on from that one, or from the job's ``root``."""
+        """Whether this segment continues that one, or starts the job of key ``root``."""
         if before is None:
             return self.previous == root
         return self.previous in (before.link, before.stands_for)
 
 
 def compute_link(previous: str, index: int, frames: int, take: int, pixels: str, motion: Tensor) -> str:
-    """The link of a segment: its frames, and all that came before. How they are encoded is not in it, so that
-    a segment that must be rendered again is the same one whatever its encoder does."""
+    """The link of a segment: its frames and all that came before. Encoded bytes are not part of it, so that a
+    segment that must be rendered again is the same whatever its encoder does."""
     parts = previous, str(index), str(frames), str(take), pixels, hash_tensor(motion)
     return sha256("|".join(parts).encode()).hexdigest()
 
 
 def serialize_segment(
-    record: SegmentRecord, about: str, tensors: Mapping[str, Tensor]
+    record: SegmentRecord, manifest: str, tensors: Mapping[str, Tensor]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a segment's file; ``about`` says which job it belongs to."""
+    """The bytes of a segment's file, with the manifest of its job."""
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    held = {name: tensors[name].detach().cpu().contiguous() for name in order}
+    stored = {name: tensors[name].detach().cpu().contiguous() for name in order}
     note = json.dumps(asdict(record), sort_keys=True)
-    metadata = {NOTE: note, JOB: about, CHECK: sha256((note + about).encode()).hexdigest()}
-    yield header_bytes(((name, t.dtype, tuple(t.shape)) for name, t in held.items()), metadata)
-    for tensor in held.values():
+    metadata = {NOTE: note, JOB: manifest, CHECK: sha256((note + manifest).encode()).hexdigest()}
+    yield header_bytes(((name, t.dtype, tuple(t.shape)) for name, t in stored.items()), metadata)
+    for tensor in stored.values():
         yield raw_bytes(tensor)
 
 
 def read_note(path: Path) -> tuple[SegmentRecord, str] | None:
-    """A file's record and job, the tensors left unread; None for a file that is absent or damaged. Raises
-    ``OSError`` for one that is there and cannot be read."""
-    return _understood(path, _noted)
+    """A file's record and manifest, without reading its tensors; None for a missing or damaged file. Raises
+    ``OSError`` for one that exists and cannot be read."""
+    return _read(path, _parse_note)
 
 
-def read_segment(path: Path, *more: str) -> tuple[SegmentRecord, dict[str, Tensor]] | None:
-    """A segment's record and tensors; None for a file that is absent, cut or altered anywhere in them.
-
-    ``more`` names what else is wanted; it is left out if it is not there. Raises ``OSError`` for a file
-    that is there and cannot be read: it may be sound all the same.
+def read_segment(path: Path, *optional: str) -> tuple[SegmentRecord, dict[str, Tensor]] | None:
+    """A segment's record and tensors, with those ``optional`` ones that are there; None for a file that is
+    missing, cut or altered. Raises ``OSError`` for one that exists and cannot be read: it may be intact all
+    the same.
     """
 
     def read(file: TensorFile) -> tuple[SegmentRecord, dict[str, Tensor]]:
-        names = {PIECE, MOTION, *more} & file.entries.keys()
-        return _noted(file)[0], {name: file.read(name) for name in names}
+        names = {PIECE, MOTION, *optional} & file.entries.keys()
+        return _parse_note(file)[0], {name: file.read(name) for name in names}
 
-    both = _understood(path, read)
-    if both is None or not {PIECE, MOTION} <= both[1].keys() or both[1][MOTION].dtype != torch.float32:
+    segment = _read(path, read)
+    if segment is None:
         return None
-    found, tensors = both
-    link = compute_link(found.previous, found.index, found.frames, found.take, found.pixels, tensors[MOTION])
-    if link != found.link or hash_tensor(tensors[PIECE]) != found.piece:
+    record, tensors = segment
+    if not {PIECE, MOTION} <= tensors.keys() or tensors[MOTION].dtype != torch.float32:
         return None
-    if PIXELS in tensors and found.pixels != hash_tensor(tensors[PIXELS]):
+    link = compute_link(
+        record.previous, record.index, record.frames, record.take, record.pixels, tensors[MOTION]
+    )
+    if link != record.link or hash_tensor(tensors[PIECE]) != record.piece:
+        return None
+    if PIXELS in tensors and record.pixels != hash_tensor(tensors[PIXELS]):
         del tensors[PIXELS]
-    return found, tensors
+    return record, tensors
 
 
-T = TypeVar("T")
-
-
-def _understood(path: Path, read: Callable[[TensorFile], T]) -> T | None:
-    """What is read of a file, None of a damaged one. Raises ``OSError`` if the system cannot read it."""
+def _read(path: Path, parse: Callable[[TensorFile], T]) -> T | None:
     try:
         with TensorFile(path) as file:
-            return read(file)
+            return parse(file)
     except CheckpointError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and path.exists():
@@ -123,25 +122,20 @@ def _understood(path: Path, read: Callable[[TensorFile], T]) -> T | None:
     return None
 
 
-def _noted(file: TensorFile) -> tuple[SegmentRecord, str]:
+def _parse_note(file: TensorFile) -> tuple[SegmentRecord, str]:
     """Raises ``ValueError`` for a note that is missing or not the one that was written."""
-    note, about = file.metadata.get(NOTE, ""), file.metadata.get(JOB, "")
-    if len(note) > LARGEST_NOTE or sha256((note + about).encode()).hexdigest() != file.metadata.get(CHECK):
-        raise ValueError("the note of a segment is damaged")
-    return _record(json.loads(note)), about
-
-
-def _record(said: Any) -> SegmentRecord:
-    kinds = {"index": int, "frames": int, "take": int, "seconds": float, "measures": dict}
-    if not isinstance(said, dict) or set(cast("dict[str, Any]", said)) != {
-        f.name for f in fields(SegmentRecord)
-    }:
-        raise ValueError("no note of a segment")
-    values = cast("dict[str, Any]", said)
+    note, manifest = file.metadata.get(NOTE, ""), file.metadata.get(JOB, "")
+    check = sha256((note + manifest).encode()).hexdigest()
+    if len(note) > MAX_NOTE_CHARACTERS or check != file.metadata.get(CHECK):
+        raise ValueError("the segment's note is damaged")
+    values = parse_json_object(note)
+    types = {"index": int, "frames": int, "take": int, "seconds": float, "measures": dict}
+    if values.keys() != {f.name for f in fields(SegmentRecord)}:
+        raise ValueError("not a segment's note")
     for name, value in values.items():
-        if not isinstance(value, kinds.get(name, str)):
-            raise ValueError(f"{name} is no {kinds.get(name, str).__name__}")
-    measures = cast("dict[str, Any]", values["measures"])
+        if not isinstance(value, types.get(name, str)):
+            raise ValueError(f"{name} is no {types.get(name, str).__name__}")
+    measures: dict[str, Any] = values["measures"]
     if not all(isinstance(value, float) and math.isfinite(value) for value in measures.values()):
-        raise ValueError("measures that are no numbers")
-    return SegmentRecord(**values)
+        raise ValueError("measures that are not finite numbers")
+    return SegmentRecord(**values), manifest

@@ -1,16 +1,15 @@
-"""All jobs of a folder: listed, cleared by hand or by rule, put aside to start again."""
+"""All jobs in a folder: list, remove one or stale ones, set one aside to start over."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, OutputError
-from ..storage.lock import HOLDER
+from ..storage.lock import HOLDER_FILENAME
 from .job import (
     PARENT,
     SEGMENTS_DIR,
@@ -22,63 +21,60 @@ from .job import (
     remove_job,
 )
 
-DAY = 24 * 3600
-KEEP_FINISHED, KEEP_UNFINISHED = 7 * DAY, 30 * DAY
-"""Seconds for which a job is kept after it was last worked on."""
-ASIDE = ".old-"
+DAY_SECONDS = 24 * 3600
+KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS = 7 * DAY_SECONDS, 30 * DAY_SECONDS
+"""How long a job is kept after it was last used."""
+ASIDE_SUFFIX = ".old-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
-    """A job as it lies there: ``done`` of its segments have files, ``size`` bytes, ``used`` seconds ago."""
+    """A job's folder: ``done`` of its segments have files, ``size`` in bytes, last used ``age`` seconds
+    ago."""
 
     folder: Path
-    about: JobManifest
+    manifest: JobManifest
     done: int
     size: int
-    used: float
+    age: float
 
     @property
     def name(self) -> str:
-        """By which it is cleared."""
         return self.folder.name
 
     @property
-    def outdated(self) -> bool:
-        """Whether the rule would clear it."""
-        return self.used > (KEEP_FINISHED if self.about.finished else KEEP_UNFINISHED)
+    def stale(self) -> bool:
+        return self.age > (KEEP_FINISHED_SECONDS if self.manifest.finished else KEEP_UNFINISHED_SECONDS)
 
 
-def list_jobs(jobs: Path) -> Iterator[JobInfo]:
-    """The jobs in a folder, the last used first. Other things that lie there, or go meanwhile, are not looked
-    at."""
+def list_jobs(jobs: Path) -> list[JobInfo]:
+    """The jobs in a folder, the last used first; anything else in it is ignored."""
     found: list[JobInfo] = []
     with suppress(OSError):
         for folder in jobs.iterdir():
             with suppress(OSError):
-                listed = _listed(folder)
-                found += [listed] if listed else []
-    return iter(sorted(found, key=lambda job: job.used))
+                info = _inspect(folder)
+                found += [info] if info else []
+    return sorted(found, key=lambda job: job.age)
 
 
-def _listed(folder: Path) -> JobInfo | None:
-    about = read_manifest(folder) if (folder / SEGMENTS_DIR).is_dir() else None
-    if about is None or folder.name.endswith(".gone"):
+def _inspect(folder: Path) -> JobInfo | None:
+    manifest = read_manifest(folder) if (folder / SEGMENTS_DIR).is_dir() else None
+    if manifest is None or folder.name.endswith(".gone"):
         return None
     files = list((folder / SEGMENTS_DIR).glob("*.safetensors"))
-    marks = [file for file in (*files, folder / SEGMENTS_DIR, folder / HOLDER) if file.exists()]
-    age = max(0.0, time.time() - max(file.stat().st_mtime for file in marks))
-    return JobInfo(folder=folder, about=about, done=len(files), size=folder_size(folder), used=age)
+    dated = [path for path in (*files, folder / SEGMENTS_DIR, folder / HOLDER_FILENAME) if path.exists()]
+    age = max(0.0, time.time() - max(path.stat().st_mtime for path in dated))
+    return JobInfo(folder=folder, manifest=manifest, done=len(files), size=folder_size(folder), age=age)
 
 
 def clear_job(jobs: Path, name: str) -> JobInfo:
-    """Take one job away, by its name or the beginning of it. Raises ``InputError`` if that is none's or
-    several's."""
-    found = [job for job in list_jobs(jobs) if job.name.startswith(name)] if name else []
-    exact = [job for job in found if job.name == name] or found
+    """Remove one job by its name or the start of it. Raises ``InputError`` if none or several match."""
+    matches = [job for job in list_jobs(jobs) if job.name.startswith(name)] if name else []
+    exact = [job for job in matches if job.name == name] or matches
     if len(exact) != 1:
         raise InputError(
-            "There is no such job." if not exact else "Several jobs begin so.",
+            "Several jobs start with this name." if exact else "There is no such job.",
             found=f"{name!r} in {jobs}",
             expected="one of " + (", ".join(job.name for job in list_jobs(jobs)) or "no jobs at all"),
             fix="list the jobs and give the name of one",
@@ -87,25 +83,25 @@ def clear_job(jobs: Path, name: str) -> JobInfo:
     return exact[0]
 
 
-def remove_stale_jobs(jobs: Path, but: str) -> list[JobInfo]:
-    """Take away what nobody has worked on for long; what went. Spared are the job of the key ``but``, those
-    that are held, and those that an unfinished one goes on from."""
-    for left in jobs.glob("*.gone"):
-        shutil.rmtree(left, ignore_errors=True)
-    gone: list[JobInfo] = []
-    found = list(list_jobs(jobs))
-    needed = {job.about.what.get(PARENT) for job in found if not job.about.finished and not job.outdated}
+def remove_stale_jobs(jobs: Path, current: str) -> list[JobInfo]:
+    """Remove and return stale jobs; keep the one of the key ``current``, locked ones, and those that an
+    unfinished job continues."""
+    for rest in jobs.glob("*.gone"):
+        shutil.rmtree(rest, ignore_errors=True)
+    removed: list[JobInfo] = []
+    found = list_jobs(jobs)
+    needed = {job.manifest.what.get(PARENT) for job in found if not job.manifest.finished and not job.stale}
     for job in found:
-        if not job.outdated or job.folder == job_folder(jobs, but) or job.name in needed:
+        if not job.stale or job.folder == job_folder(jobs, current) or job.name in needed:
             continue
-        with suppress(OutputError):  # held, or not ours to remove: the next run tries again
+        with suppress(OutputError):  # locked, or not ours to remove: the next run tries again
             remove_job(job.folder)
-            gone.append(job)
-    return gone
+            removed.append(job)
+    return removed
 
 
 def set_job_aside(jobs: Path, key: str) -> Path | None:
-    """Give a job's folder another name, so that it starts again; where it is now. None if there is none.
+    """Rename a job's folder so that the job starts over; its new place, None if there is no such job.
 
     Raises ``OutputError`` if another run holds it.
     """
@@ -113,7 +109,7 @@ def set_job_aside(jobs: Path, key: str) -> Path | None:
     if not folder.is_dir():
         return None
     number = 1
-    while (aside := folder.with_name(f"{folder.name}{ASIDE}{number}")).exists():
+    while (target := folder.with_name(f"{folder.name}{ASIDE_SUFFIX}{number}")).exists():
         number += 1
-    move_job(folder, aside)
-    return aside
+    move_job(folder, target)
+    return target

@@ -97,7 +97,9 @@ def plan_crop(
         )
     whole = Crop.whole(height, width)
     seen = None if face is None else _visible(face, height, width)
-    if framing == "original" or (framing == "auto" and (seen is None or _stays(whole, seen, shape))):
+    if keeps_whole(height, width, shape, framing):
+        return whole
+    if framing == "auto" and (seen is None or seen.area >= EVERYTHING * whole.box.area):
         return whole
     if seen is None:
         raise InputError(
@@ -107,6 +109,13 @@ def plan_crop(
             fix="choose another framing, or say where the face is",
         )
     return _placed(seen, _size(seen, whole, shape), whole)
+
+
+def keeps_whole(height: int, width: int, shape: VideoShape, framing: str) -> bool:
+    """Whether a portrait is used whole wherever its face is: with "original", and with "auto" if it is square
+    or has the canvas' aspect."""
+    like = abs(width * shape.height / (height * shape.width) - 1) <= LIKE_CANVAS
+    return framing == "original" or (framing == "auto" and (height == width or like))
 
 
 def face_box(mask: Tensor) -> PixelBox | None:
@@ -140,11 +149,6 @@ def _visible(face: PixelBox, height: int, width: int) -> PixelBox | None:
     return PixelBox(
         math.floor(inside.left), math.floor(inside.top), math.ceil(inside.right), math.ceil(inside.bottom)
     )
-
-
-def _stays(whole: Crop, face: PixelBox, shape: VideoShape) -> bool:
-    like = abs(whole.width * shape.height / (whole.height * shape.width) - 1) <= LIKE_CANVAS
-    return whole.height == whole.width or like or face.area >= EVERYTHING * whole.box.area
 
 
 def _size(face: PixelBox, whole: Crop, shape: VideoShape) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Hashes of files, taken once and remembered as long as a file stays what it was."""
+"""SHA-256 of files, tensors and facts, and a cache of file hashes."""
 
 from __future__ import annotations
 
@@ -12,77 +12,64 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .atomic import write_atomic
+from ..progress import ProgressCallback, no_progress
+from .json_file import read_json_or_empty, write_json
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
+CACHE_FILENAME, MAX_CACHE_BYTES = "contents.json", 4 << 20
 
 
 def hash_facts(facts: Mapping[str, Any]) -> str:
-    """The key of these facts: names with texts, numbers, and lists and maps of them, in any order.
+    """The hash of names with texts, numbers, and lists and maps of them, whatever their order.
 
-    Raises ``ValueError`` for numbers that are none.
+    Raises ``ValueError`` for NaN and infinity.
     """
     return sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes. Raises ``OSError``."""
-    found = sha256()
+def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
+    """Raises ``OSError``, and what ``progress`` raises."""
+    digest = sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            progress(len(block))
+    return digest.hexdigest()
 
 
 def hash_tensor(values: Tensor) -> str:
-    """SHA-256 of a tensor's type, shape and values."""
+    """The hash of a tensor's dtype, shape and values."""
     flat = values.detach().cpu().contiguous()
-    found = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
-    found.update(raw_bytes(flat))
-    return found.hexdigest()
+    digest = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
+    digest.update(raw_bytes(flat))
+    return digest.hexdigest()
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    """The bytes of a contiguous CPU tensor, without a copy."""
     return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
-FILE = "contents.json"
-LARGEST = 4 << 20
-
-Watch = Callable[[int], None]
-"""Called with the bytes read since the last call; may raise to stop."""
-
-
-def unwatched(count: int) -> None:
-    """Nobody looks."""
-    del count
-
-
 class FileHashCache:
-    """SHA-256 of files by size, time and inode, kept in the folder ``jobs``."""
+    """Hashes of files by size, time and inode, kept in a JSON file; only in memory if ``path`` is None or
+    cannot be written."""
 
-    def __init__(self, jobs: Path) -> None:
-        self._kept_in = jobs / FILE
-        self._known: dict[str, Any] = {}
-        with suppress(OSError, ValueError, RecursionError), self._kept_in.open("rb") as file:
-            found: object = json.loads(file.read(LARGEST))
-            self._known = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, Any] = read_json_or_empty(path, MAX_CACHE_BYTES) if path else {}
 
-    def of(self, path: Path, watch: Watch = unwatched) -> str:
-        """A file's SHA-256. Raises ``OSError``, and what ``watch`` raises."""
-        seen = path.stat()
-        mark = [seen.st_size, seen.st_mtime_ns, seen.st_ino]
-        name = sha256(str(path).encode()).hexdigest()  # where people keep their files is their own affair
-        known: object = self._known.get(name)
-        if isinstance(known, dict) and cast("dict[str, Any]", known).get("seen") == mark:
-            return str(cast("dict[str, Any]", known).get("sha256"))
-        found = sha256()
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                found.update(block)
-                watch(len(block))
-        self._known[name] = {"seen": mark, "sha256": found.hexdigest()}
-        with suppress(OSError):
-            write_atomic(self._kept_in, [json.dumps(self._known).encode()])
-        return found.hexdigest()
+    def get(self, path: Path, compute: Callable[[Path], str] = hash_file) -> str:
+        """A file's hash; ``compute`` is called unless this very file is known. Raises what it raises."""
+        stat = path.stat()
+        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        name = sha256(str(path.resolve()).encode()).hexdigest()  # no one else learns where people keep files
+        entry: Any = self._known.get(name)
+        if isinstance(entry, dict) and cast("dict[str, Any]", entry).get("seen") == seen:
+            return str(cast("dict[str, Any]", entry).get("sha256"))
+        digest = compute(path)
+        self._known[name] = {"seen": seen, "sha256": digest}
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._path, self._known)
+        return digest

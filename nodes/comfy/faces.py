@@ -29,7 +29,7 @@ from ...hallo3.face.photo import FindLandmarks
 from ...hallo3.face.registry import create_analyzer
 from ...hallo3.face.scrfd import DetectedFace
 from ...hallo3.face.selection import FaceChoice
-from ...hallo3.identity_file import SUFFIX
+from ...hallo3.identity_file import IDENTITY_SUFFIX
 
 IDENTITY_FOLDER = "hallo3_identities"
 """In ComfyUI's output folder, where they are saved, and in its input folder, where others are put."""
@@ -42,7 +42,7 @@ def identities() -> list[str]:
     places = (folder_paths.get_output_directory(), OUTPUT), (folder_paths.get_input_directory(), "")
     found: list[str] = []
     for root, ending in places:
-        files = sorted((Path(root) / IDENTITY_FOLDER).rglob(f"*{SUFFIX}"))
+        files = sorted((Path(root) / IDENTITY_FOLDER).rglob(f"*{IDENTITY_SUFFIX}"))
         found += [f"{file.relative_to(root).as_posix()}{ending}" for file in files if file.is_file()]
     return found
 

@@ -27,9 +27,8 @@ def compute_device() -> str:
     return str(mm.get_torch_device().type)
 
 
-def stoppable(done: int, total: int) -> None:
+def stoppable(*_: object) -> None:
     """A place to be interrupted."""
-    del done, total
     mm.throw_exception_if_processing_interrupted()
 
 

@@ -15,7 +15,7 @@ import folder_paths
 import torch
 from server import PromptServer
 
-from ...hallo3.storage.hashing import FileHashCache, hash_tensor
+from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor
 
 PASSED_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that decide nothing: what they hand on is that input."""
@@ -97,7 +97,7 @@ def files_of(texts: set[str], contents: FileHashCache, said: Callable[[str], Non
         for path in _paths(text):
             said(f"checking {path.name}")
             with suppress(OSError):  # gone or not readable: whoever needs it says so
-                found.setdefault(text, []).append(contents.of(path, watch))
+                found.setdefault(text, []).append(contents.get(path, lambda path: hash_file(path, watch)))
     return found
 
 

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from hallo3.cli import request
-from hallo3.cli.args import parser
-from hallo3.cli.cache_key import key_of_video
-from hallo3.cli.main import main
+from hallo3.cli.main import main, parse
 from hallo3.cli.request import read_request
 from hallo3.settings import APPROXIMATIONS, UNTESTED
 from support.audio_samples import RATE, tone, write_wav
@@ -107,12 +105,12 @@ def test_what_saves_nothing_is_said_and_left_out(
 
 
 def options_of(words: list[str], *flags: str) -> Namespace:
-    return parser().parse_args([*words, *flags])
+    return parse([*words, *flags])[1]
 
 
 def test_the_job_is_another_with_each_and_the_same_without(words: list[str]) -> None:
     def key(*flags: str) -> str:
-        return key_of_video(read_request(options_of(words, "--steps", "12", *flags)), "")
+        return read_request(options_of(words, "--steps", "12", *flags)).job_key("")
 
     plain = key()
     found = {plain}
@@ -129,12 +127,12 @@ def test_the_facts_of_a_job_without_any_are_what_they_were(
 ) -> None:
     """Jobs that were begun before there were approximations are still gone on with."""
     facts: dict[str, object] = {}
-    monkeypatch.setattr("hallo3.cli.cache_key.hash_facts", lambda found: facts.update(found) or "key")
-    key_of_video(read_request(options_of(words)), "")
+    monkeypatch.setattr("hallo3.cli.request.hash_facts", lambda found: facts.update(found) or "key")
+    read_request(options_of(words)).job_key("")
     assert not {"guidance interval", "step cache"} & facts.keys()
     assert facts["numerics"] == 1
     with expect_message(UNTESTED):
-        key_of_video(read_request(options_of(words, "--steps", "12", "--approximate", "step-cache")), "")
+        read_request(options_of(words, "--steps", "12", "--approximate", "step-cache")).job_key("")
     assert facts["step cache"] == [0.1, 0.2]
 
 

@@ -12,10 +12,8 @@ from hallo3 import attention as backends
 from hallo3 import loading as load
 from hallo3.attention import BACKENDS
 from hallo3.built_in import FOLDER
-from hallo3.cli.args import parser
-from hallo3.cli.cache_key import key_of_video
-from hallo3.cli.main import main
-from hallo3.cli.request import Request, read_request
+from hallo3.cli.main import main, parse
+from hallo3.cli.request import AnimateRequest, read_request
 from support.audio_samples import tone, write_wav
 from support.resume_runs import inputs_in, run
 
@@ -28,10 +26,8 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
     return made
 
 
-def request_of(inputs: dict[str, str], *flags: str) -> Request:
-    return read_request(
-        parser().parse_args(["animate", *(w for pair in inputs.items() for w in pair), *flags])
-    )
+def request_of(inputs: dict[str, str], *flags: str) -> AnimateRequest:
+    return read_request(parse(["animate", *(w for pair in inputs.items() for w in pair), *flags])[1])
 
 
 def frames_in(path: str) -> np.ndarray:
@@ -85,8 +81,8 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(
 
 def test_only_an_approximate_attention_makes_another_job(inputs: dict[str, str]) -> None:
     request = request_of(inputs)
-    usual = key_of_video(request, "")
-    keys = {name: key_of_video(replace(request, attention=each), "") for name, each in BACKENDS.items()}
+    usual = request.job_key("")
+    keys = {name: replace(request, attention=each).job_key("") for name, each in BACKENDS.items()}
     exact = {name for name, each in BACKENDS.items() if each.exact}
     assert {name for name, key in keys.items() if key == usual} == exact
     assert len({keys[name] for name in BACKENDS.keys() - exact}) == len(BACKENDS) - len(exact)

@@ -14,7 +14,7 @@ from hallo3.cli.speech import Ear
 from hallo3.jobs import render as video_job
 from hallo3.media.mux import GrowingVideo
 from support.kill_process import committed, notes
-from support.resume_runs import before, before_segment, drawn_in, inputs_in, run
+from support.resume_runs import before, before_segment, inputs_in, record_rendered, run
 from support.small_disk import PAGE, Disk, read_only, small_disk
 
 ENOUGH = 260 << 10
@@ -43,7 +43,7 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return drawn_in(monkeypatch)
+    return record_rendered(monkeypatch)
 
 
 def refused(inputs: dict[str, str], capsys: pytest.CaptureFixture[str], *said: str) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3.cli import renderer as perform
+from hallo3.cli import renderer
 from hallo3.cli.main import main
 from support.audio_samples import tone, write_wav
-from support.resume_runs import drawn_in, inputs_in, packets, run, stopped_at
+from support.resume_runs import inputs_in, packets, record_rendered, run, stop_at
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return drawn_in(monkeypatch)
+    return record_rendered(monkeypatch)
 
 
 ERRORS = [
@@ -44,7 +44,7 @@ def test_the_same_command_goes_on(
     wanted = {kind: packets(inputs["-o"], kind) for kind in ("video", "audio")}
     Path(inputs["-o"]).unlink()
     shutil.rmtree(Path(inputs["-o"]).parent / "hallo3_jobs")
-    patch = stopped_at(2, error)
+    patch = stop_at(2, error)
     capsys.readouterr()
     assert run(inputs) == 1
     patch.undo()
@@ -69,7 +69,7 @@ def test_a_finished_video_is_given_again_without_a_network(
 ) -> None:
     assert run(inputs) == 0
     before = Path(inputs["-o"]).read_bytes()
-    monkeypatch.setattr(perform, "load_models", None)
+    monkeypatch.setattr(renderer, "load_models", None)
     drawn.clear()
     assert run(inputs | {"-o": str(tmp_path / "again.mp4")}) == 0
     assert (tmp_path / "again.mp4").read_bytes() == before
@@ -141,7 +141,7 @@ def test_jobs_are_listed_and_cleared(inputs: dict[str, str], capsys: pytest.Capt
     assert main(["jobs", folder]) == 0
     assert "no jobs in" in capsys.readouterr().out
     assert run(inputs) == 0
-    patch = stopped_at(2, KeyboardInterrupt())
+    patch = stop_at(2, KeyboardInterrupt())
     assert run(inputs, seed="5") == 1
     patch.undo()
     capsys.readouterr()
@@ -178,7 +178,7 @@ def test_what_cannot_fit_on_the_disk_is_refused_with_both_numbers(
     inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
-    monkeypatch.setattr(perform, "load_models", None)
+    monkeypatch.setattr(renderer, "load_models", None)
     for flags in (("--plan",), ()):
         assert run(inputs, *flags) == 2
         assert "1000 bytes free" in capsys.readouterr().err

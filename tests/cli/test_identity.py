@@ -154,7 +154,7 @@ def test_an_identity_of_an_approximate_run_is_called_so_in_an_exact_one(
 ) -> None:
     path = tmp_path / "anna.safetensors"
     assert run(inputs, dtype=made, save_identity=str(path)) == 0
-    found = read_identity(path).made
+    found = read_identity(path).provenance
     assert found == Provenance(made, (made,) if warned else ())
     capsys.readouterr()
     kept = {name: value for name, value in inputs.items() if name != "--portrait"}
@@ -175,7 +175,7 @@ def test_an_approximate_attention_is_noted_too(
     monkeypatch.setattr(backends, "BACKENDS", {**backends.BACKENDS, "sage": stand_in})
     path = tmp_path / "anna.safetensors"
     assert run(inputs, attention="sage", save_identity=str(path)) == 0
-    assert read_identity(path).made == Provenance("fp32", ("attention sage",))
+    assert read_identity(path).provenance == Provenance("fp32", ("attention sage",))
     capsys.readouterr()
     kept = {name: value for name, value in inputs.items() if name != "--portrait"}
     for attention, warned in (("auto", True), ("math", True), ("sage", False)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hallo3.cli import cache_key as known
+from hallo3.cli import request as known
 from hallo3.config import FaceConfig
 from hallo3.face.mediapipe import FILE
 from support.fake_mediapipe import installed, task
@@ -23,13 +23,13 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def named(*, space: str = FaceConfig().space) -> dict[str, list[str]]:
         request: Any = SimpleNamespace(
             config=SimpleNamespace(face=SimpleNamespace(space=space)),
-            examined=None,
+            verifier=None,
             files=SimpleNamespace(find=Path, faces=tmp_path, tokenizer=tmp_path / "nowhere"),
             options=SimpleNamespace(prompt=""),
-            speaker=SimpleNamespace(saved=False),
+            subject=SimpleNamespace(identity=None),
             vocals=None,
         )
-        return known._weights(request)
+        return known.AnimateRequest._weight_hashes(request)
 
     return named
 

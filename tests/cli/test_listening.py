@@ -15,7 +15,7 @@ from hallo3.segments import SegmentPlan
 from hallo3.speech import preprocess as listening
 from hallo3.speech.features import Windows
 from support.audio_samples import tone, write_wav
-from support.resume_runs import frames_of, inputs_in, packets, run, stopped_at
+from support.resume_runs import frames_of, inputs_in, packets, run, stop_at
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_stopped_run_goes_on_with_what_it_heard(inputs: dict[str, str], tmp_pa
     wanted = packets(inputs["-o"], "video")
     other = inputs | {"-o": str(tmp_path / "other" / "v.mp4")}
     (tmp_path / "other").mkdir()
-    patch = stopped_at(2, KeyboardInterrupt())
+    patch = stop_at(2, KeyboardInterrupt())
     assert run(other, **options) == 1
     patch.undo()
     kept = next((tmp_path / "other").glob("hallo3_jobs/*/speech"))
@@ -75,7 +75,7 @@ def test_the_recording_is_drawn_before_anything_is_rendered(
         return real(path)
 
     monkeypatch.setattr(long_sound, "read_pieces", counted)
-    patch = stopped_at(0, KeyboardInterrupt())
+    patch = stop_at(0, KeyboardInterrupt())
     assert run(inputs, speech_chart=str(chart)) == 1
     patch.undo()
     with Image.open(chart) as drawn:

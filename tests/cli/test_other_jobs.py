@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.resume_runs import drawn_in, inputs_in, run, stopped_at
+from support.resume_runs import inputs_in, record_rendered, run, stop_at
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return drawn_in(monkeypatch)
+    return record_rendered(monkeypatch)
 
 
 def one_pixel(inputs: dict[str, str]) -> None:
@@ -66,7 +66,7 @@ CHANGES: dict[str, Any] = {
 def test_any_other_input_is_another_job_and_the_old_one_stays(
     inputs: dict[str, str], drawn: list[int], change: str
 ) -> None:
-    patch = stopped_at(1, KeyboardInterrupt())
+    patch = stop_at(1, KeyboardInterrupt())
     assert run(inputs) == 1
     kept = {name: Path(inputs[name]).read_bytes() for name in ("--portrait", "--speech")}
     other = dict(inputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hallo3.cli import renderer as perform
+from hallo3.cli import renderer
 from hallo3.cli import speech as listen
 from hallo3.cli.main import main
 from hallo3.jobs import render as video_job
@@ -19,12 +19,12 @@ from support.audio_samples import tone, write_wav
 from support.resume_runs import (
     before,
     before_segment,
-    drawn_in,
     frames_of,
     inputs_in,
     packets,
+    record_rendered,
     run,
-    stopped_at,
+    stop_at,
 )
 
 
@@ -35,7 +35,7 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return drawn_in(monkeypatch)
+    return record_rendered(monkeypatch)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -57,7 +57,7 @@ def test_a_recording_that_changes_underway_makes_no_video(
     def swap() -> None:
         write_wav(speech, tone(16000, 2.2) * np.float32(0.3), 16000)
 
-    patch = before(perform, "load_models", swap)
+    patch = before(renderer, "load_models", swap)
     assert run(inputs) == 2
     patch.undo()
     assert "has changed while the video was made" in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_a_video_is_gone_on_from_by_what_it_is(
     assert packets(tmp_path / "w.mp4", "video")[: len(wanted)] == wanted
     assert run(longer, continue_from=str(tmp_path / "x" / "v.mp4"), redo="1") == 2
     assert "of 5 to 5" in capsys.readouterr().err
-    patch = stopped_at(2, KeyboardInterrupt())
+    patch = stop_at(2, KeyboardInterrupt())
     assert run(inputs | folder | {"-o": str(tmp_path / "x" / "v.mp4")}, seed="1", redo="2-3") == 1
     patch.undo()
     assert run(longer, continue_from=str(tmp_path / "x" / "v.mp4")) == 2
@@ -110,7 +110,7 @@ def test_a_fresh_start_that_is_stopped_says_how_to_go_on(
     inputs: dict[str, str], drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(inputs) == 0
-    patch = stopped_at(2, KeyboardInterrupt())
+    patch = stop_at(2, KeyboardInterrupt())
     assert run(inputs, "--fresh") == 1
     patch.undo()
     assert "the same command without --fresh goes on from there" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_a_link_is_written_through(inputs: dict[str, str], tmp_path: Path) -> No
 def test_a_video_begun_with_another_torch_says_so(
     inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    patch = stopped_at(2, KeyboardInterrupt())
+    patch = stop_at(2, KeyboardInterrupt())
     assert run(inputs) == 1
     patch.undo()
     capsys.readouterr()

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from hallo3.cli import renderer as perform
+from hallo3.cli import renderer
 from hallo3.cli import speech as listen
 from hallo3.jobs import render as video_job
 from hallo3.media.mux import GrowingVideo
-from hallo3.pipeline import Stages
+from hallo3.pipeline import LocalRenderer
 from support.kill_process import committed, notes
-from support.resume_runs import drawn_in, inputs_in, run
+from support.resume_runs import inputs_in, record_rendered, run
 
 ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -25,16 +25,16 @@ ERRORS = (
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 12 bytes"),
 )
 ONCE = {
-    "loading": (perform, "load_models"),
+    "loading": (renderer, "load_models"),
     "listening": (listen, "encode_streamed"),
-    "identity": (perform, "extract_identity"),
-    "prompt": (perform, "encode_prompt"),
+    "identity": (renderer, "extract_identity"),
+    "prompt": (renderer, "encode_prompt"),
     "join": (video_job, "join_segments"),
 }
 EACH = {
-    "encode": (Stages, "encode"),
-    "sample": (Stages, "sample"),
-    "decode": (Stages, "decode"),
+    "encode": (LocalRenderer, "encode"),
+    "sample": (LocalRenderer, "sample"),
+    "decode": (LocalRenderer, "decode"),
     "encode_piece": (video_job, "encode_segment"),
 }
 
@@ -55,7 +55,7 @@ def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return drawn_in(monkeypatch)
+    return record_rendered(monkeypatch)
 
 
 def failing(place: Any, name: str, call: int, error: BaseException) -> pytest.MonkeyPatch:
@@ -118,7 +118,7 @@ OTHERS = [
 def test_other_words_for_it(
     inputs: dict[str, str], capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    patch = failing(perform, "load_models", 1, error)
+    patch = failing(renderer, "load_models", 1, error)
     assert run(inputs) == 1
     patch.undo()
     said = capsys.readouterr().err
@@ -178,15 +178,15 @@ def test_frames_that_are_no_numbers_are_not_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     video, segments = wanted
-    real = Stages.sample
+    real = LocalRenderer.sample
     for index, value in ((1, float("nan")), (2, float("inf"))):
 
-        def sample(self: Stages, latents: torch.Tensor, segment: Any) -> torch.Tensor:
+        def sample(self: LocalRenderer, latents: torch.Tensor, segment: Any) -> torch.Tensor:
             made = real(self, latents, segment)
             return made + value if segment.index == index else made  # noqa: B023
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Stages, "sample", sample)
+            patch.setattr(LocalRenderer, "sample", sample)
             assert run(inputs) == 1
         said = capsys.readouterr().err
         assert f"NaN or infinity in segment {index + 1}" in said

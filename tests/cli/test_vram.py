@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from hallo3 import doctor as under
-from hallo3.cli import animate, vram
-from hallo3.cli import renderer as perform
-from hallo3.cli.args import parser
-from hallo3.cli.main import main
-from hallo3.cli.request import Request, read_request
+from hallo3.cli import animate, renderer, vram
+from hallo3.cli.main import main, parse
+from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
@@ -33,8 +31,8 @@ def words(tmp_path: Path, nano_folder: Path, samples: Path) -> list[str]:
     return [*given, "--model", str(nano_folder), "-o", str(tmp_path / "out.mp4")]
 
 
-def request(words: list[str], device: str = "cpu", *more: str) -> Request:
-    return replace(read_request(parser().parse_args([*words, *more])), device=torch.device(device))
+def request(words: list[str], device: str = "cpu", *more: str) -> AnimateRequest:
+    return replace(read_request(parse([*words, *more])[1]), device=torch.device(device))
 
 
 def test_a_plan_is_shown_without_a_gpu(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,9 +135,9 @@ def test_what_was_tried_is_what_runs(
         raise AssertionError("tried twice")
 
     found = vram.planned(request(words, "cuda"))
-    monkeypatch.setattr(perform, "choose_kernels", again)
+    monkeypatch.setattr(renderer, "choose_kernels", again)
     loaded: dict[str, Any] = {}
-    monkeypatch.setattr(perform, "load_models", lambda *_, **given: loaded.update(given) or _stop())
+    monkeypatch.setattr(renderer, "load_models", lambda *_, **given: loaded.update(given) or _stop())
     performer = perform.Performer(found, tmp_path, "", lambda _: None)
     with pytest.raises(KeyboardInterrupt):
         _ = performer.identity
@@ -170,7 +168,7 @@ def test_a_plan_is_shown_where_the_gpu_is_full(words: list[str], capsys: pytest.
 def test_a_finished_video_needs_no_gpu(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: Request) -> Request:
+    def refuse(_: AnimateRequest) -> AnimateRequest:
         raise InputError("The run does not fit.")
 
     real = vram.planned

@@ -102,14 +102,14 @@ def extrapolation(stages: Stages, sampler: Any = None) -> Any:
     """A video of a workflow that is always the same."""
     sampling = stages.host.module("nodes.comfy.sampling")
     graph = SimpleNamespace(hash_of=lambda *_: "workflow", texts=())
-    return stages.host.module("nodes.extrapolate").Extrapolation(
+    return stages.host.module("nodes.extrapolate").ExtrapolateRequest(
         sampling=sampling.Sampling(stages.model, 4, 1.0, sampler=sampler),
         vae=stages.vae,
         identity=stages.identity,
         socket=stages.speech,
         seed=5,
         motion_drop=0.1,
-        encoding=stages.host.module("nodes.extrapolate").encoding_of("h264", -1),
+        encoding=stages.host.module("nodes.extrapolate").make_encoding("h264", -1),
         mark=True,
         paste_back=False,
         graph=graph,

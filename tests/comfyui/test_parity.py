@@ -24,7 +24,7 @@ from hallo3.media.audio import to_mono
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import (
-    collect,
+    collect_frames,
     decode_frames,
     encode_prompt,
     encode_speech,
@@ -131,7 +131,7 @@ def test_one_forward_is_equal(
 
 def test_frames_of_equal_latents_are_close(stages: Stages, models: Models) -> None:
     latents = torch.randn(1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(6))
-    wanted = collect(decode_frames(latents, models), 33)[0].permute(1, 2, 3, 0)
+    wanted = collect_frames(decode_frames(latents, models), 33)[0].permute(1, 2, 3, 0)
     unscaled = latents / models.config.vae.scaling_factor  # as ComfyUI hands LATENTs on
     images, motion = stages.run("Hallo3VAEDecode", samples={"samples": unscaled}, vae=stages.vae)
     assert difference(images, wanted) <= 1e-4

@@ -15,8 +15,8 @@ SHIPPED = [ROOT / "__init__.py", *sorted(PACKAGE.rglob("*.py")), *sorted(NODES.r
 MAX_LINES = 470
 
 LEVELS = (
-    {"errors", "residency", "built_in", "units"},
-    {"geometry", "noise", "onnx_model", "sampling", "storage"},
+    {"errors", "messages", "progress", "units", "built_in"},
+    {"geometry", "noise", "onnx_model", "residency", "sampling", "storage"},
     {"config", "media"},
     {"segments", "model", "vae", "text_encoder", "face"},
     {"attention", "quantization", "settings", "identity", "speech"},

@@ -16,8 +16,8 @@ from hallo3.identity import frame_portrait
 from hallo3.media.audio import Recording
 from hallo3.media.video import to_uint8
 from hallo3.models import Models
-from hallo3.noise import Purpose
-from hallo3.pipeline import encode_speech, extract_identity, prepare, render
+from hallo3.noise import Noise, Purpose
+from hallo3.pipeline import LocalRenderer, MemoryStore, encode_speech, extract_identity, render
 from hallo3.segments import Segment
 from hallo3.settings import Settings
 from hallo3.vae.autoencoder import VideoVAE
@@ -96,34 +96,36 @@ class Run:
         identity = extract_identity(framed, models, settings, self.noise)
         self.canvas = identity.canvas
         seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
-        stages = prepare(
-            identity, speech, golden["in.text_prompt"], models, settings, self.noise, lambda _: None
-        )
+        prompt = golden["in.text_prompt"]
+        local = LocalRenderer.prepare(identity, speech, prompt, models, settings)
+        renderer, store = RecordingRenderer(local, seen), MemoryStore(self.noise)
+        yield from render(identity.canvas.pixels, speech.plan, renderer, store, motion_drop=0.1)
 
-        def encode(clip: Tensor, segment: Segment) -> Tensor:
-            latents = stages.encode(clip, segment)
-            seen[f"mid.concat_chunk_{segment.index}_frame0"] = swap(latents[:, :, :1])
-            window = speech.segment(segment.index)
-            seen[f"mid.audio_slots_chunk_{segment.index}"] = window[:, :, window.shape[2] // 2]
-            return latents
 
-        def sample(image_latents: Tensor, segment: Segment) -> Tensor:
-            latents = stages.sample(image_latents, segment)
-            seen[f"out.latent_chunk_{segment.index}"] = swap(latents)
-            decoded = torch.cat(list(stages.decode(latents)), dim=2)
-            ends = torch.cat((decoded[:, :, :2], decoded[:, :, -2:]), dim=2)
-            seen[f"out.decoded_chunk_{segment.index}_first2_last2"] = ends
-            return latents
+@dataclass
+class RecordingRenderer:
+    """Keeps what a local renderer makes of each segment in ``seen``."""
 
-        yield from render(
-            identity.canvas.pixels,
-            speech.plan,
-            encode=encode,
-            sample=sample,
-            decode=stages.decode,
-            noise=self.noise,
-            motion_drop=0.1,
-        )
+    local: LocalRenderer
+    seen: dict[str, Tensor]
+
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        latents = self.local.encode(pixels, segment, noise)
+        self.seen[f"mid.concat_chunk_{segment.index}_frame0"] = swap(latents[:, :, :1])
+        window = self.local.speech.segment(segment.index)
+        self.seen[f"mid.audio_slots_chunk_{segment.index}"] = window[:, :, window.shape[2] // 2]
+        return latents
+
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        latents = self.local.sample(image_latents, segment, noise)
+        self.seen[f"out.latent_chunk_{segment.index}"] = swap(latents)
+        decoded = torch.cat(list(self.decode(latents)), dim=2)
+        ends = torch.cat((decoded[:, :, :2], decoded[:, :, -2:]), dim=2)
+        self.seen[f"out.decoded_chunk_{segment.index}_first2_last2"] = ends
+        return latents
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        return self.local.decode(latents)
 
 
 def tiny_models(golden: Golden) -> Models:

@@ -14,14 +14,13 @@ import torch
 from hallo3.errors import Hallo3Error, OutputError
 from hallo3.jobs.job import open_job, read_manifest
 from hallo3.jobs.segment_file import read_note, read_segment
-from hallo3.pipeline import Rendered
 from support.fault_injection import Fault, faults_in
-from support.toy_renderer import FIRST, PLAN, SEGMENTS, Toy, undisturbed
+from support.toy_renderer import SEGMENTS, Toy, render_undisturbed
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return undisturbed(tmp_path_factory.mktemp("wanted"))
+    return render_undisturbed(tmp_path_factory.mktemp("wanted"))
 
 
 def segment_files(jobs: Path) -> list[Path]:
@@ -32,7 +31,7 @@ def test_a_finished_job_renders_nothing_again(tmp_path: Path, wanted: list[bytes
     assert Toy().run(tmp_path) == wanted
     again = Toy()
     assert again.run(tmp_path) == wanted
-    assert again.drawn == []
+    assert again.rendered == []
 
 
 @pytest.mark.parametrize("kind", ["full", "broken", "read-only", "kill"])
@@ -59,8 +58,8 @@ def test_every_single_fault_leaves_the_invariant(
             assert found[1]["piece"].numpy().tobytes() == wanted[index]
         second = Toy()
         assert second.run(jobs) == wanted
-        assert second.drawn == list(range(len(done), SEGMENTS))  # nothing kept is rendered twice
-        assert len(first.drawn) <= len(done) + 1
+        assert second.rendered == list(range(len(done), SEGMENTS))  # nothing kept is rendered twice
+        assert len(first.rendered) <= len(done) + 1
         assert not list(jobs.rglob("*.unfinished"))
     assert number > 30
     assert names == {"open", "write", "fsync", "fsync folder", "replace"}
@@ -83,7 +82,7 @@ def test_flipped_bytes_and_cut_files_never_give_a_wrong_video(tmp_path: Path, wa
         again = Toy()
         with suppress(OutputError):  # a format that became a newer one's
             assert again.run(jobs) == wanted, (path, number)
-        assert len(again.drawn) <= 1
+        assert len(again.rendered) <= 1
         shutil.rmtree(jobs)
 
 
@@ -96,36 +95,34 @@ def test_swapped_missing_and_foreign_segments_are_rendered_again(tmp_path: Path,
     files[2].write_bytes(first)
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
-    assert again.drawn == [1, 2]
+    assert again.rendered == [1, 2]
     files[0].unlink()
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
-    assert again.drawn == [0]  # those after it are what they were
+    assert again.rendered == [0]  # those after it are what they were
     shutil.copy(foreign[3], files[3])
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
-    assert again.drawn == [3]
+    assert again.rendered == [3]
     shutil.copy(foreign[0], files[0])
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
-    assert again.drawn == [0]
+    assert again.rendered == [0]
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": "x"}', "[" * 100_000, '{"a":' * 50_000, "\0" * 100, "x" * (2 << 20)]
 )
-def test_a_description_is_made_again_from_the_segments(
-    tmp_path: Path, wanted: list[bytes], text: str
-) -> None:
+def test_a_manifest_is_restored_from_the_segments(tmp_path: Path, wanted: list[bytes], text: str) -> None:
     Toy().run(tmp_path)
     folder = next(tmp_path.iterdir())
     (folder / "job.json").write_text(text)
     found = read_manifest(folder)
     assert found is not None
-    assert (found.key, found.segments) == (Toy().about.key, SEGMENTS)
+    assert (found.key, found.segments) == (Toy().manifest.key, SEGMENTS)
     again = Toy()
     assert again.run(tmp_path) == wanted
-    assert again.drawn == []
+    assert again.rendered == []
     assert json.loads((folder / "job.json").read_text())["segments"] == SEGMENTS
 
 
@@ -140,39 +137,39 @@ def test_a_newer_programs_job_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_two_runs_of_one_job_do_not_mix(tmp_path: Path) -> None:
     toy = Toy()
-    with open_job(tmp_path, toy.about), pytest.raises(OutputError, match="Another run is working on this"):
+    with open_job(tmp_path, toy.manifest), pytest.raises(OutputError, match="Another run is working on this"):
         Toy().run(tmp_path)
     assert len(toy.run(tmp_path)) == SEGMENTS
 
 
-def test_frames_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+def test_nan_frames_are_not_kept(tmp_path: Path) -> None:
     class Broken(Toy):
-        def draw(self, segment, motion, take):
-            drawn = super().draw(segment, motion, take)
+        def sample(self, image_latents, segment, noise):
+            latents = super().sample(image_latents, segment, noise)
             if segment.index == 2:
-                drawn.pixels[3, 1, 2, 2] = float("nan")
-            return drawn
+                latents[0, 1, 5, 2, 2] = float("nan")
+            return latents
 
     with pytest.raises(Hallo3Error, match="NaN or infinity in segment 3"):
         Broken().run(tmp_path)
     assert len(segment_files(tmp_path)) == 2
 
 
-def test_a_segment_damaged_while_the_job_is_open_is_found_out(tmp_path: Path) -> None:
+def test_a_segment_damaged_while_the_job_is_open_is_detected(tmp_path: Path) -> None:
     toy = Toy()
     toy.run(tmp_path)
-    with open_job(tmp_path, toy.about) as job:
+    with open_job(tmp_path, toy.manifest) as job:
         raw = bytearray(job.path(1).read_bytes())
         raw[-1] ^= 1
         job.path(1).write_bytes(raw)
-        with pytest.raises(OutputError, match="has been damaged"):
+        with pytest.raises(OutputError, match="is damaged"):
             job.piece(1)
 
 
-def test_frames_are_kept_where_asked_for_and_checked(tmp_path: Path, wanted: list[bytes]) -> None:
+def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[bytes]) -> None:
     toy = Toy()
-    assert toy.run(tmp_path, pixels=True) == wanted
-    with open_job(tmp_path, toy.about) as job:
+    assert toy.run(tmp_path, keep_pixels=True) == wanted
+    with open_job(tmp_path, toy.manifest) as job:
         pixels = job.pixels(2)
         assert pixels is not None
         assert pixels.numpy().tobytes() == wanted[2]
@@ -182,12 +179,9 @@ def test_frames_are_kept_where_asked_for_and_checked(tmp_path: Path, wanted: lis
 
 
 def test_motion_frames_come_back_bit_for_bit(tmp_path: Path) -> None:
-    class Odd(Toy):
-        def draw(self, segment, motion, take):
-            drawn = super().draw(segment, motion, take)
-            return Rendered(drawn.pixels, drawn.motion * 1e-30 + 1 / 3)
-
-    toy = Odd()
-    toy.run(tmp_path)
-    with open_job(tmp_path, toy.about) as job:
-        assert torch.equal(job.motion(0), Odd().draw(PLAN[0], FIRST, 0).motion)
+    toy = Toy()
+    toy.run(tmp_path, keep_pixels=True)
+    with open_job(tmp_path, toy.manifest) as job:
+        pixels = job.pixels(0)
+        assert pixels is not None
+        assert torch.equal(job.motion(0), pixels[-2:].transpose(0, 1)[None] * 2 - 1)

@@ -10,31 +10,32 @@ import numpy as np
 import pytest
 
 from hallo3.errors import InputError, OutputError
-from hallo3.jobs.job import JobManifest, inherit, open_job
+from hallo3.jobs.job import JobManifest, inherit_segments, open_job
 from hallo3.jobs.render import Redo, derive_seed, parse_redo
+from hallo3.noise import make_noise
 from hallo3.segments import SegmentPlan
 from support.fault_injection import Fault, faults_in
-from support.toy_renderer import PLAN, SEGMENTS, Toy, undisturbed
+from support.toy_renderer import PLAN, SEGMENTS, Toy, render_undisturbed
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return undisturbed(tmp_path_factory.mktemp("wanted"))
+    return render_undisturbed(tmp_path_factory.mktemp("wanted"))
 
 
-def test_a_redo_renders_these_segments_and_no_other(tmp_path: Path, wanted: list[bytes]) -> None:
+def test_a_redo_renders_only_its_segments(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
     again = Toy()
     made = again.run(tmp_path, Redo(2, 3, 1))
-    assert again.drawn == [1, 2]
+    assert again.rendered == [1, 2]
     assert [a == b for a, b in zip(made, wanted, strict=True)] == [True, False, False, True, True]
     for redo in (Redo(2, 3, 1), Redo(1, 0, 0)):  # asked for again, or not: it is done
         again = Toy()
         assert again.run(tmp_path, redo) == made
-        assert again.drawn == []
+        assert again.rendered == []
     again = Toy()
     other = again.run(tmp_path, Redo(3, 3, 2))
-    assert again.drawn == [2]
+    assert again.rendered == [2]
     assert [a == b for a, b in zip(other, made, strict=True)] == [True, True, False, True, True]
 
 
@@ -45,15 +46,15 @@ def test_takes_on_takes_never_lose_what_comes_after(tmp_path: Path) -> None:
         redo = Redo(first, int(draw.integers(first, SEGMENTS + 1)), int(draw.integers(1, 4)))
         toy, before = Toy(), made
         made = toy.run(tmp_path, redo)
-        assert all(redo.first <= index + 1 <= redo.last for index in toy.drawn), redo
-        outside = [n for n in range(SEGMENTS) if n not in toy.drawn]
+        assert all(redo.first <= index + 1 <= redo.last for index in toy.rendered), redo
+        outside = [n for n in range(SEGMENTS) if n not in toy.rendered]
         assert all(made[n] == before[n] for n in outside)
 
 
 @pytest.mark.parametrize("kind", ["full", "kill"])
-def test_a_redo_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_stopped_redo_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     redo = Redo(2, 4, 1)
-    wanted = undisturbed(tmp_path / "wanted", redo=redo)
+    wanted = render_undisturbed(tmp_path / "wanted", redo=redo)
     for number in range(1, 1000):
         jobs = tmp_path / str(number)
         Toy().run(jobs)
@@ -66,32 +67,34 @@ def test_a_redo_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
             break
         plain = Toy()
         plain.run(jobs)  # without asking for the redo: whatever there is makes a whole video
-        assert plain.drawn == []
+        assert plain.rendered == []
         second = Toy()
         assert second.run(jobs, redo) == wanted
-        assert len(first.drawn) + len(second.drawn) <= 4
+        assert len(first.rendered) + len(second.rendered) <= 4
     assert number > 15
 
 
-def test_a_video_goes_on_from_another(tmp_path: Path, wanted: list[bytes]) -> None:
+def test_a_video_continues_another(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
-    more = Toy("toy", SegmentPlan(40, PLAN.config), before=SEGMENTS)
-    more.about = JobManifest(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
+    more = Toy("toy", SegmentPlan(40, PLAN.config), inherited=SEGMENTS)
+    more.manifest = JobManifest(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
     for _ in range(2):
-        with open_job(tmp_path, more.about) as job:
-            with open_job(tmp_path, Toy().about) as before:
-                inherit(job, before)
-            more.keep(job)
+        with open_job(tmp_path, more.manifest) as job:
+            with open_job(tmp_path, Toy().manifest) as before:
+                inherit_segments(job, before)
+                more.render(job, parent=before)
             pieces = [job.piece(index) for index in range(SEGMENTS + 3)]
         assert pieces[:SEGMENTS] == wanted
-        assert more.drawn == [0, 1, 2]
-    with open_job(tmp_path, Toy().about) as before:
-        last = before.motion(SEGMENTS - 1)
-    fresh = Toy().draw(more.plan[0], last, 0)
-    assert pieces[SEGMENTS] == fresh.pixels.numpy().tobytes()
+        assert more.rendered == [0, 1, 2]
+    with open_job(tmp_path, Toy().manifest) as before:
+        motion = before.motion(SEGMENTS - 1)
+        seed = derive_seed(3, 0, before.state)
+    first = Toy().sample(motion, more.plan[0], make_noise(seed))
+    expected = ((first * 2 - 1 + 1) / 2)[0, :, more.plan[0].keep].transpose(0, 1)
+    assert pieces[SEGMENTS] == expected.contiguous().numpy().tobytes()
     shutil.rmtree(next(path for path in tmp_path.iterdir() if path.name.startswith("mmm")))
-    with open_job(tmp_path, more.about) as job, pytest.raises(InputError, match="not whole any more"):
-        more.keep(job)
+    with open_job(tmp_path, more.manifest) as job, pytest.raises(InputError, match="not complete any more"):
+        more.render(job)
 
 
 @pytest.mark.parametrize("text", ["0", "6", "3-2", "1-6", "a", "1-2-3", "-", "-3", "1,2", "9" * 30])
@@ -125,7 +128,7 @@ def test_a_damaged_take_is_rendered_as_that_take_and_nothing_else(tmp_path: Path
     path.write_bytes(raw)
     again = Toy()
     assert again.run(tmp_path) == made
-    assert again.drawn == [1]
+    assert again.rendered == [1]
 
 
 def test_what_was_inherited_cannot_be_done_again() -> None:

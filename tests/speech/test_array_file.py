@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallo3.errors import OutputError
 from hallo3.speech.array_file import ArrayFile, write_array_file
-from hallo3.storage.atomic import UNFINISHED
+from hallo3.storage.atomic import TEMPORARY_SUFFIX
 
 ROWS = torch.arange(40, dtype=torch.float32).reshape(10, 4)
 
@@ -79,7 +79,7 @@ def test_a_vanished_file_is_told(spool: ArrayFile) -> None:
 def test_a_stop_leaves_nothing_half(tmp_path: Path, error: type[BaseException]) -> None:
     def pieces() -> Iterator[Tensor]:
         yield ROWS
-        assert (tmp_path / ("a.f32" + UNFINISHED)).exists()
+        assert (tmp_path / ("a.f32" + TEMPORARY_SUFFIX)).exists()
         raise error
 
     for earlier in (False, True):
@@ -100,7 +100,7 @@ def test_a_piece_of_another_width_is_a_mistake(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 @pytest.mark.parametrize("rows", [1, 100000])
 def test_a_full_disk_is_told(tmp_path: Path, rows: int) -> None:
-    (tmp_path / ("a.f32" + UNFINISHED)).symlink_to("/dev/full")
+    (tmp_path / ("a.f32" + TEMPORARY_SUFFIX)).symlink_to("/dev/full")
     with pytest.raises(OutputError, match="free some space"):
         write_array_file(tmp_path / "a.f32", [torch.zeros(rows, 4)], 4)
     assert not list(tmp_path.iterdir())

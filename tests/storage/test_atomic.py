@@ -13,13 +13,13 @@ import pytest
 
 from hallo3.errors import OutputError
 from hallo3.storage.atomic import Posix, Windows, finalize_file, temporary_path, write_atomic, write_error
-from hallo3.storage.lock import HOLDER, lock_folder
+from hallo3.storage.lock import HOLDER_FILENAME, lock_folder
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
 
 
-@pytest.mark.parametrize("system", [Posix(), Windows(patience=())])
+@pytest.mark.parametrize("system", [Posix(), Windows(delays=())])
 def test_a_file_is_written_whole(tmp_path: Path, system: Posix | Windows) -> None:
     path = tmp_path / "file"
     for _ in range(2):
@@ -61,11 +61,11 @@ def test_windows_waits_for_whoever_has_the_file_open(tmp_path: Path, monkeypatch
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", busy)
-    write_atomic(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0, 0.0)))
+    write_atomic(tmp_path / "file", BLOCKS, Windows(delays=(0.0, 0.0, 0.0)))
     assert len(tries) == 4
     tries.clear()
     with pytest.raises(PermissionError):
-        write_atomic(tmp_path / "file", BLOCKS, Windows(patience=(0.0, 0.0)))
+        write_atomic(tmp_path / "file", BLOCKS, Windows(delays=(0.0, 0.0)))
 
 
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
@@ -98,7 +98,7 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
         ):
             pass
         assert "Another run is working on this" in str(refused.value)
-        (tmp_path / HOLDER).write_text("[" * 5000)
+        (tmp_path / HOLDER_FILENAME).write_text("[" * 5000)
         with pytest.raises(OutputError, match="another process"), lock_folder(tmp_path, "this"):
             pass
     with lock_folder(tmp_path, "this"):
@@ -129,8 +129,8 @@ def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path) -> None:
     error = write_error(
-        "It cannot be kept.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345
+        "It cannot be saved.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345
     )
-    assert "12,345 bytes of room" in str(error)
+    assert "12,345 bytes of free space" in str(error)
     assert "bytes free" in str(error)
-    assert "it goes on where it stopped" in str(error)
+    assert "it resumes where it stopped" in str(error)

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hallo3.cli import renderer as perform
 from hallo3.cli.main import main
+from hallo3.pipeline import LocalRenderer
 
 DRAWN = "drawn.log"
 
@@ -50,20 +50,20 @@ def animate(arguments: list[str], log: Path) -> Callable[[], int]:
     """``hallo3 animate`` that notes every segment it begins to render."""
 
     def work() -> int:
-        real = perform.Performer.draw
+        real = LocalRenderer.sample
 
-        def noted(self: perform.Performer, segment, motion, take):
+        def noted(self: LocalRenderer, latents, segment, noise):
             with log.open("a") as file:
                 file.write(f"{segment.index}\n")
-            return real(self, segment, motion, take)
+            return real(self, latents, segment, noise)
 
         sink = io.StringIO()
         try:
-            perform.Performer.draw = noted
+            LocalRenderer.sample = noted
             with contextlib.redirect_stderr(sink), contextlib.redirect_stdout(sink):
                 code = main(["animate", *arguments])
         finally:
-            perform.Performer.draw = real
+            LocalRenderer.sample = real
         if code:
             os.write(2, sink.getvalue()[-2000:].encode())
         return code

@@ -1,4 +1,4 @@
-"""A command of four NANO segments that tests stop and go on with."""
+"""A command of four NANO segments that tests stop and resume."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3.cli import renderer as perform
 from hallo3.cli.main import main
+from hallo3.pipeline import LocalRenderer
 from support.audio_samples import tone, write_wav
 
 
@@ -29,17 +29,17 @@ def inputs_in(folder: Path, model: Path) -> dict[str, str]:
     }
 
 
-def drawn_in(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Segments that are rendered from now on."""
-    found: list[int] = []
-    real = perform.Performer.draw
+def record_rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indices of segments that are rendered from now on."""
+    indices: list[int] = []
+    real = LocalRenderer.sample
 
-    def noted(self: perform.Performer, segment: Any, motion: Any, take: int) -> Any:
-        found.append(segment.index)
-        return real(self, segment, motion, take)
+    def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
+        indices.append(segment.index)
+        return real(self, latents, segment, noise)
 
-    monkeypatch.setattr(perform.Performer, "draw", noted)
-    return found
+    monkeypatch.setattr(LocalRenderer, "sample", sample)
+    return indices
 
 
 def run(inputs: dict[str, str], *flags: str, **changes: str) -> int:
@@ -47,31 +47,26 @@ def run(inputs: dict[str, str], *flags: str, **changes: str) -> int:
     return main(["animate", *(word for pair in words.items() for word in pair), *flags])
 
 
-def stopped_at(index: int, error: BaseException) -> Any:
-    """From here on a segment cannot be rendered."""
-    patch = pytest.MonkeyPatch()
-    real = perform.Performer.draw
-
-    def draw(self: perform.Performer, segment: Any, motion: Any, take: int) -> Any:
-        if segment.index == index:
-            raise error
-        return real(self, segment, motion, take)
-
-    patch.setattr(perform.Performer, "draw", draw)
-    return patch
-
-
 def before_segment(index: int, work: Callable[[], object]) -> pytest.MonkeyPatch:
-    """Something happens just before a segment is rendered."""
-    patch, real = pytest.MonkeyPatch(), perform.Performer.draw
+    """Call ``work`` right before a segment is sampled; until the result is undone."""
+    patch, real = pytest.MonkeyPatch(), LocalRenderer.sample
 
-    def draw(self: perform.Performer, segment: Any, motion: Any, take: int) -> Any:
+    def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
         if segment.index == index:
             work()
-        return real(self, segment, motion, take)
+        return real(self, latents, segment, noise)
 
-    patch.setattr(perform.Performer, "draw", draw)
+    patch.setattr(LocalRenderer, "sample", sample)
     return patch
+
+
+def stop_at(index: int, error: BaseException) -> pytest.MonkeyPatch:
+    """Make a segment fail with ``error``; until the result is undone."""
+
+    def fail() -> None:
+        raise error
+
+    return before_segment(index, fail)
 
 
 def before(place: Any, name: str, work: Callable[[], object]) -> pytest.MonkeyPatch:

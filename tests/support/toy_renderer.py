@@ -1,8 +1,9 @@
-"""A render without a model: frames that depend on the segment, the take and every pixel before."""
+"""A render without networks: frames that depend on the segment, the take and every pixel before."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,56 +11,69 @@ from torch import Tensor
 
 from hallo3.config import NANO
 from hallo3.jobs.job import Job, JobManifest, open_job
-from hallo3.jobs.render import NO_REDO, Redo, SegmentResult, keep
-from hallo3.noise import make_generator
-from hallo3.pipeline import Rendered
+from hallo3.jobs.render import NO_REDO, JobStore, Redo, SegmentResult
+from hallo3.noise import Noise, Purpose, make_generator
+from hallo3.pipeline import render
 from hallo3.segments import Segment, SegmentPlan
 
 SEGMENTS = 5
 PLAN = SegmentPlan(SEGMENTS * 15 - 4, NANO.segment)
-FIRST = torch.zeros(1, 3, 2, 4, 6)
+CANVAS = torch.zeros(1, 3, 1, 4, 6)
 
 
+@dataclass(slots=True, kw_only=True)
+class ToyStore(JobStore):
+    def encode(self, pixels: Tensor) -> bytes:
+        return pixels.numpy().tobytes()
+
+    def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
+        return {"mean": float(pixels.mean()), "seam": 0.0 if before is None else float(before.mean())}
+
+
+@dataclass
 class Toy:
-    """``drawn`` lists what was rendered, in order."""
+    """A renderer; ``rendered`` lists the segments in order."""
 
-    def __init__(self, root: str = "toy", plan: SegmentPlan = PLAN, before: int = 0) -> None:
-        self.plan, self.drawn = plan, list[int]()
-        self.about = JobManifest(
-            key=root + "k" * 30, root=root, segments=before + len(plan), frames=plan.frames, headers="h"
+    root: str = "toy"
+    plan: SegmentPlan = PLAN
+    inherited: int = 0
+    rendered: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        key, segments = self.root + "k" * 30, self.inherited + len(self.plan)
+        self.manifest = JobManifest(
+            key=key, root=self.root, segments=segments, frames=self.plan.frames, headers="h"
         )
 
-    def draw(self, segment: Segment, motion: Tensor, take: int) -> Rendered:
-        self.drawn.append(segment.index)
-        state = float(motion.double().sum())
-        noise = make_generator(f"{segment.index} {take} {state!r}").random((15, 3, 4, 6), dtype="float32")
-        pixels = torch.from_numpy(noise)[: segment.kept_frames]
-        return Rendered(pixels, pixels[-2:].transpose(0, 1)[None] * 2 - 1)
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        del segment, noise
+        return pixels[:, :, 1:]  # the motion frames
 
-    def run(self, jobs: Path, redo: Redo = NO_REDO, *, pixels: bool = False) -> list[bytes]:
-        """All pieces of the finished video."""
-        with open_job(jobs, self.about) as job:
-            kept = list(self.keep(job, redo, pixels=pixels))
-            assert [each.index for each in kept] == list(range(self.about.segments))
-            return [job.piece(index) for index in range(self.about.segments)]
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        self.rendered.append(segment.index)
+        draw = float(noise(Purpose.START, segment.index, 0, (1,)))
+        state = float(image_latents.double().sum())
+        generator = make_generator(f"{segment.index} {draw!r} {state!r}")
+        return torch.from_numpy(generator.random((1, 3, 17, 4, 6), dtype="float32"))
 
-    def keep(self, job: Job, redo: Redo = NO_REDO, *, pixels: bool = False) -> list[SegmentResult]:
-        made = keep(
-            job, self.plan, FIRST, draw=self.draw, press=press, measure=measured, redo=redo, pixels=pixels
-        )
-        return list(made)
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        yield latents * 2 - 1
+
+    def run(self, jobs: Path, redo: Redo = NO_REDO, *, keep_pixels: bool = False) -> list[bytes]:
+        """All encoded segments of the finished video."""
+        with open_job(jobs, self.manifest) as job:
+            results = self.render(job, redo, keep_pixels=keep_pixels)
+            assert [result.index for result in results] == list(range(self.manifest.segments))
+            return [job.piece(index) for index in range(self.manifest.segments)]
+
+    def render(
+        self, job: Job, redo: Redo = NO_REDO, *, parent: Job | None = None, keep_pixels: bool = False
+    ) -> list[SegmentResult]:
+        store = ToyStore(job=job, plan=self.plan, seed=3, parent=parent, redo=redo, keep_pixels=keep_pixels)
+        own = render(CANVAS, self.plan, self, store, motion_drop=0.0)
+        return [*store.inherited_results(), *own]
 
 
-def press(pixels: Tensor) -> bytes:
-    return pixels.numpy().tobytes()
-
-
-def measured(pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
-    return {"mean": float(pixels.mean()), "seam": 0.0 if before is None else float(before.mean())}
-
-
-def undisturbed(folder: Path, *, redo: Redo = NO_REDO) -> list[bytes]:
-    """What a run without any trouble makes."""
-    toy = Toy()
-    made = toy.run(folder)
-    return Toy().run(folder, redo) if redo != NO_REDO else made
+def render_undisturbed(folder: Path, *, redo: Redo = NO_REDO) -> list[bytes]:
+    pieces = Toy().run(folder)
+    return Toy().run(folder, redo) if redo != NO_REDO else pieces

@@ -1,4 +1,4 @@
-"""A run says which approximations an identity brings along that it does not make itself."""
+"""An identity warns of approximations that a run does not use itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hallo3.media.canvas import Canvas
         ((), ("int8",), ""),
         (("int8",), ("int8",), ""),
         (("int8",), (), "int8 (approximate)"),
-        (("int8", "attention sage"), ("attention sage",), "by int8 (approximate)"),
+        (("int8", "attention sage"), ("attention sage",), "with int8 (approximate)"),
         (("int8", "attention sage"), (), "int8, attention sage (approximate)"),
     ],
 )
-def test_what_a_run_does_not_do_itself_is_told(
+def test_approximations_that_a_run_does_not_use_are_reported(
     made: tuple[str, ...], now: tuple[str, ...], told: str
 ) -> None:
     identity = Identity(
@@ -28,8 +28,8 @@ def test_what_a_run_does_not_do_itself_is_told(
         space="thumbnail",
         face_embedding=torch.ones(1, 48),
         reference_features=(),
-        made=Provenance("bf16", made),
+        provenance=Provenance("bf16", made),
     )
-    said = identity.carries(now)
+    said = identity.approximation_warning(now)
     assert told in said
     assert bool(said) == bool(told)

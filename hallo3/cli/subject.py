@@ -1,0 +1,135 @@
+"""The person to animate: a portrait, analyzed when that is needed, or a saved identity."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoints.locate import ModelFolder
+from ..config import Hallo3Config
+from ..errors import InputError
+from ..face.registry import analyze_face, create_analyzer
+from ..face.selection import FaceChoice
+from ..geometry import PixelBox
+from ..identity import Identity, Portrait, frame_portrait
+from ..identity_file import check_model, fingerprint_in, read_identity
+from ..media.canvas import Canvas, fit
+from ..media.framing import keeps_whole
+from ..media.image import read_picture
+from ..media.paste_back import PasteBack
+from ..storage.hashing import hash_tensor
+from .options import AnimateOptions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """Either a ``picture`` [3, h, w] with the ``choice`` of a face in it, or a saved ``identity``."""
+
+    name: str
+    config: Hallo3Config
+    faces: Path | None
+    framing: str
+    choice: FaceChoice
+    picture: Tensor | None = None
+    identity: Identity | None = None
+
+    @cached_property
+    def portrait(self) -> Portrait:
+        """The analyzed portrait. Raises ``FaceError`` if no usable face is found."""
+        assert self.picture is not None  # not asked of a saved identity
+        analyzer = create_analyzer(self.config.face, self.faces, choice=self.choice)
+        face = analyze_face(self.picture, analyzer, self.config.face, self.choice)
+        return frame_portrait(self.picture, face, self.config.segment.shape, self.framing)
+
+    @cached_property
+    def canvas(self) -> Canvas:
+        """The start of every segment; the face is looked for only if it decides the crop."""
+        if self.identity is not None:
+            return self.identity.canvas
+        assert self.picture is not None
+        height, width = self.picture.shape[1:]
+        shape = self.config.segment.shape
+        if keeps_whole(height, width, shape, self.framing):
+            return fit(self.picture, shape)
+        return self.portrait.canvas
+
+    def preview(self) -> Tensor:
+        """A picture [3, h, w] in 0..1 of what is used; the canvas of an identity that was saved without
+        one."""
+        picture = self.portrait.preview() if self.identity is None else self.identity.preview
+        return (self.canvas.pixels[0, :, 0] + 1) / 2 if picture is None else picture / 255
+
+    def paste_back(self) -> PasteBack:
+        """Raises ``InputError`` if an identity was saved without its photograph."""
+        paste_back = self.portrait.paste_back if self.identity is None else self.identity.paste_back
+        if paste_back is None:
+            raise InputError(
+                "There is no photograph to paste the frames back into.",
+                found=f"{self.name} without one",
+                expected="an identity that was saved with its photograph",
+                fix="remove --paste-back, or make the identity again",
+            )
+        return paste_back
+
+    def facts(self) -> dict[str, Any]:
+        """What decides frames, for the job's key."""
+        if self.identity is not None and self.identity.saved_info is not None:
+            return {"identity": self.identity.saved_info.content}
+        assert self.picture is not None
+        choice = self.choice
+        asked = choice.index, choice.box, choice.whole_picture, self.framing
+        return {"portrait": hash_tensor(self.picture), "asked": asked}
+
+
+def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Config) -> Subject:
+    """Read the portrait or the identity that the options name. Raises the errors of :mod:`hallo3.errors`."""
+    choice = FaceChoice(
+        index=options.face, box=_parse_box(options.face_box), whole_picture=options.whole_picture
+    )
+    source = options.identity or options.portrait
+    assert source is not None  # checked with the other required options
+    subject = Subject(
+        name=source.name, config=config, faces=files.faces, framing=options.framing, choice=choice
+    )
+    if options.identity is None:
+        return replace(subject, picture=read_picture(source))
+    conflicting = {
+        "--portrait": options.portrait is not None,
+        "--save-identity": options.save_identity is not None,
+        "--face": options.face != 0,
+        "--face-box": options.face_box is not None,
+        "--framing": options.framing != "auto",
+        "--whole-picture": options.whole_picture,
+    }
+    if others := [name for name, given in conflicting.items() if given]:
+        raise InputError(
+            "Give either a portrait or --identity, not both.",
+            found=f"--identity and {', '.join(others)}",
+            expected="a portrait with its options, or a saved identity",
+            fix="remove one of them",
+        )
+    identity = read_identity(options.identity)
+    check_model(identity, config, lambda: fingerprint_in(files.transformer))
+    return replace(subject, identity=identity)
+
+
+def _parse_box(text: str | None) -> PixelBox | None:
+    """``LEFT,TOP,RIGHT,BOTTOM`` in pixels of the portrait. Raises ``InputError``."""
+    if text is None:
+        return None
+    number = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
+    match = re.fullmatch(",".join([number] * 4), text)
+    edges = [float(edge) for edge in match.groups()] if match else [0.0] * 4
+    if edges[0] >= edges[2] or edges[1] >= edges[3]:
+        raise InputError(
+            "The face box cannot be read.",
+            found=f"--face-box {text}",
+            expected="four numbers LEFT,TOP,RIGHT,BOTTOM in pixels, RIGHT > LEFT and BOTTOM > TOP",
+            fix="give the face's edges in the portrait, such as --face-box 120,80,360,400",
+        )
+    return PixelBox(*edges)
