@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
 from .media.paste_back import LONGEST, PasteBack
 from .storage.atomic import write_atomic, write_error
-from .storage.hashing import hash_tensor, raw_bytes
+from .storage.hashing import hash_tensor, hash_text, raw_bytes
 from .storage.json_file import parse_json_object
 
 IDENTITY_SUFFIX = ".safetensors"
@@ -190,10 +189,8 @@ def _facts(identity: Identity) -> dict[str, Any]:
 
 def _hash_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in facts.items() if name != "content"}
-    digest = sha256(json.dumps(rest, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"|{name} {hash_tensor(tensors[name])}".encode())
-    return digest.hexdigest()
+    hashes = (f"|{name} {hash_tensor(tensors[name])}" for name in sorted(tensors))
+    return hash_text(json.dumps(rest, sort_keys=True) + "".join(hashes))
 
 
 def _parse_metadata(text: str) -> dict[str, Any] | None:

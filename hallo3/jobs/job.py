@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
 from ..storage.atomic import TEMPORARY_SUFFIX, write_atomic, write_error
-from ..storage.hashing import BLOCK_BYTES, hash_tensor
+from ..storage.hashing import BLOCK_BYTES, hash_tensor, hash_text
 from ..storage.json_file import parse_json_object, read_json_object
 from ..storage.lock import lock_folder
 from .segment_file import (
@@ -180,7 +179,7 @@ class Job:
     @property
     def state(self) -> str:
         """A hash of all segments: another take of any is another state."""
-        return sha256("|".join(record.link if record else "" for record in self.records).encode()).hexdigest()
+        return hash_text("|".join(record.link if record else "" for record in self.records))
 
     def finished(self, index: int) -> SegmentRecord | None:
         """A segment's record if it is intact and continues the one before as that is now."""

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from ..checkpoints.tensor_entry import header_bytes
 from ..checkpoints.tensor_file import TensorFile
 from ..errors import CheckpointError
-from ..storage.hashing import hash_tensor, raw_bytes
+from ..storage.hashing import hash_tensor, hash_text, raw_bytes
 from ..storage.json_file import parse_json_object
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
@@ -61,7 +60,7 @@ def compute_link(previous: str, index: int, frames: int, take: int, pixels: str,
     """The link of a segment: its frames and all that came before. Encoded bytes are not part of it, so that a
     segment that must be rendered again is the same whatever its encoder does."""
     parts = previous, str(index), str(frames), str(take), pixels, hash_tensor(motion)
-    return sha256("|".join(parts).encode()).hexdigest()
+    return hash_text("|".join(parts))
 
 
 def serialize_segment(
@@ -71,7 +70,7 @@ def serialize_segment(
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
     stored = {name: tensors[name].detach().cpu().contiguous() for name in order}
     note = json.dumps(asdict(record), sort_keys=True)
-    metadata = {NOTE: note, JOB: manifest, CHECK: sha256((note + manifest).encode()).hexdigest()}
+    metadata = {NOTE: note, JOB: manifest, CHECK: hash_text(note + manifest)}
     yield header_bytes(((name, t.dtype, tuple(t.shape)) for name, t in stored.items()), metadata)
     for tensor in stored.values():
         yield raw_bytes(tensor)
@@ -125,7 +124,7 @@ def _read(path: Path, parse: Callable[[TensorFile], T]) -> T | None:
 def _parse_note(file: TensorFile) -> tuple[SegmentRecord, str]:
     """Raises ``ValueError`` for a note that is missing or not the one that was written."""
     note, manifest = file.metadata.get(NOTE, ""), file.metadata.get(JOB, "")
-    check = sha256((note + manifest).encode()).hexdigest()
+    check = hash_text(note + manifest)
     if len(note) > MAX_NOTE_CHARACTERS or check != file.metadata.get(CHECK):
         raise ValueError("the segment's note is damaged")
     values = parse_json_object(note)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from hashlib import sha256
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..storage.hashing import hash_bytes
 
 BT709, LIMITED = 1, 1
 REORDERABLE = 3
@@ -162,7 +162,7 @@ def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -
     blank = torch.zeros(3, height, width)
     with av.open(BytesIO(encode_segment([blank], encoding, fps))) as container:
         extra: bytes = container.streams.video[0].codec_context.extradata or b""
-    return sha256(extra).hexdigest()
+    return hash_bytes(extra)
 
 
 def to_uint8(frames: Tensor) -> Tensor:

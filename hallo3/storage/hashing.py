@@ -24,7 +24,15 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
 
     Raises ``ValueError`` for NaN and infinity.
     """
-    return sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hash_text(json.dumps(facts, sort_keys=True, allow_nan=False))
+
+
+def hash_text(text: str) -> str:
+    return hash_bytes(text.encode())
+
+
+def hash_bytes(data: bytes) -> str:
+    return sha256(data).hexdigest()
 
 
 def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
@@ -62,7 +70,7 @@ class FileHashCache:
         """A file's hash; ``compute`` is called unless this very file is known. Raises what it raises."""
         stat = path.stat()
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        name = sha256(str(path.resolve()).encode()).hexdigest()  # no one else learns where people keep files
+        name = hash_text(str(path.resolve()))  # no one else learns where people keep files
         entry: Any = self._known.get(name)
         if isinstance(entry, dict) and cast("dict[str, Any]", entry).get("seen") == seen:
             return str(cast("dict[str, Any]", entry).get("sha256"))

@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import folder_paths
 import torch
 from server import PromptServer
 
-from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor
+from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor, hash_text
 
 PASSED_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that decide nothing: what they hand on is that input."""
@@ -81,7 +80,7 @@ class Graph:
                 values[name] = {"value": value}
                 self.texts |= _texts(value)
         text = json.dumps([node["class_type"], values], sort_keys=True, default=_named)
-        return sha256(text.encode()).hexdigest()
+        return hash_text(text)
 
 
 def files_of(texts: set[str], contents: FileHashCache, said: Callable[[str], None]) -> dict[str, list[str]]:
