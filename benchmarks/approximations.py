@@ -42,7 +42,7 @@ from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.models import Models  # noqa: E402
 from hallo3.noise import make_noise  # noqa: E402
-from hallo3.pipeline import RenderProgress, encode_prompt, encode_speech, render_identity, make_step_cache  # noqa: E402  # noqa: E402
+from hallo3.pipeline import RenderProgress, encode_prompt, encode_speech, make_step_cache, render_identity  # noqa: E402  # noqa: E402
 from hallo3.quantization.precision import PRECISIONS  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport  # noqa: E402
 from hallo3.settings import (  # noqa: E402

@@ -22,7 +22,7 @@ from ..hallo3.segments import SegmentPlan, plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, picture_of, recording_of
-from .extrapolate import make_encoding, jobs_folder
+from .extrapolate import jobs_folder, make_encoding
 from .identity import photograph_of
 from .schema import IdentityType
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
-if "HALLO3_TEST_DEVICE" not in os.environ:  # `make test-gpu`; everything else gives the same with or without a GPU
+if "HALLO3_TEST_DEVICE" not in os.environ:  # only `make test-gpu` sees a GPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -156,9 +156,7 @@ def test_features_keep_their_type(
         Provenance("", ("attention_sage",)),
     ],
 )
-def test_provenance_is_kept(
-    made: Provenance, path: Path, identity: Identity, tmp_path: Path
-) -> None:
+def test_provenance_is_kept(made: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
     mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     write_identity(replace(identity, provenance=made), mark, files[0])
     read = read_identity(files[0])

@@ -138,7 +138,7 @@ def test_what_was_tried_is_what_runs(
     monkeypatch.setattr(renderer, "choose_kernels", again)
     loaded: dict[str, Any] = {}
     monkeypatch.setattr(renderer, "load_models", lambda *_, **given: loaded.update(given) or _stop())
-    performer = perform.Performer(found, tmp_path, "", lambda _: None)
+    performer = renderer.RunNetworks(found, tmp_path, "")
     with pytest.raises(KeyboardInterrupt):
         _ = performer.identity
     assert loaded["kernels"] is FUSED
