@@ -158,6 +158,8 @@ def headlines() -> Iterator[str]:
 
 
 def pattern(text: ast.expr) -> Iterator[str]:
+    if isinstance(text, ast.IfExp):
+        yield from (*pattern(text.body), *pattern(text.orelse))
     if isinstance(text, ast.Constant | ast.JoinedStr):
         parts = text.values if isinstance(text, ast.JoinedStr) else [text]
         yield "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in parts)
