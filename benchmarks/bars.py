@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hallo3.media.plots import GREY, GRID, INK, Pen
+from hallo3.media.drawing import GREY, GRID, INK, Pen
 
 WIDTH = 960
 LEFT, RIGHT = 250, 120
@@ -39,7 +39,7 @@ def draw_bars(title: str, told: str, panels: Sequence[Panel]) -> Tensor:
         raise ValueError("there is nothing to draw")
     rows = sum(len(panel.bars) for panel in panels)
     height = HEADER + rows * ROW + len(panels) * (TITLE + BETWEEN) - BETWEEN + FOOTER
-    pen = Pen(WIDTH, height)
+    pen = Pen.on_page(WIDTH, height)
     pen.text(16, 26, title, 19, INK)
     pen.text(16, 49, told, 13, GREY)
     top = HEADER
@@ -51,7 +51,7 @@ def draw_bars(title: str, told: str, panels: Sequence[Panel]) -> Tensor:
 
 def _draw(pen: Pen, panel: Panel, top: float) -> None:
     pen.text(16, top + 10, panel.title, 15, INK)
-    pen.text(16 + pen.length(panel.title, 15) + 10, top + 11, panel.about, 12, GREY)
+    pen.text(16 + pen.text_width(panel.title, 15) + 10, top + 11, panel.about, 12, GREY)
     most = max(bar.value for bar in panel.bars) or 1.0
     first = top + TITLE
     pen.line([(LEFT, first - 4), (LEFT, first + len(panel.bars) * ROW)], GRID, 1)

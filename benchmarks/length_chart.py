@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hallo3.media.plots import GREY, GRID, INK, TWICE, Box, Pen, round_step
+from hallo3.media.drawing import GREY, GRID, INK, Box, Pen, round_step
 
 WIDTH, HEIGHT = 960, 360
 HEADER, BOTTOM, BETWEEN, LEFT, RIGHT = 92, 56, 90, 64, 30
@@ -20,7 +20,7 @@ def draw_length(rows: Sequence[Mapping[str, Any]], line: Mapping[str, float] | N
     Raises ``ValueError`` without rows."""
     if not rows:
         raise ValueError("there is nothing to draw")
-    pen = Pen(WIDTH, HEIGHT)
+    pen = Pen.on_page(WIDTH, HEIGHT)
     pen.text(16, 26, "What a longer speech costs", 19, INK)
     pen.text(16, 49, "hallo3 animate from start to end, a random NANO set on the CPU", 13, GREY)
     width = (WIDTH - LEFT - RIGHT - BETWEEN) / 2
@@ -46,7 +46,7 @@ def _panel(
 ) -> None:
     left, top, right, bottom = box
     pen.text(left, top - 16, title, 15, INK)
-    pen.text(left + pen.length(title, 15) + 10, top - 15, about, 12, GREY)
+    pen.text(left + pen.text_width(title, 15) + 10, top - 15, about, 12, GREY)
     if not points:
         return
     across, up = _axis(max(x for x, _ in points)), _axis(max(y for _, y in points))
@@ -67,7 +67,7 @@ def _panel(
     else:
         pen.line([place(x, y) for x, y in points], LIGHT, 3)
     for x, y in (place(*point) for point in points):
-        pen.draw.circle((x * TWICE, y * TWICE), 4 * TWICE, LINE)
+        pen.dot(x, y, 4, LINE)
 
 
 def _axis(most: float) -> list[float]:

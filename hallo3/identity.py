@@ -91,9 +91,9 @@ class Portrait:
             self.picture,
             self.face.mask,
             self.shape,
-            crop=self.crop,
-            faces=self.face.boxes,
-            chosen=self.face.chosen,
+            self.crop,
+            self.face.boxes,
+            self.face.chosen,
         )
         return (picture * 255).round().to(torch.uint8)
 

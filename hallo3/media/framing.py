@@ -119,12 +119,11 @@ def keeps_whole(height: int, width: int, shape: VideoShape, framing: str) -> boo
 
 
 def face_box(mask: Tensor) -> PixelBox | None:
-    """The face that a mask [h, w], above 0.5 where it is, was made for.
+    """The box of the face that a mask [h, w] was made for, which is smaller than the mask's.
 
-    That is its extent without the fifth by which the original's mask is larger than the face. None for an
-    empty mask, or one that covers (nearly) the whole picture: nothing is known of the face then.
+    None for an empty mask, or one that covers (nearly) the whole picture: nothing is known of the face then.
     """
-    box = extent(mask > 0.5)
+    box = mask_extent(mask > 0.5)
     if box is None or box.area >= EVERYTHING * mask.numel():
         return None
     left, top, right, bottom = box
@@ -133,8 +132,8 @@ def face_box(mask: Tensor) -> PixelBox | None:
     return PixelBox(x - across, y - down, x + across, y + down)
 
 
-def extent(seen: Tensor) -> PixelBox | None:
-    """The box round all that is true in [h, w]; None if nothing is."""
+def mask_extent(seen: Tensor) -> PixelBox | None:
+    """The box around all that is true in [h, w]; None if nothing is."""
     rows, columns = (seen.any(dim=dim).nonzero() for dim in (1, 0))
     if not len(rows):
         return None
