@@ -99,7 +99,7 @@ def test_what_saves_nothing_is_said_and_left_out(
     del words[words.index("--model") : words.index("--model") + 2]
     assert main([*words, "--approximate", name, "--plan"]) == 0
     out, err = capsys.readouterr()
-    assert f"{name} saves nothing here (1 step, guidance 1) and is left out" in err
+    assert f"{name} saves nothing here (1 step, guidance 1) and is not used" in err
     assert UNTESTED not in err
     assert "network   1 evaluations" in out
 

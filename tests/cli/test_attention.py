@@ -45,7 +45,7 @@ def test_another_kernel_makes_the_same_video(
     wanted = frames_in(inputs["-o"]).astype(int)
     assert run(inputs, attention="math") == 0  # the same job: nothing is left to do, and nothing ran
     err = capfd.readouterr().err
-    assert "all 2 segments are finished" in err
+    assert "all 2 segments were already rendered" in err
     assert "attention by" not in err
     assert run(inputs, "--fresh", attention="math") == 0
     assert "note: attention by torch, math" in capfd.readouterr().err
@@ -89,8 +89,8 @@ def test_only_an_approximate_attention_makes_another_job(inputs: dict[str, str])
 
 
 def test_runs_by_another_attention_take_another_time(inputs: dict[str, str]) -> None:
-    assert request_of(inputs).kind != request_of(inputs, "--attention", "math").kind
-    assert request_of(inputs).kind == request_of(inputs, "--attention", "auto").kind
+    assert request_of(inputs).throughput_key != request_of(inputs, "--attention", "math").throughput_key
+    assert request_of(inputs).throughput_key == request_of(inputs, "--attention", "auto").throughput_key
 
 
 def test_plan_and_doctor_tell_of_it(

@@ -16,7 +16,7 @@ from hallo3.built_in import FOLDER
 from hallo3.cli.main import main
 from support.audio_samples import RATE, tone, write_wav
 
-ABOUT = "note: the built-in model has learned drawn faces only, not photographs.\n"
+ABOUT = "note: the built-in model knows drawn faces only, not photographs.\n"
 RAN = "note: attention by torch, flash; plain kernels\n"
 
 

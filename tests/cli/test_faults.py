@@ -73,8 +73,8 @@ def test_a_disk_that_is_full_of_finished_segments(
     text = refused(inputs, capsys, f"{index:06d}.safetensors: No space left on device, 0 bytes free")
     patch.undo()
     assert str(jobs) in text
-    assert "bytes of room" in text
-    assert f"{index} of 4 segments are kept" in text
+    assert "bytes of free space" in text
+    assert f"{index} of 4 segments are saved" in text
     found = notes(committed(jobs))
     assert len(found) == index
     disk.fill(but=ENOUGH)
@@ -164,7 +164,7 @@ def test_a_full_disk_under_the_finished_video(
         assert str(disk.folder) in said
         assert "No space left on device" in said
         assert "bytes free" in said
-        assert "4 of 4 segments are kept" in said
+        assert "4 of 4 segments are saved" in said
         assert video.read_bytes() == b"an old video"
         assert sorted(path.name for path in disk.folder.iterdir()) == ["v.mp4"]
         assert len(committed(jobs)) == 4
@@ -211,7 +211,7 @@ def test_a_folder_that_is_deleted_meanwhile(
     assert "missing" in text or "No such file or directory" in text
     kept = 2 if gone == "speech" else 0
     assert len(committed(jobs)) == kept
-    assert ("segments are kept" in text) == bool(kept)
+    assert ("segments are saved" in text) == bool(kept)
     drawn.clear()
     assert run(inputs) == 0
     assert drawn == list(range(kept, 4))
@@ -223,7 +223,7 @@ def test_a_finished_segment_that_is_deleted_meanwhile(
 ) -> None:
     jobs = Path(inputs["--jobs-folder"])
     patch = before_segment(2, lambda: next(jobs.rglob("000001.safetensors")).unlink())
-    refused(inputs, capsys, "000001.safetensors", "3 of 4 segments are kept", "only this segment")
+    refused(inputs, capsys, "000001.safetensors", "3 of 4 segments are saved", "only this segment")
     patch.undo()
     drawn.clear()
     assert run(inputs) == 0

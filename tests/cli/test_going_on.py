@@ -49,7 +49,7 @@ def test_the_same_command_goes_on(
     assert run(inputs) == 1
     patch.undo()
     said = capsys.readouterr().err
-    assert "2 of 4 segments are kept, the same command goes on from there" in said
+    assert "2 of 4 segments are saved; the same command resumes from there" in said
     so_far = next(Path(inputs["-o"]).parent.glob("hallo3_jobs/*/so_far.mp4"))
     assert str(so_far) in said
     assert isinstance(error, KeyboardInterrupt) or "Out of memory." in said
@@ -57,8 +57,8 @@ def test_the_same_command_goes_on(
     drawn.clear()
     assert run(inputs) == 0
     out, err = capsys.readouterr()
-    assert "going on after 2 of 4 finished segments" in err
-    assert "2 of 4 segments were finished before" in out
+    assert "resuming after 2 of 4 finished segments" in err
+    assert "2 of 4 segments were already rendered" in out
     assert drawn == [2, 3]
     assert {kind: packets(inputs["-o"], kind) for kind in ("video", "audio")} == wanted
     assert not so_far.exists()
@@ -92,7 +92,7 @@ def test_segments_are_done_again(
     drawn.clear()
     assert run(inputs, redo="2-3") == 0
     assert drawn == [1, 2]
-    assert "doing segments 2 to 3 again, take 1" in capsys.readouterr().err
+    assert "re-rendering segments 2 to 3 as take 1" in capsys.readouterr().err
     after = packets(inputs["-o"], "video")
     assert after[:15] == before[:15]
     assert after[45:] == before[45:]
@@ -109,7 +109,7 @@ def test_a_video_is_started_again(
     drawn.clear()
     assert run(inputs, "--fresh") == 0
     assert drawn == [0, 1, 2, 3]
-    assert "what was finished before is kept in" in capsys.readouterr().err
+    assert "earlier work was moved to" in capsys.readouterr().err
     jobs = Path(inputs["-o"]).parent / "hallo3_jobs"
     assert sorted(path.name.endswith(".old-1") for path in jobs.iterdir() if path.is_dir()) == [False, True]
 
@@ -133,7 +133,7 @@ def test_a_video_goes_on_with_more_speech(
         assert abs(len(heard) / container.streams.audio[0].rate - 3.2) < 0.05
     assert float(np.abs(heard[-20000:]).max()) > 0.3
     assert run(longer, continue_from="nothing.mp4") == 2
-    assert "no video to go on from" in capsys.readouterr().err
+    assert "no video to continue" in capsys.readouterr().err
 
 
 def test_jobs_are_listed_and_cleared(inputs: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_a_plan_knows_how_long_it_took_before(
     size = Path(inputs["-o"]).stat().st_size
     assert run(inputs, "--plan") == 0
     said = capsys.readouterr().out
-    assert "as on earlier runs" in said
+    assert "from earlier runs" in said
     assert "no earlier run" not in said
     assert size > 0
 
@@ -181,7 +181,7 @@ def test_what_cannot_fit_on_the_disk_is_refused_with_both_numbers(
     monkeypatch.setattr(renderer, "load_models", None)
     for flags in (("--plan",), ()):
         assert run(inputs, *flags) == 2
-        assert "1000 bytes free" in capsys.readouterr().err
+        assert "1 kB free" in capsys.readouterr().err
 
 
 def test_drift_is_drawn(inputs: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cli.test_attention import frames_in, inputs, request_of
-from hallo3.cli import renderer, vram
+from hallo3.cli import request
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.select import KernelChoice
 from support.resume_runs import run
@@ -26,13 +26,13 @@ def test_fused_kernels_make_the_same_video(inputs: dict[str, str], capfd: pytest
 def test_kernels_are_no_part_of_a_job(inputs: dict[str, str]) -> None:
     plain, fused = request_of(inputs), request_of(inputs, "--kernels", "fused")
     assert plain.job_key("") == fused.job_key("")
-    assert plain.kind != fused.kind, "they take another time"
+    assert plain.throughput_key != fused.throughput_key, "they take another time"
 
 
 def test_why_the_fused_ones_were_not_taken_is_told(
     inputs: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renderer, "choose_kernels", lambda *_: KernelChoice(PLAIN, "Triton is not installed"))
+    monkeypatch.setattr(request, "choose_kernels", lambda *_: KernelChoice(PLAIN, "Triton is not installed"))
     assert run(inputs) == 0
     assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
 
@@ -46,7 +46,6 @@ def test_nothing_is_tried_before_something_is_rendered(
     def tried(*_: object) -> KernelChoice:
         raise AssertionError("kernels were tried")
 
-    for place in (renderer, vram):
-        monkeypatch.setattr(place, "choose_kernels", tried)
+    monkeypatch.setattr(request, "choose_kernels", tried)
     assert request_of(inputs, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
     assert run(inputs) == 0

@@ -169,7 +169,7 @@ def test_no_connection_is_told(
     for called in ("snapshot_download", "HfApi"):
         monkeypatch.setattr(sys.modules["huggingface_hub"], called, fails)
         assert main(["download", str(tmp_path)]) == 1
-        assert "goes on where it stopped" in capsys.readouterr().err
+        assert "resumes where it stopped" in capsys.readouterr().err
     del hub
 
 

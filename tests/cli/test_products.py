@@ -15,7 +15,6 @@ from support.resume_runs import inputs_in, run
 
 GB = 1_000_000_000
 APPROXIMATE = "8-bit products; untested on real weights"
-SLOW = "made for a GPU"
 
 
 @pytest.mark.parametrize("dtype", ["fp8-products", "int8"])
@@ -26,22 +25,20 @@ def test_a_video_is_rendered_and_called_approximate(
     inputs = inputs_in(tmp_path, tiny_folder) | {"--dtype": dtype, "--steps": "1"}
     assert run(inputs) == 0
     err = capsys.readouterr().err
-    assert err.count(APPROXIMATE) == err.count(SLOW) == 1
+    assert err.count(APPROXIMATE) == 1
     assert Path(inputs["-o"]).stat().st_size > 0
 
 
-@pytest.mark.parametrize(("dtype", "told"), [("int8", 1), ("fp8-products", 1), ("fp8", 0), ("bf16", 0)])
+@pytest.mark.parametrize("dtype", ["int8", "fp8-products", "fp8", "bf16"])
 def test_with_the_built_in_model_they_have_been_tried(
     dtype: str,
-    told: int,
     capsys: pytest.CaptureFixture[str],
     samples: Path,
 ) -> None:
     inputs = {"--portrait": str(samples / "portrait.png"), "--speech": str(samples / "speech.wav")}
     words = [word for pair in inputs.items() for word in pair]
     assert main(["animate", *words, "--model", str(FOLDER), "--dtype", dtype, "--plan"]) == 0
-    err = capsys.readouterr().err
-    assert (err.count(APPROXIMATE), err.count(SLOW)) == (0, told)
+    assert APPROXIMATE not in capsys.readouterr().err
 
 
 def test_a_device_that_cannot_is_refused_before_anything_is_loaded(

@@ -60,8 +60,8 @@ def test_a_recording_that_changes_underway_makes_no_video(
     patch = before(renderer, "load_models", swap)
     assert run(inputs) == 2
     patch.undo()
-    assert "has changed while the video was made" in capsys.readouterr().err
-    assert drawn == [0]
+    assert "changed while the video was rendered" in capsys.readouterr().err
+    assert drawn == []
     speech.write_bytes(first)
     assert run(inputs) == 0
     changed = packets(inputs["-o"], "video")
@@ -102,7 +102,7 @@ def test_a_video_is_gone_on_from_by_what_it_is(
     assert run(inputs | folder | {"-o": str(tmp_path / "x" / "v.mp4")}, seed="1", redo="2-3") == 1
     patch.undo()
     assert run(longer, continue_from=str(tmp_path / "x" / "v.mp4")) == 2
-    assert "no video to go on from" in capsys.readouterr().err
+    assert "no video to continue" in capsys.readouterr().err
     assert run(longer | {"--quality": "30"}, continue_from=str(tmp_path / "y" / "v.mp4")) in (0, 2)
 
 
@@ -113,7 +113,7 @@ def test_a_fresh_start_that_is_stopped_says_how_to_go_on(
     patch = stop_at(2, KeyboardInterrupt())
     assert run(inputs, "--fresh") == 1
     patch.undo()
-    assert "the same command without --fresh goes on from there" in capsys.readouterr().err
+    assert "the same command without --fresh resumes from there" in capsys.readouterr().err
     drawn.clear()
     assert run(inputs) == 0
     assert drawn == [2, 3]
@@ -195,6 +195,6 @@ def test_a_video_begun_with_another_torch_says_so(
     capsys.readouterr()
     monkeypatch.setattr(video_job, "describe_machine", lambda: "torch 9.9 on another card")
     assert run(inputs) == 0
-    assert "this video was begun with torch" in capsys.readouterr().err
+    assert "this video was started with torch" in capsys.readouterr().err
     assert run(inputs) == 0
-    assert "begun with" not in capsys.readouterr().err
+    assert "started with" not in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_memory_runs_out(
         assert "Out of memory." in said
         assert "--low-memory" in said.split("use --vram N")[1]
         assert "Traceback" not in said
-        assert (f"{kept} of 4 segments are kept" in said) == bool(kept)
+        assert (f"{kept} of 4 segments are saved" in said) == bool(kept)
         found = notes(committed(jobs))
         assert found == {each: segments[each] for each in sorted(segments)[:kept]}
         assert not Path(inputs["-o"]).exists()
@@ -162,7 +162,7 @@ def test_the_growing_video_cannot_be_appended_to(
         patch.setattr(GrowingVideo, "__enter__", begin)
         assert run(inputs) == 1
     said = capsys.readouterr().err
-    assert "2 of 4 segments are kept" in said
+    assert "2 of 4 segments are saved" in said
     assert "Input/output error" in said or "ValueError: broken" in said
     assert ("so_far.mp4: Input/output error" in said) == isinstance(error, OSError)
     drawn.clear()
@@ -181,8 +181,8 @@ def test_frames_that_are_no_numbers_are_not_kept(
     real = LocalRenderer.sample
     for index, value in ((1, float("nan")), (2, float("inf"))):
 
-        def sample(self: LocalRenderer, latents: torch.Tensor, segment: Any) -> torch.Tensor:
-            made = real(self, latents, segment)
+        def sample(self: LocalRenderer, latents: torch.Tensor, segment: Any, noise: Any) -> torch.Tensor:
+            made = real(self, latents, segment, noise)
             return made + value if segment.index == index else made  # noqa: B023
 
         with pytest.MonkeyPatch.context() as patch:
@@ -190,7 +190,7 @@ def test_frames_that_are_no_numbers_are_not_kept(
             assert run(inputs) == 1
         said = capsys.readouterr().err
         assert f"NaN or infinity in segment {index + 1}" in said
-        assert f"{index} of 4 segments are kept" in said
+        assert f"{index} of 4 segments are saved" in said
         found = notes(committed(Path(inputs["-o"]).parent / "hallo3_jobs"))
         assert found == {each: segments[each] for each in sorted(segments)[:index]}
     drawn.clear()

@@ -12,6 +12,7 @@ import torch
 
 from hallo3 import doctor as under
 from hallo3.cli import animate, renderer, vram
+from hallo3.cli import request as cli_request
 from hallo3.cli.main import main, parse
 from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.errors import InputError
@@ -51,13 +52,13 @@ def test_a_plan_is_shown_without_a_gpu(words: list[str], capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--vram", "6"], "no ceiling to keep"),
+        (["--vram", "6"], "no GPU whose memory could be limited"),
         (["--vram", "6", "--plan", "--low-memory"], "--vram and --low-memory"),
         (["--vram", "6", "--plan", "--offload", "disk"], "--vram and --offload disk"),
         (["--vram", "auto", "--offload", "none"], "--vram and --offload none"),
-        (["--vram", "auto", "--plan"], "no GPU whose free memory"),
-        (["--vram", "0", "--plan"], "cannot be a ceiling"),
-        (["--vram", "nan", "--plan"], "cannot be a ceiling"),
+        (["--vram", "auto", "--plan"], "no GPU whose memory could be limited"),
+        (["--vram", "0", "--plan"], "memory limit is invalid"),
+        (["--vram", "nan", "--plan"], "memory limit is invalid"),
         (["--vram", "0.4", "--plan"], "does not fit into so much"),
     ],
 )
@@ -81,50 +82,50 @@ def card(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(vram, "total_bytes", lambda _: 12 * GB)
     monkeypatch.setattr(vram, "free_bytes", lambda _: 9 * GB)
     monkeypatch.setattr(vram, "keep_under", lambda promised, _: told.update(kept=promised))
-    monkeypatch.setattr(vram, "choose_kernels", lambda *_: told.get("kernels", KernelChoice(FUSED)))
+    monkeypatch.setattr(cli_request, "choose_kernels", lambda *_: told.get("kernels", KernelChoice(FUSED)))
     return told
 
 
 def test_a_ceiling_is_kept_on_a_gpu(words: list[str], card: dict[str, Any]) -> None:
-    asked = vram.planned(request(words, "cuda", "--vram", "6"))
+    asked = vram.plan_run_memory(request(words, "cuda", "--vram", "6"))
     assert asked.memory is not None
     assert asked.memory.ceiling == 6 * GB
-    vram.keep_ceiling(asked)
+    vram.limit_gpu_memory(asked)
     assert card["kept"] == 6 * GB - CONTEXT
-    with pytest.raises(InputError, match="less memory than that"):
-        vram.planned(request(words, "cuda", "--vram", "13"))
+    with pytest.raises(InputError, match="less memory than --vram"):
+        vram.plan_run_memory(request(words, "cuda", "--vram", "13"))
 
 
 def test_what_is_free_is_used_where_nothing_is_asked(words: list[str], card: dict[str, Any]) -> None:
-    free = vram.planned(request(words, "cuda"))
+    free = vram.plan_run_memory(request(words, "cuda"))
     assert free.memory is not None
     assert (free.memory.ceiling, free.memory.arrangement.home) == (9 * GB, DEVICE)
-    vram.keep_ceiling(free)
+    vram.limit_gpu_memory(free)
     assert card["kept"] == 12 * GB, "what was not promised need not be kept, nor what was before"
     for by_hand in (["--offload", "blocks"], ["--low-memory"]):
-        assert vram.planned(request(words, "cuda", *by_hand)).memory is None
-    assert vram.planned(request(words)).memory is None
+        assert vram.plan_run_memory(request(words, "cuda", *by_hand)).memory is None
+    assert vram.plan_run_memory(request(words)).memory is None
 
 
 @pytest.mark.usefixtures("card")
 def test_a_ceiling_above_what_is_free_is_told_and_lowered(words: list[str]) -> None:
     with expect_message(r"--vram 10 is more than the 9\.0 GB"):
-        asked = vram.planned(request(words, "cuda", "--vram", "10"))
+        asked = vram.plan_run_memory(request(words, "cuda", "--vram", "10"))
     assert asked.memory is not None
     assert asked.memory.ceiling == 9 * GB
 
 
 def test_a_plan_is_for_the_kernels_that_run(words: list[str], card: dict[str, Any]) -> None:
     """Where fused ones are expected and do not work, plain ones need more; they are tried once."""
-    fused = vram.planned(request(words, "cuda"))
+    fused = vram.plan_run_memory(request(words, "cuda"))
     card["kernels"] = KernelChoice(PLAIN, "no compiler")
-    plain = vram.planned(request(words, "cuda"))
+    plain = vram.plan_run_memory(request(words, "cuda"))
     assert fused.memory is not None
     assert plain.memory is not None
     assert plain.memory.stage("sample").activations > fused.memory.stage("sample").activations
-    assert (plain.tried, plain.kernels) == (True, card["kernels"])
-    shown = vram.planned(request(words, "cuda", "--plan"))
-    assert not shown.tried, "trying compiles; a plan need not wait for it"
+    assert plain.kernels == card["kernels"]
+    shown = vram.plan_run_memory(request(words, "cuda", "--plan"))
+    assert shown.kernels is not card["kernels"], "the self-test compiles; a plan does not wait for it"
 
 
 @pytest.mark.usefixtures("card")
@@ -134,13 +135,13 @@ def test_what_was_tried_is_what_runs(
     def again(*_: object) -> KernelChoice:
         raise AssertionError("tried twice")
 
-    found = vram.planned(request(words, "cuda"))
-    monkeypatch.setattr(renderer, "choose_kernels", again)
+    found = vram.plan_run_memory(request(words, "cuda"))
+    monkeypatch.setattr(cli_request, "choose_kernels", again)
     loaded: dict[str, Any] = {}
     monkeypatch.setattr(renderer, "load_models", lambda *_, **given: loaded.update(given) or _stop())
-    performer = renderer.RunNetworks(found, tmp_path, "")
+    networks = renderer.RunNetworks(found, tmp_path, "")
     with pytest.raises(KeyboardInterrupt):
-        _ = performer.identity
+        _ = networks.identity
     assert loaded["kernels"] is FUSED
 
 
@@ -159,7 +160,7 @@ def test_a_plan_is_shown_where_the_gpu_is_full(words: list[str], capsys: pytest.
     assert main([*words, "--plan"]) == 0
     text = capsys.readouterr().out
     assert "segments" in text
-    assert "The run does not fit into so much of the GPU's memory. To do: allow more" in text
+    assert "The run does not fit into so much of the GPU's memory. Fix: allow more" in text
     assert main([*words, "--plan", "--json"]) == 0
     assert "does not fit" in json.loads(capsys.readouterr().out)["refused"]
     assert main([*words, "--plan", "--vram", "0.4"]) == 2
@@ -171,16 +172,16 @@ def test_a_finished_video_needs_no_gpu(
     def refuse(_: AnimateRequest) -> AnimateRequest:
         raise InputError("The run does not fit.")
 
-    real = vram.planned
-    monkeypatch.setattr(animate, "planned", refuse)
+    real = vram.plan_run_memory
+    monkeypatch.setattr(animate, "plan_run_memory", refuse)
     assert main(words) == 2, "there is something to render"
     assert main([*words, "--fresh"]) == 2
     assert not list(tmp_jobs(words).glob("*.old-*")), "nothing is put aside by what is refused"
-    monkeypatch.setattr(animate, "planned", real)
+    monkeypatch.setattr(animate, "plan_run_memory", real)
     assert main(words) == 0
-    monkeypatch.setattr(animate, "planned", refuse)
+    monkeypatch.setattr(animate, "plan_run_memory", refuse)
     assert main(words) == 0
-    assert "nothing is rendered" in capsys.readouterr().err
+    assert "already rendered; reusing them" in capsys.readouterr().err
     assert main([*words, "--redo", "1"]) == 2
     assert main([*words, "--save-identity", str(tmp_jobs(words).parent / "i.safetensors")]) == 2
 
@@ -191,8 +192,8 @@ def tmp_jobs(words: list[str]) -> Path:
 
 @pytest.mark.usefixtures("card")
 def test_runs_under_other_plans_have_another_pace(words: list[str]) -> None:
-    asked = vram.planned(request(words, "cuda", "--vram", "6"))
-    assert asked.kind != request(words, "cuda").kind
+    asked = vram.plan_run_memory(request(words, "cuda", "--vram", "6"))
+    assert asked.throughput_key != request(words, "cuda").throughput_key
 
 
 def test_the_doctor_knows_the_usual_cards() -> None:
