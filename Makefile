@@ -96,7 +96,6 @@ bench: setup ## count and time a run (minutes)
 	$(BENCH) counts --json $(MEASURED)/ledger.json --chart docs/pictures/cost.png
 	$(BENCH) cpu --json $(MEASURED)/cpu.json
 	$(BENCH) precision --json $(MEASURED)/precision.json
-	$(BENCH) products --json $(MEASURED)/products.json
 	$(BENCH) times --device cpu --json $(MEASURED)/times.json
 	$(BENCH) length --short --json $(MEASURED)/length.json
 

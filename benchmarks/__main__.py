@@ -16,8 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measur
 NAMES = {
     "counts": ("ledger", "operations, bytes and memory of a step at full size, without weights; --chart"),
     "exactness": ("exactness", "how far each exact saving is from float64, beside the original's way"),
-    "precision": ("precision", "distance of one forward in bf16, fp16 and eight bits from float32"),
-    "products": ("products", "distance of products in eight bits from exact ones"),
+    "precision": ("precision", "distance of one forward in bf16, fp16 and fp8 from float32"),
     "mixtures": ("mixtures", "samplers and approximations on data whose distribution is known"),
     "approximations": ("approximations", "what approximations do to the built-in model's videos"),
     "ceilings": ("ceilings", "a whole run at full size under ceilings of memory, counted without a GPU"),

@@ -37,6 +37,7 @@ from hallo3.offload.streaming import (
 )
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import Stages, prepare
+from hallo3.quantization.fp8 import FP8
 from hallo3.quantization.precision import PRECISIONS, Precision
 from hallo3.residency import CPU
 from hallo3.segments import SegmentPlan
@@ -87,7 +88,7 @@ def _shapes(
     network: nn.Module, item: WeightGroup, precision: Precision
 ) -> Iterator[tuple[str, tuple[torch.Size, torch.dtype]]]:
     for name, tensor in tensors_of(network, item):
-        held = precision.held_as.number if precision.held_as and precision.held(name) else precision.compute
+        held = FP8 if precision.is_fp8(name) else precision.compute
         yield name, (tensor.shape, torch.float32 if name.endswith("weight_scale") else held)
 
 
@@ -219,7 +220,7 @@ class Rehearsal:
         return peaks
 
     def _text_encoder(self) -> AbstractContextManager[nn.Module]:
-        t5, plain = build_t5(self.sizes.text), replace(self.demand.precision, held_as=None)
+        t5, plain = build_t5(self.sizes.text), replace(self.demand.precision, fp8_weights=False)
         put(t5, {UNUSED: torch.empty(0)})
         return standing(stored(t5, split_text_groups(t5), plain), False)
 

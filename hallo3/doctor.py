@@ -22,7 +22,7 @@ from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import GB, plan_memory
 from .offload.estimate import MemoryRequirements, ModelSizes, measure_sizes
 from .offload.system_memory import ram_bytes
-from .quantization.precision import PRECISIONS, products_of
+from .quantization.precision import PRECISIONS
 
 CEILINGS = (6, 8, 12, 16, 24)
 """GB that many cards have."""
@@ -74,15 +74,13 @@ class ComponentReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What this machine has, in bytes; no GPU is an empty name. ``capability`` is the compute capability
-    of NVIDIA's, 0.0 of any other; ``attention`` are the backends that run here, or what the host has
-    selected."""
+    """What this machine has, in bytes; no GPU is an empty name. ``attention`` are the backends that run
+    here, or what the host has selected."""
 
     memory: int
     free_disk: int
     gpu: str
     gpu_memory: int
-    capability: tuple[int, int] = (0, 0)
     attention: tuple[str, ...] = ()
 
     @classmethod
@@ -97,7 +95,6 @@ class Machine:
             free_disk=shutil.disk_usage(there).free,
             gpu=torch.cuda.get_device_name() if gpu else "",
             gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
-            capability=torch.cuda.get_device_capability() if gpu and torch.version.hip is None else (0, 0),
             attention=runnable_here(TrunkConfig().head_dim) if attention is None else attention,
         )
 
@@ -153,21 +150,7 @@ def advise(machine: Machine, under: tuple[str, ...] | None = None) -> tuple[str,
             f"The weights want {human(sixteen)} of memory in bf16, {human(eight)} in fp8; there are "
             f"{human(machine.memory)}: convert to fp8, or {elsewhere}."
         )
-    return (*said, _products(machine), *_room(machine))
-
-
-def _products(machine: Machine) -> str:
-    if not machine.gpu:
-        here, where = _all_products(), "run on the CPU, for trials only"
-    elif here := products_of(machine.capability):
-        where = "run on this GPU"
-    else:
-        here, where = _all_products(), "do not run on this GPU"
-    return f"Approximate 8-bit products (--dtype {' or '.join(here)}) {where}."
-
-
-def _all_products() -> list[str]:
-    return [precision.name for precision in PRECISIONS.values() if precision.approximate]
+    return (*said, *_room(machine))
 
 
 def advise_comfyui(machine: Machine) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ from .quantization.precision import (
     add_missing_scales,
     as_precision,
     check_device,
-    fit_to_device,
 )
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
@@ -59,8 +58,7 @@ def load_models(
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
-    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``,
-    ``fp8-products``, ``int8``) or a torch type.
+    ``numbers`` is a precision, its name (``fp32``, ``bf16``, ``fp16``, ``fp8``) or a torch type.
     ``offload`` says where the weights of transformer and reference network are while they are not
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``); the numbers are equal. A ``memory`` plan decides it instead, and how a video is
@@ -76,7 +74,6 @@ def load_models(
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     precision = as_precision(numbers)
     check_device(precision, device)
-    precision = fit_to_device(precision, device)
     config = read_model_config(files.transformer)
     if extract:
         other = read_model_config(files.reference, "reference")

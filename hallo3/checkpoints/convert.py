@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
+from ..quantization.fp8 import FP8, fp8_scale, to_fp8
 from ..quantization.precision import Precision
-from ..quantization.quantize import FP8, fp8_scale, to_fp8
 from ..storage.atomic import DISK_FULL, SYSTEM, TEMPORARY_SUFFIX, write_atomic
 from .component import METADATA_KEY, StoredComponent, narrowed
 from .tensor_entry import header_bytes
@@ -90,9 +90,9 @@ def plan_output(
     For fp8 every matrix is read once here, to find its scale. Raises ``CheckpointError``.
     """
     items: list[OutputTensor] = []
-    scratch = torch.empty(BLOCK if precision.held_as else 0)
+    scratch = torch.empty(BLOCK if precision.fp8_weights else 0)
     for name in found.made:
-        if precision.held(name):
+        if precision.is_fp8(name):
             items += _eight_bit(found, name, scratch, watch)
         else:
             items.append(_plain(found, name, precision.compute))

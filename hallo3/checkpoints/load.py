@@ -13,7 +13,8 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, OutputError
-from ..quantization.precision import Precision, QuantizationScheme
+from ..quantization.fp8 import FP8, fp8_scale, to_fp8
+from ..quantization.precision import Precision
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
 from .source import CheckpointSource, open_source
 from .verify import FileVerifier
@@ -82,10 +83,18 @@ def _look_through(source: CheckpointSource, examined: FileVerifier) -> list[str]
 
 
 def read_tensor(found: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:
-    """One tensor of a part as a precision holds it, with its scale if it is held in eight bits."""
-    if precision.held_as is not None and precision.held(name):
-        return _eight_bit(found, name, precision.held_as)
-    return {name: found.tensor(name, precision.compute)}
+    """One tensor of a component in a precision, with its scale if it is fp8."""
+    if not precision.is_fp8(name):
+        return {name: found.tensor(name, precision.compute)}
+    scale = found.scale(name)
+    if found.dtype(name) == FP8 and (scale is None or scale.numel() == 1):
+        numbers = found.stored(name)
+        scale = torch.ones(()) if scale is None else scale.float().reshape(())
+    else:
+        values = found.tensor(name, torch.float32)
+        scale = fp8_scale(values.abs().max())
+        numbers = to_fp8(values, scale)
+    return {name: numbers, name.removesuffix("weight") + "weight_scale": scale}
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -93,15 +102,6 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     with open_source(path) as source:
         state = {name: source.read(name) for name in source.entries}
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
-
-
-def _eight_bit(found: StoredComponent, name: str, holding: QuantizationScheme) -> dict[str, Tensor]:
-    scale, rows = found.scale(name), found.made[name].shape[0]
-    if holding.keeps(found.dtype(name), scale, rows):
-        numbers, scales = found.stored(name), holding.scales(scale, rows)
-    else:
-        numbers, scales = holding.made(found.tensor(name, torch.float32))
-    return {name: numbers, name.removesuffix("weight") + "weight_scale": scales}
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -141,7 +141,7 @@ def _convert(task: Task, precision: Precision, examined: FileVerifier, beside: P
         if _says_already(task.target) == says:
             print(f"{task.target}: already there")
             return
-        with show_bytes("measuring", source.size) if numbers.held_as else nullcontext(unwatched) as watch:
+        with show_bytes("measuring", source.size) if numbers.fp8_weights else nullcontext(unwatched) as watch:
             made = plan_output(found, numbers, says, watch)
         with show_bytes(f"writing {task.target.name}", made.size) as watch:
             write_output(made, task.target, watch)
@@ -153,7 +153,7 @@ def _numbers(part: str, precision: Precision) -> Precision:
     if part == "speech_encoder":
         return PRECISIONS["fp32"]
     large = part in ("transformer", "reference")
-    return PRECISIONS["bf16"] if precision.held_as and not large else precision
+    return PRECISIONS["bf16"] if precision.fp8_weights and not large else precision
 
 
 def _says(

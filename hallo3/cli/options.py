@@ -23,7 +23,7 @@ AUTO = "auto"
 IN_MODEL_FOLDER = Path()
 """Value of ``--vocals`` without a file."""
 DEVICES = (AUTO, "cpu", "cuda", "mps")
-DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "fp8-products", "int8", "float32", "bfloat16", "float16")
+DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 CONVERT_DTYPES = ("fp32", "bf16", "fp16", "fp8")
 FILES = "files outside the model folder"
 GROUPS = {
@@ -254,8 +254,7 @@ class AnimateOptions:
     dtype: str = option(
         "--dtype",
         "TYPE",
-        "data type: fp32, bf16, fp16, or fp8 for half the memory; fp8-products and int8 also multiply in 8 "
-        "bits, which is an approximation (default: bf16 on a GPU, else fp32)",
+        "data type: fp32, bf16, fp16, or fp8 weights for half the memory (default: bf16 on a GPU, else fp32)",
         default=AUTO,
         choices=DTYPES,
         group="expert",

@@ -134,7 +134,7 @@ class AnimateRequest:
     @property
     def approximations(self) -> tuple[str, ...]:
         """What computes approximately in the run's networks, by name."""
-        return used_approximations(self.precision, self.attention)
+        return used_approximations(self.attention)
 
     @cached_property
     def kernels(self) -> KernelChoice:
@@ -320,9 +320,8 @@ def jobs_folder(options: AnimateOptions) -> Path:
     return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS_DIR
 
 
-def used_approximations(precision: Precision, attention: AttentionBackend) -> tuple[str, ...]:
-    products = (precision.name,) if precision.approximate else ()
-    return products if attention.exact else (*products, f"attention {attention.name}")
+def used_approximations(attention: AttentionBackend) -> tuple[str, ...]:
+    return () if attention.exact else (f"attention {attention.name}",)
 
 
 def _warn_approximate(request: AnimateRequest, *, tested: bool) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..config import Hallo3Config
 from ..geometry import LatentShape
-from ..quantization.linear import AT_ONCE
 from ..quantization.precision import Precision
 from ..speech.chunked import Pieces
 
@@ -42,18 +41,16 @@ def forward(config: Hallo3Config, tokens: int, *, fused: bool) -> int:
 
 
 def _products(config: Hallo3Config, precision: Precision, tokens: int) -> int:
-    """Weights multiplied back, or pieces of numbers rounded to eight bits, beside a pass over tokens."""
-    if precision.held_as is None:
+    """fp8 weights scaled back, beside a pass over tokens."""
+    if not precision.fp8_weights:
         return 0
     matrix = config.trunk.feed_forward_ratio * config.trunk.width**2
-    if precision.approximate:
-        return 4 * AT_ONCE * FLOAT
     return max(matrix * precision.compute.itemsize, 2 * matrix * FLOAT - tokens)
 
 
 def projecting(config: Hallo3Config, precision: Precision, inputs: int) -> int:
     """A projection from so many channels to keys or values, where its weight is multiplied back."""
-    return 0 if precision.held_as is None else 2 * inputs * config.trunk.width * FLOAT
+    return 2 * inputs * config.trunk.width * FLOAT if precision.fp8_weights else 0
 
 
 def reading(config: Hallo3Config, precision: Precision, *, fused: bool) -> int:

@@ -167,7 +167,7 @@ def _that_fit(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int) -> li
     """Precisions of smaller weights in which the run fits, by name."""
     now = demand.precision
     found = ["bf16"] if now.compute.itemsize > PRECISIONS["bf16"].compute.itemsize else []
-    found += ["fp8"] if now.held_as is None else []
+    found += [] if now.fp8_weights else ["fp8"]
     each = {name: PRECISIONS[name] for name in found}
     return [
         name

@@ -130,7 +130,7 @@ def _row(network: nn.Module, row: Sequence[WeightGroup], precision: Precision) -
 
 
 def _held(name: str, tensor: Tensor, precision: Precision) -> int:
-    return tensor.numel() * (1 if precision.held(name) else precision.compute.itemsize)
+    return tensor.numel() * (1 if precision.is_fp8(name) else precision.compute.itemsize)
 
 
 def _numbers(network: nn.Module) -> int:

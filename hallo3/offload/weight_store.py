@@ -14,7 +14,7 @@ from ..checkpoints.component import find_component
 from ..checkpoints.load import read_tensor
 from ..checkpoints.source import open_source
 from ..model.transformer import Trunk
-from ..quantization.precision import Precision, unscaled
+from ..quantization.precision import Precision, default_scales
 from .streaming import StreamableModule, WeightGroup, in_memory, leaves, put
 
 N = TypeVar("N", bound=nn.Module)
@@ -106,7 +106,7 @@ def on_disk(
         else:
             stored[item].append(name)
     scales: dict[WeightGroup, dict[str, Tensor]] = defaultdict(dict)
-    for name, ones in unscaled(network).items():
+    for name, ones in default_scales(network).items():
         scales[home.get(name.rpartition(".")[0], ())][name] = ones
     put(network, scales[()])
 

@@ -1,93 +1,42 @@
-"""In which numbers weights are held and computed with, as a value: the networks' mathematics does not know.
-
-fp8 is scaled e4m3: a matrix is divided by one number so that its largest element becomes 448, and multiplied
-back when its layer is used. fp8-products and int8 have a scale an output row, and multiply in eight bits.
-"""
+"""Precisions: the type that networks compute in, and whether the blocks' matrices are kept in fp8."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, is_out_of_memory
-from ..messages import logger
+from ..errors import InputError, check_choice, is_out_of_memory
 from ..model.layers import Layers, Ops
-from .linear import (
-    EightBitLinear,
-    Fp8Linear,
-    Int8Linear,
-    RowsAfterLinear,
-    ScaledLinear,
-    multiplies_by_rows,
-    scales_by_rows,
-)
-from .quantize import FP8, INT8, by_rows, fp8_scale, to_fp8
+from .fp8 import FP8, FP8Linear
 
-_MATRICES = re.compile(
+_BLOCK_MATRICES = re.compile(
     r"transformer_blocks\.\d+\.(attn1|attn_face|attn_audio|ff)\.(to_[qkv]|to_out\.0|net\.0\.proj|net\.2)\.weight"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizationScheme:
-    """How matrices are held in eight bits: in which numbers, and by which layer they are used. ``capability``
-    is the least a GPU must have to multiply in them; None: it need not."""
-
-    number: torch.dtype
-    layer: type[EightBitLinear]
-    capability: tuple[int, int] | None = None
-
-    def keeps(self, number: torch.dtype, scale: Tensor | None, rows: int) -> bool:
-        """Whether a matrix of so many rows, stored in these numbers with this scale, is held as it is."""
-        scales = 1 if scale is None else scale.numel()
-        return number == self.number and (scales == 1 or (self.layer.rows and scales == rows))
-
-    def scales(self, scale: Tensor | None, rows: int) -> Tensor:
-        """A stored scale as the layer has it: one number, or [rows]."""
-        one = torch.ones(()) if scale is None else scale.float()
-        return one.reshape(-1).expand(rows).clone() if self.layer.rows else one.reshape(())
-
-    def made(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """A matrix [N, K] of float32, which may be overwritten, in these numbers; and its scale or scales."""
-        if self.layer.rows:
-            numbers, scales = by_rows(values, self.number)
-            return numbers, scales.reshape(-1)
-        scale = fp8_scale(values.abs().max())
-        return to_fp8(values, scale), scale
-
-
-@dataclass(frozen=True, slots=True)
 class Precision:
-    """``compute``: the type of everything that flows; ``held_as``: how the blocks' matrices are held, if not
-    in that type: half the memory of 16 bits."""
+    """``compute``: type of all activations; ``fp8_weights``: keep the blocks' matrices in scaled fp8."""
 
     name: str
     compute: torch.dtype
-    held_as: QuantizationScheme | None = None
+    fp8_weights: bool = False
 
-    @property
-    def approximate(self) -> bool:
-        """Whether products are made in eight bits: what flows is rounded too, not only the weights."""
-        return self.held_as is not None and self.held_as.capability is not None
-
-    def held(self, name: str) -> bool:
-        """Whether the tensor of this name is held in eight bits: the attention's and feed-forward's matrices
-        are; norms, modulations, embeddings and projections are too few or too delicate."""
-        return self.held_as is not None and _MATRICES.fullmatch(name) is not None
+    def is_fp8(self, name: str) -> bool:
+        """Whether the tensor of this name is kept in fp8: only matrices of attention and feed-forward are;
+        norms, modulations, embeddings and projections are too small or too sensitive."""
+        return self.fp8_weights and _BLOCK_MATRICES.fullmatch(name) is not None
 
     def layers(self, device: torch.device | str | None = None) -> Layers:
-        """The building kit of a network that is held so."""
-        if self.held_as is None:
+        if not self.fp8_weights:
             return Layers(ops=cast(Ops, nn), device=device)
-        ops = SimpleNamespace(
-            Linear=self.held_as.layer, LayerNorm=nn.LayerNorm, Conv1d=nn.Conv1d, Conv2d=nn.Conv2d
-        )
+        ops = SimpleNamespace(Linear=FP8Linear, LayerNorm=nn.LayerNorm, Conv1d=nn.Conv1d, Conv2d=nn.Conv2d)
         return Layers(ops=cast(Ops, ops), device=device)
 
 
@@ -97,110 +46,50 @@ PRECISIONS = {
         Precision("fp32", torch.float32),
         Precision("bf16", torch.bfloat16),
         Precision("fp16", torch.float16),
-        Precision("fp8", torch.bfloat16, QuantizationScheme(FP8, ScaledLinear)),
-        Precision("fp8-products", torch.bfloat16, QuantizationScheme(FP8, Fp8Linear, (8, 9))),
-        Precision("int8", torch.bfloat16, QuantizationScheme(INT8, Int8Linear, (8, 0))),
+        Precision("fp8", torch.bfloat16, fp8_weights=True),
     )
 }
 _ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp8_e4m3fn": "fp8"}
 
 
 def get_precision(name: str) -> Precision:
-    """A precision by its name or torch's. Raises ``InputError`` for a name that is none."""
-    found = PRECISIONS.get(_ALIASES.get(name, name))
-    if found is None:
-        raise InputError(
-            "There is no such precision.",
-            found=repr(name),
-            expected=" or ".join(PRECISIONS),
-            fix="choose one of these",
-        )
-    return found
+    """A precision by its name or torch's. Raises ``InputError`` for an unknown name."""
+    name = _ALIASES.get(name, name)
+    check_choice(name, PRECISIONS, "precision")
+    return PRECISIONS[name]
 
 
-def as_precision(numbers: Precision | torch.dtype | str) -> Precision:
+def as_precision(value: Precision | torch.dtype | str) -> Precision:
     """A precision as it is, by name, or for a torch type. Raises ``InputError``."""
-    if isinstance(numbers, Precision):
-        return numbers
-    return get_precision(str(numbers).removeprefix("torch."))
+    return value if isinstance(value, Precision) else get_precision(str(value).removeprefix("torch."))
 
 
 def check_device(precision: Precision, device: torch.device) -> None:
-    """Refuse a device that cannot hold a precision's numbers, or cannot make its products. Raises
-    ``InputError``."""
-    eight_bits = precision.held_as is not None and precision.held_as.number == FP8
-    other = device.type not in ("cpu", "cuda")
-    if eight_bits and other and not holds_fp8(device):
+    """Raise ``InputError`` if the device cannot hold a precision's weights."""
+    if precision.fp8_weights and device.type not in ("cpu", "cuda") and not supports_fp8(device):
         raise InputError(
-            "This device cannot hold these numbers.",
-            found=f"{precision.name} on the device {device.type}, where this torch has no e4m3",
-            expected="a device that has e4m3: any NVIDIA GPU, or the CPU",
+            f"The device {device.type} cannot hold {precision.name} weights.",
+            found=f"{precision.name} on {device.type}, where this torch has no e4m3",
+            expected="a device with e4m3: any NVIDIA GPU, or the CPU",
             fix="use bf16",
         )
-    if not precision.approximate or device.type == "cpu":
-        return
-    if device.type == "cuda" and torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(device)
-        if precision.name in products_of(capability):
-            return
-        found = "a GPU of compute capability {}.{}".format(*capability)
-    else:
-        found = "an AMD GPU" if device.type == "cuda" else f"the device {device.type}"
-    least = precision.held_as.capability if precision.held_as else None
-    raise InputError(
-        "This device cannot multiply in these numbers.",
-        found=f"{precision.name} on {found}",
-        expected="an NVIDIA GPU of compute capability {}.{} or more, or the CPU".format(*(least or ())),
-        fix="use bf16" if other else "use bf16, or fp8, which only holds the weights in eight bits",
-    )
 
 
-def holds_fp8(device: torch.device) -> bool:
-    """Whether this torch has e4m3 on a device, by a number that is sent there and turned back. Raises
-    ``RuntimeError`` if memory runs out."""
+def supports_fp8(device: torch.device) -> bool:
+    """Whether an e4m3 number survives a trip to the device. Raises ``RuntimeError`` if memory runs out."""
     try:
         return float(torch.ones(1).to(FP8).to(device).float()) == 1.0
-    except (RuntimeError, TypeError) as error:  # no such type there, or nothing that turns it back
+    except (RuntimeError, TypeError) as error:
         if is_out_of_memory(error):
             raise
         return False
 
 
-def fit_to_device(precision: Precision, device: torch.device) -> Precision:
-    """The precision as a device makes its products: where it should scale them by rows and, tried with a
-    small one, does not, they are scaled afterwards, which is said by a warning. The numbers differ by
-    rounding."""
-    held = precision.held_as
-    if (
-        held is None
-        or held.layer is not Fp8Linear
-        or not scales_by_rows(device)
-        or multiplies_by_rows(device)
-    ):
-        return precision
-    logger.warning(
-        f"{precision.name}: products that are scaled by rows do not run on this GPU with this torch; rows "
-        "are scaled after the product, which is slower"
-    )
-    return replace(precision, held_as=replace(held, layer=RowsAfterLinear))
-
-
-def products_of(capability: tuple[int, int]) -> list[str]:
-    """The precisions whose products an NVIDIA GPU of this compute capability makes."""
-    wanted = {p.name: p.held_as.capability for p in PRECISIONS.values() if p.held_as}
-    return [name for name, least in wanted.items() if least is not None and capability >= least]
+def default_scales(network: nn.Module) -> dict[str, Tensor]:
+    """A scale of 1 for every fp8 layer of a network, by name."""
+    modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
+    return {f"{name}.weight_scale": torch.ones(()) for name, m in modules if isinstance(m, FP8Linear)}
 
 
 def add_missing_scales(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with scales of 1 for the layers that are not held in eight bits."""
-    return {**unscaled(network), **state}
-
-
-def unscaled(network: nn.Module) -> dict[str, Tensor]:
-    """The scales that a network's layers have, by name, all of them 1."""
-    modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
-    return {
-        f"{name}.weight_scale": torch.ones(module.weight_scale.shape)
-        for name, module in modules
-        if isinstance(module, EightBitLinear)
-    }
+    return {**default_scales(network), **state}

@@ -23,12 +23,6 @@ COUNTS = {"operations", "bytes", "peak"}
 SMALLEST: dict[str, dict[str, Any]] = {
     "exactness": {"compared": lambda *_: dict.fromkeys(("original", *_savings()), 0.5)},
     "precision": {"real_inputs": dict, "velocity": lambda *_: torch.ones(2)},
-    "products": {
-        "real_inputs": dict,
-        "of_a_linear": lambda: {"kind": {"bf16": {"p50": 0.1, "p99": 0.2}}},
-        "of_the_layers": lambda _: {"kind": {"bf16": {"p50": 0.1, "p99": 0.2}}},
-        "of_the_model": lambda _: {"fp8": {"all in eight bits": 0.1}},
-    },
     "mixtures": {"report": lambda: {"floor": {"energy": 0.0}}},
     "approximations": {
         "rows": lambda _: {},

@@ -144,26 +144,6 @@ def carried(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("note: the identity was made with")]
 
 
-@pytest.mark.parametrize(("made", "warned"), [("int8", True), ("fp8-products", True), ("fp32", False)])
-def test_an_identity_of_an_approximate_run_is_called_so_in_an_exact_one(
-    made: str,
-    warned: bool,
-    inputs: dict[str, str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = tmp_path / "anna.safetensors"
-    assert run(inputs, dtype=made, save_identity=str(path)) == 0
-    found = read_identity(path).provenance
-    assert found == Provenance(made, (made,) if warned else ())
-    capsys.readouterr()
-    kept = {name: value for name, value in inputs.items() if name != "--portrait"}
-    told = [f"note: the identity was made with {made} (approximate), which this run does not change"] * warned
-    for dtype, wanted in (("fp32", told), ("bf16", told), (made, [])):
-        assert run(kept, "--plan", identity=str(path), dtype=dtype) == 0
-        assert carried(capsys.readouterr().err) == wanted
-
-
 def test_an_approximate_attention_is_noted_too(
     inputs: dict[str, str],
     tmp_path: Path,
