@@ -36,7 +36,7 @@ from hallo3.offload.streaming import (
     tensors_of,
 )
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
-from hallo3.pipeline import Stages, prepare
+from hallo3.pipeline import LocalRenderer
 from hallo3.quantization.fp8 import FP8
 from hallo3.quantization.precision import PRECISIONS, Precision
 from hallo3.residency import CPU
@@ -201,15 +201,15 @@ class Rehearsal:
             del features, latents
             with stage("prepare"):
                 stages = self._prepared(identity, models)
-            segment = stages.speech.plan[0]
+            segment, noise = stages.speech.plan[0], make_noise(0)
             with stage("encode"):
-                shown = torch.empty(1, 3, 1 + config.segment.motion_frames, *config.segment.shape[1:])
-                image = stages.encode(shown, segment)
+                pixels = torch.empty(1, 3, 1 + config.segment.motion_frames, *config.segment.shape[1:])
+                image = stages.encode(pixels, segment, noise)
             with stage("listen"), models.transformer as dit:
                 dit.hear(stages.speech.segment(0).to(stages.run.text), on_access=stages.settings.on_access)
             cut = replace(stages, schedule=replace(stages.schedule, steps=stages.schedule.steps[:steps]))
             with stage("sample"):
-                sampled = cut.sample(image, segment)
+                sampled = cut.sample(image, segment, noise)
             del image
             with stage("decode"):
                 for count, frames in enumerate(stages.decode(sampled), 1):
@@ -224,12 +224,12 @@ class Rehearsal:
         put(t5, {UNUSED: torch.empty(0)})
         return standing(stored(t5, split_text_groups(t5), plain), False)
 
-    def _prepared(self, identity: Identity, models: Models) -> Stages:
+    def _prepared(self, identity: Identity, models: Models) -> LocalRenderer:
         config, audio = self.sizes.config, self.sizes.config.audio
         plan = SegmentPlan(2 * config.segment.new_frames, config.segment)
         speech = Speech(in_memory(torch.zeros(plan.padded, audio.layers, audio.channels)), plan, audio.window)
         prompt = torch.empty(1, config.trunk.text_tokens, config.trunk.text_dim)
-        return prepare(identity, speech, prompt, models, self.settings(), make_noise(0), lambda _: None)
+        return LocalRenderer.prepare(identity, speech, prompt, models, self.settings())
 
 
 def standing(network: StreamableModule[N], settles: bool) -> AbstractContextManager[N]:
