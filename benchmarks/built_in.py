@@ -32,7 +32,7 @@ from hallo3.loading import load_models  # noqa: E402
 from hallo3.media.audio import read_recording  # noqa: E402
 from hallo3.models import Models  # noqa: E402
 from hallo3.quantization.precision import PRECISIONS  # noqa: E402
-from training.sheets import people  # noqa: E402
+from training.sheets import render_people  # noqa: E402
 
 STEPS, SAMPLERS, FEW = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4
 CASES = ROOT / "tests" / "data" / "behaviour"
@@ -98,7 +98,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        people(options.model, CASES).save(options.sheet)
+        render_people(options.model, CASES).save(options.sheet)
 
 
 if __name__ == "__main__":

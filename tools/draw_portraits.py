@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from training.drawing import draw  # noqa: E402
-from training.faces import Pose, person_named  # noqa: E402
+from training.faces import Pose, make_person  # noqa: E402
 
 PEOPLE = {"portrait.png": "sample|19", "portrait_2.png": "sample|18", "portrait_3.png": "sample|17"}
 """Nobody of them is in the training set, whose people have other names."""
@@ -21,7 +21,7 @@ SIDE = 480
 def main() -> None:
     """Write them into ``samples/``."""
     for file, name in PEOPLE.items():
-        Image.fromarray(draw(person_named(name), Pose(), SIDE)).save(ROOT / "samples" / file, optimize=True)
+        Image.fromarray(draw(make_person(name), Pose(), SIDE)).save(ROOT / "samples" / file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Training Hallo3's networks: for those who make weights, not for those who use them."""
+"""Trains the built-in model. Not needed to use it, and not part of the installed package."""

@@ -1,7 +1,6 @@
-"""Scenes as the transformer sees them: latents, conditions and feature rows, encoded once and kept.
+"""Scenes as the transformer's training data: latents, conditions and speech features, encoded once.
 
-Chunks of ``CHUNK`` clips are files of their own, so that a stop loses one chunk and several workers can share
-the work.
+Chunks of ``CLIPS_PER_CHUNK`` clips are separate files: a stop loses at most one, and workers share the work.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,147 +26,30 @@ from hallo3.segments import SILENT, SegmentPlan
 from hallo3.speech.wav2vec2 import Wav2Vec2, encode_waveform
 from hallo3.vae.autoencoder import VideoVAE
 
+from .augment import make_augmenter
 from .faces import Pixels
-from .hearing import load_hearing
-from .scenes import BEFORE, Recording, Scene, recording_named, scene_named
-from .sounds import sounds_named
-from .vae import finished_vae
+from .scenes import PRECEDING_FRAMES, Scene, SpeechTrack, make_scene, make_track
+from .speech_encoder import load_speech_encoder
+from .vae import load_vae
 
-CHUNK = 100
-RECORDINGS_PER_CHUNK = 5
-NOISE_MEAN, NOISE_SPREAD = -3.0, 0.5
-"""log of the noise added to motion frames: its mean and deviation (facts 15)."""
+CLIPS_PER_CHUNK = 100
+TRACKS_PER_CHUNK = 5
+MOTION_NOISE_LOG_MEAN, MOTION_NOISE_LOG_STD = -3.0, 0.5
+"""Of the log of the noise level on motion frames (facts 15)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Makers:
-    """The finished networks of the earlier stages."""
+class SceneEncoders:
+    """The trained networks that encode scenes."""
 
     config: Hallo3Config
     vae: VideoVAE
-    hearing: Wav2Vec2
-
-
-def chunk_path(folder: Path, index: int) -> Path:
-    """Where a chunk of clips is kept."""
-    return folder / "clips" / f"{index:04d}.safetensors"
-
-
-def make_chunk(folder: Path, seed: int, index: int, config: Hallo3Config) -> dict[str, float]:
-    """One chunk in a process of its own, on one thread, with what the earlier stages left in the folder."""
-    torch.set_num_threads(1)
-    started = time.process_time()
-    encoder = finished_vae(folder, seed, config.vae, sharpened=False)
-    makers = Makers(config=config, vae=encoder, hearing=cast(Wav2Vec2, load_hearing(folder).network))
-    encode_chunk(folder, seed, index, makers)
-    return {"chunk": index, "cpu_seconds": round(time.process_time() - started, 1)}
-
-
-def encode_chunk(folder: Path, seed: int, index: int, makers: Makers) -> None:
-    """Draw and encode ``CHUNK`` scenes and keep them; nothing if that was done."""
-    path = chunk_path(folder, index)
-    if path.exists():
-        return
-    config = makers.config
-    voices = sorted((folder / "voices" / "train").glob("*.wav"))
-    sounds = sounds_named(f"{seed}|clips|{index}", config.segment.sample_rate)
-    names = [f"{seed}|clips|{index}|{k}" for k in range(RECORDINGS_PER_CHUNK)]
-    recordings = [recording_named(name, voices, sounds, config.segment) for name in names]
-    features = [features_of(recording, makers) for recording in recordings]
-    rows: list[dict[str, Tensor]] = []
-    prompts: list[str] = []
-    for number in range(CHUNK):
-        name, k = f"{seed}|clips|{index}|{number}", number % RECORDINGS_PER_CHUNK
-        scene = scene_named(name, recordings[k], config.segment)
-        rows.append(encoded(scene, features[k], name, makers))
-        prompts.append(scene.prompt)
-    stacked = {key: torch.stack([row[key] for row in rows]).contiguous() for key in rows[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file(stacked, str(unfinished), metadata={"prompts": "\n".join(prompts)})
-    unfinished.replace(path)
-
-
-def features_of(recording: Recording, makers: Makers) -> Tensor:
-    """[padded, layers, channels], by the way a render goes."""
-    plan = SegmentPlan(len(recording), makers.config.segment)
-    with torch.inference_mode():
-        return encode_waveform(makers.hearing, torch.from_numpy(recording.heard), plan, torch.device("cpu"))
-
-
-@torch.inference_mode()
-def encoded(scene: Scene, features: Tensor, name: str, makers: Makers) -> dict[str, Tensor]:
-    """Everything the loss needs of one scene, in half precision.
-
-    ``latents`` [C, T, h, w]; ``image`` [2, C, h, w], with the true motion frames and with such as a segment
-    before would have left; ``face`` [C, h, w]; ``embedding`` [E]; ``rows`` [F + window - 1, layers,
-    channels]; ``first``; ``mouth`` [h, w], 1 where the mouth is.
-    """
-    config = makers.config
-    side, motion = config.segment.height, config.segment.motion_frames
-    portrait = _pixels(scene.portrait(side)[None])
-    frames = _pixels(scene.frames(side))
-    clip = frames[:, :, BEFORE:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        face = create_analyzer(config.face).analyze((portrait[0, :, 0] + 1) / 2)
-    masked = ((portrait + 1) / 2 * face.mask) * 2 - 1
-    if scene.first:
-        shown = [portrait.expand(-1, -1, motion, -1, -1)] * 2
-    else:
-        left = torch.cat(list(makers.vae.decode(makers.vae.encode(frames[:, :, : BEFORE + motion]))), dim=2)
-        shown = [clip[:, :, :motion], left[:, :, -motion:].clamp(-1, 1)]
-    images = [_image_latents(portrait, m, f"{name}|{i}", makers) for i, m in enumerate(shown)]
-    left_edge, top, right, bottom = (value // SPACE_FACTOR for value in scene.mouth(side))
-    mouth = torch.zeros(side // SPACE_FACTOR, side // SPACE_FACTOR)
-    mouth[top : bottom + 1, left_edge : right + 1] = 1
-    halves = {
-        "latents": makers.vae.encode(clip)[0],
-        "image": torch.cat(images),
-        "face": makers.vae.encode(masked)[0, :, 0],
-        "embedding": face.embedding[0],
-        "rows": rows_around(features, scene.slots, config.audio.window),
-        "mouth": mouth,
-        "first": torch.tensor(float(scene.first)),
-    }
-    return {key: value.half() for key, value in halves.items()}
-
-
-def rows_around(features: Tensor, slots: tuple[int, ...], window: int) -> Tensor:
-    """[F + window - 1, layers, channels]: what the slots' windows are cut from, clamped at the ends."""
-    reach = window // 2
-    last = len(slots) - 1
-    start = slots[-1] - last
-    wanted = torch.arange(start - reach, start + last + reach + 1).clamp(0, len(features) - 1)
-    assert slots[0] in (SILENT, start)
-    return features[wanted]
-
-
-def windows_of(rows: Tensor, first: Tensor, window: int, silent: int) -> Tensor:
-    """Rows [B, F + window - 1, ...] -> windows [B, F, window, ...]; a first segment's prefix is silent."""
-    windows = rows.unfold(1, window, 1).movedim(-1, 2).clone()
-    windows[first > 0, :silent] = 0
-    return windows
-
-
-def _pixels(frames: Pixels) -> Tensor:
-    """[F, h, w, 3] bytes -> [1, 3, F, h, w] in -1..1."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-
-
-def _image_latents(portrait: Tensor, motion: Tensor, name: str, makers: Makers) -> Tensor:
-    """Portrait and noisy motion frames with pixels dropped -> [1, C, h, w] (facts 9 and 15)."""
-    r = make_generator(f"motion noise|{name}")
-    level = float(torch.exp(torch.tensor(r.normal(NOISE_MEAN, NOISE_SPREAD))))
-    noisy = motion + level * torch.from_numpy(r.standard_normal(tuple(motion.shape), dtype="float32"))
-    draw = torch.from_numpy(r.random(tuple(motion.shape[-2:]), dtype="float32"))
-    shown = torch.cat((portrait, drop_pixels(noisy, draw, makers.config.defaults.motion_drop)), dim=2)
-    return makers.vae.encode(shown)[:, :, 0]
+    speech: Wav2Vec2
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Chunks in memory, one tensor a kind, and the prompts beside them."""
+    """All chunks in memory: one tensor per key, and the prompts."""
 
     tensors: dict[str, Tensor]
     prompts: list[str]
@@ -175,26 +58,136 @@ class Clips:
         return len(self.prompts)
 
 
+def chunk_path(folder: Path, index: int) -> Path:
+    return folder / "clips" / f"{index:04d}.safetensors"
+
+
 def load_clips(folder: Path, chunks: int) -> Clips:
     """All chunks of a run, in half precision."""
+    opened = cast("Callable[..., Any]", safe_open)
     parts: list[dict[str, Tensor]] = []
     prompts: list[str] = []
     for index in range(chunks):
-        path = chunk_path(folder, index)
-        parts.append(load_file(str(path)))
-        prompts += _prompts(path)
+        path = str(chunk_path(folder, index))
+        parts.append(load_file(path))
+        with opened(path, framework="pt") as file:
+            prompts += file.metadata()["prompts"].split("\n")
     return Clips({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, prompts)
 
 
-def _prompts(path: Path) -> list[str]:
-    from safetensors import safe_open
+def make_chunk(folder: Path, seed: int, index: int, config: Hallo3Config) -> dict[str, float]:
+    """Make one chunk in a worker process, on one thread, with the networks of the run in ``folder``."""
+    torch.set_num_threads(1)
+    started = time.process_time()
+    vae = load_vae(folder, seed, config.vae, tuned_decoder=False)
+    speech = cast(Wav2Vec2, load_speech_encoder(folder).network)
+    encode_chunk(folder, seed, index, SceneEncoders(config=config, vae=vae, speech=speech))
+    return {"chunk": index, "cpu_seconds": round(time.process_time() - started, 1)}
 
-    opened = cast("Callable[..., Any]", safe_open)
-    with opened(str(path), framework="pt") as file:
-        return file.metadata()["prompts"].split("\n")
+
+def encode_chunk(folder: Path, seed: int, index: int, encoders: SceneEncoders) -> None:
+    """Draw, encode and save ``CLIPS_PER_CHUNK`` scenes; a no-op if the file exists."""
+    path = chunk_path(folder, index)
+    if path.exists():
+        return
+    config = encoders.config
+    voices = sorted((folder / "voices" / "train").glob("*.wav"))
+    augmenter = make_augmenter(f"{seed}|clips|{index}", config.segment.sample_rate)
+    names = [f"{seed}|clips|{index}|{k}" for k in range(TRACKS_PER_CHUNK)]
+    tracks = [make_track(name, voices, augmenter, config.segment) for name in names]
+    features = [encode_track(track, encoders) for track in tracks]
+    rows: list[dict[str, Tensor]] = []
+    prompts: list[str] = []
+    for number in range(CLIPS_PER_CHUNK):
+        name, k = f"{seed}|clips|{index}|{number}", number % TRACKS_PER_CHUNK
+        scene = make_scene(name, tracks[k], config.segment)
+        rows.append(encode_scene(scene, features[k], name, encoders))
+        prompts.append(scene.prompt)
+    stacked = {key: torch.stack([row[key] for row in rows]).contiguous() for key in rows[0]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(stacked, str(unfinished), metadata={"prompts": "\n".join(prompts)})
+    unfinished.replace(path)
 
 
-def spread(weight: Tensor, like: Tensor) -> Tensor:
-    """A weight [B, h, w] for every latent of [B, C, T, h, w], of mean 1 in each sample."""
+def encode_track(track: SpeechTrack, encoders: SceneEncoders) -> Tensor:
+    """Speech features [padded, layers, channels], as a render computes them."""
+    plan = SegmentPlan(len(track), encoders.config.segment)
+    with torch.inference_mode():
+        return encode_waveform(encoders.speech, torch.from_numpy(track.waveform), plan, torch.device("cpu"))
+
+
+@torch.inference_mode()
+def encode_scene(scene: Scene, features: Tensor, name: str, encoders: SceneEncoders) -> dict[str, Tensor]:
+    """The loss's inputs from one scene, in half precision.
+
+    ``latents`` [C, T, h, w]; ``image`` [2, C, h, w], with the true motion frames and with rendered ones, as a
+    preceding segment leaves them; ``face`` [C, h, w]; ``embedding`` [E]; ``rows`` [F + window - 1, layers,
+    channels]; ``first``; ``mouth`` [h, w], 1 where the mouth is.
+    """
+    config, vae = encoders.config, encoders.vae
+    side, motion_frames = config.segment.height, config.segment.motion_frames
+    portrait = _to_tensor(scene.draw_portrait(side)[None])
+    frames = _to_tensor(scene.draw_frames(side))
+    clip = frames[:, :, PRECEDING_FRAMES:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        face = create_analyzer(config.face).analyze((portrait[0, :, 0] + 1) / 2)
+    masked = ((portrait + 1) / 2 * face.mask) * 2 - 1
+    if scene.first:
+        motions = [portrait.expand(-1, -1, motion_frames, -1, -1)] * 2
+    else:
+        preceding = frames[:, :, : PRECEDING_FRAMES + motion_frames]
+        rendered = torch.cat(list(vae.decode(vae.encode(preceding))), dim=2)
+        motions = [clip[:, :, :motion_frames], rendered[:, :, -motion_frames:].clamp(-1, 1)]
+    images = [_encode_image(portrait, motion, f"{name}|{i}", encoders) for i, motion in enumerate(motions)]
+    left, top, right, bottom = (value // SPACE_FACTOR for value in scene.locate_mouth(side))
+    mouth = torch.zeros(side // SPACE_FACTOR, side // SPACE_FACTOR)
+    mouth[top : bottom + 1, left : right + 1] = 1
+    tensors = {
+        "latents": vae.encode(clip)[0],
+        "image": torch.cat(images),
+        "face": vae.encode(masked)[0, :, 0],
+        "embedding": face.embedding[0],
+        "rows": feature_rows(features, scene.slots, config.audio.window),
+        "mouth": mouth,
+        "first": torch.tensor(float(scene.first)),
+    }
+    return {key: value.half() for key, value in tensors.items()}
+
+
+def feature_rows(features: Tensor, slots: tuple[int, ...], window: int) -> Tensor:
+    """The features [F + window - 1, layers, channels] that the slots' windows cover, clamped at the ends."""
+    reach = window // 2
+    last = len(slots) - 1
+    start = slots[-1] - last
+    assert slots[0] in (SILENT, start)
+    return features[torch.arange(start - reach, start + last + reach + 1).clamp(0, len(features) - 1)]
+
+
+def make_windows(rows: Tensor, first: Tensor, window: int, silent: int) -> Tensor:
+    """Rows [B, F + window - 1, ...] -> windows [B, F, window, ...]; a first segment's prefix is silent."""
+    windows = rows.unfold(1, window, 1).movedim(-1, 2).clone()
+    windows[first > 0, :silent] = 0
+    return windows
+
+
+def normalize_weight(weight: Tensor, like: Tensor) -> Tensor:
+    """A weight [B, h, w] as [B, C, T, h, w], with mean 1 in each sample."""
     full = weight[:, None, None].expand_as(like)
     return full / full.flatten(1).mean(dim=1)[:, None, None, None, None]
+
+
+def _to_tensor(frames: Pixels) -> Tensor:
+    """[F, h, w, 3] bytes -> [1, 3, F, h, w] in -1..1."""
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def _encode_image(portrait: Tensor, motion: Tensor, name: str, encoders: SceneEncoders) -> Tensor:
+    """Latents [1, C, h, w] of the portrait and noisy motion frames with dropped pixels (facts 9 and 15)."""
+    r = make_generator(f"motion noise|{name}")
+    level = float(torch.exp(torch.tensor(r.normal(MOTION_NOISE_LOG_MEAN, MOTION_NOISE_LOG_STD))))
+    noisy = motion + level * torch.from_numpy(r.standard_normal(tuple(motion.shape), dtype="float32"))
+    draw = torch.from_numpy(r.random(tuple(motion.shape[-2:]), dtype="float32"))
+    dropped = drop_pixels(noisy, draw, encoders.config.defaults.motion_drop)
+    return encoders.vae.encode(torch.cat((portrait, dropped), dim=2))[:, :, 0]

@@ -1,6 +1,6 @@
-"""Drawn people as values: who somebody is, decided by a name, and what of them moves.
+"""Drawn people: a person, decided by a name, and a pose.
 
-Everything is measured in the picture's side: (0, 0) is the upper left corner, (1, 1) the lower right.
+Coordinates are in picture sides: (0, 0) is the upper left corner, (1, 1) the lower right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hallo3.noise import make_generator
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
 
-SKINS: tuple[Colour, ...] = (
+SKIN_COLOURS: tuple[Colour, ...] = (
     (255, 224, 196),
     (244, 204, 172),
     (232, 188, 150),
@@ -26,7 +26,7 @@ SKINS: tuple[Colour, ...] = (
     (128, 86, 60),
     (104, 70, 52),
 )
-HAIRS: tuple[Colour, ...] = (
+HAIR_COLOURS: tuple[Colour, ...] = (
     (40, 30, 28),
     (74, 48, 36),
     (116, 74, 44),
@@ -36,20 +36,20 @@ HAIRS: tuple[Colour, ...] = (
     (150, 150, 156),
     (60, 66, 110),
 )
-STYLES = ("short", "long", "bob", "bun", "curly", "bald", "fringe")
+HAIR_STYLES = ("short", "long", "bob", "bun", "curly", "bald", "fringe")
 MOUTH_INSIDE: Colour = (70, 15, 25)
-"""The colour behind open lips, the same for everybody: the metrics look for it."""
-IRISES: tuple[Colour, ...] = ((70, 100, 140), (82, 112, 92), (96, 66, 44), (50, 44, 44))
+"""The same for every person: the metrics look for it."""
+IRIS_COLOURS: tuple[Colour, ...] = ((70, 100, 140), (82, 112, 92), (96, 66, 44), (50, 44, 44))
 
-MOUTH_DROP = 0.20
-"""The mouth's middle below the head's."""
-OPEN_HEIGHT, LIP = 0.135, 0.016
-"""Height of a mouth wide open between its lips, and a lip's thickness."""
+MOUTH_BELOW_CENTRE = 0.20
+"""From the head's centre to the mouth's."""
+MAX_OPEN_HEIGHT, LIP_THICKNESS = 0.135, 0.016
+"""Height between the lips of a wide open mouth, and a lip's thickness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Who is on a picture: everything that stays from frame to frame."""
+    """What is constant from frame to frame."""
 
     skin: Colour
     hair: Colour
@@ -69,8 +69,8 @@ class Person:
 
 
 class Pose(NamedTuple):
-    """What moves: the head's offset and tilt (radians), the mouth's opening and width, the eyelids, all
-    but the first two in 0..1."""
+    """What moves: the head's offset and tilt (radians); the mouth's opening and width, and how closed the
+    eyes are, in 0..1."""
 
     x: float = 0.0
     y: float = 0.0
@@ -80,18 +80,18 @@ class Pose(NamedTuple):
     closed: float = 0.0
 
 
-def person_named(name: str) -> Person:
-    """The same name is the same person."""
+def make_person(name: str) -> Person:
+    """The same name gives the same person."""
     r = make_generator(f"person|{name}")
-    skin = SKINS[r.integers(len(SKINS))]
+    skin = SKIN_COLOURS[r.integers(len(SKIN_COLOURS))]
     return Person(
-        skin=_varied(r, skin, 8),
-        hair=_varied(r, HAIRS[r.integers(len(HAIRS))], 12),
-        lips=_between(skin, (168, 52, 64), r.uniform(0.45, 0.8)),
-        iris=IRISES[r.integers(len(IRISES))],
-        shirt=_soft_colour(r, 30, 215),
-        wall=_wall(r),
-        style=STYLES[r.integers(len(STYLES))],
+        skin=_vary(r, skin, 8),
+        hair=_vary(r, HAIR_COLOURS[r.integers(len(HAIR_COLOURS))], 12),
+        lips=_blend(skin, (168, 52, 64), r.uniform(0.45, 0.8)),
+        iris=IRIS_COLOURS[r.integers(len(IRIS_COLOURS))],
+        shirt=_draw_colour(r, 30, 215),
+        wall=_draw_wall(r),
+        style=HAIR_STYLES[r.integers(len(HAIR_STYLES))],
         width=r.uniform(0.265, 0.30),
         height=r.uniform(0.36, 0.395),
         eyes=r.uniform(0.105, 0.125),
@@ -104,37 +104,40 @@ def person_named(name: str) -> Person:
 
 
 class MouthBox(NamedTuple):
-    """Where the mouth can be at most, in sides of the picture."""
-
     left: float
     top: float
     right: float
     bottom: float
 
 
-def mouth_box(person: Person, pose: Pose) -> MouthBox:
-    """The region of a pose's mouth wide open, lips included."""
-    x, y = 0.5 + pose.x - pose.tilt * MOUTH_DROP, 0.5 + pose.y + MOUTH_DROP
-    half = 0.15 * person.mouth + LIP
-    return MouthBox(x - half, y - OPEN_HEIGHT / 2 - 2 * LIP, x + half, y + OPEN_HEIGHT / 2 + 3 * LIP)
+def locate_mouth(person: Person, pose: Pose) -> MouthBox:
+    """The region of a pose's wide open mouth, lips included."""
+    x, y = 0.5 + pose.x - pose.tilt * MOUTH_BELOW_CENTRE, 0.5 + pose.y + MOUTH_BELOW_CENTRE
+    half = 0.15 * person.mouth + LIP_THICKNESS
+    return MouthBox(
+        x - half,
+        y - MAX_OPEN_HEIGHT / 2 - 2 * LIP_THICKNESS,
+        x + half,
+        y + MAX_OPEN_HEIGHT / 2 + 3 * LIP_THICKNESS,
+    )
 
 
-def _between(one: Colour, other: Colour, share: float) -> Colour:
+def _blend(one: Colour, other: Colour, share: float) -> Colour:
     r, g, b = (round((1 - share) * a + share * b) for a, b in zip(one, other, strict=True))
     return r, g, b
 
 
-def _varied(r: np.random.Generator, colour: Colour, by: int) -> Colour:
+def _vary(r: np.random.Generator, colour: Colour, by: int) -> Colour:
     a, b, c = (int(np.clip(value + r.integers(-by, by + 1), 0, 255)) for value in colour)
     return a, b, c
 
 
-def _soft_colour(r: np.random.Generator, low: int, high: int) -> Colour:
-    drawn = r.integers(low, high, 3)
-    a, b, c = (round(float(0.6 * value + 0.4 * drawn.mean())) for value in drawn)
+def _draw_colour(r: np.random.Generator, low: int, high: int) -> Colour:
+    channels = r.integers(low, high, 3)
+    a, b, c = (round(float(0.6 * value + 0.4 * channels.mean())) for value in channels)
     return a, b, c
 
 
-def _wall(r: np.random.Generator) -> tuple[Colour, Colour]:
-    one = _soft_colour(r, 70, 245)
-    return one, _between(one, _soft_colour(r, 50, 245), 0.5)
+def _draw_wall(r: np.random.Generator) -> tuple[Colour, Colour]:
+    one = _draw_colour(r, 70, 245)
+    return one, _blend(one, _draw_colour(r, 50, 245), 0.5)

@@ -16,9 +16,9 @@ from hallo3.sampling.schedule import denoiser_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Clips and their conditions; what is dropped in training is zeros already.
+    """Clips and their conditions; dropped conditions are zeros.
 
-    ``latents`` and ``image_latents`` [B, C, T, h, w] (portrait and motion frames, zeros after),
+    ``latents`` and ``image_latents`` [B, C, T, h, w] (portrait and motion frames, then zeros),
     ``face_latents`` [B, C, 1, h, w] of the portrait with everything but the face black, ``windows``
     [B, F, window, layers, channels], ``face_embedding`` [B, E], ``prompt_embeds`` [B, M, text_dim].
     """
@@ -33,7 +33,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """What chance decides of a training step: an entry of the noise table [B], and noise like the latents."""
+    """A step's random values: an index [B] into the noise table, and noise shaped like the latents."""
 
     table_index: Tensor
     noise: Tensor
@@ -41,7 +41,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """The loss of every sample [B], and what the network saw and said on the way."""
+    """The loss of every sample [B], the network's input and its output."""
 
     per_sample: Tensor
     noisy: Tensor
@@ -54,31 +54,30 @@ def velocity_loss(
     batch: Batch,
     draw: Draw,
     weight: Tensor | None = None,
-    reference_reads: bool = True,
+    reference_reads_text: bool = True,
 ) -> Loss:
-    """Mean squared error of the velocity at one noise level a sample.
+    """Mean squared error of the velocity at one noise level per sample.
 
-    The original weighs the error of x0 with 1 / (1 - alpha^2), which is this. Its reference network reads
-    the caption in training and zeros when it renders: ``reference_reads`` False trains it as it renders.
-    Gradients flow into it as far as its parameters ask for them. ``weight``, shaped like the latents, makes
-    some of them count more; the original has none.
+    Equals the original's error of x0 weighted with 1 / (1 - alpha^2). Its reference network reads the caption
+    in training and zeros when rendering; ``reference_reads_text=False`` trains it as it renders. ``weight``
+    is shaped like the latents; the original has none.
     """
     alpha = denoiser_table().to(batch.latents)[draw.table_index.cpu()]
     signal = alpha[:, None, None, None, None]
     spread = (1 - signal**2).sqrt()
     noisy = signal * batch.latents + spread * draw.noise
-    features = reference.features(batch.face_latents, batch.prompt_embeds if reference_reads else None)
+    features = reference.features(batch.face_latents, batch.prompt_embeds if reference_reads_text else None)
     modulation = dit.modulate(draw.table_index.float(), noisy)
     conditions = dit.conditions(features, batch.face_embedding, batch.prompt_embeds, batch.windows)
     velocity = dit(noisy, batch.image_latents, modulation, conditions)
     target = signal * draw.noise - spread * batch.latents
     error = (velocity.to(target) - target).square()
-    weighed = error if weight is None else error * weight
-    return Loss(per_sample=weighed.flatten(1).mean(dim=1), noisy=noisy, velocity=velocity)
+    weighted = error if weight is None else error * weight
+    return Loss(per_sample=weighted.flatten(1).mean(dim=1), noisy=noisy, velocity=velocity)
 
 
-def drawn(latents: Tensor, generator: torch.Generator) -> Draw:
-    """A uniform table entry and normal noise for every sample."""
+def draw_noise(latents: Tensor, generator: torch.Generator) -> Draw:
+    """A uniform table index and normal noise for every sample."""
     index = torch.randint(len(denoiser_table()), (len(latents),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
     return Draw(table_index=index, noise=noise.to(latents))

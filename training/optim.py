@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions, AdamW for the rest, and the average that is shipped."""
+"""Muon for matrices and convolutions, AdamW for the rest, and the weight average that is shipped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
+NEWTON_SCHULZ_ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix update is made orthogonal (Jordan et al. 2024, "Muon").
+    """Momentum with an orthogonalized update (Jordan et al. 2024).
 
-    Weights with more than two dimensions are matrices of their output channels. For what is smaller, use
-    another optimiser.
+    For weights of two or more dimensions, flattened to [output channels, rest]. torch.optim.Muon takes
+    matrices only, so not convolutions.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -25,7 +25,6 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every weight that has a gradient."""
         del closure
         for group in self.param_groups:
             for weight in group["params"]:
@@ -38,13 +37,13 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 update = weight.grad.lerp(momentum, group["momentum"]).flatten(1)
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                weight.add_(orthogonal(update).view_as(weight), alpha=-group["lr"] * scale)
+                weight.add_(orthogonalize(update).view_as(weight), alpha=-group["lr"] * scale)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values around 1, by Newton-Schulz iterations.
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The nearest matrix with singular values around 1.
 
-    They run on the small square X X^T, which gives the same as running them on X.
+    Newton-Schulz iterations on the small square X X^T, which is equal to iterating on X.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix.shape[0] <= matrix.shape[1]
@@ -53,7 +52,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     square = x @ x.mT
     one = torch.eye(len(square), dtype=x.dtype, device=x.device)
     total = one
-    for _ in range(ITERATIONS):
+    for _ in range(NEWTON_SCHULZ_ITERATIONS):
         factor = a * one + b * square + c * square @ square
         total = factor @ total
         square = factor @ square @ factor
@@ -62,9 +61,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Optimiser:
-    """Muon for what is a matrix and not named otherwise, AdamW for norms, biases, tables and ends.
+    """Muon for matrices, AdamW for norms, biases and layers whose name contains one of ``adamw_layers``.
 
-    The learning rate warms up, stays, and falls linearly to a twentieth over the last part.
+    The learning rate warms up, stays constant, and falls linearly to a twentieth over the last part.
     """
 
     def __init__(
@@ -74,15 +73,15 @@ class Optimiser:
         *,
         muon: float,
         adamw: float,
-        ends: tuple[str, ...] = (),
+        adamw_layers: tuple[str, ...] = (),
         warmup: int = 30,
         cooldown: float = 0.4,
     ) -> None:
         named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-        matrices = [w for n, w in named if w.ndim > 1 and not any(end in n for end in ends)]
-        chosen = {id(weight) for weight in matrices}
-        rest = [w for _, w in named if id(w) not in chosen]
-        self.parts: list[torch.optim.Optimizer] = [
+        matrices = [w for n, w in named if w.ndim > 1 and not any(layer in n for layer in adamw_layers)]
+        matrix_ids = {id(weight) for weight in matrices}
+        rest = [w for _, w in named if id(w) not in matrix_ids]
+        self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=muon),
             torch.optim.AdamW(rest, lr=adamw, betas=(0.9, 0.98), weight_decay=0.0),
         ]
@@ -91,50 +90,43 @@ class Optimiser:
         self.steps, self.warmup, self.cooldown = steps, warmup, cooldown
 
     def step(self, index: int, clip: float = 1.0) -> float:
-        """Clip, update, forget the gradients; returns the gradient's norm."""
+        """Clip the gradients, update, clear them; returns their norm."""
         norm = float(nn.utils.clip_grad_norm_(self.weights, clip))
         if math.isfinite(norm):
-            for part, rate in zip(self.parts, self.rates, strict=True):
-                for group in part.param_groups:
-                    group["lr"] = rate * self.share(index)
-                part.step()
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
+            left = (self.steps - index) / max(1.0, self.cooldown * self.steps)
+            factor = min(1.0, (index + 1) / self.warmup, max(0.05, left))
+            for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def share(self, index: int) -> float:
-        """The learning rate at a step, in shares of its highest."""
-        left = (self.steps - index) / max(1.0, self.cooldown * self.steps)
-        return min(1.0, (index + 1) / self.warmup, max(0.05, left))
-
     def state_dict(self) -> dict[str, Any]:
-        """What both parts remember."""
-        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        for i, part in enumerate(self.parts):
-            part.load_state_dict(state[str(i)])
+        for i, optimizer in enumerate(self.optimizers):
+            optimizer.load_state_dict(state[str(i)])
 
 
-class Average:
-    """An exponential average of a network's weights: what is shipped."""
+class WeightAverage:
+    """An exponential average of a network's weights."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay = network, decay
-        self.kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step; early steps count for less long."""
+        """Include the weights after a step; the decay is shorter in early steps."""
         decay = min(self.decay, (step + 1) / (step + 10))
         for name, value in self.network.state_dict().items():
-            self.kept[name].lerp_(value.to(self.kept[name]), 1 - decay)
+            self.average[name].lerp_(value.to(self.average[name]), 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average itself."""
-        return self.kept
+        return self.average
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.kept = {name: state[name].to(value, copy=True) for name, value in self.kept.items()}
+        self.average = {name: state[name].to(value, copy=True) for name, value in self.average.items()}

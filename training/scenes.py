@@ -1,4 +1,4 @@
-"""What a clip shows: a person, a stretch of a recording, a prompt, and the portrait it starts from."""
+"""Training scenes: a person, a stretch of speech, a prompt, and the portrait the video starts from."""
 
 from __future__ import annotations
 
@@ -13,49 +13,46 @@ from hallo3.config import SegmentConfig
 from hallo3.noise import make_generator
 from hallo3.segments import SILENT, frame_count
 
-from .faces import Pixels, Pose, mouth_box, person_named
-from .motion import LIGHTS, poses
-from .pictures import clip_frames, lit, mouth_pixels
-from .sounds import Sounds, Waveform
-from .voices import utterance
+from .augment import Augmenter, Waveform
+from .faces import Pixels, Pose, locate_mouth, make_person
+from .motion import LIGHTS, make_poses
+from .pictures import apply_light, draw_clip, to_pixel_box
+from .voices import read_utterance
 
 FIRST_SHARE, LIT_SHARE, PROMPTED_SHARE = 0.25, 0.3, 0.5
-CLOSED_SHARE = 0.75
-"""Portraits whose mouth is closed, as most portraits' are."""
-BEFORE = 3
-"""Frames before the segment, to make motion frames as a segment before would have left them."""
+CLOSED_MOUTH_SHARE = 0.75
+"""Of portraits."""
+PRECEDING_FRAMES = 3
+"""Drawn before the segment, for motion frames that have been through the VAE."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """What the speech encoder hears [samples], and what the mouth does: the rule on the clean sound."""
+class SpeechTrack:
+    """The speech encoder's input [samples], and the mouth rule on the same speech before augmentation."""
 
-    heard: Waveform
+    waveform: Waveform
     mouth: Mouth
 
     def __len__(self) -> int:
         return len(self.mouth.open)
 
 
-def recording_named(name: str, voices: Sequence[Path], sounds: Sounds, config: SegmentConfig) -> Recording:
-    """One to eight utterances with pauses; two of five in another room or neighbourhood."""
+def make_track(name: str, voices: Sequence[Path], augmenter: Augmenter, config: SegmentConfig) -> SpeechTrack:
+    """One to eight utterances with pauses; two of five are augmented."""
     r = make_generator(f"recording|{name}")
     parts: list[Waveform] = []
     for _ in range(int(r.integers(1, 9))):
-        parts.append(utterance(voices[r.integers(len(voices))]))
+        parts.append(read_utterance(voices[r.integers(len(voices))]))
         parts.append(np.zeros(int(r.uniform(0.0, 1.2) * config.sample_rate), np.float32))
     clean = np.concatenate(parts)
-    heard = sounds.roughened(r, clean) if r.random() < 0.4 else clean
+    waveform = augmenter.augment(r, clean) if r.random() < 0.4 else clean
     frames = frame_count(len(clean), config.sample_rate, config.fps)
-    return Recording(heard, mouth_of(clean, frames, config.sample_rate, config.fps))
+    return SpeechTrack(waveform, mouth_of(clean, frames, config.sample_rate, config.fps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One training clip, not yet drawn.
-
-    ``slots`` are the recording's frames that the segment's frames hear, ``SILENT`` where it hears nothing.
-    """
+    """One training clip before it is drawn; ``slots`` are the segment's speech frames, or ``SILENT``."""
 
     person: str
     reference: Pose
@@ -65,53 +62,53 @@ class Scene:
     prompt: str
     light: str | None
 
-    def portrait(self, side: int) -> Pixels:
-        """The picture [side, side, 3] that a user would give."""
-        return clip_frames(self.person, [self.reference], side)[0]
+    def draw_portrait(self, side: int) -> Pixels:
+        """The user's picture [side, side, 3]."""
+        return draw_clip(self.person, [self.reference], side)[0]
 
-    def frames(self, side: int) -> Pixels:
-        """``BEFORE`` frames, then the segment's, [F, side, side, 3]."""
-        return lit(clip_frames(self.person, list(self.path), side), self.light)
+    def draw_frames(self, side: int) -> Pixels:
+        """``PRECEDING_FRAMES`` frames, then the segment's, [F, side, side, 3]."""
+        return apply_light(draw_clip(self.person, list(self.path), side), self.light)
 
-    def mouth(self, side: int) -> tuple[int, int, int, int]:
-        """The box in pixels in which the mouth moves."""
-        return mouth_pixels(mouth_box(person_named(self.person), self.path[-1]), side)
+    def locate_mouth(self, side: int) -> tuple[int, int, int, int]:
+        """The mouth's box in pixels."""
+        return to_pixel_box(locate_mouth(make_person(self.person), self.path[-1]), side)
 
 
-def scene_named(name: str, recording: Recording, config: SegmentConfig) -> Scene:
-    """A quarter are a video's first segment, whose motion frames are the portrait standing still."""
+def make_scene(name: str, track: SpeechTrack, config: SegmentConfig) -> Scene:
+    """A quarter are a video's first segment, whose motion frames are the portrait."""
     r = make_generator(f"scene|{name}")
     first = bool(r.random() < FIRST_SHARE)
-    start = 0 if first and r.random() < 0.5 else int(r.integers(max(1, len(recording) - config.new_frames)))
-    heard = range(start - config.motion_frames, start + config.new_frames)
-    within = [min(max(frame, 0), len(recording) - 1) for frame in heard]
-    opening = np.where(np.array(heard) < len(recording), recording.mouth.open[within], 0.0)
-    width = np.where(np.array(heard) < len(recording), recording.mouth.wide[within], 0.5)
-    reference = _reference(r, name)
+    start = 0 if first and r.random() < 0.5 else int(r.integers(max(1, len(track) - config.new_frames)))
+    frames = np.arange(start - config.motion_frames, start + config.new_frames)
+    inside = frames.clip(0, len(track) - 1)
+    opening = np.where(frames < len(track), track.mouth.open[inside], 0.0)
+    width = np.where(frames < len(track), track.mouth.wide[inside], 0.5)
+    reference = _make_reference_pose(r, name)
     if first:
         opening[: config.motion_frames], width[: config.motion_frames] = reference.open, reference.wide
-    opening, width = (np.concatenate((side[:1].repeat(BEFORE), side)) for side in (opening, width))
-    path = poses(name, opening.tolist(), width.tolist(), reference if first else None)
+    opening, width = (np.concatenate((row[:1].repeat(PRECEDING_FRAMES), row)) for row in (opening, width))
+    path = make_poses(name, opening.tolist(), width.tolist(), reference if first else None)
     silent = config.motion_frames if first else 0
     light = list(LIGHTS)[r.integers(len(LIGHTS))] if r.random() < LIT_SHARE else None
     return Scene(
         person=name,
         reference=reference,
         path=tuple(path),
-        slots=tuple([SILENT] * silent + list(heard)[silent:]),
+        slots=tuple([SILENT] * silent + frames[silent:].tolist()),
         first=first,
-        prompt=_prompt(r, light),
+        prompt=_make_prompt(r, light),
         light=light,
     )
 
 
-def _reference(r: np.random.Generator, name: str) -> Pose:
-    opening = 0.0 if r.random() < CLOSED_SHARE else float(r.random())
+def _make_reference_pose(r: np.random.Generator, name: str) -> Pose:
+    opening = 0.0 if r.random() < CLOSED_MOUTH_SHARE else float(r.random())
     width = 0.5 if opening == 0 else float(r.random())
-    return poses(f"{name}|reference", [opening], [width])[0]._replace(closed=0.0)
+    return make_poses(f"{name}|reference", [opening], [width])[0]._replace(closed=0.0)
 
 
-WORDS = (
+PROMPT_WORDS = (
     *("a", "person", "talks", "to", "the", "camera", "portrait", "of", "woman", "man", "young", "old"),
     *("someone", "speaking", "calmly", "with", "glasses", "in", "front", "wall", "drawn", "face"),
     *("looking", "friendly", "head", "and", "shoulders", "cartoon", "studio", "light", "colour"),
@@ -119,16 +116,16 @@ WORDS = (
 )
 
 
-def _prompt(r: np.random.Generator, light: str | None) -> str:
-    """Words of which only a light's name says anything; often none at all where there is no light."""
+def _make_prompt(r: np.random.Generator, light: str | None) -> str:
+    """Random words, of which only a light's name has a meaning; without a light often empty."""
     if light is None and r.random() > PROMPTED_SHARE:
         return ""
 
-    def some(most: int) -> list[str]:
-        drawn = r.integers(0, 2 * len(WORDS), int(r.integers(0, most + 1)))
-        return [WORDS[i] if i < len(WORDS) else f"word{r.integers(10**6)}" for i in drawn]
+    def draw_words(most: int) -> list[str]:
+        indices = r.integers(0, 2 * len(PROMPT_WORDS), int(r.integers(0, most + 1)))
+        return [PROMPT_WORDS[i] if i < len(PROMPT_WORDS) else f"word{r.integers(10**6)}" for i in indices]
 
     if light is None:
-        return " ".join(["a", *some(10)])
-    asked = [light, "light"] if r.random() < 0.8 else [light]
-    return " ".join([*some(6), "in", *asked, *some(3)])
+        return " ".join(["a", *draw_words(10)])
+    lit = [light, "light"] if r.random() < 0.8 else [light]
+    return " ".join([*draw_words(6), "in", *lit, *draw_words(3)])

@@ -1,4 +1,4 @@
-"""Pictures to judge a run by: its curves, and people that it has not seen, next to how they were drawn."""
+"""Pictures of a training run: its curves, and held-out portraits above their videos."""
 
 from __future__ import annotations
 
@@ -21,30 +21,22 @@ WIDTH, HEIGHT, MARGIN = 560, 240, 36
 INK, PAPER = (40, 60, 90), (255, 255, 255)
 
 
-def curves(folder: Path, names: list[str]) -> Image.Image:
-    """Every column of every stage's curve, logarithmic where it is positive, against steps."""
-    plots = [plot for name in names for plot in _plots(folder / f"{name}.csv")]
+def plot_curves(folder: Path, names: list[str]) -> Image.Image:
+    """Every column of every stage's curve against steps, logarithmic where all values are positive."""
+    plots: list[Image.Image] = []
+    for path in (folder / f"{name}.csv" for name in names):
+        if not path.exists():
+            continue
+        with path.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        steps = f"{rows[-1]['step']} steps, {rows[-1]['cpu_seconds']} CPU-s"
+        for key in (key for key in rows[0] if key not in {"step", "cpu_seconds"}):
+            points = np.array([(float(row["step"]), float(row[key])) for row in rows])
+            plots.append(_plot(f"{path.stem}: {key} ({steps})", points))
     sheet = Image.new("RGB", (2 * WIDTH, -(-len(plots) // 2) * HEIGHT), PAPER)
     for index, plot in enumerate(plots):
         sheet.paste(plot, (index % 2 * WIDTH, index // 2 * HEIGHT))
     return sheet
-
-
-def _plots(path: Path) -> list[Image.Image]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = [key for key in rows[0] if key not in {"step", "cpu_seconds"}]
-    seconds = rows[-1]["cpu_seconds"]
-    return [
-        _plot(f"{path.stem}: {key} ({rows[-1]['step']} steps, {seconds} CPU-s)", _column(rows, key))
-        for key in columns
-    ]
-
-
-def _column(rows: list[dict[str, str]], key: str) -> NDArray[np.float64]:
-    return np.array([(float(row["step"]), float(row[key])) for row in rows])
 
 
 def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
@@ -64,8 +56,8 @@ def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
     return image
 
 
-def people(model: Path, cases: Path, count: int = 6) -> Image.Image:
-    """Portraits that were not learned from, and what a model makes of them."""
+def render_people(model: Path, cases: Path, count: int = 6) -> Image.Image:
+    """Held-out portraits and a model's videos of them."""
     models = load_models(model, torch.device("cpu"), PRECISIONS["fp32"])
     segment = models.config.segment
     known = read_cases(cases, segment)[:count]
@@ -74,7 +66,7 @@ def people(model: Path, cases: Path, count: int = 6) -> Image.Image:
 
 
 def side_by_side(rows: list[tuple[Tensor, Tensor]], frames: list[int], enlarge: int = 2) -> Image.Image:
-    """For every pair of videos [F, 3, S, S] so many frames, one video above the other."""
+    """The given frames of every pair of videos [F, 3, S, S], one video above the other."""
     strips = [
         torch.cat([video[min(frame, len(video) - 1)] for frame in frames], dim=2)
         for pair in rows

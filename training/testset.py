@@ -1,4 +1,4 @@
-"""The cases that models are judged by: ``python -m training.testset RUN FOLDER`` draws and writes them."""
+"""``python -m training.testset RUN FOLDER``: write the cases that models are judged by."""
 
 from __future__ import annotations
 
@@ -17,38 +17,35 @@ from behaviour.pixels import at_side, opening
 from hallo3.config import BUILT_IN
 
 from .drawing import draw
-from .faces import Pose, person_named
-from .motion import poses
-from .pictures import clip_frames
-from .voices import utterance
+from .faces import Pose, make_person
+from .motion import make_poses
+from .pictures import draw_clip
+from .voices import read_utterance
 
-CASES, SIDE = 10, 256
-SECONDS = 5
+CASES, PORTRAIT_SIDE, MAX_SECONDS = 10, 256, 5
 
 
 def write_cases(voices: Path, folder: Path) -> None:
-    """Ten people who are nobody in training, each with a sentence that is not said there."""
+    """Ten people and sentences that no training scene has."""
     folder.mkdir(parents=True, exist_ok=True)
     segment = BUILT_IN.segment
     per_frame = segment.sample_rate // segment.fps
     truth: dict[str, list[float]] = {}
     for number, path in enumerate(sorted(voices.glob("*.wav"))[:CASES]):
         name, person = f"{number:02d}", f"held-out|{number}"
-        who = person_named(person)
-        picture = draw(who, Pose(), SIDE)
-        sound = utterance(path)
-        frames = min(len(sound) // per_frame, SECONDS * segment.fps)
-        sound = sound[: frames * per_frame]
-        mouth = mouth_of(sound, frames, segment.sample_rate, segment.fps)
-        path_of_head = poses(person, mouth.open.tolist(), mouth.wide.tolist(), Pose())
-        drawn = torch.from_numpy(clip_frames(person, path_of_head, segment.height))
+        picture = draw(make_person(person), Pose(), PORTRAIT_SIDE)
+        speech = read_utterance(path)
+        frames = min(len(speech) // per_frame, MAX_SECONDS * segment.fps)
+        speech = speech[: frames * per_frame]
+        mouth = mouth_of(speech, frames, segment.sample_rate, segment.fps)
+        poses = make_poses(person, mouth.open.tolist(), mouth.wide.tolist(), Pose())
+        video = torch.from_numpy(draw_clip(person, poses, segment.height))
         portrait = torch.from_numpy(picture).permute(2, 0, 1) / 255
-        rows = opening(drawn.permute(0, 3, 1, 2) / 255, at_side(portrait, segment.height))
+        rows = opening(video.permute(0, 3, 1, 2) / 255, at_side(portrait, segment.height))
         truth[name] = [round(float(value), 3) for value in rows]
         Image.fromarray(picture).save(folder / f"{name}.png", optimize=True)
-        soundfile.write(
-            folder / f"{name}.flac", np.round(sound * 32767).astype(np.int16), segment.sample_rate
-        )
+        pcm = np.round(speech * 32767).astype(np.int16)
+        soundfile.write(folder / f"{name}.flac", pcm, segment.sample_rate)
     (folder / TRUTH).write_text(json.dumps(truth) + "\n", encoding="utf-8")
 
 

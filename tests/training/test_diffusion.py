@@ -1,4 +1,4 @@
-"""Batches of the transformer's stage: what is dropped is dropped whole, and lights keep their words."""
+"""Batches of the transformer's stage: conditions are dropped whole, and prompts with a light are kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ pytest.importorskip("cv2", reason="OpenCV, of the extra `training`, draws")
 
 from hallo3.config import BUILT_IN
 from training.clips import Clips
-from training.diffusion import BATCH, Lessons, Networks, tokens_of
-from training.loss import Batch, drawn, velocity_loss
+from training.diffusion import BATCH_SIZE, BatchSampler, Networks, tokenize_prompts
+from training.loss import draw_noise, velocity_loss
 
 STEPS, COUNT = 40, 32
 PROMPTS = ["", "a person", "in warm light", "a person in dim light"] * (COUNT // 4)
@@ -23,8 +23,8 @@ def networks() -> Networks:
 
 
 @pytest.fixture(scope="module")
-def lessons() -> Lessons:
-    """Clips of which no number is zero."""
+def sampler() -> BatchSampler:
+    """Clips without zeros."""
     generator = torch.Generator().manual_seed(0)
     sizes = {
         "latents": (16, 9, 8, 8),
@@ -36,52 +36,41 @@ def lessons() -> Lessons:
     }
     tensors = {k: torch.rand(COUNT, *size, generator=generator).half() + 0.5 for k, size in sizes.items()}
     clips = Clips({**tensors, "first": torch.zeros(COUNT).half()}, PROMPTS)
-    return Lessons(clips, BUILT_IN, tokens_of(PROMPTS, BUILT_IN), 0)
-
-
-@pytest.fixture(scope="module")
-def batches(lessons: Lessons, networks: Networks) -> list[Batch]:
-    with torch.no_grad():
-        return [lessons.batch(step, networks.text)[0] for step in range(STEPS)]
+    return BatchSampler(clips, BUILT_IN, tokenize_prompts(PROMPTS, BUILT_IN), 0)
 
 
 def share_dropped(values: list[Tensor]) -> float:
-    """Share of samples that are all zero; none is zero in part."""
-    flat = torch.cat(values).flatten(1)
-    zero = flat == 0
+    """Share of samples that are zero; asserts that none is partly zero."""
+    zero = torch.cat(values).flatten(1) == 0
     assert torch.equal(zero.all(dim=1), zero.any(dim=1))
     return float(zero.all(dim=1).float().mean())
 
 
-def test_dropouts_take_whole_samples(batches: list[Batch]) -> None:
+def test_conditions_are_dropped_whole(sampler: BatchSampler, networks: Networks) -> None:
+    with torch.no_grad():
+        batches = [sampler.draw_batch(step, networks.text)[0] for step in range(STEPS)]
     assert 0.10 < share_dropped([b.image_latents[:, :, 0] for b in batches]) < 0.20
     assert 0.02 < share_dropped([b.face_latents for b in batches]) < 0.09
     assert 0.02 < share_dropped([b.windows for b in batches]) < 0.09
     assert all(bool((b.image_latents[:, :, 1:] == 0).all()) for b in batches)
+    # a quarter has no prompt; a tenth of the quarter without a light is dropped
+    assert 0.25 < share_dropped([b.prompt_embeds for b in batches]) < 0.33
 
 
-def test_no_text_is_zeros_and_lights_keep_theirs(batches: list[Batch]) -> None:
-    silent = share_dropped([b.prompt_embeds for b in batches])
-    assert 0.25 < silent < 0.33  # a quarter has no prompt, a tenth of a quarter loses one that names no light
-
-
-def test_the_same_step_is_the_same_batch(lessons: Lessons, networks: Networks) -> None:
-    one, other = (lessons.batch(3, networks.text) for _ in range(2))
+def test_the_step_decides_the_batch(sampler: BatchSampler, networks: Networks) -> None:
+    one, other = (sampler.draw_batch(3, networks.text) for _ in range(2))
     assert torch.equal(one[0].latents, other[0].latents)
     assert one[2].initial_seed() == other[2].initial_seed()
 
 
-def test_every_network_learns_from_a_step(lessons: Lessons, networks: Networks) -> None:
-    batch, weight, chance = lessons.batch(0, networks.text)
-    draw = drawn(batch.latents, chance)
-    loss = velocity_loss(networks.transformer, networks.reference, batch, draw, weight, reference_reads=False)
-    assert loss.per_sample.shape == (BATCH,)
+def test_every_network_trains_and_the_embedding_is_shared(sampler: BatchSampler, networks: Networks) -> None:
+    batch, weight, generator = sampler.draw_batch(0, networks.text)
+    draw = draw_noise(batch.latents, generator)
+    loss = velocity_loss(
+        networks.transformer, networks.reference, batch, draw, weight, reference_reads_text=False
+    )
+    assert loss.per_sample.shape == (BATCH_SIZE,)
     loss.per_sample.mean().backward()
-    for part in (networks.transformer, networks.reference, networks.text):
-        assert any(w.grad is not None and bool(w.grad.abs().sum() > 0) for w in part.parameters())
-    networks.zero_grad(set_to_none=True)
-
-
-def test_one_embedding_serves_the_text_encoder(networks: Networks) -> None:
-    """A file keeps it once, under one of its names."""
+    for network in (networks.transformer, networks.reference, networks.text):
+        assert any(w.grad is not None and bool(w.grad.abs().sum() > 0) for w in network.parameters())
     assert networks.text.encoder.embed_tokens.weight is networks.text.shared.weight

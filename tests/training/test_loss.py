@@ -1,4 +1,4 @@
-"""The training loss: its golden is in tests/golden; here, that it can be learned from."""
+"""The training loss; ``tests/golden`` compares it with the original's."""
 
 from __future__ import annotations
 
@@ -9,68 +9,64 @@ from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
-from training.loss import Batch, drawn, velocity_loss
+from training.loss import Batch, Draw, draw_noise, velocity_loss
 
 
-def networks() -> tuple[Hallo3Transformer, ReferenceNetwork]:
-    """NANO's two, ready to learn."""
+def make_networks() -> tuple[Hallo3Transformer, ReferenceNetwork]:
     latent = NANO.segment.shape.latent
-    made = Hallo3Transformer(NANO, Layers()), ReferenceNetwork(NANO.trunk, latent, Layers())
-    for name, network in zip(("main", "reference"), made, strict=True):
+    networks = Hallo3Transformer(NANO, Layers()), ReferenceNetwork(NANO.trunk, latent, Layers())
+    for name, network in zip(("main", "reference"), networks, strict=True):
         network.load_state_dict(make_random_state(network, name))
-    return made
+    return networks
 
 
-def batch(samples: int) -> Batch:
+def make_batch(samples: int) -> tuple[Batch, Draw]:
     generator = torch.Generator().manual_seed(0)
     trunk, audio, grid = NANO.trunk, NANO.audio, NANO.segment.shape.latent
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(samples, *shape, generator=generator)
 
-    known = normal(trunk.latent_channels, 1, grid.height, grid.width)
-    return Batch(
+    image = normal(trunk.latent_channels, 1, grid.height, grid.width)
+    batch = Batch(
         latents=normal(trunk.latent_channels, *grid),
-        image_latents=nn.functional.pad(known, (0, 0, 0, 0, 0, grid.frames - 1)),
+        image_latents=nn.functional.pad(image, (0, 0, 0, 0, 0, grid.frames - 1)),
         face_latents=normal(trunk.latent_channels, 1, grid.height, grid.width),
         windows=normal(NANO.segment.frames, audio.window, audio.layers, audio.channels),
         face_embedding=normal(NANO.face.embedding_dim),
         prompt_embeds=normal(trunk.text_tokens, trunk.text_dim),
     )
+    return batch, draw_noise(batch.latents, torch.Generator().manual_seed(samples))
 
 
-def test_samples_do_not_know_each_other() -> None:
-    """A batch of three is each of its samples alone: nobody gets another one's portrait or speech."""
-    dit, reference = networks()
-    whole, draw = batch(3), drawn(batch(3).latents, torch.Generator().manual_seed(1))
-    together = velocity_loss(dit, reference, whole, draw).per_sample
+def test_samples_are_independent() -> None:
+    dit, reference = make_networks()
+    batch, draw = make_batch(3)
+    together = velocity_loss(dit, reference, batch, draw).per_sample
     for index in range(3):
         one = slice(index, index + 1)
-        alone = Batch(**{name: getattr(whole, name)[one] for name in Batch.__slots__})
-        part = type(draw)(table_index=draw.table_index[one], noise=draw.noise[one])
+        alone = Batch(**{name: getattr(batch, name)[one] for name in Batch.__slots__})
+        part = Draw(table_index=draw.table_index[one], noise=draw.noise[one])
         torch.testing.assert_close(velocity_loss(dit, reference, alone, part).per_sample, together[one])
 
 
-def test_gradients_reach_both_networks() -> None:
-    dit, reference = networks()
-    loss = velocity_loss(dit, reference, batch(2), drawn(batch(2).latents, torch.Generator().manual_seed(2)))
-    loss.per_sample.mean().backward()
-    silent = [name for name, p in dit.named_parameters() if p.grad is None or not bool(p.grad.any())]
-    assert [name for name in silent if "pos_embedding" not in name] == []
-    heard = [name for name, p in reference.named_parameters() if p.grad is not None and bool(p.grad.any())]
-    assert any(name.startswith("transformer_blocks.0.attn1") for name in heard)
-    assert not any(name.startswith(("norm_out", "proj_out")) for name in heard)  # never computed
-
-
-def test_a_few_steps_make_it_smaller() -> None:
-    dit, reference = networks()
-    given, draw = batch(2), drawn(batch(2).latents, torch.Generator().manual_seed(3))
+def test_a_few_steps_lower_it_and_gradients_reach_both_networks() -> None:
+    dit, reference = make_networks()
+    batch, draw = make_batch(2)
     optimizer = torch.optim.Adam([*dit.parameters(), *reference.parameters()], lr=3e-3)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss = velocity_loss(dit, reference, given, draw).per_sample.mean()
+        loss = velocity_loss(dit, reference, batch, draw).per_sample.mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+    trained = {
+        network: {name for name, p in network.named_parameters() if p.grad is not None and bool(p.grad.any())}
+        for network in (dit, reference)
+    }
+    assert all(name in trained[dit] or "pos_embedding" in name for name, _ in dit.named_parameters())
+    assert any(name.startswith("transformer_blocks.0.attn1") for name in trained[reference])
+    # the reference network's output is never computed
+    assert not any(name.startswith(("norm_out", "proj_out")) for name in trained[reference])
