@@ -10,7 +10,7 @@ from hallo3.media.canvas import Canvas
 
 
 @pytest.mark.parametrize(
-    ("made", "now", "told"),
+    ("provenance", "now", "warning"),
     [
         ((), (), ""),
         ((), ("int8",), ""),
@@ -21,15 +21,15 @@ from hallo3.media.canvas import Canvas
     ],
 )
 def test_approximations_that_a_run_does_not_use_are_reported(
-    made: tuple[str, ...], now: tuple[str, ...], told: str
+    provenance: tuple[str, ...], now: tuple[str, ...], warning: str
 ) -> None:
     identity = Identity(
         canvas=Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8)),
         space="thumbnail",
         face_embedding=torch.ones(1, 48),
         reference_features=(),
-        provenance=Provenance("bf16", made),
+        provenance=Provenance("bf16", provenance),
     )
-    said = identity.approximation_warning(now)
-    assert told in said
-    assert bool(said) == bool(told)
+    found = identity.approximation_warning(now)
+    assert warning in found
+    assert bool(found) == bool(warning)

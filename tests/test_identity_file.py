@@ -1,4 +1,4 @@
-"""Identity files: read equals written, damaged and foreign ones are refused, and models are told apart."""
+"""Identity files: read equals written; damaged files and other models are refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def path(folder: Path, identity: Identity, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def tensors_of(identity: Identity) -> list[Tensor]:
+def list_tensors(identity: Identity) -> list[Tensor]:
     assert identity.paste_back is not None
     assert identity.preview is not None
     return [
@@ -94,9 +94,9 @@ def tensors_of(identity: Identity) -> list[Tensor]:
     ]
 
 
-def test_what_is_read_equals_what_was_written_bit_for_bit(path: Path, identity: Identity) -> None:
+def test_read_equals_written_bit_for_bit(path: Path, identity: Identity) -> None:
     read = read_identity(path)
-    for one, other in zip(tensors_of(identity), tensors_of(read), strict=True):
+    for one, other in zip(list_tensors(identity), list_tensors(read), strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
     assert (read.space, read.canvas.rows, read.canvas.columns) == (
@@ -109,14 +109,16 @@ def test_what_is_read_equals_what_was_written_bit_for_bit(path: Path, identity: 
     assert read.paste_back.place == identity.paste_back.place
 
 
-def test_the_video_is_equal_too(path: Path, identity: Identity, models: Models) -> None:
+def test_the_video_is_equal(path: Path, identity: Identity, models: Models) -> None:
     chosen: Settings = settings(models)
 
-    def video(who: Identity) -> Tensor:
+    def video(identity: Identity) -> Tensor:
         with torch.inference_mode():
             speech = encode_speech(speech_of(16000), models)
             prompt, noise = encode_prompt("", models), make_noise(5)
-            return torch.cat([f.pixels for f in render_identity(who, speech, prompt, models, chosen, noise)])
+            return torch.cat(
+                [f.pixels for f in render_identity(identity, speech, prompt, models, chosen, noise)]
+            )
 
     assert torch.equal(video(read_identity(path)), video(identity))
 
@@ -148,7 +150,7 @@ def test_features_keep_their_type(
 
 
 @pytest.mark.parametrize(
-    "made",
+    "provenance",
     [
         Provenance(),
         Provenance("bf16"),
@@ -156,20 +158,20 @@ def test_features_keep_their_type(
         Provenance("", ("attention_sage",)),
     ],
 )
-def test_provenance_is_kept(made: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
+def test_provenance_is_kept(provenance: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
     mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    write_identity(replace(identity, provenance=made), mark, files[0])
+    write_identity(replace(identity, provenance=provenance), mark, files[0])
     read = read_identity(files[0])
-    assert read.provenance == made
+    assert read.provenance == provenance
     write_identity(read, mark, files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
     before = read_identity(path)
-    assert before.provenance == Provenance(), "nobody has said"
+    assert before.provenance == Provenance(), "unknown"
     assert before.saved_info is not None
     assert read.saved_info is not None
     write_identity(before, mark, files[1])
-    assert (files[0].read_bytes() == files[1].read_bytes()) == (made == Provenance()), (
-        "older files stay as they are"
+    assert (files[0].read_bytes() == files[1].read_bytes()) == (provenance == Provenance()), (
+        "files without provenance do not change"
     )
 
 
@@ -243,9 +245,9 @@ def test_a_read_only_folder_is_reported(folder: Path, identity: Identity, tmp_pa
 
 def test_the_file_contains_no_code(path: Path) -> None:
     with TensorFile(path) as file:
-        said = json.loads(file.metadata["hallo3"])
-    assert said["part"] == "identity"
-    assert set(said) == {"part", "format", "space", "rows", "columns", "place", "content"}
+        facts = json.loads(file.metadata["hallo3"])
+    assert facts["part"] == "identity"
+    assert set(facts) == {"part", "format", "space", "rows", "columns", "place", "content"}
 
 
 def test_models_of_a_saved_identity_need_no_reference_network(folder: Path, tmp_path: Path) -> None:
@@ -263,7 +265,6 @@ SHOWN = torch.zeros(3, 64, 64, dtype=torch.uint8)
 
 @pytest.fixture
 def small_identity() -> Identity:
-    """One that is sound, and small."""
     return Identity(
         canvas=Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8)),
         space="thumbnail",
@@ -312,7 +313,7 @@ def test_impossible_values_are_refused_even_with_a_valid_hash(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "provenance",
     [
         {},
         [],
@@ -331,17 +332,17 @@ def test_impossible_values_are_refused_even_with_a_valid_hash(
     ],
 )
 def test_provenance_is_a_few_plain_words(
-    said: Any, small_identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    provenance: Any, small_identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = identity_file._facts
-    monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": said})
+    monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": provenance})
     write_identity(small_identity, torch.ones(8), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="is damaged"):
         read_identity(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
-def test_a_fingerprint_that_is_close_to_any_is_refused(
+def test_a_fingerprint_close_to_every_model_is_refused(
     value: float, small_identity: Identity, tmp_path: Path
 ) -> None:
     write_identity(small_identity, torch.full((8,), value), tmp_path / "a.safetensors")
@@ -358,10 +359,9 @@ def test_a_model_is_recognized_in_any_precision(precision: str, folder: Path) ->
     assert same_model(known, fingerprint(lambda name: state[name]))
 
 
-def test_a_model_is_recognized_with_the_originals_names(tmp_path: Path) -> None:
-    """In bf16, as it is published, against its values before that."""
-    whole = write_release(tmp_path, NANO)
-    assert whole
+def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
+    """bf16 as published, compared with fp32."""
+    assert write_release(tmp_path, NANO)
     plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
     found = fingerprint_in(ModelFolder(tmp_path).transformer)
     assert same_model(fingerprint(lambda name: plain[name]), found)
@@ -369,7 +369,7 @@ def test_a_model_is_recognized_with_the_originals_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_a_model_is_recognized_with_all_weights_in_8_bits(folder: Path, kind: torch.dtype) -> None:
-    """As ComfyUI stores them where it is asked to; another model in eight bits is still another."""
+    """As ComfyUI stores them on request; another model in 8 bits is still another."""
     known = fingerprint_in(folder / "transformer.safetensors")
     eight = known.to(torch.bfloat16).to(kind).float()
     assert same_model(known, eight)

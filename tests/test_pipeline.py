@@ -1,31 +1,56 @@
-"""The whole way: determinism, independence of segments, and what is held when."""
+"""The render loop: determinism, independence of segments, and what each network is called for."""
 
 from __future__ import annotations
 
+import gc
 import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import speech_of
 from hallo3.errors import AudioError, FaceError, PortraitError
-from hallo3.face.analyzer import Face, ThumbnailAnalyzer
+from hallo3.face.analyzer import Face, ThumbnailAnalyzer, analyze_portrait
+from hallo3.identity import frame_portrait
+from hallo3.loading import load_models
 from hallo3.media.audio import Recording
+from hallo3.model.guidance import GUIDANCE_PASSES
+from hallo3.model.transformer import ReferenceNetwork
 from hallo3.models import Models
-from hallo3.pipeline import RenderProgress, animate
+from hallo3.noise import Noise, Purpose, make_noise
+from hallo3.pipeline import (
+    LocalRenderer,
+    MemoryStore,
+    RenderProgress,
+    animate,
+    encode_prompt,
+    encode_speech,
+    extract_identity,
+    render,
+)
+from hallo3.quantization.precision import Precision
+from hallo3.segments import Segment
+from hallo3.settings import settings_for
+from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message
 from support.short_runs import refusing, settings, video
 
+SEGMENTS, STEPS = 3, 4
 
-def test_frames_are_as_many_as_the_speech_is_long(portrait: Tensor, speech: Recording, nano: Models) -> None:
+
+def test_the_video_is_as_long_as_the_speech(portrait: Tensor, speech: Recording, nano: Models) -> None:
     seen: list[RenderProgress] = []
-    made = list(animate(portrait, speech, "hi", nano, settings(nano), watch=seen.append))
-    assert [len(frames.pixels) for frames in made] == [15, 15, 8]
-    everything = torch.cat([frames.pixels for frames in made])
+    parts = list(animate(portrait, speech, "hi", nano, settings(nano), watch=seen.append))
+    assert [len(frames.pixels) for frames in parts] == [15, 15, 8]
+    everything = torch.cat([frames.pixels for frames in parts])
     assert everything.shape == (38, 3, 32, 32)
     assert float(everything.min()) >= 0
     assert float(everything.max()) <= 1
@@ -33,7 +58,7 @@ def test_frames_are_as_many_as_the_speech_is_long(portrait: Tensor, speech: Reco
     assert seen == [RenderProgress(s, 3, i, 2) for s in range(3) for i in (1, 2)]
 
 
-def test_the_same_inputs_give_the_same_frames_whatever_ran_before(
+def test_the_same_inputs_give_the_same_frames_after_any_other_run(
     portrait: Tensor, speech: Recording, nano: Models
 ) -> None:
     first = video(portrait, speech, nano, seed=5)
@@ -76,16 +101,16 @@ def test_global_state_is_neither_read_nor_changed(portrait: Tensor, speech: Reco
         return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(), flags]
 
     before, picture, sound = state(), portrait.clone(), speech.waveform.clone()
-    made = animate(portrait, speech, "hi", nano, settings(nano))
-    next(made)
+    frames = animate(portrait, speech, "hi", nano, settings(nano))
+    next(frames)
     assert state() == before
-    list(made)
+    list(frames)
     assert state() == before
     assert torch.equal(picture, portrait)
     assert torch.equal(sound, speech.waveform)
 
 
-def test_a_long_prompt_is_cut_with_a_word(portrait: Tensor, speech: Recording, nano: Models) -> None:
+def test_a_long_prompt_is_cut_with_a_message(portrait: Tensor, speech: Recording, nano: Models) -> None:
     with expect_message("101 tokens; the model reads 8, the last 93"):
         long = video(portrait, speech, nano, "y" * 100)
     assert torch.equal(long, video(portrait, speech, nano, "y" * 7))
@@ -104,7 +129,7 @@ def test_inputs_are_refused_before_any_network_is_used(portrait: Tensor, nano: M
 
 
 class BrokenAnalyzer:
-    """An analyzer that answers wrongly."""
+    """An analyzer whose face is invalid."""
 
     space = "thumbnail"
 
@@ -124,6 +149,250 @@ class BrokenAnalyzer:
         Face(mask=torch.ones(8, 8), embedding=torch.zeros(1, 48)),
     ],
 )
-def test_a_wrong_analyzer_is_caught(portrait: Tensor, speech: Recording, nano: Models, face: Face) -> None:
+def test_a_wrong_analyzer_is_refused(portrait: Tensor, speech: Recording, nano: Models, face: Face) -> None:
     with pytest.raises(FaceError):
         next(animate(portrait, speech, "", replace(nano, face=BrokenAnalyzer(face)), settings(nano)))
+
+
+def prepare(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, LocalRenderer]:
+    """The canvas and the renderer of a run."""
+    chosen, noise = settings(models), make_noise(0)
+    features = encode_speech(speech, models)
+    face = analyze_portrait(portrait, models.face, models.config.face)
+    framed = frame_portrait(portrait, face, models.config.segment.shape)
+    identity = extract_identity(framed, models, chosen, noise)
+    prompt = encode_prompt("", models)
+    return identity.canvas.pixels, LocalRenderer.prepare(identity, features, prompt, models, chosen)
+
+
+class Recorder:
+    """A renderer that records what passes between the stages of another."""
+
+    def __init__(self, local: LocalRenderer) -> None:
+        self.local = local
+        self.clips: list[Tensor] = []
+        self.sampled: list[tuple[Tensor, Tensor, Segment, Noise]] = []
+        self.decoded: list[list[Tensor]] = []
+
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        self.clips.append(pixels)
+        return self.local.encode(pixels, segment, noise)
+
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        latents = self.local.sample(image_latents, segment, noise)
+        self.sampled.append((image_latents, latents, segment, noise))
+        return latents
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        self.decoded.append([])
+        for part in self.local.decode(latents):
+            self.decoded[-1].append(part)
+            yield part
+
+
+def run(canvas: Tensor, local: LocalRenderer) -> tuple[Recorder, Tensor]:
+    recorder = Recorder(local)
+    frames = render(canvas, local.speech.plan, recorder, MemoryStore(make_noise(0)), motion_drop=0.1)
+    return recorder, torch.cat([each.pixels for each in frames])
+
+
+@torch.inference_mode()
+def test_a_segment_alone_equals_the_segment_in_sequence(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    """A segment depends on its image latents and noise only."""
+    recorder, _ = run(*prepare(portrait, speech, nano))
+    _, fresh = prepare(portrait, speech, nano)
+    for image_latents, latents, segment, noise in reversed(recorder.sampled):
+        assert torch.equal(fresh.sample(image_latents, segment, noise), latents)
+
+
+@torch.inference_mode()
+def test_only_two_motion_frames_pass_on(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    canvas, local = prepare(portrait, speech, nano)
+    recorder, _ = run(canvas, local)
+    assert all(clip.shape == (1, 3, 3, 32, 32) for clip in recorder.clips)
+    assert all(torch.equal(clip[:, :, :1], canvas) for clip in recorder.clips)
+    for clip, parts in zip(recorder.clips[1:], recorder.decoded, strict=False):
+        motion = torch.cat(parts, dim=2)[:, :, -2:].clamp(-1, 1)
+        visible = (clip[:, :, 1:] != 0).all(dim=(1, 2), keepdim=True)
+        assert 0.8 < float(visible.float().mean()) < 0.97
+        assert torch.allclose(clip[:, :, 1:], motion * visible, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_the_last_segment_is_decoded_only_as_far_as_needed(portrait: Tensor, nano: Models) -> None:
+    recorder, pixels = run(*prepare(portrait, speech_of(640 * 18), nano))
+    assert len(pixels) == 18
+    assert [part.shape[2] for parts in recorder.decoded for part in parts] == [9, 8, 9]
+
+
+def test_one_network_at_a_time_and_encoders_once(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    active, names = list[Any](), ("speech", "text", "vae", "reference", "transformer")
+    counted = {name: CountingResidency(getattr(nano, name), active=active) for name in names}
+    list(animate(portrait, speech, "hi", replace(nano, **counted), settings(nano)))
+    entered = {name: residency.entered for name, residency in counted.items()}
+    assert entered == {"speech": 1, "text": 1, "reference": 1, "vae": 1 + 2 * 3, "transformer": 1 + 3}
+    assert not active
+
+
+ENCODERS = {"Wav2Vec2Model", "T5EncoderModel", "ReferenceNetwork"}
+
+
+def loaded_encoders() -> dict[int, str]:
+    gc.collect()
+    found = (thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module))
+    return {id(thing): type(thing).__name__ for thing in found if type(thing).__name__ in ENCODERS}
+
+
+def test_encoders_are_unloaded_before_sampling(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    before, during = loaded_encoders(), list[dict[int, str]]()
+    next(
+        animate(
+            portrait, speech, "hi", nano, settings(nano), watch=lambda _: during.append(loaded_encoders())
+        )
+    )
+    assert set(during[0]) <= set(before)
+
+
+def test_no_prompt_needs_no_text_encoder(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    models = replace(nano, text=refusing())
+    next(animate(portrait, speech, "  ", models, settings(nano)))
+
+
+def test_guidance_of_one_is_the_conditional_branch_alone(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    batches: list[int] = []
+    with nano.transformer as dit:
+        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    try:
+        next(animate(portrait, speech, "", nano, settings(nano, guidance_scale=1.0)))
+        next(animate(portrait, speech, "", nano, settings(nano)))
+        next(animate(portrait, speech, "", nano, settings(nano, passes="sequential")))
+    finally:
+        hook.remove()
+    assert batches == [1, 1, 2, 2, 1, 1, 1, 1]
+
+
+def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models) -> None:
+    """Pixels outside the mask reach the video through the canvas, never through the identity."""
+    half = torch.zeros(80, 64)
+    half[:, :32] = 1
+    face = Face(mask=half, embedding=torch.ones(1, 48))
+    changed = portrait.clone()
+    changed[:, :, 40:] = 0
+    noise = make_noise(0)
+    with torch.inference_mode():
+        framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
+        one, other = (extract_identity(p, nano, settings(nano), noise) for p in framed)
+    pairs = zip(one.reference_features, other.reference_features, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(one.canvas.pixels, other.canvas.pixels)
+
+
+def test_noise_can_be_replaced(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    asked: list[tuple[Purpose, int, int]] = []
+    seeded = make_noise(0)
+
+    def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        asked.append((purpose, segment, step))
+        return seeded(purpose, segment, step, shape)
+
+    video_frames = animate(portrait, speech, "", nano, settings(nano, posterior="sample"), noise=noise)
+    pixels = torch.cat([frames.pixels for frames in video_frames])
+    assert torch.equal(pixels, video(portrait, speech, nano, posterior="sample"))
+    per_segment = (Purpose.MOTION_MASK, Purpose.MOTION_POSTERIOR, Purpose.START, Purpose.STEP)
+    wanted = [(Purpose.IDENTITY_POSTERIOR, 0, 0)] + [(p, s, 0) for s in range(3) for p in per_segment]
+    assert asked == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_to_full_precision(
+    portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, dtype: torch.dtype
+) -> None:
+    half = load_models(nano_folder, torch.device("cpu"), Precision(str(dtype), dtype))
+    with half.speech as wav2vec2, half.transformer as dit:
+        assert next(wav2vec2.parameters()).dtype == torch.float32
+        assert next(dit.parameters()).dtype == dtype
+    found, wanted = (video(portrait, speech, models, "hi", sampler="ddim") for models in (half, nano))
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+    assert float((found - wanted).abs().mean()) < 0.1 * float(wanted.std())
+
+
+class CountingResidency:
+    """Counts how often a residency is entered, and calls of the network's ``layers`` by name; refuses to be
+    entered while another of ``active`` is."""
+
+    def __init__(self, residency: Any, *layers: str, active: list[Any] | None = None) -> None:
+        self._residency, self._layers = residency, layers
+        self._active = [] if active is None else active
+        self.entered, self.calls = 0, Counter[str]()
+
+    def __enter__(self) -> Any:
+        assert not self._active, "two networks in use at once"
+        self._active.append(self)
+        network = self._residency.__enter__()
+        self.entered += 1
+        self._hooks = [
+            module.register_forward_pre_hook(lambda *_, name=name: self.calls.update([name]))
+            for name, module in self._modules(network)
+        ]
+        return network
+
+    def __exit__(self, *stopped: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._active.remove(self)
+        self._residency.__exit__(*stopped)
+
+    def _modules(self, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if self._layers:
+            yield from (each for each in network.named_modules() if each[0] in self._layers)
+
+
+@contextmanager
+def count_calls(models: Models, called: Counter[str]) -> Iterator[Models]:
+    """Count calls of the transformer's layers, and of what runs once per video by name."""
+    in_block = ("attn1.to_k", "norm1.linear", "attn_face.to_k", "attn_audio.to_k")
+    layers = ["audio_proj", "face_proj", "patch_embed.text_proj"]
+    layers += [f"transformer_blocks.0.{layer}" for layer in in_block]
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in ((ReferenceNetwork, "features"), (TextEncoder, "encode")):
+            patch.setattr(kind, name, count(getattr(kind, name), called))
+        yield replace(
+            models,
+            transformer=CountingResidency(models.transformer, *layers),
+            speech=CountingResidency(models.speech, "encoder.layers.0"),
+        )
+
+
+def count(real: Callable[..., Any], called: Counter[str]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        called[real.__name__] += 1
+        return real(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("passes", GUIDANCE_PASSES)
+def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passes: str) -> None:
+    defaults = nano.config.defaults
+    settings = replace(settings_for(defaults, steps=STEPS, guidance_scale=3.5), passes=passes)
+    samples = SEGMENTS * nano.config.segment.new_frames * 640
+    called: Counter[str] = Counter()
+    with count_calls(nano, called) as models:
+        frames = list(animate(portrait, speech_of(samples), "a man", models, settings))
+    assert len(frames) == SEGMENTS
+    assert called == {"features": 1, "encode": 1}
+    assert models.speech.entered == 1  # type: ignore[attr-defined]
+    assert models.speech.calls == {"encoder.layers.0": 1}  # type: ignore[attr-defined]
+    calls: Counter[str] = models.transformer.calls  # type: ignore[attr-defined]
+    block, branches = "transformer_blocks.0", 1 if passes == "batched" else 2
+    assert calls["face_proj"] == calls["patch_embed.text_proj"] == 1
+    assert calls["audio_proj"] == SEGMENTS + 1, "once per segment, and once for silence"
+    assert calls[f"{block}.attn_face.to_k"] == 1
+    assert calls[f"{block}.attn_audio.to_k"] == SEGMENTS + 1
+    assert calls[f"{block}.norm1.linear"] == 1, "all timesteps at once"
+    assert calls[f"{block}.attn1.to_k"] == SEGMENTS * STEPS * branches + 1, "once more for the reference"

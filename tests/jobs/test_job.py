@@ -1,4 +1,4 @@
-"""The invariant: after any fault, what is finished is sound and a new run makes the same video."""
+"""The invariant: after any fault, finished segments are intact and a new run makes the same video."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hallo3.errors import Hallo3Error, OutputError
 from hallo3.jobs.job import open_job, read_manifest
 from hallo3.jobs.segment_file import read_note, read_segment
 from support.fault_injection import Fault, faults_in
-from support.toy_renderer import SEGMENTS, Toy, render_undisturbed
+from support.toy_renderer import SEGMENTS, Toy, render_without_faults
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return render_undisturbed(tmp_path_factory.mktemp("wanted"))
+    return render_without_faults(tmp_path_factory.mktemp("wanted"))
 
 
 def segment_files(jobs: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def test_a_finished_job_renders_nothing_again(tmp_path: Path, wanted: list[bytes
 def test_every_single_fault_leaves_the_invariant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[bytes], kind: str
 ) -> None:
-    """The n-th open, write, fsync or replace fails, or the program ends there, for every n there is."""
+    """The n-th open, write, fsync or replace fails or ends the program, for every n."""
     names = set[str]()
     for number in range(1, 1000):
         jobs = tmp_path / str(number)
@@ -58,7 +58,7 @@ def test_every_single_fault_leaves_the_invariant(
             assert found[1]["piece"].numpy().tobytes() == wanted[index]
         second = Toy()
         assert second.run(jobs) == wanted
-        assert second.rendered == list(range(len(done), SEGMENTS))  # nothing kept is rendered twice
+        assert second.rendered == list(range(len(done), SEGMENTS))  # no finished segment is rendered again
         assert len(first.rendered) <= len(done) + 1
         assert not list(jobs.rglob("*.unfinished"))
     assert number > 30
@@ -80,7 +80,7 @@ def test_flipped_bytes_and_cut_files_never_give_a_wrong_video(tmp_path: Path, wa
             raw[draw.integers(len(raw))] ^= 1 << draw.integers(8)
             path.write_bytes(raw)
         again = Toy()
-        with suppress(OutputError):  # a format that became a newer one's
+        with suppress(OutputError):  # the flipped bit made the format number larger
             assert again.run(jobs) == wanted, (path, number)
         assert len(again.rendered) <= 1
         shutil.rmtree(jobs)
@@ -99,7 +99,7 @@ def test_swapped_missing_and_foreign_segments_are_rendered_again(tmp_path: Path,
     files[0].unlink()
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
-    assert again.rendered == [0]  # those after it are what they were
+    assert again.rendered == [0]  # the later ones are unchanged
     shutil.copy(foreign[3], files[3])
     again = Toy()
     assert again.run(tmp_path / "a") == wanted
@@ -126,13 +126,13 @@ def test_a_manifest_is_restored_from_the_segments(tmp_path: Path, wanted: list[b
     assert json.loads((folder / "job.json").read_text())["segments"] == SEGMENTS
 
 
-def test_a_newer_programs_job_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_job_of_a_newer_version_is_refused_and_not_changed(tmp_path: Path) -> None:
     Toy().run(tmp_path)
-    about = next(tmp_path.iterdir()) / "job.json"
-    about.write_text('{"format": 2, "all": "different"}')
+    manifest = next(tmp_path.iterdir()) / "job.json"
+    manifest.write_text('{"format": 2, "all": "different"}')
     with pytest.raises(OutputError, match="newer version"):
         Toy().run(tmp_path)
-    assert about.read_text() == '{"format": 2, "all": "different"}'
+    assert manifest.read_text() == '{"format": 2, "all": "different"}'
 
 
 def test_two_runs_of_one_job_do_not_mix(tmp_path: Path) -> None:

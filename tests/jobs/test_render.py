@@ -1,4 +1,4 @@
-"""Segments done again, and videos that go on from others."""
+"""Redone segments, and videos that continue others."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from hallo3.jobs.render import Redo, derive_seed, parse_redo
 from hallo3.noise import make_noise
 from hallo3.segments import SegmentPlan
 from support.fault_injection import Fault, faults_in
-from support.toy_renderer import PLAN, SEGMENTS, Toy, render_undisturbed
+from support.toy_renderer import PLAN, SEGMENTS, Toy, render_without_faults
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return render_undisturbed(tmp_path_factory.mktemp("wanted"))
+    return render_without_faults(tmp_path_factory.mktemp("wanted"))
 
 
 def test_a_redo_renders_only_its_segments(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
     again = Toy()
-    made = again.run(tmp_path, Redo(2, 3, 1))
+    pieces = again.run(tmp_path, Redo(2, 3, 1))
     assert again.rendered == [1, 2]
-    assert [a == b for a, b in zip(made, wanted, strict=True)] == [True, False, False, True, True]
-    for redo in (Redo(2, 3, 1), Redo(1, 0, 0)):  # asked for again, or not: it is done
+    assert [a == b for a, b in zip(pieces, wanted, strict=True)] == [True, False, False, True, True]
+    for redo in (Redo(2, 3, 1), Redo(1, 0, 0)):  # redo again or not at all: nothing to render
         again = Toy()
-        assert again.run(tmp_path, redo) == made
+        assert again.run(tmp_path, redo) == pieces
         assert again.rendered == []
     again = Toy()
     other = again.run(tmp_path, Redo(3, 3, 2))
     assert again.rendered == [2]
-    assert [a == b for a, b in zip(other, made, strict=True)] == [True, True, False, True, True]
+    assert [a == b for a, b in zip(other, pieces, strict=True)] == [True, True, False, True, True]
 
 
-def test_takes_on_takes_never_lose_what_comes_after(tmp_path: Path) -> None:
-    draw, made = np.random.default_rng(1), Toy().run(tmp_path)
+def test_later_segments_survive_any_sequence_of_takes(tmp_path: Path) -> None:
+    draw, pieces = np.random.default_rng(1), Toy().run(tmp_path)
     for _ in range(40):
         first = int(draw.integers(1, SEGMENTS + 1))
         redo = Redo(first, int(draw.integers(first, SEGMENTS + 1)), int(draw.integers(1, 4)))
-        toy, before = Toy(), made
-        made = toy.run(tmp_path, redo)
+        toy, before = Toy(), pieces
+        pieces = toy.run(tmp_path, redo)
         assert all(redo.first <= index + 1 <= redo.last for index in toy.rendered), redo
         outside = [n for n in range(SEGMENTS) if n not in toy.rendered]
-        assert all(made[n] == before[n] for n in outside)
+        assert all(pieces[n] == before[n] for n in outside)
 
 
 @pytest.mark.parametrize("kind", ["full", "kill"])
 def test_a_stopped_redo_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     redo = Redo(2, 4, 1)
-    wanted = render_undisturbed(tmp_path / "wanted", redo=redo)
+    wanted = render_without_faults(tmp_path / "wanted", redo=redo)
     for number in range(1, 1000):
         jobs = tmp_path / str(number)
         Toy().run(jobs)
@@ -66,7 +66,7 @@ def test_a_stopped_redo_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if not fault.struck:
             break
         plain = Toy()
-        plain.run(jobs)  # without asking for the redo: whatever there is makes a whole video
+        plain.run(jobs)  # without the redo: takes may mix, the video is complete
         assert plain.rendered == []
         second = Toy()
         assert second.run(jobs, redo) == wanted
@@ -98,7 +98,7 @@ def test_a_video_continues_another(tmp_path: Path, wanted: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "6", "3-2", "1-6", "a", "1-2-3", "-", "-3", "1,2", "9" * 30])
-def test_segments_that_are_not_there_cannot_be_done_again(text: str) -> None:
+def test_a_redo_of_missing_segments_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="1 to 5"):
         parse_redo(text, 1, 5)
 
@@ -112,26 +112,26 @@ def test_segments_are_counted_from_one() -> None:
         parse_redo("2", 0, 5)
 
 
-def test_a_take_has_a_seed_of_its_own() -> None:
+def test_every_take_has_its_own_seed() -> None:
     seeds = [derive_seed(seed, take, after) for seed in (0, 1) for take in (0, 1, 2) for after in ("", "x")]
     assert len(set(seeds)) == 12
     assert derive_seed(5, 0, "") == 5
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
-def test_a_damaged_take_is_rendered_as_that_take_and_nothing_else(tmp_path: Path) -> None:
+def test_a_damaged_take_is_rendered_again_as_the_same_take(tmp_path: Path) -> None:
     Toy().run(tmp_path)
-    made = Toy().run(tmp_path, Redo(2, 2, 2))
+    pieces = Toy().run(tmp_path, Redo(2, 2, 2))
     path = next(tmp_path.glob("*/segments/000001*"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
     again = Toy()
-    assert again.run(tmp_path) == made
+    assert again.run(tmp_path) == pieces
     assert again.rendered == [1]
 
 
-def test_what_was_inherited_cannot_be_done_again() -> None:
+def test_a_redo_of_inherited_segments_is_refused() -> None:
     with pytest.raises(InputError, match="of 4 to 6"):
         parse_redo("2-5", 1, 6, 3)
     assert parse_redo("4-", 1, 6, 3) == Redo(4, 6, 1)

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.ledger import OnMeta
+from hallo3.config import TINY
 from hallo3.errors import InputError
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.sampling.samplers import (
     SAMPLERS,
     get_sampler,
@@ -100,3 +103,18 @@ def test_guidance_extrapolates_from_the_unconditional_branch() -> None:
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="dpmpp_2m_sde or ddim"):
         get_sampler("euler")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("passes", GUIDANCE_PASSES)
+@torch.inference_mode()
+def test_no_step_waits_for_the_device(passes: str, sampler: str) -> None:
+    """A meta tensor has no values: code that reads one raises."""
+    meta = OnMeta(TINY, steps=4)
+    predict = GUIDANCE_PASSES[passes](meta.dit, *meta.prepare())
+    noise = torch.empty_like(meta.latents)
+    denoise = guided_denoiser(predict, 3.5)
+    latents = SAMPLERS[sampler](denoise, meta.latents, make_schedule(4), lambda _: noise, lambda _: None)
+    assert latents.shape == meta.latents.shape
+    with pytest.raises(RuntimeError):
+        bool(latents.sum() > 0)

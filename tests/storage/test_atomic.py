@@ -1,26 +1,22 @@
-"""Files are whole or not there, whatever fails; one writer at a time; both systems' ways."""
+"""After any fault a file is the old one or the new one, on POSIX and on Windows."""
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from hallo3.errors import OutputError
 from hallo3.storage.atomic import Posix, Windows, finalize_file, temporary_path, write_atomic, write_error
-from hallo3.storage.lock import HOLDER_FILENAME, lock_folder
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
 
 
 @pytest.mark.parametrize("system", [Posix(), Windows(delays=())])
-def test_a_file_is_written_whole(tmp_path: Path, system: Posix | Windows) -> None:
+def test_a_file_is_written_completely(tmp_path: Path, system: Posix | Windows) -> None:
     path = tmp_path / "file"
     for _ in range(2):
         write_atomic(path, BLOCKS, system)
@@ -29,8 +25,8 @@ def test_a_file_is_written_whole(tmp_path: Path, system: Posix | Windows) -> Non
 
 
 @pytest.mark.parametrize("kind", ["full", "broken", "kill"])
-@pytest.mark.parametrize("before", [None, b"what was there before"])
-def test_whatever_fails_the_file_is_the_old_or_the_new(
+@pytest.mark.parametrize("before", [None, b"the previous content"])
+def test_after_any_fault_the_file_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, before: bytes | None
 ) -> None:
     path, seen = tmp_path / "file", set[bytes | None]()
@@ -50,7 +46,7 @@ def test_whatever_fails_the_file_is_the_old_or_the_new(
     assert seen == {before, b"one two three"}
 
 
-def test_windows_waits_for_whoever_has_the_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
     real = Path.replace
 
@@ -69,7 +65,7 @@ def test_windows_waits_for_whoever_has_the_file_open(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_is(
+def test_only_a_folder_that_supports_no_sync_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool
 ) -> None:
     def refuse(_descriptor: int) -> None:
@@ -81,7 +77,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error_and_one_that_fails_is(
             Posix().sync_folder(tmp_path)
     else:
         Posix().sync_folder(tmp_path)
-    Windows().sync_folder(tmp_path / "which need not even exist")
+    Windows().sync_folder(tmp_path / "absent")
 
 
 def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
@@ -90,44 +86,7 @@ def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
-    with lock_folder(tmp_path, "this"):
-        with (
-            pytest.raises(OutputError, match=f"process {os.getpid()} since") as refused,
-            lock_folder(tmp_path, "this"),
-        ):
-            pass
-        assert "Another run is working on this" in str(refused.value)
-        (tmp_path / HOLDER_FILENAME).write_text("[" * 5000)
-        with pytest.raises(OutputError, match="another process"), lock_folder(tmp_path, "this"):
-            pass
-    with lock_folder(tmp_path, "this"):
-        pass
-
-
-HOLDING = """
-import sys, time
-from pathlib import Path
-from hallo3.storage.lock import lock_folder
-with lock_folder(Path(sys.argv[1]), "this"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_dead_holder_holds_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        with pytest.raises(OutputError, match=f"process {child.pid} "), lock_folder(tmp_path, "this"):
-            pass
-        child.kill()
-        child.wait()
-    with lock_folder(tmp_path, "this"):
-        pass
-
-
-def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_its_free_space(tmp_path: Path) -> None:
     error = write_error(
         "It cannot be saved.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345
     )

@@ -74,6 +74,6 @@ class Toy:
         return [*store.inherited_results(), *own]
 
 
-def render_undisturbed(folder: Path, *, redo: Redo = NO_REDO) -> list[bytes]:
+def render_without_faults(folder: Path, *, redo: Redo = NO_REDO) -> list[bytes]:
     pieces = Toy().run(folder)
     return Toy().run(folder, redo) if redo != NO_REDO else pieces
