@@ -1,12 +1,12 @@
-"""What an ONNX file says of itself, read without the library that would run it.
+"""ONNX networks, run by onnxruntime: the published files, known by their SHA-256.
 
-The format is protobuf (onnx.proto): numbered fields, nested messages. Only the fields that are needed are
-looked at; weights are stepped over. What could reach beyond the file is refused before anything runs it.
+A hash says more than a check of the content could: an ONNX file can name files outside itself and operators
+that are not ONNX's own. Of a file that the user accepts unverified only the inputs and outputs are checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,228 +17,23 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
+from .messages import logger
+from .storage.hashing import hash_bytes
 
-DEEPEST = 16
-"""Levels of graphs inside graphs that are followed."""
-PLAIN_DOMAINS = ("", "ai.onnx")
-"""Where ONNX's own operators are; any other name is an extension."""
-FLOAT = 1
+MAX_BYTES = 1 << 30
+"""The largest of the published files has a quarter of it."""
 FOREIGN = {
     b"<": "a web page",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
     b"PK": "an archive that is still packed",
 }
-"""What is found in place of a model, by its first bytes."""
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
-_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE, _GRAPH_IN, _GRAPH_OUT = 1, 5, 15, 11, 12
-_NODE_ATTRIBUTE, _NODE_OPERATOR, _NODE_DOMAIN = 5, 4, 7
-_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """An input or output: its ``name``, its ``shape`` with None for sizes that are open, and whether its
-    numbers are float32."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    is_float: bool
-
-    def __str__(self) -> str:
-        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.name} [{sizes}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a network takes and gives."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-
-
-def read_ports(content: bytes, path: Path) -> Ports:
-    """The inputs and outputs of the model in a file's ``content``; ``path`` is for messages.
-
-    Raises ``CheckpointError`` for what is no model or cut short, and for weights outside the file, sparse
-    ones, operators that are not ONNX's own, functions and training steps.
-    """
-    if (what := _foreign(content)) is not None:
-        raise _refused(path, f"{what} ({len(content)} bytes)")
-    graph: memoryview | None = None
-    try:
-        for number, value in _fields(memoryview(content)):
-            if number == _MODEL_GRAPH:
-                if graph is not None:  # protobuf would merge them
-                    raise ValueError("several graphs")
-                graph = _message(value)
-            elif number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
-                raise _unsafe(path, "functions or training steps inside the model")
-            elif number == _MODEL_OPSETS:
-                domains = [_text(each) for field, each in _fields(_message(value)) if field == 1]
-                _check_domain("".join(domains), "of its own", path)
-        if graph is None:
-            raise ValueError("no graph")
-        return _read_graph(graph, path)
-    except (ValueError, IndexError) as error:
-        raise _refused(path, f"damaged or cut short: {error} ({len(content)} bytes)") from error
-
-
-def _foreign(content: bytes) -> str | None:
-    if not content:
-        return "an empty file"
-    start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-    return next((what for magic, what in FOREIGN.items() if start.startswith(magic)), None)
-
-
-def _read_graph(graph: memoryview, path: Path) -> Ports:
-    _check_graph(graph, path, 0)
-    fields = list(_fields(graph))
-    weights = {
-        _text(value)
-        for number, tensor in fields
-        if number == _GRAPH_TENSOR
-        for field, value in _fields(_message(tensor))
-        if field == _TENSOR_NAME
-    }
-    inputs = [_port(_message(value)) for number, value in fields if number == _GRAPH_IN]
-    outputs = [_port(_message(value)) for number, value in fields if number == _GRAPH_OUT]
-    return Ports(tuple(port for port in inputs if port.name not in weights), tuple(outputs))
-
-
-def _check_graph(graph: memoryview, path: Path, depth: int) -> None:
-    if depth > DEEPEST:
-        raise _unsafe(path, f"more than {DEEPEST} graphs inside each other")
-    for number, value in _fields(graph):
-        if number == _GRAPH_TENSOR:
-            _check_tensor(_message(value), path)
-        elif number == _GRAPH_SPARSE:
-            raise _unsafe(path, "sparse weights")
-        elif number == _GRAPH_NODE:
-            _check_node(_message(value), path, depth)
-
-
-def _check_node(node: memoryview, path: Path, depth: int) -> None:
-    operator, domain = "", ""
-    for number, value in _fields(node):
-        if number == _NODE_OPERATOR:
-            operator = _text(value)
-        elif number == _NODE_DOMAIN:
-            domain = _text(value)
-        elif number == _NODE_ATTRIBUTE:
-            for field, inner in _fields(_message(value)):
-                if field in (5, 10):
-                    _check_tensor(_message(inner), path)
-                elif field in (6, 11):
-                    _check_graph(_message(inner), path, depth + 1)
-                elif field in (22, 23):
-                    raise _unsafe(path, "sparse weights")
-    _check_domain(domain, operator, path)
-
-
-def _check_tensor(tensor: memoryview, path: Path) -> None:
-    for number, value in _fields(tensor):
-        if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
-            raise _unsafe(path, "weights that lie in another file")
-
-
-def _check_domain(domain: str, operator: str, path: Path) -> None:
-    if domain not in PLAIN_DOMAINS:
-        raise _unsafe(path, f"operators {operator} in the domain {domain[:60]!r}")
-
-
-def _port(value_info: memoryview) -> Port:
-    """ValueInfoProto: name 1, type 2; of its tensor type 1: element type 1, shape 2 of dimensions 1."""
-    name, shape, is_float = "", list[int | None](), False
-    for number, value in _fields(value_info):
-        if number == 1:
-            name = _text(value)
-        elif number == 2:
-            tensor = [each for kind, each in _fields(_message(value)) if kind == 1]
-            for field, inner in (pair for each in tensor for pair in _fields(_message(each))):
-                if field == 1:
-                    is_float = inner == FLOAT
-                elif field == 2:
-                    sizes = [_message(each) for kind, each in _fields(_message(inner)) if kind == 1]
-                    shape = [_size(size) for size in sizes]
-    return Port(sanitize(name), tuple(shape), is_float)
-
-
-def _size(dimension: memoryview) -> int | None:
-    known = [value for number, value in _fields(dimension) if number == 1]
-    return known[-1] if known and isinstance(known[-1], int) and known[-1] > 0 else None
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: whole numbers, and the bytes of everything else."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, at = _varint(message, at)
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError("no ONNX model")
-        if number == 0 or at + size > len(message):
-            raise ValueError("a part reaches beyond the end")
-        yield number, message[at : at + size]
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[at]
-        value, at = value | (byte & 127) << shift, at + 1
-        if byte < 128:
-            return value, at
-    raise ValueError("a number without an end")
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number in place of a part")
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    return bytes(_message(value)[:1000]).decode("utf-8", "replace")
-
-
-def _refused(path: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        "The network's file cannot be read.",
-        found=f"{path.name}: {found}",
-        expected="an ONNX model",
-        fix="download the file again",
-    )
-
-
-def _unsafe(path: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        "The network's file is refused: it asks for more than its own content.",
-        found=f"{path.name}: {found}",
-        expected="one file with all its weights and ONNX's own operators",
-        fix="download the file from where it is published",
-    )
-
-
-LARGEST = 1 << 30
-"""Bytes of a file that are read at most; the larger of the two real ones has a quarter of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What is said of a file where something is wrong with it: ``what`` it is ("A face model"), what it
-    ``belongs_to``, on which ``terms`` its weights may be used, ``where`` to get it, what ``need``s
-    onnxruntime ("Faces on photographs need"), and what to do ``instead`` of installing that."""
+    """Words for errors: ``what`` the file is ("A face model"), what it ``belongs_to``, the ``terms`` of its
+    weights, ``where`` to get it, what ``need``s onnxruntime ("Faces on photographs need"), and what to do
+    ``instead`` of installing that; ``accept``: how to use another file."""
 
     what: str
     belongs_to: str
@@ -246,38 +41,33 @@ class Origin:
     where: str
     need: str
     instead: str
+    accept: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a network must take and give: sizes that may be anything are None, and a size that a file
-    leaves open fits any."""
+    """The published file's ``sha256`` and ports: one float32 ``input`` (None: any size), and outputs whose
+    last sizes are ``channels``, in rising order."""
 
+    sha256: str
     input: tuple[int | None, ...]
-    outputs: int
     channels: tuple[int, ...]
-    """The last size of every output, in rising order."""
 
     def __str__(self) -> str:
-        return (
-            f"one input {list(self.input)} of float32 and {self.outputs} outputs that end in "
-            f"{', '.join(str(size) for size in self.channels)}".replace("None", "any")
-        )
+        sizes = ", ".join(map(str, self.channels))
+        one = f"one input {list(self.input)} of float32".replace("None", "any")
+        return f"{one} and {len(self.channels)} outputs that end in {sizes}"
 
-    def fits(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> bool:
-        """Whether a file's inputs and outputs are those."""
-        if len(inputs) != 1 or len(outputs) != self.outputs or not inputs[0].is_float:
+    def fits(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
+        """Whether onnxruntime's inputs and outputs are those; a size that a file leaves open fits any."""
+        if len(inputs) != 1 or len(outputs) != len(self.channels) or inputs[0].type != "tensor(float)":
             return False
-        found = inputs[0].shape
-        if len(found) != len(self.input) or not all(map(_alike, found, self.input)):
-            return False
-        last = [port.shape[-1] if port.shape else None for port in outputs]
-        known = [size for size in last if size is not None]
-        return len(known) < len(last) or sorted(known) == list(self.channels)
-
-
-def _alike(found: int | None, wanted: int | None) -> bool:
-    return found is None or wanted is None or found == wanted
+        pairs = list(zip(_sizes(inputs[0]), self.input, strict=False))
+        same = all(size is None or wanted is None or size == wanted for size, wanted in pairs)
+        last = [(_sizes(port) or [None])[-1] for port in outputs]
+        known = sorted(size for size in last if size is not None)
+        fit = len(known) < len(last) or known == list(self.channels)
+        return same and fit and len(inputs[0].shape) == len(self.input)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,65 +83,89 @@ class Network:
         """All outputs of float32 ``values``, in the file's order. Raises ``CheckpointError`` when the
         network cannot be run on them, ``MemoryError`` when memory runs out."""
         try:
-            found = self.session.run(None, {self.input: values.contiguous().numpy()})
+            outputs = self.session.run(None, {self.input: values.contiguous().numpy()})
         except Exception as error:  # onnxruntime's errors have no common base
-            raise _failed(self.path, self.origin, error) from error
-        arrays = cast("list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]", found)
+            raise _run_error(self.path, self.origin, error) from error
+        arrays = cast("list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]", outputs)
         return [torch.from_numpy(np.array(array, dtype=np.float32)) for array in arrays]
 
 
-def open_network(path: Path, expected: Expected, origin: Origin) -> Network:
-    """The network in a file, if it is what is expected; checked before anything of it is run.
+def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: bool = False) -> Network:
+    """Open the published network, or with ``unverified`` another one with the same inputs and outputs, with a
+    warning.
 
-    Raises ``CheckpointError`` for a missing, damaged or other file and for one that reaches beyond itself,
+    Raises ``CheckpointError`` for a missing or other file, before anything of it is run, and
     ``DependencyError`` without onnxruntime.
     """
     content = _read(path, origin)
-    ports = read_ports(content, path)
-    if not expected.fits(ports.inputs, ports.outputs):
-        inputs, outputs = (
-            "; ".join(str(port) for port in ports_[:10]) or "nothing"
-            for ports_ in (ports.inputs, ports.outputs)
-        )
+    verified = hash_bytes(content) == expected.sha256
+    if not verified and not unverified:
         raise CheckpointError(
-            f"{origin.what}'s file holds another network.",
-            found=f"{path.name}: takes {inputs}, gives {outputs}",
-            expected=str(expected),
-            fix=f"use the file {path.name} of {origin.belongs_to}",
+            f"{origin.what}'s file is not the published one.",
+            found=f"{path.name}: {_describe(content)}",
+            expected=f"{path.name} of {origin.belongs_to}, SHA-256 {expected.sha256}",
+            fix=f"download the file again; {origin.accept}",
         )
-    library = _library(origin)
+    library = _import_onnxruntime(origin)
     options = library.SessionOptions()
     options.log_severity_level = 4
     try:
         session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise _failed(path, origin, error) from error
-    return Network(session, ports.inputs[0].name, path, origin)
+        raise _run_error(path, origin, error) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if not expected.fits(inputs, outputs):
+        raise CheckpointError(
+            f"{origin.what}'s file holds another network.",
+            found=f"{path.name}: takes {_describe_ports(inputs)}, gives {_describe_ports(outputs)}",
+            expected=str(expected),
+            fix=f"use the file {path.name} of {origin.belongs_to}",
+        )
+    if not verified:
+        logger.warning(f"{path.name} is not the published file: its results may be wrong.")
+    return Network(session, inputs[0].name, path, origin)
+
+
+def _sizes(port: Any) -> list[int | None]:
+    return [size if isinstance(size, int) and size > 0 else None for size in port.shape]
+
+
+def _describe_ports(ports: Sequence[Any]) -> str:
+    shown = (f"{port.name} {['?' if s is None else s for s in _sizes(port)]}" for port in ports[:10])
+    return sanitize("; ".join(shown).replace("'", "")) or "nothing"
+
+
+def _describe(content: bytes) -> str:
+    if not content:
+        return "an empty file"
+    start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
+    foreign = next((f"{what}, " for magic, what in FOREIGN.items() if start.startswith(magic)), "")
+    return f"{foreign}{len(content):,} bytes, SHA-256 {hash_bytes(content)}"
 
 
 def _read(path: Path, origin: Origin) -> bytes:
     try:
-        if path.stat().st_size > LARGEST:
-            raise CheckpointError(
-                f"{origin.what}'s file is too large.",
-                found=f"{path.name}: {path.stat().st_size} bytes",
-                expected=f"at most {LARGEST} bytes",
-                fix=f"use the files of {origin.belongs_to}",
-            )
-        return path.read_bytes()
+        size = path.stat().st_size
+        if size <= MAX_BYTES:
+            return path.read_bytes()
     except FileNotFoundError as error:
         raise missing(path, origin) from error
     except OSError as error:
         raise CheckpointError(
             f"{origin.what}'s file cannot be opened.",
             found=f"{path}: {error.strerror or type(error).__name__}",
-            expected="a file that may be read",
-            fix="check the path and who may read it",
+            expected="a file that you may read",
+            fix="check the path and its permissions",
         ) from error
+    raise CheckpointError(
+        f"{origin.what}'s file is too large.",
+        found=f"{path.name}: {size:,} bytes",
+        expected=f"at most {MAX_BYTES:,} bytes",
+        fix=f"use the files of {origin.belongs_to}",
+    )
 
 
 def missing(path: Path, origin: Origin) -> CheckpointError:
-    """That a file is not there, where to get it, and on which terms."""
     return CheckpointError(
         f"{origin.what}'s file is missing. {origin.terms}",
         found=f"no file {path}",
@@ -360,7 +174,7 @@ def missing(path: Path, origin: Origin) -> CheckpointError:
     )
 
 
-def _failed(path: Path, origin: Origin, error: Exception) -> Exception:
+def _run_error(path: Path, origin: Origin, error: Exception) -> Exception:
     if is_out_of_memory(error):
         return MemoryError(f"{path.name}: {error}")
     return CheckpointError(
@@ -371,7 +185,7 @@ def _failed(path: Path, origin: Origin, error: Exception) -> Exception:
     )
 
 
-def _library(origin: Origin) -> Any:
+def _import_onnxruntime(origin: Origin) -> Any:
     try:
         return import_module("onnxruntime")
     except ImportError as error:

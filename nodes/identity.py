@@ -99,6 +99,13 @@ class Hallo3IdentityReference(io.ComfyNode):
                     advanced=True,
                     tooltip="Where no face is found: stop, or go on with the whole picture and nobody known.",
                 ),
+                io.Boolean.Input(
+                    "unverified",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Accept face networks that are not the published files of antelopev2.",
+                ),
             ],
             outputs=[
                 IdentityType.Output(
@@ -125,6 +132,7 @@ class Hallo3IdentityReference(io.ComfyNode):
         framing: str = "auto",
         face: int = 0,
         no_face: str = ERROR,
+        unverified: bool = False,
     ) -> io.NodeOutput:
         check_word("no_face", no_face, NO_FACE)
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
@@ -140,7 +148,7 @@ class Hallo3IdentityReference(io.ComfyNode):
                 mask=None if face_mask is None else face_mask_of(face_mask, picture),
                 whole_picture=no_face == WHOLE_PICTURE,
             )
-            analyzer = face_analyzer or own_analyzer(config.face, choice)
+            analyzer = face_analyzer or own_analyzer(config.face, choice, unverified=unverified)
             found = analyze_face(picture, analyzer, config.face, choice)
         identity = build_identity(
             frame_portrait(picture, found, config.segment.shape, framing),

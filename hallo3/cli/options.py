@@ -314,6 +314,9 @@ class AnimateOptions:
     speech_encoder: Path | None = component_path("speech_encoder")
     tokenizer: Path | None = component_path("tokenizer")
     faces: Path | None = component_path("faces")
+    faces_unverified: bool = switch(
+        "--faces-unverified", "accept face networks that are not the published files", FILES
+    )
     traceback: bool = TRACEBACK
 
     @property

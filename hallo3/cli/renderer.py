@@ -78,7 +78,8 @@ class RunNetworks:
         """How similar a rendered face is to the portrait's; unknown for a saved identity."""
         if self._request.subject.identity is not None:
             return unknown_similarity
-        analyzer = create_analyzer(self.models.config.face, self._request.files.faces)
+        unverified = self._request.options.faces_unverified
+        analyzer = create_analyzer(self.models.config.face, self._request.files.faces, unverified=unverified)
         return similarity_to(self.identity.face_embedding, analyzer)
 
     def describe(self) -> str:

@@ -56,7 +56,7 @@ TOKENIZER_SUFFIXES = {".json", ".model", ".txt"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnimateRequest:
-    """``speech_hash`` is the recording's, ``vocals`` the vocal separator's file, if one is used. ``memory``
+    """``speech_hash`` is the recording's, ``separator`` the vocal separator, if one is used. ``memory``
     is how the run fits the device, if a plan decides that."""
 
     options: AnimateOptions
@@ -72,7 +72,7 @@ class AnimateRequest:
     attention: AttentionBackend
     verifier: FileVerifier
     speech_hash: str
-    vocals: Path | None
+    separator: Separator | None
     memory: MemoryPlan | None = None
 
     @property
@@ -244,8 +244,8 @@ class AnimateRequest:
             landmarks = in_use(faces)
             if landmarks is not None:
                 hashes["landmarks"] = [hash_file(landmarks[0]), landmarks[1]]
-        if self.vocals is not None:
-            hashes["vocals"] = [hash_file(self.vocals)]
+        if self.separator is not None:
+            hashes["vocals"] = [hash_file(self.separator.path)]
         return hashes
 
 
@@ -306,7 +306,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         attention=get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
         verifier=FileVerifier() if tested else file_verifier(),
         speech_hash=hash_file(options.speech),
-        vocals=_find_vocals(options, files),
+        separator=_find_separator(options, files),
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)
@@ -371,14 +371,18 @@ def _get_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _find_vocals(options: AnimateOptions, files: ModelFolder) -> Path | None:
-    """The vocal separator's file, opened so that its errors come now. Raises ``CheckpointError`` or
+def _find_separator(options: AnimateOptions, files: ModelFolder) -> Separator | None:
+    """The vocal separator, opened once so that its errors come now; a file that is named need not be the
+    published one. Raises ``CheckpointError`` or
     ``DependencyError``."""
     if options.vocals is None:
         return None
-    path = options.vocals if options.vocals != IN_MODEL_FOLDER else files.vocals or files.path / VOCALS[0]
-    _ = Separator(path).network
-    return path
+    if options.vocals != IN_MODEL_FOLDER:
+        separator = Separator(options.vocals, unverified=True)
+    else:
+        separator = Separator(files.vocals or files.path / VOCALS[0])
+    _ = separator.network
+    return replace(separator)  # without the network, whose memory is needed later
 
 
 def _check_output(options: AnimateOptions) -> None:

@@ -106,19 +106,18 @@ def _mono(request: AnimateRequest) -> Iterator[Tensor]:
     """The recording in pieces [n] at the encoder's rate. What changes the sound itself, as taking out the
     voice does, belongs here: what is loud and what is silence is judged by what comes of it."""
     path, rate = request.speech, request.config.segment.sample_rate
-    if request.vocals is None:
+    if request.separator is None:
         return stream_mono(path, rate, request.stats)
-    return _voice(request, path, rate)
+    return _voice(request, path, rate, request.separator)
 
 
-def _voice(request: AnimateRequest, path: Path, sample_rate: int) -> Iterator[Tensor]:
-    assert request.vocals is not None
+def _voice(request: AnimateRequest, path: Path, sample_rate: int, separator: Separator) -> Iterator[Tensor]:
     with tqdm(total=1.0, desc="separating vocals", **HIDDEN) as bar:
 
         def watch(done: int, total: int) -> None:
             bar.update(done / total - bar.n)
 
-        yield from stream_voice(path, sample_rate, request.stats, Separator(request.vocals), watch)
+        yield from stream_voice(path, sample_rate, request.stats, separator, watch)
 
 
 def _measured(pieces: Iterator[Tensor], loudness: LoudnessMeter) -> Iterator[Tensor]:

@@ -35,6 +35,7 @@ class Subject:
     faces: Path | None
     framing: str
     choice: FaceChoice
+    faces_unverified: bool = False
     picture: Tensor | None = None
     identity: Identity | None = None
 
@@ -42,7 +43,9 @@ class Subject:
     def portrait(self) -> Portrait:
         """The analyzed portrait. Raises ``FaceError`` if no usable face is found."""
         assert self.picture is not None  # not asked of a saved identity
-        analyzer = create_analyzer(self.config.face, self.faces, choice=self.choice)
+        analyzer = create_analyzer(
+            self.config.face, self.faces, choice=self.choice, unverified=self.faces_unverified
+        )
         face = analyze_face(self.picture, analyzer, self.config.face, self.choice)
         return frame_portrait(self.picture, face, self.config.segment.shape, self.framing)
 
@@ -94,7 +97,12 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
     source = options.identity or options.portrait
     assert source is not None  # checked with the other required options
     subject = Subject(
-        name=source.name, config=config, faces=files.faces, framing=options.framing, choice=choice
+        name=source.name,
+        config=config,
+        faces=files.faces,
+        framing=options.framing,
+        choice=choice,
+        faces_unverified=options.faces_unverified,
     )
     if options.identity is None:
         return replace(subject, picture=read_picture(source))

@@ -23,7 +23,11 @@ from .scrfd import ANTELOPE
 FILE = "glintr100.onnx"
 SPACE = "arcface-glintr100"
 SIDE, NUMBERS = 112, 512
-EXPECTED = Expected(input=(None, 3, SIDE, SIDE), outputs=1, channels=(NUMBERS,))
+EXPECTED = Expected(
+    sha256="4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+    input=(None, 3, SIDE, SIDE),
+    channels=(NUMBERS,),
+)
 TEMPLATE = (
     (38.2946, 51.6963),
     (73.5318, 51.5014),
@@ -39,11 +43,12 @@ class Recognizer:
     """Describes faces with the network in a file, which is opened when it is first used."""
 
     path: Path
+    unverified: bool = False
 
     @cached_property
     def network(self) -> Network:
-        """The network; errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED, ANTELOPE)
+        """Errors as of :func:`open_network`."""
+        return open_network(self.path, EXPECTED, ANTELOPE, unverified=self.unverified)
 
     def __call__(self, picture: Tensor, landmarks: Tensor) -> Tensor:
         """The embedding [1, 512] of the face with these landmarks [5, 2] on a picture [3, h, w] in 0..1.

@@ -68,7 +68,11 @@ class PhotographAnalyzer:
 
     @staticmethod
     def from_folder(
-        folder: Path, *, landmarks: FindLandmarks | None = None, choice: FaceChoice | None = None
+        folder: Path,
+        *,
+        landmarks: FindLandmarks | None = None,
+        choice: FaceChoice | None = None,
+        unverified: bool = False,
     ) -> PhotographAnalyzer:
         """The analyzer whose files lie in a folder, or where antelopev2's archives put them below it.
 
@@ -76,8 +80,8 @@ class PhotographAnalyzer:
         wrong with a file, and a missing onnxruntime, is said then.
         """
         return PhotographAnalyzer(
-            detect=detector.Detector(_file(folder, detector.FILE)),
-            recognize=arcface.Recognizer(_file(folder, arcface.FILE)),
+            detect=detector.Detector(_file(folder, detector.FILE), unverified),
+            recognize=arcface.Recognizer(_file(folder, arcface.FILE), unverified),
             landmarks=landmarks,
             choice=choice or FaceChoice(),
         )

@@ -77,13 +77,15 @@ def create_analyzer(
     *,
     landmarks: FindLandmarks | None = None,
     choice: FaceChoice | None = None,
+    unverified: bool = False,
 ) -> FaceAnalyzer:
     """The analyzer that writes in the model's embedding space.
 
     ``folder`` holds the files of the analyzer of photographs, ``landmarks`` and ``choice`` are for it
     too; the others need none of them. Where no ``landmarks`` finder is given, MediaPipe's package and its
-    file in the folder are used if both are there; if not, that is noted of every face. Raises
-    ``FaceError`` when there is no analyzer, ``CheckpointError`` when a file is missing.
+    file in the folder are used if both are there; if not, that is noted of every face. With
+    ``unverified`` its networks need not be the published files. Raises ``FaceError`` when there is no
+    analyzer, ``CheckpointError`` when a file is missing.
     """
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
@@ -91,7 +93,9 @@ def create_analyzer(
         return DrawnFaceAnalyzer(config.embedding_dim)
     if config.space == SPACE and folder is not None:
         found_by = landmarks or landmarks_in(folder)
-        return PhotographAnalyzer.from_folder(folder, landmarks=found_by, choice=choice)
+        return PhotographAnalyzer.from_folder(
+            folder, landmarks=found_by, choice=choice, unverified=unverified
+        )
     expected = f"one that writes {config.embedding_dim} numbers in the space {config.space!r}"
     if config.space == SPACE:
         raise FaceError(

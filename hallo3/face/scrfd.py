@@ -29,6 +29,7 @@ ANTELOPE = Origin(
     ),
     need="Faces on photographs need",
     instead="use a saved identity or the built-in model",
+    accept="to use this one unverified, pass --faces-unverified, or in ComfyUI switch on unverified",
 )
 """SCRFD's and ArcFace's files, as Hallo3 was trained with them."""
 
@@ -40,7 +41,9 @@ STRIDES, ANCHORS = (8, 16, 32), 2
 SCORE, BOX, POINTS = 1, 4, 10
 """Channels of the three outputs of a grid: a score, four distances, five points."""
 EXPECTED = Expected(
-    input=(None, 3, SIDE, SIDE), outputs=9, channels=(SCORE,) * 3 + (BOX,) * 3 + (POINTS,) * 3
+    sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+    input=(None, 3, SIDE, SIDE),
+    channels=(SCORE,) * 3 + (BOX,) * 3 + (POINTS,) * 3,
 )
 SURE, LEAST = 0.5, 0.3
 """A score from which on a face is one, as in the original, and the lowest that is worth a doubt."""
@@ -67,11 +70,12 @@ class Detector:
     """Finds faces with the network in a file, which is opened when it is first used."""
 
     path: Path
+    unverified: bool = False
 
     @cached_property
     def network(self) -> Network:
-        """The network; errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED, ANTELOPE)
+        """Errors as of :func:`open_network`."""
+        return open_network(self.path, EXPECTED, ANTELOPE, unverified=self.unverified)
 
     def __call__(self, picture: Tensor) -> list[DetectedFace]:
         """The faces on a picture [3, h, w] in 0..1 with a score from ``LEAST`` on, best first.

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +29,6 @@ from torch.nn import functional as F
 
 from ..errors import AudioError, CheckpointError
 from ..media.audio import AudioStats, Recording, compute_stats, resample_pieces, stream_stereo
-from ..messages import logger
 from ..onnx_model import Expected, Network, Origin, open_network
 
 RATE = 44100
@@ -114,12 +112,16 @@ def sound_of(parts: Tensor) -> Tensor:
 
 
 FILE = "Kim_Vocal_2.onnx"
-PUBLISHED = "ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b"
-"""SHA-256 of the file that Hallo3's authors use."""
 LOUDEST = 0.9
 """A recording with a higher peak is made quieter for the network, as in the original."""
 SHAPE = (1, 4, BINS, FRAMES)
-EXPECTED = Expected(input=(None, *SHAPE[1:]), outputs=1, channels=(FRAMES,))
+EXPECTED = Expected(
+    sha256="ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b",
+    input=(None, *SHAPE[1:]),
+    channels=(FRAMES,),
+)
+"""The file that Hallo3's authors use."""
+
 
 VOCALS = Origin(
     what="The vocal separator",
@@ -128,6 +130,7 @@ VOCALS = Origin(
     where="take it from audio_separator of fudan-generative-ai/hallo3 on huggingface.co, and put it there",
     need="Separating vocals needs",
     instead="leave the recording as it is",
+    accept="the command uses another one unverified with --vocals FILE",
 )
 
 Watch = Callable[[int, int], object]
@@ -143,16 +146,12 @@ class Separator:
     """Takes the vocals out of recordings with the network in a file, opened when it is first used."""
 
     path: Path
+    unverified: bool = False
 
     @cached_property
     def network(self) -> Network:
-        """The network; errors as of :func:`open_network`. Warns of a file that is not the published one."""
-        network = open_network(self.path, EXPECTED, VOCALS)
-        if sha256(self.path.read_bytes()).hexdigest() != PUBLISHED:
-            logger.warning(
-                f"{self.path.name} is not the published Kim_Vocal_2: it may give something else than vocals."
-            )
-        return network
+        """Errors as of :func:`open_network`."""
+        return open_network(self.path, EXPECTED, VOCALS, unverified=self.unverified)
 
     def separate(
         self, pieces: Iterable[Tensor], samples: int, loudest: float = 0.0, watch: Watch = unwatched

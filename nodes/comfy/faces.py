@@ -187,10 +187,13 @@ def files_seen() -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(found)]
 
 
-def own_analyzer(config: FaceConfig, choice: FaceChoice | None = None) -> FaceAnalyzer:
+def own_analyzer(
+    config: FaceConfig, choice: FaceChoice | None = None, *, unverified: bool = False
+) -> FaceAnalyzer:
     """The analyzer of a model's embedding space, with ComfyUI's own way to landmarks for photographs.
 
     Raises ``FaceError`` when there is none, ``CheckpointError`` when a file is missing.
     """
     folder = faces_folder()
-    return create_analyzer(config, folder, landmarks=find_landmarks(folder), choice=choice)
+    landmarks = find_landmarks(folder)
+    return create_analyzer(config, folder, landmarks=landmarks, choice=choice, unverified=unverified)

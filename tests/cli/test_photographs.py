@@ -17,6 +17,8 @@ from support import onnx_builder as onnx_files
 from support.audio_samples import tone, write_wav
 from support.resume_runs import frames_of, run
 
+UNVERIFIED = "--faces-unverified"
+
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -43,13 +45,17 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_a_photograph_is_animated_and_another_face_is_another_video(
     inputs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(inputs) == 0
+    assert run(inputs) == 2
+    assert "not the published one" in capsys.readouterr().err
+    assert run(inputs, UNVERIFIED) == 0
     first = frames_of(inputs["-o"])
-    assert "2 faces" in capsys.readouterr().err
-    assert run(inputs, face="2") == 0
+    messages = capsys.readouterr().err
+    assert "2 faces" in messages
+    assert f"{detector.FILE} is not the published file" in messages
+    assert run(inputs, UNVERIFIED, face="2") == 0
     assert "2 faces" not in capsys.readouterr().err
     assert not np.array_equal(frames_of(inputs["-o"]), first)
-    assert run(inputs, face="3") == 2
+    assert run(inputs, UNVERIFIED, face="3") == 2
     assert "1 to 2 from the left" in capsys.readouterr().err
 
 
@@ -57,9 +63,9 @@ def test_no_face_is_an_error_unless_the_whole_picture_is_asked_for(
     inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nobody = inputs | {"--portrait": str(tmp_path / "nobody.png")}
-    assert run(nobody) == 2
+    assert run(nobody, UNVERIFIED) == 2
     assert "No face was found" in capsys.readouterr().err
-    assert run(nobody, "--whole-picture") == 0
+    assert run(nobody, UNVERIFIED, "--whole-picture") == 0
 
 
 def test_files_that_are_missing_are_named_with_their_place(

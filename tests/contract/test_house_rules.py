@@ -16,8 +16,8 @@ MAX_LINES = 470
 
 LEVELS = (
     {"errors", "messages", "progress", "units", "built_in"},
-    {"geometry", "noise", "onnx_model", "residency", "sampling", "storage"},
-    {"config", "media"},
+    {"geometry", "noise", "residency", "sampling", "storage"},
+    {"config", "media", "onnx_model"},
     {"segments", "model", "vae", "text_encoder", "face"},
     {"attention", "quantization", "settings", "identity", "speech"},
     {"checkpoints", "models"},

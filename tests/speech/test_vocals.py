@@ -45,7 +45,7 @@ def made(tmp_path: Path) -> Iterator[type[Separator]]:
     def make(content: bytes = SAME) -> Separator:
         path = tmp_path / FILE
         path.write_bytes(content)
-        return Separator(path)
+        return Separator(path, unverified=True)
 
     return make
 
@@ -211,7 +211,6 @@ OTHER = {
     "longer": onnx_files.separator(shape=("batch", 4, 3072, 512)),
     "mono": onnx_files.separator(shape=("batch", 2, 3072, 256)),
     "a waveform": onnx_files.separator(shape=("batch", 2, 261120)),
-    "two answers": onnx_files.separator(in_graph=onnx_files.field(12, port("more", [1, 4, 3072, 256]))),
 }
 
 
@@ -240,7 +239,7 @@ def test_what_is_missing_is_named_with_its_source_and_terms(
 
 
 def test_a_file_that_is_not_the_published_one_is_warned_of(made: type) -> None:
-    with expect_message(r"is not the published Kim_Vocal_2"):
+    with expect_message(r"is not the published file"):
         _ = made().network
 
 

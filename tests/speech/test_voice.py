@@ -23,7 +23,7 @@ def separator(tmp_path: Path) -> Separator:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
     path = tmp_path / FILE
     path.write_bytes(onnx_files.separator())
-    return Separator(path)
+    return Separator(path, unverified=True)
 
 
 def swelling(rate: int, seconds: float, channels: int) -> np.ndarray:

@@ -1,0 +1,163 @@
+"""ONNX files: the published ones by hash, another one only if accepted, and only with the right ports."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+import torch
+
+from hallo3.errors import CheckpointError, DependencyError
+from hallo3.face import arcface
+from hallo3.face import scrfd as detector
+from hallo3.face.scrfd import ANTELOPE
+from hallo3.onnx_model import Expected, open_network
+from support import onnx_builder
+from support.messages import expect_message
+from support.onnx_builder import field, node, port
+
+GOOD = onnx_builder.recognizer()
+
+
+@pytest.fixture
+def _no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime must not even be asked for."""
+
+    class Trap(ModuleType):
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AssertionError(name)
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", Trap("onnxruntime"))
+
+
+@pytest.fixture
+def _onnxruntime() -> None:
+    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
+
+
+def write(folder: Path, content: bytes, name: str = arcface.FILE) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+REFUSED = {
+    "another network": (GOOD, "SHA-256 [0-9a-f]{64}"),
+    "empty": (b"", "an empty file"),
+    "web page": (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+    "zip": (b"PK\x03\x04" + bytes(60), "still packed"),
+}
+
+
+@pytest.mark.usefixtures("_no_onnxruntime")
+@pytest.mark.parametrize(("content", "found"), REFUSED.values(), ids=REFUSED.keys())
+def test_another_file_is_refused_before_anything_of_it_runs(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(
+        CheckpointError, match=rf"not the published one(?s:.*){found}(?s:.*)4ab1d643"
+    ) as error:
+        open_network(path, arcface.EXPECTED, ANTELOPE)
+    assert "--faces-unverified" in error.value.fix
+
+
+@pytest.mark.usefixtures("_onnxruntime")
+def test_the_published_file_runs_without_a_word(tmp_path: Path) -> None:
+    expected = replace(arcface.EXPECTED, sha256=sha256(GOOD).hexdigest())
+    network = open_network(write(tmp_path, GOOD), expected, ANTELOPE)
+    (embedding,) = network(torch.zeros(1, 3, 112, 112))
+    assert embedding.shape == (1, 512)
+
+
+@pytest.mark.usefixtures("_onnxruntime")
+@pytest.mark.parametrize(
+    "more",
+    [b"", field(11, port("one", [1], 7))],
+    ids=["plain", "weights listed as inputs, as older exporters do"],
+)
+def test_a_file_that_is_accepted_unverified_runs_with_a_warning(tmp_path: Path, more: bytes) -> None:
+    path = write(tmp_path, onnx_builder.recognizer(in_graph=more))
+    with expect_message("not the published file"):
+        network = open_network(path, arcface.EXPECTED, ANTELOPE, unverified=True)
+    assert network.input == "pixels"
+
+
+OTHER: dict[str, tuple[Expected, bytes]] = {
+    "the other file": (arcface.EXPECTED, onnx_builder.detector()),
+    "the other way round": (detector.EXPECTED, GOOD),
+    "another size": (arcface.EXPECTED, onnx_builder.recognizer(side=160)),
+    "another length": (arcface.EXPECTED, onnx_builder.recognizer(numbers=256)),
+    "another input size": (detector.EXPECTED, onnx_builder.detector(320)),
+    "a further input": (arcface.EXPECTED, onnx_builder.recognizer(in_graph=field(11, port("more", [1])))),
+    "whole numbers": (
+        arcface.EXPECTED,
+        onnx_builder.model(
+            [node("Identity", "i", "o")],
+            [],
+            [port("i", [1, 3, 112, 112], 7)],
+            [port("o", [1, 3, 112, 112], 7)],
+        ),
+    ),
+}
+
+
+@pytest.mark.usefixtures("_onnxruntime")
+@pytest.mark.parametrize(("expected", "content"), OTHER.values(), ids=OTHER.keys())
+def test_an_unverified_file_with_other_ports_is_refused(
+    tmp_path: Path, expected: Expected, content: bytes
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(CheckpointError, match=r"glintr100\.onnx: takes (?s:.*)one input \["):
+        open_network(path, expected, ANTELOPE, unverified=True)
+
+
+PORTS = [port("pixels", [1, 3, 112, 112])], [port("embedding", [1, 512])]
+
+
+def with_weights_at(location: str) -> bytes:
+    """A network whose weights are in another file."""
+    entry = field(1, "location") + field(2, location)
+    sizes = field(1, 1) + field(2, 1) + field(8, "far") + field(13, entry) + field(14, 1)
+    return onnx_builder.model([node("Mul", "pixels far", "embedding")], [sizes], *PORTS)
+
+
+BROKEN = {
+    "noise": b"\xff" * 5000,
+    "cut": GOOD[:-300],
+    "unknown operator": onnx_builder.model([node("NoSuch", "pixels", "embedding")], [], *PORTS),
+    "foreign operator": onnx_builder.recognizer(
+        in_graph=field(1, node("Trick", "pixels", "t", field(7, "com.example")))
+    ),
+    "weights in a folder above": with_weights_at("../weights"),
+    "weights anywhere": with_weights_at("/etc/hostname"),
+}
+
+
+@pytest.mark.usefixtures("_onnxruntime")
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_an_unverified_file_that_onnxruntime_refuses_is_an_error(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be run(?s:.*)glintr100\.onnx"):
+        open_network(write(tmp_path, content), arcface.EXPECTED, ANTELOPE, unverified=True)
+
+
+def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / arcface.FILE).mkdir()
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        open_network(tmp_path / arcface.FILE, arcface.EXPECTED, ANTELOPE)
+    with pytest.raises(CheckpointError, match="missing"):
+        open_network(tmp_path / "absent.onnx", arcface.EXPECTED, ANTELOPE)
+
+
+def test_without_onnxruntime_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match="pip install onnxruntime"):
+        open_network(write(tmp_path, GOOD), arcface.EXPECTED, ANTELOPE, unverified=True)
