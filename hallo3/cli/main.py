@@ -20,6 +20,7 @@ from . import options
 from .parser import add_options
 
 DONE, FAILED, REFUSED = 0, 1, 2
+ABOUT = "Make a portrait talk (Hallo3)."
 
 
 class Command(NamedTuple):
@@ -34,11 +35,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "animate": Command(
-        options.AnimateOptions,
-        "animate",
-        "run_animate",
-        "portrait and speech in, video out",
-        "Make a portrait talk (Hallo3).",
+        options.AnimateOptions, "animate", "run_animate", "portrait and speech in, video out", ABOUT
     ),
     "jobs": Command(options.JobsOptions, "jobs", "run_jobs", "list and delete kept jobs"),
     "convert": Command(
@@ -101,12 +98,12 @@ def main(words: list[str] | None = None) -> int:
 
 def parse(words: list[str] | None) -> tuple[Command, Any]:
     """A command line as a command and its options; exits as ``argparse`` does."""
-    top = ArgumentParser(prog="hallo3", description=COMMANDS["animate"].description)
+    top = ArgumentParser(prog="hallo3", description=ABOUT)
     top.add_argument("--version", action="version", version=__version__)
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         parser = parsers.add_parser(name, help=command.help, description=command.description or None)
-        add_options(parser, command.options, options.GROUPS)
+        add_options(parser, command.options)
     values = vars(top.parse_args(words))
     command = COMMANDS[values.pop("command")]
     return command, command.options(**values)
