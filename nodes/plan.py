@@ -106,8 +106,8 @@ class Hallo3Plan(io.ComfyNode):
             codec,
             weights=WEIGHTS[model],
             features=config.audio.layers * config.audio.channels * 4,
-            pixels=images,
-            pace=read_throughput(jobs, kind),
+            keep_pixels=images,
+            throughput=read_throughput(jobs, kind),
         )
         text = words(plan, expected, size)
         check(plan, expected, size, images, jobs)
