@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,8 @@ from .comfy.vae import check_vae
 ROUNDING, OVERSHOOT = 0.5 / 255, 0.15
 """How far a picture's values may be beyond 0..1: without a word, and with one. Bicubic scaling goes 0.12 at
 most."""
+AUDIO = "an AUDIO with a waveform [1, channels, samples] and a sample rate"
+CONNECT_AUDIO = "connect Load Audio, or any node that outputs AUDIO"
 ONE_PICTURE = "one picture [1, height, width, 3]"
 FULL_SCALE = {torch.uint8: 1 << 7, torch.int16: 1 << 15, torch.int32: 1 << 31}
 """What whole-number samples are divided by, as sound files have them."""
@@ -59,7 +61,12 @@ def recording_of(audio: Any) -> Recording:
 
 def _entries(audio: Any) -> tuple[Any, Any]:
     if audio is None:
-        raise _no_audio("nothing: a source video may have no sound track")
+        raise AudioError(
+            "No audio is connected.",
+            found="nothing: a source video may have no sound track",
+            expected=AUDIO,
+            fix=CONNECT_AUDIO,
+        )
     if not isinstance(audio, Mapping):
         raise _no_audio(f"a {type(audio).__name__}")
     try:
@@ -89,20 +96,15 @@ def _floats(waveform: Tensor) -> Tensor:
 
 
 def _no_audio(found: str) -> AudioError:
-    return AudioError(
-        "There is no audio to listen to.",
-        found=found,
-        expected="an AUDIO with a waveform [1, channels, samples] and a sample rate",
-        fix="connect Load Audio, or any node that puts out AUDIO",
-    )
+    return AudioError("The audio cannot be used.", found=found, expected=AUDIO, fix=CONNECT_AUDIO)
 
 
 def picture_of(image: Any) -> Tensor:
     """An IMAGE [1, h, w, C] -> a picture [3, h, w] in 0..1, of any floating point, or of 8 bits in 0..255.
 
     Grey becomes RGB. Warns of transparency, which is dropped as ComfyUI does, and of values beyond 0..1, as
-    bicubic scaling makes them, which are cut. It may be the IMAGE's own memory, being large: nobody writes to
-    it. Raises ``PortraitError`` for several pictures, other layouts and values that are no picture's.
+    bicubic scaling makes them, which are cut. The picture may share the IMAGE's memory: do not write
+    to it. Raises ``PortraitError`` for several pictures, other layouts and values that are no picture's.
     """
     _check_layout(image)
     if image.shape[3] == 4 and bool((image[..., 3] < (255 if image.dtype == torch.uint8 else 1)).any()):
@@ -131,14 +133,14 @@ def _check_layout(image: Any) -> None:
             expected=ONE_PICTURE,
             fix="put the channels last, they seem to come first"
             if channels_first
-            else "connect Load Image, or any node that puts out IMAGE",
+            else "connect Load Image, or any node that outputs IMAGE",
         )
     if len(image) != 1:
         raise PortraitError(
-            "The portrait is not one picture.",
+            "The portrait must be a single picture.",
             found=f"{len(image)} pictures, {list(image.shape)}",
             expected=ONE_PICTURE,
-            fix="pick one with Get Image from Batch; every frame of an animation is one",
+            fix="select one with Get Image from Batch",
         )
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise PortraitError(
@@ -162,7 +164,7 @@ def face_mask_of(mask: Any, picture: Tensor) -> Tensor:
             "The face mask does not fit the portrait.",
             found=str(list(mask.shape)) if isinstance(mask, Tensor) else f"a {type(mask).__name__}",
             expected=f"one mask of {size[1]} x {size[0]} px",
-            fix="draw it on the portrait itself, with Open in Mask Editor",
+            fix="paint it on the portrait itself, with Open in Mask Editor",
         )
     if not bool((mask > 0.5).any()):
         raise InputError(
@@ -191,7 +193,7 @@ def face_box_of(boxes: Any) -> PixelBox:
 
 def _no_box(found: str) -> InputError:
     return InputError(
-        "There is no box round a face.",
+        "The face box is empty.",
         found=found,
         expected="a BOUNDING_BOX with x, y, width and height in pixels of the portrait",
         fix="connect a node that detects faces, or disconnect face_box",
@@ -219,7 +221,7 @@ def motion_of(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
             "The motion frames do not fit.",
             found=str(list(images.shape)) if isinstance(images, Tensor) else f"a {type(images).__name__}",
             expected=str(list(wanted)),
-            fix="connect motion_frames of Hallo3 VAE Decode as they are, with their bars",
+            fix="connect motion_frames of Hallo3 VAE Decode unchanged, including padding bars",
         )
     return images.permute(3, 0, 1, 2)[None].float().cpu() * 2 - 1
 
@@ -272,25 +274,14 @@ def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hall
     _same("speech", socket.speech.plan.config, config.segment, "the audio encoder that belongs to the model")
 
 
-def check_word(name: str, word: object, words: Sequence[str]) -> None:
-    """Refuse a choice that a widget does not have: links and prompts bring any. Raises ``InputError``."""
-    if word not in words:
-        raise InputError(
-            f"There is no such choice of {name}.",
-            found=repr(word)[:60],
-            expected=" or ".join(words),
-            fix="choose one of these",
-        )
-
-
 def check_socket(value: object, kind: type, name: str, node: str) -> None:
     """Refuse what cannot come from the node of that name: ComfyUI passes constants on. Raises
     ``InputError``."""
     if not isinstance(value, kind):
         raise InputError(
-            f"There is no {name}.",
+            f"No {name} is connected.",
             found="nothing" if value is None else repr(value)[:60],
-            expected=f"what {node} puts out",
+            expected=f"the output of {node}",
             fix=f"connect {node}",
         )
 
@@ -301,5 +292,5 @@ def _same(name: str, found: object, wanted: object, use: str) -> None:
             f"The {name} was made for another model.",
             found=f"{name} of {found}",
             expected=str(wanted),
-            fix=f"make it with {use}; built-in and real parts cannot be mixed",
+            fix=f"create it with {use}; built-in and released parts cannot be mixed",
         )

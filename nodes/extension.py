@@ -1,4 +1,4 @@
-"""What ComfyUI is told: the nodes, in menu order."""
+"""The pack's nodes, in menu order."""
 
 from __future__ import annotations
 

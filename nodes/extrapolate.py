@@ -196,9 +196,10 @@ class Hallo3Extrapolate(io.ComfyNode):
             display_name="Hallo3 Extrapolate",
             category="Hallo3",
             description=(
-                "The whole talking portrait: samples and decodes segment after segment, each going on from "
-                "the last frames of the one before, for as long as the speech lasts. What is finished is "
-                "kept: queue the same workflow again after a stop, and it goes on."
+                "Renders the whole talking portrait: samples and decodes segment after segment, "
+                "each continuing from the last frames of the previous one, to the end of the "
+                "speech. Finished segments are saved: after a stop, queue the same workflow again"
+                " to resume."
             ),
             search_aliases=[
                 "hallo3",
@@ -221,21 +222,24 @@ class Hallo3Extrapolate(io.ComfyNode):
                 inputs.paste_back(),
             ],
             outputs=[
-                io.Video.Output("video", tooltip="The finished video with its sound, for Save Video."),
+                io.Video.Output("video", tooltip="The finished video with sound, for Save Video."),
                 io.Image.Output(
                     "images",
                     tooltip=(
-                        "Its frames, 25 a second, for other nodes. They must all fit into memory; leave it "
-                        "unconnected for long videos."
+                        "The frames, 25 per second, for other nodes. They must all fit in memory;"
+                        " leave this unconnected for long videos."
                     ),
                 ),
                 io.String.Output(
                     "job",
-                    tooltip="What the video is kept as, for continue_from of another Hallo3 Extrapolate.",
+                    tooltip="Job ID, for continue_from of another Hallo3 Extrapolate.",
                 ),
                 io.Image.Output(
                     "drift",
-                    tooltip="Sharpness, colour, seams, likeness if measured, over time; for Preview Image.",
+                    tooltip=(
+                        "Chart of sharpness, color, seams and, if measured, likeness over time; for "
+                        "Preview Image."
+                    ),
                 ),
             ],
             hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],

@@ -1,4 +1,4 @@
-"""Identity Reference: a portrait to who is on it, once for all segments."""
+"""Nodes for identities: extract, save, load, paste back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..hallo3.errors import InputError, ShapeError
+from ..hallo3.errors import InputError, ShapeError, check_choice
 from ..hallo3.face.analyzer import FaceAnalyzer
 from ..hallo3.face.registry import analyze_face
 from ..hallo3.face.selection import FaceChoice
@@ -24,7 +24,7 @@ from .comfy.faces import IDENTITY_FOLDER, files_seen, identities, own_analyzer, 
 from .comfy.loading import ReferenceSocket, features_of
 from .comfy.model import approximations, config_of, fingerprint_of
 from .comfy.progress import check_memory, show_messages, warn
-from .convert import check_socket, check_word, face_box_of, face_mask_of, images_of, picture_of, shown_of
+from .convert import check_socket, face_box_of, face_mask_of, images_of, picture_of, shown_of
 from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
@@ -42,15 +42,15 @@ class Hallo3IdentityReference(io.ComfyNode):
             display_name="Hallo3 Identity Reference",
             category="Hallo3",
             description=(
-                "Looks at a portrait once: who is on it, and how the canvas is cut. The picture it shows is "
-                "what the model gets: dark parts are cut off, striped bars are added, faces have numbers, "
-                "and the bright box is what counts as the face."
+                "Analyzes a portrait once: who is in it and how it is cropped. The preview shows "
+                "what the model gets: dark parts are cropped, striped bars are padding, faces are"
+                " numbered, and the bright box marks the face used."
             ),
             search_aliases=["hallo3", "portrait", "reference image", "face identity", "face crop"],
             has_intermediate_output=True,
             inputs=[
-                io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px a side."),
-                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+                io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px per side."),
+                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
                 ReferenceNetworkType.Input(
                     "reference_network", tooltip="The reference network that belongs to the model."
                 ),
@@ -58,20 +58,20 @@ class Hallo3IdentityReference(io.ComfyNode):
                     "face_analyzer",
                     optional=True,
                     tooltip=(
-                        "Another face analyzer than the model's own. Left out: drawn faces for the "
+                        "Replaces the model's face analyzer. Default: drawn faces for the "
                         "built-in model, antelopev2 for the released one."
                     ),
                 ),
                 io.Mask.Input(
                     "face_mask",
                     optional=True,
-                    tooltip="Where the face is, if you want to say it yourself; drawn on the portrait.",
+                    tooltip="Face position as a mask painted on the portrait.",
                 ),
                 io.BoundingBox.Input(
                     "face_box",
                     optional=True,
                     force_input=True,
-                    tooltip="The same as a box, from a node that detects things; the first box counts.",
+                    tooltip="Face position as a box from a detection node; the first box is used.",
                 ),
                 io.Combo.Input(
                     "framing",
@@ -79,8 +79,9 @@ class Hallo3IdentityReference(io.ComfyNode):
                     default="auto",
                     optional=True,
                     tooltip=(
-                        "face crops round the face; original takes the middle; auto is face unless the "
-                        "portrait is square or 3:2. Extrapolate can paste it back (paste_back)."
+                        "face crops around the face; original crops the center; auto is face "
+                        "unless the portrait is square or 3:2. Extrapolate can paste the crop "
+                        "back (paste_back)."
                     ),
                 ),
                 io.Int.Input(
@@ -89,7 +90,7 @@ class Hallo3IdentityReference(io.ComfyNode):
                     min=0,
                     max=MOST_FACES,
                     optional=True,
-                    tooltip="Which of several faces, by its number in the picture; 0 is the largest.",
+                    tooltip="Number of the face to use, as shown in the preview; 0 = the largest.",
                 ),
                 io.Combo.Input(
                     "no_face",
@@ -97,7 +98,9 @@ class Hallo3IdentityReference(io.ComfyNode):
                     default=ERROR,
                     optional=True,
                     advanced=True,
-                    tooltip="Where no face is found: stop, or go on with the whole picture and nobody known.",
+                    tooltip=(
+                        "If no face is found: stop, or continue with the whole picture and no identity."
+                    ),
                 ),
                 io.Boolean.Input(
                     "unverified",
@@ -109,9 +112,9 @@ class Hallo3IdentityReference(io.ComfyNode):
             ],
             outputs=[
                 IdentityType.Output(
-                    "identity", tooltip="The portrait's identity, for any number of speeches."
+                    "identity", tooltip="The person's identity; use it for as many speeches as you like."
                 ),
-                io.Image.Output("overview", tooltip="What is used of the portrait."),
+                io.Image.Output("overview", tooltip="Preview of the crop and the face used."),
             ],
         )
 
@@ -134,7 +137,7 @@ class Hallo3IdentityReference(io.ComfyNode):
         no_face: str = ERROR,
         unverified: bool = False,
     ) -> io.NodeOutput:
-        check_word("no_face", no_face, NO_FACE)
+        check_choice(no_face, NO_FACE, "no_face")
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         config = reference_network.config
         if face_analyzer is not None:
@@ -173,8 +176,9 @@ class Hallo3LoadIdentity(io.ComfyNode):
             display_name="Load Hallo3 Identity",
             category="Hallo3/identity",
             description=(
-                "An identity from Save Hallo3 Identity, in place of portrait, reference network and Identity "
-                "Reference. It is refused by other models than the one it was saved for."
+                "Loads an identity saved with Save Hallo3 Identity, instead of portrait, "
+                "reference network and Identity Reference. It works only with the model it was "
+                "saved for."
             ),
             search_aliases=["hallo3", "load identity", "load face", "avatar"],
             has_intermediate_output=True,
@@ -182,12 +186,14 @@ class Hallo3LoadIdentity(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=identities(),
-                    tooltip="From hallo3_identities in ComfyUI's output or input folder; R looks again.",
+                    tooltip=(
+                        "From hallo3_identities in ComfyUI's output or input folder. Press R to refresh."
+                    ),
                 )
             ],
             outputs=[
-                IdentityType.Output("identity", tooltip="The identity as it was saved."),
-                io.Image.Output("overview", tooltip="What is used of the portrait."),
+                IdentityType.Output("identity", tooltip="The saved identity."),
+                io.Image.Output("overview", tooltip="Preview of the crop and the face used."),
             ],
         )
 
@@ -213,7 +219,7 @@ class Hallo3LoadIdentity(io.ComfyNode):
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
 
 
-ADVICE = "take the video of Hallo3 Extrapolate with paste_back on: that fits at any length"
+ADVICE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
 
 
 LIKE = 0.01
@@ -230,14 +236,17 @@ class Hallo3PasteBack(io.ComfyNode):
             display_name="Hallo3 Paste Back",
             category="Hallo3/identity",
             description=(
-                "Puts the animated crop back into the whole photograph, with a soft edge: a tall photograph "
-                "gives a tall video. For frames from Hallo3 VAE Decode, or ones that other nodes have "
-                "worked on. Hallo3 Extrapolate does it by itself where paste_back is on."
+                "Pastes the animated crop back into the whole photograph, with a soft edge: a "
+                "tall photograph gives a tall video. Use it for frames from Hallo3 VAE Decode or "
+                "frames that other nodes have processed. Hallo3 Extrapolate does this itself if "
+                "paste_back is on."
             ),
             search_aliases=["hallo3", "composite", "uncrop", "stitch", "paste back"],
             inputs=[
-                io.Image.Input("images", tooltip="Frames of the crop, in any size of its proportions."),
-                IdentityType.Input("identity", tooltip="The identity that they were made with."),
+                io.Image.Input(
+                    "images", tooltip="Frames of the crop, at any size with the same aspect ratio."
+                ),
+                IdentityType.Input("identity", tooltip="The identity these frames were rendered with."),
             ],
             outputs=[io.Image.Output("images", tooltip="Frames of the photograph.")],
         )
@@ -258,10 +267,10 @@ def photograph_of(identity: Identity) -> PasteBack:
     """What frames of an identity are pasted back into. Raises ``InputError`` if there is nothing."""
     if identity.paste_back is None:
         raise InputError(
-            "There is no photograph to paste the frames back into.",
-            found="an identity that was saved without one",
-            expected="an identity with the photograph it was made of",
-            fix="make the identity again with Hallo3 Identity Reference",
+            "This identity has no photograph to paste into.",
+            found="an identity saved without its photograph",
+            expected="an identity that contains its photograph",
+            fix="create the identity again with Hallo3 Identity Reference",
         )
     return identity.paste_back
 
@@ -282,7 +291,7 @@ def _frames_of(images: Any, identity: Identity) -> Tensor:
         "The frames do not fit the identity.",
         found=found,
         expected=f"frames of {wide} x {tall} px, or enlarged in these proportions",
-        fix="connect the images that were made with this identity, without bars",
+        fix="connect images rendered with this identity, without padding bars",
     )
 
 
@@ -296,22 +305,24 @@ class Hallo3SaveIdentity(io.ComfyNode):
             display_name="Save Hallo3 Identity",
             category="Hallo3/identity",
             description=(
-                "Keeps what was extracted of a portrait. Load Hallo3 Identity gives it back, bit for bit: "
-                "no reference network, face analyzer or portrait is needed then. The file holds the "
-                "portrait, so treat it like one."
+                "Saves the identity extracted from a portrait. Load Hallo3 Identity restores it "
+                "bit for bit, without reference network, face analyzer or portrait. The file "
+                "contains the portrait, so treat it as private."
             ),
             search_aliases=["hallo3", "save identity", "save face", "avatar"],
             is_output_node=True,
             inputs=[
                 IdentityType.Input("identity", tooltip="From Hallo3 Identity Reference."),
-                io.Model.Input("model", tooltip="The model it is for: with another one it will be refused."),
+                io.Model.Input("model", tooltip="The model it is for; other models refuse it."),
                 io.String.Input(
                     "filename_prefix",
                     default="person",
-                    tooltip="Its name, in hallo3_identities of ComfyUI's output folder; a number is added.",
+                    tooltip=(
+                        "File name in hallo3_identities of ComfyUI's output folder; a number is appended."
+                    ),
                 ),
             ],
-            outputs=[IdentityType.Output("identity", tooltip="The same identity, to go on with.")],
+            outputs=[IdentityType.Output("identity", tooltip="The same identity, unchanged.")],
         )
 
     @classmethod
@@ -324,7 +335,7 @@ class Hallo3SaveIdentity(io.ComfyNode):
         plain = wanted.isprintable() and bool(wanted) and not wanted.endswith("/")
         if not plain or not (output / wanted).resolve().is_relative_to(output.resolve()):
             raise InputError(
-                "The identity cannot be saved there.",
+                "The identity cannot be saved under this name.",
                 found=repr(filename_prefix)[:100],
                 expected=f"a name inside of {IDENTITY_FOLDER} in ComfyUI's output folder",
                 fix="use a name such as person, or people/anna",

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..hallo3.built_in import NAME as BUILT_IN
-from ..hallo3.errors import InputError
+from ..hallo3.errors import check_choice
 from ..hallo3.media.audio import read_recording
 from ..hallo3.media.image import read_picture
 from .comfy.builtin import built_in_speech_encoder, built_in_text_encoder, built_in_vae
@@ -42,8 +42,8 @@ class Hallo3LoadModel(io.ComfyNode):
             display_name="Load Hallo3 Model",
             category=CATEGORY,
             description=(
-                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, torch.compile and "
-                "every sampler take it like any other model."
+                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, "
+                "torch.compile and all samplers work with it."
             ),
             search_aliases=["hallo3", "talking portrait model", "lip sync model", "unet loader"],
             inputs=[
@@ -52,7 +52,7 @@ class Hallo3LoadModel(io.ComfyNode):
                     options=weights_files(),
                     default=BUILT_IN,
                     tooltip=(
-                        "A file from models/diffusion_models, or the small built-in model, which knows "
+                        "A file from models/diffusion_models, or the small built-in model, for "
                         "drawn faces only."
                     ),
                 ),
@@ -62,7 +62,8 @@ class Hallo3LoadModel(io.ComfyNode):
                     default="default",
                     advanced=True,
                     tooltip=(
-                        "How weights are held. fp8 needs half the memory of 16 bit and costs some quality."
+                        "Data type of the weights in memory. fp8 halves the memory of 16 bit and "
+                        "costs some quality."
                     ),
                 ),
             ],
@@ -88,8 +89,8 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
             display_name="Load Hallo3 Reference Network",
             category=CATEGORY,
             description=(
-                "Loads the identity reference network. It looks at a portrait once and can leave the memory "
-                "before sampling begins."
+                "Loads the identity reference network. It runs once per portrait and can be "
+                "unloaded before sampling."
             ),
             search_aliases=["hallo3", "reference net", "identity network"],
             inputs=[
@@ -98,7 +99,7 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
                     options=weights_files(),
                     default=BUILT_IN,
                     tooltip=(
-                        "A file from models/diffusion_models, or the one that belongs to the built-in model."
+                        "A file from models/diffusion_models, or the built-in model's reference network."
                     ),
                 )
             ],
@@ -124,9 +125,9 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
             display_name="Load Hallo3 Built-in",
             category=CATEGORY,
             description=(
-                "Everything that a talking portrait needs, without a download: a small trained model that "
-                "runs on any computer. It knows drawn faces and makes videos of 64 x 64 px; photographs "
-                "need the released weights."
+                "All networks for a talking portrait, included with the pack: a small trained "
+                "model that runs on any computer. It knows drawn faces and makes 64 x 64 px "
+                "videos; photographs need the released weights."
             ),
             search_aliases=["hallo3", "talking portrait", "demo model", "tiny model"],
             inputs=[],
@@ -165,8 +166,9 @@ class Hallo3Sample(io.ComfyNode):
             display_name="Hallo3 Sample",
             category="Hallo3",
             description=(
-                "A drawn portrait and a spoken sentence, to try a workflow at once. For your own, connect "
-                "Load Image and Load Audio instead; the built-in model knows portraits like these."
+                "A sample portrait and sentence, to try a workflow right away. To use your own "
+                "files, replace this node with Load Image and Load Audio. The built-in model "
+                "knows portraits like these."
             ),
             search_aliases=["hallo3", "example portrait", "example speech"],
             inputs=[
@@ -175,7 +177,7 @@ class Hallo3Sample(io.ComfyNode):
                     options=list(PORTRAITS),
                     default=PORTRAITS[0],
                     optional=True,
-                    tooltip="Which of the drawn people.",
+                    tooltip="Which sample portrait to use.",
                 )
             ],
             outputs=[
@@ -186,12 +188,6 @@ class Hallo3Sample(io.ComfyNode):
 
     @classmethod
     def execute(cls, portrait: str = PORTRAITS[0]) -> io.NodeOutput:
-        if portrait not in PORTRAITS:
-            raise InputError(
-                "There is no such portrait.",
-                found=repr(portrait),
-                expected=", ".join(PORTRAITS),
-                fix="choose one of these",
-            )
+        check_choice(portrait, PORTRAITS, "portrait")
         picture = read_picture(SAMPLES / f"{portrait}.png")
         return io.NodeOutput(images_of(picture[None]), audio_of(read_recording(SAMPLES / "speech.wav")))

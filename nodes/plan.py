@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..hallo3.checkpoints.locate import RELEASE
 from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
-from ..hallo3.errors import InputError
+from ..hallo3.errors import InputError, check_choice
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
@@ -41,39 +41,39 @@ class Hallo3Plan(io.ComfyNode):
             display_name="Hallo3 Plan",
             category="Hallo3",
             description=(
-                "How many segments and frames a speech makes, and what the video takes of disk, memory and "
-                "time on this machine. Nothing is loaded for it. What cannot fit is refused here. Put it "
-                "between Load Audio and Hallo3 Encode Speech, or run it alone."
+                "Estimates segments, frames, disk, memory and time on this machine before loading"
+                " anything, and stops if the video cannot fit. Put it between Load Audio and "
+                "Hallo3 Encode Speech, or run it alone."
             ),
             search_aliases=["hallo3", "estimate", "how long", "disk space", "eta"],
             inputs=[
-                io.Audio.Input("audio", tooltip="The speech; it is handed on as it is."),
-                io.Combo.Input("model", options=list(MODELS), tooltip="Which model will render."),
+                io.Audio.Input("audio", tooltip="The speech; passed through unchanged."),
+                io.Combo.Input("model", options=list(MODELS), tooltip="The model that will render."),
                 *inputs.steps_and_guidance(),
                 io.Image.Input(
                     "portrait",
                     optional=True,
-                    tooltip="Its shape decides how large the video is. Left out, 3:2 is assumed.",
+                    tooltip="Its shape determines the video's size. Default: 3:2.",
                 ),
                 io.Boolean.Input(
                     "images",
                     default=False,
                     optional=True,
-                    tooltip="Whether the output images of Hallo3 Extrapolate will be connected.",
+                    tooltip="Whether the images output of Hallo3 Extrapolate will be connected.",
                 ),
                 inputs.codec(),
                 IdentityType.Input(
                     "identity",
                     optional=True,
-                    tooltip="In place of portrait: its crop is known, so that the size is exact.",
+                    tooltip="Instead of portrait: its crop is known, so the size is exact.",
                 ),
                 inputs.paste_back(),
             ],
             outputs=[
                 io.Audio.Output("audio", tooltip="The speech, for Hallo3 Encode Speech."),
-                io.String.Output("plan", tooltip="The plan in words."),
-                io.Int.Output("segments", tooltip="How many segments the video needs."),
-                io.Int.Output("frames", tooltip="How many frames the video will have."),
+                io.String.Output("plan", tooltip="The estimate as text."),
+                io.Int.Output("segments", tooltip="Number of segments."),
+                io.Int.Output("frames", tooltip="Number of frames."),
             ],
             is_output_node=True,
         )
@@ -91,7 +91,8 @@ class Hallo3Plan(io.ComfyNode):
         identity: Identity | None = None,
         paste_back: bool = False,
     ) -> io.NodeOutput:
-        recording, config = recording_of(audio), _config(model)
+        check_choice(model, MODELS, "model")
+        recording, config = recording_of(audio), MODELS[model]
         segment, encoding = config.segment, make_encoding(codec, -1)
         channels, samples = recording.waveform.shape
         facts = AudioStats(recording.sample_rate, channels, samples)
@@ -125,9 +126,9 @@ def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: Vid
         return identity.canvas.width, identity.canvas.height
     if paste_back and portrait is None:
         raise InputError(
-            "The size of the photograph is not known.",
-            found="paste_back without a portrait or an identity",
-            expected="one of them: its size is the video's",
+            "`paste_back` needs a portrait or an identity.",
+            found="neither is connected",
+            expected="one of them, because its size is the video's",
             fix="connect portrait or identity, or switch paste_back off",
         )
     picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
@@ -153,14 +154,3 @@ def check(plan: SegmentPlan, expected: RunEstimate, size: tuple[int, int], image
     if images:
         bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]
         check_memory(bytes_needed, f"{plan.frames} frames of {size[0]} x {size[1]} px")
-
-
-def _config(model: str) -> Hallo3Config:
-    if model not in MODELS:
-        raise InputError(
-            "There is no such model.",
-            found=repr(model)[:60],
-            expected=" or ".join(MODELS),
-            fix="choose one of these",
-        )
-    return MODELS[model]

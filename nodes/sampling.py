@@ -39,23 +39,23 @@ class Hallo3VAEDecode(io.ComfyNode):
             display_name="Hallo3 VAE Decode",
             category="Hallo3",
             description=(
-                "Decodes a segment the way the original does, slice by slice; ComfyUI's VAE Decode gives "
-                "slightly other pictures. Puts out the segment's new frames, and the motion frames that the "
-                "next segment goes on from."
+                "Decodes a segment slice by slice, as the original does; ComfyUI's VAE Decode "
+                "gives a slightly different picture. Outputs the segment's new frames and the "
+                "motion frames for the next segment."
             ),
             search_aliases=["hallo3", "decode video", "3d vae"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of one segment."),
-                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
                 IdentityType.Input(
                     "identity",
                     optional=True,
-                    tooltip="Takes the bars off that a square portrait was given. Left out, they stay.",
+                    tooltip="Removes the padding bars of a square portrait. Default: they stay.",
                 ),
             ],
             outputs=[
-                io.Image.Output("images", tooltip="The frames this segment adds to the video."),
-                io.Image.Output("motion_frames", tooltip="For the next segment; with their bars."),
+                io.Image.Output("images", tooltip="The new frames of this segment."),
+                io.Image.Output("motion_frames", tooltip="For the next segment; padding bars included."),
             ],
         )
 
@@ -79,10 +79,13 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
     latents = samples.get("samples") if isinstance(samples, dict) else None
     if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
         raise ShapeError(
-            "These latents are not one segment's.",
+            "These latents are not a single segment.",
             found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
             expected="[1, channels, frames, height, width]",
-            fix="connect the LATENT of Hallo3 Sampler or of a sampler; of a batch, one by Latent From Batch",
+            fix=(
+                "connect the LATENT of Hallo3 Sampler or a sampler; select one of a batch with Latent"
+                " From Batch"
+            ),
         )
     made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
     if made != latents.shape[2]:
@@ -90,14 +93,14 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
             "These latents have been cut or joined.",
             found=f"{latents.shape[2]} latent frames",
             expected=f"the {made} of the segment they come from",
-            fix="decode each segment by itself and join the images",
+            fix="decode each segment separately and join the images",
         )
     if not bool(latents.isfinite().all()):
         raise InputError(
-            "These latents hold values that are not numbers.",
+            "These latents contain NaN values.",
             found="NaN or infinity",
             expected="finite latents",
-            fix="sample again with other settings; nothing can be seen in these",
+            fix="sample again with other settings",
         )
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
@@ -108,7 +111,7 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
                 "The identity does not belong to these latents.",
                 found=f"an identity on a canvas of {canvas[1]} x {canvas[0]} px",
                 expected=f"{size.width} x {size.height} px",
-                fix="connect the identity that was sampled with",
+                fix="connect the identity used for sampling",
             )
     return latents
 
@@ -117,10 +120,10 @@ def _check_channels(latents: Tensor, vae: Any) -> None:
     channels = vae.latent_channels
     if latents.shape[1] != channels:
         raise ShapeError(
-            "These latents are not this VAE's.",
+            "These latents do not match the VAE.",
             found=f"{latents.shape[1]} channels",
             expected=f"{channels} channels",
-            fix="connect latents that were sampled with a Hallo3 model",
+            fix="connect latents sampled with a Hallo3 model",
         )
 
 
@@ -137,8 +140,8 @@ class Hallo3OriginalSampler(io.ComfyNode):
             display_name="Hallo3 Original Sampler",
             category=CATEGORY,
             description=(
-                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule it takes "
-                "the original's steps exactly; it accepts any others too."
+                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule "
+                "it takes exactly the original's steps; other sigmas work too."
             ),
             search_aliases=["hallo3", "dpmpp_2m_sde", "ddim", "sampler select"],
             inputs=[
@@ -146,7 +149,7 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     "sampler_name",
                     options=list(SAMPLERS),
                     default="dpmpp_2m_sde",
-                    tooltip="dpmpp_2m_sde is the original's; ddim and dpmpp_2m add no noise on their way.",
+                    tooltip="dpmpp_2m_sde is the original's; ddim and dpmpp_2m are deterministic.",
                 ),
                 io.Float.Input(
                     "step_cache",
@@ -157,8 +160,9 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "An approximation, untested on real weights; 0 is off. Steps whose estimate can be "
-                        "foretold this well are not computed: 0.1 is 10 % off."
+                        "An approximation, not yet tested on the released weights; 0 is off. "
+                        "Skips steps that the previous two predict to within this error: 0.1 is "
+                        "10 %."
                     ),
                 ),
                 io.Float.Input(
@@ -170,8 +174,8 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Every fourth such step is computed all the same. Where it is further off than this, "
-                        "the cache is switched off for the rest of the segment."
+                        "Every fourth such step is computed as a check. If its error exceeds this"
+                        " limit, the cache is off for the rest of the segment."
                     ),
                 ),
             ],
@@ -201,7 +205,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
             description="The noise schedule of the original Hallo3 as sigmas, for any sampler.",
             search_aliases=["hallo3", "sigmas", "scheduler", "zero snr"],
             inputs=[
-                io.Model.Input("model", tooltip="The Hallo3 model that will be sampled."),
+                io.Model.Input("model", tooltip="The Hallo3 model to sample."),
                 inputs.steps(),
             ],
             outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
@@ -228,9 +232,9 @@ def segment_input(
     noise: Noise,
     motion_drop: float,
 ) -> SegmentInput:
-    """What the model reads of a segment that is made by itself; ``motion_frames`` as IMAGE or None.
+    """The model's input for a single segment; ``motion_frames`` as IMAGE or None.
 
-    Raises ``InputError`` if a later segment has no motion frames to go on from.
+    Raises ``InputError`` if a later segment has no motion frames.
     """
     canvas, plan = identity.canvas.pixels, socket.speech.plan
     if motion_frames is not None:
@@ -239,10 +243,10 @@ def segment_input(
         motion = first_motion(canvas, plan)
     else:
         raise InputError(
-            "This segment has nothing to go on from.",
+            "Segments after the first need motion frames.",
             found=f"segment {segment.index} without motion frames",
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
-            fix="connect motion_frames of its Hallo3 VAE Decode, or use Hallo3 Extrapolate",
+            fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
     shown = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     return heard(identity, socket, segment, encode(vae, shown))
@@ -274,8 +278,8 @@ class Hallo3Sampler(io.ComfyNode):
             display_name="Hallo3 Sampler",
             category="Hallo3",
             description=(
-                "Samples one segment of the video with the diffusion transformer. For a whole speech use "
-                "Hallo3 Extrapolate, which does this for every segment."
+                "Samples one segment of the video. For a whole speech use Hallo3 Extrapolate, "
+                "which does this for every segment."
             ),
             search_aliases=["hallo3", "dit sampler", "ksampler", "talking head"],
             inputs=[
@@ -332,24 +336,24 @@ class Hallo3SegmentConditioning(io.ComfyNode):
             display_name="Hallo3 Segment Conditioning",
             category="Hallo3/sampling",
             description=(
-                "One segment's identity, speech and motion as conditioning for KSampler and "
-                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, its result "
-                "to Hallo3 VAE Decode. The original's guidance (cfg) is 3.5."
+                "Identity, speech and motion of one segment as conditioning for KSampler and "
+                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, and"
+                " its output to Hallo3 VAE Decode. The original uses cfg 3.5."
             ),
             search_aliases=["hallo3", "conditioning", "image to video", "ksampler"],
             inputs=[
                 *inputs.networks(),
                 *inputs.who_and_what(),
                 inputs.segment(),
-                inputs.seed("Which pixels of the motion frames are hidden; the sampler has its own seed."),
+                inputs.seed("Selects the hidden pixels of the motion frames; the sampler has its own seed."),
                 inputs.motion_drop(),
                 inputs.positive(),
                 inputs.motion_frames(),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="Prompt, speech and identity."),
-                io.Conditioning.Output("negative", tooltip="The same identity without prompt and speech."),
-                io.Latent.Output("latent", tooltip="Empty latents of a segment."),
+                io.Conditioning.Output("negative", tooltip="The identity without prompt and speech."),
+                io.Latent.Output("latent", tooltip="Empty latents of one segment."),
             ],
         )
 

@@ -30,17 +30,20 @@ def networks() -> list[io.Input]:
     """The model and its VAE."""
     return [
         io.Model.Input(
-            "model", tooltip="From Load Hallo3 Model or Load Hallo3 Built-in, with any LoRA or cache applied."
+            "model",
+            tooltip=(
+                "From Load Hallo3 Model or Load Hallo3 Built-in; LoRA loaders and caches can sit in between."
+            ),
         ),
-        io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or that of Load Hallo3 Built-in."),
+        io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
     ]
 
 
 def who_and_what() -> list[io.Input]:
     """Identity and speech."""
     return [
-        IdentityType.Input("identity", tooltip="Who speaks, from Hallo3 Identity Reference."),
-        SpeechType.Input("speech", tooltip="What is said, from Hallo3 Encode Speech."),
+        IdentityType.Input("identity", tooltip="The person who speaks, from Hallo3 Identity Reference."),
+        SpeechType.Input("speech", tooltip="The speech, from Hallo3 Encode Speech."),
     ]
 
 
@@ -51,7 +54,7 @@ def segment() -> io.Input:
         default=0,
         min=0,
         max=LAST_SEGMENT,
-        tooltip="Which segment of the speech, from 0. Hallo3 Encode Speech says how many there are.",
+        tooltip="Number of the segment, from 0. Hallo3 Encode Speech outputs how many there are.",
     )
 
 
@@ -67,7 +70,7 @@ def steps() -> io.Input:
         default=50,
         min=1,
         max=TRAIN_STEPS,
-        tooltip="Sampling steps a segment; the released model was made for 50, the built-in one for 1.",
+        tooltip="Sampling steps per segment: 50 for the released model, 1 for the built-in one.",
     )
 
 
@@ -82,8 +85,8 @@ def steps_and_guidance() -> list[io.Input]:
             max=GUIDANCE_LIMIT,
             step=0.1,
             tooltip=(
-                "How strongly prompt and speech are followed: 3.5 for the released model, 1 for the built-in "
-                "one. 1 is no guidance and half the work."
+                "How strongly the video follows prompt and speech: 3.5 for the released model, 1 "
+                "for the built-in one. 1 disables guidance and halves the work."
             ),
         ),
     ]
@@ -98,7 +101,7 @@ def motion_drop() -> io.Input:
         max=1.0,
         step=0.01,
         advanced=True,
-        tooltip="Share of the motion frames' pixels that is hidden from the model, against drift.",
+        tooltip="Fraction of the motion frames' pixels hidden from the model, to reduce drift.",
     )
 
 
@@ -108,8 +111,8 @@ def positive() -> io.Input:
         "positive",
         optional=True,
         tooltip=(
-            "What the picture shows, by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3 "
-            "Built-in. Left out, there is no text."
+            "The prompt, encoded by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3"
+            " Built-in. Default: no prompt."
         ),
     )
 
@@ -137,7 +140,7 @@ def video_file() -> list[io.Input]:
             max=51,
             optional=True,
             advanced=True,
-            tooltip="0 is best; -1 is 17 for h264, 20 for h265. Leave it at -1 for prores and ffv1.",
+            tooltip="0 is best; -1 is the default: 17 for h264, 20 for h265. Keep -1 for prores and ffv1.",
         ),
     ]
 
@@ -150,7 +153,9 @@ def going_on() -> list[io.Input]:
             default="",
             optional=True,
             advanced=True,
-            tooltip="Segments to be rendered anew, from 1: 14-17, or 14- for all from there. Others stay.",
+            tooltip=(
+                "Segments to re-render, counted from 1: 14-17, or 14- for 14 to the end. Others are kept."
+            ),
         ),
         io.Int.Input(
             "take",
@@ -159,14 +164,17 @@ def going_on() -> list[io.Input]:
             max=LAST_SEGMENT,
             optional=True,
             advanced=True,
-            tooltip="Which version redo asks for; another number is another version.",
+            tooltip="Take number of the redone segments. Change it for a different result.",
         ),
         io.String.Input(
             "continue_from",
             default="",
             optional=True,
             advanced=True,
-            tooltip="A finished video that goes on with this speech: output job of the node that made it.",
+            tooltip=(
+                "Continue a finished video with this speech: connect the job output of the node that "
+                "rendered it."
+            ),
         ),
         io.Int.Input(
             "start_again",
@@ -175,14 +183,17 @@ def going_on() -> list[io.Input]:
             max=LAST_SEGMENT,
             optional=True,
             advanced=True,
-            tooltip="Raise it to render everything anew; what was finished before is kept for a while.",
+            tooltip=(
+                "Increase by 1 to render everything again. The earlier job is kept for 7 days, for 30"
+                " if unfinished."
+            ),
         ),
         io.Boolean.Input(
             "mark",
             default=True,
             optional=True,
             advanced=True,
-            tooltip="Say in the file's metadata that the video was made by a machine.",
+            tooltip='Add an "AI-generated" note to the file\'s metadata.',
         ),
     ]
 
@@ -193,16 +204,16 @@ def paste_back() -> io.Input:
         "paste_back",
         default=False,
         optional=True,
-        tooltip="The video is the whole photograph, and the crop moves in it; at most 1920 px a side.",
+        tooltip="Output the whole photograph with the animated crop in it; at most 1920 px per side.",
     )
 
 
 def motion_frames() -> io.Input:
-    """What a segment goes on from."""
+    """The last frames of the previous segment."""
     return io.Image.Input(
         "motion_frames",
         optional=True,
-        tooltip="From Hallo3 VAE Decode of the segment before. Only segment 0 goes without.",
+        tooltip="From Hallo3 VAE Decode of the previous segment. Only segment 0 needs none.",
     )
 
 
@@ -212,16 +223,18 @@ def sampling_sockets() -> list[io.Input]:
         io.Guider.Input(
             "guider",
             optional=True,
-            tooltip="Brings its own model, guidance and text; those connected here are then ignored.",
+            tooltip="Has its own model, guidance and text; the ones connected here are then ignored.",
         ),
         io.Sampler.Input(
             "sampler",
             optional=True,
-            tooltip="Left out, the model's own: the original's dpmpp_2m_sde, ddim for the built-in model.",
+            tooltip=(
+                "Default: dpmpp_2m_sde, the original's, for the released model; ddim for the built-in one."
+            ),
         ),
         io.Sigmas.Input(
             "sigmas",
             optional=True,
-            tooltip="Left out, the original's schedule. Connected, steps is not used.",
+            tooltip="Default: the original's schedule. If connected, steps is ignored.",
         ),
     ]

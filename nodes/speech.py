@@ -6,18 +6,19 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..hallo3.errors import check_choice
 from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
 from .comfy.speech import file_seen, listen
-from .convert import check_word, images_of, recording_of
+from .convert import images_of, recording_of
 from .schema import SpeechType
 
 SEPARATED = "separated"
 
 
 class Hallo3EncodeSpeech(io.ComfyNode):
-    """AUDIO to HALLO3_SPEECH, and a picture of what is heard."""
+    """AUDIO to HALLO3_SPEECH, and a plot of its loudness."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,19 +27,22 @@ class Hallo3EncodeSpeech(io.ComfyNode):
             display_name="Hallo3 Encode Speech",
             category="Hallo3",
             description=(
-                "Listens to a recording: one set of speech features a video frame, 25 a second. Any usual "
-                "sound, up to 12 hours. The picture it shows is the recording's loudness over "
-                "time, with silence shaded and the borders of segments."
+                "Turns a recording of up to 12 hours into speech features, 25 per second (one per"
+                " video frame). The preview plots loudness over time, with silence shaded and "
+                "segment borders marked."
             ),
             search_aliases=["hallo3", "audio encode", "wav2vec", "lip sync audio"],
             has_intermediate_output=True,
             inputs=[
                 io.Audio.Input(
-                    "audio", tooltip="The speech. Clean voices work best; music confuses the mouth."
+                    "audio", tooltip="The speech. A clean voice works best; music disturbs lip sync."
                 ),
                 io.AudioEncoder.Input(
                     "audio_encoder",
-                    tooltip="wav2vec2-base-960h from Load Audio Encoder, or that of Load Hallo3 Built-in.",
+                    tooltip=(
+                        "wav2vec2-base-960h from Load Audio Encoder, or the audio encoder of Load "
+                        "Hallo3 Built-in."
+                    ),
                 ),
                 io.Combo.Input(
                     "level",
@@ -46,8 +50,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "evened raises quiet passages, so that a quieter second speaker is heard. The "
-                        "video's own sound stays as it is."
+                        "evened raises quiet passages, so a quieter second speaker moves the "
+                        "mouth too. The video's sound is unchanged."
                     ),
                 ),
                 io.Combo.Input(
@@ -56,8 +60,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "muted makes pauses true silence, so that the noise of a room does not move the "
-                        "mouth. The video's own sound stays as it is."
+                        "muted treats pauses as silence, so room noise does not move the mouth. "
+                        "The video's sound is unchanged."
                     ),
                 ),
                 io.Combo.Input(
@@ -67,8 +71,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "windows is an approximation for recordings of hours, 60 minutes at once; auto is "
-                        "exact up to 180 minutes."
+                        "windows is an approximation for recordings of several hours, 60 minutes "
+                        "at a time; auto is exact up to 180 minutes."
                     ),
                 ),
                 io.Combo.Input(
@@ -77,17 +81,20 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "separated takes music away first, as the original does, by Kim_Vocal_2.onnx in "
-                        "models/audio_separator and onnxruntime. The video's own sound stays as it is."
+                        "separated removes music first, as the original does; needs "
+                        "Kim_Vocal_2.onnx in models/audio_separator and onnxruntime. The video's "
+                        "sound is unchanged."
                     ),
                 ),
             ],
             outputs=[
-                SpeechType.Output("speech", tooltip="The speech, cut into segments, with its recording."),
-                io.Int.Output("segments", tooltip="How many segments the video needs."),
-                io.Int.Output("frames", tooltip="How many frames the video will have."),
-                io.Float.Output("fps", tooltip="Frames a second, for Create Video."),
-                io.Image.Output("plot", tooltip="Loudness, silence and segments over time; as it is shown."),
+                SpeechType.Output(
+                    "speech", tooltip="Speech features and the recording, for Hallo3 Extrapolate."
+                ),
+                io.Int.Output("segments", tooltip="Number of segments."),
+                io.Int.Output("frames", tooltip="Number of frames."),
+                io.Float.Output("fps", tooltip="Frames per second, for Create Video."),
+                io.Image.Output("plot", tooltip="The preview: loudness, silence and segments over time."),
             ],
         )
 
@@ -106,7 +113,7 @@ class Hallo3EncodeSpeech(io.ComfyNode):
         hearing: str = AUTO,
         vocals: str = AS_RECORDED,
     ) -> io.NodeOutput:
-        check_word("vocals", vocals, (AS_RECORDED, SEPARATED))
+        check_choice(vocals, (AS_RECORDED, SEPARATED), "vocals")
         listening = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
         socket, plot = listen(audio_encoder, recording_of(audio), listening, vocals=vocals == SEPARATED)
         plan, shown = socket.speech.plan, images_of(plot[None])

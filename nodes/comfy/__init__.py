@@ -18,7 +18,7 @@ LEANED_ON = {
     "comfy_api.latest": ("ComfyExtension", "InputImpl", "Types", "io", "ui"),
     "comfy_execution.utils": ("get_executing_context",),
 }
-"""What is missing from a ComfyUI that has moved on is told by name."""
+"""Names that ``check_version`` looks for."""
 
 
 def check_version() -> None:

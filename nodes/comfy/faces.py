@@ -1,7 +1,7 @@
 """Landmarks for the face mask by ComfyUI's own MediaPipe port, where this ComfyUI has it and its model.
 
 ComfyUI 0.33: ``comfy_extras/nodes_mediapipe.py``. Its file, ``mediapipe_face_fp32.safetensors`` (5.4 MB),
-lies in ``models/detection``; ComfyUI does not fetch it by itself. All that is used of the port is the object
+lies in ``models/detection``; ComfyUI does not download it. All that is used of the port is the object
 that its loader node makes, and that object's ``detect_batch``.
 """
 
@@ -109,7 +109,7 @@ class PortLandmarks:
             raise _other(self.model, f"{type(error).__name__}: {error}") from error
 
     def _loaded(self, state: dict[str, Tensor]) -> Any:
-        """The port's object. Where a file lacks numbers it would go on with random ones: that is refused."""
+        """The port's object. Refuses a file that lacks tensors: the port would use random ones."""
         there = set(state)
         port = self.make(state)
         wanted = {"mesh.": "mesh.", "detector.": f"detector_{RANGE}."}

@@ -128,7 +128,7 @@ def _examined() -> FileVerifier:
 
 @contextmanager
 def _watching(what: str, total: int) -> Generator[Watch]:
-    """A bar on the node; the stop button is heard."""
+    """A progress bar on the node; interruptible."""
     logging.info("Hallo3: %s", what)
     bar = comfy.utils.ProgressBar(total)
 

@@ -226,7 +226,7 @@ class NativeTransformer(Hallo3Transformer):
                 "The latent video does not have a segment's length.",
                 found=f"{frames} latent frames, speech for {heard}",
                 expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
-                fix="sample the LATENT that Hallo3 Segment Conditioning puts out",
+                fix="sample the LATENT output of Hallo3 Segment Conditioning",
             )
 
 
@@ -365,7 +365,7 @@ def _segment(kwargs: dict[str, Any]) -> SegmentInput:
         raise InputError(
             "This conditioning was not made for Hallo3.",
             found="conditioning without an identity and speech",
-            expected="what Hallo3 Segment Conditioning puts out",
+            expected="the output of Hallo3 Segment Conditioning",
             fix="connect its positive and negative to the sampler",
         )
     return segment

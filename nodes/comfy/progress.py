@@ -19,7 +19,7 @@ from torch import Tensor
 from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
 from ...hallo3.messages import redirect_messages
 
-ADVICE = "disconnect images, and take the video alone: that fits at any length"
+ADVICE = "disconnect images and use the video output: it works at any length"
 
 
 def compute_device() -> str:
@@ -33,11 +33,11 @@ def stoppable(*_: object) -> None:
 
 
 def check_memory(needed: int, what: str, fix: str = ADVICE) -> None:
-    """Refuse a result of so many bytes if the machine does not have them. Raises ``InputError``."""
+    """Raise ``InputError`` if the machine has less memory than ``needed`` bytes."""
     there = int(mm.get_total_memory(torch.device("cpu")))
     if needed > there:
         raise InputError(
-            "The video does not fit into memory.",
+            "The video does not fit in memory.",
             found=f"{what}: {needed / 2**30:.1f} GiB",
             expected=f"at most the {there / 2**30:.1f} GiB of this computer",
             fix=fix,
@@ -142,7 +142,7 @@ class OutOfMemory(torch.OutOfMemoryError):
 
 @contextmanager
 def memory_told(advice: str) -> Generator[None]:
-    """Memory that runs out in the block, whoever noticed, is told with what to do about it."""
+    """Raise memory errors of any library as :class:`OutOfMemory` with advice."""
     try:
         yield
     except (OutOfMemory, Hallo3Error):

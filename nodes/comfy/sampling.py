@@ -35,7 +35,7 @@ from .model import (
 )
 
 NOISE_SOURCE = "noise_source"
-"""Option of the original sampler: where its noise comes from; left out, from the seed."""
+"""Option of the original sampler: where its noise comes from; the seed by default."""
 
 
 def original_sigmas(model: Any, steps: int) -> Tensor:
@@ -48,8 +48,8 @@ def original_sigmas(model: Any, steps: int) -> Tensor:
         raise InputError(
             "The original's schedule does not fit this model's noise.",
             found=f"a largest sigma of {float(sigmas[0]):g}, as a ModelSampling node sets it",
-            expected="noise that ends in no signal at all (zero SNR), as Hallo3's does",
-            fix="take that node away, or connect sigmas from BasicScheduler and another sampler",
+            expected="a noise schedule with zero terminal SNR, like Hallo3's",
+            fix="remove that node, or connect sigmas from BasicScheduler and another sampler",
         )
     return sigmas
 
@@ -98,9 +98,9 @@ def _sample(
     step_cache: float = 0.0,
     step_cache_bound: float = CACHE_BOUND,
 ) -> Tensor:
-    """k-diffusion's way of calling, around a sampler that thinks in shares of signal and noise.
+    """k-diffusion's calling convention around a sampler in terms of alpha and sigma.
 
-    The network is told the original's timestep and its velocity is scaled by the table's entry, whatever
+    The network gets the original's timestep and its velocity is scaled by the table's entry, whatever
     ComfyUI's own table says of the sigma; so nothing of its finite largest sigma remains.
     """
     del disable
@@ -156,7 +156,7 @@ def _check_prediction(model_sampling: Any) -> None:
             "The original's sampler does not fit this model's sampling.",
             found=" + ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:-1][:3]),
             expected="v-prediction, as Hallo3's networks were trained",
-            fix="take the ModelSampling node away, or connect another sampler",
+            fix="remove the ModelSampling node, or connect another sampler",
         )
 
 
@@ -243,7 +243,7 @@ class Sampling:
     ) -> Tensor:
         """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step.
 
-        Raises ``InputError`` if sampling gives values that are not numbers.
+        Raises ``InputError`` for NaN and infinity.
         """
         config = self.config
         shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
@@ -260,10 +260,12 @@ class Sampling:
         )
         if not bool(latents.isfinite().all()):
             raise InputError(
-                "Sampling gave values that are not numbers.",
+                "Sampling produced NaN values.",
                 found=f"NaN or infinity in segment {segment}",
                 expected="finite latents",
-                fix="try other weights or weight_dtype, and without LoRA, ModelSampling and guider nodes",
+                fix=(
+                    "try another weight_dtype or other weights; remove LoRA, ModelSampling and guider nodes"
+                ),
             )
         return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
 

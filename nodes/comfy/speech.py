@@ -56,7 +56,7 @@ def vocals_of(recording: Recording, sample_rate: int) -> Tensor:
 
 
 LONG = 120
-"""Seconds of sound that are listened to at once; of longer recordings a piece at a time, with the same result
+"""Seconds of sound that are processed at once; of longer recordings a piece at a time, with the same result
 but for rounding."""
 PROGRESS_STEPS = 1000
 AT_ONCE = 1 << 20
@@ -130,7 +130,7 @@ def listen(
         windows = listening.windows(plan)
         tell(windows, plan)
     at_once = min(len(waveform), LONG * segment.sample_rate)
-    widest = 512 * at_once // 5  # what the first convolution puts out, a few times over
+    widest = 512 * at_once // 5  # the first convolution's output, a few times over
     mm.load_models_gpu([audio_encoder.patcher], memory_required=4 * widest * mm.dtype_size(torch.float32))
     waveform = waveform.to(torch.float32)
     if gains is not None:

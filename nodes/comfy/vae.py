@@ -124,7 +124,7 @@ def _parameters(layer: nn.Module, like: Tensor) -> Generator[Held]:
 
 def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
     """The package's, but for the versions of cuDNN and torch that ComfyUI works round: there 3D convolutions
-    of half types take far too much memory unless cuDNN is called by itself."""
+    of half types take far too much memory unless cuDNN is called directly."""
     halves = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
     if not (halves and getattr(comfy.ops, "NVIDIA_MEMORY_CONV_BUG_WORKAROUND", False)):
         return convolve(signal, weight, bias, padding)

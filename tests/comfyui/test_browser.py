@@ -119,5 +119,5 @@ def test_the_blueprint_is_found_and_runs_as_one_node(page: Page, server: Server)
 def test_a_node_shows_its_help_page(page: Page) -> None:
     path = next(path for path in WORKFLOWS if "talking portrait" in path.stem)
     page.open(read(path), path.stem)
-    assert "goes on from the last frames of the one before" in page.open_help("Hallo3Extrapolate")
+    assert "continues from the last frames of the previous one" in page.open_help("Hallo3Extrapolate")
     assert page.problems == []
