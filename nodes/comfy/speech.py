@@ -114,7 +114,7 @@ def listen(
     vocals: bool = False,
 ) -> tuple[SpeechSocket, Tensor]:
     """A recording's features by an AUDIO_ENCODER, computed in float32 whatever its weights are stored in;
-    and a picture [3, h, w] of what is heard. With ``vocals`` music is taken away first.
+    and a plot [3, h, w] of its loudness. With ``vocals`` music is taken away first.
 
     Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder, and what
     ``vocals_of`` does.
