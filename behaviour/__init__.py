@@ -1,1 +1,1 @@
-"""What a talking face should do, measured: from a recording and from pictures alone, without any network."""
+"""Measures a talking face from its pixels and its speech, without any network."""

@@ -1,6 +1,6 @@
-"""``python -m behaviour video FILE --portrait P --speech S``: how well a video of a drawn face behaves.
+"""``python -m behaviour video FILE --portrait P --speech S``: measure a video of a drawn face.
 
-``python -m behaviour cases`` judges a model on the cases that come with the tests.
+``python -m behaviour cases`` measures a model on the cases of the tests.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from hallo3.media.audio import read_recording
 from hallo3.media.image import read_picture
 from hallo3.quantization.precision import PRECISIONS
 
-from .cases import case_of, read_cases
-from .figures import figures, summary
-from .suite import judged
+from .cases import make_case, read_cases
+from .figures import measure_video, summarize
+from .suite import measure_cases
 
 CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "behaviour"
 
 
 def main() -> None:
-    """One video, or a model on all cases."""
     parser = ArgumentParser(prog="behaviour", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    video = commands.add_parser("video", help="a finished video against its portrait and speech")
+    video = commands.add_parser("video", help="a video against its portrait and speech")
     video.add_argument("video", type=Path)
     video.add_argument("--portrait", type=Path, required=True)
     video.add_argument("--speech", type=Path, required=True)
-    video.add_argument("--other", type=Path, help="another recording, as a control")
+    video.add_argument("--other", type=Path, help="another recording, as the control")
     video.add_argument("--new-frames", type=int, default=BUILT_IN.segment.new_frames, metavar="N")
-    cases = commands.add_parser("cases", help="a model on portraits and sentences it has not seen")
+    cases = commands.add_parser("cases", help="a model on portraits and sentences that it was not trained on")
     cases.add_argument("--model", type=Path, default=FOLDER)
     cases.add_argument("--cases", type=Path, default=CASES, help="folder of NAME.png, NAME.flac, truth.json")
     cases.add_argument("--steps", type=int)
@@ -47,27 +46,26 @@ def main() -> None:
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true")
     options = parser.parse_args(sys.argv[1:])
-    found = _video(options) if options.command == "video" else _cases(options)
-    print(json.dumps(found) if options.json else "\n".join(f"{key:14} {found[key]:8.3f}" for key in found))
+    figures = _measure_video(options) if options.command == "video" else _measure_cases(options)
+    lines = [f"{key:14} {value:8.3f}" for key, value in figures.items()]
+    print(json.dumps(figures) if options.json else "\n".join(lines))
 
 
-def _video(options: Namespace) -> dict[str, float]:
+def _measure_video(options: Namespace) -> dict[str, float]:
     segment = BUILT_IN.segment
-    case = case_of("video", read_picture(options.portrait), read_recording(options.speech), segment)
+    case = make_case("video", read_picture(options.portrait), read_recording(options.speech), segment)
     other = None
     if options.other:
-        other = case_of("other", case.portrait, read_recording(options.other), segment).mouth
-    found = figures(
-        read_video(options.video), case.portrait, case.mouth, new_frames=options.new_frames, other=other
-    )
-    return found.as_dict()
+        other = make_case("other", case.portrait, read_recording(options.other), segment).mouth
+    frames, new_frames = read_video(options.video), options.new_frames
+    return measure_video(frames, case.portrait, case.mouth, new_frames=new_frames, other=other).as_dict()
 
 
-def _cases(options: Namespace) -> dict[str, float]:
+def _measure_cases(options: Namespace) -> dict[str, float]:
     models = load_models(options.model, torch.device("cpu"), PRECISIONS["fp32"])
-    chosen = {"steps": options.steps, "sampler": options.sampler}
-    changes = {key: value for key, value in chosen.items() if value is not None}
-    return summary(judged(read_cases(options.cases, models.config.segment), models, **changes))
+    settings = {"steps": options.steps, "sampler": options.sampler}
+    changes = {key: value for key, value in settings.items() if value is not None}
+    return summarize(measure_cases(read_cases(options.cases, models.config.segment), models, **changes))
 
 
 def read_video(path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""Do segments continue from their motion frames? Moved motion frames must move what follows."""
+"""Do segments continue from their motion frames? Shifted motion frames must shift the new frames."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from hallo3.pipeline import (
 from hallo3.settings import settings_for
 
 from .cases import Case
-from .suite import identity_of
+from .suite import make_identity
 
-PIXELS = 2
-"""How far the motion frames are moved, to either side."""
-NEXT = 3
-"""New frames that are looked at."""
+SHIFT_PIXELS = 2
+"""To either side."""
+NEW_FRAMES = 3
 
 
-def carried(case: Case, models: Models, **changes: Any) -> float:
-    """How far the first new frames of a segment move when its motion frames are moved sideways, as a share of
-    that shift: 1 continues exactly from where they were, 0 ignores them."""
+def measure_carry(case: Case, models: Models, **changes: Any) -> float:
+    """Shift of a segment's first new frames, relative to the sideways shift of its motion frames: 1 continues
+    exactly, 0 ignores them."""
     settings = replace(settings_for(models.config.defaults), **changes)
     noise = make_noise(settings.seed)
     motion = models.config.segment.motion_frames
     with torch.inference_mode():
-        who, speech = identity_of(case, models, settings), encode_speech(case.speech, models)
-        renderer = LocalRenderer.prepare(who, speech, encode_prompt("", models), models, settings)
-        canvas, segment = who.canvas.pixels, speech.plan[min(1, len(speech.plan) - 1)]
+        identity, speech = make_identity(case, models, settings), encode_speech(case.speech, models)
+        renderer = LocalRenderer.prepare(identity, speech, encode_prompt("", models), models, settings)
+        canvas, segment = identity.canvas.pixels, speech.plan[min(1, len(speech.plan) - 1)]
 
-        def following(moved: int) -> Tensor:
-            frames = torch.roll(canvas, moved, -1).expand(-1, -1, motion, -1, -1)
-            shown = conditioning_pixels(canvas, frames, segment, noise, settings.motion_drop)
-            latents = renderer.sample(renderer.encode(shown, segment, noise), segment, noise)
-            return collect_frames(renderer.decode(latents), motion + NEXT)[0, :, motion : motion + NEXT]
+        def render_after(shift: int) -> Tensor:
+            frames = torch.roll(canvas, shift, -1).expand(-1, -1, motion, -1, -1)
+            pixels = conditioning_pixels(canvas, frames, segment, noise, settings.motion_drop)
+            latents = renderer.sample(renderer.encode(pixels, segment, noise), segment, noise)
+            end = motion + NEW_FRAMES
+            return collect_frames(renderer.decode(latents), end)[0, :, motion:end]
 
-        left, right = following(-PIXELS), following(PIXELS)
-    return moved_by(left, right) / (2 * PIXELS)
+        left, right = render_after(-SHIFT_PIXELS), render_after(SHIFT_PIXELS)
+    return measure_shift(left, right) / (2 * SHIFT_PIXELS)
 
 
-def moved_by(before: Tensor, after: Tensor) -> float:
+def measure_shift(before: Tensor, after: Tensor) -> float:
     """Pixels that a picture [..., H, W] has moved to the right, to first order, by least squares."""
     middle = (before + after) / 2
     slope = (middle[..., 2:] - middle[..., :-2]) / 2

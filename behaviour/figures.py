@@ -1,4 +1,4 @@
-"""How well a video behaves: figures of one clip, and of many."""
+"""Figures of one video, and their summary over many."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ import torch
 from torch import Tensor
 
 from .mouth import Mouth
-from .pixels import at_side, colour_errors, drift, nearest, opening, seam_ratio, sharpness
+from .pixels import (
+    find_nearest,
+    measure_colour_errors,
+    measure_drift,
+    measure_opening,
+    measure_seams,
+    measure_sharpness,
+    resize_square,
+)
 
 LAGS = range(-3, 4)
-LOUD, QUIET = 0.6, 0.05
-"""Openings that the rule asks for in loud speech and in none."""
+LOUD_OPENING, QUIET_OPENING = 0.6, 0.05
+"""By the mouth rule: above and below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One video against what it was made from.
+    """One video compared with its portrait and speech. What cannot be measured is NaN.
 
-    ``follows`` is the correlation of the mouth's opening with what the speech asks for, ``control`` with what
-    another recording asks for, ``lag`` the delay in frames at which it is highest. ``amplitude`` is the
-    opening in loud speech less that in none, in shares of the truth; ``silent`` the opening in none in shares
-    of that in loud speech. ``colour`` and ``worst_colour`` are errors of patches in 255ths; ``own`` says
-    whether its own portrait is the nearest. ``seam`` is a ratio, ``drift`` the last quarter's error in shares
-    of the first's. What cannot be measured is NaN.
+    ``follows`` is the correlation of the mouth's opening with the mouth rule on its speech, ``control`` on
+    another recording, ``lag`` the delay in frames with the highest correlation. ``amplitude`` is the opening
+    in loud speech minus that in silence, relative to the truth; ``silent`` the opening in silence relative to
+    loud speech. ``colour`` and ``worst_colour`` are errors of patches in 255ths; ``own`` is whether the
+    own portrait is the nearest. ``seam`` is a ratio, ``drift`` the last quarter's error relative to the
+    first's, ``sharpness`` relative to the portrait.
     """
 
     follows: float
@@ -43,11 +51,10 @@ class Figures:
     sharpness: float
 
     def as_dict(self) -> dict[str, float]:
-        """For tables and files."""
         return {key: float(value) for key, value in asdict(self).items()}
 
 
-def figures(
+def measure_video(
     frames: Tensor,
     portrait: Tensor,
     mouth: Mouth,
@@ -57,53 +64,53 @@ def figures(
     truth: Tensor | None = None,
     strangers: Sequence[Tensor] = (),
 ) -> Figures:
-    """Frames [F, 3, S, S] in 0..1 of a portrait [3, h, w], against the mouth [F] that its speech asks for.
+    """Figures of frames [F, 3, S, S] in 0..1 of a portrait [3, h, w] and the mouth [F] of its speech.
 
     ``other`` is another recording's mouth, ``truth`` [F] openings in rows, ``strangers`` other portraits.
     """
     side = frames.shape[-1]
-    reference = at_side(portrait, side)
-    rows = opening(frames, reference).numpy()
+    reference = resize_square(portrait, side)
+    rows = measure_opening(frames, reference).numpy()
     asked = mouth.open[: len(rows)]
-    by_lag = {lag: correlation(rows, asked, lag) for lag in LAGS}
-    errors = colour_errors(frames, reference)
-    gallery = torch.stack([reference, *(at_side(stranger, side) for stranger in strangers)])
-    parts = drift(frames, reference)
+    by_lag = {lag: correlate(rows, asked, lag) for lag in LAGS}
+    errors = measure_colour_errors(frames, reference)
+    gallery = torch.stack([reference, *(resize_square(stranger, side) for stranger in strangers)])
+    parts = measure_drift(frames, reference)
     return Figures(
         follows=by_lag[0],
-        control=float("nan") if other is None else correlation(rows, other.open, 0),
+        control=float("nan") if other is None else correlate(rows, other.open, 0),
         lag=max(by_lag, key=lambda lag: by_lag[lag]),
         amplitude=np.nan
         if truth is None
-        else _share(amplitude(rows, asked), amplitude(truth.numpy(), asked)),
-        silent=_share(_mean(rows, asked < QUIET), _mean(rows, asked > LOUD)),
+        else _divide(measure_amplitude(rows, asked), measure_amplitude(truth.numpy(), asked)),
+        silent=_divide(_mean(rows, asked < QUIET_OPENING), _mean(rows, asked > LOUD_OPENING)),
         colour=fmean(errors.values()),
         worst_colour=max(errors.values()),
-        own=nearest(frames, gallery) == 0,
-        seam=seam_ratio(frames, new_frames),
-        drift=_share(parts[-1], parts[0]),
-        sharpness=_share(sharpness(frames), sharpness(reference[None])),
+        own=find_nearest(frames, gallery) == 0,
+        seam=measure_seams(frames, new_frames),
+        drift=_divide(parts[-1], parts[0]),
+        sharpness=_divide(measure_sharpness(frames), measure_sharpness(reference[None])),
     )
 
 
-def correlation(rows: np.ndarray, asked: np.ndarray, lag: int) -> float:
-    """Of openings with what was asked for so many frames before; NaN where either does not move."""
+def correlate(rows: np.ndarray, asked: np.ndarray, lag: int) -> float:
+    """Correlation of openings with the rule ``lag`` frames earlier; NaN if either is constant."""
     length = min(len(rows), len(asked)) - abs(lag)
-    seen = rows[max(0, lag) : max(0, lag) + length]
-    wanted = asked[max(0, -lag) : max(0, -lag) + length]
-    if length < 2 or seen.std() < 1e-6 or wanted.std() < 1e-6:
+    measured = rows[max(0, lag) : max(0, lag) + length]
+    target = asked[max(0, -lag) : max(0, -lag) + length]
+    if length < 2 or measured.std() < 1e-6 or target.std() < 1e-6:
         return float("nan")
-    return float(np.corrcoef(seen, wanted)[0, 1])
+    return float(np.corrcoef(measured, target)[0, 1])
 
 
-def amplitude(rows: np.ndarray, asked: np.ndarray) -> float:
-    """Rows that the mouth is more open in loud speech than in none."""
-    return _mean(rows, asked > LOUD) - _mean(rows, asked < QUIET)
+def measure_amplitude(rows: np.ndarray, asked: np.ndarray) -> float:
+    """Opening in loud speech minus that in silence, in rows."""
+    return _mean(rows, asked > LOUD_OPENING) - _mean(rows, asked < QUIET_OPENING)
 
 
-def summary(found: Sequence[Figures]) -> dict[str, float]:
-    """Means over clips, and the worst of what has a floor for each."""
-    rows = [one.as_dict() for one in found]
+def summarize(figures: Sequence[Figures]) -> dict[str, float]:
+    """Means over videos, and the worst of the figures that have a floor per video."""
+    rows = [each.as_dict() for each in figures]
     means = {key: _nanmean([row[key] for row in rows]) for key in rows[0]}
     follows = [row["follows"] for row in rows]
     return {
@@ -114,7 +121,7 @@ def summary(found: Sequence[Figures]) -> dict[str, float]:
     }
 
 
-def _share(value: float, whole: float) -> float:
+def _divide(value: float, whole: float) -> float:
     return value / whole if whole else float("nan")
 
 

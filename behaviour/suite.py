@@ -1,4 +1,4 @@
-"""A model judged on all cases, through the way that every render goes."""
+"""Measure a model on all cases, through the render path."""
 
 from __future__ import annotations
 
@@ -17,58 +17,55 @@ from hallo3.noise import make_noise
 from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
 from hallo3.settings import Settings, settings_for
 
-from .cases import Case, case_of
-from .figures import LOUD, Figures, figures
-from .pixels import at_side, opening
+from .cases import Case, make_case
+from .figures import LOUD_OPENING, Figures, measure_video
+from .pixels import measure_opening, resize_square
 
-Swap = Callable[[Identity, int], Identity]
-"""Another identity in a case's place, by its number: for showing that each part of it is used."""
+ReplaceIdentity = Callable[[Identity, int], Identity]
+"""Another identity for a case's own, by the case's number: shows that each part of it is used."""
 
 
-def film(
+def render_case(
     case: Case, models: Models, *, prompt: str = "", identity: Identity | None = None, **changes: Any
 ) -> Tensor:
-    """The video [F, 3, H, W] in 0..1 of a case, with the model's own settings but for ``changes``."""
+    """The video [F, 3, H, W] in 0..1 of a case, with ``changes`` to the model's default settings."""
     settings = replace(settings_for(models.config.defaults), **changes)
     noise = make_noise(settings.seed)
     with torch.inference_mode():
-        who = identity or identity_of(case, models, settings)
+        identity = identity or make_identity(case, models, settings)
         speech = encode_speech(case.speech, models)
-        made = render_identity(who, speech, encode_prompt(prompt, models), models, settings, noise)
-        return torch.cat([frames.pixels for frames in made])
+        frames = render_identity(identity, speech, encode_prompt(prompt, models), models, settings, noise)
+        return torch.cat([segment.pixels for segment in frames])
 
 
-def identity_of(case: Case, models: Models, settings: Settings | None = None) -> Identity:
-    """Who is on a case's portrait."""
-    chosen = settings or settings_for(models.config.defaults)
+def make_identity(case: Case, models: Models, settings: Settings | None = None) -> Identity:
+    settings = settings or settings_for(models.config.defaults)
     with torch.inference_mode():
         face = analyze_portrait(case.portrait, models.face, models.config.face)
         framed = frame_portrait(case.portrait, face, models.config.segment.shape)
-        return extract_identity(framed, models, chosen, make_noise(chosen.seed))
+        return extract_identity(framed, models, settings, make_noise(settings.seed))
 
 
-def judged(
+def measure_cases(
     cases: Sequence[Case],
     models: Models,
     *,
-    swap: Swap | None = None,
+    replace_identity: ReplaceIdentity | None = None,
     speech_of_next: bool = False,
     **changes: Any,
 ) -> list[Figures]:
     """Every case's figures; the control is the next case's speech, strangers are all other portraits.
 
-    ``swap`` gives another identity in a case's place, ``speech_of_next`` lets the next case's recording
-    drive the video: what is judged stays the case.
+    ``speech_of_next`` renders the next case's recording but measures against the case's own.
     """
-    found: list[Figures] = []
+    results: list[Figures] = []
     for number, case in enumerate(cases):
         following = cases[(number + 1) % len(cases)]
-        driven = replace(case, speech=following.speech) if speech_of_next else case
-        identity = swap(identity_of(case, models), number) if swap else None
-        frames = film(driven, models, identity=identity, **changes)
-        found.append(
-            figures(
-                frames,
+        rendered = replace(case, speech=following.speech) if speech_of_next else case
+        identity = replace_identity(make_identity(case, models), number) if replace_identity else None
+        results.append(
+            measure_video(
+                render_case(rendered, models, identity=identity, **changes),
                 case.portrait,
                 case.mouth,
                 new_frames=models.config.segment.new_frames,
@@ -77,30 +74,30 @@ def judged(
                 strangers=[other.portrait for other in cases if other is not case],
             )
         )
-    return found
+    return results
 
 
-def silence_ratio(case: Case, models: Models, seconds: float = 3.0, settle: float = 0.4) -> float:
-    """How open the mouth stays in digital silence after the case's speech, in shares of loud speech.
+def measure_silence(case: Case, models: Models, seconds: float = 3.0, settle: float = 0.4) -> float:
+    """The opening in digital silence after the case's speech, relative to that in loud speech.
 
-    The first moments of the silence, ``settle`` seconds, are left out.
+    The first ``settle`` seconds of the silence do not count.
     """
     segment = models.config.segment
-    quiet = torch.zeros(1, int(seconds * segment.sample_rate))
-    speech = Recording(torch.cat((case.speech.waveform, quiet), dim=1), segment.sample_rate)
-    longer = case_of(case.name, case.portrait, speech, segment)
-    rows = opening(film(longer, models), at_side(case.portrait, segment.height))
-    loud = torch.from_numpy(longer.mouth.open > LOUD)
+    silence = torch.zeros(1, int(seconds * segment.sample_rate))
+    speech = Recording(torch.cat((case.speech.waveform, silence), dim=1), segment.sample_rate)
+    longer = make_case(case.name, case.portrait, speech, segment)
+    rows = measure_opening(render_case(longer, models), resize_square(case.portrait, segment.height))
+    loud = torch.from_numpy(longer.mouth.open > LOUD_OPENING)
     silent = rows[len(case.mouth.open) + round(settle * segment.fps) :]
     return float(silent.mean() / rows[loud].mean())
 
 
-def spoken_on(cases: Sequence[Case], portrait: Tensor, models: Models, seconds: float) -> Case:
-    """One portrait that says all cases' speeches, over and over, for so long."""
+def make_long_case(cases: Sequence[Case], portrait: Tensor, models: Models, seconds: float) -> Case:
+    """All cases' speeches in turn for ``seconds``, with one portrait."""
     segment = models.config.segment
-    wanted = int(seconds * segment.sample_rate)
+    samples = int(seconds * segment.sample_rate)
     parts: list[Tensor] = []
-    while sum(part.shape[1] for part in parts) < wanted:
+    while sum(part.shape[1] for part in parts) < samples:
         parts.append(cases[len(parts) % len(cases)].speech.waveform)
-    whole = torch.cat(parts, dim=1)[:, :wanted]
-    return case_of("long", portrait, Recording(whole, segment.sample_rate), segment)
+    speech = Recording(torch.cat(parts, dim=1)[:, :samples], segment.sample_rate)
+    return make_case("long", portrait, speech, segment)

@@ -36,8 +36,8 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from behaviour.cases import Case, read_cases  # noqa: E402
-from behaviour.figures import figures, summary  # noqa: E402
-from behaviour.suite import identity_of  # noqa: E402
+from behaviour.figures import measure_video, summarize  # noqa: E402
+from behaviour.suite import make_identity  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.models import Models  # noqa: E402
@@ -89,7 +89,7 @@ def make(cases: Sequence[Case], models: Models, settings: Settings) -> Made:
         hook = dit.proj_out.register_forward_hook(count)
         try:
             for case in cases:
-                who, speech = identity_of(case, models, settings), encode_speech(case.speech, models)
+                who, speech = make_identity(case, models, settings), encode_speech(case.speech, models)
                 noise, prompt = make_noise(settings.seed), encode_prompt("", models)
                 made = render_identity(who, speech, prompt, models, settings, noise, watch)
                 videos.append(torch.cat([frames.pixels for frames in islice(made, SEGMENTS)]))
@@ -120,9 +120,9 @@ def ssim(found: Tensor, wanted: Tensor, window: int = 7) -> float:
 def row(made: Made, exact: Made, cases: Sequence[Case], models: Models) -> dict[str, Any]:
     """A video's figures and how far it is from the exact one."""
     new = models.config.segment.new_frames
-    behaved = summary(
+    behaved = summarize(
         [
-            figures(frames, case.portrait, case.mouth, new_frames=new, truth=case.truth)
+            measure_video(frames, case.portrait, case.mouth, new_frames=new, truth=case.truth)
             for frames, case in zip(made.frames, cases, strict=True)
         ]
     )

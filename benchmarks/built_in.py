@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measur
 
 import torch  # noqa: E402
 
-from behaviour.carry import carried  # noqa: E402
-from behaviour.cases import Case, case_of, read_cases  # noqa: E402
-from behaviour.figures import Figures, figures, summary  # noqa: E402
-from behaviour.suite import film, judged, silence_ratio, spoken_on  # noqa: E402
+from behaviour.carry import measure_carry  # noqa: E402
+from behaviour.cases import Case, make_case, read_cases  # noqa: E402
+from behaviour.figures import Figures, measure_video, summarize  # noqa: E402
+from behaviour.suite import make_long_case, measure_cases, measure_silence, render_case  # noqa: E402
 from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.media.audio import read_recording  # noqa: E402
@@ -41,7 +41,9 @@ CASES = ROOT / "tests" / "data" / "behaviour"
 def one(case: Case, models: Models, **changes: Any) -> Figures:
     """A case without a control or strangers."""
     new_frames = models.config.segment.new_frames
-    return figures(film(case, models, **changes), case.portrait, case.mouth, new_frames=new_frames)
+    return measure_video(
+        render_case(case, models, **changes), case.portrait, case.mouth, new_frames=new_frames
+    )
 
 
 def rounded(found: dict[str, float]) -> dict[str, float]:
@@ -51,10 +53,10 @@ def rounded(found: dict[str, float]) -> dict[str, float]:
 
 def speed(cases: list[Case], models: Models) -> dict[str, float]:
     """CPU-seconds of all threads, and seconds, for a second of video, over 20 s after a film to warm up."""
-    film(cases[0], models)
-    case = spoken_on(cases, cases[0].portrait, models, 20)
+    render_case(cases[0], models)
+    case = make_long_case(cases, cases[0].portrait, models, 20)
     cpu, wall = time.process_time(), time.perf_counter()
-    film(case, models)
+    render_case(case, models)
     length = len(case.mouth.open) / models.config.segment.fps
     return {
         "cpu_seconds": (time.process_time() - cpu) / length,
@@ -81,20 +83,20 @@ def main() -> None:
         kept[name] = rounded(found)
         print(name, json.dumps(kept[name]), flush=True)
 
-    keep("own settings, 10 cases", summary(judged(cases, models)))
+    keep("own settings, 10 cases", summarize(measure_cases(cases, models)))
     keep("speed", speed(cases, models))
-    keep("silence", {case.name: silence_ratio(case, models) for case in cases})
-    keep("carried on from motion frames", {case.name: carried(case, models) for case in cases})
+    keep("silence", {case.name: measure_silence(case, models) for case in cases})
+    keep("carried on from motion frames", {case.name: measure_carry(case, models) for case in cases})
     for seconds in options.seconds:
-        case = spoken_on(cases, cases[1].portrait, models, seconds)
+        case = make_long_case(cases, cases[1].portrait, models, seconds)
         keep(f"{seconds} s", one(case, models).as_dict())
     for path in options.speech:
-        case = case_of(path.stem, cases[0].portrait, read_recording(path), models.config.segment)
+        case = make_case(path.stem, cases[0].portrait, read_recording(path), models.config.segment)
         keep(f"real speech {path.stem}", one(case, models).as_dict())
     for sampler in SAMPLERS if not options.no_table else ():
         for steps in STEPS:
-            found = judged(cases[:FEW], models, sampler=sampler, steps=steps)
-            keep(f"{sampler}, {steps} steps, {FEW} cases", summary(found))
+            found = measure_cases(cases[:FEW], models, sampler=sampler, steps=steps)
+            keep(f"{sampler}, {steps} steps, {FEW} cases", summarize(found))
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if options.sheet:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from behaviour.cases import Case, case_of
-from behaviour.figures import figures
-from behaviour.pixels import differences, seam_ratio, sharpness
+from behaviour.cases import Case, make_case
+from behaviour.figures import measure_video
+from behaviour.pixels import measure_changes, measure_seams, measure_sharpness
 from benchmarks.drift_ways import EXACT, Made, Source, Way, chosen, cut, make, warm_up
 from benchmarks.report import device_named, pathless, stamped, table, write_json
 from benchmarks.similarity import compared
@@ -45,16 +45,16 @@ def behaved(made: Made, config: Hallo3Config, case: Case, likeness: SimilarityFu
     """Figures of a video that need no other one; what cannot be measured is left out."""
     frames, new = made.frames, config.segment.new_frames
     found: dict[str, float] = {
-        "seam": seam_ratio(frames, new),
-        "sharpness": sharpness(frames),
-        "movement": float(differences(frames).mean()),
+        "seam": measure_seams(frames, new),
+        "sharpness": measure_sharpness(frames),
+        "movement": float(measure_changes(frames).mean()),
     }
     looked_at = [likeness(frame) for frame in frames[:: config.segment.fps]]
     known = [value for value in looked_at if value is not None]
     if known:
         found["face"] = sum(known) / len(known)
     if config.face.space == DRAWN and frames.shape[-1] == frames.shape[-2]:
-        seen = figures(frames, case.portrait, case.mouth, new_frames=new).as_dict()
+        seen = measure_video(frames, case.portrait, case.mouth, new_frames=new).as_dict()
         found |= {name: seen[name] for name in MOUTH}
     return {name: round(value, 3) for name, value in found.items() if value == value}
 
@@ -66,7 +66,7 @@ def report(source: Source, wanted: Mapping[str, Way], left: Mapping[str, str]) -
     config = read_model_config(files.transformer)
     analyzer = create_analyzer(config.face, files.faces)
     likeness = similarity_to(analyze_portrait(source.portrait, analyzer, config.face).embedding, analyzer)
-    case = case_of("", source.portrait, source.speech, config.segment)
+    case = make_case("", source.portrait, source.speech, config.segment)
     exact = wanted[EXACT]
     warm_up(exact, source, config)
     rows: dict[str, dict[str, Any]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from behaviour.mouth import Mouth, mouth_of
+from behaviour.mouth import Mouth, compute_mouth
 from hallo3.config import SegmentConfig
 from hallo3.noise import make_generator
 from hallo3.segments import SILENT, frame_count
@@ -47,7 +47,7 @@ def make_track(name: str, voices: Sequence[Path], augmenter: Augmenter, config: 
     clean = np.concatenate(parts)
     waveform = augmenter.augment(r, clean) if r.random() < 0.4 else clean
     frames = frame_count(len(clean), config.sample_rate, config.fps)
-    return SpeechTrack(waveform, mouth_of(clean, frames, config.sample_rate, config.fps))
+    return SpeechTrack(waveform, compute_mouth(clean, frames, config.sample_rate, config.fps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

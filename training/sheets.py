@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from behaviour.cases import read_cases
-from behaviour.pixels import at_side
-from behaviour.suite import film
+from behaviour.pixels import resize_square
+from behaviour.suite import render_case
 from hallo3.loading import load_models
 from hallo3.quantization.precision import PRECISIONS
 
@@ -61,7 +61,7 @@ def render_people(model: Path, cases: Path, count: int = 6) -> Image.Image:
     models = load_models(model, torch.device("cpu"), PRECISIONS["fp32"])
     segment = models.config.segment
     known = read_cases(cases, segment)[:count]
-    rows = [(at_side(case.portrait, segment.height)[None], film(case, models)) for case in known]
+    rows = [(resize_square(case.portrait, segment.height)[None], render_case(case, models)) for case in known]
     return side_by_side(rows, [12 * n for n in range(1, 10)])
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from behaviour.mouth import SPECTRUM, cut, mouth_of, normalised, spectra
+from behaviour.mouth import SPECTRUM_SAMPLES, compute_mouth, compute_spectra, fit_length, normalise
 from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import BUILT_IN, BUILT_IN_SPEECH
 from hallo3.noise import make_generator
@@ -106,17 +106,17 @@ class CropSampler:
         speaks = r.random() >= NON_SPEECH_SHARE
         if speaks:
             voice = self.voices[r.integers(len(self.voices))]
-            clean = cut(voice[int(r.integers(max(1, voice.size - length + 1))) :], length)
-            waveform, mouth = self.augmenter.augment(r, clean), mouth_of(clean, frames, SAMPLE_RATE, FPS)
+            clean = fit_length(voice[int(r.integers(max(1, voice.size - length + 1))) :], length)
+            waveform, mouth = self.augmenter.augment(r, clean), compute_mouth(clean, frames, SAMPLE_RATE, FPS)
             opening, width, mel = *mouth, self._log_mel(clean, frames)
         else:
             waveform = self.augmenter.make_non_speech(r, length)
             opening, width = np.zeros(frames, np.float32), np.full(frames, 0.5, np.float32)
             mel = np.zeros((frames, MEL_BANDS), np.float32)
-        return cut(normalised(waveform), samples), (opening, width, mel, np.float32(speaks))
+        return fit_length(normalise(waveform), samples), (opening, width, mel, np.float32(speaks))
 
     def _log_mel(self, clean: Waveform, frames: int) -> NDArray[np.float32]:
-        power = torch.from_numpy(spectra(normalised(clean), frames, SAMPLES_PER_FRAME)) ** 2
+        power = torch.from_numpy(compute_spectra(normalise(clean), frames, SAMPLES_PER_FRAME)) ** 2
         return ((torch.log10(power @ self.bands.T + 1e-4) + 0.5) / 1.5).numpy()
 
 
@@ -132,7 +132,7 @@ def train_speech_encoder(folder: Path, seed: int, steps: int = 1500) -> SpeechMo
     if not paths:
         raise ValueError(f"no utterances in {folder / 'voices' / 'train'}: synthesise them first")
     voices = [read_utterance(path) for path in paths]
-    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=SPECTRUM, n_mels=MEL_BANDS, fmin=60, fmax=7600)
+    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=SPECTRUM_SAMPLES, n_mels=MEL_BANDS, fmin=60, fmax=7600)
     augmenter = make_augmenter(f"{seed}|{NAME}", SAMPLE_RATE)
     sampler = CropSampler(voices, augmenter, torch.from_numpy(bands), seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -179,7 +179,7 @@ def evaluate(model: SpeechModel, voices: Iterable[Path], snr_db: float = 15.0) -
     for path in voices:
         clean = read_utterance(path)
         noisy = augmenter.add_noise(r, clean, "pink", snr_db)
-        rule = mouth_of(clean, frame_count(len(clean), SAMPLE_RATE, FPS), SAMPLE_RATE, FPS)
+        rule = compute_mouth(clean, frame_count(len(clean), SAMPLE_RATE, FPS), SAMPLE_RATE, FPS)
         for kind, waveform in (("", clean), ("_noisy", noisy)):
             rows[kind].append((*rule, *predict(model, waveform)[:, :2].numpy().T))
     figures: dict[str, float] = {}

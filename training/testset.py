@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from behaviour.cases import TRUTH
-from behaviour.mouth import mouth_of
-from behaviour.pixels import at_side, opening
+from behaviour.mouth import compute_mouth
+from behaviour.pixels import measure_opening, resize_square
 from hallo3.config import BUILT_IN
 
 from .drawing import draw
@@ -37,11 +37,11 @@ def write_cases(voices: Path, folder: Path) -> None:
         speech = read_utterance(path)
         frames = min(len(speech) // per_frame, MAX_SECONDS * segment.fps)
         speech = speech[: frames * per_frame]
-        mouth = mouth_of(speech, frames, segment.sample_rate, segment.fps)
+        mouth = compute_mouth(speech, frames, segment.sample_rate, segment.fps)
         poses = make_poses(person, mouth.open.tolist(), mouth.wide.tolist(), Pose())
         video = torch.from_numpy(draw_clip(person, poses, segment.height))
         portrait = torch.from_numpy(picture).permute(2, 0, 1) / 255
-        rows = opening(video.permute(0, 3, 1, 2) / 255, at_side(portrait, segment.height))
+        rows = measure_opening(video.permute(0, 3, 1, 2) / 255, resize_square(portrait, segment.height))
         truth[name] = [round(float(value), 3) for value in rows]
         Image.fromarray(picture).save(folder / f"{name}.png", optimize=True)
         pcm = np.round(speech * 32767).astype(np.int16)

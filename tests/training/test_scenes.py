@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("cv2", reason="OpenCV, of the extra `training`, draws")
 
-from behaviour.mouth import Mouth, mouth_of
-from behaviour.pixels import opening
+from behaviour.mouth import Mouth, compute_mouth
+from behaviour.pixels import measure_opening
 from hallo3.config import BUILT_IN
 from hallo3.segments import SILENT
 from training.drawing import draw
@@ -26,7 +26,7 @@ def track() -> SpeechTrack:
     r = np.random.default_rng(0)
     loudness = np.repeat([1, 0.01] * 4, 16000).astype(np.float32)
     sound = r.standard_normal(16000 * 8, dtype=np.float32) * loudness
-    return SpeechTrack(sound, mouth_of(sound, 200))
+    return SpeechTrack(sound, compute_mouth(sound, 200))
 
 
 def test_the_name_decides_the_scene(track: SpeechTrack) -> None:
@@ -41,7 +41,7 @@ def test_mouths_open_as_the_speech_asks(track: SpeechTrack, number: int) -> None
     frames = torch.from_numpy(scene.draw_frames(64)).permute(0, 3, 1, 2)[PRECEDING_FRAMES:] / 255
     light = torch.tensor(LIGHTS[scene.light]) if scene.light else torch.ones(3)
     portrait = torch.from_numpy(draw(make_person(scene.person), Pose(), 64)).permute(2, 0, 1) / 255
-    rows = opening(frames / light[:, None, None], portrait)
+    rows = measure_opening(frames / light[:, None, None], portrait)
     for row, slot in zip(rows.tolist(), scene.slots, strict=True):
         if slot != SILENT:
             target = track.mouth.open[max(slot, 0)] if slot < 200 else 0.0
