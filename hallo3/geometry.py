@@ -1,7 +1,7 @@
-"""Geometry as types: every conversion between pixels, latents and tokens lives here.
+"""Sizes in pixels, latents and tokens, and their conversion.
 
-The 3D VAE shrinks space by 8 and time by 4, the first frame standing alone; the transformer groups
-2 x 2 latents into a token, one latent frame at a time (facts: sizes at a glance, VAE).
+The 3D VAE shrinks space by 8 and time by 4, except for the first frame; the transformer groups 2 x 2 latents
+of one frame into a token (facts: sizes at a glance, VAE).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .errors import ShapeError
 
 
 class PixelBox(NamedTuple):
-    """A rectangle in pixels: from ``left`` and ``top`` up to, without, ``right`` and ``bottom``."""
+    """A rectangle in pixels; ``right`` and ``bottom`` are exclusive."""
 
     left: float
     top: float
@@ -21,17 +21,23 @@ class PixelBox(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Its pixels; 0 for one that is turned inside out."""
+        """0 for a box that is inside out."""
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
-    def common(self, other: PixelBox) -> PixelBox:
-        """What two boxes have in common; without area if that is nothing."""
+    def intersect(self, other: PixelBox) -> PixelBox:
+        """What two boxes share; its area is 0 if that is nothing."""
         return PixelBox(
             max(self.left, other.left),
             max(self.top, other.top),
             min(self.right, other.right),
             min(self.bottom, other.bottom),
         )
+
+    def overlap(self, other: PixelBox) -> float:
+        """Intersection over union, in 0..1."""
+        shared = self.intersect(other).area
+        union = self.area + other.area - shared
+        return shared / union if union > 0 else 0.0
 
 
 SPACE_FACTOR = 8
@@ -40,42 +46,38 @@ PATCH = 2
 
 
 class LatentShape(NamedTuple):
-    """Extent of a latent video."""
-
     frames: int
     height: int
     width: int
 
     @property
     def rows(self) -> int:
-        """Token rows of one latent frame."""
+        """Rows of tokens."""
         return self.height // PATCH
 
     @property
     def columns(self) -> int:
-        """Token columns of one latent frame."""
+        """Columns of tokens."""
         return self.width // PATCH
 
     @property
     def tokens_per_frame(self) -> int:
-        """Tokens of one latent frame; also the number of reference tokens."""
+        """Also the number of reference tokens."""
         return self.rows * self.columns
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole latent video."""
         return self.frames * self.tokens_per_frame
 
     @property
     def video(self) -> VideoShape:
-        """The pixels that decode from this."""
         return VideoShape(
             1 + (self.frames - 1) * TIME_FACTOR, self.height * SPACE_FACTOR, self.width * SPACE_FACTOR
         )
 
 
 class VideoShape(NamedTuple):
-    """Extent of a segment in pixels; construct through :meth:`checked` from outside values."""
+    """Size of a segment in pixels; use :meth:`checked` for values from outside."""
 
     frames: int
     height: int
@@ -83,7 +85,7 @@ class VideoShape(NamedTuple):
 
     @classmethod
     def checked(cls, frames: int, height: int, width: int) -> VideoShape:
-        """A shape the networks can represent; ``ShapeError`` names the nearest legal values otherwise."""
+        """A shape that the networks can represent. Raises ``ShapeError``, with the nearest valid values."""
         if frames < 1 or (frames - 1) % TIME_FACTOR:
             below = max(1, (frames - 1) // TIME_FACTOR * TIME_FACTOR + 1)
             raise ShapeError(
@@ -106,19 +108,19 @@ class VideoShape(NamedTuple):
 
     @property
     def latent(self) -> LatentShape:
-        """The latents that encode this."""
         return LatentShape(
             latent_frames(self.frames), self.height // SPACE_FACTOR, self.width // SPACE_FACTOR
         )
 
 
 def latent_frames(frames: int) -> int:
-    """Latent frames of so many frames: 1 to 4 give 1, 5 gives 2, 49 gives 13 (golden ``vae_encode``)."""
+    """1 to 4 frames give 1 latent frame, 5 give 2, 49 give 13 (golden ``vae_encode``)."""
     return 1 + (frames - 1) // TIME_FACTOR
 
 
 def check_shape(found: tuple[int, ...], wanted: tuple[int | None, ...], what: str) -> None:
-    """Refuse a tensor whose shape differs from ``wanted``; ``None`` accepts any extent."""
+    """Raise ``ShapeError`` unless the shape is ``wanted``, where None is any size; ``what`` names the
+    tensor."""
     if len(found) == len(wanted) and all(w is None or f == w for f, w in zip(found, wanted, strict=True)):
         return
     shown = ["any" if extent is None else str(extent) for extent in wanted]

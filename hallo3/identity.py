@@ -93,7 +93,7 @@ class Portrait:
             self.shape,
             self.crop,
             self.face.boxes,
-            self.face.chosen,
+            self.face.index,
         )
         return (picture * 255).round().to(torch.uint8)
 

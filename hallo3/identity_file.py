@@ -256,7 +256,7 @@ def _parse_paste_back(photograph: Tensor, place: Any) -> PasteBack:
     height, width = photograph.shape[1:]
     box = PixelBox(*(float(edge) for edge in place))
     most = MAX_OVERHANG_PIXELS
-    inside = box == box.common(PixelBox(-most, -most, width + most, height + most))
+    inside = box == box.intersect(PixelBox(-most, -most, width + most, height + most))
     large = box.right - box.left >= 1 and box.bottom - box.top >= 1  # false for NaN
     if height % 2 or width % 2 or not inside or not large:
         raise ValueError(f"a crop at {list(place)} of a photograph of {width} x {height} px")

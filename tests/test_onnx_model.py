@@ -40,7 +40,7 @@ def _onnxruntime() -> None:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
 
 
-def write(folder: Path, content: bytes, name: str = arcface.FILE) -> Path:
+def write(folder: Path, content: bytes, name: str = arcface.RECOGNIZER_FILENAME) -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
@@ -148,9 +148,9 @@ def test_an_unverified_file_that_onnxruntime_refuses_is_an_error(tmp_path: Path,
 
 
 def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / arcface.FILE).mkdir()
+    (tmp_path / arcface.RECOGNIZER_FILENAME).mkdir()
     with pytest.raises(CheckpointError, match="cannot be opened"):
-        open_network(tmp_path / arcface.FILE, arcface.EXPECTED, ANTELOPE)
+        open_network(tmp_path / arcface.RECOGNIZER_FILENAME, arcface.EXPECTED, ANTELOPE)
     with pytest.raises(CheckpointError, match="missing"):
         open_network(tmp_path / "absent.onnx", arcface.EXPECTED, ANTELOPE)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import COMPONENTS
+from ..face.photo import FACE_DIRS
 from .source import DEEPSPEED
 
 REPOSITORY = "fudan-generative-ai/hallo3"
@@ -115,9 +116,6 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 """For each part the places where it may be, by preference; the first is a model folder's own."""
 
-FACES = ("face_analysis/models", "face_analysis", "insightface/models/antelopev2", "antelopev2")
-"""Where the face analyzer's files may be: as the original publishes them, or among ComfyUI's models."""
-
 VOCALS = tuple(
     f"{folder}Kim_Vocal_2.onnx"
     for folder in ("audio_separator/", "vocal_separator/", "audio/MDX/", "longcat/", "")
@@ -169,7 +167,9 @@ class ModelFolder:
     @property
     def faces(self) -> Path | None:
         """The folder with the face analyzer's files, if there is one."""
-        places = [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACES]
+        places = (
+            [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACE_DIRS]
+        )
         return next((place for place in places if "faces" in self.given or place.is_dir()), None)
 
     @property

@@ -21,10 +21,9 @@ from ..checkpoints.source import open_source
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENTS, Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
-from ..face.arcface import FILE as RECOGNIZER
-from ..face.arcface import SPACE
-from ..face.mediapipe import in_use
-from ..face.scrfd import FILE as DETECTOR
+from ..face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME
+from ..face.mediapipe import get_landmark_version
+from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
 from ..jobs.render import NUMERICS
 from ..media.audio import AudioStats, measure_recording
@@ -238,10 +237,11 @@ class AnimateRequest:
         if "text_encoder" in hashes and tokenizer.is_dir():
             small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER_SUFFIXES and f.is_file()]
             hashes["tokenizer"] = [hash_file(file) for file in small]
-        if self.subject.identity is None and self.config.face.space == SPACE and faces is not None:
+        if self.subject.identity is None and self.config.face.space == ARCFACE_SPACE and faces is not None:
             networks = sorted(faces.rglob("*.onnx"))
-            hashes["faces"] = [hash_file(file) for file in networks if file.name in (DETECTOR, RECOGNIZER)]
-            landmarks = in_use(faces)
+            names = DETECTOR_FILENAME, RECOGNIZER_FILENAME
+            hashes["faces"] = [hash_file(file) for file in networks if file.name in names]
+            landmarks = get_landmark_version(faces)
             if landmarks is not None:
                 hashes["landmarks"] = [hash_file(landmarks[0]), landmarks[1]]
         if self.separator is not None:

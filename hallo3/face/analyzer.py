@@ -1,4 +1,4 @@
-"""The face analyzer's contract, and the trivial one that random sets use."""
+"""The face analyzer's contract, and a trivial analyzer for random weights."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..geometry import PixelBox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
-    """What the model needs of a face.
+    """The face of a picture.
 
-    ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere; ``embedding`` [1, E] lies
-    in the embedding space of the analyzer that made it. To be shown: the ``boxes`` of all faces that were
-    found, from left to right, and which one was ``chosen``.
+    ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere; ``embedding`` [1, E] is in the
+    analyzer's embedding space. For previews: the ``boxes`` of all faces, from left to right, and the
+    ``index`` of this one.
     """
 
     mask: Tensor
     embedding: Tensor
     boxes: tuple[PixelBox, ...] = ()
-    chosen: int | None = None
+    index: int | None = None
 
 
 @runtime_checkable
 class FaceAnalyzer(Protocol):
-    """Finds the face in a picture [3, h, w] in 0..1. ``space`` names the embedding space it writes in."""
+    """Analyzes the face in a picture [3, h, w] in 0..1. ``space`` names its embedding space."""
 
     @property
     def space(self) -> str: ...
@@ -43,7 +43,7 @@ class FaceAnalyzer(Protocol):
 class ThumbnailAnalyzer:
     """The whole picture is the face, and a standardised thumbnail is its embedding.
 
-    For random sets, which have learned no embedding: every code path runs, nothing is recognised.
+    For random weights, which have learned no embedding: every code path runs, nothing is recognised.
     """
 
     embedding_dim: int
@@ -60,12 +60,11 @@ class ThumbnailAnalyzer:
 
 @dataclass(frozen=True, slots=True)
 class NoFaceAnalyzer:
-    """In the place of an analyzer that was not asked for."""
+    """Placeholder if no face analyzer is loaded; ``analyze`` raises ``FaceError``."""
 
     space: str
 
     def analyze(self, picture: Tensor) -> Face:
-        """Raises ``FaceError``."""
         del picture
         raise FaceError(
             "No face analyzer was loaded.",
@@ -76,9 +75,9 @@ class NoFaceAnalyzer:
 
 
 def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
-    """The face in a picture, checked against the space the model was trained in.
+    """The face in a picture, in the embedding space that the model was trained in.
 
-    Raises ``FaceError`` for another space or size, or numbers that are not finite.
+    Raises ``FaceError`` for another space or size, or an embedding that is not finite.
     """
     if analyzer.space != config.space:
         raise FaceError(
@@ -88,19 +87,12 @@ def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig
             fix="use the analyzer the model was trained with",
         )
     face = analyzer.analyze(picture)
-    shape = tuple(face.embedding.shape)
-    if shape != (1, config.embedding_dim) or not bool(face.embedding.isfinite().all()):
+    shape, is_finite = tuple(face.embedding.shape), bool(face.embedding.isfinite().all())
+    if shape != (1, config.embedding_dim) or not is_finite or face.mask.shape != picture.shape[1:]:
         raise FaceError(
-            "The face analyzer's embedding cannot be used.",
-            found=f"shape {list(shape)}, finite: {bool(face.embedding.isfinite().all())}",
-            expected=f"[1, {config.embedding_dim}] finite numbers",
+            "The face analyzer's result cannot be used.",
+            found=f"an embedding {list(shape)}, finite: {is_finite}, and a mask {list(face.mask.shape)}",
+            expected=f"[1, {config.embedding_dim}] finite numbers, and a mask {list(picture.shape[1:])}",
             fix="try another picture of the person, or check the analyzer's model files",
-        )
-    if tuple(face.mask.shape) != tuple(picture.shape[1:]):
-        raise FaceError(
-            "The face mask does not fit the picture.",
-            found=str(list(face.mask.shape)),
-            expected=str(list(picture.shape[1:])),
-            fix="check the analyzer",
         )
     return face

@@ -1,4 +1,4 @@
-"""MediaPipe's landmarks by its own package, an optional extra: what the original makes the face mask of.
+"""MediaPipe's landmarks with its own package, an optional extra: the original makes the face mask of them.
 
 Original (facts, face landmarks): FaceLandmarker on single pictures with
 ``face_landmarker_v2_with_blendshapes.task``; landmarks are shares of the picture's width and height.
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,53 +17,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DependencyError, Hallo3Error, is_out_of_memory
-from .landmarks import landmarks_near
-from .photo import PLACES, FindLandmarks
+from ..errors import CheckpointError, DependencyError, is_out_of_memory
+from .landmarks import match_landmarks
+from .photo import FACE_SUBDIRS, FindLandmarks
 from .scrfd import DetectedFace
 
-FILE = "face_landmarker_v2_with_blendshapes.task"
+TASK_FILENAME = "face_landmarker_v2_with_blendshapes.task"
 """As the original publishes it; MediaPipe's own name is ``face_landmarker.task``."""
-PATTERN = "face_landmarker*.task"
+TASK_PATTERN = "face_landmarker*.task"
 NETWORKS = ("face_detector.tflite", "face_landmarks_detector.tflite")
-"""What must be in the file. It is a ZIP archive; MediaPipe itself does not compare its checksums."""
-LARGEST = 1 << 26
-"""Bytes of a file that are read at most; the real one has 3.8 million."""
-MOST = 16
-"""Faces that are looked at on a picture."""
-REPORTING = (0, 10, 34)
-"""From 0.10.35 on mediapipe connects to its makers when it runs; from 1.0 on its privacy notice says that it
-sends figures about its use. Up to 0.10.33 it connects to nobody (0.10.34 was not published)."""
+"""Required members of the file, a ZIP archive. MediaPipe does not check its checksums."""
+MAX_BYTES = 1 << 26
+"""Of a file; the real one has 3.8 million."""
+MAX_FACES = 16
+FIRST_REPORTING_VERSION = (0, 10, 34)
+"""From 0.10.35 on mediapipe opens connections to its makers when it runs; from 1.0 on its privacy notice says
+that it reports its use. 0.10.33 and earlier open none (0.10.34 was not published)."""
 INSTALL = "pip install mediapipe==0.10.31"
 """The last version that brings neither OpenCV nor matplotlib."""
-WHERE = (
-    "take it from face_analysis/models of fudan-generative-ai/hallo3 on huggingface.co, or "
-    "face_landmarker.task from MediaPipe's pages, and put it there"
-)
 
 
-def landmarks_in(folder: Path) -> FindLandmarks:
-    """What finds MediaPipe's landmarks with the file in a folder of the face analyzer's files, or beside it.
+def create_landmark_finder(folder: Path) -> FindLandmarks:
+    """A finder with the file in a folder of the face analyzer's files, or beside it.
 
-    Nothing is read or imported before a face is asked for: what is missing is said then, by the errors of
-    :class:`MediaPipeLandmarks`.
+    Nothing is read or imported before the first face: errors are those of :class:`MediaPipeLandmarks`.
     """
-    return MediaPipeLandmarks(task_file(folder) or folder / FILE)
+    return MediaPipeLandmarks(find_task_file(folder) or folder / TASK_FILENAME)
 
 
-def task_file(folder: Path) -> Path | None:
-    """MediaPipe's file where antelopev2's may lie, or in the folder above; None if it is in neither."""
-    places = [*(folder / place for place in PLACES), folder.parent]
-    found = (path for place in places for path in [place / FILE, *sorted(place.glob(PATTERN))])
-    return next((path for path in found if path.is_file()), None)
+def find_task_file(folder: Path) -> Path | None:
+    """MediaPipe's file where antelopev2's may be, or in the folder above."""
+    folders = [*(folder / place for place in FACE_SUBDIRS), folder.parent]
+    paths = (path for each in folders for path in [each / TASK_FILENAME, *sorted(each.glob(TASK_PATTERN))])
+    return next((path for path in paths if path.is_file()), None)
 
 
-def in_use(folder: Path) -> tuple[Path, str] | None:
-    """The file that landmarks are found with, and the version of mediapipe; None where it cannot be used and
-    the detector's box stands in. For whoever must know what decides the mask."""
-    file = task_file(folder)
+def get_landmark_version(folder: Path) -> tuple[Path, str] | None:
+    """The file and the version of mediapipe that decide the mask; None if they cannot be used."""
+    path = find_task_file(folder)
     try:
-        return None if file is None else (file, str(_library().__version__))
+        return None if path is None else (path, str(_import_mediapipe().__version__))
     except DependencyError:
         return None
 
@@ -78,116 +68,102 @@ class MediaPipeLandmarks:
     path: Path
 
     def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
-        """The landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1; None if none are found.
+        """The landmarks [478, 2] in pixels of a face in a picture [3, h, w] in 0..1; None if not found.
 
-        Raises ``CheckpointError`` for a file that is missing, damaged or another, ``DependencyError`` when
-        mediapipe is not installed, cannot be imported or would send figures about its use.
+        Raises ``CheckpointError`` for a file that is missing, damaged or another, ``DependencyError`` if
+        mediapipe is missing, broken or would report its use.
         """
-        content = read_task(self.path)
-        with _landmarker(_library(), content, self.path) as (library, landmarker):
-            return landmarks_near(picture, face, partial(_look_for, library, landmarker))
+        content, library = read_task_file(self.path), _import_mediapipe()
+        try:
+            vision, base = library.tasks.vision, library.tasks.BaseOptions
+            options = vision.FaceLandmarkerOptions(
+                base_options=base(model_asset_buffer=content), num_faces=MAX_FACES
+            )
+            with vision.FaceLandmarker.create_from_options(options) as landmarker:
+
+                def detect(levels: Tensor) -> list[Tensor]:
+                    size = torch.tensor([levels.shape[1], levels.shape[0]], dtype=torch.float64)
+                    image = library.Image(image_format=library.ImageFormat.SRGB, data=levels.numpy())
+                    return [
+                        torch.tensor([(point.x, point.y) for point in points], dtype=torch.float64) * size
+                        for points in landmarker.detect(image).face_landmarks
+                    ]
+
+                return match_landmarks(picture, face, detect)
+        except Exception as error:  # mediapipe's errors have no common base
+            if is_out_of_memory(error):
+                raise MemoryError(f"{self.path.name}: {error}") from error
+            raise CheckpointError(
+                "MediaPipe cannot find face landmarks.",
+                found=f"{self.path.name}: {_get_first_line(error)}",
+                expected="a file that mediapipe runs",
+                fix=f"download the file again, or {INSTALL}",
+            ) from error
 
 
-def read_task(path: Path) -> bytes:
-    """The content of MediaPipe's file, if its checksums are right and the networks are in it.
-
-    Raises ``CheckpointError``.
-    """
+def read_task_file(path: Path) -> bytes:
+    """The content of MediaPipe's file. Raises ``CheckpointError`` unless it is complete."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise _refused(path, f"{path.stat().st_size} bytes", f"at most {LARGEST} bytes")
+        if path.stat().st_size > MAX_BYTES:
+            raise _task_file_error(path, f"{path.stat().st_size} bytes")
         content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names, damaged = set(archive.namelist()), archive.testzip()
     except FileNotFoundError as error:
-        also = "" if _is_installed() else f"; and {INSTALL}"
         raise CheckpointError(
             "MediaPipe's face landmarks need a file that is missing.",
             found=f"no file {path}",
-            expected=FILE,
-            fix=WHERE + also,
+            expected=TASK_FILENAME,
+            fix="take it from face_analysis/models of fudan-generative-ai/hallo3 on huggingface.co, or "
+            "face_landmarker.task from MediaPipe's pages, and put it there"
+            + ("" if _is_installed() else f"; and {INSTALL}"),
         ) from error
-    except OSError as error:
-        raise _refused(path, error.strerror or type(error).__name__, "a file that may be read") from error
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names, damaged = set(archive.namelist()), archive.testzip()
     except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise _refused(
-            path, f"{len(content)} bytes, no whole archive ({error})", "MediaPipe's file"
-        ) from error
-    if damaged is not None or not names.issuperset(NETWORKS):
-        found = f"{damaged}: wrong checksum" if damaged else f"an archive of {', '.join(sorted(names)[:5])}"
-        raise _refused(path, found, f"an archive with {' and '.join(NETWORKS)}, undamaged")
+        raise _task_file_error(path, f"not a complete archive ({error})") from error
+    if damaged is not None:
+        raise _task_file_error(path, f"{damaged}: wrong checksum")
+    if not names.issuperset(NETWORKS):
+        raise _task_file_error(path, f"an archive of {', '.join(sorted(names)[:5])}")
     return content
 
 
-def _library() -> Any:
-    """MediaPipe's package. Raises ``DependencyError`` if it is missing, broken or sends figures home."""
+def _task_file_error(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        "MediaPipe's file of face landmarks cannot be used.",
+        found=f"{path.name}: {found}",
+        expected=f"an archive with {' and '.join(NETWORKS)}, of at most {MAX_BYTES} bytes",
+        fix=f"download {TASK_FILENAME} again",
+    )
+
+
+def _import_mediapipe() -> Any:
+    """Raises ``DependencyError`` if the package is missing, broken or reports its use."""
     try:
         library = import_module("mediapipe")
         version = tuple(int(number) for number in str(library.__version__).split(".")[:3])
-    except Exception as error:  # of any kind where the versions of its own libraries do not fit
+    except Exception as error:  # of any kind if the versions of its own libraries do not fit
         raise DependencyError(
             "MediaPipe's face landmarks need a library that is not installed or cannot be imported.",
-            found=_first_line(error),
+            found=_get_first_line(error),
             expected="mediapipe 0.10, up to 0.10.33",
             fix=INSTALL,
         ) from error
-    if version >= REPORTING:
+    if version >= FIRST_REPORTING_VERSION:
         raise DependencyError(
             "The installed mediapipe connects to its makers when it runs, and is not used.",
             found=f"mediapipe {library.__version__}",
-            expected="a version up to 0.10.33, which connects to nobody",
+            expected="a version up to 0.10.33, which opens no connections",
             fix=INSTALL,
         )
     return library
 
 
-@contextmanager
-def _landmarker(library: Any, content: bytes, path: Path) -> Generator[tuple[Any, Any]]:
-    """MediaPipe's landmarker for single pictures, at its own thresholds as in the original."""
-    try:
-        vision, base = library.tasks.vision, library.tasks.BaseOptions
-        options = vision.FaceLandmarkerOptions(base_options=base(model_asset_buffer=content), num_faces=MOST)
-        with vision.FaceLandmarker.create_from_options(options) as landmarker:
-            yield library, landmarker
-    except Hallo3Error:
-        raise
-    except Exception as error:  # mediapipe's errors have no common base
-        if is_out_of_memory(error):
-            raise MemoryError(f"{path.name}: {error}") from error
-        raise CheckpointError(
-            "MediaPipe's face landmarks cannot be found.",
-            found=f"{path.name}: {_first_line(error)}",
-            expected="a file that mediapipe runs",
-            fix=f"download the file again, or {INSTALL}",
-        ) from error
-
-
-def _look_for(library: Any, landmarker: Any, levels: Tensor) -> list[Tensor]:
-    height, width = levels.shape[:2]
-    seen = landmarker.detect(library.Image(image_format=library.ImageFormat.SRGB, data=levels.numpy()))
-    size = torch.tensor([width, height], dtype=torch.float64)
-    return [
-        torch.tensor([(point.x, point.y) for point in face], dtype=torch.float64) * size
-        for face in seen.face_landmarks
-    ]
-
-
 def _is_installed() -> bool:
     try:
         return find_spec("mediapipe") is not None
-    except ValueError:  # imported by something that did not say from where
+    except ValueError:  # in sys.modules without a spec
         return True
 
 
-def _refused(path: Path, found: str, expected: str) -> CheckpointError:
-    return CheckpointError(
-        "MediaPipe's file of face landmarks cannot be used.",
-        found=f"{path.name}: {found}",
-        expected=expected,
-        fix=f"download {FILE} again",
-    )
-
-
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Faces on photographs, as the released model was trained with them: SCRFD finds, ArcFace describes."""
+"""Faces in photographs, as the released model was trained with them: SCRFD detects, ArcFace embeds."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
-from ..geometry import PixelBox
 from ..messages import logger
 from ..onnx_model import missing
-from . import arcface
-from . import scrfd as detector
 from .analyzer import Face
+from .arcface import ARCFACE_SPACE, EMBEDDING_DIM, RECOGNIZER_FILENAME, Recognizer
 from .landmarks import box_mask, silhouette_box
-from .scrfd import ANTELOPE, SURE, DetectedFace
-from .selection import FaceChoice, doubts, given_mask, select_face
+from .scrfd import ANTELOPE, CONFIDENT_SCORE, DETECTOR_FILENAME, DetectedFace, Detector
+from .selection import FaceChoice, describe_problems, select_face
 
-PLACES = (".", "antelopev2", "models", "face_analysis/models")
-"""Where the files may lie in the folder that a user names: as the archives are laid out."""
+FACE_DIRS = ("face_analysis/models", "face_analysis", "insightface/models/antelopev2", "antelopev2")
+"""Where the face analyzer's files may be: as the original publishes them, or among ComfyUI's models."""
+FACE_SUBDIRS = (".", "models", *FACE_DIRS)
+"""Where they may be in a folder that a user names: as the archives are laid out."""
 
-Detect = Callable[[Tensor], list[DetectedFace]]
-"""The faces on a picture [3, h, w] in 0..1, doubtful ones too."""
-Recognize = Callable[[Tensor, Tensor], Tensor]
-"""The embedding [1, 512] of the face with landmarks [5, 2] on a picture [3, h, w] in 0..1."""
+DetectFaces = Callable[[Tensor], list[DetectedFace]]
+"""The faces in a picture [3, h, w] in 0..1, doubtful ones too."""
+EmbedFace = Callable[[Tensor, Tensor], Tensor]
+"""The embedding [1, 512] of the face with landmarks [5, 2] in a picture [3, h, w] in 0..1."""
 FindLandmarks = Callable[[Tensor, DetectedFace], Tensor | None]
-"""MediaPipe's landmarks [478, 2] in pixels of a face that was found on a picture [3, h, w] in 0..1; None if
-it finds none there. Raises ``CheckpointError`` or ``DependencyError`` where it cannot look."""
-STANDS_IN = "The face mask is made of the detector's box, not of MediaPipe's landmarks as in the original"
-"""What is said where a finder of landmarks finds none or cannot look; why follows."""
+"""MediaPipe's landmarks [478, 2] in pixels of a detected face in a picture [3, h, w] in 0..1; None if there
+is no face. Raises ``CheckpointError`` or ``DependencyError`` if it cannot run."""
+BOX_FALLBACK = "The face mask is made of the detector's box, not of MediaPipe's landmarks as in the original"
+"""The beginning of a note; the reason follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceSelection:
-    """What was found on a picture, for previews: ``faces`` from left to right; the ``chosen`` one, None if
-    the whole picture is used; the ``mask`` [h, w] of 0 and 1; and ``notes`` for the user."""
+    """``faces`` of a picture from left to right; the ``face`` to use, None for the whole picture; its
+    ``mask`` [h, w] of 0 and 1; and ``notes`` for the user."""
 
     faces: tuple[DetectedFace, ...]
-    chosen: DetectedFace | None
+    face: DetectedFace | None
     mask: Tensor
     notes: tuple[str, ...]
 
@@ -49,22 +49,21 @@ class FaceSelection:
 class PhotographAnalyzer:
     """The analyzer of the space ``arcface-glintr100``.
 
-    Differs from the original where there is no ``landmarks`` finder (nothing is said then), or it finds
-    nothing or cannot look: the detector's box, rounded, stands in place of the box around MediaPipe's
-    silhouette, and a note says why. How far the two differ has been measured with the box of MediaPipe's own
-    detector only: its top is 13 to 17 px lower, its other sides differ by up to 16 px, for three faces of 138
-    to 238 px, and the masks share 0.83 to 0.90 of their union (decision 009).
+    Differs from the original without ``landmarks`` (silently), or if those find nothing or cannot run: then
+    the detector's box, rounded, replaces the box around MediaPipe's silhouette, and a note gives the reason.
+    The difference was only measured with the box of MediaPipe's own detector: its top is 13 to 17 px lower,
+    its other sides differ by up to 16 px, for three faces of 138 to 238 px, and the masks have an
+    intersection over union of 0.83 to 0.90 (decision 009).
     """
 
-    detect: Detect
-    recognize: Recognize
+    detect: DetectFaces
+    embed: EmbedFace
     landmarks: FindLandmarks | None = None
     choice: FaceChoice = field(default_factory=FaceChoice)
 
     @property
     def space(self) -> str:
-        """The embedding space that it writes in."""
-        return arcface.SPACE
+        return ARCFACE_SPACE
 
     @staticmethod
     def from_folder(
@@ -74,77 +73,74 @@ class PhotographAnalyzer:
         choice: FaceChoice | None = None,
         unverified: bool = False,
     ) -> PhotographAnalyzer:
-        """The analyzer whose files lie in a folder, or where antelopev2's archives put them below it.
+        """The analyzer with the files in a folder. Raises ``CheckpointError`` if one is missing.
 
-        Raises ``CheckpointError`` if one is missing. Neither is read before a picture is analyzed: what is
-        wrong with a file, and a missing onnxruntime, is said then.
+        Files are read, and onnxruntime is imported, when the first picture is analyzed.
         """
         return PhotographAnalyzer(
-            detect=detector.Detector(_file(folder, detector.FILE), unverified),
-            recognize=arcface.Recognizer(_file(folder, arcface.FILE), unverified),
+            detect=Detector(_find_file(folder, DETECTOR_FILENAME), unverified),
+            embed=Recognizer(_find_file(folder, RECOGNIZER_FILENAME), unverified),
             landmarks=landmarks,
             choice=choice or FaceChoice(),
         )
 
-    def look(self, picture: Tensor) -> FaceSelection:
-        """Which faces are on a picture [3, h, w] in 0..1, which one is meant, and its mask.
+    def select(self, picture: Tensor) -> FaceSelection:
+        """Detect the faces in a picture [3, h, w] in 0..1 and choose one.
 
-        Raises ``FaceError`` where no face is found, unless the whole picture may be used, and for a choice
-        that cannot be; nothing is recognised yet.
+        Raises ``FaceError`` if there is none, unless the whole picture may be used, and for an invalid
+        choice.
         """
         height, width = picture.shape[1:]
-        found = self.detect(picture)
-        sure = [face for face in found if face.score >= SURE]
-        faces = sorted(sure or found, key=lambda face: face.box.left + face.box.right)
-        given = given_mask(self.choice, height, width)
-        chosen, notes = select_face(faces, self.choice)
-        if chosen is not None:
-            notes += doubts(chosen, height, width)
-        mask, doubt = self._mask(picture, chosen) if given is None else (given, [])
-        return FaceSelection(faces=tuple(faces), chosen=chosen, mask=mask, notes=(*notes, *doubt))
+        detected = self.detect(picture)
+        confident = [face for face in detected if face.score >= CONFIDENT_SCORE]
+        faces = sorted(confident or detected, key=lambda face: face.box.left + face.box.right)
+        mask = self.choice.make_mask(height, width)
+        face, notes = select_face(faces, self.choice)
+        if face is None:
+            mask = torch.ones(height, width) if mask is None else mask
+        else:
+            notes += describe_problems(face, height, width)
+            if mask is None:
+                mask, more = self._make_mask(picture, face)
+                notes += more
+        return FaceSelection(faces=tuple(faces), face=face, mask=mask, notes=tuple(notes))
 
     def analyze(self, picture: Tensor) -> Face:
-        """The chosen face on a picture [3, h, w] in 0..1; what :meth:`look` notes, as warnings.
+        """The chosen face of a picture [3, h, w] in 0..1; warns with the notes of :meth:`select`.
 
-        Its embedding is zeros where the whole picture is used. Errors as of :meth:`look`, and
-        ``FaceError`` for landmarks that ArcFace cannot align.
+        The embedding is zeros if the whole picture is used. Errors as of :meth:`select`, and ``FaceError``
+        for landmarks that ArcFace cannot align.
         """
-        seen = self.look(picture)
-        for note in seen.notes:
+        selection = self.select(picture)
+        for note in selection.notes:
             logger.warning(note)
-        if seen.chosen is None:
-            return Face(mask=seen.mask, embedding=torch.zeros(1, arcface.NUMBERS))
+        if selection.face is None:
+            return Face(mask=selection.mask, embedding=torch.zeros(1, EMBEDDING_DIM))
         return Face(
-            mask=seen.mask,
-            embedding=self.recognize(picture, seen.chosen.landmarks),
-            boxes=tuple(face.box for face in seen.faces),
-            chosen=next(n for n, face in enumerate(seen.faces) if face is seen.chosen),
+            mask=selection.mask,
+            embedding=self.embed(picture, selection.face.landmarks),
+            boxes=tuple(face.box for face in selection.faces),
+            index=next(n for n, face in enumerate(selection.faces) if face is selection.face),
         )
 
-    def _mask(self, picture: Tensor, chosen: DetectedFace | None) -> tuple[Tensor, list[str]]:
-        height, width = picture.shape[1:]
-        if self.choice.box is not None:
-            return box_mask(self.choice.box, height, width), []
-        if chosen is None:
-            return torch.ones(height, width), []
-        box, notes = self._face_box(picture, chosen)
+    def _make_mask(self, picture: Tensor, face: DetectedFace) -> tuple[Tensor, list[str]]:
+        """The mask of a face, and notes for the user."""
+        box, notes, (height, width) = face.box, list[str](), picture.shape[1:]
+        try:
+            if self.landmarks is not None:
+                points = self.landmarks(picture, face)
+                if points is None:
+                    notes.append(f"{BOX_FALLBACK}: MediaPipe finds no face where the detector does.")
+                else:
+                    box = silhouette_box(points)
+        except (CheckpointError, DependencyError) as error:
+            notes.append(f"{BOX_FALLBACK}. {error.headline} Found: {error.found}. Fix: {error.fix}.")
         return box_mask(box, height, width), notes
 
-    def _face_box(self, picture: Tensor, chosen: DetectedFace) -> tuple[PixelBox, list[str]]:
-        """The box that the mask is made of, and what is to be said of it."""
-        if self.landmarks is None:
-            return chosen.box, []
-        try:
-            points = self.landmarks(picture, chosen)
-        except (CheckpointError, DependencyError) as error:
-            return chosen.box, [f"{STANDS_IN}. {error.headline} Found: {error.found}. Do: {error.fix}."]
-        if points is None:
-            return chosen.box, [f"{STANDS_IN}: MediaPipe finds no face where the detector does."]
-        return silhouette_box(points), []
 
-
-def _file(folder: Path, name: str) -> Path:
-    for place in PLACES:
-        if (folder / place / name).is_file():
-            return folder / place / name
-    raise missing(folder / name, ANTELOPE)
+def _find_file(folder: Path, name: str) -> Path:
+    paths = [folder / place / name for place in FACE_SUBDIRS]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise missing(folder / name, ANTELOPE)
+    return path

@@ -1,4 +1,4 @@
-"""Which analyzer writes in which embedding space."""
+"""The face analyzer of each embedding space, and the similarity of faces."""
 
 from __future__ import annotations
 
@@ -15,60 +15,12 @@ from ..config import FaceConfig
 from ..errors import FaceError, Hallo3Error
 from ..messages import logger, redirect_messages
 from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer, analyze_portrait
-from .arcface import SPACE
+from .arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME
 from .drawn import DrawnFaceAnalyzer
-from .landmarks import box_mask
-from .mediapipe import landmarks_in
+from .mediapipe import create_landmark_finder
 from .photo import FindLandmarks, PhotographAnalyzer
-from .selection import FaceChoice, given_mask
-
-
-def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: FaceChoice) -> Face:
-    """The face on a picture [3, h, w] in 0..1; a mask or a box that the user gives stands in place of the
-    analyzer's. Warns where an analyzer looks for one face only and another was asked for. Errors as of
-    :func:`analyze`, and ``FaceError`` for a mask or a box that does not fit."""
-    if choice.index and choice.place is not None:
-        raise FaceError(
-            "There are two answers to which face is meant.",
-            found=f"face number {choice.index}, and a place on the portrait",
-            expected="one of them",
-            fix="leave the number at 0, or the box or mask out",
-        )
-    height, width = picture.shape[1:]
-    mask = given_mask(choice, height, width)
-    if mask is None and choice.box is not None:
-        mask = box_mask(choice.box, height, width)
-    if choice.index and not isinstance(analyzer, PhotographAnalyzer):
-        logger.warning("This model's face analyzer looks for one face: its number is not used.")
-    face = analyze_portrait(picture, analyzer, config)
-    return face if mask is None else replace(face, mask=mask)
-
-
-SimilarityFunction = Callable[[Tensor], float | None]
-"""How alike the face in a frame [3, h, w] in 0..1 and another are; 1 is the same, None: nobody can tell."""
-
-
-def unknown_similarity(frame: Tensor) -> None:
-    """The likeness of a face that nobody looks at."""
-    del frame
-
-
-def similarity_to(embedding: Tensor, analyzer: FaceAnalyzer) -> SimilarityFunction:
-    """The likeness of faces to the one with this embedding: the cosine of the angle between the two. A frame
-    in which no face is found has none, nor has any if the analyzer cannot run."""
-    if analyzer.space == "thumbnail":  # recognises nobody
-        return unknown_similarity
-    if isinstance(analyzer, PhotographAnalyzer):  # landmarks are for masks, and take their time
-        analyzer = replace(analyzer, landmarks=None)
-
-    def likeness(frame: Tensor) -> float | None:
-        with redirect_messages(lambda _: None), suppress(Hallo3Error):
-            found = analyzer.analyze(frame.cpu()).embedding
-            if bool(torch.isfinite(found).all()):
-                return float(F.cosine_similarity(found, embedding.to(found)).squeeze())
-        return None
-
-    return likeness
+from .scrfd import DETECTOR_FILENAME
+from .selection import FaceChoice
 
 
 def create_analyzer(
@@ -79,34 +31,73 @@ def create_analyzer(
     choice: FaceChoice | None = None,
     unverified: bool = False,
 ) -> FaceAnalyzer:
-    """The analyzer that writes in the model's embedding space.
+    """The analyzer of the model's embedding space.
 
-    ``folder`` holds the files of the analyzer of photographs, ``landmarks`` and ``choice`` are for it
-    too; the others need none of them. Where no ``landmarks`` finder is given, MediaPipe's package and its
-    file in the folder are used if both are there; if not, that is noted of every face. With
-    ``unverified`` its networks need not be the published files. Raises ``FaceError`` when there is no
-    analyzer, ``CheckpointError`` when a file is missing.
+    For photographs: ``folder`` has the analyzer's files; without ``landmarks``, MediaPipe's package and its
+    file in the folder are used if available; with ``unverified`` its networks need not be the published
+    files. Raises ``FaceError`` if there is no analyzer, ``CheckpointError`` if a file is missing.
     """
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
     if config.space == "drawn-face":
         return DrawnFaceAnalyzer(config.embedding_dim)
-    if config.space == SPACE and folder is not None:
-        found_by = landmarks or landmarks_in(folder)
-        return PhotographAnalyzer.from_folder(
-            folder, landmarks=found_by, choice=choice, unverified=unverified
-        )
-    expected = f"one that writes {config.embedding_dim} numbers in the space {config.space!r}"
-    if config.space == SPACE:
-        raise FaceError(
-            "No face analyzer for this model is available.",
-            found="no folder with the files of the analyzer of photographs",
-            expected=expected,
-            fix="name the folder with scrfd_10g_bnkps.onnx and glintr100.onnx (antelopev2)",
-        )
+    if config.space == ARCFACE_SPACE and folder is not None:
+        finder = landmarks or create_landmark_finder(folder)
+        return PhotographAnalyzer.from_folder(folder, landmarks=finder, choice=choice, unverified=unverified)
+    is_missing = config.space == ARCFACE_SPACE
     raise FaceError(
         "No face analyzer for this model is available.",
-        found=f"analyzers for the spaces 'thumbnail', 'drawn-face' and {SPACE!r}",
-        expected=expected,
-        fix="hand in an analyzer of that space, or use a random set; mixing spaces would animate a stranger",
+        found="no folder with the files of the analyzer of photographs"
+        if is_missing
+        else f"analyzers for the spaces 'thumbnail', 'drawn-face' and {ARCFACE_SPACE!r}",
+        expected=f"an analyzer of {config.embedding_dim} numbers in the space {config.space!r}",
+        fix=f"name the folder with {DETECTOR_FILENAME} and {RECOGNIZER_FILENAME} (antelopev2)"
+        if is_missing
+        else "pass an analyzer of that space; another space would animate a stranger",
     )
+
+
+def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: FaceChoice) -> Face:
+    """The face in a picture [3, h, w] in 0..1, with the mask or box of the choice in place of the analyzer's.
+
+    Errors as of :func:`analyze_portrait`, and ``FaceError`` for a mask or a box that does not fit.
+    """
+    if choice.index and choice.place is not None:
+        raise FaceError(
+            "Choose a face either by its number or by its place.",
+            found=f"face number {choice.index}, and a place in the portrait",
+            expected="one of them",
+            fix="set the number to 0, or remove the box or mask",
+        )
+    mask = choice.make_mask(*picture.shape[1:])
+    if choice.index and not isinstance(analyzer, PhotographAnalyzer):
+        logger.warning("This model's face analyzer detects one face: its number is not used.")
+    face = analyze_portrait(picture, analyzer, config)
+    return face if mask is None else replace(face, mask=mask)
+
+
+SimilarityFunction = Callable[[Tensor], float | None]
+"""Similarity of the face in a frame [3, h, w] in 0..1 to another; 1 is the same, None is unknown."""
+
+
+def unknown_similarity(frame: Tensor) -> None:
+    """Without an analyzer every similarity is unknown."""
+    del frame
+
+
+def similarity_to(embedding: Tensor, analyzer: FaceAnalyzer) -> SimilarityFunction:
+    """The cosine similarity of face embeddings to ``embedding``. It is unknown if there is no face in a
+    frame, or the analyzer cannot run."""
+    if analyzer.space == "thumbnail":  # does not recognise faces
+        return unknown_similarity
+    if isinstance(analyzer, PhotographAnalyzer):  # landmarks are for masks, and slow
+        analyzer = replace(analyzer, landmarks=None)
+
+    def measure_similarity(frame: Tensor) -> float | None:
+        with redirect_messages(lambda _: None), suppress(Hallo3Error):
+            other = analyzer.analyze(frame.cpu()).embedding
+            if bool(torch.isfinite(other).all()):
+                return float(F.cosine_similarity(other, embedding.to(other)).squeeze())
+        return None
+
+    return measure_similarity

@@ -23,8 +23,8 @@ from ...hallo3.checkpoints.tensor_file import TensorFile
 from ...hallo3.config import FaceConfig
 from ...hallo3.errors import CheckpointError, is_out_of_memory
 from ...hallo3.face.analyzer import FaceAnalyzer
-from ...hallo3.face.landmarks import landmarks_near
-from ...hallo3.face.mediapipe import landmarks_in, task_file
+from ...hallo3.face.landmarks import match_landmarks
+from ...hallo3.face.mediapipe import create_landmark_finder, find_task_file
 from ...hallo3.face.photo import FindLandmarks
 from ...hallo3.face.registry import create_analyzer
 from ...hallo3.face.scrfd import DetectedFace
@@ -79,8 +79,8 @@ def find_landmarks(folder: Path | None = None) -> FindLandmarks | None:
     model = _model() if make is not None else None
     if make is not None and model is not None:
         return PortLandmarks(model, make)
-    if folder is not None and (make is None or task_file(folder) is not None):
-        return landmarks_in(folder)
+    if folder is not None and (make is None or find_task_file(folder) is not None):
+        return create_landmark_finder(folder)
     return None if make is None else _without_model
 
 
@@ -101,7 +101,7 @@ class PortLandmarks:
             state = {name: file.read(name) for name in file.entries}
         try:
             with torch.inference_mode():
-                found = landmarks_near(picture, face, partial(_look_for, self._loaded(state)))
+                found = match_landmarks(picture, face, partial(_look_for, self._loaded(state)))
             return None if found is None else found.clone()
         except CHANGED as error:
             if is_out_of_memory(error):

@@ -10,7 +10,7 @@ import pytest
 
 from hallo3.cli import request as known
 from hallo3.config import FaceConfig
-from hallo3.face.mediapipe import FILE
+from hallo3.face.mediapipe import TASK_FILENAME
 from support.fake_mediapipe import installed, task
 
 
@@ -27,7 +27,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             files=SimpleNamespace(find=Path, faces=tmp_path, tokenizer=tmp_path / "nowhere"),
             options=SimpleNamespace(prompt=""),
             subject=SimpleNamespace(identity=None),
-            vocals=None,
+            separator=None,
         )
         return known.AnimateRequest._weight_hashes(request)
 
@@ -40,11 +40,11 @@ def test_the_file_and_the_version_count_where_they_are_used(
     installed(monkeypatch, version="0.10.31")
     without = weights()
     assert "faces" in without
-    (tmp_path / FILE).write_bytes(task())
+    (tmp_path / TASK_FILENAME).write_bytes(task())
     first = weights()
     assert {name: first[name] for name in without} == without
     assert first.keys() - without.keys() == {"landmarks"}
-    (tmp_path / FILE).write_bytes(task(face_detector=b"other numbers"))
+    (tmp_path / TASK_FILENAME).write_bytes(task(face_detector=b"other numbers"))
     assert weights()["landmarks"][0] != first["landmarks"][0]
     installed(monkeypatch, version="0.10.33")
     assert weights()["landmarks"][1] != first["landmarks"][1]
@@ -53,7 +53,7 @@ def test_the_file_and_the_version_count_where_they_are_used(
 def test_what_cannot_be_used_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
 ) -> None:
-    (tmp_path / FILE).write_bytes(task())
+    (tmp_path / TASK_FILENAME).write_bytes(task())
     installed(monkeypatch, version="1.2.3")
     assert "landmarks" not in weights()
     installed(monkeypatch)

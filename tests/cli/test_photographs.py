@@ -28,8 +28,8 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     random_set.write_random_set(tmp_path / "model", 1, "nano")
     places = tmp_path / "model" / "face_analysis" / "models"
     places.mkdir(parents=True)
-    (places / detector.FILE).write_bytes(onnx_files.detector())
-    (places / arcface.FILE).write_bytes(onnx_files.recognizer())
+    (places / detector.DETECTOR_FILENAME).write_bytes(onnx_files.detector())
+    (places / arcface.RECOGNIZER_FILENAME).write_bytes(onnx_files.recognizer())
     pixels = np.full((640, 640, 3), 51, np.uint8)
     pixels[..., 0] = 0
     for column in (160, 480):
@@ -51,7 +51,7 @@ def test_a_photograph_is_animated_and_another_face_is_another_video(
     first = frames_of(inputs["-o"])
     messages = capsys.readouterr().err
     assert "2 faces" in messages
-    assert f"{detector.FILE} is not the published file" in messages
+    assert f"{detector.DETECTOR_FILENAME} is not the published file" in messages
     assert run(inputs, UNVERIFIED, face="2") == 0
     assert "2 faces" not in capsys.readouterr().err
     assert not np.array_equal(frames_of(inputs["-o"]), first)
@@ -74,6 +74,6 @@ def test_files_that_are_missing_are_named_with_their_place(
     for path in Path(inputs["--model"]).rglob("*.onnx"):
         path.unlink()
     assert run(inputs) == 2
-    assert detector.FILE in capsys.readouterr().err
+    assert detector.DETECTOR_FILENAME in capsys.readouterr().err
     assert run(inputs, faces=str(Path(inputs["--model"]) / "nowhere")) == 2
-    assert detector.FILE in capsys.readouterr().err
+    assert detector.DETECTOR_FILENAME in capsys.readouterr().err

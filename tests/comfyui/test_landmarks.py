@@ -205,13 +205,13 @@ def test_without_the_model_or_the_port_the_package_s_file_is_used(
     host: Host, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = host.module("hallo3.face.mediapipe")
-    (tmp_path / package.FILE).write_bytes(b"not read yet")
-    assert finder_of(host, tmp_path) == package.MediaPipeLandmarks(tmp_path / package.FILE)
+    (tmp_path / package.TASK_FILENAME).write_bytes(b"not read yet")
+    assert finder_of(host, tmp_path) == package.MediaPipeLandmarks(tmp_path / package.TASK_FILENAME)
     write(folder / NAME, tensors())
     assert finder_of(host, tmp_path).model == folder / NAME
     monkeypatch.setitem(sys.modules, "comfy_extras.nodes_mediapipe", None)
     assert finder_of(host) is None
-    assert finder_of(host, tmp_path) == package.MediaPipeLandmarks(tmp_path / package.FILE)
+    assert finder_of(host, tmp_path) == package.MediaPipeLandmarks(tmp_path / package.TASK_FILENAME)
 
 
 def test_the_pack_s_own_analyzer_looks_by_the_port(
@@ -235,7 +235,7 @@ def analyzed(host: Host, finder: Any) -> tuple[Any, list[str]]:
         host.module("hallo3.geometry").PixelBox(240, 112, 304, 176), 0.9, eyes_nose_mouth
     )
     analyzer = host.module("hallo3.face.photo").PhotographAnalyzer(
-        detect=lambda _: [found], recognize=lambda *_: torch.ones(1, 512), landmarks=finder
+        detect=lambda _: [found], embed=lambda *_: torch.ones(1, 512), landmarks=finder
     )
     with collect_messages() as said:
         face = analyzer.analyze(PICTURE)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hallo3.config import FaceConfig
 from hallo3.face.analyzer import analyze_portrait
-from hallo3.face.drawn import EXPANDED, WHOLE, DrawnFaceAnalyzer, face_box, looks_drawn
+from hallo3.face.drawn import WHOLE, DrawnFaceAnalyzer, face_box, looks_drawn
 from hallo3.face.registry import create_analyzer
+from hallo3.media.framing import MASK_RATIO
 from support.messages import expect_message, expect_no_message
 
 ANALYZER = DrawnFaceAnalyzer(512)
@@ -74,12 +75,12 @@ def test_the_mask_covers_the_face_and_a_margin(size: tuple[int, int]) -> None:
     picture = picture_of(drawing(300).resize(size))
     box, face = face_box(picture), ANALYZER.analyze(picture)
     assert box is not None
-    rows, columns = box.pixels(*picture.shape[1:])
+    rows, columns = box.to_slices(*picture.shape[1:])
     assert face.mask.shape == picture.shape[1:]
     assert set(face.mask.unique().tolist()) == {0.0, 1.0}
     assert bool((face.mask[rows, columns] == 1).all())
     area = (box.right - box.left) * (box.bottom - box.top)
-    assert float(face.mask.float().mean()) == pytest.approx(EXPANDED**2 * area, abs=0.05)
+    assert float(face.mask.float().mean()) == pytest.approx(MASK_RATIO**2 * area, abs=0.05)
 
 
 def test_the_embedding_is_finite_and_says_who_and_where() -> None:

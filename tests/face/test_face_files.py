@@ -13,7 +13,7 @@ from hallo3.errors import CheckpointError, DependencyError, FaceError
 from hallo3.face import arcface
 from hallo3.face import scrfd as detector
 from hallo3.face.analyzer import FaceAnalyzer, analyze_portrait
-from hallo3.face.photo import PLACES, PhotographAnalyzer
+from hallo3.face.photo import FACE_SUBDIRS, PhotographAnalyzer
 from hallo3.face.registry import create_analyzer
 from hallo3.face.selection import FaceChoice
 from support import onnx_builder as onnx_files
@@ -23,8 +23,8 @@ from support.messages import expect_message
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
-    (tmp_path / detector.FILE).write_bytes(onnx_files.detector())
-    (tmp_path / arcface.FILE).write_bytes(onnx_files.recognizer())
+    (tmp_path / detector.DETECTOR_FILENAME).write_bytes(onnx_files.detector())
+    (tmp_path / arcface.RECOGNIZER_FILENAME).write_bytes(onnx_files.recognizer())
     return tmp_path
 
 
@@ -51,23 +51,23 @@ def test_a_face_goes_all_the_way_through_both_networks(folder: Path) -> None:
     with expect_message("detector's box"):
         face = analyze_portrait(picture, judge, FaceConfig())
     assert face.mask.sum() == 288 * 288
-    (seen,) = judge.look(picture).faces
+    (seen,) = judge.select(picture).faces
     assert seen.score == pytest.approx(230 / 255, abs=1e-4)
     assert face.embedding[0, 0] == pytest.approx(-1)
     assert face.embedding[0, 196] == pytest.approx((51 - 127.5) / 127.5, abs=1e-4)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", FACE_SUBDIRS)
 def test_files_are_found_where_archives_put_them(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    for name in (detector.FILE, arcface.FILE):
+    for name in (detector.DETECTOR_FILENAME, arcface.RECOGNIZER_FILENAME):
         (tmp_path / place / name).write_bytes(b"not read yet")
     assert PhotographAnalyzer.from_folder(tmp_path).space == FaceConfig().space
 
 
-@pytest.mark.parametrize("absent", [detector.FILE, arcface.FILE])
+@pytest.mark.parametrize("absent", [detector.DETECTOR_FILENAME, arcface.RECOGNIZER_FILENAME])
 def test_a_missing_file_is_named_with_where_it_is_and_its_licence(tmp_path: Path, absent: str) -> None:
-    for name in {detector.FILE, arcface.FILE} - {absent}:
+    for name in {detector.DETECTOR_FILENAME, arcface.RECOGNIZER_FILENAME} - {absent}:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=rf"non-commercial(.|\n)*{absent}(.|\n)*huggingface"):
         create_analyzer(FaceConfig(), tmp_path)
@@ -76,8 +76,8 @@ def test_a_missing_file_is_named_with_where_it_is_and_its_licence(tmp_path: Path
 def test_without_onnxruntime_the_install_line_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / detector.FILE).write_bytes(onnx_files.detector())
-    (tmp_path / arcface.FILE).write_bytes(onnx_files.recognizer())
+    (tmp_path / detector.DETECTOR_FILENAME).write_bytes(onnx_files.detector())
+    (tmp_path / arcface.RECOGNIZER_FILENAME).write_bytes(onnx_files.recognizer())
     judge = PhotographAnalyzer.from_folder(tmp_path, unverified=True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DependencyError, match="pip install onnxruntime"):

@@ -32,7 +32,7 @@ def looking(*faces: DetectedFace, choice: FaceChoice | None = None) -> Photograp
     """An analyzer whose detector answers so, and whose recogniser says where the eyes are."""
     return PhotographAnalyzer(
         detect=lambda _: list(faces),
-        recognize=lambda _, points: torch.cat((points.flatten(), torch.ones(502)))[None],
+        embed=lambda _, points: torch.cat((points.flatten(), torch.ones(502)))[None],
         choice=choice or FaceChoice(),
     )
 
@@ -54,8 +54,8 @@ OVER = {
 
 @pytest.mark.parametrize(("box", "corner"), OVER.values(), ids=OVER.keys())
 def test_a_box_that_leaves_the_picture_is_cut(box: PixelBox, corner: tuple[int, int]) -> None:
-    mask = looking(DetectedFace(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH)).mask
-    inside = box.common(PixelBox(0, 0, WIDTH, HEIGHT))
+    mask = looking(DetectedFace(box, 0.9, AHEAD)).select(torch.rand(3, HEIGHT, WIDTH)).mask
+    inside = box.intersect(PixelBox(0, 0, WIDTH, HEIGHT))
     assert mask.shape == (HEIGHT, WIDTH)
     assert mask[corner] == 1
     assert inside.area <= float(mask.sum()) <= min(HEIGHT * WIDTH, 1.5 * box.area)
@@ -67,7 +67,7 @@ OUTSIDE = PixelBox(WIDTH, 0, WIDTH + 90, 90), PixelBox(10, -90, 80, 0)
 @pytest.mark.parametrize("box", OUTSIDE, ids=["I15-right", "I15-above"])
 def test_a_box_outside_is_an_error(box: PixelBox) -> None:
     with pytest.raises(FaceError, match=r"box cannot be used(.|\n)*inside 400 x 300 px"):
-        looking(DetectedFace(box, 0.9, AHEAD)).look(torch.rand(3, HEIGHT, WIDTH))
+        looking(DetectedFace(box, 0.9, AHEAD)).select(torch.rand(3, HEIGHT, WIDTH))
 
 
 LEVELS = {"I17-black": 0.0, "I17-grey": 0.5, "I17-white": 1.0}
@@ -120,8 +120,8 @@ def test_i20_a_drawn_face_stays_where_it_is(tmp_path: Path, samples: Path) -> No
 def test_i20_a_photographed_face_stays_where_it_is(tmp_path: Path) -> None:
     """The small network's boxes are one pixel's green, so noise of a level moves them by one pixel."""
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
-    (tmp_path / detector.FILE).write_bytes(onnx_files.detector())
-    find = Detector(tmp_path / detector.FILE, unverified=True)
+    (tmp_path / detector.DETECTOR_FILENAME).write_bytes(onnx_files.detector())
+    find = Detector(tmp_path / detector.DETECTOR_FILENAME, unverified=True)
     picture = torch.zeros(3, 640, 640)
     picture[:, 320, 320] = torch.tensor([204, 100, 128]) / 255
     places: list[PixelBox] = []

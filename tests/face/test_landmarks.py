@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hallo3.errors import FaceError
-from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, face_mask, silhouette_box
+from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, silhouette_box
 from hallo3.geometry import PixelBox
 
 
@@ -32,7 +32,7 @@ def test_only_the_outline_counts_and_halves_are_rounded_to_even() -> None:
 
 
 def test_a_mask_is_a_fifth_larger_than_the_face() -> None:
-    assert extent(face_mask(landmarks(100, 100, 200, 150), 300, 400)) == (90, 95, 210, 155)
+    assert extent(box_mask(silhouette_box(landmarks(100, 100, 200, 150)), 300, 400)) == (90, 95, 210, 155)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,15 @@ from torch import Tensor
 from hallo3.config import FaceConfig
 from hallo3.face import arcface
 from hallo3.face import scrfd as detector
-from hallo3.face.landmarks import face_mask
-from hallo3.face.mediapipe import FILE, MediaPipeLandmarks, in_use, landmarks_in, task_file
-from hallo3.face.photo import PLACES, STANDS_IN, PhotographAnalyzer
+from hallo3.face.landmarks import box_mask, silhouette_box
+from hallo3.face.mediapipe import (
+    TASK_FILENAME,
+    MediaPipeLandmarks,
+    create_landmark_finder,
+    find_task_file,
+    get_landmark_version,
+)
+from hallo3.face.photo import BOX_FALLBACK, FACE_SUBDIRS, PhotographAnalyzer
 from hallo3.face.registry import create_analyzer
 from hallo3.face.scrfd import DetectedFace
 from hallo3.geometry import PixelBox
@@ -25,8 +31,8 @@ from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, p
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    (tmp_path / FILE).write_bytes(task())
-    return tmp_path / FILE
+    (tmp_path / TASK_FILENAME).write_bytes(task())
+    return tmp_path / TASK_FILENAME
 
 
 def test_landmarks_are_pixels_of_the_picture_and_make_the_mask(
@@ -34,12 +40,12 @@ def test_landmarks_are_pixels_of_the_picture_and_make_the_mask(
 ) -> None:
     there = points(105, 50, 195, 178)
     library = installed(monkeypatch, lambda _: [there])
-    found = landmarks_in(file.parent)(PICTURE, FOUND)
+    found = create_landmark_finder(file.parent)(PICTURE, FOUND)
     assert found is not None
     assert torch.allclose(found, there, atol=1e-9)
-    face, said = analyzed(landmarks_in(file.parent))
+    face, said = analyzed(create_landmark_finder(file.parent))
     assert said == []
-    assert torch.equal(face.mask, face_mask(there, 300, 400))
+    assert torch.equal(face.mask, box_mask(silhouette_box(there), 300, 400))
     assert not torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
     assert library.content == file.read_bytes()
     assert [each.closed for each in library.made] == [True, True]
@@ -50,7 +56,7 @@ def test_what_mediapipe_looks_at_is_the_picture_in_levels(
 ) -> None:
     looked: list[np.ndarray[Any, Any]] = []
     installed(monkeypatch, lambda levels: looked.append(levels) or [points(*FOUND.box)])
-    landmarks_in(file.parent)(PICTURE, FOUND)
+    create_landmark_finder(file.parent)(PICTURE, FOUND)
     (levels,) = looked
     assert np.abs(levels.transpose(2, 0, 1) / 255 - PICTURE.numpy()).max() <= 0.5 / 255 + 1e-6
 
@@ -62,7 +68,7 @@ def test_of_several_faces_the_one_that_was_found_is_taken(
     broken = points(*FOUND.box)
     broken[300] = float("nan")
     installed(monkeypatch, lambda _: [right, broken, left])
-    finder = landmarks_in(file.parent)
+    finder = create_landmark_finder(file.parent)
     for box, expected in ((FOUND.box, left), (PixelBox(205, 60, 305, 180), right)):
         found = finder(PICTURE, replace(FOUND, box=box))
         assert found is not None
@@ -90,7 +96,7 @@ def test_who_is_too_small_for_the_whole_picture_is_seen_on_a_part(
         return [points(box.left - left, box.top - top, box.right - left, box.bottom - top)]
 
     installed(monkeypatch, seen)
-    found = landmarks_in(file.parent)(PICTURE, replace(FOUND, box=box))
+    found = create_landmark_finder(file.parent)(PICTURE, replace(FOUND, box=box))
     assert found is not None
     assert torch.allclose(found, points(*box), atol=1e-9)
 
@@ -100,9 +106,9 @@ def test_where_no_landmarks_are_found_the_detector_s_box_stands_in(
     file: Path, monkeypatch: pytest.MonkeyPatch, faces: list[Tensor]
 ) -> None:
     installed(monkeypatch, lambda levels: faces if levels.shape[1] == 400 else [])
-    face, said = analyzed(landmarks_in(file.parent))
+    face, said = analyzed(create_landmark_finder(file.parent))
     assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
-    assert said == [f"{STANDS_IN}: MediaPipe finds no face where the detector does."]
+    assert said == [f"{BOX_FALLBACK}: MediaPipe finds no face where the detector does."]
 
 
 @pytest.mark.parametrize("version", ["0.10.21", "0.10.30", "0.10.33"])
@@ -110,25 +116,25 @@ def test_what_decides_the_mask_can_be_asked(
     file: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     installed(monkeypatch, version=version)
-    assert in_use(file.parent) == (file, version)
-    assert in_use(file.parent / "elsewhere" / "below") is None
+    assert get_landmark_version(file.parent) == (file, version)
+    assert get_landmark_version(file.parent / "elsewhere" / "below") is None
 
 
-@pytest.mark.parametrize("place", [*PLACES, ".."])
-@pytest.mark.parametrize("name", [FILE, "face_landmarker.task"])
+@pytest.mark.parametrize("place", [*FACE_SUBDIRS, ".."])
+@pytest.mark.parametrize("name", [TASK_FILENAME, "face_landmarker.task"])
 def test_the_file_is_found_where_archives_put_it_or_beside(tmp_path: Path, place: str, name: str) -> None:
     folder = tmp_path / "faces"
     folder.mkdir()
-    assert task_file(folder) is None
+    assert find_task_file(folder) is None
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place / name).write_bytes(b"not read yet")
-    found = task_file(folder)
+    found = find_task_file(folder)
     assert found is not None
     assert found.samefile(folder / place / name)
 
 
 def test_the_analyzer_of_photographs_looks_for_landmarks_by_itself(file: Path) -> None:
-    for name in (detector.FILE, arcface.FILE):
+    for name in (detector.DETECTOR_FILENAME, arcface.RECOGNIZER_FILENAME):
         (file.parent / name).write_bytes(b"not read yet")
     own = create_analyzer(FaceConfig(), file.parent)
     assert isinstance(own, PhotographAnalyzer)

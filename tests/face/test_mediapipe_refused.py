@@ -11,22 +11,28 @@ import torch
 from torch import Tensor
 
 from hallo3.errors import CheckpointError, DependencyError
-from hallo3.face.mediapipe import FILE, INSTALL, MediaPipeLandmarks, in_use, landmarks_in
-from hallo3.face.photo import STANDS_IN
+from hallo3.face.mediapipe import (
+    INSTALL,
+    TASK_FILENAME,
+    MediaPipeLandmarks,
+    create_landmark_finder,
+    get_landmark_version,
+)
+from hallo3.face.photo import BOX_FALLBACK
 from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    (tmp_path / FILE).write_bytes(task())
-    return tmp_path / FILE
+    (tmp_path / TASK_FILENAME).write_bytes(task())
+    return tmp_path / TASK_FILENAME
 
 
 BROKEN = {
     "missing": (None, "is missing"),
-    "empty": (b"", "no whole archive"),
-    "a web page": (b"<html>not found</html>", "no whole archive"),
-    "cut": (task()[:900], "no whole archive"),
+    "empty": (b"", "not a complete archive"),
+    "a web page": (b"<html>not found</html>", "not a complete archive"),
+    "cut": (task()[:900], "not a complete archive"),
     "changed": (task().replace(b"numbers of", b"numbers if", 1), "face_detector.tflite: wrong checksum"),
     "another archive": (None, "an archive of model.bin"),
 }
@@ -36,7 +42,7 @@ BROKEN = {
 def test_a_file_that_is_none_is_refused_before_mediapipe_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, expected: str
 ) -> None:
-    library, path = installed(monkeypatch), tmp_path / FILE
+    library, path = installed(monkeypatch), tmp_path / TASK_FILENAME
     if content is not None:
         path.write_bytes(content)
     elif "archive" in expected:
@@ -44,19 +50,19 @@ def test_a_file_that_is_none_is_refused_before_mediapipe_sees_it(
             archive.writestr("model.bin", b"1")
     with pytest.raises(CheckpointError, match=expected):
         MediaPipeLandmarks(path)(PICTURE, FOUND)
-    face, said = analyzed(landmarks_in(tmp_path))
+    face, said = analyzed(create_landmark_finder(tmp_path))
     assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
     assert len(said) == 1
-    assert said[0].startswith(STANDS_IN)
+    assert said[0].startswith(BOX_FALLBACK)
     assert expected in said[0]
     assert INSTALL not in said[0]  # it is installed
     assert library.made == []
 
 
 def test_a_file_that_may_not_be_read_or_is_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).mkdir()
+    (tmp_path / TASK_FILENAME).mkdir()
     with pytest.raises(CheckpointError, match="cannot be used"):
-        MediaPipeLandmarks(tmp_path / FILE)(PICTURE, FOUND)
+        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, FOUND)
 
 
 @pytest.mark.parametrize("error", [ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")])
@@ -67,9 +73,9 @@ def test_what_mediapipe_refuses_is_an_error_of_the_file(
         raise error
 
     installed(monkeypatch, fail)
-    with pytest.raises(CheckpointError, match=rf"{FILE}: {str(error) or 'RuntimeError'}"):
-        landmarks_in(file.parent)(PICTURE, FOUND)
-    face, said = analyzed(landmarks_in(file.parent))
+    with pytest.raises(CheckpointError, match=rf"{TASK_FILENAME}: {str(error) or 'RuntimeError'}"):
+        create_landmark_finder(file.parent)(PICTURE, FOUND)
+    face, said = analyzed(create_landmark_finder(file.parent))
     assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
     assert len(said) == 1
 
@@ -80,20 +86,20 @@ def test_memory_that_runs_out_is_no_fault_of_the_file(file: Path, monkeypatch: p
 
     installed(monkeypatch, fail)
     with pytest.raises(MemoryError):
-        judge(landmarks_in(file.parent)).analyze(PICTURE)
+        judge(create_landmark_finder(file.parent)).analyze(PICTURE)
 
 
 def test_without_the_package_the_install_line_is_said(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(DependencyError, match=INSTALL):
-        landmarks_in(file.parent)(PICTURE, FOUND)
-    _, said = analyzed(landmarks_in(file.parent))
+        create_landmark_finder(file.parent)(PICTURE, FOUND)
+    _, said = analyzed(create_landmark_finder(file.parent))
     assert len(said) == 1
-    assert said[0].endswith(f"Do: {INSTALL}.")
+    assert said[0].endswith(f"Fix: {INSTALL}.")
     file.unlink()
-    _, said = analyzed(landmarks_in(file.parent))
+    _, said = analyzed(create_landmark_finder(file.parent))
     assert len(said) == 1
-    assert FILE in said[0]
+    assert TASK_FILENAME in said[0]
     assert INSTALL in said[0]
 
 
@@ -115,12 +121,12 @@ def test_a_package_that_cannot_be_imported_is_said(
     (tmp_path / "site" / "mediapipe" / "__init__.py").write_text(body, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
-    _, said = analyzed(landmarks_in(file.parent))
+    _, said = analyzed(create_landmark_finder(file.parent))
     monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
     assert len(said) == 1
     assert "cannot be imported" in said[0]
-    assert said[0].endswith(f"Do: {INSTALL}.")
-    assert in_use(file.parent) is None
+    assert said[0].endswith(f"Fix: {INSTALL}.")
+    assert get_landmark_version(file.parent) is None
 
 
 @pytest.mark.parametrize("version", ["0.10.35", "1.2.3", "0.11", "1.0.0rc1"])
@@ -130,6 +136,6 @@ def test_versions_that_connect_to_their_makers_are_not_used(
     """Seen with strace in a network of its own: 0.10.30 to 0.10.33 open no socket, 0.10.35 and later do."""
     library = installed(monkeypatch, lambda _: [points(*FOUND.box)], version)
     with pytest.raises(DependencyError, match=r"makers|imported"):
-        landmarks_in(file.parent)(PICTURE, FOUND)
+        create_landmark_finder(file.parent)(PICTURE, FOUND)
     assert library.made == []
-    assert in_use(file.parent) is None
+    assert get_landmark_version(file.parent) is None

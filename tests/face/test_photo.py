@@ -48,7 +48,7 @@ def known(picture: Tensor, landmarks: Tensor) -> Tensor:
 
 def analyzer(*faces: DetectedFace, **wanted: object) -> PhotographAnalyzer:
     choice = replace(FaceChoice(), **wanted) if wanted else FaceChoice()  # type: ignore[arg-type]
-    return PhotographAnalyzer(detect=lambda _: list(faces), recognize=known, choice=choice)
+    return PhotographAnalyzer(detect=lambda _: list(faces), embed=known, choice=choice)
 
 
 def used(judge: PhotographAnalyzer) -> tuple[float, list[str]]:
@@ -57,7 +57,7 @@ def used(judge: PhotographAnalyzer) -> tuple[float, list[str]]:
         face = analyze_portrait(PICTURE, judge, FaceConfig())
     assert torch.isfinite(face.embedding).all()
     assert face.mask.unique().tolist() in ([0, 1], [1])
-    chosen = judge.look(PICTURE).chosen
+    chosen = judge.select(PICTURE).face
     return (chosen.box.left if chosen else -1), list(said)
 
 
@@ -108,7 +108,7 @@ def test_another_face_can_be_chosen_from_left_to_right(index: int, left: float) 
 @pytest.mark.parametrize("index", [-1, 4, 100])
 def test_a_number_that_no_face_has_is_refused(index: int) -> None:
     with pytest.raises(FaceError, match="1 to 3 from the left"):
-        analyzer(SMALLER, RIGHT, LARGE, index=index).look(PICTURE)
+        analyzer(SMALLER, RIGHT, LARGE, index=index).select(PICTURE)
 
 
 @pytest.mark.parametrize("wanted", [{}, {"index": 2}, {"box": PixelBox(0, 0, 50, 50)}], ids=str)
@@ -118,7 +118,7 @@ def test_no_face_is_an_error_unless_the_whole_picture_may_be_used(wanted: dict[s
     judge = analyzer(**wanted, whole_picture=True)
     chosen, notes = used(judge)
     assert chosen == -1
-    assert "nobody is recognised" in notes[0]
+    assert "without an identity" in notes[0]
     with expect_message("whole picture"):
         face = judge.analyze(PICTURE)
     assert face.embedding.shape == (1, 512)
@@ -147,15 +147,15 @@ def test_landmarks_make_the_mask_where_they_are_found() -> None:
         judge.analyze(PICTURE).mask[100:220, 210:330].sum() == judge.analyze(PICTURE).mask.sum() == 120 * 120
     )
     elsewhere = replace(analyzer(RIGHT), landmarks=finder)
-    assert torch.equal(elsewhere.look(PICTURE).mask, analyzer(RIGHT).look(PICTURE).mask)
+    assert torch.equal(elsewhere.select(PICTURE).mask, analyzer(RIGHT).select(PICTURE).mask)
     assert asked[-1] is RIGHT
 
 
 def test_a_given_box_says_whose_face_and_where_the_mask_is() -> None:
     judge = analyzer(SMALLER, LARGE, box=PixelBox(50, 100, 150, 200))
     assert used(judge) == (40, [])
-    assert judge.look(PICTURE).mask[90:210, 40:160].all()
-    assert judge.look(PICTURE).mask.sum() == 120 * 120
+    assert judge.select(PICTURE).mask[90:210, 40:160].all()
+    assert judge.select(PICTURE).mask.sum() == 120 * 120
     with pytest.raises(FaceError, match="no face in the given place"):
         used(analyzer(SMALLER, LARGE, box=PixelBox(0, 0, 30, 30)))
 
@@ -166,16 +166,16 @@ def test_a_given_mask_is_used_as_it_is() -> None:
     mask[0, 0] = 0.2
     judge = analyzer(SMALLER, LARGE, mask=mask)
     assert used(judge) == (40, [])
-    assert torch.equal(judge.look(PICTURE).mask, (mask > 0.5).float())
+    assert torch.equal(judge.select(PICTURE).mask, (mask > 0.5).float())
 
 
 @pytest.mark.parametrize("mask", [torch.ones(600, 400), torch.zeros(400, 600), torch.ones(1, 400, 600)])
 def test_a_mask_that_does_not_fit_is_refused(mask: Tensor) -> None:
-    with pytest.raises(FaceError, match="given face mask cannot be used"):
-        analyzer(LARGE, mask=mask).look(PICTURE)
+    with pytest.raises(FaceError, match="face mask cannot be used"):
+        analyzer(LARGE, mask=mask).select(PICTURE)
 
 
 @pytest.mark.parametrize("box", [(NAN, 0, 9, 9), (0, 0, 9, NAN), (0, 0, float("inf"), 9)], ids=str)
 def test_boxes_that_are_not_finite_are_an_error(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(FaceError, match=r"box cannot be used|not finite"):
-        analyzer(DetectedFace(PixelBox(*box), 0.9, LARGE.landmarks)).look(PICTURE)
+        analyzer(DetectedFace(PixelBox(*box), 0.9, LARGE.landmarks)).select(PICTURE)

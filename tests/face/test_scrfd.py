@@ -13,8 +13,8 @@ from torch import Tensor
 from hallo3.errors import FaceError
 from hallo3.face import arcface
 from hallo3.face import scrfd as detector
-from hallo3.face.arcface import TEMPLATE, Recognizer, align, similarity
-from hallo3.face.scrfd import Detector, keep_best, letterbox
+from hallo3.face.arcface import TEMPLATE, Recognizer, align, fit_similarity
+from hallo3.face.scrfd import Detector, letterbox, suppress_overlaps
 from support import onnx_builder as onnx_files
 
 pytestmark = pytest.mark.any_message  # the small networks are not the published files
@@ -24,7 +24,7 @@ SIZES = [(640, 640), (1280, 960), (960, 1280), (320, 320), (512, 768)]
 @pytest.fixture
 def find(tmp_path: Path) -> Detector:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
-    path = tmp_path / detector.FILE
+    path = tmp_path / detector.DETECTOR_FILENAME
     path.write_bytes(onnx_files.detector())
     return Detector(path, unverified=True)
 
@@ -86,8 +86,8 @@ def test_faces_side_by_side_are_two(find: Detector) -> None:
 def test_boxes_that_share_less_than_two_fifths_stay() -> None:
     """Of 100 x 100 boxes: shifted by 43 px they share 0.399 of their union, by 42 px 0.408."""
     box = torch.tensor([[0.0, 0, 99, 99]])
-    assert keep_best(torch.cat((box, box + torch.tensor([43.0, 0, 43, 0])))) == [0, 1]
-    assert keep_best(torch.cat((box, box + torch.tensor([42.0, 0, 42, 0])))) == [0]
+    assert suppress_overlaps(torch.cat((box, box + torch.tensor([43.0, 0, 43, 0])))) == [0, 1]
+    assert suppress_overlaps(torch.cat((box, box + torch.tensor([42.0, 0, 42, 0])))) == [0]
 
 
 def test_nothing_is_found_on_black(find: Detector) -> None:
@@ -102,7 +102,7 @@ def test_a_box_is_cut_at_the_border(find: Detector) -> None:
 
 def test_answers_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
-    path = tmp_path / detector.FILE
+    path = tmp_path / detector.DETECTOR_FILENAME
     path.write_bytes(onnx_files.detector())
     find = Detector(path, unverified=True)
     with pytest.raises(FaceError, match="not finite"):
@@ -127,7 +127,7 @@ def test_a_known_turn_is_undone(degrees: float, scale: float) -> None:
     angle = math.radians(degrees)
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     template = np.array(TEMPLATE)
-    found = similarity(template @ turn.T + [40, -7], template)
+    found = fit_similarity(template @ turn.T + [40, -7], template)
     expected = np.linalg.inv(turn)
     np.testing.assert_allclose(found[:, :2], expected, atol=1e-9)
     np.testing.assert_allclose(found[:, 2], -expected @ [40, -7], atol=1e-8)
@@ -135,7 +135,7 @@ def test_a_known_turn_is_undone(degrees: float, scale: float) -> None:
 
 def test_a_mirrored_face_is_not_mirrored_back() -> None:
     template = np.array(TEMPLATE)
-    found = similarity(template * [-1, 1], template)
+    found = fit_similarity(template * [-1, 1], template)
     assert np.linalg.det(found[:, :2]) > 0
 
 
@@ -164,7 +164,7 @@ def test_landmarks_on_one_spot_or_nowhere_are_refused(number: float) -> None:
 def test_the_embedding_is_raw_and_red_comes_first(tmp_path: Path) -> None:
     """Means of 8 x 8 pixels of red, then green, then blue, neither shortened nor lengthened."""
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
-    path = tmp_path / arcface.FILE
+    path = tmp_path / arcface.RECOGNIZER_FILENAME
     path.write_bytes(onnx_files.recognizer())
     colours = torch.tensor([255, 102, 51]) / 255
     embedding = Recognizer(path, unverified=True)(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from hallo3.face.landmarks import EXPANDED, SILHOUETTE, expand, face_mask
+from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, silhouette_box
 from hallo3.geometry import PixelBox
+from hallo3.media.framing import MASK_RATIO
 
 from .directory import Check, Golden, Report
 
@@ -20,8 +21,9 @@ def masks(golden: Golden) -> Report:
         report.exact(f"box {number}", [found.left, found.right, found.top, found.bottom], case["result"])
     for case, size in about["masks"].items():
         if golden.has(f"landmarks_{case}"):
-            report.exact(f"ratio {case}", EXPANDED, size["expand_ratio"])
-            found = face_mask(golden[f"landmarks_{case}"], size["h"], size["w"]) * 255
+            report.exact(f"ratio {case}", MASK_RATIO, size["expand_ratio"])
+            box = silhouette_box(golden[f"landmarks_{case}"])
+            found = box_mask(box, size["h"], size["w"]) * 255
             report.close(f"face_mask_{case}", found, golden[f"face_mask_{case}"].float(), 0.0)
     return report
 

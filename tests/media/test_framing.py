@@ -11,7 +11,7 @@ from hallo3.errors import InputError
 from hallo3.face.landmarks import box_mask
 from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
-from hallo3.media.framing import CENTRE, FACE, FRAMINGS, TIGHT, Crop, face_box, plan_crop
+from hallo3.media.framing import FACE_CENTRE, FACE_HEIGHT, FRAMINGS, TIGHT_HEIGHT, Crop, face_box, plan_crop
 
 SHAPE = VideoShape(49, 480, 720)
 SHAPES = (SHAPE, *(VideoShape(17, *size) for size in ((64, 96), (96, 64), (32, 32), (464, 688))))
@@ -52,7 +52,7 @@ def test_any_face_gets_a_crop_inside_the_picture(size: tuple[int, int], shape: V
         assert crop.top + crop.height <= height, name
         assert crop.left + crop.width <= width, name
         if framing == "face":
-            check_face_crop(crop, face.common(PixelBox(0, 0, width, height)), size, shape)
+            check_face_crop(crop, face.intersect(PixelBox(0, 0, width, height)), size, shape)
 
 
 def check_face_crop(crop: Crop, seen: PixelBox, size: tuple[int, int], shape: VideoShape) -> None:
@@ -61,7 +61,7 @@ def check_face_crop(crop: Crop, seen: PixelBox, size: tuple[int, int], shape: Vi
     assert crop.height == crop.width or abs(crop.width - crop.height * aspect) <= 0.5
     tall, wide = seen.bottom - seen.top, seen.right - seen.left
     if crop.height >= tall + 2 and crop.width >= wide + 2:
-        assert crop.box.common(seen) == seen
+        assert crop.box.intersect(seen) == seen
         return
     canvas, square = min(height, width / aspect), min(height, width)
     for h, w in ((canvas, canvas * aspect), (square, square)):
@@ -79,8 +79,8 @@ def test_a_face_with_room_around_it_gets_its_place(
     x, y = place[0] * width, place[1] * height
     face = PixelBox(x - tall * 0.4, y - tall / 2, x + tall * 0.4, y + tall / 2)
     crop = plan_crop(height, width, face, SHAPE)
-    assert tall / crop.height == pytest.approx(FACE, abs=0.02)
-    assert (y - crop.top) / crop.height == pytest.approx(CENTRE, abs=0.02)
+    assert tall / crop.height == pytest.approx(FACE_HEIGHT, abs=0.02)
+    assert (y - crop.top) / crop.height == pytest.approx(FACE_CENTRE, abs=0.02)
     assert (x - crop.left) / crop.width == pytest.approx(0.5, abs=0.02)
     assert crop.height * 3 == crop.width * 2
 
@@ -101,7 +101,7 @@ def test_a_square_is_taken_where_the_canvas_would_be_tight(
     crop = plan_crop(*size, PixelBox(*face), SHAPE)
     assert (crop.height == crop.width) == square
     tightest = (face[3] - face[1]) / min(size[0], size[1] / 1.5)
-    assert not square or tightest > TIGHT
+    assert not square or tightest > TIGHT_HEIGHT
 
 
 @pytest.mark.parametrize("share", [0.45, 0.55, 0.62])
@@ -128,7 +128,7 @@ def test_as_the_original_does_it(size: tuple[int, int]) -> None:
 
 
 def test_a_framing_that_cannot_be() -> None:
-    with pytest.raises(InputError, match="no such framing"):
+    with pytest.raises(InputError, match="Unknown framing"):
         plan_crop(100, 100, None, SHAPE, "Face")
     nowhere = (None, PixelBox(200, 0, 300, 50), PixelBox(5, 5, 5, 50), PixelBox(float("nan"), 0, 50, 50))
     for face in nowhere:

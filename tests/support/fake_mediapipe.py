@@ -116,7 +116,7 @@ def installed(
 def judge(landmarks: Any = None) -> PhotographAnalyzer:
     """An analyzer that finds ``FOUND`` on any picture."""
     return PhotographAnalyzer(
-        detect=lambda _: [FOUND], recognize=lambda *_: torch.ones(1, 512), landmarks=landmarks
+        detect=lambda _: [FOUND], embed=lambda *_: torch.ones(1, 512), landmarks=landmarks
     )
 
 
