@@ -1,4 +1,4 @@
-"""Messages to the user go to one logger; whoever runs the package decides where they are shown."""
+"""Messages to the user go to one logger; the command and ComfyUI show them in their own way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of long work: the worker reports amounts, whoever started it shows them and may raise to stop."""
+"""Progress of long work: the worker reports amounts; the caller shows them, and may raise to stop."""
 
 from __future__ import annotations
 

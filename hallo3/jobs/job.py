@@ -126,7 +126,7 @@ def move_job(folder: Path, target: Path) -> None:
     """Raises ``OutputError`` if another run holds the folder or it cannot be renamed."""
     try:
         with lock_folder(folder, "this job", note=False):
-            if os.name != "nt":  # no one can lock it in between
+            if os.name != "nt":  # while it is locked
                 folder.rename(target)
         if os.name == "nt":  # a folder with an open file cannot be renamed on Windows
             folder.rename(target)

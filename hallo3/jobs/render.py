@@ -309,7 +309,7 @@ class VideoJob(JobStore):
 
 
 def parent_state(parent: Job | None) -> str:
-    """What a video continues, as far as it decides its frames; empty for a video that starts by itself."""
+    """Hash of the continued video's segments; empty if the video continues none."""
     return parent.state if parent else ""
 
 

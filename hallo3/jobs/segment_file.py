@@ -58,7 +58,7 @@ class SegmentRecord:
 
 def compute_link(previous: str, index: int, frames: int, take: int, pixels: str, motion: Tensor) -> str:
     """The link of a segment: its frames and all that came before. Encoded bytes are not part of it, so that a
-    segment that must be rendered again is the same whatever its encoder does."""
+    segment that is rendered again has the same link with any encoder."""
     parts = previous, str(index), str(frames), str(take), pixels, hash_tensor(motion)
     return hash_text("|".join(parts))
 

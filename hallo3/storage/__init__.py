@@ -1,1 +1,1 @@
-"""Files that are whole or not there, whatever stops the program, on any system."""
+"""Files on disk: atomic writes, JSON, hashes, locks."""

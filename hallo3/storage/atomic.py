@@ -1,4 +1,4 @@
-"""Files that are complete or not there, whatever stops the program.
+"""Files that are complete or absent, even after a crash or power cut.
 
 python-atomicwrites, which did this, is abandoned; the standard library has no call that writes, syncs and
 renames.

@@ -20,7 +20,7 @@ CACHE_FILENAME, MAX_CACHE_BYTES = "contents.json", 4 << 20
 
 
 def hash_facts(facts: Mapping[str, Any]) -> str:
-    """The hash of names with texts, numbers, and lists and maps of them, whatever their order.
+    """The hash of names with texts, numbers, and lists and maps of them, in any order.
 
     Raises ``ValueError`` for NaN and infinity.
     """
@@ -70,7 +70,7 @@ class FileHashCache:
         """A file's hash; ``compute`` is called unless this very file is known. Raises what it raises."""
         stat = path.stat()
         seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        name = hash_text(str(path.resolve()))  # no one else learns where people keep files
+        name = hash_text(str(path.resolve()))  # does not reveal where people keep files
         entry: Any = self._known.get(name)
         if isinstance(entry, dict) and cast("dict[str, Any]", entry).get("seen") == seen:
             return str(cast("dict[str, Any]", entry).get("sha256"))
