@@ -15,7 +15,7 @@ from hallo3.cli import renderer, speech
 from hallo3.jobs import render as jobs_render
 from hallo3.media.mux import GrowingVideo
 from hallo3.pipeline import LocalRenderer
-from support.kill_process import committed, notes
+from support.kill_process import read_segments, strip_headers
 from support.resume_runs import inputs_in, record_rendered, run
 
 ERRORS = (
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> 
     folder = tmp_path_factory.mktemp("undisturbed")
     inputs = inputs_in(folder, nano_folder)
     assert run(inputs) == 0
-    return Path(inputs["-o"]).read_bytes(), notes(committed(folder / "hallo3_jobs"))
+    return Path(inputs["-o"]).read_bytes(), strip_headers(read_segments(folder / "hallo3_jobs"))
 
 
 @pytest.fixture
@@ -95,7 +95,9 @@ def test_memory_runs_out(
         saved = count if stage in PER_SEGMENT else 4 if stage == "join" else 0
         _expect_out_of_memory(text := capsys.readouterr().err)
         assert (f"{saved} of 4 segments are saved" in text) == bool(saved)
-        assert notes(committed(jobs)) == {name: segments[name] for name in sorted(segments)[:saved]}
+        assert strip_headers(read_segments(jobs)) == {
+            name: segments[name] for name in sorted(segments)[:saved]
+        }
         assert not Path(inputs["-o"]).exists()
     rendered.clear()
     assert run(inputs) == 0
@@ -191,7 +193,7 @@ def test_frames_of_nan_or_infinity_are_not_saved(
         text = capsys.readouterr().err
         assert f"NaN or infinity in segment {index + 1}" in text
         assert f"{index} of 4 segments are saved" in text
-        saved = notes(committed(Path(inputs["-o"]).parent / "hallo3_jobs"))
+        saved = strip_headers(read_segments(Path(inputs["-o"]).parent / "hallo3_jobs"))
         assert saved == {name: segments[name] for name in sorted(segments)[:index]}
     rendered.clear()
     assert run(inputs) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hallo3.cli import speech as cli_speech
 from hallo3.media import audio as long_sound
 from hallo3.media.audio import Recording
 from hallo3.segments import SegmentPlan
@@ -62,6 +64,27 @@ def test_a_stopped_run_goes_on_with_what_it_heard(inputs: dict[str, str], tmp_pa
     assert chart.is_file()
     assert packets(other["-o"], "video") == wanted
     assert not kept.exists()
+
+
+def test_speech_encoding_resumes_after_the_last_layer(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(inputs) == 0
+    wanted = packets(inputs["-o"], "video")
+    shutil.rmtree(tmp_path / "hallo3_jobs")
+    real, noted = cli_speech.note, list[str]()
+
+    def note(folder: Path, heard: dict[str, str], layer: cli_speech.ArrayFile) -> None:
+        real(folder, heard, layer)
+        noted.append(layer.path.name)
+        if len(noted) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_speech, "note", note)
+    assert run(inputs) == 1
+    assert run(inputs) == 0
+    assert noted == ["layer_00.f32", "layer_01.f32"]
+    assert packets(inputs["-o"], "video") == wanted
 
 
 def test_the_recording_is_drawn_before_anything_is_rendered(

@@ -1,32 +1,59 @@
-"""Commands run in children that start at once, to be killed at any moment.
+"""``hallo3 animate`` in forked children that are killed at random moments; see :func:`run_kills`.
 
-A forked child of this process starts without the seconds that imports take. The parent computes on one
-thread only, so that none is lost on the way.
+A forked child starts without the seconds that imports take. The parent computes on one thread, so that the
+children lose none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from hallo3.cli.main import main
 from hallo3.pipeline import LocalRenderer
+from support.audio_samples import tone, write_wav
 
-DRAWN = "drawn.log"
+
+def run_kills(folder: Path, model: Path, *, kills: int, seed: int) -> dict[str, int]:
+    """:func:`kill_often` in a process of its own, on a small picture and 2.9 s of sound in ``folder``."""
+    picture = torch.linspace(0, 255, 80 * 64 * 3).reshape(80, 64, 3).to(torch.uint8)
+    Image.fromarray(picture.numpy()).save(folder / "p.png")
+    write_wav(folder / "s.wav", tone(16000, 2.9), 16000)
+    root = Path(__file__).resolve().parents[2]
+    inputs = [str(model), str(folder / "p.png"), str(folder / "s.wav"), str(folder)]
+    done = subprocess.run(
+        [sys.executable, __file__, *inputs, str(kills), str(seed)],
+        cwd=root,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(folder),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60 + 15 * kills,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_child(work: Callable[[], int], seconds: float | None) -> int | None:
-    """Do the work in a child; its exit code, or None if it was killed after so many seconds."""
+    """The exit code of ``work`` in a child; None if it was killed after ``seconds``."""
     child = os.fork()
     if not child:
         code = 70
@@ -34,12 +61,12 @@ def run_child(work: Callable[[], int], seconds: float | None) -> int | None:
             code = work()
         finally:
             os._exit(code)
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        if seconds is not None and time.monotonic() - begun >= seconds:
+        if seconds is not None and time.monotonic() - started >= seconds:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None
@@ -47,19 +74,19 @@ def run_child(work: Callable[[], int], seconds: float | None) -> int | None:
 
 
 def animate(arguments: list[str], log: Path) -> Callable[[], int]:
-    """``hallo3 animate`` that notes every segment it begins to render."""
+    """``hallo3 animate`` that logs the index of every segment it starts to render."""
 
     def work() -> int:
         real = LocalRenderer.sample
 
-        def noted(self: LocalRenderer, latents, segment, noise):
+        def logged(self: LocalRenderer, latents, segment, noise):
             with log.open("a") as file:
                 file.write(f"{segment.index}\n")
             return real(self, latents, segment, noise)
 
         sink = io.StringIO()
         try:
-            LocalRenderer.sample = noted
+            LocalRenderer.sample = logged
             with contextlib.redirect_stderr(sink), contextlib.redirect_stdout(sink):
                 code = main(["animate", *arguments])
         finally:
@@ -71,65 +98,68 @@ def animate(arguments: list[str], log: Path) -> Callable[[], int]:
     return work
 
 
-def drawn(log: Path) -> list[int]:
-    """Segments that were begun, in order."""
+def read_log(log: Path) -> list[int]:
+    """Indices of the segments that were started, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def committed(jobs: Path) -> dict[str, bytes]:
+def read_segments(jobs: Path) -> dict[str, bytes]:
     """Every finished segment's file."""
     return {path.name: path.read_bytes() for path in jobs.glob("*/segments/*.safetensors")}
 
 
+def strip_headers(files: dict[str, bytes]) -> dict[str, bytes]:
+    """safetensors files without headers, which have the time that a segment took."""
+    return {name: raw[8 + int.from_bytes(raw[:8], "little") :] for name, raw in files.items()}
+
+
 def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill a run again and again at random moments until it has been killed so often.
+    """Kill a run at random moments until it has been killed ``kills`` times; returns counts.
 
     Finished segments are never lost, changed or rendered again, and every video that is reached equals the
-    undisturbed one. What happened, in numbers.
+    undisturbed one.
     """
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0
     common = ["--model", model, "--portrait", portrait, "--speech", speech, "--steps", "2"]
-    wanted, log = folder / "wanted", folder / DRAWN
-    wanted.mkdir()
+    undisturbed, log = folder / "undisturbed", folder / "segments.log"
+    undisturbed.mkdir()
     assert animate([*common, "-o", str(folder / "warm.mp4")], folder / "warm.log")() == 0
-    begun = time.monotonic()
-    assert run_child(animate([*common, "-o", str(wanted / "v.mp4"), "--fresh"], log), None) == 0
-    length = time.monotonic() - begun
-    total, truth = len(drawn(log)), notes(committed(wanted / "hallo3_jobs"))
-    draw, done, videos, repeated, longest = random.Random(seed), 0, 0, 0, 0
-    while done < kills:
+    started = time.monotonic()
+    assert run_child(animate([*common, "-o", str(undisturbed / "v.mp4"), "--fresh"], log), None) == 0
+    length, video = time.monotonic() - started, (undisturbed / "v.mp4").read_bytes()
+    total, truth = len(read_log(log)), strip_headers(read_segments(undisturbed / "hallo3_jobs"))
+    moments, killed, videos, repeated, longest = random.Random(seed), 0, 0, 0, 0
+    while killed < kills:
         work = folder / f"video {videos}"
         work.mkdir()
-        jobs, output = work / "hallo3_jobs", work / "v.mp4"
-        while done < kills:
-            before = len(committed(jobs))
+        jobs, output, code = work / "hallo3_jobs", work / "v.mp4", None
+        while killed < kills and code is None:
+            before = len(read_segments(jobs))
             log.unlink(missing_ok=True)
-            code = run_child(animate([*common, "-o", str(output)], log), draw.uniform(0, 1.1 * length))
-            found = notes(committed(jobs))
-            assert found == {name: truth[name] for name in sorted(truth)[: len(found)]}
-            assert len(found) >= before
-            assert drawn(log) == list(range(before, before + len(drawn(log))))
-            assert len(found) >= before + len(drawn(log)) - 1
-            done += code is None
-            repeated += before + len(drawn(log)) - len(found)
-            longest = max(longest, before + len(drawn(log)) - len(found))
+            code = run_child(animate([*common, "-o", str(output)], log), moments.uniform(0, 1.1 * length))
+            segments, rendered = strip_headers(read_segments(jobs)), read_log(log)
             assert code in (None, 0)
-            if code == 0:
-                break
-            assert not output.exists() or output.read_bytes() == (wanted / "v.mp4").read_bytes()
+            assert segments == {name: truth[name] for name in sorted(truth)[: len(segments)]}
+            assert rendered == list(range(before, before + len(rendered)))
+            lost = before + len(rendered) - len(segments)
+            assert len(segments) >= before
+            assert lost <= 1
+            killed, repeated, longest = killed + (code is None), repeated + lost, max(longest, lost)
+            assert not output.exists() or output.read_bytes() == video
         if code == 0:
-            assert output.read_bytes() == (wanted / "v.mp4").read_bytes()
+            assert output.read_bytes() == video
             assert [path.name for path in sorted(work.iterdir())] == ["hallo3_jobs", "v.mp4"]
             videos += 1
-    return {"kills": done, "videos": videos, "segments": total, "begun again": repeated, "at most": longest}
-
-
-def notes(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Files without their headers: how long a segment took differs from run to run."""
-    return {name: raw[8 + int.from_bytes(raw[:8], "little") :] for name, raw in files.items()}
+    return {
+        "kills": killed,
+        "videos": videos,
+        "segments": total,
+        "started again": repeated,
+        "at most": longest,
+    }
 
 
 if __name__ == "__main__":
     MODEL, PORTRAIT, SPEECH, FOLDER, KILLS, SEED = sys.argv[1:]
-    print(kill_often(MODEL, PORTRAIT, SPEECH, Path(FOLDER), int(KILLS), int(SEED)))
+    print(json.dumps(kill_often(MODEL, PORTRAIT, SPEECH, Path(FOLDER), int(KILLS), int(SEED))))

@@ -1,0 +1,184 @@
+"""The checked request: what is refused before weights are read, and which inputs make another job."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hallo3 import loading
+from hallo3.cli.main import parse
+from hallo3.cli.request import read_request
+from support.audio_samples import RATE, tone, write_wav
+from support.resume_runs import run
+
+REFUSED: dict[str, tuple[dict[str, str], str]] = {
+    "no portrait": ({"portrait": "absent.png"}, "no file absent.png"),
+    "portrait is a folder": ({"portrait": "."}, "no file ."),
+    "portrait is tiny": ({"portrait": "dot.png"}, "64 px"),
+    "portrait is a recording": ({"portrait": "s.wav"}, "cannot be read"),
+    "no speech": ({"speech": "absent.wav"}, "no file absent.wav"),
+    "speech is short": ({"speech": "short.wav"}, "at least one video frame"),
+    "speech is a picture": ({"speech": "p.png"}, "recording cannot be read"),
+    "no model": ({"model": "absent"}, "transformer.safetensors"),
+    "steps": ({"steps": "0"}, "1 to 1000"),
+    "guidance": ({"guidance": "nan"}, "guidance scale"),
+    "seed": ({"seed": str(2**64)}, "2^64"),
+    "sampler": ({"sampler": "euler"}, "dpmpp_2m_sde or ddim"),
+    "enlarge": ({"enlarge": "17"}, "1 to 16"),
+    "container": ({"o": "video.avi"}, ".mp4"),
+    "no output folder": ({"o": "absent/video.mp4"}, "no folder"),
+    "output is a folder": ({"o": "folder.mp4"}, "is a folder"),
+    "output is an input": ({"speech": "film.mp4", "o": "film.mp4"}, "is an input"),
+    "three numbers": ({"face_box": "1,2,3"}, "box cannot be read"),
+    "a box inside out": ({"face_box": "9,2,3,4"}, "box cannot be read"),
+    "a box outside": ({"face_box": "500,500,600,600"}, "box cannot be used"),
+    "no folder for a preview": ({"preview": "absent/x.png"}, "cannot be written"),
+    "a preview as JPEG": ({"preview": "x.jpg"}, "cannot be written"),
+    "a chart as text": ({"chart": "x.txt"}, "cannot be written"),
+    "a chart over the portrait": ({"chart": "p.png"}, "is an input"),
+    "an identity of another type": ({"save_identity": "x.bin"}, "cannot be written"),
+    "an identity with a portrait": ({"identity": "absent.safetensors"}, "not both"),
+    "no face": ({"framing": "face"}, "no face to frame"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_before_weights_are_read(
+    inputs: dict[str, str],
+    case: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_weights(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading, "read_component", no_weights)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (1, 1)).save("dot.png")
+    write_wav(Path("short.wav"), tone(RATE, 0.039), RATE)
+    shutil.copy("s.wav", "film.mp4")
+    Path("folder.mp4").mkdir()
+    changes, message = REFUSED[case]
+    if "o" in changes:
+        inputs["-o"] = changes["o"]
+    Path("v.mp4").write_bytes(b"an old video")
+    assert run(inputs, **{name: value for name, value in changes.items() if name != "o"}) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "Found:" in err
+    assert "Fix:" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert Path("v.mp4").read_bytes() == b"an old video"
+    assert Path("film.mp4").read_bytes() == Path("s.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--paste-back", "--enlarge", "2"), "--enlarge 2 with --paste-back"),
+        (("--plan", "--chart", "x.png"), "--plan renders nothing"),
+        (("--device", "cuda"), "Expected: cpu"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(
+    inputs: dict[str, str], flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(inputs, *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--portrait", "--speech", "-o"])
+def test_a_required_option_is_named(
+    inputs: dict[str, str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del inputs[option]
+    assert run(inputs) == 2
+    assert f"no {option}" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    inputs: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def locked(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", locked)
+    assert run(inputs) == 2
+    assert f"{tmp_path}: Permission denied" in capsys.readouterr().err
+
+
+def change_a_pixel(inputs: dict[str, str]) -> None:
+    with Image.open(inputs["--portrait"]) as picture:
+        pixels = np.array(picture)
+    pixels[40, 30, 1] ^= 1
+    Image.fromarray(pixels).save(inputs["--portrait"])
+
+
+def change_a_sample(inputs: dict[str, str]) -> None:
+    raw = bytearray(Path(inputs["--speech"]).read_bytes())
+    raw[-300] ^= 1
+    Path(inputs["--speech"]).write_bytes(raw)
+
+
+def change_a_weight(inputs: dict[str, str]) -> None:
+    folder = Path(inputs["-o"]).parent / "model"
+    shutil.copytree(inputs["--model"], folder)
+    raw = bytearray((folder / "vae.safetensors").read_bytes())
+    raw[-1] ^= 1  # the lowest bit of an exponent
+    (folder / "vae.safetensors").write_bytes(raw)
+    inputs["--model"] = str(folder)
+
+
+OTHER_JOBS: dict[str, Any] = {
+    "--seed": "1",
+    "--steps": "3",
+    "--guidance": "2",
+    "--sampler": "ddim",
+    "--prompt": "hi",
+    "--posterior": "sample",
+    "--enlarge": "2",
+    "--quality": "30",
+    "--codec": "h265",
+    "--dtype": "bf16",
+    "--framing": "original",
+    "--face-box": "20,20,50,60",
+    "a pixel": change_a_pixel,
+    "a sample": change_a_sample,
+    "a weight": change_a_weight,
+}
+SAME_JOB = [
+    ["--low-memory"],
+    ["--no-mark"],
+    ["--offload", "disk"],
+    ["--attention", "math"],
+]
+
+
+def key(inputs: dict[str, str], *flags: str) -> str:
+    words = (word for pair in inputs.items() for word in pair)
+    return read_request(parse(["animate", *words, *flags])[1]).job_key("")
+
+
+def test_inputs_that_decide_frames_make_another_job(inputs: dict[str, str]) -> None:
+    keys = {key(inputs)}
+    for count, (name, change) in enumerate(OTHER_JOBS.items(), 2):
+        if callable(change):
+            change(inputs)  # and stays, for those after it
+            keys.add(key(inputs))
+        else:
+            keys.add(key(inputs | {name: change}))
+        assert len(keys) == count, name
+
+
+def test_options_that_change_no_frame_leave_the_job(inputs: dict[str, str]) -> None:
+    assert {key(inputs, *flags) for flags in ([], *SAME_JOB)} == {key(inputs)}
