@@ -146,12 +146,12 @@ def rows(models: Models) -> dict[str, Settings]:
         "ddim": replace(EXACT, sampler="ddim"),
     }
     for name, row in APPROXIMATIONS.items():
-        found[name] = row.on(EXACT)
-    found["dpmpp_2m, step-cache"] = APPROXIMATIONS["step-cache"].on(replace(EXACT, sampler="dpmpp_2m"))
+        found[name] = row.apply(EXACT)
+    found["dpmpp_2m, step-cache"] = APPROXIMATIONS["step-cache"].apply(replace(EXACT, sampler="dpmpp_2m"))
     for names in TOGETHER:
         settings = EXACT
         for name in names:
-            settings = APPROXIMATIONS[name].on(settings)
+            settings = APPROXIMATIONS[name].apply(settings)
         found[" + ".join(names)] = settings
     for low, high in INTERVALS:
         found[f"guidance from {low:g} to {high:g}"] = replace(EXACT, guidance_interval=(low, high))
@@ -179,7 +179,7 @@ def main() -> None:
         keep(name, make(cases, models, settings))
     for name, reuse in REUSES.items():
         with patch("hallo3.pipeline.make_step_cache", partial(make_step_cache, reuse=reuse)):
-            made = make(cases, models, APPROXIMATIONS["step-cache"].on(EXACT))
+            made = make(cases, models, APPROXIMATIONS["step-cache"].apply(EXACT))
         keep(f"step-cache, {name}", made)
     if options.json:
         options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

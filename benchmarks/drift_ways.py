@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo3.attention import BACKENDS, get_backend, why_not
+from hallo3.attention import BACKENDS, get_backend, why_unsupported
 from hallo3.checkpoints.component_config import read_component_config, read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
@@ -71,7 +71,7 @@ def ways(exact: Way, device: torch.device, head_dim: int) -> tuple[dict[str, Way
     left: dict[str, str] = {}
     for name, each in APPROXIMATIONS.items():
         if each.saves(settings):
-            found[name] = replace(exact, settings=each.on(settings))
+            found[name] = replace(exact, settings=each.apply(settings))
         else:
             left[name] = "saves nothing with these settings"
     for name, precision in PRECISIONS.items():
@@ -84,7 +84,7 @@ def ways(exact: Way, device: torch.device, head_dim: int) -> tuple[dict[str, Way
             left[name] = f"needs {error.expected}"
     for name, backend in BACKENDS.items():
         if not backend.exact:
-            trouble = why_not(backend, device, exact.precision.compute, head_dim)
+            trouble = why_unsupported(backend, device, exact.precision.compute, head_dim)
             if trouble:
                 left[name] = trouble
             else:
@@ -132,12 +132,13 @@ def make(way: Way, source: Source) -> Made:
         made = animate(source.portrait, source.speech, source.prompt, models, settings, watch=watch)
         frames = torch.cat([each.pixels.cpu() for each in made])
         seconds = time.perf_counter() - begun
-    ran = models.attention.ran
     del models, made
     gc.collect()
     if source.device.type == "cuda":
         torch.cuda.empty_cache()
-    return Made(frames=frames, evaluations=sum(passes), attention=ran, cache=cache, seconds=seconds)
+    return Made(
+        frames=frames, evaluations=sum(passes), attention=attention.title, cache=cache, seconds=seconds
+    )
 
 
 def cut(speech: Recording, seconds: float) -> Recording:

@@ -113,7 +113,7 @@ class Saving(NamedTuple):
         run = dit.prepare(plain.features, plain.face, plain.prompt, plain.timesteps)
         if not self.folded:
             run = replace(run, face=_unfolded(dit, plain))  # type: ignore[arg-type]
-        heard = SegmentConditions(audio=dit.hear(plain.windows), image_latents=plain.image_latents)
+        heard = SegmentConditions(audio=dit.encode_audio(plain.windows), image_latents=plain.image_latents)
         return GUIDANCE_PASSES[self.passes](dit, run, heard)
 
 

@@ -53,7 +53,9 @@ class OnMeta:
     def prepare(self) -> tuple[RunConditions, SegmentConditions]:
         """What is constant for a run, and for a segment."""
         run = self.dit.prepare(self.features, self.face, self.prompt, self.timesteps)
-        return run, SegmentConditions(audio=self.dit.hear(self.windows), image_latents=self.image_latents)
+        return run, SegmentConditions(
+            audio=self.dit.encode_audio(self.windows), image_latents=self.image_latents
+        )
 
     def baseline(self) -> Baseline:
         """The same step as the original takes it."""

@@ -39,7 +39,7 @@ from closed_form import (  # noqa: E402
 )
 
 from hallo3.pipeline import make_step_cache  # noqa: E402
-from hallo3.sampling.samplers import SAMPLERS, get_sampler, guided_denoiser, limit_guidance, noise_scale  # noqa: E402  # noqa: E402
+from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale  # noqa: E402  # noqa: E402
 from hallo3.sampling.schedule import Step, make_schedule  # noqa: E402
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate  # noqa: E402
 from hallo3.settings import APPROXIMATIONS, Settings  # noqa: E402
@@ -84,7 +84,7 @@ def sampled(
     denoise = guided_denoiser(predict, settings.guidance_scale)
     cache = make_step_cache(settings, denoise, reuse)
     start = as_latents(drawn(f"{name} start", count, data.means.shape[1]))
-    made = get_sampler(settings.sampler)(cache or denoise, start, steps, noise, lambda _: None)
+    made = SAMPLERS[settings.sampler](cache or denoise, start, steps, noise, lambda _: None)
     return Sampled(as_samples(made), taken, cache.report if cache else CacheReport())
 
 
@@ -143,10 +143,10 @@ def variants(settings: Settings) -> dict[str, Settings]:
     chosen = list(APPROXIMATIONS.values())
     if settings.branches == 1:
         chosen = [each for each in chosen if each.name != "guidance-middle"]
-    found = {each.name: each.on(settings) for each in chosen if "steps" not in each.changes}
+    found = {each.name: each.apply(settings) for each in chosen if "steps" not in each.changes}
     together = settings
     for each in (*found, "steps-30"):
-        together = APPROXIMATIONS[each].on(together)
+        together = APPROXIMATIONS[each].apply(together)
     return {**found, " + ".join((*found, "steps-30")): together}
 
 

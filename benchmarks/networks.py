@@ -126,7 +126,7 @@ class Inputs:
             on_access=on_access,
             steps_on_access=steps_on_access,
         )
-        heard = dit.hear(self.windows, on_access=on_access)
+        heard = dit.encode_audio(self.windows, on_access=on_access)
         return run, SegmentConditions(audio=heard, image_latents=self.image_latents)
 
     def _random(self, *shape: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Clock, Row
-from hallo3.attention import BACKENDS, runnable
+from hallo3.attention import BACKENDS, list_runnable
 from hallo3.config import Hallo3Config
 
 GB = 1_000_000_000
@@ -51,7 +51,7 @@ def attention_rates(clock: Clock, config: Hallo3Config, dtype: torch.dtype) -> d
     )
     flop = 4 * 2 * trunk.heads * trunk.head_dim * queries * keys
     found: dict[str, Row] = {}
-    for name in runnable(clock.device, dtype, trunk.head_dim):
+    for name in list_runnable(clock.device, dtype, trunk.head_dim):
         backend = BACKENDS[name]
         if clock.cuda and name == "math":
             continue

@@ -206,7 +206,9 @@ class Rehearsal:
                 pixels = torch.empty(1, 3, 1 + config.segment.motion_frames, *config.segment.shape[1:])
                 image = stages.encode(pixels, segment, noise)
             with stage("listen"), models.transformer as dit:
-                dit.hear(stages.speech.segment(0).to(stages.run.text), on_access=stages.settings.on_access)
+                dit.encode_audio(
+                    stages.speech.segment(0).to(stages.run.text), on_access=stages.settings.on_access
+                )
             cut = replace(stages, schedule=replace(stages.schedule, steps=stages.schedule.steps[:steps]))
             with stage("sample"):
                 sampled = cut.sample(image, segment, noise)

@@ -32,7 +32,7 @@ from hallo3.media.image import write_picture
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
-from hallo3.model.kernels.select import why_not
+from hallo3.model.kernels.select import why_unsupported
 from hallo3.model.layers import Attention
 from hallo3.pipeline import collect_frames
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
@@ -73,7 +73,7 @@ class Bench:
         name = self.attention or fastest_exact(found.get("attention", {}))
         attention = get_backend(name, place.device, place.dtype, place.config.trunk.head_dim)
         found["sizes"]["attention"] = attention.title
-        if trouble := why_not(place.device, place.dtype):
+        if trouble := why_unsupported(place.device, place.dtype):
             found["sizes"]["fused"] = f"cannot run: {trouble}"
         found |= self._networks(attention)
         rate = found.get("rates", {}).get("matrix product", {}).get("tflops")
@@ -149,7 +149,9 @@ def _ways(networks: Networks, attention: Attention) -> Iterator[tuple[str, Way]]
     yield TORCHS_CHOICE, Way(networks.baseline(PLAIN, AUTO), latents, True)
     yield SAME, Way(networks.baseline(PLAIN, attention), latents, True)
     prepared = networks.inputs.prepared(networks.dit(PLAIN, attention))
-    for kernels in (PLAIN,) if why_not(networks.place.device, networks.place.dtype) else (PLAIN, FUSED):
+    for kernels in (
+        (PLAIN,) if why_unsupported(networks.place.device, networks.place.dtype) else (PLAIN, FUSED)
+    ):
         dit = networks.dit(kernels, attention)
         for passes, branches in GUIDANCE_PASSES.items():
             yield f"ours, {kernels.name}, {passes}", Way(branches(dit, *prepared), latents, False)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from .attention import runnable_here
+from .attention import list_runnable_titles
 from .checkpoints.convert import TEMPORARY_SUFFIX as OWN_UNFINISHED
 from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
 from .checkpoints.inspect import FoundComponent, human, inspect
@@ -95,7 +95,7 @@ class Machine:
             free_disk=shutil.disk_usage(there).free,
             gpu=torch.cuda.get_device_name() if gpu else "",
             gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
-            attention=runnable_here(TrunkConfig().head_dim) if attention is None else attention,
+            attention=list_runnable_titles(TrunkConfig().head_dim) if attention is None else attention,
         )
 
 

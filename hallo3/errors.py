@@ -86,3 +86,14 @@ def check_choice(value: object, choices: Iterable[str], what: str) -> None:
             expected=" or ".join(names),
             fix="choose one of these",
         )
+
+
+def check_range(what: str, value: float, low: float, high: float) -> None:
+    """Raise ``InputError`` unless ``low <= value <= high``; ``what`` names the setting."""
+    if not low <= value <= high:  # NaN is in no range
+        raise InputError(
+            f"The {what} is out of range.",
+            found=str(value),
+            expected=f"{low} to {high}",
+            fix="choose a value in that range",
+        )

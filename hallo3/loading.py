@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .attention import watched
 from .checkpoints.component_config import check_file, read_component_config, read_model_config
 from .checkpoints.load import load_strict, read_component
 from .checkpoints.locate import ModelFolder
@@ -35,7 +34,7 @@ from .quantization.precision import (
 )
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
-from .text_encoder import TextEncoder, build_t5, make_tokenizer, tied
+from .text_encoder import TextEncoder, build_t5, make_tokenizer, tie_embedding
 from .vae.autoencoder import WHOLE, VideoVAE, build_vae
 
 N = TypeVar("N", bound=Trunk)
@@ -63,7 +62,7 @@ def load_models(
     computed with: on the device with the rest (``none``), in memory (``blocks``), or on disk
     (``disk``); the numbers are equal. A ``memory`` plan decides it instead, and how a video is
     decoded. The speech encoder always computes in float32, as in the original. Transformer and reference
-    network attend by ``attention``, which ``Models.attention`` watches, and compute with ``kernels``.
+    network attend by ``attention`` and compute with ``kernels``.
     ``choice`` says which face of a photograph is meant. With ``examined``, files are looked through before
     their first use: checksums, and numbers that are none. Without ``extract`` no identity can be extracted:
     reference network and face analyzer are not looked for.
@@ -91,8 +90,8 @@ def load_models(
     for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.find(name), name)
     latent = config.segment.shape.latent
-    watch, plain = watched(attention), Precision(precision.name, precision.compute)
-    layers = replace(precision.layers("meta"), attention=watch, kernels=kernels)
+    plain = Precision(precision.name, precision.compute)
+    layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
 
     def read(path: Path, name: str, held_in: Precision) -> dict[str, Tensor]:
         return read_component(path, name, held_in, examined)
@@ -120,7 +119,7 @@ def load_models(
 
     def text_encoder() -> TextEncoder:
         reader, t5 = tokenizer(), build_t5(text)
-        load_strict(t5, tied(read(files.text_encoder, "text_encoder", plain)), "T5's encoder")
+        load_strict(t5, tie_embedding(read(files.text_encoder, "text_encoder", plain)), "T5's encoder")
         return TextEncoder(reader, t5.to(device))
 
     def speech_encoder() -> nn.Module:
@@ -160,7 +159,6 @@ def load_models(
         vae=stands[1],
         reference=stands[2],
         transformer=stands[3],
-        attention=watch,
     )
 
 

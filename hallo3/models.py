@@ -1,13 +1,12 @@
-"""The networks behind their residencies: what a run is handed instead of files and devices."""
+"""The networks of a model, each in its residency."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
-from .attention import Watched
 from .config import Hallo3Config
 from .face.analyzer import FaceAnalyzer
 from .model.transformer import Hallo3Transformer, ReferenceNetwork
@@ -17,8 +16,7 @@ from .vae.autoencoder import VideoVAE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Enter a residency to use its network; what a run needs once is let go on exit. ``attention`` is what
-    transformer and reference network attend by; it says what ran."""
+    """Enter a residency to use its network."""
 
     config: Hallo3Config
     face: FaceAnalyzer
@@ -27,4 +25,3 @@ class Models:
     vae: AbstractContextManager[VideoVAE]
     reference: AbstractContextManager[ReferenceNetwork]
     transformer: AbstractContextManager[Hallo3Transformer]
-    attention: Watched = field(default_factory=Watched)

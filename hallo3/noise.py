@@ -1,7 +1,7 @@
-"""Every random number of a run, by name: purpose, segment and step decide it, not the order of asking.
+"""Random numbers as a function of (seed, purpose, segment, step, shape), whatever the order of calls.
 
-So a segment rendered alone equals the same segment in sequence, and nothing outside (global generators,
-earlier runs) is read or changed. Tests hand in the original's recorded draws instead.
+A segment rendered alone therefore equals the same segment in sequence, and global generators are neither read
+nor changed. Tests pass the original's recorded draws instead.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-
-SEEDS = 2**64
+MAX_SEED = 2**64 - 1
 
 
 class Purpose(StrEnum):
-    """What a draw is for; ``MOTION_MASK`` is uniform in [0, 1), all others are standard normal."""
+    """``MOTION_MASK`` is uniform in [0, 1), all others are standard normal."""
 
     MOTION_MASK = "motion mask"
     START = "start"
@@ -30,22 +28,17 @@ class Purpose(StrEnum):
 
 
 Noise = Callable[[Purpose, int, int, tuple[int, ...]], Tensor]
-"""(purpose, segment, step, shape) -> float32 on the CPU; the same question has the same answer."""
+"""(purpose, segment, step, shape) -> float32 on the CPU."""
 
 
 def make_noise(seed: int) -> Noise:
-    """Noise derived from a seed of 64 bits, all of which count.
+    """Noise of a 64-bit seed.
 
-    A hash of the whole question keys a counter-based generator (Philox, Salmon et al. 2011); torch's CPU
-    generator would use only the seed's lower half. Raises ``InputError`` outside 0 .. 2^64 - 1.
+    A hash of all arguments keys a counter-based generator (Philox, Salmon et al. 2011); torch's CPU generator
+    uses only the lower half of a seed.
     """
-    if not 0 <= seed < SEEDS:
-        raise InputError(
-            "This seed cannot be used.",
-            found=str(seed),
-            expected="a whole number from 0 to 2^64 - 1",
-            fix="choose a seed in that range",
-        )
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed {seed} is not within 0 to 2^64 - 1")
 
     def noise(purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
         generator = make_generator(f"{seed}|{purpose.value}|{segment}|{step}")
@@ -57,6 +50,6 @@ def make_noise(seed: int) -> Noise:
 
 
 def make_generator(name: str) -> np.random.Generator:
-    """A generator whose stream is decided by a name."""
+    """A generator with one stream per name."""
     key = int.from_bytes(blake2b(name.encode(), digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key))

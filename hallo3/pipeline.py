@@ -29,7 +29,7 @@ from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
 from .residency import CPU, PinnedAllocator
-from .sampling.samplers import Denoise, get_sampler, guided_denoiser, limit_guidance
+from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
 from .segments import Segment, SegmentPlan, plan_segments
@@ -320,7 +320,7 @@ class LocalRenderer:
         with self.models.transformer as dit:
             windows = self.speech.segment(index).to(self.run.text)
             conditions = SegmentConditions(
-                audio=dit.hear(windows, on_access=settings.on_access),
+                audio=dit.encode_audio(windows, on_access=settings.on_access),
                 image_latents=F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2])),
             )
             predict = alone = single_branch(dit, self.run, conditions)
@@ -330,7 +330,7 @@ class LocalRenderer:
                     predict = limit_guidance(guided, predict, alone)
             denoise = guided_denoiser(predict, settings.guidance_scale)
             cache = make_step_cache(settings, denoise)
-            sampler, start = get_sampler(settings.sampler), draw(Purpose.START, 0)
+            sampler, start = SAMPLERS[settings.sampler], draw(Purpose.START, 0)
             return sampler(cache or denoise, start, self.schedule, lambda i: draw(Purpose.STEP, i), report)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -355,7 +355,7 @@ def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapo
 def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a CPU tensor to ``device``; asynchronously from pinned memory for a GPU."""
     if device.type == "cuda":
-        return PinnedAllocator().copied(tensor).to(device, non_blocking=True)
+        return PinnedAllocator().copy(tensor).to(device, non_blocking=True)
     return tensor.to(device)
 
 

@@ -1,6 +1,7 @@
-"""Where a network stands while it is used: a context manager that hands it out.
+"""Residencies: context managers that give a network on its device, and decide where its weights are in
+between.
 
-``contextlib.nullcontext(network)`` is the simplest residency; tests use it.
+``contextlib.nullcontext(network)`` is the simplest one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Movable(Protocol):
-    """Anything that can be sent to a device, as every torch module can."""
+    """What can be moved to a device, such as a torch module."""
 
     def to(self, device: torch.device) -> Self: ...
 
@@ -30,45 +31,45 @@ M = TypeVar("M", bound=Movable)
 
 
 class OnDemandModule(Generic[T]):
-    """Loaded on enter, let go on exit: for what a run needs once (T5, wav2vec2, the reference network)."""
+    """Loaded on enter, released on exit: for what a run needs once (T5, wav2vec2, the reference network)."""
 
     def __init__(self, load: Callable[[], T]) -> None:
         self._load = load
-        self._guest: T | None = None
+        self._network: T | None = None
 
     def __enter__(self) -> T:
-        self._guest = self._load()
-        return self._guest
+        self._network = self._load()
+        return self._network
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._guest = None
+        self._network = None
 
 
 class OffloadedModule(Generic[M]):
-    """Loaded on first enter and kept in memory, on the device only while used (transformer, VAE)."""
+    """Loaded on first enter, then kept in RAM, and on the device only while used (transformer, VAE)."""
 
     def __init__(self, load: Callable[[], M], device: torch.device) -> None:
         self._load, self._device = load, device
-        self._kept: M | None = None
+        self._network: M | None = None
 
     def __enter__(self) -> M:
-        if self._kept is None:
-            self._kept = self._load()
+        if self._network is None:
+            self._network = self._load()
         if self._device != CPU:
-            self._kept = self._kept.to(self._device)
-        return self._kept
+            self._network = self._network.to(self._device)
+        return self._network
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._kept is not None and self._device != CPU:
-            self._kept = self._kept.to(CPU)
+        if self._network is not None and self._device != CPU:
+            self._network = self._network.to(CPU)
 
 
 class DerivedModule(Generic[T, U]):
-    """What is made of a network that stands behind another residency, each time it is entered."""
+    """Derives an object from another residency's network, each time it is entered."""
 
     def __init__(self, inner: AbstractContextManager[T], make: Callable[[T], U]) -> None:
         self._inner, self._make = inner, make
@@ -88,36 +89,29 @@ class DerivedModule(Generic[T, U]):
 
 
 class PinnedAllocator:
-    """Memory of the host that is locked (pinned), from which a GPU fetches by itself. Where the system
-    refuses it, which a warning tells, ordinary memory, then and ever after; a GPU fetches from that more
-    slowly.
-
-    Raises ``torch.OutOfMemoryError`` where a device's own memory has run out.
-    """
+    """Pinned memory, which a GPU reads asynchronously. If the system refuses it, warns once and allocates
+    ordinary memory from then on. Raises ``torch.OutOfMemoryError`` if a device's own memory runs out."""
 
     def __init__(self, wanted: bool = True) -> None:
         self._wanted = wanted
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory for numbers of this shape and type."""
-        locked = self._tried(lambda: torch.empty(shape, dtype=dtype, pin_memory=True))
-        return torch.empty(shape, dtype=dtype) if locked is None else locked
+        pinned = self._try(lambda: torch.empty(shape, dtype=dtype, pin_memory=True))
+        return torch.empty(shape, dtype=dtype) if pinned is None else pinned
 
-    def copied(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host's in locked memory; itself where that is refused."""
-        locked = self._tried(tensor.pin_memory)
-        return tensor if locked is None else locked
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Copy a CPU tensor to pinned memory; returns the tensor itself if that is refused."""
+        pinned = self._try(tensor.pin_memory)
+        return tensor if pinned is None else pinned
 
-    def _tried(self, lock: Callable[[], Tensor]) -> Tensor | None:
+    def _try(self, pin: Callable[[], Tensor]) -> Tensor | None:
         if not self._wanted:
             return None
         try:
-            return lock()
+            return pin()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             self._wanted = False
-        logger.warning(
-            "The system locks no more memory; what is sent from memory that is not locked comes more slowly."
-        )
+        logger.warning("the system pins no more memory; transfers to the GPU from other memory are slower.")
         return None

@@ -1,5 +1,4 @@
-"""From a prompt to token ids of a fixed length: T5's own tokenizer, words for the built-in model, or bytes
-for random sets."""
+"""T5's encoder and its tokenizers: T5's own, words for the built-in model, bytes for random sets."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
 
 
 class Tokenizer(Protocol):
-    """A prompt -> ids [1, length], padded; too long a prompt is cut with a warning."""
+    """Prompt -> ids [1, length], padded; a longer prompt is cut with a warning."""
 
     def __call__(self, prompt: str, length: int) -> Tensor: ...
 
@@ -30,29 +29,20 @@ class ByteTokenizer:
     """Bytes as tokens, with T5's padding and end marks (the scheme of ByT5)."""
 
     def __call__(self, prompt: str, length: int) -> Tensor:
-        ids = [byte + FIRST_BYTE for byte in prompt.encode()]
-        _warn_if_cut(len(ids) + 1, length)
-        ids = [*ids[: length - 1], END]
-        return torch.tensor([ids + [PAD] * (length - len(ids))])
+        return _pad([byte + FIRST_BYTE for byte in prompt.encode()], length)
 
 
 @dataclass(frozen=True, slots=True)
 class WordTokenizer:
-    """Whole words as tokens, each a number that its letters decide: for the small built-in text encoder.
-
-    Case and punctuation do not count; different words may share a number.
-    """
+    """Words as tokens, numbered by a hash: for the small built-in text encoder. Ignores case and punctuation;
+    different words can share a number."""
 
     vocabulary: int
 
     def __call__(self, prompt: str, length: int) -> Tensor:
-        ids = [self.number(word) for word in re.findall(r"\w+", prompt.lower())]
-        _warn_if_cut(len(ids) + 1, length)
-        ids = [*ids[: length - 1], END]
-        return torch.tensor([ids + [PAD] * (length - len(ids))])
+        return _pad([self.number(word) for word in re.findall(r"\w+", prompt.lower())], length)
 
     def number(self, word: str) -> int:
-        """A word's token."""
         digest = blake2b(word.encode(), digest_size=8).digest()
         return FIRST_WORD + int.from_bytes(digest, "little") % (self.vocabulary - FIRST_WORD)
 
@@ -79,25 +69,21 @@ class T5Tokenizer:
 
 
 def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
-    """What makes the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
-    number of tokens that the network knows.
-
-    Raises ``CheckpointError`` for a name that is none.
-    """
-    makers: dict[str, Callable[[], Tokenizer]] = {
+    """Factory of the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
+    network's number of tokens. Raises ``CheckpointError`` for an unknown name."""
+    factories: dict[str, Callable[[], Tokenizer]] = {
         "t5": lambda: T5Tokenizer(folder),
         "words": lambda: WordTokenizer(vocabulary),
         "bytes": ByteTokenizer,
     }
-    maker = makers.get(str(name))
-    if maker is None:
+    if str(name) not in factories:
         raise CheckpointError(
-            "The text encoder wants an unknown tokenizer.",
+            "The text encoder needs an unknown tokenizer.",
             found=repr(name),
-            expected=" or ".join(makers),
+            expected=" or ".join(factories),
             fix="use a text encoder that was written for this version, or update the package",
         )
-    return maker
+    return factories[str(name)]
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -121,6 +107,13 @@ def _load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def _pad(ids: list[int], length: int) -> Tensor:
+    """Cut ids, end them and pad them: [1, length]."""
+    _warn_if_cut(len(ids) + 1, length)
+    ids = [*ids[: length - 1], END]
+    return torch.tensor([ids + [PAD] * (length - len(ids))])
+
+
 def _warn_if_cut(tokens: int, length: int) -> None:
     if tokens > length:
         logger.warning(
@@ -128,7 +121,7 @@ def _warn_if_cut(tokens: int, length: int) -> None:
         )
 
 
-_SIZES = frozenset(
+_T5_SIZES = frozenset(
     [
         "d_model",
         "d_ff",
@@ -142,27 +135,23 @@ _SIZES = frozenset(
         "layer_norm_epsilon",
     ]
 )
-
-
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 
-def tied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors with the one embedding under both of its names."""
+def tie_embedding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the embedding's second name to a file's tensors."""
     return {**state, **{alias: state[name] for alias, name in _TIED.items() if name in state}}
 
 
-def untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors, the embedding once: what a file holds."""
+def untie_embedding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the embedding's second name from a network's tensors."""
     return {name: tensor for name, tensor in state.items() if name not in _TIED}
 
 
 def build_t5(config: Mapping[str, Any]) -> nn.Module:
-    """transformers' ``T5EncoderModel`` of these sizes, without memory (on the meta device).
-
-    Raises ``CheckpointError`` for a field that is not a size.
-    """
-    check_sizes(config, _SIZES, "text_encoder")
+    """transformers' ``T5EncoderModel`` on the meta device. Raises ``CheckpointError`` for a field that is not
+    a size."""
+    check_sizes(config, _T5_SIZES, "text_encoder")
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):
@@ -171,12 +160,10 @@ def build_t5(config: Mapping[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class TextEncoder:
-    """A tokenizer and the T5 that reads its ids."""
-
     tokenizer: Tokenizer
     t5: nn.Module
 
     def encode(self, prompt: str, length: int) -> Tensor:
-        """A prompt -> embedding [1, length, text_dim], padding included."""
+        """Embedding [1, length, text_dim], padding included."""
         ids = self.tokenizer(prompt, length).to(next(self.t5.parameters()).device)
         return self.t5(input_ids=ids).last_hidden_state

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hallo3.media.video import CODECS
-from ..hallo3.noise import SEEDS
+from ..hallo3.noise import MAX_SEED
 from ..hallo3.sampling.schedule import TRAIN_STEPS
-from ..hallo3.settings import GUIDANCE_LIMIT
+from ..hallo3.settings import MAX_GUIDANCE
 
 ReferenceNetworkType = io.Custom("HALLO3_REFERENCE_NETWORK")
 """A :class:`nodes.comfy.loading.ReferenceSocket`."""
@@ -60,7 +60,7 @@ def segment() -> io.Input:
 
 def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.Input:
     """The seed of a run."""
-    return io.Int.Input("seed", default=0, min=0, max=SEEDS - 1, control_after_generate=True, tooltip=tooltip)
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
 
 
 def steps() -> io.Input:
@@ -82,7 +82,7 @@ def steps_and_guidance() -> list[io.Input]:
             "guidance_scale",
             default=3.5,
             min=0.0,
-            max=GUIDANCE_LIMIT,
+            max=MAX_GUIDANCE,
             step=0.1,
             tooltip=(
                 "How strongly the video follows prompt and speech: 3.5 for the released model, 1 "

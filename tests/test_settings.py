@@ -1,29 +1,66 @@
-"""Settings refuse names that are none, and intervals that guide nothing without saying so."""
+"""Settings: what is refused, which steps are guided, and what approximations leave out of a run."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
+from torch import Tensor
 
 from hallo3.errors import InputError
-from hallo3.model.guidance import GUIDANCE_PASSES
-from hallo3.settings import Settings
+from hallo3.media.audio import Recording
+from hallo3.models import Models
+from hallo3.pipeline import RenderProgress, animate
+from hallo3.sampling.step_cache import CacheReport
+from hallo3.settings import APPROXIMATIONS, Settings, get_approximations
+from support.short_runs import settings, video
 
 
-def chosen(steps: int = 5, guidance_scale: float = 3.5, **more: object) -> Settings:
-    return Settings(steps=steps, guidance_scale=guidance_scale, sampler="ddim", **more)  # type: ignore[arg-type]
+def chosen(steps: int = 5, guidance_scale: float = 3.5, sampler: str = "ddim", **more: Any) -> Settings:
+    return Settings(steps=steps, guidance_scale=guidance_scale, sampler=sampler, **more)
 
 
-@pytest.mark.parametrize("name", GUIDANCE_PASSES)
-def test_every_way_of_computing_both_branches_is_known(name: str) -> None:
-    assert chosen(passes=name).passes == name
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": 1001},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"guidance_scale": -0.1},
+        {"guidance_scale": float("inf")},
+        {"motion_drop": float("nan")},
+        {"guidance_interval": (0.5, 0.2)},
+        {"guidance_interval": (-0.1, 1.0)},
+        {"guidance_interval": (0.0, 1.1)},
+        {"guidance_interval": (float("nan"), 1.0)},
+        {"step_cache": -0.1},
+        {"step_cache": 1.5},
+        {"step_cache_bound": float("nan")},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    name = next(iter(changes)).split("_")[0]
+    with pytest.raises(InputError, match=rf"The .*{name}.* is out of range") as raised:
+        chosen(**changes)
+    assert raised.value.found
+    assert " to " in raised.value.expected
 
 
-@pytest.mark.parametrize("name", ["Batched", "layer_major", "", "both"])
-def test_another_is_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(InputError, match=" or ".join(GUIDANCE_PASSES)) as raised:
-        chosen(passes=name)
-    assert raised.value.found == repr(name)
-    assert raised.value.fix
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"passes": "layer_major"}, "batched or sequential or layer-major"),
+        ({"sampler": "euler"}, "dpmpp_2m_sde or ddim or dpmpp_2m"),
+        ({"posterior": ""}, "mean or sample"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(changes: dict[str, str], names: str) -> None:
+    with pytest.raises(InputError, match="Unknown") as raised:
+        chosen(**changes)
+    assert (raised.value.found, raised.value.expected) == (repr(next(iter(changes.values()))), names)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +96,111 @@ def test_guidance_is_off_only_where_that_is_said(steps: int) -> None:
             else:
                 assert len(chosen(steps, guidance_interval=(start, end)).guided) > 0
     assert refused or steps == 50
+
+
+FIFTY = Settings(steps=50, guidance_scale=3.5, sampler="dpmpp_2m_sde")
+
+
+def passes(portrait: Tensor, speech: Recording, nano: Models, **changes: Any) -> list[int]:
+    """Branches of every forward pass of the first segment."""
+    found: list[int] = []
+    with nano.transformer as dit:
+        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: found.append(len(inputs[0])))
+    try:
+        next(animate(portrait, speech, "", nano, settings(nano, **changes)))
+    finally:
+        hook.remove()
+    return found
+
+
+def test_the_whole_interval_is_todays_run_bit_for_bit(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    assert torch.equal(
+        video(portrait, speech, nano, steps=4),
+        video(portrait, speech, nano, steps=4, guidance_interval=(0.0, 1.0)),
+    )
+
+
+def test_an_empty_interval_is_guidance_of_one(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    assert torch.equal(
+        video(portrait, speech, nano, steps=3, guidance_interval=(0.5, 0.5)),
+        video(portrait, speech, nano, steps=3, guidance_scale=1.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("interval", "branches"),
+    [
+        ((0.0, 1.0), [2, 2, 2, 2, 2]),
+        ((0.2, 0.8), [1, 2, 2, 2, 1]),
+        ((0.6, 1.0), [1, 1, 1, 2, 2]),
+        ((0.4, 0.4), [1, 1, 1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("each", ["batched", "sequential", "layer-major"])
+def test_outside_the_interval_only_the_conditional_branch_is_computed(
+    portrait: Tensor,
+    speech: Recording,
+    nano: Models,
+    interval: tuple[float, float],
+    branches: list[int],
+    each: str,
+) -> None:
+    found = passes(portrait, speech, nano, steps=5, guidance_interval=interval, passes=each)
+    chosen = settings(nano, steps=5, guidance_interval=interval)
+    assert sum(found) == sum(branches) == chosen.evaluations
+    if each == "batched":
+        assert found == branches
+
+
+def test_the_step_cache_computes_what_it_reports(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    seen: list[RenderProgress] = []
+    changes = {"steps": 12, "sampler": "dpmpp_2m", "step_cache": 1.0, "step_cache_bound": 1.0}
+    computed = len(passes(portrait, speech, nano, **changes))
+    next(animate(portrait, speech, "", nano, settings(nano, **changes), watch=seen.append))
+    assert [progress.step for progress in seen] == list(range(1, 13))
+    said = seen[-1].cache
+    assert said is not None
+    assert said.steps == 12
+    assert said.reused == 12 - computed > 0
+
+
+def test_without_a_step_cache_there_is_no_report(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    seen: list[RenderProgress] = []
+    next(animate(portrait, speech, "", nano, settings(nano), watch=seen.append))
+    assert all(progress.cache is None for progress in seen)
+
+
+def test_every_segment_has_a_cache_of_its_own(portrait: Tensor, speech: Recording, nano: Models) -> None:
+    said: list[CacheReport | None] = []
+
+    def watch(progress: RenderProgress) -> None:
+        if progress.step == progress.steps:
+            said.append(progress.cache)
+
+    list(animate(portrait, speech, "", nano, settings(nano, steps=8, step_cache=0.5), watch=watch))
+    assert len(said) == 3
+    assert all(report is not None and report.steps == 8 for report in said)
+
+
+@pytest.mark.parametrize("name", APPROXIMATIONS)
+def test_each_leaves_work_out_of_the_originals_run(name: str) -> None:
+    row = APPROXIMATIONS[name]
+    assert row.name == name
+    assert row.saves(FIFTY)
+    after = row.apply(FIFTY)
+    assert {field for field in row.changes if getattr(after, field) == getattr(FIFTY, field)} == set()
+    assert row.saves(after) is False
+
+
+def test_fewer_steps_are_never_made_more() -> None:
+    few = Settings(steps=8, guidance_scale=3.5, sampler="ddim")
+    assert APPROXIMATIONS["steps-30"].apply(few) == few
+    assert not APPROXIMATIONS["steps-30"].saves(few)
+
+
+def test_names_come_once_and_in_one_order() -> None:
+    names = ["step-cache", "guidance-middle", "steps-20", "step-cache"]
+    assert [row.name for row in get_approximations(names)] == ["steps-20", "guidance-middle", "step-cache"]
+    assert get_approximations([]) == ()

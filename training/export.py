@@ -14,7 +14,7 @@ from hallo3.checkpoints.load import write_weights
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
 from hallo3.errors import CheckpointError
-from hallo3.text_encoder import untied
+from hallo3.text_encoder import untie_embedding
 
 from . import diffusion
 from .speech_encoder import load_speech_encoder
@@ -40,7 +40,7 @@ def load_trained_model(
     states = {
         "transformer": _select_prefix(average, "transformer."),
         "reference": _select_prefix(average, "reference."),
-        "text_encoder": untied(_select_prefix(average, "text.")),
+        "text_encoder": untie_embedding(_select_prefix(average, "text.")),
         "vae": load_vae(folder, seed, config.vae, tuned_decoder=tuned_decoder).network.state_dict(),
         "speech_encoder": speech.state_dict(),
     }

@@ -23,7 +23,7 @@ from ..geometry import LatentShape
 from ..model.layers import Layers
 from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..speech.wav2vec2 import build_wav2vec2
-from ..text_encoder import build_t5, untied
+from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import StoredComponent, find_component
 from .load import check_shapes, shapes_of
@@ -124,7 +124,9 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
                 fix="use a file in bf16, fp16, fp32 or scaled fp8",
             )
     try:
-        check_shapes(shapes_of(untied(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part])
+        check_shapes(
+            shapes_of(untie_embedding(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part]
+        )
     except CheckpointError as error:
         if found.said is not None:
             raise

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import COMPONENTS, NANO, SPEECH_ENCODERS, TEXT_ENCODERS, TINY, Hallo3Config, to_dict
-from ..errors import InputError
+from ..errors import InputError, check_range
 from ..model.transformer import Hallo3Transformer
-from ..noise import make_generator, make_noise
+from ..noise import MAX_SEED, make_generator
 from ..speech.wav2vec2 import build_wav2vec2
-from ..text_encoder import build_t5, untied
+from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component_config import META, build_reference
 from .load import read_config, write_weights
@@ -39,7 +39,7 @@ class RandomComponent:
 def make_random_component(name: str, seed: int, size: str) -> RandomComponent:
     """One of ``PARTS``, in memory; the same seed gives the same values as the file of a whole set."""
     network, config = _BUILDERS[name](size)
-    return RandomComponent(config, untied(make_random_state(network, f"{seed}|{size}|{name}")))
+    return RandomComponent(config, untie_embedding(make_random_state(network, f"{seed}|{size}|{name}")))
 
 
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
@@ -48,7 +48,7 @@ def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     Raises ``InputError`` if the folder holds anything but an earlier random set, or for a seed outside
     64 bits.
     """
-    make_noise(seed)
+    check_range("seed", seed, 0, MAX_SEED)
     files = ModelFolder(folder)
     paths = {path.stem: path for path in files.all()}
     _claim(folder, list(paths.values()))

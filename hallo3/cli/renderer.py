@@ -85,5 +85,5 @@ class RunNetworks:
     def describe(self) -> str:
         """Which attention and kernels compute."""
         kernels, reason = self._request.kernels
-        attention = self.models.attention.ran or self._request.attention.title
+        attention = self._request.attention.title
         return f"attention by {attention}; {kernels.name} kernels" + (f" ({reason})" if reason else "")

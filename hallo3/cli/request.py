@@ -36,7 +36,7 @@ from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernel
 from ..offload.budget import MemoryPlan
 from ..quantization.precision import Precision, check_device, get_precision
 from ..segments import SegmentPlan, plan_segments
-from ..settings import UNTESTED, WHOLE, Settings, get_approximations, settings_for
+from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
@@ -221,7 +221,7 @@ class AnimateRequest:
             facts["attention"] = self.attention.name
         if preprocessing:
             facts["listening"] = preprocessing
-        if settings.guidance_interval != WHOLE:
+        if settings.guidance_interval != ALL_STEPS:
             facts["guidance interval"] = list(settings.guidance_interval)
         if settings.step_cache:
             facts["step cache"] = [settings.step_cache, settings.step_cache_bound]
@@ -346,7 +346,7 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
                 fix=f"remove --steps or {row.name}",
             )
         if row.saves(settings):
-            settings = row.on(settings)
+            settings = row.apply(settings)
             used.append(row.name)
         else:
             run = f"{settings.steps} step{'s' * (settings.steps > 1)}, guidance {settings.guidance_scale:g}"

@@ -1,4 +1,4 @@
-"""Joint self-attention and cross-attention, with keys and values as values one can hold.
+"""Joint self-attention and cross-attention; keys and values can be prepared ahead.
 
 B batch, T latent frames, M text tokens, N video tokens, D width, H heads.
 """
@@ -27,11 +27,8 @@ class KV(NamedTuple):
 
 
 class FoldedKV(NamedTuple):
-    """Keys [1, H, n, head_dim], and every head's values behind the output layer [H * n, D], with its bias
-    [D].
-
-    Of few tokens that stay the same: what attention puts out is their probabilities times ``values``.
-    """
+    """Keys [1, H, n, head_dim] of a few constant tokens; each head's values, multiplied by the output layer,
+    [H * n, D]; the output layer's bias [D]. Attention is then probabilities times ``values``."""
 
     k: Tensor
     values: Tensor
@@ -41,8 +38,8 @@ class FoldedKV(NamedTuple):
 class JointAttention(nn.Module):
     """Text and video attend to themselves and to the reference tokens (facts 3.2-3.5).
 
-    Reference tokens are keys and values only: the original computes their queries and throws the rows
-    away. Text and reference tokens are not rotated.
+    Reference tokens are keys and values only: the original computes their queries and discards the rows.
+    Text and reference tokens are not rotated.
     """
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
@@ -58,39 +55,32 @@ class JointAttention(nn.Module):
         self.heads = config.heads
 
     def forward(
-        self, tokens: Tensor, rotary: Rotary, reference: KV | None, *, text_follows: bool = True
+        self, tokens: Tensor, rotary: Rotary, reference: KV | None, *, return_text: bool = True
     ) -> Tensor:
-        """Normed text and video [B, M + N, D] -> what each takes in, same shape; without the text's rows if
-        no text follows."""
-        k, v = self._keys_and_values(tokens, rotary, reference)
-        if not text_follows:
-            tokens, rotary = tokens[:, rotary.text_tokens :], rotary.video
-        q = self.kernels.rotated(self.norm_q, self.to_q(tokens), self.heads, rotary.cos, rotary.sin)
-        return self.to_out[0](merge_heads(self.attention(q, k, v)))
-
-    def _keys_and_values(self, tokens: Tensor, rotary: Rotary, reference: KV | None) -> KV:
-        """Of the tokens, rotated, and behind them those of the reference tokens."""
-        turn, k = (rotary.cos, rotary.sin), self.to_k(tokens)
+        """Normed text and video [B, M + N, D] -> same shape, or [B, N, D] without ``return_text``."""
+        kernels, heads, tables = self.kernels, self.heads, (rotary.cos, rotary.sin)
         if reference is None:
-            rotated = self.kernels.rotated(self.norm_k, k, self.heads, *turn)
-            return KV(rotated, split_heads(self.to_v(tokens), self.heads))
-        rotated = self.kernels.rotated(self.norm_k, k, self.heads, *turn, reference.k)
-        values = self.kernels.followed(self.to_v, tokens, merge_heads(reference.v))
-        return KV(rotated, split_heads(values, self.heads))
+            k = kernels.qk_norm_rope(self.norm_k, self.to_k(tokens), heads, *tables)
+            v = self.to_v(tokens)
+        else:
+            k = kernels.qk_norm_rope(self.norm_k, self.to_k(tokens), heads, *tables, reference.k)
+            v = kernels.linear_concat(self.to_v, tokens, merge_heads(reference.v))
+        if not return_text:
+            tokens, rotary = tokens[:, rotary.text_tokens :], rotary.video
+        q = kernels.qk_norm_rope(self.norm_q, self.to_q(tokens), heads, rotary.cos, rotary.sin)
+        return self.to_out[0](merge_heads(self.attention(q, k, split_heads(v, heads))))
 
     def project(self, tokens: Tensor) -> KV:
-        """Keys and values of normed tokens [B, N, D], not rotated; prepares the reference features."""
-        return KV(
-            self.norm_k(split_heads(self.to_k(tokens), self.heads)),
-            split_heads(self.to_v(tokens), self.heads),
-        )
+        """Keys and values of normed tokens [B, N, D], not rotated: of the reference features."""
+        k, v = (split_heads(layer(tokens), self.heads) for layer in (self.to_k, self.to_v))
+        return KV(self.norm_k(k), v)
 
 
 class CrossAttention(nn.Module):
     """Video tokens attend to the face or audio tokens of their latent frame (facts 3, cross-attention).
 
-    Quirks kept: q and k pass the block's *self*-attention norms (handed in, not owned), queries are
-    rotated by latent frame 0's rows whatever their frame, keys are not rotated.
+    As in the original, q and k are normed by the block's *self*-attention norms (parameters of the methods),
+    all queries are rotated by latent frame 0's rows, and keys are not rotated.
     """
 
     def __init__(self, config: TrunkConfig, token_dim: int, layers: Layers) -> None:
@@ -100,16 +90,16 @@ class CrossAttention(nn.Module):
         self.to_v = layers.linear(token_dim, config.width)
         self.to_out = nn.ModuleList([layers.linear(config.width, config.width)])
         self.attention, self.kernels = layers.attention, layers.kernels
-        self.parameters_of = layers.parameters
+        self.read_parameters = layers.parameters
         self.heads = config.heads
 
     def forward(self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary) -> Tensor:
-        """Normed video [B, T*n, D] -> [B, T*n, D]. ``rotary`` has frame 0's n rows, ``kv`` a batch of B*T
-        (each frame its own tokens) or of 1 (the same for all)."""
+        """Normed video [B, T*n, D] -> same shape. ``rotary`` has frame 0's n rows; ``kv`` has a batch of B*T,
+        or of 1 for all frames."""
         batch, tokens, _ = video.shape
         per_frame = len(rotary.cos)
         frames = video.reshape(batch * tokens // per_frame, per_frame, -1)
-        q = self.kernels.rotated(norm_q, self.to_q(frames), self.heads, rotary.cos, rotary.sin)
+        q = self.kernels.qk_norm_rope(norm_q, self.to_q(frames), self.heads, rotary.cos, rotary.sin)
         if isinstance(kv, FoldedKV):
             out = folded_attention(q, kv)
         else:
@@ -119,28 +109,25 @@ class CrossAttention(nn.Module):
 
     def project(self, tokens: Tensor, norm_k: nn.Module) -> KV:
         """Keys and values of face or audio tokens [B, N, token_dim]."""
-        return KV(
-            norm_k(split_heads(self.to_k(tokens), self.heads)),
-            split_heads(self.to_v(tokens), self.heads),
-        )
+        k, v = (split_heads(layer(tokens), self.heads) for layer in (self.to_k, self.to_v))
+        return KV(norm_k(k), v)
 
     @property
     def foldable(self) -> bool:
-        """Whether the output layer only multiplies and adds: others may have given it another forward, or
-        hooks."""
+        """Whether the output layer is only a product: nobody has replaced its forward or hooked it."""
         layer = vars(self.to_out[0])
         return "forward" not in layer and not layer["_forward_hooks"]
 
     def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
-        """Few tokens [1, n, token_dim] that all frames share, with the output layer's product taken ahead."""
+        """Fold the output layer into the values of tokens [1, n, token_dim] that all frames share."""
         k, v = self.project(tokens, norm_k)
-        weight, bias = self.parameters_of(self.to_out[0], v)
+        weight, bias = self.read_parameters(self.to_out[0], v)
         by_head = weight.view(len(weight), self.heads, -1).permute(1, 2, 0)
         return FoldedKV(k, torch.matmul(v[0], by_head).flatten(0, 1), bias)
 
 
 def folded_attention(q: Tensor, kv: FoldedKV) -> Tensor:
-    """Queries [F, H, N, head_dim] -> what they take in, behind the output layer [F, N, D]."""
+    """Queries [F, H, N, head_dim] -> attention after the output layer [F, N, D]."""
     scores = torch.matmul(q, kv.k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    shares = scores.float().softmax(dim=-1).to(q.dtype)
-    return F.linear(shares.transpose(1, 2).flatten(-2), kv.values.t(), kv.bias)
+    probabilities = scores.float().softmax(dim=-1).to(q.dtype)
+    return F.linear(probabilities.transpose(1, 2).flatten(-2), kv.values.t(), kv.bias)

@@ -1,4 +1,4 @@
-"""The two blocks: CogVideoX's, and Hallo3's, which hears a face and a voice between its halves.
+"""Transformer blocks: CogVideoX's, and Hallo3's with cross-attention to face and audio between its halves.
 
 B batch, T latent frames, N tokens, D width, H heads, d head channels.
 """
@@ -29,20 +29,19 @@ class BlockModulation(NamedTuple):
 
 
 class Modulation(NamedTuple):
-    """All a trunk needs to know of S timesteps: one item a block, and the head's [S, 2, D]."""
+    """Modulation of S timesteps: one item per block, and the head's [S, 2, D]."""
 
     blocks: Sequence[BlockModulation]
     head: Tensor
 
     def step(self, index: int) -> Modulation:
-        """One of the S timesteps."""
         one = slice(index, index + 1)
         blocks = (BlockModulation(*(part[one] for part in block)) for block in self.blocks)
         return Modulation(tuple(blocks), self.head[one])
 
 
 class AdaLayerNormZero(nn.Module):
-    """One LayerNorm for video and text, modulated apart, with a gate for each (facts 3.1)."""
+    """One LayerNorm for video and text, with separate modulation and gates (facts 3.1)."""
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
@@ -55,17 +54,16 @@ class AdaLayerNormZero(nn.Module):
         return self.linear(F.silu(time)).unflatten(-1, (6, -1))
 
     def video(self, video: Tensor, modulation: Tensor) -> Tensor:
-        """Normed, modulated video tokens; the reference network hands these out as its features."""
+        """Normed, modulated video tokens: the reference network's features."""
         return modulate(self.norm(video), modulation[:, 0:1], modulation[:, 1:2])
 
     def forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
-        """Video [B, N, D] and text [B, M, D], normed and modulated -> one sequence [B, M + N, D], text
-        first."""
-        return self.kernels.modulated(self.norm, video, text, modulation)
+        """Norm and modulate video [B, N, D] and text [B, M, D] -> one sequence [B, M + N, D], text first."""
+        return self.kernels.adaln_modulate(self.norm, video, text, modulation)
 
 
 class AdaLayerNorm(nn.Module):
-    """The norm before the output head; its eps is 1e-6 where all others are 1e-5 (facts 2.5)."""
+    """The norm before the output head; its eps is 1e-6, all others' 1e-5 (facts 2.5)."""
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
@@ -89,7 +87,7 @@ class GELU(nn.Module):
         self.kernels = layers.kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.kernels.activated(self.proj, x)
+        return self.kernels.linear_gelu(self.proj, x)
 
 
 class FeedForward(nn.Module):
@@ -107,8 +105,8 @@ class FeedForward(nn.Module):
 
 
 class BlockConditions(NamedTuple):
-    """What a Hallo3 block hears of one guidance batch: reference [1, H, R, d], face [1 or B*T, H, n, d],
-    folded where all share it, and audio [B*T, H, n, d]."""
+    """Reference [1, H, R, d], face [1 or B*T, H, n, d] (folded if all frames share it) and audio [B*T, H, n,
+    d]."""
 
     reference: KV
     face: KV | FoldedKV
@@ -116,7 +114,7 @@ class BlockConditions(NamedTuple):
 
 
 class Block(nn.Module):
-    """Joint attention, then a joint MLP, each behind its own adaptive norm (facts 3)."""
+    """Joint attention, then a joint MLP, each after its own adaptive norm (facts 3)."""
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
@@ -127,7 +125,6 @@ class Block(nn.Module):
         self.kernels = layers.kernels
 
     def modulation(self, time: Tensor) -> BlockModulation:
-        """What time vectors [S, time_dim] do to this block."""
         return BlockModulation(self.norm1.modulation(time), self.norm2.modulation(time))
 
     def attend(
@@ -138,27 +135,27 @@ class Block(nn.Module):
         rotary: Rotary,
         reference: KV | None,
         *,
-        text_follows: bool = True,
+        return_text: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """First half: text and video attend to themselves and to the reference tokens. Text stays as it is if
-        none follows."""
+        """First half: text and video attend to themselves and to the reference tokens. Without
+        ``return_text`` the text stays as it is."""
         m = modulation.attention
-        out = self.attn1(self.norm1(video, text, m), rotary, reference, text_follows=text_follows)
-        return self._added(video, text, out, m)
+        out = self.attn1(self.norm1(video, text, m), rotary, reference, return_text=return_text)
+        return self._add_gated(video, text, out, m)
 
     def feed_forward(
-        self, video: Tensor, text: Tensor, modulation: BlockModulation, *, text_follows: bool = True
+        self, video: Tensor, text: Tensor, modulation: BlockModulation, *, return_text: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Second half: one MLP for text and video."""
         m = modulation.feed_forward
-        out = self.ff(self.norm2(video, text if text_follows else text[:, :0], m))
-        return self._added(video, text, out, m)
+        out = self.ff(self.norm2(video, text if return_text else text[:, :0], m))
+        return self._add_gated(video, text, out, m)
 
-    def _added(self, video: Tensor, text: Tensor, out: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Updates [B, M + N, D], or video's alone [B, N, D], under their gates."""
+    def _add_gated(self, video: Tensor, text: Tensor, out: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Add updates [B, M + N, D], or video's alone [B, N, D], with their gates."""
         first = out.shape[1] - video.shape[1]
-        added = self.kernels.gated(video, out[:, first:], m[:, 2:3])
-        return added, self.kernels.gated(text, out[:, :first], m[:, 5:6]) if first else text
+        video = self.kernels.gated_residual(video, out[:, first:], m[:, 2:3])
+        return video, self.kernels.gated_residual(text, out[:, :first], m[:, 5:6]) if first else text
 
 
 class CogVideoXBlock(Block):
@@ -187,28 +184,30 @@ class Hallo3Block(Block):
         text: Tensor,
         modulation: BlockModulation,
         rotary: Rotary,
-        heard: BlockConditions,
+        conditions: BlockConditions,
         *,
-        text_follows: bool = True,
+        return_text: bool = True,
     ) -> tuple[Tensor, Tensor]:
         norm_q = self.attn1.norm_q
-        video, text = self.attend(video, text, modulation, rotary, heard.reference, text_follows=text_follows)
-        video = video + self.attn_face(self.norm_face(video), heard.face, norm_q, rotary.frame_0)
-        video = video + self.attn_audio(self.norm_audio(video), heard.audio, norm_q, rotary.frame_0)
-        return self.feed_forward(video, text, modulation, text_follows=text_follows)
+        video, text = self.attend(
+            video, text, modulation, rotary, conditions.reference, return_text=return_text
+        )
+        video = video + self.attn_face(self.norm_face(video), conditions.face, norm_q, rotary.frame_0)
+        video = video + self.attn_audio(self.norm_audio(video), conditions.audio, norm_q, rotary.frame_0)
+        return self.feed_forward(video, text, modulation, return_text=return_text)
 
     def reference_kv(self, features: Tensor) -> KV:
-        """Keys and values of this block's reference features [1, R, D]."""
+        """Of this block's reference features [1, R, D]."""
         return self.attn1.project(features)
 
     def face_kv(self, tokens: Tensor) -> KV:
-        """Keys and values of the face tokens [1, n, token_dim]."""
+        """Of the face tokens [1, n, token_dim]."""
         return self.attn_face.project(tokens, self.attn1.norm_k)
 
     def fold_output_projection(self, tokens: Tensor) -> FoldedKV:
-        """The same, folded with the output layer: one face for all frames and samples."""
+        """Of one face for all frames and samples; folded with the output layer."""
         return self.attn_face.fold(tokens, self.attn1.norm_k)
 
     def audio_kv(self, tokens: Tensor) -> KV:
-        """Keys and values of the audio tokens [T, n, token_dim], one row a latent frame."""
+        """Of the audio tokens [T, n, token_dim], one row per latent frame."""
         return self.attn_audio.project(tokens, self.attn1.norm_k)

@@ -1,4 +1,5 @@
-"""Tokens, positions and time: what happens before the first block and after the last.
+"""Embeddings before the first block: patches, text, time, rotary tables, audio and face; unpatching after the
+last.
 
 B batch, C channels, T latent frames, H x W latent grid, N tokens, D width.
 """
@@ -32,10 +33,10 @@ class PatchEmbed(nn.Module):
         self.text_tokens = config.text_tokens
 
     def text(self, prompt_embeds: Tensor) -> Tensor:
-        """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]; N is at most the text length,
-        else ``ShapeError``: what follows are the positions of video."""
-        most = min(prompt_embeds.shape[-2], self.text_tokens)
-        check_shape(tuple(prompt_embeds.shape), (None, most, None), "The prompt embedding")
+        """Prompt embedding [B, N, text_dim] -> text tokens [B, N, D]. Raises ``ShapeError`` if N is above the
+        text length, where video's positions begin."""
+        length = min(prompt_embeds.shape[-2], self.text_tokens)
+        check_shape(tuple(prompt_embeds.shape), (None, length, None), "The prompt embedding")
         tokens: Tensor = self.text_proj(prompt_embeds)
         return tokens + self._positions(0, tokens)
 
@@ -85,7 +86,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines [M + N, head_dim] of M text tokens, which stand still, and N video tokens."""
+    """Cosines and sines [M + N, head_dim] of M text tokens, which are not rotated, and N video tokens."""
 
     cos: Tensor
     sin: Tensor
@@ -94,25 +95,22 @@ class Rotary(NamedTuple):
 
     @property
     def frame_0(self) -> Rotary:
-        """The rows of latent frame 0."""
         first, n = self.text_tokens, self.tokens_per_frame
         return Rotary(self.cos[first : first + n], self.sin[first : first + n], n)
 
     @property
     def video(self) -> Rotary:
-        """The rows of the video tokens."""
         first = self.text_tokens
         return Rotary(self.cos[first:], self.sin[first:], self.tokens_per_frame)
 
     def to(self, like: Tensor) -> Rotary:
-        """The tables in another tensor's type and place."""
         return self._replace(cos=self.cos.to(like), sin=self.sin.to(like))
 
 
 def rotary_tables(config: TrunkConfig, grid: LatentShape, text_tokens: int = 0) -> Rotary:
     """3D rotary tables in float32 on the CPU: a quarter of the head for time, three eighths for row and
-    column each; every angle stands twice, for neighbouring channels (facts 3, RoPE). The rows of
-    ``text_tokens`` come first and turn by nothing."""
+    column each; each angle is repeated for two neighbouring channels (facts 3, RoPE). ``text_tokens`` rows of
+    angle 0 come first."""
     dims = config.head_dim // 4, config.head_dim // 8 * 3, config.head_dim // 8 * 3
     extents = grid.frames, grid.rows, grid.columns
     axes: list[Tensor] = []
@@ -131,10 +129,10 @@ PROJECTION_EPS = 1e-5
 
 
 class AudioProjection(nn.Module):
-    """One window a video frame in, one group of audio tokens a latent frame out.
+    """One speech window per video frame -> one group of audio tokens per latent frame.
 
-    Quirks kept: both temporal reductions share one convolution; an odd count keeps its first frame
-    unmixed (golden ``audio_proj_frame_counts``).
+    As in the original, both temporal reductions share one convolution, and an odd count keeps its first frame
+    (golden ``audio_proj_frame_counts``).
     """
 
     def __init__(self, config: AudioConfig, layers: Layers) -> None:

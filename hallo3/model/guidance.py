@@ -1,42 +1,62 @@
-"""Both guidance branches behind one call: ``predict(latents, step)`` -> velocities, unconditional first."""
+"""Classifier-free guidance: ``predict(latents, step)`` -> velocities, the unconditional branch first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .conditions import Conditions, RunConditions, SegmentConditions, conditional, paired, unconditional
+from .attention import KV
+from .conditions import Conditions, RunConditions, SegmentConditions
+from .layers import LazyParameters
 from .transformer import Hallo3Transformer
 
 Predict = Callable[[Tensor, int], Tensor]
 """Latents [1, C, T, H, W] and a step index -> velocities of every branch [B, C, T, H, W]."""
 
 
+def unconditional(run: RunConditions) -> Conditions:
+    """Zero text and silent audio; face, reference and image latents stay (facts 6)."""
+    return _conditions(run, run.text[:1], run.silence)
+
+
+def conditional(run: RunConditions, segment: SegmentConditions) -> Conditions:
+    return _conditions(run, run.text[1:], segment.audio)
+
+
+def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:
+    return Conditions(text=text, reference=run.reference, face=run.face, audio=audio, rotary=run.rotary)
+
+
 def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
-    """One forward pass for both branches, as the original does."""
-    both = paired(run, segment)
+    """One forward pass of a batch of 2, as in the original."""
+
+    def pair(index: int) -> KV:
+        sides = zip(run.silence[index], segment.audio[index], strict=True)
+        return KV(*(torch.cat(side) for side in sides))
+
+    both = _conditions(run, run.text, LazyParameters(pair, len(run.silence)))
     return lambda latents, step: _forward(dit, run, segment, both, latents, step)
 
 
 def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
-    """One forward pass after the other: half the activations, the same numbers."""
-    one_by_one = unconditional(run), conditional(run, segment)
+    """Two forward passes: half the activations, the same numbers."""
+    branches = unconditional(run), conditional(run, segment)
 
     def predict(latents: Tensor, step: int) -> Tensor:
-        return torch.cat([_forward(dit, run, segment, branch, latents, step) for branch in one_by_one])
+        return torch.cat([_forward(dit, run, segment, branch, latents, step) for branch in branches])
 
     return predict
 
 
 def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
-    """Both passes abreast, block by block: for weights that come from elsewhere, which come once a step."""
-    both = unconditional(run), conditional(run, segment)
+    """Both branches through each block in turn, so that streamed weights are fetched once per step."""
+    branches = unconditional(run), conditional(run, segment)
 
     def predict(latents: Tensor, step: int) -> Tensor:
         noisy, image_latents = latents.to(run.text), segment.image_latents.to(run.text)
-        return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], both))
+        return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], branches))
 
     return predict
 
@@ -46,7 +66,6 @@ GUIDANCE_PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentCo
     "sequential": sequential_branches,
     "layer-major": layer_major_branches,
 }
-"""How both guidance branches are computed, by name."""
 
 
 def single_branch(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
@@ -59,11 +78,10 @@ def _forward(
     dit: Hallo3Transformer,
     run: RunConditions,
     segment: SegmentConditions,
-    heard: Conditions,
+    conditions: Conditions,
     latents: Tensor,
     step: int,
 ) -> Tensor:
-    branches = len(heard.text)
-    noisy = latents.to(run.text).expand(branches, -1, -1, -1, -1)
+    noisy = latents.to(run.text).expand(len(conditions.text), -1, -1, -1, -1)
     image_latents = segment.image_latents.to(run.text).expand_as(noisy)
-    return dit(noisy, image_latents, run.steps[step], heard)
+    return dit(noisy, image_latents, run.steps[step], conditions)

@@ -1,7 +1,6 @@
-"""What a network is built from: layers and attention are injected, so any host can lend its own.
+"""Layers, attention and kernels are injected into the networks, so that a host can use its own.
 
-``torch.nn`` satisfies :class:`Ops` as it stands; ComfyUI's cast namespaces do too. Nothing here, and no
-network, moves or casts itself.
+``torch.nn`` satisfies :class:`Ops`; ComfyUI's casting namespaces do, too. No network moves or casts itself.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ T = TypeVar("T")
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Full softmax attention: q [B, H, N, D], k and v [B, H, M, D] -> [B, H, N, D], scale 1/sqrt(D)."""
 Parameters = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
-"""A layer -> its weight and bias in a tensor's type and place."""
+"""Layer, tensor -> the layer's weight and bias in the tensor's type and on its device."""
 
 
 class Ops(Protocol):
@@ -37,16 +36,13 @@ class Ops(Protocol):
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's own attention."""
     return F.scaled_dot_product_attention(q, k, v)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """The building kit handed to every network: whose layers, attention and kernels, where and in what type.
-
-    ``parameters`` reads a layer's weight and bias as they are computed with, for what is prepared of them.
-    """
+    """Builds the layers of a network. ``parameters`` reads a layer's weight and bias as it computes with
+    them."""
 
     ops: Ops = nn
     attention: Attention = sdpa
@@ -56,32 +52,31 @@ class Layers:
     dtype: torch.dtype | None = None
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def _factory(self) -> dict[str, Any]:
         return {"device": self.device, "dtype": self.dtype}
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """Linear with bias; every one of Hallo3's has it."""
-        return self.ops.Linear(inputs, outputs, **self._place)
+        """With bias."""
+        return self.ops.Linear(inputs, outputs, **self._factory)
 
     def norm(self, width: int, eps: float) -> nn.Module:
-        """LayerNorm with weight and bias."""
-        return self.ops.LayerNorm(width, eps=eps, **self._place)
+        """With weight and bias."""
+        return self.ops.LayerNorm(width, eps=eps, **self._factory)
 
     def conv1d(self, inputs: int, outputs: int, size: int) -> nn.Module:
-        """Conv1d whose stride is its kernel."""
-        return self.ops.Conv1d(inputs, outputs, size, stride=size, **self._place)
+        """The stride is the kernel size."""
+        return self.ops.Conv1d(inputs, outputs, size, stride=size, **self._factory)
 
     def conv2d(self, inputs: int, outputs: int, size: int) -> nn.Module:
-        """Conv2d whose stride is its kernel."""
-        return self.ops.Conv2d(inputs, outputs, size, stride=size, **self._place)
+        """The stride is the kernel size."""
+        return self.ops.Conv2d(inputs, outputs, size, stride=size, **self._factory)
 
     def table(self, *shape: int) -> nn.Parameter:
-        """A learned table."""
-        return nn.Parameter(torch.empty(*shape, **self._place), requires_grad=False)
+        return nn.Parameter(torch.empty(*shape, **self._factory), requires_grad=False)
 
 
 class LazyParameters(Sequence[T]):
-    """A sequence that makes an item each time it is read: what a small card uses instead of a tuple."""
+    """A sequence that computes an item each time it is read: used instead of a tuple to save memory."""
 
     def __init__(self, make: Callable[[int], T], length: int) -> None:
         self._make, self._length = make, length

@@ -1,4 +1,4 @@
-"""Hallo3's diffusion transformer: prepare what is constant, hear a segment, predict the velocity.
+"""Hallo3's diffusion transformer and reference network: prepare what is constant, then predict the velocity.
 
 B batch, C latent channels, T latent frames, F video frames, R reference tokens, D width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import Hallo3Config, TrunkConfig
 from ..geometry import PATCH, LatentShape, check_shape
 from .attention import KV
-from .blocks import BLOCK_EPS, AdaLayerNorm, Block, CogVideoXBlock, Hallo3Block, Modulation
+from .blocks import BLOCK_EPS, AdaLayerNorm, Block, BlockConditions, CogVideoXBlock, Hallo3Block, Modulation
 from .conditions import Conditions, RunConditions
 from .embeddings import AudioProjection, FaceProjection, PatchEmbed, TimestepEmbedding, rotary_tables, unpatch
 from .layers import Layers, LazyParameters
@@ -37,10 +37,8 @@ class Trunk(nn.Module):
         self.proj_out = layers.linear(config.width, PATCH * PATCH * config.latent_channels)
 
     def modulate(self, timesteps: Tensor, like: Tensor, *, on_access: bool = False) -> Modulation:
-        """What S timesteps do to every block and to the head, in ``like``'s type.
-
-        ``on_access`` leaves each block's part to the moment it is read. Timesteps may be fractional.
-        """
+        """Modulation of S timesteps, which may be fractional, in ``like``'s type; with ``on_access`` a
+        block's part is computed when it is read."""
         time = self.time_embedding(timesteps.to(like.device), like.dtype)
         blocks = LazyParameters(
             lambda index: self._block(index).modulation(time), len(self.transformer_blocks)
@@ -48,10 +46,9 @@ class Trunk(nn.Module):
         return Modulation(blocks if on_access else tuple(blocks), self.norm_out.modulation(time))
 
     def embed(self, latents: Tensor, image_latents: Tensor) -> Tensor:
-        """Video tokens [B, N, D] of latents [B, C, T, H, W]; ``ShapeError`` if they are off the grid."""
-        channels, grid = self.config.latent_channels, self.latent
-        wanted = (None, channels, None, grid.height, grid.width)
-        check_shape(tuple(latents.shape), wanted, "The latent video")
+        """Latents [B, C, T, H, W] -> video tokens [B, N, D]. Raises ``ShapeError`` for another grid."""
+        expected = (None, self.config.latent_channels, None, self.latent.height, self.latent.width)
+        check_shape(tuple(latents.shape), expected, "The latent video")
         check_shape(tuple(image_latents.shape), tuple(latents.shape), "The image latents")
         return self.patch_embed.video(latents, image_latents)
 
@@ -65,26 +62,25 @@ class Trunk(nn.Module):
 
 
 class ReferenceNetwork(Trunk):
-    """A second CogVideoX with its own weights, read from the inside (facts 4)."""
+    """A second CogVideoX with its own weights; its hidden states are the reference features (facts 4)."""
 
     def __init__(self, config: TrunkConfig, latent: LatentShape, layers: Layers) -> None:
         blocks = (CogVideoXBlock(config, layers) for _ in range(config.layers))
         super().__init__(config, latent, blocks, layers)
 
     def features(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Portrait latents [B, C, 1, H, W] -> per block [B, R, D]: the video tokens as they enter its
-        attention, normed and modulated at t = 0.
+        """Portrait latents [B, C, 1, H, W] -> per block [B, R, D]: the video tokens that enter its attention,
+        normed and modulated at t = 0.
 
-        The latents are concatenated with themselves; the text is zeros at inference, the caption in
-        training. What follows the last tensor is never computed. Golden ``ref_net_forward``.
+        The latents are concatenated with themselves; the text is zeros at inference, the caption in training.
+        Stops before the last block's attention. Golden ``ref_net_forward``.
         """
-        still = self.modulate(torch.zeros(1), latents)
-        tokens = self._tokens(latents, latents, self._text(latents, prompt_embeds), still)
-        found: list[Tensor] = []
-        for index, (video, _) in enumerate(islice(tokens, self.config.layers)):
-            norm1 = self._block(index).norm1
-            found.append(norm1.video(video, still.blocks[index].attention))
-        return tuple(found)
+        modulation = self.modulate(torch.zeros(1), latents)
+        tokens = self._tokens(latents, latents, self._text(latents, prompt_embeds), modulation)
+        return tuple(
+            self._block(index).norm1.video(video, modulation.blocks[index].attention)
+            for index, (video, _) in enumerate(islice(tokens, self.config.layers))
+        )
 
     def forward(
         self, latents: Tensor, image_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor | None = None
@@ -118,7 +114,7 @@ T = TypeVar("T")
 
 
 class Hallo3Transformer(Trunk):
-    """CogVideoX with reference tokens in its self-attention and cross-attention to a face and a voice."""
+    """CogVideoX with reference tokens in its self-attention and cross-attention to face and audio."""
 
     def __init__(self, config: Hallo3Config, layers: Layers) -> None:
         latent: LatentShape = config.segment.shape.latent
@@ -130,25 +126,27 @@ class Hallo3Transformer(Trunk):
         self.window_shape = (config.segment.frames, audio.window, audio.layers, audio.channels)
 
     def forward(
-        self, latents: Tensor, image_latents: Tensor, modulation: Modulation, heard: Conditions
+        self, latents: Tensor, image_latents: Tensor, modulation: Modulation, conditions: Conditions
     ) -> Tensor:
         """Noisy and image latents [B, C, T, H, W] -> velocity [B, C, T, H, W].
 
-        ``modulation`` has one row for all or one a sample. Golden ``dit_forward_b1``.
+        ``modulation`` has one row for all samples or one per sample. Golden ``dit_forward_b1``.
         """
-        return self.forward_layerwise(latents, image_latents, modulation, (heard,))[0]
+        return self.forward_layerwise(latents, image_latents, modulation, (conditions,))[0]
 
     def forward_layerwise(
         self, latents: Tensor, image_latents: Tensor, modulation: Modulation, passes: Sequence[Conditions]
     ) -> list[Tensor]:
-        """Several forward passes over the same latents, block by block: a block's weights are read once for
-        all of them. The numbers are those of one pass after the other."""
-        modulated, last = zip(self.transformer_blocks, modulation.blocks, strict=True), self.config.layers - 1
-        tokens = [(self.embed(latents, image_latents), heard.text) for heard in passes]
-        for index, (block, m) in enumerate(modulated):
-            for place, heard in enumerate(passes):
-                tokens[place] = cast(Hallo3Block, block)(
-                    *tokens[place], m, heard.rotary, heard.block(index), text_follows=index < last
+        """Several forward passes over the same latents, block by block, so that a block's weights are read
+        once. The numbers are those of one pass after the other."""
+        last = self.config.layers - 1
+        tokens = [(self.embed(latents, image_latents), each.text) for each in passes]
+        for index, block in enumerate(self.transformer_blocks):
+            m = modulation.blocks[index]
+            for number, each in enumerate(passes):
+                conditions = BlockConditions(each.reference[index], each.face[index], each.audio[index])
+                tokens[number] = cast(Hallo3Block, block)(
+                    *tokens[number], m, each.rotary, conditions, return_text=index < last
                 )
         return [self.head(video, modulation.head) for video, _ in tokens]
 
@@ -162,11 +160,12 @@ class Hallo3Transformer(Trunk):
         on_access: bool = False,
         steps_on_access: bool = False,
     ) -> RunConditions:
-        """All that stays the same for a run: features [1, R, D] per block, embedding [1, E], prompt
-        [1, M, text_dim], timesteps [S].
+        """Conditions of a run, from features [1, R, D] per block, embedding [1, E], prompt [1, M, text_dim]
+        and timesteps [S].
 
-        ``on_access`` projects the reference features when a block reads them, ``steps_on_access`` what the
-        timesteps do to it (small cards); the numbers are equal up to rounding.
+        With ``on_access`` the reference features are projected when a block reads them, with
+        ``steps_on_access`` the modulations computed then (for small GPUs); the results are equal up to
+        rounding.
         """
         like = prompt_embeds
         texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
@@ -177,7 +176,7 @@ class Hallo3Transformer(Trunk):
                 lambda block, i: block.reference_kv(reference_features[i].to(like)), on_access
             ),
             face=self._per_block(lambda block, _: block.fold_output_projection(face_tokens), False),
-            silence=self.hear(like.new_zeros(1, *self.window_shape), on_access=on_access),
+            silence=self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=on_access),
             rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
             steps=self._steps(timesteps.to(like.device), like, steps_on_access),
         )
@@ -190,16 +189,17 @@ class Hallo3Transformer(Trunk):
         windows: Tensor,
         latent_frames: Sequence[int] | None = None,
     ) -> Conditions:
-        """What one pass reads, projected when a block reads it: for training, and for a host that prepares
-        nothing.
+        """Conditions of one pass, projected when a block reads them: for training and for ComfyUI, which
+        prepare nothing.
 
         Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim], windows as in
-        :meth:`hear`. A portrait serves the whole batch, or every sample has its own.
+        :meth:`encode_audio`.
+
         """
         like = prompt_embeds
         frames = self.latent.frames if latent_frames is None else len(latent_frames)
         faces = self.face_proj(face_embedding.to(like))
-        apart = faces.repeat_interleave(frames, dim=0)
+        per_frame = faces.repeat_interleave(frames, dim=0)
         return Conditions(
             text=self.patch_embed.text(prompt_embeds),
             reference=self._per_block(
@@ -209,20 +209,20 @@ class Hallo3Transformer(Trunk):
                 lambda block, _: (
                     block.fold_output_projection(faces)
                     if len(faces) == 1 and block.attn_face.foldable
-                    else block.face_kv(apart)
+                    else block.face_kv(per_frame)
                 ),
                 True,
             ),
-            audio=self.hear(windows, latent_frames=latent_frames, on_access=True),
+            audio=self.encode_audio(windows, latent_frames=latent_frames, on_access=True),
             rotary=rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like),
         )
 
-    def hear(
+    def encode_audio(
         self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
     ) -> Sequence[KV]:
-        """Speech windows [B, F, window, layers, channels] -> each block's audio keys/values [B*T, H, n, d].
+        """Speech windows [B, F, window, layers, channels] -> audio keys/values [B*T, H, n, d] per block.
 
-        ``latent_frames`` picks some of a segment's latent frames, for a host that samples them apart.
+        ``latent_frames`` selects some of a segment's latent frames, for a host that samples those only.
         """
         tokens = self.audio_proj(windows)
         if latent_frames is not None:
@@ -237,11 +237,11 @@ class Hallo3Transformer(Trunk):
                 return self.modulate(timesteps[index : index + 1], like, on_access=True)
 
             return LazyParameters(step, len(timesteps))
-        every = self.modulate(timesteps, like)
-        return tuple(every.step(index) for index in range(len(timesteps)))
+        modulation = self.modulate(timesteps, like)
+        return tuple(modulation.step(index) for index in range(len(timesteps)))
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
-        made = LazyParameters(
+        lazy = LazyParameters(
             lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers
         )
-        return made if on_access else tuple(made)
+        return lazy if on_access else tuple(lazy)

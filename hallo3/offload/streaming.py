@@ -133,7 +133,7 @@ def sent(
         return kept.to(device)
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in kept.items()}
-    return {name: locking.copied(tensor).to(device, non_blocking=True) for name, tensor in kept.items()}
+    return {name: locking.copy(tensor).to(device, non_blocking=True) for name, tensor in kept.items()}
 
 
 def _chunks(size: int, locking: PinnedAllocator) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Samplers: each is one function that knows a denoiser, a schedule and a source of noise."""
+"""Samplers: functions of a denoiser, start noise, a schedule and a source of noise."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..errors import InputError
 from .schedule import Schedule, Step
 
 Predict = Callable[[Tensor, int], Tensor]
-"""Noisy latents and a step's index -> velocities of one branch, or of both."""
+"""Noisy latents, step index -> velocities of one branch, or of both (unconditional first)."""
 Denoise = Callable[[Tensor, Step], Tensor]
-"""Noisy latents and the step they stand at -> denoised estimate, same shape, float32."""
+"""Noisy latents and their step -> denoised estimate, same shape, float32."""
 
 
 def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
-    """Denoise by a network that predicts the velocity of one branch, or of an unconditional and a
-    conditional one (batch of 2, in that order).
+    """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6).
 
-    Guidance stays at ``guidance_scale`` for all steps: the original computes a cosine schedule and
-    ignores it. It acts on x0 in float32 (facts 6).
+    Guidance is constant: the original computes a cosine schedule and ignores it.
     """
 
     def denoise(noisy: Tensor, step: Step) -> Tensor:
@@ -33,27 +30,27 @@ def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
         denoised = step.table_alpha * noisy - noise_scale(step.table_alpha) * velocity
         if len(denoised) == 1:
             return denoised
-        without, given = denoised[:1], denoised[1:]
-        return without + guidance_scale * (given - without)
+        unconditional, conditional = denoised[:1], denoised[1:]
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     return denoise
 
 
 def limit_guidance(guided: range, both: Predict, conditional: Predict) -> Predict:
-    """Both branches in the steps ``guided``, the conditional one alone in all others (guidance in a limited
+    """Predict both branches in the steps ``guided``, the conditional one in all others (guidance in a limited
     interval: Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
     return lambda latents, step: (both if step in guided else conditional)(latents, step)
 
 
 def noise_scale(alpha: float) -> float:
-    """sqrt(1 - alpha^2), rounded as float32 rounds it."""
+    """sqrt(1 - alpha^2), rounded to float32."""
     return float(np.sqrt(1 - np.float32(alpha) ** 2))
 
 
 StepNoise = Callable[[int], Tensor]
-"""Step index -> fresh normal noise in the latents' shape, type and place."""
+"""Step index -> normal noise in the latents' shape and type, on their device."""
 Report = Callable[[int], None]
-"""Called with the number of finished steps."""
+"""Number of finished steps -> None."""
 Sampler = Callable[[Denoise, Tensor, Schedule, StepNoise, Report], Tensor]
 """Start noise [1, C, T, H, W] float32 -> latents, same shape."""
 Array = npt.NDArray[np.float32]
@@ -64,9 +61,9 @@ def sample_dpmpp_2m_sde(
 ) -> Tensor:
     """DPM-Solver++(2M) SDE (Lu et al. 2022, arXiv 2211.01095) as the original steps it.
 
-    Golden ``sampler_toy_50steps``, bit for bit. The original draws noise twice in most steps and
-    discards the first; a source keyed by step need not. The last step returns the estimate itself, and so
-    does every step to less noise than float32 tells from none.
+    Golden ``sampler_toy_50steps``, bit for bit. The original draws noise twice in most steps and discards the
+    first; a source keyed by step need not. A step to no noise, or too little for float32, returns the
+    estimate.
     """
     previous: Tensor | None = None
     for step, c in zip(schedule.steps, solver_coefficients(schedule), strict=True):
@@ -84,19 +81,16 @@ def sample_dpmpp_2m_sde(
 def sample_ddim(
     denoise: Denoise, latents: Tensor, schedule: Schedule, noise: StepNoise, report: Report
 ) -> Tensor:
-    """DDIM without noise (Song et al. 2020, arXiv 2010.02502, eta 0): the start noise decides all.
-
-    A step to less noise than float32 tells from none returns the estimate itself.
-    """
+    """DDIM without noise (Song et al. 2020, arXiv 2010.02502, eta 0)."""
     del noise
     for step in schedule.steps:
         denoised = denoise(latents, step)
-        left = noise_scale(step.next_alpha)
-        if left == 0.0:
+        next_noise = noise_scale(step.next_alpha)
+        if next_noise == 0.0:
             latents = denoised
         else:
-            leftover = (latents - step.alpha * denoised) / noise_scale(step.alpha)
-            latents = step.next_alpha * denoised + left * leftover
+            direction = (latents - step.alpha * denoised) / noise_scale(step.alpha)
+            latents = step.next_alpha * denoised + next_noise * direction
         report(step.index + 1)
     return latents
 
@@ -106,9 +100,8 @@ def sample_dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) without noise (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order.
 
-    A step out of pure noise has an infinite log-SNR behind it and is taken to first order, and so is the one
-    after it: that is the formula's limit, not a special case. The last step returns the estimate itself, as
-    the original's sampler does.
+    The step from pure noise starts at an infinite log-SNR, so it and the next are first order: the formula's
+    limit. The last step returns the estimate, as in the original's sampler.
     """
     del noise
     previous: Tensor | None = None
@@ -117,8 +110,8 @@ def sample_dpmpp_2m(
         if step.next_alpha == 1.0:
             latents = denoised
         else:
-            ahead = denoised if previous is None else denoised + c.ahead * (denoised - previous)
-            latents = c.keep * latents + c.move * ahead
+            estimate = denoised if previous is None else denoised + c.ahead * (denoised - previous)
+            latents = c.keep * latents + c.move * estimate
         previous = denoised
         report(step.index + 1)
     return latents
@@ -133,21 +126,21 @@ class OdeCoefficients(NamedTuple):
 
 
 def ode_coefficients(schedule: Schedule) -> tuple[OdeCoefficients, ...]:
-    """Every step's multipliers, in double precision; finite for pure noise and for none.
+    """Coefficients of every step, in double precision; finite for pure noise and for none.
 
-    ``move`` is next_alpha (1 - exp(-h)), h being the step's way in log-SNR; exp(-h) next_alpha is alpha keep.
-    ``ahead`` is h over twice the way of the step before. A sigma so small that alpha is 1 is none: steps from
-    there return the estimate; a step that goes no way tells the next one nothing.
+    ``move`` is next_alpha (1 - exp(-h)), where h is the step in log-SNR; exp(-h) next_alpha is alpha keep.
+    ``ahead`` is h over twice the previous h. A step from an alpha of 1 returns the estimate; after a step of
+    0, ``ahead`` is 0.
     """
-    ends = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
-    sigmas = [math.sqrt((1 - alpha) * (1 + alpha)) for alpha in ends]
-    ways = [_log_snr(after) - _log_snr(before) for before, after in pairwise(ends)]
-    found: list[OdeCoefficients] = []
-    for i, way in enumerate(ways):
+    alphas = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
+    sigmas = [math.sqrt((1 - alpha) * (1 + alpha)) for alpha in alphas]
+    sizes = [_log_snr(after) - _log_snr(before) for before, after in pairwise(alphas)]
+    coefficients: list[OdeCoefficients] = []
+    for i, h in enumerate(sizes):
         keep = sigmas[i + 1] / sigmas[i] if sigmas[i] else 0.0
-        ahead = way / (2 * ways[i - 1]) if i and math.isfinite(way) and ways[i - 1] > 0 else 0.0
-        found.append(OdeCoefficients(keep, ends[i + 1] - ends[i] * keep, ahead))
-    return tuple(found)
+        ahead = h / (2 * sizes[i - 1]) if i and math.isfinite(h) and sizes[i - 1] > 0 else 0.0
+        coefficients.append(OdeCoefficients(keep, alphas[i + 1] - alphas[i] * keep, ahead))
+    return tuple(coefficients)
 
 
 def _log_snr(alpha: float) -> float:
@@ -168,10 +161,11 @@ class Coefficients(NamedTuple):
 
 
 def solver_coefficients(schedule: Schedule) -> tuple[Coefficients, ...]:
-    """Every step's multipliers, in the original's float32 order of operations (facts 16), equal on every
-    processor (facts 17). Those of the last step are not used and may be infinite or NaN."""
-    ends = [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha]
-    alphas = np.array(ends, dtype=np.float32)
+    """Coefficients of every step in the original's order of float32 operations (facts 16), equal on every
+    processor (facts 17). The last step's are not used and may be infinite or NaN."""
+    alphas = np.array(
+        [step.alpha for step in schedule.steps] + [schedule.steps[-1].next_alpha], dtype=np.float32
+    )
     with np.errstate(all="ignore"):
         log_snr = _rounded(np.log, np.sqrt(alphas**2 / (1 - alphas**2)))
         return tuple(_coefficients(alphas, log_snr, step.index) for step in schedule.steps)
@@ -191,7 +185,7 @@ def _coefficients(alphas: Array, log_snr: Array, i: int) -> Coefficients:
 
 
 def _rounded(function: Callable[[Any], Any], values: Any) -> Any:
-    """A function of float32 values, computed in float64 and rounded to float32 once."""
+    """Compute in float64 and round to float32 once."""
     return function(np.float64(values)).astype(np.float32)
 
 
@@ -200,17 +194,4 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": sample_ddim,
     "dpmpp_2m": sample_dpmpp_2m,
 }
-"""The original's first; ``dpmpp_2m`` and ``ddim`` ask for no noise on their way."""
-
-
-def get_sampler(name: str) -> Sampler:
-    """The sampler of that name; ``InputError`` lists the names there are."""
-    try:
-        return SAMPLERS[name]
-    except KeyError:
-        raise InputError(
-            "This sampler does not exist.",
-            found=repr(name),
-            expected=" or ".join(SAMPLERS),
-            fix="choose one of these",
-        ) from None
+"""The original's first; ``ddim`` and ``dpmpp_2m`` add no noise."""

@@ -1,9 +1,9 @@
-"""Step cache: some steps go on from earlier estimates instead of asking the network. An approximation.
+"""Step cache, an approximation: some steps extrapolate earlier estimates instead of running the network.
 
-What is reused is the straight line through the last two true estimates, over the number of steps
-(``benchmarks/mixtures.py`` compares it with holding the estimate and holding the velocity). The idea of
-skipping while a predicted change is small is TeaCache's and EasyCache's (arXiv 2411.19108, 2507.02860);
-here the prediction is the error that the line itself made at the last true estimate, and it is checked.
+A skipped step takes the line through the last two computed estimates, over the step index
+(``benchmarks/mixtures.py`` compares it with keeping the estimate and keeping the velocity). Skipping while a
+predicted change is small is from TeaCache and EasyCache (arXiv 2411.19108, 2507.02860); here the prediction
+is the line's own error at the last computed step, and it is checked.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from .samplers import Denoise
 from .schedule import Step
 
-FIRST = 3
-"""Steps that are computed in any case: only the third can tell what a line through two is worth."""
-CHECKED = 4
-"""Of so many steps that could be reused, one is computed all the same."""
+MIN_COMPUTED_STEPS = 3
+"""The first steps are always computed: only the third shows the error of a line through two."""
+CHECK_INTERVAL = 4
+"""Of this many steps that could be skipped, one is computed to check."""
 
 
 class Estimate(NamedTuple):
-    """A true estimate: what was denoised at which step."""
+    """A computed estimate."""
 
     step: Step
     noisy: Tensor
@@ -33,11 +33,11 @@ class Estimate(NamedTuple):
 
 
 Reuse = Callable[[Estimate, Estimate, Tensor, Step], Tensor]
-"""(last true estimate, the one before, noisy latents, their step) -> an estimate without a network."""
+"""(last computed estimate, the one before, noisy latents, their step) -> estimate."""
 
 
 def extrapolate(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
-    """The line through two estimates, followed to ``step``."""
+    """Extrapolate the line through two estimates to ``step``."""
     del noisy
     ahead = (step.index - last.step.index) / (last.step.index - before.step.index)
     return last.denoised + ahead * (last.denoised - before.denoised)
@@ -45,9 +45,9 @@ def extrapolate(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> 
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """What a step cache did, in one segment or in several: ``reused`` of ``steps`` were not computed;
-    ``checks`` of those that could have been were, the worst with a relative error of ``worst``; ``off`` is
-    the number of segments in which that was more than allowed, and the cache was switched off."""
+    """In one or more segments, ``reused`` of ``steps`` were skipped; ``checks`` were computed to check, with
+    a relative error of at most ``worst``; in ``off`` segments that was above the bound and switched the cache
+    off."""
 
     steps: int = 0
     reused: int = 0
@@ -65,22 +65,21 @@ class CacheReport:
         )
 
     def text(self) -> str:
-        """For people."""
-        said = f"step cache: {self.reused} of {self.steps} steps were not computed"
+        text = f"step cache: {self.reused} of {self.steps} steps were not computed"
         if self.checks:
-            said += f"; {self.checks} were computed to check, the worst was {self.worst:.1%} off"
+            text += f"; {self.checks} were computed to check, the worst was {self.worst:.1%} off"
         if self.off:
-            said += f"; switched off in {self.off} segment{'s' * (self.off > 1)}, where that was too much"
-        return said
+            text += f"; switched off in {self.off} segment{'s' * (self.off > 1)}, where that was too much"
+        return text
 
 
 class StepCache:
-    """A denoiser that computes some of a segment's ``steps`` only; made anew for every segment.
+    """A denoiser that computes only some of one segment's ``steps``.
 
-    A step is reused while its predicted relative error (L2) is below ``threshold``: the error that reuse
-    would have had at the last true estimate, for each step since then. Never the first steps, the last one,
-    or one ``at_least`` names. One of every ``CHECKED`` is computed all the same, and where it is more than
-    ``bound`` off, nothing is reused any more. Reads one value from the device at every true estimate.
+    A step is skipped while its predicted relative error (L2) is below ``threshold``: the error of the line at
+    the last computed step, per step since. The first steps, the last one and ``at_least`` are always
+    computed. One of every ``CHECK_INTERVAL`` is computed to check; if it is off by more than ``bound``, all
+    later steps are computed. Every computed step reads one value from the device.
     """
 
     def __init__(
@@ -95,44 +94,43 @@ class StepCache:
     ) -> None:
         self._denoise, self._reuse = denoise, reuse
         self._threshold, self._bound = threshold, bound
-        self._computed = {*range(FIRST), steps - 1, *at_least}
-        self._known: tuple[Estimate, ...] = ()
-        self._error_a_step = math.inf
+        self._always = {*range(MIN_COMPUTED_STEPS), steps - 1, *at_least}
+        self._last_two: tuple[Estimate, ...] = ()
+        self._error_per_step = math.inf
         self._candidates = 0
         self.report = CacheReport()
 
     def __call__(self, noisy: Tensor, step: Step) -> Tensor:
-        """The estimate, of the network or of earlier estimates."""
         self.report += CacheReport(steps=1)
         if self.report.off:
             return self._denoise(noisy, step)
-        if not self._may_reuse(step):
+        if not self._can_skip(step):
             return self._compute(noisy, step)[0]
         self._candidates += 1
-        if self._candidates % CHECKED:
+        if self._candidates % CHECK_INTERVAL:
             self.report += CacheReport(reused=1)
-            before, last = self._known
+            before, last = self._last_two
             return self._reuse(last, before, noisy, step)
         denoised, error = self._compute(noisy, step)
         self.report += CacheReport(checks=1, worst=error, off=int(not error <= self._bound))
         return denoised
 
-    def _may_reuse(self, step: Step) -> bool:
-        if step.index in self._computed or len(self._known) < 2:
+    def _can_skip(self, step: Step) -> bool:
+        if step.index in self._always or len(self._last_two) < 2:
             return False
-        since = step.index - self._known[-1].step.index
-        return self._error_a_step * since < self._threshold
+        since = step.index - self._last_two[-1].step.index
+        return self._error_per_step * since < self._threshold
 
     def _compute(self, noisy: Tensor, step: Step) -> tuple[Tensor, float]:
-        """The network's estimate, and the relative error that reuse would have had."""
-        found, error = Estimate(step, noisy, self._denoise(noisy, step)), math.inf
-        if len(self._known) == 2:
-            before, last = self._known
+        """The network's estimate, and the relative error of the line's."""
+        computed, error = Estimate(step, noisy, self._denoise(noisy, step)), math.inf
+        if len(self._last_two) == 2:
+            before, last = self._last_two
             reused = self._reuse(last, before, noisy, step)
-            error = float((_energy(reused - found.denoised) / _energy(found.denoised)).sqrt())
-            self._error_a_step = error / (step.index - last.step.index)
-        self._known = (*self._known[-1:], found)
-        return found.denoised, error
+            error = float((_energy(reused - computed.denoised) / _energy(computed.denoised)).sqrt())
+            self._error_per_step = error / (step.index - last.step.index)
+        self._last_two = (*self._last_two[-1:], computed)
+        return computed.denoised, error
 
 
 def _energy(values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
 from ...hallo3.speech.wav2vec2 import build_wav2vec2, normalize
-from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tied
+from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tie_embedding
 from .progress import show_messages
 
 FILES = ModelFolder(FOLDER)
@@ -138,7 +138,7 @@ class Network(nn.Module):
     def __init__(self, sizes: Mapping[str, Any], state: dict[str, Tensor], length: int) -> None:
         super().__init__()
         self.t5: Any = build_t5(sizes)
-        load_strict(self.t5, tied(state), "the built-in text encoder")
+        load_strict(self.t5, tie_embedding(state), "the built-in text encoder")
         self._empty = length, int(sizes["d_model"])
 
     def set_clip_options(self, options: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ...hallo3.config import Hallo3Config
-from ...hallo3.errors import InputError
+from ...hallo3.errors import InputError, check_choice
 from ...hallo3.noise import Noise, Purpose, make_noise
-from ...hallo3.sampling.samplers import get_sampler, noise_scale
+from ...hallo3.sampling.samplers import SAMPLERS, noise_scale
 from ...hallo3.sampling.schedule import Step, schedule_to_sigmas, sigmas_to_schedule
 from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
@@ -79,7 +79,7 @@ def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float
 
     Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
     """
-    get_sampler(name)
+    check_choice(name, SAMPLERS, "sampler")
     check_step_cache(step_cache, step_cache_bound)
     cache = {"step_cache": step_cache, "step_cache_bound": step_cache_bound} if step_cache else {}
     return comfy.samplers.KSAMPLER(_sample, {"name": name, **cache})
@@ -133,7 +133,7 @@ def _sample(
         return source(steps.first + index, tuple(x.shape)).to(x)
 
     start = x / (1 + sizes[0] ** 2) ** 0.5
-    made = get_sampler(name)(denoise, start, steps, draw, lambda _: None)
+    made = SAMPLERS[name](denoise, start, steps, draw, lambda _: None)
     if cache is not None:
         logging.info("Hallo3: %s", cache.report.text())
     return made * (1 + sizes[-1] ** 2) ** 0.5

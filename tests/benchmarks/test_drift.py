@@ -13,6 +13,7 @@ from benchmarks import drift_ways
 from benchmarks.__main__ import main
 from benchmarks.drift_ways import Way, chosen, ways
 from conftest import REPOSITORY
+from hallo3.attention import AttentionBackend
 from hallo3.built_in import FOLDER
 from hallo3.errors import InputError
 from hallo3.quantization.precision import PRECISIONS
@@ -38,7 +39,10 @@ def test_every_approximation_that_runs_here_is_a_way() -> None:
 
 
 def test_what_saves_nothing_and_what_a_card_cannot_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift_ways, "why_not", lambda backend, *_: "" if backend.name == "sage" else "no")
+    def why(backend: AttentionBackend, *_: object) -> str:
+        return "" if backend.name == "sage" else "no"
+
+    monkeypatch.setattr(drift_ways, "why_unsupported", why)
     one = Way(
         settings=Settings(steps=1, guidance_scale=1, sampler="ddim"),
         precision=FIFTY.precision,

@@ -45,11 +45,11 @@ def test_a_fused_kernel_is_one_operation_of_its_real_inputs_and_outputs(counts: 
     fused = counts["steps"]["fused, batched"]["by_operation"]
     width, tokens, size = HALLO3.trunk.width, 17776, 2
     token_bytes = 2 * tokens * width * size
-    assert fused["hallo3.modulated.default"] == pytest.approx(42 * 2 * 2 * token_bytes, rel=0.01)
-    assert fused["hallo3.activated.default"] == pytest.approx(
+    assert fused["hallo3.adaln_modulate.default"] == pytest.approx(42 * 2 * 2 * token_bytes, rel=0.01)
+    assert fused["hallo3.linear_gelu.default"] == pytest.approx(
         42 * (5 * token_bytes + 4 * width**2 * 2), rel=0.01
     )
-    assert fused["hallo3.gated.default"] == pytest.approx(42 * 2 * 3 * token_bytes, rel=0.01)
+    assert fused["hallo3.gated_residual.default"] == pytest.approx(42 * 2 * 3 * token_bytes, rel=0.01)
 
 
 def test_operations_count_what_they_read_and_write() -> None:

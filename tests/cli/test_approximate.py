@@ -69,8 +69,8 @@ def nano_of_50_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 REFUSED = {
-    "no such name": (["--approximate", "steps-40"], "steps-30, steps-20, guidance-middle, step-cache"),
-    "nothing named": (["--approximate", ""], "does not exist"),
+    "no such name": (["--approximate", "steps-40"], "steps-30 or steps-20 or guidance-middle or step-cache"),
+    "nothing named": (["--approximate", ""], "Unknown approximation"),
     "two numbers of steps": (["--approximate", "steps-30,steps-20"], "steps-30 and steps-20"),
     "beside --steps": (
         ["--approximate", "steps-30", "--steps", "40"],

@@ -16,7 +16,7 @@ from hallo3.checkpoints.component_config import RELEASED_CONFIGS, build_on_meta
 from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
 from hallo3.quantization.precision import PRECISIONS
-from hallo3.text_encoder import untied
+from hallo3.text_encoder import untie_embedding
 
 GB = 1_000_000_000
 
@@ -92,7 +92,7 @@ def test_the_advice_fits_the_machine(gpu: int, memory: int, word: str) -> None:
 
 def test_the_published_sizes_are_the_networks() -> None:
     for part, published in RELEASE.items():
-        tensors = untied(build_on_meta(part, RELEASED_CONFIGS[part]).state_dict())
+        tensors = untie_embedding(build_on_meta(part, RELEASED_CONFIGS[part]).state_dict())
         assert published.parameters == sum(tensor.numel() for tensor in tensors.values()), part
         held = PRECISIONS["fp8"].held
         eight = sum(t.numel() for name, t in tensors.items() if held(name))

@@ -115,7 +115,7 @@ def test_one_forward_is_equal(
         from hallo3.model.conditions import SegmentConditions
         from hallo3.model.guidance import batched_branches
 
-        heard = SegmentConditions(audio=dit.hear(speech.segment(1)), image_latents=image_latents)
+        heard = SegmentConditions(audio=dit.encode_audio(speech.segment(1)), image_latents=image_latents)
         wanted = batched_branches(dit, run.run, heard)(noisy, 2)
     windows = speech.segment(1)
     found = stages.model.model.diffusion_model(

@@ -140,7 +140,7 @@ def prepared(golden: Golden, config: Hallo3Config, trace: Trace, scaled: tuple[l
     banks = [golden[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     timesteps = golden["in.timestep"].flatten()[:1]
     run = dit.prepare(banks, golden["in.face_emb"], golden["in.text"], timesteps)
-    audio = dit.hear(golden["in.audio_windows"])
+    audio = dit.encode_audio(golden["in.audio_windows"])
     last = Last(config.trunk.layers - 1, config.trunk.text_tokens, dit.latent.tokens)
     return dit, run, SegmentConditions(audio=audio, image_latents=swap(golden["in.concat"])), last
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hallo3.errors import InputError
 from hallo3.model.kernels import fused
 from hallo3.model.kernels import select as choice
-from hallo3.model.kernels.select import NAMES, choose_kernels, why_not
+from hallo3.model.kernels.select import NAMES, choose_kernels, why_unsupported
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -21,11 +21,11 @@ def test_by_name_on_the_cpu(name: str, expected: str) -> None:
     """Where nothing compiles them fused kernels are slow, and taken only by name."""
     assert choose_kernels(name, CPU) == choose_kernels(name, CPU)
     assert choose_kernels(name, CPU).kernels.name == expected
-    assert choose_kernels(name, CPU).why_plain == ""
+    assert choose_kernels(name, CPU).reason == ""
 
 
 def test_a_name_that_is_none_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match="no such kernels") as raised:
+    with pytest.raises(InputError, match="Unknown kernels") as raised:
         choose_kernels("fast", CPU)
     assert all(name in str(raised.value) for name in NAMES)
 
@@ -34,13 +34,13 @@ def test_without_triton_a_gpu_runs_the_plain_ones_and_says_why(monkeypatch: pyte
     monkeypatch.setattr(choice, "find_spec", lambda _: None)
     chosen = choose_kernels("auto", CUDA)
     assert chosen.kernels.name == "plain"
-    assert "Triton" in chosen.why_plain
+    assert "Triton" in chosen.reason
     with pytest.raises(InputError, match="cannot run here") as raised:
         choose_kernels("fused", CUDA)
     assert "Triton is not installed" in str(raised.value)
 
 
-KINDS = ("modulated", "rotated", "followed", "gated", "activated")
+KINDS = ("adaln_modulate", "qk_norm_rope", "linear_concat", "gated_residual", "linear_gelu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,20 +50,20 @@ def test_kernels_that_compute_something_else_are_not_taken(
 ) -> None:
     right = getattr(fused.FUSED, kind)
     monkeypatch.setattr(fused.FUSED, kind, lambda *a: right(*a) + value, raising=False)
-    assert "away from torch's own" in why_not(CPU, torch.bfloat16)
+    assert "away from torch's own" in why_unsupported(CPU, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_they_are_tried_in_the_type_that_flows(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
-    right = fused.FUSED.gated
+    right = fused.FUSED.gated_residual
 
-    def gated(x: Tensor, *rest: Tensor) -> Tensor:
+    def gated_residual(x: Tensor, *rest: Tensor) -> Tensor:
         seen.append(x.dtype)
         return right(x, *rest)
 
-    monkeypatch.setattr(fused.FUSED, "gated", gated, raising=False)
-    assert why_not(CPU, dtype) == ""
+    monkeypatch.setattr(fused.FUSED, "gated_residual", gated_residual, raising=False)
+    assert why_unsupported(CPU, dtype) == ""
     assert seen == [dtype]
 
 
@@ -71,23 +71,23 @@ def test_a_card_that_is_full_is_not_a_reason(monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(fused.FUSED, "gated", full, raising=False)
+    monkeypatch.setattr(fused.FUSED, "gated_residual", full, raising=False)
     with pytest.raises(torch.OutOfMemoryError):
-        why_not(CPU, torch.bfloat16)
+        why_unsupported(CPU, torch.bfloat16)
 
 
 def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Tensor:
         raise RuntimeError("no compiler\nand a long story")
 
-    monkeypatch.setattr(fused.FUSED, "modulated", broken, raising=False)
-    assert why_not(CPU, torch.bfloat16) == "RuntimeError: no compiler"
+    monkeypatch.setattr(fused.FUSED, "adaln_modulate", broken, raising=False)
+    assert why_unsupported(CPU, torch.bfloat16) == "RuntimeError: no compiler"
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def mistaken(*_: Any) -> Tensor:
         raise TypeError("a mistake")
 
-    monkeypatch.setattr(fused.FUSED, "modulated", mistaken, raising=False)
+    monkeypatch.setattr(fused.FUSED, "adaln_modulate", mistaken, raising=False)
     with pytest.raises(TypeError, match="a mistake"):
-        why_not(CPU, torch.bfloat16)
+        why_unsupported(CPU, torch.bfloat16)

@@ -28,43 +28,43 @@ def layer(kind: type[nn.Module], *sizes: int, **options: float) -> nn.Module:
     return made.requires_grad_(False)
 
 
-def modulated(kernels: Kernels, dtype: torch.dtype, rows: int = 1) -> Tensor:
+def adaln_modulate(kernels: Kernels, dtype: torch.dtype, rows: int = 1) -> Tensor:
     norm = layer(nn.LayerNorm, WIDTH, eps=1e-5).to(dtype)
     video, text = draw("video", 2, VIDEO, WIDTH).to(dtype), draw("text", 2, TEXT, WIDTH).to(dtype)
-    return kernels.modulated(norm, video, text, draw("m", rows, 6, WIDTH).to(dtype))
+    return kernels.adaln_modulate(norm, video, text, draw("m", rows, 6, WIDTH).to(dtype))
 
 
-def rotated(kernels: Kernels, dtype: torch.dtype, tail: bool = True) -> Tensor:
+def qk_norm_rope(kernels: Kernels, dtype: torch.dtype, tail: bool = True) -> Tensor:
     norm = layer(nn.LayerNorm, HEAD, eps=1e-6).to(dtype)
     angles = draw("angles", VIDEO, HEAD // 2).repeat_interleave(2, dim=1)
     behind = draw("tail", 1, HEADS, TAIL, HEAD).to(dtype) if tail else None
     x = draw("x", 2, VIDEO, WIDTH).to(dtype)
-    return kernels.rotated(norm, x, HEADS, angles.cos().to(dtype), angles.sin().to(dtype), behind)
+    return kernels.qk_norm_rope(norm, x, HEADS, angles.cos().to(dtype), angles.sin().to(dtype), behind)
 
 
-def followed(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+def linear_concat(kernels: Kernels, dtype: torch.dtype) -> Tensor:
     linear, x = layer(nn.Linear, WIDTH, WIDTH).to(dtype), draw("x", 2, VIDEO, WIDTH).to(dtype)
-    return kernels.followed(linear, x, draw("tail", 1, TAIL, WIDTH).to(dtype))
+    return kernels.linear_concat(linear, x, draw("tail", 1, TAIL, WIDTH).to(dtype))
 
 
-def gated(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+def gated_residual(kernels: Kernels, dtype: torch.dtype) -> Tensor:
     x, update = (draw(name, 2, VIDEO, WIDTH).to(dtype) for name in ("x", "update"))
-    return kernels.gated(x, update, draw("gate", 1, 1, WIDTH).to(dtype))
+    return kernels.gated_residual(x, update, draw("gate", 1, 1, WIDTH).to(dtype))
 
 
-def activated(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+def linear_gelu(kernels: Kernels, dtype: torch.dtype) -> Tensor:
     linear = layer(nn.Linear, WIDTH, 4 * WIDTH).to(dtype)
-    return kernels.activated(linear, draw("x", 2, VIDEO, WIDTH).to(dtype))
+    return kernels.linear_gelu(linear, draw("x", 2, VIDEO, WIDTH).to(dtype))
 
 
 CASES: dict[str, Callable[[Kernels, torch.dtype], Tensor]] = {
-    "modulated": modulated,
-    "modulated, a row a sample": lambda kernels, dtype: modulated(kernels, dtype, 2),
-    "rotated": rotated,
-    "rotated, nothing behind": lambda kernels, dtype: rotated(kernels, dtype, False),
-    "followed": followed,
-    "gated": gated,
-    "activated": activated,
+    "adaln_modulate": adaln_modulate,
+    "adaln_modulate, a row a sample": lambda kernels, dtype: adaln_modulate(kernels, dtype, 2),
+    "qk_norm_rope": qk_norm_rope,
+    "qk_norm_rope, nothing behind": lambda kernels, dtype: qk_norm_rope(kernels, dtype, False),
+    "linear_concat": linear_concat,
+    "gated_residual": gated_residual,
+    "linear_gelu": linear_gelu,
 }
 
 
@@ -95,17 +95,17 @@ def test_on_meta_it_has_the_shape_of_its_plain_form(name: str) -> None:
         expected = CASES[name](PLAIN, torch.float32)
         norm, linear = nn.LayerNorm(HEAD, device="meta"), nn.Linear(WIDTH, 4 * WIDTH, device="meta")
         x = torch.empty(2, VIDEO, WIDTH, device="meta")
-        if name.startswith("rotated"):
-            tail = torch.empty(1, HEADS, TAIL, HEAD, device="meta") if name == "rotated" else None
+        if name.startswith("qk_norm_rope"):
+            tail = torch.empty(1, HEADS, TAIL, HEAD, device="meta") if name == "qk_norm_rope" else None
             table = torch.empty(VIDEO, HEAD, device="meta")
-            assert FUSED.rotated(norm, x, HEADS, table, table, tail).shape == expected.shape
-        if name == "activated":
-            assert FUSED.activated(linear, x).shape == expected.shape
+            assert FUSED.qk_norm_rope(norm, x, HEADS, table, table, tail).shape == expected.shape
+        if name == "linear_gelu":
+            assert FUSED.linear_gelu(linear, x).shape == expected.shape
 
 
 @pytest.mark.parametrize("kernels", [PLAIN, FUSED], ids=lambda kernels: kernels.name)
 def test_gradients_are_kept(kernels: Kernels) -> None:
     linear, x = nn.Linear(WIDTH, WIDTH), draw("x", 1, VIDEO, WIDTH).requires_grad_()
-    kernels.gated(kernels.activated(linear, x), x, draw("gate", 1, 1, WIDTH)).sum().backward()
+    kernels.gated_residual(kernels.linear_gelu(linear, x), x, draw("gate", 1, 1, WIDTH)).sum().backward()
     assert linear.weight.grad is not None
     assert x.grad is not None

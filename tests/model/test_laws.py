@@ -10,9 +10,15 @@ from torch import Tensor
 
 from benchmarks.baseline import Baseline
 from hallo3.errors import ShapeError
-from hallo3.model.blocks import Hallo3Block
-from hallo3.model.conditions import RunConditions, SegmentConditions, conditional
-from hallo3.model.guidance import batched_branches, layer_major_branches, sequential_branches, single_branch
+from hallo3.model.blocks import BlockConditions, Hallo3Block
+from hallo3.model.conditions import RunConditions, SegmentConditions
+from hallo3.model.guidance import (
+    batched_branches,
+    conditional,
+    layer_major_branches,
+    sequential_branches,
+    single_branch,
+)
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import make_generator
@@ -46,7 +52,7 @@ class Inputs:
 
     def prepare(self, dit: Hallo3Transformer, on_access: bool) -> tuple[RunConditions, SegmentConditions]:
         run = dit.prepare(self.features, self.face, self.prompt, STEPS, on_access=on_access)
-        audio = dit.hear(self.windows, on_access=on_access)
+        audio = dit.encode_audio(self.windows, on_access=on_access)
         return run, SegmentConditions(audio=audio, image_latents=self.image)
 
 
@@ -129,9 +135,9 @@ def test_what_text_the_last_block_gives_is_not_computed(dit: Hallo3Transformer) 
     run, segment = inputs.prepare(dit, False)
     heard, last = conditional(run, segment), cast(Hallo3Block, dit.transformer_blocks[-1])
     video, m = dit.embed(inputs.noisy, inputs.image), run.steps[0].blocks[-1]
-    rest = heard.text, m, heard.rotary, heard.block(dit.config.layers - 1)
+    rest = heard.text, m, heard.rotary, BlockConditions(heard.reference[-1], heard.face[-1], heard.audio[-1])
     with_text, text = last(video, *rest)
-    without, untouched = last(video, *rest, text_follows=False)
+    without, untouched = last(video, *rest, return_text=False)
     torch.testing.assert_close(without, with_text, atol=1e-6, rtol=1e-5)
     assert untouched is heard.text
     assert not torch.allclose(text, untouched, atol=1e-3)

@@ -59,7 +59,7 @@ def test_a_step_holds_what_the_formula_says(fused: bool) -> None:
     noisy = torch.empty(1, TRUNK.latent_channels, *LATENT, device=META)
     with torch.inference_mode():
         run = dit.prepare(features, meta(1, 512), prompt, torch.tensor([999.0]))
-        heard = SegmentConditions(audio=dit.hear(meta(1, *dit.window_shape)), image_latents=noisy)
+        heard = SegmentConditions(audio=dit.encode_audio(meta(1, *dit.window_shape)), image_latents=noisy)
     for name, branches in {**GUIDANCE_PASSES, "one": single_branch}.items():
 
         def step(branches: Any = branches) -> object:

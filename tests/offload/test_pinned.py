@@ -16,7 +16,7 @@ from hallo3.vae.causal_conv import HostCache
 from support.messages import expect_message
 
 CUDA = torch.device("cuda")
-LOCKS_NO_MORE = "locks no more memory"
+LOCKS_NO_MORE = "pins no more memory"
 
 
 class OnGPU:
@@ -97,7 +97,7 @@ def test_a_decodes_caches_are_kept_all_the_same(refused: list[str]) -> None:
     assert torch.equal(found.tensor, frames)
 
 
-@pytest.mark.parametrize("ask", [lambda locking, _: locking.empty([3], torch.uint8), PinnedAllocator.copied])
+@pytest.mark.parametrize("ask", [lambda locking, _: locking.empty([3], torch.uint8), PinnedAllocator.copy])
 @pytest.mark.usefixtures("refused")
 def test_a_device_that_is_full_is_told(
     ask: Callable[[PinnedAllocator, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
@@ -113,5 +113,5 @@ def test_a_device_that_is_full_is_told(
 
 def test_what_need_not_be_locked_is_not() -> None:
     tensor, locking = torch.zeros(3), PinnedAllocator(wanted=False)
-    assert locking.copied(tensor) is tensor
+    assert locking.copy(tensor) is tensor
     assert locking.empty([2, 3], torch.int8).shape == (2, 3)

@@ -143,7 +143,7 @@ def prepared(
         on_access=access[0],
         steps_on_access=access[1],
     )
-    audio = dit.hear(draw("windows", 1, *dit.window_shape), on_access=access[0])
+    audio = dit.encode_audio(draw("windows", 1, *dit.window_shape), on_access=access[0])
     image = draw("image", 1, trunk.latent_channels, *grid)
     segment = SegmentConditions(audio=audio, image_latents=image)
     return GUIDANCE_PASSES[passes](dit, run, segment), draw("noisy", 1, trunk.latent_channels, *grid)

@@ -66,7 +66,7 @@ def test_too_few_steps_are_seen() -> None:
 def test_the_step_cache_stays_near_the_run_without(settings: Settings) -> None:
     """Measured: 0.02 to 0.12 of the spread, of which a reused step of the stochastic sampler makes most."""
     plain = mixtures.sampled(settings, DATA, COUNT)
-    cached = mixtures.sampled(CACHE.on(settings), DATA, COUNT)
+    cached = mixtures.sampled(CACHE.apply(settings), DATA, COUNT)
     assert cached.evaluations == plain.evaluations - cached.cache.reused * settings.branches
     assert cached.cache.reused >= 5
     assert cached.cache.worst < settings.step_cache_bound
@@ -79,7 +79,7 @@ def test_a_line_is_the_better_thing_to_reuse_without_fresh_noise() -> None:
     exact = replace(EXACT, sampler="dpmpp_2m")
     plain = mixtures.sampled(exact, DATA, COUNT)
     line, held = (
-        mixtures.sampled(CACHE.on(exact), DATA, COUNT, mixtures.REUSES[name])
+        mixtures.sampled(CACHE.apply(exact), DATA, COUNT, mixtures.REUSES[name])
         for name in ("line over steps", "estimate held")
     )
     assert line.cache.reused > held.cache.reused

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from benchmarks.ledger import OnMeta
 from hallo3.config import TINY
-from hallo3.errors import InputError
 from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.sampling.samplers import (
     SAMPLERS,
-    get_sampler,
     guided_denoiser,
     sample_ddim,
     sample_dpmpp_2m_sde,
@@ -43,7 +41,7 @@ def test_a_schedule_runs_from_pure_noise_to_none(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**6])
 def test_other_step_counts_are_refused(steps: int) -> None:
-    with pytest.raises(InputError, match=str(steps)):
+    with pytest.raises(ValueError, match=str(steps)):
         make_schedule(steps)
 
 
@@ -51,9 +49,7 @@ def test_other_step_counts_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_a_perfect_denoiser_is_followed_home(name: str, steps: int) -> None:
     reports: list[int] = []
-    found = get_sampler(name)(
-        lambda _x, _step: TARGET, noise(-1), make_schedule(steps), noise, reports.append
-    )
+    found = SAMPLERS[name](lambda _x, _step: TARGET, noise(-1), make_schedule(steps), noise, reports.append)
     assert torch.allclose(found, TARGET, atol=1e-5)
     assert reports == list(range(1, steps + 1))
 
@@ -98,11 +94,6 @@ def test_guidance_extrapolates_from_the_unconditional_branch() -> None:
     unconditional, conditional = by_scale[0.0], by_scale[1.0]
     assert torch.allclose(by_scale[3.5], unconditional + 3.5 * (conditional - unconditional), atol=1e-5)
     assert torch.allclose(unconditional, step.table_alpha * TARGET)
-
-
-def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="dpmpp_2m_sde or ddim"):
-        get_sampler("euler")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hallo3.sampling.samplers import sample_dpmpp_2m
 from hallo3.sampling.schedule import Step, make_schedule
-from hallo3.sampling.step_cache import CHECKED, FIRST, CacheReport, StepCache
+from hallo3.sampling.step_cache import CHECK_INTERVAL, MIN_COMPUTED_STEPS, CacheReport, StepCache
 
 SHAPE = (1, 2, 3, 2, 2)
 DIRECTION = torch.linspace(-1, 1, 24).reshape(SHAPE)
@@ -50,9 +50,9 @@ def hostile(index: int) -> Tensor:
 def test_what_moves_on_a_straight_line_is_reused_exactly(steps: int) -> None:
     network = Network(line)
     cache = run(network, steps, 0.01)
-    candidates = range(FIRST, steps - 1)
-    checked = list(candidates[CHECKED - 1 :: CHECKED])
-    assert network.asked == [*range(FIRST), *checked, steps - 1]
+    candidates = range(MIN_COMPUTED_STEPS, steps - 1)
+    checked = list(candidates[CHECK_INTERVAL - 1 :: CHECK_INTERVAL])
+    assert network.asked == [*range(MIN_COMPUTED_STEPS), *checked, steps - 1]
     said = cache.report
     assert (said.steps, said.reused, said.checks) == (steps, len(candidates) - len(checked), len(checked))
     assert said.worst < 1e-6
@@ -100,9 +100,9 @@ def test_a_hostile_denoiser_makes_the_check_switch_the_cache_off() -> None:
     said = run(network, 50, 0.2, bound=0.2).report
     assert said.off == 1
     assert said.worst > 0.5
-    switched = FIRST + said.reused + said.checks
+    switched = MIN_COMPUTED_STEPS + said.reused + said.checks
     assert network.asked[-(50 - switched) :] == list(range(switched, 50)), "something was reused after that"
-    assert said.reused <= 2 * CHECKED
+    assert said.reused <= 2 * CHECK_INTERVAL
 
 
 def test_a_generous_bound_lets_it_go_on() -> None:
@@ -135,7 +135,7 @@ def test_nothing_is_read_from_the_device_while_steps_are_reused() -> None:
     """On meta any reading raises: what is reused comes without one."""
     cache = StepCache(Network(line), 20, 0.1, 1.0)
     steps = make_schedule(20).steps
-    for step in steps[:FIRST]:
+    for step in steps[:MIN_COMPUTED_STEPS]:
         cache(torch.zeros(SHAPE), step)
-    cache._known = tuple(e._replace(denoised=e.denoised.to("meta")) for e in cache._known)
-    assert cache(torch.zeros(SHAPE, device="meta"), steps[FIRST]).device.type == "meta"
+    cache._last_two = tuple(e._replace(denoised=e.denoised.to("meta")) for e in cache._last_two)
+    assert cache(torch.zeros(SHAPE, device="meta"), steps[MIN_COMPUTED_STEPS]).device.type == "meta"

@@ -34,19 +34,20 @@ def interpret() -> dict[str, float]:
             m = draw(samples, 6, width, dtype=dtype)
             for part in (text, text[:, :0]):
                 made = torch.empty(2, part.shape[1] + 9, width, dtype=dtype)
-                programs.modulated(made, video, part, weight, bias, m, 1e-5)
-                wanted = fused._modulated(video, part, weight, bias, m, 1e-5)
-                far[f"modulated {name} {part.shape[1]}"] = distance(made, wanted)
+                programs.adaln_modulate(made, video, part, weight, bias, m, 1e-5)
+                wanted = fused._adaln_modulate(video, part, weight, bias, m, 1e-5)
+                far[f"adaln_modulate {name} {part.shape[1]}"] = distance(made, wanted)
             table, tail = draw(2, 9, each, dtype=dtype), draw(1, 4, heads, each, dtype=dtype)
             norm = draw(2, each, dtype=dtype)
-            wanted = fused._rotated(video, norm[0], norm[1], table[0], table[1], tail, heads, 1e-6)
+            wanted = fused._qk_norm_rope(video, norm[0], norm[1], table[0], table[1], tail, heads, 1e-6)
             made = torch.empty_like(wanted)
             made[:, 9:] = tail
-            programs.rotated(made, video, norm[0], norm[1], table[0], table[1], 1e-6)
-            far[f"rotated {name}"] = distance(made, wanted)
+            programs.qk_norm_rope(made, video, norm[0], norm[1], table[0], table[1], 1e-6)
+            far[f"qk_norm_rope {name}"] = distance(made, wanted)
             joint, made = draw(2, 12, width, dtype=dtype), torch.empty_like(video)
-            programs.gated(made, video, joint[:, 3:], m[:, 2:3])
-            far[f"gated {name}"] = distance(made, fused._gated(video, joint[:, 3:], m[:, 2:3]))
+            programs.gated_residual(made, video, joint[:, 3:], m[:, 2:3])
+            wanted = fused._gated_residual(video, joint[:, 3:], m[:, 2:3])
+            far[f"gated_residual {name}"] = distance(made, wanted)
     return far
 
 

@@ -1,4 +1,2 @@
-"""Elementwise work between the matrix products: by torch's own operations, or one kernel for each.
-
-There are four, and no more: norm + modulation, query/key norm + rotation, gate + residual, Linear + GELU.
-"""
+"""Elementwise work between the matrix products, as torch operations (``eager.py``) or fused kernels
+(``fused.py``): norm + modulation, query/key norm + rotation, gate + residual, Linear + GELU."""

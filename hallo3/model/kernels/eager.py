@@ -1,4 +1,4 @@
-"""The four as torch's own operations spell them: with gradients, with any host's layers, on any device.
+"""The four kernels as torch operations: with gradients, with any host's layers, on any device.
 
 B batch, M text tokens, N video tokens, R reference tokens, D width, H heads, d head channels, S timesteps.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def dense(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias in the type and place of ``like``. A layer that holds them in another form says so by a
+    """Weight and bias in ``like``'s type and on its device; a layer that stores them in another form has a
     method of this name."""
     own = getattr(layer, "dense", None)
     if own is not None:
@@ -22,63 +22,63 @@ def dense(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Kernels(Protocol):
-    """What a block does between its matrix products. Layers come as modules, whoever's they are."""
+    """What a block does between its matrix products. Layers are modules, of any host."""
 
     name: str
 
-    def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
-        """Norm and modulation of video [B, N, D] and text [B, M, D] under [S, 6, D], the first two of which
-        are video's shift and scale, the fourth and fifth text's -> one sequence [B, M + N, D], text first."""
+    def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
+        """Norm and modulation of video [B, N, D] and text [B, M, D] -> one sequence [B, M + N, D], text
+        first.
+
+        ``modulation`` [S, 6, D] has video's shift and scale at 0 and 1, text's at 3 and 4.
+
+        """
         ...
 
-    def rotated(
+    def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
-        """Norm of every head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
-        [1, H, R, d] comes after it as it is."""
+        """Norm of each head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
+        [1, H, R, d] is appended unchanged."""
         ...
 
-    def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
-        """A Linear's result [B, N, D], and behind it ``tail`` [1, R, D] -> [B, N + R, D]."""
+    def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
+        """Linear of x [B, N, D], with ``tail`` [1, R, D] appended -> [B, N + R, D]."""
         ...
 
-    def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        """x + gate * update: [B, N, D] under a gate [S, 1, D]."""
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        """x + gate * update: [B, N, D] with a gate [S, 1, D]."""
         ...
 
-    def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """Linear, then GELU by its tanh approximation (exact GELU moves the goldens by 2.9e-4)."""
+    def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4)."""
         ...
 
 
 class Plain:
-    """Each step an operation of torch's, each rounded to the type that flows."""
+    """Each step is a torch operation, rounded to the compute type. See :class:`Kernels`."""
 
     name = "plain"
 
-    def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
-        """See :class:`Kernels`."""
+    def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         m = modulation
         parts = modulate(norm(text), m[:, 3:4], m[:, 4:5]), modulate(norm(video), m[:, 0:1], m[:, 1:2])
         return torch.cat(parts, dim=1)
 
-    def rotated(
+    def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
-        """See :class:`Kernels`."""
         x = rotate(norm(split_heads(x, heads)), cos, sin)
         return x if tail is None else torch.cat((x, tail.expand(len(x), -1, -1, -1)), dim=2)
 
-    def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
-        """See :class:`Kernels`."""
+    def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         return torch.cat((linear(x), tail.expand(len(x), -1, -1)), dim=1)
 
-    def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        """See :class:`Kernels`."""
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
         return x + gate * update
 
-    def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """See :class:`Kernels`. In place where no gradient will ask for what went in."""
+    def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """In place if no gradient needs the input."""
         hidden = linear(x)
         if torch.is_grad_enabled():
             return nn.functional.gelu(hidden, approximate="tanh")
@@ -89,7 +89,7 @@ PLAIN = Plain()
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, N, D] under shift and scale [S, 1, D]; S is B or 1."""
+    """x [B, N, D], shift and scale [S, 1, D]; S is B or 1."""
     return x * (1 + scale) + shift
 
 

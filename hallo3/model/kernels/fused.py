@@ -1,8 +1,8 @@
-"""The four as one operation each: every input read once, float32 inside, rounded once.
+"""Fused kernels: each reads its inputs once, computes in float32 and rounds once.
 
-Each is an operation of torch's own (``torch.ops.hallo3``): profilers name it, the meta device knows its
-shapes. On CUDA it is a Triton program (:mod:`hallo3.kernels.programs`); elsewhere the same arithmetic in
-torch's operations, which is slow and there for comparison. Where a gradient may be asked, the plain ones run.
+Each is a torch operation (``torch.ops.hallo3``), so that profilers name it and the meta device knows its
+shape. On CUDA it is a Triton kernel (``triton_kernels.py``); elsewhere the same arithmetic in torch
+operations, slow and only for comparison. The eager kernels run where a gradient may be needed.
 """
 
 from __future__ import annotations
@@ -18,75 +18,64 @@ from .eager import PLAIN, dense, rotate
 
 
 class Fused:
-    """See :class:`hallo3.kernels.plain.Kernels`. Where a gradient may be asked, the plain ones run."""
+    """See :class:`~.eager.Kernels`."""
 
     name = "fused"
 
-    def modulated(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
-        """Norm + modulation."""
+    def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return PLAIN.modulated(norm, video, text, modulation)
+            return PLAIN.adaln_modulate(norm, video, text, modulation)
         weight, bias = dense(norm, video)
-        return _modulated(video, text, weight, bias, modulation, float(cast(Any, norm).eps))
+        return _adaln_modulate(video, text, weight, bias, modulation, _eps(norm))
 
-    def rotated(
+    def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
-        """Query/key norm + rotation."""
         if torch.is_grad_enabled():
-            return PLAIN.rotated(norm, x, heads, cos, sin, tail)
+            return PLAIN.qk_norm_rope(norm, x, heads, cos, sin, tail)
         weight, bias = dense(norm, x)
-        behind = None if tail is None else tail.transpose(1, 2)
-        eps = float(cast(Any, norm).eps)
-        return _rotated(x, weight, bias, cos, sin, behind, heads, eps).transpose(1, 2)
+        tail = None if tail is None else tail.transpose(1, 2)
+        return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, _eps(norm)).transpose(1, 2)
 
-    def followed(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
-        """A Linear whose product is written where it is wanted, in front of ``tail``."""
+    def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
+        """The product is written in place, before ``tail``."""
         if type(linear) is not nn.Linear or torch.is_grad_enabled():
-            return PLAIN.followed(linear, x, tail)
-        made = x.new_empty(len(x), x.shape[1] + tail.shape[1], linear.out_features)
-        for sample, place in zip(x, made, strict=True):
-            torch.addmm(linear.bias, sample, linear.weight.t(), out=place[: len(sample)])
-        made[:, x.shape[1] :] = tail
-        return made
+            return PLAIN.linear_concat(linear, x, tail)
+        out = x.new_empty(len(x), x.shape[1] + tail.shape[1], linear.out_features)
+        for sample, rows in zip(x, out, strict=True):
+            torch.addmm(linear.bias, sample, linear.weight.t(), out=rows[: len(sample)])
+        out[:, x.shape[1] :] = tail
+        return out
 
-    def gated(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        """Gate + residual."""
-        return PLAIN.gated(x, update, gate) if torch.is_grad_enabled() else _gated(x, update, gate)
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return PLAIN.gated_residual(x, update, gate)
+        return _gated_residual(x, update, gate)
 
-    def activated(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """Linear + GELU as its epilogue; layers that do more than multiply and add are called as they are."""
+    def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
+        """GELU is the product's epilogue; subclasses of ``nn.Linear`` are called as they are."""
         if type(linear) is not nn.Linear or torch.is_grad_enabled():
-            return PLAIN.activated(linear, x)
-        return _activated(x, linear.weight, linear.bias)
+            return PLAIN.linear_gelu(linear, x)
+        return _linear_gelu(x, linear.weight, linear.bias)
 
 
-@torch.library.custom_op("hallo3::modulated", mutates_args=())
-def _modulated(
-    video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
-) -> Tensor:
-    made = video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
-    if made.is_cuda:
-        from . import triton_kernels as programs
-
-        with programs.placed(made):
-            programs.modulated(made, video, text, weight, bias, modulation, eps)
-        return made
-    for x, first, out in ((text, 3, made[:, : text.shape[1]]), (video, 0, made[:, text.shape[1] :])):
-        normed = F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps)
-        shift, scale = modulation[:, first, None].float(), modulation[:, first + 1, None].float()
-        out.copy_(normed * (1 + scale) + shift)
-    return made
+def _eps(norm: nn.Module) -> float:
+    return float(cast(Any, norm).eps)
 
 
-@_modulated.register_fake
-def _(video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float) -> Tensor:
-    del weight, bias, modulation, eps
+def _launch(kernel: str, out: Tensor, *inputs: Any) -> Tensor:
+    from . import triton_kernels
+
+    with torch.cuda.device(out.device):
+        getattr(triton_kernels, kernel)(out, *inputs)
+    return out
+
+
+def _new_joint(video: Tensor, text: Tensor, *_: Any) -> Tensor:
     return video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
 
 
-@torch.library.custom_op("hallo3::rotated", mutates_args=())
-def _rotated(
+def _new_heads(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -94,70 +83,76 @@ def _rotated(
     sin: Tensor,
     tail: Tensor | None,
     heads: int,
-    eps: float,
+    *_: Any,
 ) -> Tensor:
-    count, behind = x.shape[1], 0 if tail is None else tail.shape[1]
-    made = x.new_empty(x.shape[0], count + behind, heads, x.shape[2] // heads)
-    if tail is not None:
-        made[:, count:] = tail
-    if made.is_cuda:
-        from . import triton_kernels as programs
-
-        with programs.placed(made):
-            programs.rotated(made, x, weight, bias, cos, sin, eps)
-        return made
-    each = x.view(*x.shape[:2], heads, -1).float()
-    normed = F.layer_norm(each, (each.shape[-1],), weight.float(), bias.float(), eps)
-    made[:, :count] = rotate(normed, cos.float()[:, None], sin.float()[:, None])
-    return made
-
-
-@_rotated.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    tail: Tensor | None,
-    heads: int,
-    eps: float,
-) -> Tensor:
-    del weight, bias, cos, sin, eps
+    del weight, bias, cos, sin
     count = x.shape[1] + (0 if tail is None else tail.shape[1])
     return x.new_empty(x.shape[0], count, heads, x.shape[2] // heads)
 
 
-@torch.library.custom_op("hallo3::gated", mutates_args=())
-def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    made = x.new_empty(x.shape)
-    if made.is_cuda:
-        from . import triton_kernels as programs
-
-        with programs.placed(made):
-            programs.gated(made, x, update, gate)
-        return made
-    return made.copy_(x.float() + gate.float() * update.float())
-
-
-@_gated.register_fake
-def _(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    del update, gate
+def _new_like(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("hallo3::activated", mutates_args=())
-def _activated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if x.is_cuda:  # cuBLASLt's epilogue; torch takes the tanh form there, and only there
+def _new_linear(x: Tensor, weight: Tensor, _: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("hallo3::adaln_modulate", mutates_args=())
+def _adaln_modulate(
+    video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
+) -> Tensor:
+    out = _new_joint(video, text)
+    if out.is_cuda:
+        return _launch("adaln_modulate", out, video, text, weight, bias, modulation, eps)
+    for x, first, part in ((text, 3, out[:, : text.shape[1]]), (video, 0, out[:, text.shape[1] :])):
+        normed = F.layer_norm(x.float(), (x.shape[-1],), weight.float(), bias.float(), eps)
+        shift, scale = modulation[:, first, None].float(), modulation[:, first + 1, None].float()
+        part.copy_(normed * (1 + scale) + shift)
+    return out
+
+
+@torch.library.custom_op("hallo3::qk_norm_rope", mutates_args=())
+def _qk_norm_rope(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    tail: Tensor | None,
+    heads: int,
+    eps: float,
+) -> Tensor:
+    count, out = x.shape[1], _new_heads(x, weight, bias, cos, sin, tail, heads)
+    if tail is not None:
+        out[:, count:] = tail
+    if out.is_cuda:
+        return _launch("qk_norm_rope", out, x, weight, bias, cos, sin, eps)
+    split = x.view(*x.shape[:2], heads, -1).float()
+    normed = F.layer_norm(split, (split.shape[-1],), weight.float(), bias.float(), eps)
+    out[:, :count] = rotate(normed, cos.float()[:, None], sin.float()[:, None])
+    return out
+
+
+@torch.library.custom_op("hallo3::gated_residual", mutates_args=())
+def _gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    out = _new_like(x)
+    if out.is_cuda:
+        return _launch("gated_residual", out, x, update, gate)
+    return out.copy_(x.float() + gate.float() * update.float())
+
+
+@torch.library.custom_op("hallo3::linear_gelu", mutates_args=())
+def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if x.is_cuda:  # cuBLASLt's epilogue; torch uses the tanh form there, and only there
         epilogue = cast(Callable[..., Tensor], getattr(torch, "_addmm_activation"))  # noqa: B009
         return epilogue(bias, x.flatten(0, -2), weight.t(), use_gelu=True).view(*x.shape[:-1], -1)
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-@_activated.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    del bias
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
+_adaln_modulate.register_fake(_new_joint)
+_qk_norm_rope.register_fake(_new_heads)
+_gated_residual.register_fake(_new_like)
+_linear_gelu.register_fake(_new_linear)
 
 FUSED = Fused()

@@ -1,4 +1,4 @@
-"""Which kernels a run computes with, by name; ``auto`` takes the fused ones where they are seen to work."""
+"""Choose eager or fused kernels by name; ``auto`` uses the fused ones on GPUs where they pass a self-test."""
 
 from __future__ import annotations
 
@@ -8,125 +8,111 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, check_choice
 from .eager import PLAIN, Kernels
 
 AUTO = "auto"
 NAMES = (AUTO, "plain", "fused")
-NEAR = 0.02
-"""How far fused kernels may be from plain ones when they are tried, relative: twice bfloat16's rounding."""
+MAX_DISTANCE = 0.02
+"""Largest relative distance of fused kernels from plain ones in the self-test: twice bfloat16's rounding."""
 
 
 class KernelChoice(NamedTuple):
-    """The kernels, and for ``auto`` on a GPU why not the fused ones; empty where there is nothing to say."""
+    """``reason``: why ``auto`` did not choose the fused kernels on a GPU; empty otherwise."""
 
     kernels: Kernels
-    why_plain: str = ""
+    reason: str = ""
 
 
 def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> KernelChoice:
-    """Kernels by name for a device. The fused ones are compiled for it and tried beside the plain ones
-    first, in the type that is to flow.
+    """Compile and test the fused kernels, in ``dtype``, if they can be chosen.
 
-    Raises ``InputError`` for a name that is none, and for ``fused`` where they cannot run.
+    Raises ``InputError`` for an unknown name, and for ``fused`` where they cannot run.
     """
-    if name not in NAMES:
-        raise InputError(
-            "There are no such kernels.",
-            found=repr(name),
-            expected=" or ".join(NAMES),
-            fix="choose one of these, or leave it out",
-        )
+    check_choice(name, NAMES, "kernels")
     if name == "plain" or (name == AUTO and device.type != "cuda"):
         return KernelChoice(PLAIN)
-    why = why_not(device, dtype)
-    if why and name == "fused":
+    reason = why_unsupported(device, dtype)
+    if reason and name == "fused":
         raise InputError(
             "The fused kernels cannot run here.",
-            found=why,
+            found=reason,
             expected="a CUDA device with Triton, which torch compiles them by",
             fix="choose auto or plain; on Windows, install triton-windows",
         )
-    if why:
-        return KernelChoice(PLAIN, why)
+    if reason:
+        return KernelChoice(PLAIN, reason)
     from .fused import FUSED
 
     return KernelChoice(FUSED)
 
 
 def expected_kernels(name: str, device: torch.device) -> KernelChoice:
-    """What :func:`kernels_named` will probably choose, without trying it: for plans. A plan that is made
-    without a GPU is for one that has Triton. Raises ``InputError`` as that does, where no trial is needed
-    for it."""
-    without = device.type == "cuda" and find_spec("triton") is None
-    if name not in NAMES or (name == "fused" and without):
+    """What :func:`choose_kernels` will probably choose, untested: for plans. A plan made without a GPU is for
+    one with Triton. Raises ``InputError`` as that does, as far as no test is needed."""
+    missing = device.type == "cuda" and find_spec("triton") is None
+    if name not in NAMES or (name == "fused" and missing):
         return choose_kernels(name, device)
-    if name == "plain" or without or device.type not in ("cuda", "cpu"):
+    if name == "plain" or missing or device.type not in ("cuda", "cpu"):
         return KernelChoice(PLAIN)
     from .fused import FUSED
 
     return KernelChoice(FUSED)
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the fused kernels cannot be used on a device in a type; empty if they can. Raises
-    ``torch.OutOfMemoryError``."""
+def why_unsupported(device: torch.device, dtype: torch.dtype) -> str:
+    """Why the fused kernels cannot be used; empty if they can. Raises ``torch.OutOfMemoryError``."""
     if device.type == "cuda" and find_spec("triton") is None:
         return "Triton is not installed"
     from .fused import FUSED
 
     try:
-        apart = _apart(FUSED, device, dtype)
+        plain, fused = _results(PLAIN, device, dtype), _results(FUSED, device, dtype)
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or not _stops_a_compiler(error):
+        unsupported = is_compiler_error(error) or isinstance(
+            error, RuntimeError | ImportError | OSError | ValueError
+        )
+        if isinstance(error, torch.OutOfMemoryError) or not unsupported:
             raise
-        said = str(error).strip().splitlines() or ["without a word"]
-        return f"{type(error).__name__}: {said[0][:200]}"
-    far = [each for each in apart if not each <= NEAR]  # what is not a number is not near either
+        lines = str(error).strip().splitlines() or ["no message"]
+        return f"{type(error).__name__}: {lines[0][:200]}"
+    distances = [relative_distance(found, expected) for found, expected in zip(fused, plain, strict=True)]
+    far = [each for each in distances if not each <= MAX_DISTANCE]  # NaN is far, too
     return f"results {far[0]:.3f} away from torch's own" if far else ""
 
 
-def _stops_a_compiler(error: Exception) -> bool:
-    """Triton's own errors, those of the C compiler it calls, a driver that is too old; not a mistake of
-    ours."""
-    kinds = (RuntimeError, ImportError, OSError, ValueError)
-    return (
-        isinstance(error, kinds)
-        or type(error).__module__.startswith("triton")
-        or type(error).__name__ == "CalledProcessError"
-    )
+def is_compiler_error(error: Exception) -> bool:
+    """Whether Triton, or the C compiler it calls, failed."""
+    return type(error).__module__.startswith("triton") or type(error).__name__ == "CalledProcessError"
 
 
 @torch.inference_mode()
-def _apart(fused: Kernels, device: torch.device, dtype: torch.dtype) -> list[float]:
-    """How far the fused kernels are from the plain ones on small numbers, each relative."""
-    drawn = torch.Generator().manual_seed(0)
+def _results(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """What kernels compute of small random values."""
+    generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=drawn).to(device, dtype)
+        return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    norm, head = nn.LayerNorm(128), nn.LayerNorm(64, eps=1e-6)
+    norm, head_norm = nn.LayerNorm(128), nn.LayerNorm(64, eps=1e-6)
     linear = nn.Linear(128, 512)
-    for layer in (norm, head, linear):
-        layer.to(device, dtype)
+    for layer in (norm, head_norm, linear):
+        for parameter in layer.parameters():
+            parameter.data = draw(*parameter.shape) / 8
     video, text, modulation = draw(2, 70, 128), draw(2, 6, 128), draw(2, 6, 128)
-    cos, sin, tail, behind = draw(70, 64), draw(70, 64), draw(1, 2, 5, 64), draw(1, 5, 512)
-
-    def results(kernels: Kernels) -> tuple[Tensor, ...]:
-        return (
-            kernels.modulated(norm, video, text, modulation),
-            kernels.modulated(norm, video, text[:, :0], modulation[:1]),
-            kernels.rotated(head, video, 2, cos, sin, tail),
-            kernels.rotated(head, video, 2, cos, sin),
-            kernels.followed(linear, video, behind),
-            kernels.gated(video, video, modulation[:, 2:3]),
-            kernels.activated(linear, video),
-        )
-
-    pairs = zip(results(fused), results(PLAIN), strict=True)
-    return [_distance(found, wanted) for found, wanted in pairs]
+    cos, sin, kv_tail, linear_tail = draw(70, 64), draw(70, 64), draw(1, 2, 5, 64), draw(1, 5, 512)
+    return (
+        kernels.adaln_modulate(norm, video, text, modulation),
+        kernels.adaln_modulate(norm, video, text[:, :0], modulation[:1]),
+        kernels.qk_norm_rope(head_norm, video, 2, cos, sin, kv_tail),
+        kernels.qk_norm_rope(head_norm, video, 2, cos, sin),
+        kernels.linear_concat(linear, video, linear_tail),
+        kernels.gated_residual(video, video, modulation[:, 2:3]),
+        kernels.linear_gelu(linear, video),
+    )
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
-    found, wanted = found.double(), wanted.double()
-    return ((found - wanted).square().sum() / wanted.square().sum()).sqrt().item()
+def relative_distance(found: Tensor, expected: Tensor) -> float:
+    """L2."""
+    found, expected = found.double(), expected.double()
+    return ((found - expected).square().sum() / expected.square().sum()).sqrt().item()

@@ -1,14 +1,13 @@
-"""Three of the kernels as Triton programs: a row is read once, computed in float32, rounded once and written.
+"""Three of the kernels in Triton: each reads a row once, computes in float32, rounds once and writes it.
 
-Imported only where Triton is, and compiled for the device when first called. A program is one row: a token's
-channels, or its heads.
+Imported only if Triton is installed, and compiled for the device when first called. A program is one row: a
+token's channels, or its heads.
 """
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false
-# ruff: noqa: N803  (what is known when a program is compiled is written large there)
+# ruff: noqa: N803  (compile-time constants are upper case in Triton)
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -47,7 +46,7 @@ def _rotate(
     row = tl.program_id(0)
     batch, place = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
     channel, head = tl.arange(0, BLOCK), tl.arange(0, HEADS)
-    other = channel ^ 1  # of a pair; it is in the cache when its turn comes
+    other = channel ^ 1  # of a pair; the other one's load hits the cache
     known = channel < width
     there = (head < heads)[:, None] & known[None]
     start = x + batch * x_batch + place * x_row + head[:, None] * width
@@ -84,25 +83,25 @@ def _gate(
     tl.store(out + row.to(tl.int64) * width + channel, result, there)
 
 
-def modulated(
+def adaln_modulate(
     out: Tensor, video: Tensor, text: Tensor, weight: Tensor, bias: Tensor, modulation: Tensor, eps: float
 ) -> None:
-    """Text [B, M, D] and video [B, N, D], normed and modulated by [S, 6, D], into ``out`` [B, M + N, D]."""
-    video, text, modulation = rows(video), rows(text), rows(modulation)
+    """Write text [B, M, D] and video [B, N, D], modulated by [S, 6, D], to ``out`` [B, M + N, D]."""
+    video, text, modulation = _contiguous_rows(video), _contiguous_rows(text), _contiguous_rows(modulation)
     batch, tokens, width = out.shape
     _modulate[(batch * tokens,)](
         out, video, text, weight, bias, modulation, text.shape[1], tokens, width,
-        *video.stride()[:2], *text.stride()[:2], _step(modulation), modulation.stride(1), eps,
+        *video.stride()[:2], *text.stride()[:2], _sample_stride(modulation), modulation.stride(1), eps,
         BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
     )  # fmt: skip
 
 
-def rotated(
+def qk_norm_rope(
     out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float
 ) -> None:
-    """Heads of x [B, N, D], normed and rotated by cos and sin [N, d], into the first N of ``out``
-    [B, N + R, H, d]."""
-    x = rows(x)
+    """Write the heads of x [B, N, D], normed and rotated by cos and sin [N, d], to the first N rows of
+    ``out`` [B, N + R, H, d]."""
+    x = _contiguous_rows(x)
     batch, tokens, width = x.shape
     heads, each = out.shape[2:]
     _rotate[(batch * tokens,)](
@@ -112,31 +111,26 @@ def rotated(
     )  # fmt: skip
 
 
-def gated(out: Tensor, x: Tensor, update: Tensor, gate: Tensor) -> None:
-    """x + gate * update, [B, N, D] and [S, 1, D], into ``out`` [B, N, D]."""
-    x, update, gate = rows(x), rows(update), rows(gate)
+def gated_residual(out: Tensor, x: Tensor, update: Tensor, gate: Tensor) -> None:
+    """Write x + gate * update, [B, N, D] and [S, 1, D], to ``out`` [B, N, D]."""
+    x, update, gate = _contiguous_rows(x), _contiguous_rows(update), _contiguous_rows(gate)
     batch, tokens, width = out.shape
     _gate[(batch * tokens,)](
         out, x, update, gate, tokens, width,
-        *x.stride()[:2], *update.stride()[:2], _step(gate),
+        *x.stride()[:2], *update.stride()[:2], _sample_stride(gate),
         BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
     )  # fmt: skip
 
 
-def rows(tensor: Tensor) -> Tensor:
-    """The tensor, its channels side by side; a copy only where they are not."""
+def _contiguous_rows(tensor: Tensor) -> Tensor:
+    """The tensor with contiguous channels; a copy only if they are not."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _step(of: Tensor) -> int:
-    """From a sample's row to the next one's; there is one for all, or one a sample."""
-    return of.stride(0) if len(of) > 1 else 0
+def _sample_stride(tensor: Tensor) -> int:
+    """Stride between samples; 0 if one row serves all."""
+    return tensor.stride(0) if len(tensor) > 1 else 0
 
 
 def _warps(width: int) -> int:
     return 8 if width > 1024 else 4
-
-
-def placed(tensor: Tensor) -> torch.cuda.device:
-    """The device that programs are to be started on."""
-    return torch.cuda.device(tensor.device)
