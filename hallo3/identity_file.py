@@ -24,7 +24,7 @@ from .errors import CheckpointError
 from .geometry import PixelBox
 from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
-from .media.paste_back import LONGEST, PasteBack
+from .media.paste_back import MAX_PHOTOGRAPH_SIDE, PasteBack
 from .storage.atomic import write_atomic, write_error
 from .storage.hashing import hash_tensor, hash_text, raw_bytes
 from .storage.json_file import parse_json_object
@@ -247,7 +247,11 @@ def _check_values(name: str, tensor: Tensor, shape: tuple[int | None, ...], most
 
 def _check_picture(name: str, picture: Tensor) -> None:
     h, w = picture.shape[1:] if picture.ndim == 3 else (0, 0)
-    if picture.dtype != torch.uint8 or len(picture) != 3 or not (2 <= h <= LONGEST and 2 <= w <= LONGEST):
+    if (
+        picture.dtype != torch.uint8
+        or len(picture) != 3
+        or not (2 <= h <= MAX_PHOTOGRAPH_SIDE and 2 <= w <= MAX_PHOTOGRAPH_SIDE)
+    ):
         raise ValueError(f"{name} of {list(picture.shape)} {picture.dtype}")
 
 

@@ -259,7 +259,7 @@ class Hallo3PasteBack(io.ComfyNode):
         check_memory(needed, f"{len(frames)} frames of {around.width} x {around.height} px", ADVICE)
         pasted = torch.empty(len(frames), around.height, around.width, 3)
         for index in range(len(frames)):
-            pasted[index] = images_of(around.around(frames[index : index + 1].float().cpu().clamp(0, 1)))[0]
+            pasted[index] = images_of(around.paste(frames[index : index + 1].float().cpu().clamp(0, 1)))[0]
         return io.NodeOutput(pasted)
 
 

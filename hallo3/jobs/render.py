@@ -304,7 +304,7 @@ class VideoJob(JobStore):
     def _finish(self, frames: Tensor) -> Tensor:
         """Frames without bars [F, 3, h, w] -> as the video shows them."""
         if self.paste_back is not None:
-            return self.paste_back.around(frames)
+            return self.paste_back.paste(frames)
         return enlarge(frames, self.enlarge)
 
 

@@ -1,4 +1,4 @@
-"""The canvas: a picture fitted to the model's grid, and the way back (facts 10, golden ``image_resize``)."""
+"""The canvas: a picture fitted to the model's grid (facts 10, golden ``image_resize``)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.nn import functional as F
 
 from ..geometry import VideoShape
 
-LONGEST = 5
-"""Canvases that a strip may be long; what is left out would be cut off either way."""
-BAND = 128
+MAX_STRIP = 5
+"""Length of a strip in canvases; what is beyond would be cropped either way."""
+BAND_ROWS = 128
 """Rows that are masked at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canvas:
-    """A fitted picture: ``pixels`` [1, 3, 1, H, W] in -1..1 and the part of it that is picture."""
+    """A fitted picture: ``pixels`` [1, 3, 1, H, W] in -1..1, and the part without bars."""
 
     pixels: Tensor
     rows: slice
@@ -25,12 +25,12 @@ class Canvas:
 
     @property
     def height(self) -> int:
-        """Rows of picture after :meth:`uncrop`."""
+        """After :meth:`uncrop`."""
         return self.rows.stop - self.rows.start
 
     @property
     def width(self) -> int:
-        """Columns of picture after :meth:`uncrop`."""
+        """After :meth:`uncrop`."""
         return self.columns.stop - self.columns.start
 
     def uncrop(self, frames: Tensor) -> Tensor:
@@ -39,10 +39,10 @@ class Canvas:
 
 
 def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Canvas:
-    """A picture [3, h, w] in 0..1 on the model's canvas.
+    """Fit a picture [3, h, w] in 0..1 to the model's canvas.
 
-    Square pictures are scaled to the shorter side and stand between bars; all others cover the canvas
-    and lose what hangs over. With a ``mask`` [h, w], as ``fit(picture * mask, shape)`` without that copy.
+    Square pictures are scaled to the shorter side, between bars; all others cover the canvas and are cropped.
+    With a ``mask`` [h, w], the same as ``fit(picture * mask, shape)`` without that copy.
     """
     if picture.shape[1] == picture.shape[2]:
         side = min(shape.height, shape.width)
@@ -56,31 +56,31 @@ def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Ca
 
 
 def cover(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
-    """Scale (bicubic, antialiased, overshoot kept) until [3, height, width] is covered; cut the middle."""
-    picture = shrink(picture, height / width)
-    mask = None if mask is None else shrink(mask, height / width)
+    """Scale (bicubic, antialiased, unclamped) to cover [3, height, width], and crop the middle."""
+    picture = _trim_strip(picture, height / width)
+    mask = None if mask is None else _trim_strip(mask, height / width)
     size, top, left = cover_size(picture.shape[1], picture.shape[2], height, width)
     return resize(picture, size, "bicubic", mask)[:, top : top + height, left : left + width]
 
 
 def cover_size(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], int, int]:
-    """The size to which h x w is scaled, and where the canvas begins on it: (size, top, left)."""
-    wider = w / h > width / height
-    size = (height, int(w * height / h)) if wider else (int(h * width / w), width)
+    """The size to which h x w is scaled, and the canvas' top and left on it."""
+    is_wider = w / h > width / height
+    size = (height, int(w * height / h)) if is_wider else (int(h * width / w), width)
     return size, (size[0] - height) // 2, (size[1] - width) // 2
 
 
-def shrink(picture: Tensor, ratio: float) -> Tensor:
-    """The middle of a strip [..., h, w]: no more than ``LONGEST`` canvases, of height / width ``ratio``, side
-    by side. Without this, a strip that covers the canvas could become gigabytes."""
+def _trim_strip(picture: Tensor, ratio: float) -> Tensor:
+    """The middle of a strip [..., h, w]: at most ``MAX_STRIP`` canvases of height / width ``ratio``, side by
+    side. Without this, a strip that covers the canvas could become gigabytes."""
     h, w = picture.shape[-2:]
-    tall, wide = min(h, int(LONGEST * ratio * w)), min(w, int(LONGEST * h / ratio))
+    tall, wide = min(h, int(MAX_STRIP * ratio * w)), min(w, int(MAX_STRIP * h / ratio))
     top, left = (h - tall) // 2, (w - wide) // 2
     return picture[..., top : top + tall, left : left + wide]
 
 
 def pad_square(picture: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
-    """Scale (bilinear, antialiased) to the shorter side, black bars around, clamped to 0..1."""
+    """Scale (bilinear, antialiased) to the shorter side and add black bars; clamped to 0..1."""
     side = min(height, width)
     fitted = resize(picture, (side, side), "bilinear", mask)
     top, left = (height - side) // 2, (width - side) // 2
@@ -89,27 +89,26 @@ def pad_square(picture: Tensor, height: int, width: int, mask: Tensor | None = N
 
 
 def resize(picture: Tensor, size: tuple[int, int], mode: str, mask: Tensor | None = None) -> Tensor:
-    """A picture [C, h, w], times a mask [h, w] if there is one, scaled to a size with antialiasing.
+    """Scale a picture [C, h, w], times a mask [h, w] if given, with antialiasing.
 
-    Scaling goes across first and down then; so the mask can be applied to a band of rows at a time, to the
-    same bits.
+    Torch scales across before down, so the mask can be applied to a band of rows at a time, bit for bit.
     """
     if mask is not None:
-        across = picture.new_empty(*picture.shape[:2], size[1])
-        for top in range(0, picture.shape[1], BAND):
-            rows = slice(top, top + BAND)
-            seen = picture[:, rows] * mask[rows].to(picture)
-            across[:, rows] = _scaled(seen, (seen.shape[1], size[1]), mode)
-        picture = across
-    return _scaled(picture, size, mode)
+        narrow = picture.new_empty(*picture.shape[:2], size[1])
+        for top in range(0, picture.shape[1], BAND_ROWS):
+            rows = slice(top, top + BAND_ROWS)
+            band = picture[:, rows] * mask[rows].to(picture)
+            narrow[:, rows] = _scale(band, (band.shape[1], size[1]), mode)
+        picture = narrow
+    return _scale(picture, size, mode)
 
 
-def _scaled(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def _scale(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return F.interpolate(picture[None], size=size, mode=mode, antialias=True, align_corners=False)[0]
 
 
 def enlarge(frames: Tensor, times: int) -> Tensor:
-    """Frames [F, 3, H, W] in 0..1, so many times as high and wide (bicubic, overshoot cut off)."""
+    """Scale frames [F, 3, H, W] in 0..1 up by a whole factor (bicubic, clamped)."""
     if times == 1:
         return frames
     size = times * frames.shape[2], times * frames.shape[3]
@@ -117,9 +116,9 @@ def enlarge(frames: Tensor, times: int) -> Tensor:
 
 
 def drop_pixels(frames: Tensor, draw: Tensor, rate: float) -> Tensor:
-    """Motion frames [B, 3, F, H, W] with a random share of pixels set to mid grey (0).
+    """Set a random share of the pixels of motion frames [B, 3, F, H, W] to mid grey (0).
 
-    One uniform draw [H, W] serves all frames and channels and is compared in the frames' type, as the
-    original does (golden ``motion_mask``).
+    One uniform draw [H, W] is for all frames and channels, and compared in the frames' type as in the
+    original (golden ``motion_mask``).
     """
     return frames * (draw.to(frames) > rate)

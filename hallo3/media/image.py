@@ -1,4 +1,4 @@
-"""Pictures from files: upright, three channels, 0..1; and to files."""
+"""Picture files."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import PortraitError
 
-MINIMUM_SIDE = 64
-KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-"""Kinds of files that are read, whatever they are called; of others some would start a program."""
-PAPER = (255, 255, 255)
-"""Transparent parts are shown as on white paper."""
+MIN_SIDE = 64
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Formats to read, whatever the file's name. To open some of the others, Pillow starts a program."""
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture file -> [3, h, w] float32 in 0..1, turned upright by its EXIF mark.
+    """Read a picture as [3, h, w] float32 in 0..1, rotated according to its EXIF orientation.
 
-    Grey, palette, CMYK and 16-bit pictures become RGB, transparency becomes white, of an animation the
+    Grey, palette, CMYK and 16-bit pictures become RGB, transparency becomes white, and of an animation the
     first frame is used. Raises ``PortraitError``.
     """
     if not path.is_file():
@@ -33,7 +32,7 @@ def read_picture(path: Path) -> Tensor:
             fix="check the path",
         )
     try:
-        rgb = _decoded(path)
+        rgb = _decode(path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PortraitError(
             "The portrait is too large.",
@@ -44,7 +43,7 @@ def read_picture(path: Path) -> Tensor:
     except UnidentifiedImageError as error:
         raise PortraitError(
             "The portrait cannot be read.",
-            found=f"{path.name}, {path.stat().st_size} bytes, of no known picture format",
+            found=f"{path.name}, {path.stat().st_size} bytes, of an unknown picture format",
             expected="a PNG, JPEG, WebP or similar picture",
             fix="open it in a picture program and save it as PNG",
         ) from error
@@ -59,13 +58,16 @@ def read_picture(path: Path) -> Tensor:
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
-    """A picture [3, h, w] in 0..1 as a file of the kind that its name says. Raises ``OSError``."""
+    """Write a picture [3, h, w] in 0..1 in the format of the file's ending. Raises ``OSError``."""
     rgb = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     Image.fromarray(rgb).save(path)
 
 
 def check_picture(picture: Tensor) -> Tensor:
-    """The picture, if it can be a portrait: [3, h, w], at least 64 px a side, finite, in 0..1."""
+    """Return the picture if it is [3, h, w], at least 64 px per side, finite and in 0..1.
+
+    Raises ``PortraitError`` otherwise.
+    """
     if picture.ndim != 3 or picture.shape[0] != 3:
         raise PortraitError(
             "The portrait has the wrong layout.",
@@ -74,54 +76,45 @@ def check_picture(picture: Tensor) -> Tensor:
             fix="pass one RGB picture, channels first",
         )
     height, width = picture.shape[1:]
-    if min(height, width) < MINIMUM_SIDE:
+    if min(height, width) < MIN_SIDE:
         raise PortraitError(
             "The portrait is too small.",
             found=f"{width} x {height} px",
-            expected=f"at least {MINIMUM_SIDE} px a side",
+            expected=f"at least {MIN_SIDE} px per side",
             fix="use a larger picture",
         )
     low, high = float(picture.amin()), float(picture.amax())
     if not (low >= 0 and high <= 1):
-        where = (~picture.isfinite().all(dim=0)).nonzero()
-        bad = f"NaN or infinity at x {int(where[0, 1])}, y {int(where[0, 0])}" if len(where) else ""
+        bad = (~picture.isfinite().all(dim=0)).nonzero()
+        place = f"NaN or infinity at x {int(bad[0, 1])}, y {int(bad[0, 0])}" if len(bad) else ""
         raise PortraitError(
             "The portrait's values cannot be used.",
-            found=bad or f"values from {low:g} to {high:g}",
+            found=place or f"values from {low:g} to {high:g}",
             expected="finite values from 0 to 1",
             fix="scale the picture to 0..1",
         )
     return picture
 
 
-def _decoded(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """[h, w, 3], upright. The picture's other forms are gone from memory when it returns."""
+def _decode(path: Path) -> NDArray[np.uint8]:
+    """[h, w, 3]. No other copy of the picture stays in memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()
-        with Image.open(path, formats=[kind for kind in KINDS if kind in Image.OPEN]) as image:
+        with Image.open(path, formats=[each for each in PICTURE_FORMATS if each in Image.OPEN]) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return _convert_to_rgb(image)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    if image.mode.startswith(("I", "F")):
-        return _grey_to_rgb(np.array(image, dtype=np.float32), image.mode)
+def _convert_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):  # Pillow would clip 16-bit and floating-point grey, not scale it
+        grey = np.array(image, dtype=np.float32)
+        if not np.isfinite(grey).all():
+            raise ValueError("pixels that are not finite")
+        grey *= 255.0 / (1.0 if image.mode == "F" and grey.max(initial=0.0) <= 1 else 65535.0)
+        return np.repeat(grey.clip(0, 255).round().astype(np.uint8)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, (*PAPER, 255))
-        paper.alpha_composite(image)
-        image = paper
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _grey_to_rgb(
-    grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]], mode: str
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """16-bit and floating grey: Pillow's own conversion would clip instead of scale."""
-    if not np.isfinite(grey).all():
-        raise ValueError("pixels that are no finite numbers")
-    full = 1.0 if mode == "F" and grey.max(initial=0.0) <= 1 else 65535.0
-    grey *= 255.0 / full
-    values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = grey.clip(0, 255).round().astype(np.uint8)
-    return np.repeat(values[:, :, None], 3, axis=2)

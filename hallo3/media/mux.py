@@ -1,10 +1,15 @@
-"""Pieces and sound in one file, without encoding anything again: while it grows, and at the end."""
+"""Segments and sound in one video file without re-encoding: while it grows, and at the end.
+
+FFmpeg's concat demuxer joins files that are complete. A video that plays while it is rendered, and after a
+crash, must be appended to, which no library does: here packets of each segment are copied with new times. If
+the growing file were dropped, concat could replace ``GrowingVideo``.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -20,16 +25,30 @@ from ..storage.atomic import finalize_file, temporary_path, write_error
 from .audio import Recording, read_pieces
 from .audio_decoder import open_audio
 
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+AI_COMMENT = "AI-generated: this person was animated by a machine (Hallo3)."
+"""Metadata of a video by default."""
+HEADLINE = "The video cannot be written."
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
+GROWING_OPTIONS = {"mp4": FRAGMENTS, "mov": FRAGMENTS, "matroska": {"cluster_time_limit": "400"}}
+"""FFmpeg's options for a file that plays while it grows, and after a crash without its last 0.4 seconds."""
+FINAL_OPTIONS = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
+REORDERED_FRAMES = 2
+"""By which decoding is ahead of display. Short segments may need fewer; a joined video must have one
+value."""
 
-class Sink(io.BufferedWriter):
-    """The file at ``path``, emptied, for FFmpeg to write. Raises ``OSError`` if it cannot be opened."""
+
+class OutputFile(io.BufferedWriter):
+    """A file for FFmpeg to write, which does not handle errors: the first one is kept for :meth:`check`.
+
+    Raises ``OSError`` if it cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
         self._failure: OSError | None = None
 
     def write(self, block: Any, /) -> int:
-        """All of it, or nothing after a failure; FFmpeg is not told."""
         if self._failure is None:
             try:
                 return super().write(block)
@@ -38,7 +57,6 @@ class Sink(io.BufferedWriter):
         return len(block)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """To where FFmpeg goes on; what is held back is written first."""
         if self._failure is None:
             try:
                 return super().seek(offset, whence)
@@ -47,39 +65,31 @@ class Sink(io.BufferedWriter):
         return max(offset, 0)
 
     def check(self) -> None:
-        """Write what is held back. Raises the ``OSError`` that this or anything before met."""
+        """Flush. Raises the first ``OSError`` of this or any call before."""
         if self._failure is not None:
             raise self._failure
         self.flush()
 
 
-FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
-MARK = "AI-generated: this person was animated by a machine (Hallo3)."
-"""What a video says of itself unless that is switched off."""
-HEADLINE = "The video cannot be written."
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
-GROWING = {
-    "mp4": FRAGMENTS,
-    "mov": FRAGMENTS,
-    "matroska": {"cluster_time_limit": "400"},
-}
-"""FFmpeg's options for a file that plays while it grows and after a crash: all but its last 0.4 seconds."""
-REORDERED = 2
-"""Frames by which decoding runs ahead of showing. A short piece may do with less; a joined video must not."""
-FINAL = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
+@contextmanager
+def _report_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(HEADLINE, path, error) from error
 
 
 class GrowingVideo:
-    """A video file to which pieces are appended. A context manager; the file is closed on leaving.
+    """A video file to append segments to, as a context manager. ``sound`` is an MP4 with sound only.
 
-    ``sound`` is an MP4 of nothing but sound, or None. Raises ``OutputError`` if it cannot be written.
+    Raises ``OutputError`` if it cannot be written.
     """
 
     def __init__(
-        self, path: Path, form: str, options: dict[str, str], sound: Path | None, mark: bool
+        self, path: Path, format: str, options: dict[str, str], sound: Path | None, mark: bool
     ) -> None:
         self.path = path
-        self._form, self._options, self._mark = form, options, mark
+        self._format, self._options, self._mark = format, options, mark
         self._sound_path = sound
         self._picture: Any = None
         self._count = self._frame = self._delay = 0
@@ -87,82 +97,65 @@ class GrowingVideo:
     def __enter__(self) -> Self:
         import av
 
-        try:
-            self._file = Sink(self.path)
+        with _report_errors(self.path):
+            self._file = OutputFile(self.path)
             options = {**self._options, "flush_packets": "1"}
-            self._container: Any = av.open(self._file, "w", format=self._form, options=options)
-            self._sound = _Sound(self._sound_path) if self._sound_path else None
-        except OSError as error:
-            raise write_error(HEADLINE, self.path, error) from error
+            self._container: Any = av.open(self._file, "w", format=self._format, options=options)
+            self._sound = _SoundPackets(self._sound_path) if self._sound_path else None
         if self._mark:
-            self._container.metadata["comment"] = MARK
+            self._container.metadata["comment"] = AI_COMMENT
         return self
 
-    def append(self, piece: bytes) -> None:
-        """Add a piece, and the sound that belongs to it."""
+    def append(self, segment: bytes) -> None:
+        """Add an encoded segment, and the sound of its time."""
         import av
 
-        source: Any = av.open(BytesIO(piece))
-        with source:
+        source: Any = av.open(BytesIO(segment))
+        with source, _report_errors(self.path):
             track: Any = source.streams.video[0]
             if self._picture is None:
-                self._begin(track)
-            begun = self._count
+                self._add_streams(track)
+            first = self._count
             for packet in source.demux(track):
                 if not packet.size:
                     continue
                 frame = self._frame = self._frame or packet.duration
-                packet.pts, packet.duration = packet.pts + begun * frame, frame
+                packet.pts, packet.duration = packet.pts + first * frame, frame
                 packet.dts = (self._count - self._delay) * frame
                 packet.stream = self._picture
-                self._mux(packet)
+                self._container.mux(packet)
                 self._count += 1
-            time = self._count * self._frame * track.time_base
-        if self._sound is not None:
-            for packet in self._sound.until(time):
-                self._mux(packet)
-        self._flush()
+            if self._sound is not None:
+                self._sound.mux_until(self._count * self._frame * track.time_base, self._container)
+            self._file.check()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None and self._sound is not None and self._picture is not None:
-                for packet in self._sound.until(None):
-                    self._mux(packet)
-            self._close()
-        except OSError as failure:
-            with suppress(OSError):
-                self._file.close()
-            if kind is None:
-                raise write_error(HEADLINE, self.path, failure) from failure
-
-    def _begin(self, track: Any) -> None:
+    def _add_streams(self, track: Any) -> None:
         try:
             self._picture = self._container.add_stream_from_template(track)
         except ValueError as error:
             raise OutputError(
                 HEADLINE,
                 found=f"{track.codec_context.name} in {self.path.suffix}: {error}",
-                expected="a codec that this kind of file holds",
+                expected="a codec for this file type",
                 fix="choose another file ending or codec",
             ) from error
         self._picture.time_base = track.time_base
-        self._delay = REORDERED if track.codec_context.has_b_frames else 0
+        self._delay = REORDERED_FRAMES if track.codec_context.has_b_frames else 0
         if self._sound is not None:
             self._sound.target = self._container.add_stream_from_template(self._sound.track)
 
-    def _mux(self, packet: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            self._container.mux(packet)
-        except OSError as error:
-            raise write_error(HEADLINE, self.path, error) from error
-
-    def _flush(self) -> None:
-        try:
-            self._file.check()
-        except OSError as error:
-            raise write_error(HEADLINE, self.path, error) from error
+            if kind is None and self._sound is not None and self._picture is not None:
+                self._sound.mux_until(None, self._container)
+            self._close()
+        except OSError as failure:
+            with suppress(OSError):
+                self._file.close()
+            if kind is None:
+                raise write_error(HEADLINE, self.path, failure) from failure
 
     def _close(self) -> None:
         try:
@@ -173,12 +166,12 @@ class GrowingVideo:
             if self._sound is not None:
                 self._sound.close()
             self._file.close()
-        if self._picture is None:  # nothing was appended: there is no video
+        if self._picture is None:  # no segment: not a video
             self.path.unlink(missing_ok=True)
 
 
-class _Sound:
-    """Packets of an encoded sound, as time goes by."""
+class _SoundPackets:
+    """The packets of an encoded sound, to mux as time passes."""
 
     def __init__(self, path: Path) -> None:
         import av
@@ -188,91 +181,85 @@ class _Sound:
         self.track: Any = self._container.streams.audio[0]
         self.target: Any = None
         self._packets = self._container.demux(self.track)
-        self._waiting: Any = None
+        self._next: Any = None
 
-    def until(self, time: Fraction | None) -> Iterator[Any]:
-        """Packets that begin before a time in seconds, or all that are left."""
+    def mux_until(self, time: Fraction | None, container: Any) -> None:
+        """Mux the packets that start before a time in seconds, or all."""
         while True:
-            packet = self._waiting or next(self._packets, None)
-            self._waiting = None
+            packet, self._next = self._next or next(self._packets, None), None
             if packet is None or not packet.size:
                 return
             if time is not None and packet.pts * packet.time_base >= time:
-                self._waiting = packet
+                self._next = packet
                 return
             packet.stream = self.target
-            yield packet
+            container.mux(packet)
 
     def close(self) -> None:
-        """Close the file."""
         self._container.close()
         self._file.close()
 
 
 def open_growing_video(path: Path, sound: Path | None, mark: bool = True) -> GrowingVideo:
-    """A video that plays while it grows. What has been appended survives a crash but for 0.4 seconds."""
-    form = FORMATS.get(path.suffix.lower(), "mp4")
-    return GrowingVideo(path, form, GROWING[form], sound, mark)
+    """A video that plays while it grows, and after a crash without its last 0.4 seconds."""
+    format = FORMATS.get(path.suffix.lower(), "mp4")
+    return GrowingVideo(path, format, GROWING_OPTIONS[format], sound, mark)
 
 
 def join_segments(
-    pieces: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = ""
+    segments: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = ""
 ) -> None:
-    """The finished video at ``path``: an ordinary file, whole or not there. ``name`` is what it is called
-    beside that place until then.
+    """Write the finished video at ``path``: complete or not at all. ``name`` is its name until then.
 
-    Raises ``OutputError`` if it cannot be written; whatever had its name before is then still there.
+    Raises ``OutputError`` if it cannot be written; an earlier file at ``path`` is then still there.
     """
-    form = FORMATS[path.suffix.lower()]
+    format = FORMATS[path.suffix.lower()]
     fresh = temporary_path(path.with_name(name) if name else path)
     try:
-        with GrowingVideo(fresh, form, FINAL[form], sound, mark) as video:
-            for piece in pieces:
-                video.append(piece)
-        finalize_file(fresh, path)
-    except BaseException as error:
+        with _report_errors(path):
+            with GrowingVideo(fresh, format, FINAL_OPTIONS[format], sound, mark) as video:
+                for segment in segments:
+                    video.append(segment)
+            finalize_file(fresh, path)
+    except BaseException:
         with suppress(OSError):
             fresh.unlink()
-        if isinstance(error, OSError):
-            raise write_error(HEADLINE, path, error) from error
         raise
 
 
-def decode_frames(piece: bytes) -> Tensor:
-    """A piece's frames, decoded: [F, 3, H, W] in 0..1."""
+def decode_frames(segment: bytes) -> Tensor:
+    """The frames of an encoded segment: [F, 3, H, W] in 0..1."""
     import av
 
-    source: Any = av.open(BytesIO(piece))
+    source: Any = av.open(BytesIO(segment))
     with source:
         pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-MIXED = 8
-"""Channels that FFmpeg knows how to mix; of more, the mean is taken."""
-PIECE = 1 << 16
-"""Samples of a recording in memory that are handed over at a time."""
+MAX_MIXED_CHANNELS = 8
+"""That FFmpeg can mix; of more, the mean is used."""
+BLOCK_SAMPLES = 1 << 16
+"""Of a recording in memory, per frame of FFmpeg's."""
 
 
 def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
-    """Recordings one after the other as AAC, each cut or filled up with silence to so many seconds.
+    """Encode recordings one after the other as AAC in an MP4, each cut or padded with silence to its seconds.
 
-    Sound goes through piece by piece and is cut to full scale, as any player would: far beyond it the encoder
-    fails. ``path`` is an MP4 with nothing but sound. Raises ``AudioError``, or ``OSError`` if it cannot be
-    written.
+    The sound is streamed, and clipped to full scale as any player would: far beyond it the encoder fails.
+    Raises ``AudioError``, or ``OSError`` if it cannot be written.
     """
     import av
 
-    rate, layout = _common([source for source, _ in parts])
-    with Sink(path) as file:
+    rate, layout = _choose_format([source for source, _ in parts])
+    with OutputFile(path) as file:
         with av.open(file, "w", format="mp4") as target:
             stream: Any = target.add_stream("aac", rate=rate, layout=layout)
             written, end = 0, Fraction(0)
             for source, seconds in parts:
                 end += seconds
-                limit = int(end * rate)
-                for samples in _filled(_samples(source, rate, layout), limit - written):
+                for samples in _fit_length(_resample(source, rate, layout), int(end * rate) - written):
                     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
                     frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
                     written += samples.shape[1]
@@ -282,73 +269,68 @@ def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path
         file.check()
 
 
-def _common(sources: list[Path | Recording]) -> tuple[int, str]:
-    """The rate and layout that suit all: the highest rate that AAC has, stereo if any is."""
-    rates: list[int] = []
-    mono = True
+def _choose_format(sources: list[Path | Recording]) -> tuple[int, str]:
+    """The highest rate that AAC has, and stereo if any recording is."""
+    rates, is_mono = list[int](), True
     for source in sources:
-        rate, channels = _form(source)
+        if isinstance(source, Recording):
+            rate, channels = source.sample_rate, source.waveform.shape[0]
+        else:
+            with open_audio(source) as file:
+                rate, channels = file.sample_rate, file.channels
         rates.append(rate if rate in AAC_RATES else 48000)
-        mono = mono and channels == 1
-    return max(rates), "mono" if mono else "stereo"
+        is_mono = is_mono and channels == 1
+    return max(rates), "mono" if is_mono else "stereo"
 
 
-def _form(source: Path | Recording) -> tuple[int, int]:
-    if isinstance(source, Recording):
-        return source.sample_rate, source.waveform.shape[0]
-    with open_audio(source) as file:
-        return file.sample_rate, file.channels
-
-
-def _samples(source: Path | Recording, rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
+def _resample(source: Path | Recording, rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in _frames(source):
-        for piece in resampler.resample(frame):
-            yield piece.to_ndarray()
-    for piece in resampler.resample(None):
-        yield piece.to_ndarray()
+    for frame in _read_frames(source):
+        for block in resampler.resample(frame):
+            yield block.to_ndarray()
+    for block in resampler.resample(None):
+        yield block.to_ndarray()
 
 
-def _frames(source: Path | Recording) -> Iterator[Any]:
+def _read_frames(source: Path | Recording) -> Iterator[Any]:
     if isinstance(source, Recording):
-        yield from _frames_of(source, 0)
+        yield from _make_frames(source, 0)
         return
     with open_audio(source) as file:
-        if file.channels <= MIXED:
+        if file.channels <= MAX_MIXED_CHANNELS:
             yield from file.container.decode(file.track)
             return
-    done = 0
+    start = 0
     for piece in read_pieces(source):
-        yield from _frames_of(piece, done)
-        done += piece.waveform.shape[1]
+        yield from _make_frames(piece, start)
+        start += piece.waveform.shape[1]
 
 
-def _frames_of(source: Recording, begun: int) -> Iterator[Any]:
-    """A recording, or the piece of one that begins at a sample, as FFmpeg's frames."""
+def _make_frames(source: Recording, first: int) -> Iterator[Any]:
+    """FFmpeg's frames of a recording, or of a part of one that starts at sample ``first``."""
     import av
 
     waveform = source.waveform if source.waveform.shape[0] <= 2 else source.waveform.mean(0, keepdim=True)
-    for start in range(0, waveform.shape[1], PIECE):
-        samples = waveform[:, start : start + PIECE].float().clamp(-1, 1).contiguous().numpy()
-        frame = av.AudioFrame.from_ndarray(
-            samples, format="fltp", layout="mono" if len(samples) == 1 else "stereo"
-        )
-        frame.sample_rate, frame.pts = source.sample_rate, begun + start
+    for start in range(0, waveform.shape[1], BLOCK_SAMPLES):
+        samples = waveform[:, start : start + BLOCK_SAMPLES].float().clamp(-1, 1).contiguous().numpy()
+        layout = "mono" if len(samples) == 1 else "stereo"
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = source.sample_rate, first + start
         frame.time_base = Fraction(1, source.sample_rate)
         yield frame
 
 
-def _filled(pieces: Iterator[np.ndarray[Any, Any]], wanted: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Exactly so many samples: cut, or silence at the end; the last recording may end early."""
+def _fit_length(blocks: Iterator[np.ndarray[Any, Any]], missing: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Exactly ``missing`` samples: cut, or with silence at the end."""
     channels = 1
-    for samples in pieces:
+    for samples in blocks:
         channels = samples.shape[0]
-        if wanted <= 0:
+        if missing <= 0:
             return
-        yield np.ascontiguousarray(samples[:, :wanted].clip(-1, 1))
-        wanted -= samples.shape[1]
-    while wanted > 0:
-        yield np.zeros((channels, min(wanted, PIECE)), np.float32)
-        wanted -= PIECE
+        yield np.ascontiguousarray(samples[:, :missing].clip(-1, 1))
+        missing -= samples.shape[1]
+    while missing > 0:
+        yield np.zeros((channels, min(missing, BLOCK_SAMPLES)), np.float32)
+        missing -= BLOCK_SAMPLES

@@ -1,7 +1,7 @@
-"""How video is encoded, and a segment's frames as one encoded piece.
+"""Video encoding: codecs, and the frames of a segment as an encoded file.
 
-A piece is a small video file of its own, by an encoder of its own: it depends on its frames and nothing else,
-begins with a key frame, and has the same headers as every other piece: pieces can be joined as they are.
+Every segment has its own encoder: its file depends on its frames only, starts with a key frame, and has the
+same headers as every other one, so that segments can be joined without re-encoding.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, check_choice
 from ..storage.hashing import hash_bytes
 
-BT709, LIMITED = 1, 1
-REORDERABLE = 3
-"""Frames from which on an encoder may put them in another order."""
+BT709, LIMITED_RANGE = 1, 1
+MIN_REORDERED_FRAMES = 3
+"""Encoders do not change the order of fewer."""
+DETERMINISTIC = "b-adapt=0:scenecut=0:weightp=0"
+"""Otherwise both encoders read uninitialised memory in their look-ahead, and equal frames below 256 px per
+side sometimes gave different files (tests/media/test_video.py)."""
+H265 = "pools=none:frame-threads=1:ctu=16"
+MP4_SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A codec: FFmpeg's ``encoder``; the ``quality`` that is used if none is asked for, and its limits (lower
-    is better; None: nothing to choose); kinds of ``pixels`` and of ``files`` that can hold it; the format of
-    a ``piece``."""
+    """FFmpeg's ``encoder``; its default ``quality`` and the ``worst`` (0 is best; None: not adjustable); its
+    pixel formats, the first is the default; file endings; and the format of a ``segment``."""
 
     encoder: str
     quality: int | None
@@ -36,30 +40,25 @@ class Codec:
     pixels: tuple[str, ...]
     files: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
-    piece: str = "mp4"
+    segment: str = "mp4"
 
 
-ALIKE = "b-adapt=0:scenecut=0:weightp=0"
-"""Looking ahead, both encoders read memory that nobody has written: equal frames below 256 px a side came out
-differently now and then. Without it they come out alike (tests/media/test_encoding.py)."""
-H265 = "pools=none:frame-threads=1:ctu=16"
-MP4 = (".mp4", ".mov", ".mkv")
 CODECS = {
     "h264": Codec(
         encoder="libx264",
         quality=17,
         worst=51,
         pixels=("yuv420p", "yuv444p", "yuv420p10le"),
-        files=MP4,
-        options=(("preset", "medium"), ("x264-params", f"mbtree=0:rc-lookahead=0:{ALIKE}")),
+        files=MP4_SUFFIXES,
+        options=(("preset", "medium"), ("x264-params", f"mbtree=0:rc-lookahead=0:{DETERMINISTIC}")),
     ),
     "h265": Codec(
         encoder="libx265",
         quality=20,
         worst=51,
         pixels=("yuv420p", "yuv420p10le", "yuv444p"),
-        files=MP4,
-        options=(("preset", "medium"), ("x265-params", f"log-level=none:{H265}:cutree=0:{ALIKE}")),
+        files=MP4_SUFFIXES,
+        options=(("preset", "medium"), ("x265-params", f"log-level=none:{H265}:cutree=0:{DETERMINISTIC}")),
     ),
     "prores": Codec(
         encoder="prores_ks",
@@ -68,114 +67,97 @@ CODECS = {
         pixels=("yuv422p10le", "yuv444p10le"),
         files=(".mov", ".mkv"),
         options=(("profile", "hq"),),
-        piece="mov",
+        segment="mov",
     ),
     "ffv1": Codec(encoder="ffv1", quality=None, worst=0, pixels=("bgr0", "yuv444p"), files=(".mkv",)),
 }
-"""By name; the first is used if none is asked for, and so is the first kind of pixels."""
+"""By name; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoEncoding:
-    """A choice among :data:`CODECS`. Raises ``InputError`` for what does not exist or does not fit."""
+    """A choice of :data:`CODECS`. Raises ``InputError`` for an unknown or impossible one."""
 
     codec: str = "h264"
     quality: int | None = None
     pixels: str = ""
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise _impossible(f"codec {self.codec!r}", " or ".join(CODECS))
-        kind = CODECS[self.codec]
-        if self.pixels and self.pixels not in kind.pixels:
-            raise _impossible(f"pixels {self.pixels!r} in {self.codec}", " or ".join(kind.pixels))
-        if self.quality is None:
-            return
-        if kind.quality is None:
-            raise _impossible(f"quality {self.quality} in {self.codec}", "no quality: it is lossless")
-        if not 0 <= self.quality <= kind.worst:
-            raise _impossible(f"quality {self.quality} in {self.codec}", f"0 (best) to {kind.worst}")
+        check_choice(self.codec, CODECS, "video codec")
+        codec, found = self.kind, f"quality {self.quality} in {self.codec}"
+        check_choice(self.pixel_format, codec.pixels, f"pixel format of {self.codec}")
+        if self.quality is not None and codec.quality is None:
+            raise _encoding_error(found, "no quality: it is not adjustable")
+        if self.quality is not None and not 0 <= self.quality <= codec.worst:
+            raise _encoding_error(found, f"0 (best) to {codec.worst}")
 
     @property
     def kind(self) -> Codec:
-        """The codec."""
         return CODECS[self.codec]
 
     @property
     def pixel_format(self) -> str:
-        """FFmpeg's name of the kind of pixels."""
         return self.pixels or self.kind.pixels[0]
 
     def facts(self) -> dict[str, Any]:
-        """What decides the encoded bytes."""
+        """Everything that decides the encoded bytes, for the job's key."""
         quality = self.kind.quality if self.quality is None else self.quality
         return {"codec": self.codec, "quality": quality, "pixels": self.pixel_format}
 
     def check(self, suffix: str, width: int, height: int) -> None:
-        """Refuse a kind of file or a size that cannot be written. Raises ``InputError``."""
+        """Raise ``InputError`` for a file type or a size that cannot be written."""
         if suffix.lower() not in self.kind.files:
-            raise _impossible(
-                f"{self.codec} in {suffix or 'a file without ending'}", " or ".join(self.kind.files)
-            )
+            found = f"{self.codec} in {suffix or 'a file without ending'}"
+            raise _encoding_error(found, " or ".join(self.kind.files))
         if "444" not in self.pixel_format and self.codec != "ffv1" and (width % 2 or height % 2):
-            raise _impossible(
-                f"{width} x {height} px as {self.pixel_format}", "even sides, or pixels yuv444p"
-            )
+            found = f"{width} x {height} px as {self.pixel_format}"
+            raise _encoding_error(found, "even sides, or the pixel format yuv444p")
+
+
+def _encoding_error(found: str, expected: str) -> InputError:
+    return InputError(
+        "This codec cannot encode this video.",
+        found=found,
+        expected=expected,
+        fix="choose one of these, or remove the option to use the default",
+    )
 
 
 def encode_segment(frames: Iterable[Tensor], encoding: VideoEncoding, fps: int) -> bytes:
-    """Frames, each [3, H, W] in 0..1, as a piece; values are truncated to 8 bits, as the original does.
+    """Encode frames, each [3, H, W] in 0..1, truncated to 8 bits as in the original.
 
     Equal frames give equal bytes on any number of cores.
     """
     import av
 
+    colours: dict[str, Any] = {}
+    if encoding.pixel_format.startswith("yuv"):
+        colours = {"dst_colorspace": BT709, "dst_color_range": LIMITED_RANGE}
     target, count, packets = BytesIO(), 0, list[Any]()
-    with av.open(target, "w", format=encoding.kind.piece) as container:
+    with av.open(target, "w", format=encoding.kind.segment) as container:
         stream: Any = None
         for pixels in frames:
             picture = np.ascontiguousarray(to_uint8(pixels).permute(1, 2, 0).cpu().numpy())
             if stream is None:
-                stream = _stream(container, encoding, picture.shape[1], picture.shape[0], fps)
+                stream = _add_stream(container, encoding, picture.shape[1], picture.shape[0], fps)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = count, Fraction(1, fps)
-            packets += stream.encode(_converted(frame, encoding.pixel_format))
+            packets += stream.encode(frame.reformat(format=encoding.pixel_format, **colours))
             count += 1
         if stream is not None:
             packets += stream.encode(None)
         for number, packet in enumerate(packets):
-            if count < REORDERABLE:  # x265 leaves the times of so few frames unset
+            if count < MIN_REORDERED_FRAMES:  # x265 leaves the times of so few frames unset
                 packet.pts = packet.dts = number
             container.mux(packet)
     return target.getvalue()
 
 
-def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -> str:
-    """A hash of what every piece of this size begins with: pieces with other headers cannot be joined.
-
-    Another build of the encoder may write others. Raises ``InputError`` if the encoder is not there.
-    """
-    import av
-
-    if encoding.kind.encoder not in av.codecs_available:
-        raise _impossible(f"{encoding.codec}, which this PyAV was built without", "another codec")
-    blank = torch.zeros(3, height, width)
-    with av.open(BytesIO(encode_segment([blank], encoding, fps))) as container:
-        extra: bytes = container.streams.video[0].codec_context.extradata or b""
-    return hash_bytes(extra)
-
-
-def to_uint8(frames: Tensor) -> Tensor:
-    """0..1 -> 0..255 by truncation, as the original writes (facts 9)."""
-    return (frames * 255).to(torch.uint8)
-
-
-def _stream(container: Any, encoding: VideoEncoding, width: int, height: int, fps: int) -> Any:
-    facts, kind = encoding.facts(), encoding.kind
-    options = dict(kind.options)
-    if facts["quality"] is not None:
-        options["crf"] = str(facts["quality"])
-    stream = container.add_stream(kind.encoder, rate=fps, options=options)
+def _add_stream(container: Any, encoding: VideoEncoding, width: int, height: int, fps: int) -> Any:
+    options, quality = dict(encoding.kind.options), encoding.facts()["quality"]
+    if quality is not None:
+        options["crf"] = str(quality)
+    stream = container.add_stream(encoding.kind.encoder, rate=fps, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixel_format
     codec = stream.codec_context
     codec.thread_count = 1  # the number of threads would decide the bytes
@@ -183,20 +165,25 @@ def _stream(container: Any, encoding: VideoEncoding, width: int, height: int, fp
         codec.codec_tag = "hvc1"
     if encoding.pixel_format.startswith("yuv"):
         codec.colorspace = codec.color_primaries = codec.color_trc = BT709
-        codec.color_range = LIMITED
+        codec.color_range = LIMITED_RANGE
     return stream
 
 
-def _converted(frame: Any, pixels: str) -> Any:
-    if pixels.startswith("yuv"):
-        return frame.reformat(format=pixels, dst_colorspace=BT709, dst_color_range=LIMITED)
-    return frame.reformat(format=pixels)
+def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -> str:
+    """A hash of the headers of every segment of this size: segments with other headers cannot be joined.
+
+    Another build of the encoder may write others. Raises ``InputError`` if the encoder is not available.
+    """
+    import av
+
+    if encoding.kind.encoder not in av.codecs_available:
+        raise _encoding_error(f"{encoding.codec}, which this PyAV was built without", "another codec")
+    blank = torch.zeros(3, height, width)
+    with av.open(BytesIO(encode_segment([blank], encoding, fps))) as container:
+        extra: bytes = container.streams.video[0].codec_context.extradata or b""
+    return hash_bytes(extra)
 
 
-def _impossible(found: str, expected: str) -> InputError:
-    return InputError(
-        "The video cannot be encoded so.",
-        found=found,
-        expected=expected,
-        fix="choose one of these, or leave the choice out",
-    )
+def to_uint8(frames: Tensor) -> Tensor:
+    """0..1 -> 0..255, truncated as in the original (facts 9)."""
+    return (frames * 255).to(torch.uint8)

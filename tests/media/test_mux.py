@@ -12,7 +12,7 @@ import torch
 
 from hallo3.errors import OutputError
 from hallo3.media.audio import Recording
-from hallo3.media.mux import MARK, decode_frames, encode_soundtrack, join_segments, open_growing_video
+from hallo3.media.mux import AI_COMMENT, decode_frames, encode_soundtrack, join_segments, open_growing_video
 from hallo3.media.video import CODECS, VideoEncoding, encode_segment
 from support.audio_samples import tone, write_wav
 
@@ -63,7 +63,7 @@ def test_colours_and_sound_come_back(tmp_path: Path) -> None:
     middle = np.array([picture[24, 32] for picture in pictures]) / 255
     assert np.abs(middle - frames(30)[:, :, 0, 0].numpy()).max() < 0.06
     with av.open(str(path)) as container:
-        assert container.metadata["comment"] == MARK
+        assert container.metadata["comment"] == AI_COMMENT
         codec = container.streams.video[0].codec_context
         assert (codec.colorspace, codec.color_primaries, codec.color_range) == (1, 1, 1)
         heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])

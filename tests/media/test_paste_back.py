@@ -12,7 +12,7 @@ from torch import Tensor
 from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
 from hallo3.media.framing import Crop, plan_crop
-from hallo3.media.paste_back import FEATHER, LONGEST, PasteBack, make_paste_back
+from hallo3.media.paste_back import FEATHER, MAX_PHOTOGRAPH_SIDE, PasteBack, make_paste_back
 
 SHAPE = VideoShape(49, 240, 360)
 SIZES = {"9:16": (960, 540), "4:3": (600, 800), "16:9": (540, 960), "3:2": (480, 720), "square": (500, 500)}
@@ -58,13 +58,13 @@ def test_what_was_cut_out_goes_back_without_a_trace(size: str, place: str, frami
     surroundings = make_paste_back(picture, crop, SHAPE)
     frame = canvas_picture(picture, crop)
     assert surroundings.place.area == pytest.approx(crop.shown(SHAPE).area, rel=0.01)
-    pasted, photograph = surroundings.around(frame)[0], surroundings.photograph / 255
+    pasted, photograph = surroundings.paste(frame)[0], surroundings.photograph / 255
     assert psnr(pasted, photograph) > 55
     outside = torch.ones(surroundings.height, surroundings.width, dtype=torch.bool)
     outside[changed_part(surroundings.place)] = False
     assert torch.equal(pasted[:, outside], photograph[:, outside])
     if framing == "face":
-        other = surroundings.around(1 - frame)[0]
+        other = surroundings.paste(1 - frame)[0]
         assert torch.equal(other[:, outside], photograph[:, outside])
         assert float((other - pasted).abs().max()) > 0.5
 
@@ -75,7 +75,7 @@ def test_a_shift_by_one_pixel_would_be_noticed(height: int, width: int) -> None:
     picture, crop = scene(height, width), Crop(top=100, left=100, height=300, width=450)
     surroundings = make_paste_back(picture, crop, SHAPE)
     shifted = Crop(top=101, left=100, height=300, width=450)
-    pasted = surroundings.around(canvas_picture(picture, shifted))[0]
+    pasted = surroundings.paste(canvas_picture(picture, shifted))[0]
     assert psnr(pasted, surroundings.photograph / 255) < 50
 
 
@@ -88,7 +88,7 @@ def test_only_edges_inside_the_photograph_are_soft(edges: str) -> None:
         "all": PixelBox(0, 0, 150, 160),
     }[edges]
     black = torch.zeros(3, 160, 150, dtype=torch.uint8)
-    shown = PasteBack(photograph=black, place=place).around(torch.ones(1, 3, 64, 64))[0, 0]
+    shown = PasteBack(photograph=black, place=place).paste(torch.ones(1, 3, 64, 64))[0, 0]
     rows, columns = changed_part(place)
     part, feather = shown[rows, columns], FEATHER * min(place.right - place.left, place.bottom - place.top)
     margin = int(feather) + 2
@@ -115,7 +115,7 @@ def test_a_frame_that_is_a_little_brighter_has_no_visible_edge(place: tuple[floa
     """3 % brighter: no two neighbours differ by a level more than they did."""
     grey = torch.full((3, 720, 1080), 128, dtype=torch.uint8)
     surroundings = PasteBack(photograph=grey, place=PixelBox(*place))
-    shown = surroundings.around(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
+    shown = surroundings.paste(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
     assert float(shown.max()) == pytest.approx(128 / 255 * 1.03, abs=1e-6)
     for dim in (1, 2):
         assert float(shown.diff(dim=dim).abs().max()) < LEVEL
@@ -140,10 +140,10 @@ def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], wanted: tuple
     crop = plan_crop(*size, PixelBox(0, 0, min(9, size[1]), min(9, size[0])), SHAPE, "face")
     surroundings = make_paste_back(picture, crop, SHAPE)
     assert (surroundings.height, surroundings.width) == wanted
-    assert max(wanted) <= LONGEST
+    assert max(wanted) <= MAX_PHOTOGRAPH_SIDE
     assert surroundings.photograph.dtype == torch.uint8
     frame = torch.full((1, 3, 240, 240), 0.25)
-    pasted = surroundings.around(frame)
+    pasted = surroundings.paste(frame)
     assert pasted.shape == (1, 3, *wanted)
     assert float((pasted - 0.25).abs().max()) <= LEVEL
 
@@ -153,7 +153,7 @@ def test_what_goes_beyond_black_and_white_is_cut_off() -> None:
     photograph = torch.zeros(3, 200, 300, dtype=torch.uint8)
     surroundings = PasteBack(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
     hard = (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
-    shown = surroundings.around(hard)
+    shown = surroundings.paste(hard)
     assert float(shown.min()) == 0
     assert float(shown.max()) == 1
 
@@ -161,11 +161,11 @@ def test_what_goes_beyond_black_and_white_is_cut_off() -> None:
 def test_frames_do_not_depend_on_their_neighbours() -> None:
     surroundings = make_paste_back(scene(300, 200), Crop(top=20, left=10, height=100, width=150), SHAPE)
     frames = torch.rand(3, 3, 240, 360, generator=torch.Generator().manual_seed(0))
-    together = surroundings.around(frames)
-    alone = torch.cat([surroundings.around(frame[None]) for frame in frames])
+    together = surroundings.paste(frames)
+    alone = torch.cat([surroundings.paste(frame[None]) for frame in frames])
     assert torch.equal(together, alone)
-    assert surroundings.around(frames[:0]).shape == (0, 3, 300, 200)
-    assert psnr(surroundings.around(frames.half()), together) > 60
+    assert surroundings.paste(frames[:0]).shape == (0, 3, 300, 200)
+    assert psnr(surroundings.paste(frames.half()), together) > 60
 
 
 MEASURED = """
@@ -178,7 +178,7 @@ def figure(name):
     rows = Path("/proc/self/status").read_text().splitlines()
     return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
 shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
-make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).around(torch.rand(1, 3, 48, 72))
+make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(torch.rand(1, 3, 48, 72))
 picture = torch.full((3, 6000, 8000), 0.5)
 Path("/proc/self/clear_refs").write_text("5")
 before = figure("VmRSS")
@@ -186,7 +186,7 @@ surroundings = make_paste_back(picture, crop, shape)
 cut = figure("VmHWM") - before
 Path("/proc/self/clear_refs").write_text("5")
 before = figure("VmRSS")
-frames = surroundings.around(torch.rand(8, 3, 480, 720))
+frames = surroundings.paste(torch.rand(8, 3, 480, 720))
 print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
 """
 

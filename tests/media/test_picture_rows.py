@@ -34,7 +34,7 @@ def test_the_first_pixel_that_is_no_number_is_located(value: float) -> None:
     "size", [(16, 4096), (4096, 16), (63, 64)], ids=lambda size: f"I10-{size[0]}x{size[1]}"
 )
 def test_strips_are_refused_with_the_least_side(size: tuple[int, int]) -> None:
-    with pytest.raises(PortraitError, match=rf"{size[1]} x {size[0]} px(.|\n)*at least 64 px a side"):
+    with pytest.raises(PortraitError, match=rf"{size[1]} x {size[0]} px(.|\n)*at least 64 px per side"):
         check_picture(torch.zeros(3, *size))
     check_picture(torch.zeros(3, max(64, size[0]), max(64, size[1])))
 
