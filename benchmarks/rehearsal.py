@@ -42,7 +42,7 @@ from hallo3.quantization.precision import PRECISIONS, Precision
 from hallo3.residency import CPU
 from hallo3.segments import SegmentPlan
 from hallo3.settings import Settings, settings_for
-from hallo3.speech.features import Speech, in_memory
+from hallo3.speech.features import Speech, read_from_memory
 from hallo3.text_encoder import build_t5
 from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
 from hallo3.vae.decoder import decode_parts
@@ -229,7 +229,9 @@ class Rehearsal:
     def _prepared(self, identity: Identity, models: Models) -> LocalRenderer:
         config, audio = self.sizes.config, self.sizes.config.audio
         plan = SegmentPlan(2 * config.segment.new_frames, config.segment)
-        speech = Speech(in_memory(torch.zeros(plan.padded, audio.layers, audio.channels)), plan, audio.window)
+        speech = Speech(
+            read_from_memory(torch.zeros(plan.padded, audio.layers, audio.channels)), plan, audio.window
+        )
         prompt = torch.empty(1, config.trunk.text_tokens, config.trunk.text_dim)
         return LocalRenderer.prepare(identity, speech, prompt, models, self.settings())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,10 +34,10 @@ from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
 from .segments import Segment, SegmentPlan, plan_segments
 from .settings import Settings
-from .speech.chunked import encode_aside
-from .speech.features import Speech, in_memory, tell
+from .speech.encoder import compute_features
+from .speech.features import Speech, warn_of_windows
 from .speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
-from .speech.wav2vec2 import Wav2Vec2, encode_waveform, split_wav2vec2
+from .speech.wav2vec2 import split_wav2vec2
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -215,16 +215,13 @@ def encode_speech(
 ) -> Speech:
     """The recording's features, to be read segment by segment. Raises ``AudioError``."""
     config = models.config
-    waveform = listening.hear(to_mono(recording, config.segment.sample_rate), config.segment)
+    waveform, _, _ = listening.apply(to_mono(recording, config.segment.sample_rate), config.segment)
     plan = plan_segments(len(waveform), config.segment)
     windows = listening.windows(plan)
-    tell(windows, plan)
+    warn_of_windows(windows, plan)
     with models.speech as wav2vec2:
         device = next(wav2vec2.parameters()).device
-        if windows is None:
-            read = in_memory(encode_waveform(cast(Wav2Vec2, wav2vec2), waveform, plan, device))
-        else:
-            read = encode_aside(split_wav2vec2(wav2vec2), waveform, plan, device, windows=windows)
+        read = compute_features(split_wav2vec2(wav2vec2), waveform, plan, device, windows=windows)
     return Speech(read, plan, config.audio.window)
 
 

@@ -145,7 +145,7 @@ class ExtrapolateRequest:
             "canvas": hash_tensor(identity.canvas.pixels),
             "face": hash_tensor(identity.face_embedding.float()),
             "identity": saved.content if saved is not None else identity.reference_hash,
-            "heard": self.speech.heard,
+            "heard": self.speech.signal_hash,
             "pasted": hash_tensor(self.paste_back.photograph) if self.paste_back is not None else "",
             "sound": [hash_tensor(recording.waveform), recording.sample_rate],
             "headers": headers,

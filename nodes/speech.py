@@ -1,4 +1,4 @@
-"""Encode Speech: a recording to what every segment hears."""
+"""Encode Speech: a recording to speech features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..hallo3.errors import check_choice
 from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
-from .comfy.speech import file_seen, listen
+from .comfy.speech import encode_speech, vocals_fingerprint
 from .convert import images_of, recording_of
 from .schema import SpeechType
 
@@ -72,7 +72,7 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "windows is an approximation for recordings of several hours, 60 minutes "
-                        "at a time; auto is exact up to 180 minutes."
+                        "at a time; auto is exact up to 60 minutes."
                     ),
                 ),
                 io.Combo.Input(
@@ -100,8 +100,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, vocals: Any = AS_RECORDED, **_: Any) -> Any:
-        """Listen again when the separator's file has come, gone or changed."""
-        return file_seen() if vocals == SEPARATED else None
+        """Run again when the separator's file appears, disappears or changes."""
+        return vocals_fingerprint() if vocals == SEPARATED else None
 
     @classmethod
     def execute(
@@ -114,8 +114,9 @@ class Hallo3EncodeSpeech(io.ComfyNode):
         vocals: str = AS_RECORDED,
     ) -> io.NodeOutput:
         check_choice(vocals, (AS_RECORDED, SEPARATED), "vocals")
-        listening = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
-        socket, plot = listen(audio_encoder, recording_of(audio), listening, vocals=vocals == SEPARATED)
+        preprocessing = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
+        recording = recording_of(audio)
+        socket, plot = encode_speech(audio_encoder, recording, preprocessing, vocals=vocals == SEPARATED)
         plan, shown = socket.speech.plan, images_of(plot[None])
         preview = ui.PreviewImage(shown, cls=cls)
         return io.NodeOutput(socket, len(plan), plan.frames, float(plan.config.fps), shown, ui=preview)

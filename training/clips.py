@@ -23,7 +23,8 @@ from hallo3.geometry import SPACE_FACTOR
 from hallo3.media.canvas import drop_pixels
 from hallo3.noise import make_generator
 from hallo3.segments import SILENT, SegmentPlan
-from hallo3.speech.wav2vec2 import Wav2Vec2, encode_waveform
+from hallo3.speech.encoder import encode_waveform
+from hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from hallo3.vae.autoencoder import VideoVAE
 
 from .augment import make_augmenter
@@ -44,7 +45,7 @@ class SceneEncoders:
 
     config: Hallo3Config
     vae: VideoVAE
-    speech: Wav2Vec2
+    speech: Wav2Vec2Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def make_chunk(folder: Path, seed: int, index: int, config: Hallo3Config) -> dic
     torch.set_num_threads(1)
     started = time.process_time()
     vae = load_vae(folder, seed, config.vae, tuned_decoder=False)
-    speech = cast(Wav2Vec2, load_speech_encoder(folder).network)
+    speech = split_wav2vec2(load_speech_encoder(folder).network)
     encode_chunk(folder, seed, index, SceneEncoders(config=config, vae=vae, speech=speech))
     return {"chunk": index, "cpu_seconds": round(time.process_time() - started, 1)}
 

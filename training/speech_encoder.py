@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import librosa
 import numpy as np
@@ -24,7 +24,8 @@ from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import BUILT_IN, BUILT_IN_SPEECH
 from hallo3.noise import make_generator
 from hallo3.segments import SegmentPlan, frame_count
-from hallo3.speech.wav2vec2 import Wav2Vec2, _layers, build_wav2vec2, encode_waveform, stretch
+from hallo3.speech.encoder import encode_waveform, run_layers, stretch
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
 
 from .augment import Augmenter, Waveform, make_augmenter
 from .stage import Run
@@ -72,9 +73,9 @@ class SpeechModel(nn.Module):
 
     def features(self, waveforms: Tensor, frames: int) -> Tensor:
         """Normalised waveforms [B, samples] -> [B, frames, layers, channels], as ``encode_waveform``."""
-        encoder = cast(Wav2Vec2, self.network)
-        hidden = encoder.feature_projection(stretch(encoder.feature_extractor(waveforms), frames))[0]
-        return torch.stack(list(_layers(encoder.encoder, hidden)), dim=2)
+        parts = split_wav2vec2(self.network)
+        hidden = parts.project(stretch(parts.extract(waveforms), frames))
+        return torch.stack(list(run_layers(parts, hidden)), dim=2)
 
     def read(self, features: Tensor) -> Tensor:
         """[..., layers, channels] -> [..., 2 + MEL_BANDS]: opening, width, mel bands."""
@@ -164,8 +165,8 @@ def predict(model: SpeechModel, waveform: Waveform) -> Tensor:
     """Mono [samples] -> [frames, 2 + MEL_BANDS], through the encoder call of a render."""
     frames = frame_count(len(waveform), SAMPLE_RATE, FPS)
     plan = SegmentPlan(frames, BUILT_IN.segment)
-    encoder = cast(Wav2Vec2, model.network)
-    features = encode_waveform(encoder, torch.from_numpy(waveform), plan, torch.device("cpu"))
+    parts = split_wav2vec2(model.network)
+    features = encode_waveform(parts, torch.from_numpy(waveform), plan, torch.device("cpu"))
     return model.read(features)[:frames]
 
 

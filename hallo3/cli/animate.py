@@ -29,7 +29,7 @@ from .jobs import find_parent, print_jobs
 from .options import AnimateOptions
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
-from .speech import Ear
+from .speech import SpeechFeatures
 from .vram import check_vram, plan_run_memory
 
 SPEECH_DIR = "speech"
@@ -129,7 +129,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     check_disk(replace(estimate, job=0), request.output.resolve().parent)
     networks = RunNetworks(request, video.job.folder / SPEECH_DIR, parent_state(video.parent))
     if options.speech_chart is not None:
-        write_picture(networks.speech.chart(), options.speech_chart)
+        write_picture(networks.speech.draw_chart(), options.speech_chart)
     if options.save_identity is not None:
         networks.save_identity(options.save_identity)
     if not missing:
@@ -191,7 +191,7 @@ def _print_plan(request: AnimateRequest) -> None:
         _ = request.subject.portrait  # its errors belong to a plan
     if options.speech_chart is not None:
         with TemporaryDirectory(prefix="hallo3_") as folder:
-            write_picture(Ear(request, Path(folder)).chart(), options.speech_chart)
+            write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
     try:
         request = plan_run_memory(request)
     except InputError as error:

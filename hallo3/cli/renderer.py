@@ -18,7 +18,7 @@ from ..models import Models
 from ..noise import make_noise
 from ..pipeline import LocalRenderer, WatchProgress, encode_prompt, extract_identity
 from .request import AnimateRequest
-from .speech import Ear
+from .speech import SpeechFeatures
 from .vram import limit_gpu_memory
 
 
@@ -28,7 +28,7 @@ class RunNetworks:
     def __init__(self, request: AnimateRequest, folder: Path, parent_state: str) -> None:
         self._request = request
         self._noise = make_noise(derive_seed(request.settings.seed, 0, parent_state))
-        self.speech = Ear(request, folder)
+        self.speech = SpeechFeatures(request, folder)
 
     @cached_property
     def models(self) -> Models:
@@ -67,7 +67,7 @@ class RunNetworks:
         write_identity(self.identity, fingerprint_in(self._request.files.transformer), path)
 
     def prepare_renderer(self, watch: WatchProgress) -> LocalRenderer:
-        speech = self.speech.listen(self.models)
+        speech = self.speech.compute(self.models)
         prompt = encode_prompt(self._request.options.prompt, self.models)
         return LocalRenderer.prepare(
             self.identity, speech, prompt, self.models, self._request.settings, watch

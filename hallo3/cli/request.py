@@ -195,7 +195,7 @@ class AnimateRequest:
         exact attention, which differs from others by rounding only; an approximate one is.
         """
         settings, options = self.settings, self.options
-        preprocessing = self.preprocessing.facts(self.plan)
+        preprocessing = self.preprocessing.key_facts(self.plan)
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
             "weights": self._weight_hashes(),

@@ -1,4 +1,5 @@
-"""Recordings: any audio file PyAV reads, as samples, and the mono signal the speech encoder wants."""
+"""Recordings: any audio file that PyAV reads, in pieces or as a whole, and the signal for the speech
+encoder."""
 
 from __future__ import annotations
 
@@ -17,160 +18,159 @@ from ..errors import AudioError, DependencyError
 from ..messages import logger
 from .audio_decoder import AudioFile, open_audio
 
-CANCELLED = 1e-3
-"""A mix this much quieter than its channels means they cancel each other."""
-SLOWEST, FASTEST = 1_000, 768_000
-"""Samples a second that a recording has: telephones have 8,000, the finest studios 768,000."""
-MOST_CHANNELS = 64
-"""More than any microphone array has; beyond it FFmpeg mixes no more."""
-LONGEST_HOURS = 12
-"""Hours that a recording lasts at most."""
-RATES = f"a whole number from {SLOWEST} to {FASTEST} Hz"
-
-
-def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:
-    """Refuse a sample rate, a number of channels or a length that no recording of speech has, before anything
-    is computed with it.
-
-    Raises ``AudioError``.
-    """
-    if not SLOWEST <= sample_rate <= FASTEST:
-        raise sample_rate_error(f"{sample_rate} Hz")
-    if channels > MOST_CHANNELS:
-        raise AudioError(
-            "The recording has too many channels.",
-            found=f"{channels} channels of {samples} samples",
-            expected=f"at most {MOST_CHANNELS}",
-            fix="mix it down to stereo, or change the axes if they are the wrong way round",
-        )
-    if samples > LONGEST_HOURS * 3600 * sample_rate:
-        raise AudioError(
-            "The recording is too long.",
-            found=f"{samples / sample_rate / 3600:.2f} h",
-            expected=f"at most {LONGEST_HOURS} h",
-            fix="cut it into parts and make a video of each",
-        )
-
-
-def sample_rate_error(found: str) -> AudioError:
-    """What to tell of a sample rate that is none."""
-    return AudioError(
-        "The recording's sample rate cannot be used.",
-        found=found,
-        expected=RATES,
-        fix="export the recording again, at 16000 Hz or more",
-    )
-
-
-@dataclass(slots=True)
-class AudioStats:
-    """Length, loudness and faults of a recording, gathered piece by piece.
-
-    ``loudest`` is over all channels, ``mixed`` over their mean; ``bad`` is the first sample that is
-    not finite.
-    """
-
-    sample_rate: int
-    channels: int
-    samples: int = 0
-    loudest: float = 0.0
-    mixed: float = 0.0
-    bad: int | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Length in seconds."""
-        return self.samples / self.sample_rate
-
-    def add(self, waveform: Tensor) -> None:
-        """The next [channels, samples] of the recording."""
-        finite = waveform.isfinite().all(dim=0)
-        if self.bad is None and not bool(finite.all()):
-            self.bad = self.samples + int((~finite).nonzero()[0])
-        self.samples += waveform.shape[1]
-        self.loudest = max(self.loudest, float(waveform.abs().max()))
-        self.mixed = max(self.mixed, float(waveform.mean(dim=0).abs().max()))
-
-    def check(self) -> None:
-        """Raises ``AudioError`` for a recording that holds values that are not finite."""
-        if self.bad is not None:
-            raise AudioError(
-                "The recording holds values that are not numbers.",
-                found=f"NaN or infinity at {self.bad / self.sample_rate:.3f} s",
-                expected="finite samples",
-                fix="export the recording again",
-            )
-
-    def tell(self) -> None:
-        """Warns the caller's caller of silence and of channels that cancel each other."""
-        if self.loudest == 0:
-            logger.warning("The recording is digital silence; the mouth has nothing to follow.")
-        if self._cancel():
-            logger.warning("The channels cancel each other when mixed; the first one is used.")
-
-    def mix(self, waveform: Tensor) -> Tensor:
-        """[channels, n] -> [n]: the mean, or the first channel if they cancel each other."""
-        return waveform[0] if self._cancel() else waveform.mean(dim=0)
-
-    def stereo(self, waveform: Tensor) -> Tensor:
-        """[channels, n] -> [2, n]: two channels as they are; one, several, or two that cancel each other are
-        mixed to one and doubled."""
-        if self.channels == 2 and not self._cancel():
-            return waveform
-        return self.mix(waveform).expand(2, -1)
-
-    def length_at(self, sample_rate: int) -> int:
-        """Samples of the mono signal at another rate, by librosa's rule."""
-        return math.ceil(self.samples * (float(sample_rate) / self.sample_rate))
-
-    def _cancel(self) -> bool:
-        return self.mixed < CANCELLED * self.loudest
-
-
+CANCELLATION = 1e-3
+"""Peak of the mix, relative to the channels', below which they cancel each other."""
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
+"""Telephones have 8,000 Hz, the finest studios 768,000."""
+MAX_CHANNELS = 64
+"""FFmpeg mixes no more."""
+MAX_HOURS = 12
 PIECE_SECONDS = 1
-"""Sound that is decoded before it is handed on."""
 MISSING_SECONDS = 0.25
-"""What a file may lack of the length that it states: encoders round to their frames."""
+"""What a file may lack of the length in its header without a warning: encoders round to their frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Sound as it was recorded: ``waveform`` [channels, samples] float32, usually within -1..1."""
+    """``waveform`` [channels, samples] float32, usually within -1..1."""
 
     waveform: Tensor
     sample_rate: int
 
     @property
     def seconds(self) -> float:
-        """Length in seconds."""
         return self.waveform.shape[-1] / self.sample_rate
 
 
+@dataclass(slots=True)
+class AudioStats:
+    """Length, loudness and faults of a recording, gathered piece by piece.
+
+    ``peak`` is over all channels, ``mono_peak`` over their mean; ``bad_sample`` is the first that is not
+    finite.
+    """
+
+    sample_rate: int
+    channels: int
+    samples: int = 0
+    peak: float = 0.0
+    mono_peak: float = 0.0
+    bad_sample: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+    def add(self, waveform: Tensor) -> None:
+        """The next [channels, samples] of the recording."""
+        finite = waveform.isfinite().all(dim=0)
+        if self.bad_sample is None and not bool(finite.all()):
+            self.bad_sample = self.samples + int((~finite).nonzero()[0])
+        self.samples += waveform.shape[1]
+        self.peak = max(self.peak, float(waveform.abs().max()))
+        self.mono_peak = max(self.mono_peak, float(waveform.mean(dim=0).abs().max()))
+
+    def check_finite(self) -> None:
+        """Raises ``AudioError``."""
+        if self.bad_sample is not None:
+            raise AudioError(
+                "The recording contains values that are not numbers.",
+                found=f"NaN or infinity at {self.bad_sample / self.sample_rate:.3f} s",
+                expected="finite samples",
+                fix="export the recording again",
+            )
+
+    def warn(self) -> None:
+        """Warn of silence and of channels that cancel each other."""
+        if self.peak == 0:
+            logger.warning("The recording is digital silence; nothing drives the mouth.")
+        if self._cancels():
+            logger.warning("The channels cancel each other when mixed; the first one is used.")
+
+    def to_mono(self, waveform: Tensor) -> Tensor:
+        """[channels, n] -> [n]: the mean, or the first channel if they cancel each other."""
+        return waveform[0] if self._cancels() else waveform.mean(dim=0)
+
+    def to_stereo(self, waveform: Tensor) -> Tensor:
+        """[channels, n] -> [2, n]: two channels as they are; one, several, or two that cancel each other are
+        mixed and doubled."""
+        if self.channels == 2 and not self._cancels():
+            return waveform
+        return self.to_mono(waveform).expand(2, -1)
+
+    def length_at(self, sample_rate: int) -> int:
+        """Samples at another rate, by librosa's rule."""
+        return math.ceil(self.samples * (float(sample_rate) / self.sample_rate))
+
+    def _cancels(self) -> bool:
+        return self.mono_peak < CANCELLATION * self.peak
+
+
+def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:
+    """Raises ``AudioError`` for a sample rate, a number of channels or a length that no recording of speech
+    has, before anything is computed with it."""
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise sample_rate_error(f"{sample_rate} Hz")
+    if channels > MAX_CHANNELS:
+        raise AudioError(
+            "The recording has too many channels.",
+            found=f"{channels} channels of {samples} samples",
+            expected=f"at most {MAX_CHANNELS}",
+            fix="mix it down to stereo; if the axes are swapped, transpose them",
+        )
+    if samples > MAX_HOURS * 3600 * sample_rate:
+        raise AudioError(
+            "The recording is too long.",
+            found=f"{samples / sample_rate / 3600:.2f} h",
+            expected=f"at most {MAX_HOURS} h",
+            fix="cut it into parts and make a video of each",
+        )
+
+
+def sample_rate_error(found: str) -> AudioError:
+    return AudioError(
+        "The recording's sample rate cannot be used.",
+        found=found,
+        expected=f"a whole number from {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz",
+        fix="export the recording again, at 16000 Hz or more",
+    )
+
+
+def _empty_error(found: str) -> AudioError:
+    return AudioError(
+        "The recording is empty.",
+        found=found,
+        expected="at least one video frame of sound",
+        fix="record or export it again",
+    )
+
+
 def read_recording(path: Path) -> Recording:
-    """The first sound track of a file. Raises ``AudioError`` for anything that is not sound."""
-    return _joined(list(read_pieces(path)))
+    """The first audio track of a file. Raises and warns as ``read_pieces``."""
+    return _concatenate(list(read_pieces(path)))
 
 
 def read_pieces(path: Path) -> Iterator[Recording]:
-    """The first sound track of a file, about a second at a time.
+    """The first audio track of a file, about a second at a time, no piece empty.
 
-    Warns of a file that ends before it says. Raises ``AudioError`` for anything that is not sound, for a form
-    that no recording of speech has (:func:`check_form`), and at its end for a track without samples.
+    Warns of a file that is shorter than its header says. Raises ``AudioError`` for anything that is not
+    audio, for a format that ``check_audio_format`` refuses, and at the end for a track without samples.
     """
-    samples = 0
+    samples, pieces, seconds = 0, list[Recording](), 0.0
     with open_audio(path) as file:
         check_audio_format(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
-        for piece in _gathered(_decode(file, path.name)):
+        for piece in _decode(file, path.name):
             samples += piece.waveform.shape[1]
             check_audio_format(file.sample_rate, file.channels, samples)
-            yield piece
+            pieces.append(piece)
+            seconds += piece.seconds
+            if seconds >= PIECE_SECONDS:
+                yield _concatenate(pieces)
+                pieces, seconds = [], 0.0
     if not samples:
-        raise AudioError(
-            "The recording is empty.",
-            found=f"{path.name} with 0 samples",
-            expected="at least one video frame of sound",
-            fix="record or export it again",
-        )
+        raise _empty_error(f"{path.name} with 0 samples")
+    if seconds:
+        yield _concatenate(pieces)
 
 
 def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
@@ -183,72 +183,51 @@ def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
     for frame in chain(file.container.decode(file.track), [None]):
         if frame is not None:
             first = first or frame
-            _check_same(first, frame, name)
+            _check_constant(first, frame, name)
             end = (frame.time if frame.time is not None else end) + frame.samples / frame.sample_rate
         for piece in to_float.resample(frame):
             samples = cast("np.ndarray[Any, np.dtype[np.float32]]", piece.to_ndarray())
             by_channel = np.ascontiguousarray(samples.reshape(-1, file.channels).T)
             yield Recording(torch.from_numpy(by_channel), file.sample_rate)
     if first is not None and file.stated is not None:
-        _tell_if_cut(name, file.stated, end - (first.time or 0))
+        seconds = end - (first.time or 0)
+        if file.stated - seconds > MISSING_SECONDS:
+            logger.warning(
+                f"{name} is shorter than its header says: {seconds:.2f} s of {file.stated:.2f} s. They are "
+                "used; copy or export the recording again if there should be more."
+            )
 
 
-def _tell_if_cut(name: str, stated: float, seconds: float) -> None:
-    if stated - seconds > MISSING_SECONDS:
-        logger.warning(
-            f"{name} ends early: by its header it lasts {stated:.2f} s, and {seconds:.2f} s are there. They "
-            "are used; copy or export the recording again if there should be more."
-        )
-
-
-def _check_same(first: Any, frame: Any, name: str) -> None:
-    """Refuse a track that changes underway: its parts would need to be stretched differently."""
-    forms = [f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)]
-    if forms[0] != forms[1] or first.format.name != frame.format.name:
+def _check_constant(first: Any, frame: Any, name: str) -> None:
+    formats = [f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)]
+    if formats[0] != formats[1] or first.format.name != frame.format.name:
         raise AudioError(
-            "The recording changes its form underway.",
-            found=f"{name}: {forms[0]}, then {forms[1]}",
+            "The recording changes its format midway.",
+            found=f"{name}: {formats[0]}, then {formats[1]}",
             expected="one sample rate and number of channels throughout",
             fix="open it in an audio program and export it again",
         )
 
 
-def _gathered(pieces: Iterable[Recording]) -> Iterator[Recording]:
-    """The same sound in pieces that are worth computing with, none of them empty."""
-    held: list[Recording] = []
-    seconds = 0.0
-    for piece in pieces:
-        if piece.waveform.shape[1]:
-            held.append(piece)
-            seconds += piece.seconds
-        if seconds >= PIECE_SECONDS:
-            yield _joined(held)
-            held, seconds = [], 0.0
-    if held:
-        yield _joined(held)
-
-
-def _joined(pieces: list[Recording]) -> Recording:
+def _concatenate(pieces: list[Recording]) -> Recording:
     return Recording(torch.cat([piece.waveform for piece in pieces], dim=1), pieces[0].sample_rate)
 
 
-def to_mono(recording: Recording, sample_rate: int) -> Tensor:
-    """The recording's mean over channels at ``sample_rate``, [samples] float32.
-
-    Checked: a batch, no samples, a form that no recording of speech has (:func:`check_form`) or values that
-    are not finite raise ``AudioError``. Silence and channels that cancel each other are told as warnings; of
-    the latter the first channel is used.
-    """
-    facts = compute_stats(recording)
-    facts.tell()
-    return resample(facts.mix(recording.waveform.float()), recording.sample_rate, sample_rate)
+def measure_recording(path: Path) -> AudioStats:
+    """Stats of a file, read once and not kept. Raises ``AudioError`` as ``read_pieces`` and for values that
+    are not finite."""
+    stats: AudioStats | None = None
+    for piece in read_pieces(path):
+        stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0])
+        stats.add(piece.waveform)
+    assert stats is not None  # a track without samples has been refused
+    stats.check_finite()
+    return stats
 
 
 def compute_stats(recording: Recording) -> AudioStats:
-    """What must be known of a recording in memory before its channels are mixed.
-
-    Raises ``AudioError`` for a batch, no samples and values that are not finite.
-    """
+    """Stats of a recording in memory. Raises ``AudioError`` for a batch, no samples, values that are not
+    finite, and what ``check_audio_format`` refuses."""
     waveform = recording.waveform
     if waveform.ndim != 2 or not waveform.is_floating_point():
         raise AudioError(
@@ -259,133 +238,111 @@ def compute_stats(recording: Recording) -> AudioStats:
         )
     check_audio_format(recording.sample_rate, *waveform.shape)
     if 0 in waveform.shape:
-        raise AudioError(
-            "The recording is empty.",
-            found=f"{waveform.shape[0]} channels, {waveform.shape[1]} samples",
-            expected="at least one of each",
-            fix="record or export it again",
-        )
-    facts = AudioStats(recording.sample_rate, waveform.shape[0])
-    facts.add(waveform.float())
-    facts.check()
-    return facts
+        raise _empty_error(f"{waveform.shape[0]} channels, {waveform.shape[1]} samples")
+    stats = AudioStats(recording.sample_rate, waveform.shape[0])
+    stats.add(waveform.float())
+    stats.check_finite()
+    return stats
+
+
+def to_mono(recording: Recording, sample_rate: int) -> Tensor:
+    """The recording's mean over channels at ``sample_rate``, [samples] float32. Raises as ``compute_stats``,
+    warns as ``AudioStats.warn``."""
+    stats = compute_stats(recording)
+    stats.warn()
+    return resample(stats.to_mono(recording.waveform.float()), recording.sample_rate, sample_rate)
+
+
+def stream_mono(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
+    """``to_mono(read_recording(path), sample_rate)`` in pieces [n] of about a second.
+
+    The file is read twice, or once if ``stats`` are given. Raises and warns as ``to_mono`` before it returns;
+    raises ``AudioError`` while it reads if the file has changed.
+    """
+    stats = stats or measure_recording(path)
+    return _stream(path, sample_rate, stats, stats.to_mono, 1)
+
+
+def stream_stereo(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
+    """``stream_mono`` with two channels, [2, n]; see ``AudioStats.to_stereo``."""
+    stats = stats or measure_recording(path)
+    return _stream(path, sample_rate, stats, stats.to_stereo, 2)
+
+
+def _stream(
+    path: Path, sample_rate: int, stats: AudioStats, mix: Callable[[Tensor], Tensor], channels: int
+) -> Iterator[Tensor]:
+    stats.warn()
+
+    def mixed_pieces() -> Iterator[Tensor]:
+        samples, changed = 0, False
+        for piece in read_pieces(path):
+            samples += piece.waveform.shape[1]
+            changed = (piece.sample_rate, piece.waveform.shape[0]) != (stats.sample_rate, stats.channels)
+            if changed:
+                break
+            yield mix(piece.waveform)
+        if changed or samples != stats.samples:
+            raise AudioError(
+                "The recording changed while it was being read.",
+                found=path.name,
+                expected=f"as before: {stats.samples} samples, {stats.channels} channels, "
+                f"{stats.sample_rate} Hz",
+                fix="run it again when nothing writes to the file",
+            )
+
+    rates = stats.sample_rate, sample_rate
+    return resample_pieces(mixed_pieces(), rates, stats.length_at(sample_rate), channels)
 
 
 def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """[samples] at another rate, by librosa's default (soxr, high quality)."""
+    """[samples] at another rate, by librosa's default (soxr, high quality). Raises ``DependencyError``."""
     if source_rate == target_rate:
         return mono
     try:
         import librosa
     except ImportError as error:
-        raise missing_resampler_error(error, source_rate, target_rate) from error
+        raise _missing_resampler_error(error, source_rate, target_rate) from error
     resampled = librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate)
     return torch.from_numpy(resampled)
-
-
-def missing_resampler_error(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
-    """What to tell if librosa, or soxr that comes with it, is missing."""
-    return DependencyError(
-        "Resampling a recording needs a library that is not installed.",
-        found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
-        expected=f"librosa, or a recording at {target_rate} Hz",
-        fix="pip install librosa",
-    )
-
-
-def measure_recording(path: Path) -> AudioStats:
-    """Length, sample rate, channels and loudness of a recording, read through once and not kept.
-
-    Raises ``AudioError`` for anything that is not sound and for values that are not finite.
-    """
-    facts: AudioStats | None = None
-    for piece in read_pieces(path):
-        facts = facts or AudioStats(piece.sample_rate, piece.waveform.shape[0])
-        facts.add(piece.waveform)
-    assert facts is not None  # a track without samples has been refused
-    facts.check()
-    return facts
-
-
-def stream_mono(path: Path, sample_rate: int, facts: AudioStats | None = None) -> Iterator[Tensor]:
-    """The signal of ``to_mono(read_recording(path), sample_rate)`` in pieces [n] float32 of about a second.
-
-    The file is read twice; ``facts``, if they are known already, save the first time. Checked before this
-    returns: whatever ``read_recording`` and ``to_mono`` refuse raises the same errors, and warns the same.
-    A file that is another one when it is read again raises ``AudioError`` too.
-    """
-    facts = facts or measure_recording(path)
-    facts.tell()
-    return resample_pieces(
-        _read(path, facts, facts.mix), (facts.sample_rate, sample_rate), facts.length_at(sample_rate)
-    )
-
-
-def stream_stereo(path: Path, sample_rate: int, facts: AudioStats | None = None) -> Iterator[Tensor]:
-    """The recording as two channels at a rate, in pieces [2, n] float32 of about a second.
-
-    Two channels stay as they are; one, several, and two that cancel each other are mixed as ``stream_mono``
-    mixes them and doubled. ``facts.length_at(sample_rate)`` samples; errors and warnings of ``stream_mono``.
-    """
-    facts = facts or measure_recording(path)
-    facts.tell()
-    length = facts.length_at(sample_rate)
-    return resample_pieces(
-        _read(path, facts, facts.stereo), (facts.sample_rate, sample_rate), length, channels=2
-    )
 
 
 def resample_pieces(
     pieces: Iterator[Tensor], rates: tuple[int, int], samples: int, channels: int = 1
 ) -> Iterator[Tensor]:
-    """A stream of pieces [n], or [channels, n] of several, from the first rate at the second, by soxr.
-
-    Cut or filled with zeros to ``samples``, as librosa does. Raises ``DependencyError`` before it returns.
-    """
-    source_rate, rate = rates
-    if source_rate == rate:
-        return _fitted(pieces, samples, channels)
+    """``resample`` of a stream of pieces [n], or [channels, n], ``samples`` in total: librosa has no streams,
+    so its soxr is called directly. Raises ``DependencyError`` before it returns."""
+    if rates[0] == rates[1]:
+        return _fix_length(pieces, samples, channels)
     try:
         from soxr import ResampleStream
     except ImportError as error:
-        raise missing_resampler_error(error, source_rate, rate) from error
-    resampler: Any = ResampleStream(source_rate, rate, channels, quality="HQ")
-    return _fitted(_resampled(pieces, resampler, channels), samples, channels)
+        raise _missing_resampler_error(error, *rates) from error
+    resampler: Any = ResampleStream(*rates, channels, quality="HQ")
+
+    def resampled() -> Iterator[Tensor]:
+        end = torch.zeros(channels, 0) if channels > 1 else torch.zeros(0)
+        for piece, last in chain(((piece, False) for piece in pieces), [(end, True)]):
+            samples = np.ascontiguousarray(piece.numpy().T)  # soxr has channels last
+            yield torch.from_numpy(resampler.resample_chunk(samples, last=last)).t().contiguous()
+
+    return _fix_length(resampled(), samples, channels)
 
 
-def _read(path: Path, facts: AudioStats, mix: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    seen = 0
-    for piece in read_pieces(path):
-        seen += piece.waveform.shape[1]
-        if (piece.sample_rate, piece.waveform.shape[0]) != (facts.sample_rate, facts.channels):
-            raise _changed(path, facts)
-        yield mix(piece.waveform)
-    if seen != facts.samples:
-        raise _changed(path, facts)
-
-
-def _resampled(pieces: Iterator[Tensor], resampler: Any, channels: int) -> Iterator[Tensor]:
-    """soxr has channels last."""
-    end = torch.zeros(channels, 0) if channels > 1 else torch.zeros(0)
-    for piece, last in chain(((piece, False) for piece in pieces), [(end, True)]):
-        samples = np.ascontiguousarray(piece.numpy().T)
-        yield torch.from_numpy(resampler.resample_chunk(samples, last=last)).t().contiguous()
-
-
-def _fitted(pieces: Iterator[Tensor], wanted: int, channels: int) -> Iterator[Tensor]:
-    """Cut or filled with zeros to so many samples; no piece is empty."""
+def _fix_length(pieces: Iterable[Tensor], samples: int, channels: int) -> Iterator[Tensor]:
+    """Cut, or filled with zeros, to ``samples``, as librosa does; no piece is empty."""
     for piece in pieces:
-        if (kept := piece[..., :wanted]).shape[-1]:
-            yield kept
-        wanted -= kept.shape[-1]
-    if wanted:
-        yield torch.zeros(channels, wanted) if channels > 1 else torch.zeros(wanted)
+        if (part := piece[..., :samples]).shape[-1]:
+            yield part
+        samples -= part.shape[-1]
+    if samples:
+        yield torch.zeros(channels, samples) if channels > 1 else torch.zeros(samples)
 
 
-def _changed(path: Path, facts: AudioStats) -> AudioError:
-    return AudioError(
-        "The recording has changed while it was read.",
-        found=path.name,
-        expected=f"{facts.samples} samples, {facts.channels} channels at {facts.sample_rate} Hz, as before",
-        fix="run it again when nothing writes to the file",
+def _missing_resampler_error(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
+    return DependencyError(
+        "Resampling a recording needs a library that is not installed.",
+        found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
+        expected=f"librosa, or a recording at {target_rate} Hz",
+        fix="pip install librosa",
     )

@@ -1,4 +1,5 @@
-"""Sound files, opened with no more of FFmpeg than speech needs: files come from anywhere; decoders err."""
+"""Audio files, opened with no more of FFmpeg than speech needs: files come from anywhere, and decoders have
+faults."""
 
 from __future__ import annotations
 
@@ -12,49 +13,31 @@ from typing import Any, BinaryIO
 from ..errors import AudioError
 from ..messages import logger
 
-FORMATS = (
-    *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "ogg", "amr", "ac3", "eac3"),
-    *("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "flv"),
-)
-"""Kinds of files, in FFmpeg's words; none of them names other files to be read."""
+FORMATS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,amr,ac3,eac3,mov,matroska,avi,mpegts,mpeg,asf,flv"
+"""File formats, as FFmpeg names them; none of them names other files to be read."""
 CODECS = (
-    *(
-        "mp3",
-        "mp3float",
-        "mp2",
-        "mp2float",
-        "aac",
-        "opus",
-        "libopus",
-        "vorbis",
-        "flac",
-        "alac",
-        "ac3",
-        "eac3",
-    ),
-    *("wmav1", "wmav2", "wmapro", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb"),
-    *("adpcm_ms", "adpcm_ima_wav", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8"),
-    *(f"pcm_{kind}{order}" for kind in ("s16", "s24", "s32", "f32", "f64") for order in ("le", "be")),
+    "mp3,mp3float,mp2,mp2float,aac,opus,libopus,vorbis,flac,alac,ac3,eac3,wmav1,wmav2,wmapro,"
+    "amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
 )
-"""Decoders that may be used, of sound only: a video's pictures are not looked at."""
-SAFELY = {
+"""Decoders, of audio only: FFmpeg would open a video's too, to look at it."""
+OPEN_OPTIONS = {
     "protocol_whitelist": "none",
-    "format_whitelist": ",".join(FORMATS),
-    "codec_whitelist": ",".join(CODECS),
+    "format_whitelist": FORMATS,
+    "codec_whitelist": CODECS,
 }
-"""FFmpeg's options for a file that nobody vouches for."""
-MENDED = (8, 1, 2)
-"""The first FFmpeg without the faults in decoders that were made known in 2026."""
-KNOWN = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
-"""Kinds of files whose length FFmpeg knows."""
-OPEN_SIZE = 0x7FFF0000
-"""Sizes from here on are written into a WAV by programs that do not know how long it will be."""
+SAFE_FFMPEG = (8, 1, 2)
+"""The first FFmpeg without the decoder faults published in 2026."""
+EXACT_LENGTH_FORMATS = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
+"""Formats whose length FFmpeg knows rather than estimates."""
+UNKNOWN_SIZE = 0x7FFF0000
+"""WAV sizes from here on are written by programs that do not know the length in advance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFile:
-    """PyAV's ``container`` and the sound ``track`` to decode. ``seconds``: its length, where FFmpeg knows it;
-    ``stated``: the length that is written in the file."""
+    """PyAV's ``container`` and the audio ``track`` to decode. ``seconds``: its length, where FFmpeg knows it;
+    ``stated``: the length in the file's header."""
 
     container: Any
     track: Any
@@ -63,40 +46,39 @@ class AudioFile:
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second; 0 if the file says none."""
+        """0 if the file has none."""
         return int(self.track.rate or 0)
 
     @property
     def channels(self) -> int:
-        """Channels of the track."""
         return int(self.track.layout.nb_channels)
 
 
 @contextmanager
 def open_audio(path: Path) -> Generator[AudioFile]:
-    """A file and its first sound track.
+    """A file and its first audio track. Warns of an FFmpeg with known faults.
 
-    Warns of an FFmpeg with known faults. Raises ``AudioError`` for no file, no sound, and sound of a kind
-    that is not read here; FFmpeg's complaints while it is open become one, too.
+    Raises ``AudioError`` for a file that cannot be opened, one without audio that is supported, and one that
+    FFmpeg fails to read, also while it is open.
     """
     import av
     from av.error import ArgumentError, FFmpegError
 
     if not path.is_file():
-        raise _closed(f"no file {path}")
-    _tell_of_faults(getattr(av, "ffmpeg_version_info", ""))
+        raise _open_error(f"no file {path}")
+    _warn_of_faults(getattr(av, "ffmpeg_version_info", ""))
     try:
         with path.open("rb") as file:
-            promised = _stated_by_wav(file)
+            wav_seconds = _wav_header_seconds(file)
             file.seek(0)
-            with av.open(file, options=SAFELY) as container:
-                track = _track(container, path)
-                seconds = _seconds(container, track)
-                stated = seconds if promised is None else promised
+            with av.open(file, options=OPEN_OPTIONS) as container:
+                track = _find_track(container, path)
+                seconds = _track_seconds(container, track)
+                stated = seconds if wav_seconds is None else wav_seconds
                 yield AudioFile(container=container, track=track, seconds=seconds, stated=stated)
     except FFmpegError as error:
-        kind = "damaged, or of a kind that is not read here"
-        reason = kind if isinstance(error, ArgumentError) else error.strerror
+        unknown = "damaged, or of an unsupported format"
+        reason = unknown if isinstance(error, ArgumentError) else error.strerror
         raise AudioError(
             "The recording cannot be read.",
             found=f"{path.name}, {path.stat().st_size} bytes: {reason}",
@@ -104,10 +86,10 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             fix="play it in an audio program and export it again",
         ) from error
     except OSError as error:
-        raise _closed(f"{path}: {error.strerror}") from error
+        raise _open_error(f"{path}: {error.strerror}") from error
 
 
-def _closed(found: str) -> AudioError:
+def _open_error(found: str) -> AudioError:
     return AudioError(
         "The recording cannot be opened.",
         found=found,
@@ -116,59 +98,55 @@ def _closed(found: str) -> AudioError:
     )
 
 
-def _track(container: Any, path: Path) -> Any:
-    if not container.streams.audio:
-        raise AudioError(
-            "The file has no sound.",
-            found=f"{path.name} with {len(container.streams)} other tracks",
-            expected="at least one audio track",
-            fix="choose a recording of speech",
+def _find_track(container: Any, path: Path) -> Any:
+    track = next(iter(container.streams.audio), None)
+    codec = track.codec_context.codec.name if track and track.codec_context else "an unknown codec"
+    if track is None or codec not in CODECS.split(","):
+        tracks = (
+            f"{len(container.streams)} tracks, none of them audio" if track is None else f"audio in {codec}"
         )
-    track = container.streams.audio[0]
-    codec = track.codec_context.codec.name if track.codec_context else "an unknown form"
-    if codec not in CODECS:
         raise AudioError(
-            "The recording is stored in a way that is not read here.",
-            found=f"{path.name}: sound in {codec}",
-            expected="WAV, MP3, AAC, FLAC, ALAC, Opus, Vorbis, AC-3, WMA or AMR sound",
-            fix="play it in an audio program and export it as WAV",
+            "The file has no audio that can be read.",
+            found=f"{path.name}: {tracks}",
+            expected="WAV, MP3, AAC, FLAC, ALAC, Opus, Vorbis, AC-3, WMA or AMR audio",
+            fix="choose a recording of speech, or play it in an audio program and export it as WAV",
         )
     return track
 
 
-def _seconds(container: Any, track: Any) -> float | None:
-    """The track's length by FFmpeg; None where it does not know, or guesses by the file's size."""
-    kind = container.format.name
-    tagged = kind == "mp3" and (track.start_time or 0) > 0  # LAME's tag: it holds the number of frames
-    if track.duration and (kind in KNOWN or tagged):
+def _track_seconds(container: Any, track: Any) -> float | None:
+    """The track's length by FFmpeg; None where it does not know or estimates it from the file's size."""
+    name = container.format.name
+    tagged = name == "mp3" and (track.start_time or 0) > 0  # LAME's tag holds the number of frames
+    if track.duration and (name in EXACT_LENGTH_FORMATS or tagged):
         return float(track.duration * track.time_base)
-    if kind == "matroska,webm" and len(container.streams) == 1 and container.duration:
+    if name == "matroska,webm" and len(container.streams) == 1 and container.duration:
         return (container.duration - (container.start_time or 0)) / 1e6
     return None
 
 
-def _stated_by_wav(file: BinaryIO) -> float | None:
-    """Seconds that a WAV's header states, which FFmpeg corrects by the file's size without a word."""
-    start, pace = file.read(12), 0
+def _wav_header_seconds(file: BinaryIO) -> float | None:
+    """Seconds in a WAV's header, which FFmpeg corrects silently by the file's size."""
+    start, byte_rate = file.read(12), 0
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         return None
     while len(head := file.read(8)) == 8:
         size = int.from_bytes(head[4:], "little")
         if head[:4] == b"data":
-            return size / pace if pace and 0 < size < OPEN_SIZE else None
-        taken = file.read(min(size, 16))
+            return size / byte_rate if byte_rate and 0 < size < UNKNOWN_SIZE else None
+        content = file.read(min(size, 16))
         if head[:4] == b"fmt ":
-            pace = int.from_bytes(taken[8:12], "little")
-        file.seek(size - len(taken) + size % 2, 1)
+            byte_rate = int.from_bytes(content[8:12], "little")
+        file.seek(size - len(content) + size % 2, 1)
     return None
 
 
-def _tell_of_faults(version: str) -> None:
-    """Warns of an FFmpeg that is too old, by its name: ``8.1.2``, ``n7.1-ubuntu``; others are unknown."""
-    found = re.match(r"n?(\d+(?:\.\d+)*)", version)
-    if found and tuple(int(part) for part in found[1].split(".")) < MENDED:
-        wanted = ".".join(str(part) for part in MENDED)
+def _warn_of_faults(version: str) -> None:
+    """``version`` is a release, such as 8.1.2 or n7.1-ubuntu; the faults of others are unknown."""
+    release = re.match(r"n?(\d+(?:\.\d+)*)", version)
+    if release and tuple(int(part) for part in release[1].split(".")) < SAFE_FFMPEG:
+        safe = ".".join(map(str, SAFE_FFMPEG))
         logger.warning(
-            f"PyAV brings FFmpeg {found[1]}: before {wanted}, a prepared file can make its decoders write "
-            "where they must not. Open only recordings that you trust, or run: pip install --upgrade av"
+            f"PyAV comes with FFmpeg {release[1]}: before {safe}, a malicious file can make its decoders "
+            "corrupt memory. Open only recordings that you trust, or run: pip install --upgrade av"
         )

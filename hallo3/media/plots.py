@@ -12,7 +12,7 @@ from torch import Tensor
 from ..units import format_clock
 from .drawing import GREY, GRID, INK, Pen, round_step
 from .drift import Drift
-from .loudness import FAINTEST, GainCurve, LoudnessMeter, loud_level, silences
+from .loudness import MIN_DBFS, GainCurve, LoudnessMeter, find_silence, loud_level
 
 WIDTH, LEFT, RIGHT, FOOTER = 960, 64, 132, 36
 """Pixels of a chart, of the margins beside its plots and of the time axis."""
@@ -263,8 +263,8 @@ def _draw_speech_header(pen: Pen, loudness: LoudnessMeter, levels: Tensor, frame
     length = f" of {frames_per_segment / loudness.fps:.3g} s" if segments > 1 else ""
     left = f"{frames:,} frame{'s' * (frames > 1)} in {segments:,} segment{'s' * (segments > 1)}{length}"
     pen.text(16, 50, left, 13, GREY)
-    loud, silent = loud_level(levels), float(silences(levels).float().mean())
-    right = f"loud parts {loud:.0f} dBFS, {silent:.0%} silence" if loud > FAINTEST else "digital silence"
+    loud, silent = loud_level(levels), float(find_silence(levels).float().mean())
+    right = f"loud parts {loud:.0f} dBFS, {silent:.0%} silence" if loud > MIN_DBFS else "digital silence"
     pen.text(LEFT + PLOT_WIDTH, 50, right, 13, RECORDED, "rm")
 
 
@@ -274,7 +274,7 @@ def _draw_levels(
     parts = _split(len(levels), PLOT_WIDTH // SPEECH_COLUMN)
     edges = [(part.start / len(levels), part.stop / len(levels)) for part in parts]
     highest = [float(levels[part].max()) for part in parts]
-    silent = silences(levels).float()
+    silent = find_silence(levels).float()
     silence = [float(silent[part].mean()) for part in parts]
     clipped = [bool((peaks[part] >= FULL_SCALE).any()) for part in parts]
     shared = len(levels) > len(parts)
@@ -288,7 +288,7 @@ def _draw_levels(
     lines = {RECORDED: levels}
     if gains is not None:
         middle = (gains.edges[:-1] + gains.edges[1:]) / 2
-        lines[ADJUSTED] = (levels + 20 * middle.log10()).clamp(min=FAINTEST)
+        lines[ADJUSTED] = (levels + 20 * middle.log10()).clamp(min=MIN_DBFS)
     for colour, line in lines.items():
         power = 10 ** (line.double() / 10)
         means = [10 * math.log10(float(power[part].mean())) for part in parts]

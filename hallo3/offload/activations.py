@@ -12,7 +12,7 @@ from typing import Any
 from ..config import Hallo3Config
 from ..geometry import LatentShape
 from ..quantization.precision import Precision
-from ..speech.chunked import Pieces
+from ..speech.encoder import CONV_FEATURES
 
 FLOAT = 4
 LATENTS_AT_ONCE = 10
@@ -86,8 +86,7 @@ def prompting(text: Mapping[str, Any], config: Hallo3Config, number: int) -> int
 def listening() -> int:
     """wav2vec2 over a piece of a recording, and one head's keys and values of an hour of it; streamed, as the
     command does it."""
-    pieces = Pieces()
-    first = pieces.conv_frames * 64 * 512
+    first = CONV_FEATURES * 64 * 512
     return round(3.1 * first * FLOAT) + 50_000_000
 
 

@@ -1,6 +1,7 @@
-"""A matrix in a file: written once from its first row to its last, then read by position.
+"""A matrix in a file: written once, row by row, then read by position.
 
-Nothing is mapped into memory: a mapped file that somebody cuts short kills the process.
+numpy's ``.npy`` has the number of rows in its header, which is unknown here until the end, and is read by
+position only through ``np.memmap``: a mapped file that is truncated kills the process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ _FORMAT = np.dtype("<f4")
 
 @dataclass(frozen=True, slots=True)
 class ArrayFile:
-    """A float32 array [rows, width] in the file at ``path``, which nothing keeps open."""
+    """A float32 array [rows, width] in the file at ``path``, which is not kept open."""
 
     path: Path
     rows: int
@@ -32,31 +32,26 @@ class ArrayFile:
 
     @property
     def complete(self) -> bool:
-        """Whether the file is there and has the right size."""
+        """Whether the file exists with the right size."""
         return self._size() == self._bytes(self.rows)
 
-    def check(self) -> None:
-        """Raises ``OutputError`` unless the file is there and has the right size."""
-        if not self.complete:
-            raise self._damaged()
-
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows [stop - start, width]. Raises ``OutputError`` if they are no longer there."""
+        """Rows [stop - start, width]. Raises ``OutputError`` if the file is missing or truncated."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows {start} to {stop} of {self.rows}")
         rows = np.empty((stop - start, self.width), _FORMAT)
         try:
             with self.path.open("rb") as file:
                 file.seek(self._bytes(start))
-                found = file.readinto(rows.data.cast("B")) if rows.size else 0
+                size = file.readinto(rows.data.cast("B")) if rows.size else 0
         except OSError as error:
-            raise self._damaged() from error
-        if found != rows.nbytes:
-            raise self._damaged()
+            raise self._damage_error() from error
+        if size != rows.nbytes:
+            raise self._damage_error()
         return torch.from_numpy(rows.astype(np.float32, copy=False))
 
     def remove(self) -> None:
-        """Deletes the file, if it is there and can be deleted."""
+        """Delete the file if possible."""
         with suppress(OSError):
             self.path.unlink()
 
@@ -69,41 +64,42 @@ class ArrayFile:
         except OSError:
             return None
 
-    def _damaged(self) -> OutputError:
+    def _damage_error(self) -> OutputError:
         size = self._size()
         return OutputError(
-            "A file that was written while listening is not as it was left.",
+            "A file of speech features has changed since it was written.",
             found=f"{self.path}: " + ("missing" if size is None else f"{size:,} bytes"),
             expected=f"{self._bytes(self.rows):,} readable bytes, {self.rows:,} rows of {self.width}",
-            fix="delete the file and listen to the recording again",
+            fix="delete the file and run the same again",
         )
 
 
 def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayFile:
-    """The pieces [n, width] one after the other as a spool, on disk when this returns.
+    """Write pieces [n, width] one after the other; on disk when this returns.
 
-    It grows under ``NAME.unfinished``, which replaces ``path`` when it is complete and is removed when a
-    piece raises. The folder is made. Raises ``OutputError`` if it cannot be written. One process may write
-    a path at a time.
+    The file grows under a temporary name and replaces ``path`` when it is complete; it is deleted if a piece
+    raises. Creates the folder. Raises ``OutputError`` if it cannot be written. One process at a time per
+    path.
     """
-    fresh = temporary_path(path)
-    rows = 0
-    with _told(path):
+    fresh, rows = temporary_path(path), 0
+    with _raise_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = fresh.open("wb")
     try:
         for piece in pieces:
             if piece.ndim != 2 or piece.shape[1] != width:
-                raise ValueError(f"a piece {list(piece.shape)} of a spool [rows, {width}]")
-            _append(file, piece, path)
+                raise ValueError(f"a piece {list(piece.shape)} of an array [rows, {width}]")
+            values = piece.to("cpu", torch.float32).contiguous().numpy().astype(_FORMAT, copy=False)
+            with _raise_output_error(path):
+                file.write(values.data.cast("B") if values.size else b"")
             rows += len(piece)
-        with _told(path):
+        with _raise_output_error(path):
             file.flush()
             os.fsync(file.fileno())
             file.close()
             SYSTEM.replace(fresh, path)
     except BaseException:
-        with suppress(OSError):  # what is still held back may find no room either
+        with suppress(OSError):  # flushing the buffer may fail on a full disk too
             file.close()
         with suppress(OSError):
             fresh.unlink()
@@ -111,15 +107,9 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
     return ArrayFile(path, rows, width)
 
 
-def _append(file: IO[bytes], piece: Tensor, path: Path) -> None:
-    rows = piece.to("cpu", torch.float32).contiguous().numpy().astype(_FORMAT, copy=False)
-    with _told(path):
-        file.write(rows.data.cast("B") if rows.size else b"")
-
-
 @contextmanager
-def _told(path: Path) -> Generator[None]:
+def _raise_output_error(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise write_error("What is heard in the recording cannot be written.", path, error) from error
+        raise write_error("The speech features cannot be written.", path, error) from error

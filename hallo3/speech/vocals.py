@@ -1,23 +1,19 @@
-"""The vocals of a recording: a speaker without the music, by Kim_Vocal_2.onnx (an MDX-Net, arXiv 2111.12203).
+"""The vocals of a recording, without music, by Kim_Vocal_2.onnx (an MDX-Net, arXiv 2111.12203).
 
-Hallo3's authors separate every recording in this way before they listen to it (facts 8), by audio-separator
-(0.17.2 where Hallo names a version) at its defaults. Kept from it: the sizes of ``mdx``, windows that overlap
-by a quarter and count by their Hann window, a peak of at most 0.9 for what the network sees, no denoising
-(the network would run twice).
+Hallo3's authors separate every recording with audio-separator (0.17.2 where Hallo names a version) at its
+defaults (facts 8). The tool writes 16-bit files and holds the whole recording; here it is a stream. Same:
+sizes of the transform, windows that overlap by a quarter with Hann weights, a peak of at most 0.9 for the
+network, no denoising (a second run of the network). Different: no constant gain of 1.009 and no second
+normalization, as the speech encoder normalizes; no rounding to 16 bits; windows of digital silence are not
+computed, and silence is no error; more than two channels are mixed, where the tool fails; the peak is that of
+the recording, not of its resampling.
 
-Different, on purpose: the tool's constant gain of 1.009 and its second look at the peak are left out, and
-the recording keeps its loudness: what listens normalises it. Nothing is rounded to 16 bits in between. A
-window of digital silence is not computed, and silence is no error. More than two channels are mixed, where
-the tool fails. The peak is the recording's, not that of its resampling.
-
-The file's facts (66 759 214 bytes, SHA-256, shapes, ``mdx_n_fft_scale_set`` 7680, ``mdx_dim_f_set`` 3072,
-``mdx_dim_t_set`` 8, vocals) agree in UVR's table of models and in what three other projects measured; the
-file itself was not at hand.
+The file's sizes and SHA-256 agree in UVR's table of models and in three other projects; we have not run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,99 +26,31 @@ from torch.nn import functional as F
 from ..errors import AudioError, CheckpointError
 from ..media.audio import AudioStats, Recording, compute_stats, resample_pieces, stream_stereo
 from ..onnx_model import Expected, Network, Origin, open_network
+from ..progress import OpenProgress, no_display
 
 RATE = 44100
-"""Samples a second of what the network was trained on, in stereo."""
-FFT, HOP = 7680, 1024
+"""Sample rate of the network, in stereo."""
+FFT_SIZE, HOP = 7680, 1024
 BINS, FRAMES = 3072, 256
-"""Of the transform's 3841 bins the network sees those below 17 640 Hz; of time, 5.9 s."""
-INAUDIBLE = 3
-"""Lowest bins, up to 17 Hz, that the network is given as zeros."""
-LENGTH = HOP * (FRAMES - 1)
-"""Samples of a window."""
-STEP = LENGTH * 3 // 4
-"""Samples from one window to the next, 4.4 s: a quarter of each is seen twice."""
-MARGIN = FFT // 2
+"""The network gets the bins below 17 640 Hz, and 5.9 s."""
+ZEROED_BINS = 3
+"""Lowest bins, up to 17 Hz, which the network gets as zeros."""
+WINDOW = HOP * (FRAMES - 1)
+STEP = WINDOW * 3 // 4
+"""Samples per window, and from one to the next."""
+MARGIN = FFT_SIZE // 2
 """Zeros before a recording, so that its start is not at a window's edge."""
-
-Window = tuple[int, int]
-"""Where a window starts, in samples with the margin, and how many of its samples count."""
-
-
-def windows(samples: int) -> list[Window]:
-    """The windows of a recording of so many samples, in order; none reaches over more than one border."""
-    inner = LENGTH - 2 * MARGIN
-    end = samples + MARGIN + (inner + MARGIN - samples % inner)
-    starts = range(0, MARGIN + samples, STEP) if samples else ()
-    return [(start, min(LENGTH, end - start)) for start in starts]
-
-
-def cut(pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-    """The recording's windows [2, LENGTH], from pieces [2, n] with ``samples`` in all; zeros around them.
-
-    No more than a window and a piece is held. Raises ``ValueError`` for a stream of another length.
-    """
-    source, seen = iter(pieces), 0
-    held, at = torch.zeros(2, MARGIN), 0
-    for start, _ in windows(samples):
-        parts, at = [held[:, start - at :]], start
-        there = parts[0].shape[1]
-        while there < LENGTH and (piece := next(source, None)) is not None:
-            if piece.ndim != 2 or len(piece) != 2:
-                raise ValueError(f"a piece {list(piece.shape)} of a stream [2, n]")
-            parts.append(piece.float())
-            there, seen = there + piece.shape[1], seen + piece.shape[1]
-        held = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        yield F.pad(held[:, :LENGTH], (0, max(0, LENGTH - there)))
-    seen += sum(piece.shape[1] for piece in source)
-    if seen != samples:
-        raise ValueError(f"{seen} samples in a stream of {samples}")
-
-
-def blend(answers: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-    """What was answered for the windows [2, LENGTH] -> the recording [2, samples], in pieces.
-
-    Where two windows overlap, each counts by its Hann window; together they count one everywhere.
-    """
-    spans = windows(samples)
-    total, weight = torch.zeros(2, LENGTH), torch.zeros(LENGTH)
-    for number, ((start, size), answer) in enumerate(zip(spans, answers, strict=True), start=1):
-        shape = torch.hann_window(size, periodic=False)
-        total[:, :size] += answer[:, :size] * shape
-        weight[:size] += shape
-        stop = spans[number][0] if number < len(spans) else MARGIN + samples
-        ready = slice(max(MARGIN - start, 0), stop - start)
-        yield total[:, ready] / weight[ready]
-        total, weight = F.pad(total[:, STEP:], (0, STEP)), F.pad(weight[STEP:], (0, STEP))
-
-
-def spectrogram(window: Tensor) -> Tensor:
-    """[2, LENGTH] -> [1, 4, BINS, FRAMES]: left and right, each real and imaginary part."""
-    seen = torch.stft(window, FFT, HOP, window=torch.hann_window(FFT), center=True, return_complex=True)
-    parts = torch.view_as_real(seen[:, :BINS]).permute(0, 3, 1, 2).reshape(1, 4, BINS, FRAMES).contiguous()
-    parts[:, :, :INAUDIBLE] = 0
-    return parts
-
-
-def sound_of(parts: Tensor) -> Tensor:
-    """[1, 4, BINS, FRAMES] -> [2, LENGTH]; what the network does not see is silence."""
-    pairs = parts.reshape(2, 2, BINS, FRAMES).permute(0, 2, 3, 1).contiguous()
-    whole = F.pad(torch.view_as_complex(pairs), (0, 0, 0, FFT // 2 + 1 - BINS))
-    return cast(Tensor, torch.istft(whole, FFT, HOP, window=torch.hann_window(FFT), center=True))
-
-
-FILE = "Kim_Vocal_2.onnx"
-LOUDEST = 0.9
-"""A recording with a higher peak is made quieter for the network, as in the original."""
+MAX_PEAK = 0.9
+"""A recording with a higher peak is scaled down for the network, as in the original."""
 SHAPE = (1, 4, BINS, FRAMES)
+
+VOCALS_FILENAME = "Kim_Vocal_2.onnx"
 EXPECTED = Expected(
     sha256="ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b",
     input=(None, *SHAPE[1:]),
     channels=(FRAMES,),
 )
 """The file that Hallo3's authors use."""
-
-
 VOCALS = Origin(
     what="The vocal separator",
     belongs_to="Ultimate Vocal Remover's models",
@@ -133,99 +61,158 @@ VOCALS = Origin(
     accept="the command uses another one unverified with --vocals FILE",
 )
 
-Watch = Callable[[int, int], object]
-"""Hears (samples done, samples in all) after every window; what it raises stops the work."""
+
+def window_spans(samples: int) -> list[tuple[int, int]]:
+    """(start, size) of each window of a recording, in samples from the start of the margin."""
+    inner = WINDOW - 2 * MARGIN
+    end = samples + MARGIN + (inner + MARGIN - samples % inner)
+    starts = range(0, MARGIN + samples, STEP) if samples else ()
+    return [(start, min(WINDOW, end - start)) for start in starts]
 
 
-def unwatched(done: int, total: int) -> None:
-    """Nobody is told how far it has come."""
+def cut_windows(pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """The windows [2, WINDOW] of pieces [2, n], ``samples`` in total, zeros around them.
+
+    Holds a window and a piece. Raises ``ValueError`` for a stream of another length.
+    """
+    source, total = iter(pieces), 0
+    buffer, position = torch.zeros(2, MARGIN), 0
+    for start, _ in window_spans(samples):
+        parts, position = [buffer[:, start - position :]], start
+        size = parts[0].shape[1]
+        while size < WINDOW and (piece := next(source, None)) is not None:
+            if piece.ndim != 2 or len(piece) != 2:
+                raise ValueError(f"a piece {list(piece.shape)} of a stream [2, n]")
+            parts.append(piece.float())
+            size, total = size + piece.shape[1], total + piece.shape[1]
+        buffer = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        yield F.pad(buffer[:, :WINDOW], (0, max(0, WINDOW - size)))
+    total += sum(piece.shape[1] for piece in source)
+    if total != samples:
+        raise ValueError(f"{total} samples in a stream of {samples}")
+
+
+def overlap_add(outputs: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """The network's windows [2, WINDOW] -> the recording [2, samples] in pieces, Hann-weighted."""
+    spans = window_spans(samples)
+    total, weight = torch.zeros(2, WINDOW), torch.zeros(WINDOW)
+    for number, ((start, size), output) in enumerate(zip(spans, outputs, strict=True), start=1):
+        hann = torch.hann_window(size, periodic=False)
+        total[:, :size] += output[:, :size] * hann
+        weight[:size] += hann
+        stop = spans[number][0] if number < len(spans) else MARGIN + samples
+        ready = slice(max(MARGIN - start, 0), stop - start)
+        yield total[:, ready] / weight[ready]
+        total, weight = F.pad(total[:, STEP:], (0, STEP)), F.pad(weight[STEP:], (0, STEP))
+
+
+def spectrogram(window: Tensor) -> Tensor:
+    """[2, WINDOW] -> [1, 4, BINS, FRAMES]: left and right, each real and imaginary part."""
+    bins = torch.stft(window, FFT_SIZE, HOP, window=torch.hann_window(FFT_SIZE), return_complex=True)
+    parts = torch.view_as_real(bins[:, :BINS]).permute(0, 3, 1, 2).reshape(SHAPE).contiguous()
+    parts[:, :, :ZEROED_BINS] = 0
+    return parts
+
+
+def invert_spectrogram(parts: Tensor) -> Tensor:
+    """[1, 4, BINS, FRAMES] -> [2, WINDOW]; bins that the network does not have are zero."""
+    pairs = parts.reshape(2, 2, BINS, FRAMES).permute(0, 2, 3, 1).contiguous()
+    bins = F.pad(torch.view_as_complex(pairs), (0, 0, 0, FFT_SIZE // 2 + 1 - BINS))
+    return cast(Tensor, torch.istft(bins, FFT_SIZE, HOP, window=torch.hann_window(FFT_SIZE)))
 
 
 @dataclass(frozen=True)
 class Separator:
-    """Takes the vocals out of recordings with the network in a file, opened when it is first used."""
+    """The network in the file ``path``, opened when it is first used."""
 
     path: Path
     unverified: bool = False
 
     @cached_property
     def network(self) -> Network:
-        """Errors as of :func:`open_network`."""
+        """Raises and warns as ``open_network``."""
         return open_network(self.path, EXPECTED, VOCALS, unverified=self.unverified)
 
     def separate(
-        self, pieces: Iterable[Tensor], samples: int, loudest: float = 0.0, watch: Watch = unwatched
+        self,
+        pieces: Iterable[Tensor],
+        samples: int,
+        peak: float = 0.0,
+        open_progress: OpenProgress = no_display,
     ) -> Iterator[Tensor]:
-        """The vocals [2, n] of a stereo stream of pieces [2, m] at 44.1 kHz, ``samples`` in all, as many as
-        come in; above 17 640 Hz they are silent. ``loudest`` is the stream's peak, if it is known.
+        """The vocals of a stereo stream at 44.1 kHz of ``samples`` in total: pieces [2, n]. ``peak`` is the
+        stream's, 0 if unknown.
 
-        In flat memory: two windows of 6 s and a piece are held. Raises ``AudioError`` for an answer that is
-        not finite, ``CheckpointError`` when the network cannot be used, ``ValueError`` for another length.
+        Holds two windows and a piece. Raises ``AudioError`` for a result that is not finite,
+        ``CheckpointError`` if the network cannot be used, ``ValueError`` for a stream of another length.
         """
-        scale = min(1.0, LOUDEST / loudest) if loudest > 0 else 1.0
-        answers = (self._vocals(window * scale, at) for at, window in enumerate(cut(pieces, samples)))
-        done = 0
-        for piece in blend(answers, samples):
-            yield piece / scale
-            done += piece.shape[1]
-            watch(done, samples)
+        scale = min(1.0, MAX_PEAK / peak) if peak > 0 else 1.0
+        windows = enumerate(cut_windows(pieces, samples))
+        with open_progress("separating vocals", samples) as progress:
+            for piece in overlap_add((self._run(window * scale, n) for n, window in windows), samples):
+                yield piece / scale
+                progress(piece.shape[1])
 
-    def _vocals(self, window: Tensor, number: int) -> Tensor:
-        """Of [2, LENGTH] the same."""
+    def _run(self, window: Tensor, number: int) -> Tensor:
         if not bool(window.any()):
             return window
-        answers = self.network(spectrogram(window))
-        if len(answers) != 1 or tuple(answers[0].shape) != SHAPE:
+        outputs = self.network(spectrogram(window))
+        if len(outputs) != 1 or tuple(outputs[0].shape) != SHAPE:
             raise CheckpointError(
                 "The vocal separator's file holds another network.",
-                found=f"{self.path.name}: {', '.join(str(list(each.shape)) for each in answers)}"[:300],
-                expected=f"one answer {list(SHAPE)}",
-                fix=f"use the file {FILE} of {VOCALS.belongs_to}",
+                found=f"{self.path.name}: {', '.join(str(list(each.shape)) for each in outputs)}"[:300],
+                expected=f"one output {list(SHAPE)}",
+                fix=f"use the file {VOCALS_FILENAME} of {VOCALS.belongs_to}",
             )
-        vocals = sound_of(answers[0])
+        vocals = invert_spectrogram(outputs[0])
         if not bool(vocals.isfinite().all()):
             raise AudioError(
-                "The vocal separator's answer cannot be used.",
-                found=f"numbers that are not finite, near {number * STEP / RATE:.1f} s",
+                "The vocal separator's output cannot be used.",
+                found=f"NaN or infinity near {number * STEP / RATE:.1f} s",
                 expected="finite numbers",
                 fix=f"download {self.path.name} again, or leave the recording as it is",
             )
         return vocals
 
 
-def stream_voice(
-    path: Path, sample_rate: int, facts: AudioStats, separator: Separator, watch: Watch = unwatched
+def stream_vocals(
+    path: Path,
+    sample_rate: int,
+    stats: AudioStats,
+    separator: Separator,
+    open_progress: OpenProgress = no_display,
 ) -> Iterator[Tensor]:
-    """What ``stream_mono`` gives of a recording with its vocals alone: pieces [n] at ``sample_rate``.
+    """``stream_mono`` of the vocals: as many samples, [n] per piece, so the plan of segments is the same.
 
-    They have ``facts.length_at(sample_rate)`` samples in all, as without separation, so that the plan of
-    segments is the same. As in the original, vocals are taken out in stereo at 44.1 kHz and become mono at
-    ``sample_rate`` after that (facts 8). Raises what ``stream_mono`` raises and, before it returns, what
-    opening the network does.
+    As in the original, vocals are separated in stereo at 44.1 kHz and mixed and resampled after that (facts
+    8). Raises what ``stream_mono`` raises and, before it returns, what opening the network raises.
     """
     _ = separator.network
-    stereo = stream_stereo(path, RATE, facts)
-    return _voice(stereo, sample_rate, facts, separator, watch)
+    stereo = stream_stereo(path, RATE, stats)
+    return _mix_vocals(stereo, sample_rate, stats, separator, open_progress)
 
 
-def voice_of(
-    recording: Recording, sample_rate: int, separator: Separator, watch: Watch = unwatched
+def separate_vocals(
+    recording: Recording, sample_rate: int, separator: Separator, open_progress: OpenProgress = no_display
 ) -> Tensor:
-    """``stream_voice`` of a recording in memory, [samples] float32; as long as ``to_mono`` would make it."""
+    """``stream_vocals`` of a recording in memory: [samples], as long as ``to_mono`` makes it."""
     _ = separator.network
-    facts = compute_stats(recording)
-    facts.tell()
+    stats = compute_stats(recording)
+    stats.warn()
     rate, waveform = recording.sample_rate, recording.waveform.float()
-    starts = range(0, waveform.shape[1], rate)
-    pieces = (facts.stereo(waveform[:, start : start + rate]) for start in starts)
-    stereo = resample_pieces(pieces, (rate, RATE), facts.length_at(RATE), channels=2)
-    return torch.cat(list(_voice(stereo, sample_rate, facts, separator, watch)))
+    pieces = (stats.to_stereo(piece) for piece in torch.split(waveform, rate, dim=1))
+    stereo = resample_pieces(pieces, (rate, RATE), stats.length_at(RATE), channels=2)
+    return torch.cat(list(_mix_vocals(stereo, sample_rate, stats, separator, open_progress)))
 
 
-def _voice(
-    stereo: Iterator[Tensor], sample_rate: int, facts: AudioStats, separator: Separator, watch: Watch
+def _mix_vocals(
+    stereo: Iterator[Tensor],
+    sample_rate: int,
+    stats: AudioStats,
+    separator: Separator,
+    open_progress: OpenProgress,
 ) -> Iterator[Tensor]:
-    loudest = facts.loudest if facts.channels <= 2 else facts.mixed
-    vocals = separator.separate(stereo, facts.length_at(RATE), loudest, watch)
+    peak = stats.peak if stats.channels <= 2 else stats.mono_peak
+    vocals = separator.separate(stereo, stats.length_at(RATE), peak, open_progress)
     mono = (piece.mean(dim=0) for piece in vocals)
-    return resample_pieces(mono, (RATE, sample_rate), facts.length_at(sample_rate))
+    return resample_pieces(mono, (RATE, sample_rate), stats.length_at(sample_rate))

@@ -25,7 +25,8 @@ from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
-from ...hallo3.speech.wav2vec2 import build_wav2vec2, normalize
+from ...hallo3.speech.encoder import normalize
+from ...hallo3.speech.wav2vec2 import build_wav2vec2
 from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tie_embedding
 from .progress import show_messages
 

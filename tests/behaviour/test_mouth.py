@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from behaviour.mouth import compute_mouth, normalise
-from hallo3.speech.wav2vec2 import normalize
+from hallo3.speech.encoder import normalize
 
 PER_FRAME = 640
 FRAMES = 50

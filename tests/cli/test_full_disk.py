@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hallo3.cli.speech import Ear
+from hallo3.cli.speech import SpeechFeatures
 from hallo3.jobs import render as video_job
 from hallo3.media.mux import GrowingVideo
 from support.kill_process import read_segments, strip_headers
@@ -83,7 +83,7 @@ def test_a_disk_full_of_finished_segments(disk: Disk, refused: Any, resumes: Any
 
 @pytest.mark.parametrize(
     ("place", "name", "space"),
-    [(Ear, "listen", 0), *((video_job, "encode_soundtrack", n * PAGE) for n in range(3))],
+    [(SpeechFeatures, "compute", 0), *((video_job, "encode_soundtrack", n * PAGE) for n in range(3))],
     ids=["speech features", "sound", "half of the sound", "most of the sound"],
 )
 def test_a_disk_full_before_the_first_segment(

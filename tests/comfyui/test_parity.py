@@ -34,7 +34,8 @@ from hallo3.pipeline import (
 )
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
-from hallo3.speech.wav2vec2 import build_wav2vec2, encode_waveform
+from hallo3.speech.encoder import encode_waveform
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_comfyuis_own_wav2vec2_hears_what_transformers_hears(stages: Stages, rec
     load_strict(network, rounded, "wav2vec2")
     short = hallo3.Recording(recording.waveform[:, :20000], 16000)
     plan = plan_segments(20000, HALLO3.segment)
-    wanted = encode_waveform(network, to_mono(short, 16000), plan, torch.device("cpu"))
+    wanted = encode_waveform(split_wav2vec2(network), to_mono(short, 16000), plan, torch.device("cpu"))
     audio = {"waveform": short.waveform[None], "sample_rate": 16000}
     socket = stages.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=loaded)[0]
     found = socket.speech.read(range(plan.padded))

@@ -8,7 +8,7 @@ import torch
 
 from hallo3.config import SegmentConfig
 from hallo3.segments import SegmentPlan
-from hallo3.speech.features import Speech, in_memory
+from hallo3.speech.features import Speech, read_from_memory
 
 from .directory import Check, Golden, Report
 
@@ -20,7 +20,7 @@ def bookkeeping(golden: Golden) -> Report:
         chunks: list[dict[str, Any]] = case["chunk_list"]
         config = SegmentConfig(frames=len(chunks[0]["slots"]))
         plan = SegmentPlan(int(case["audio_length_frames"]), config)
-        speech = Speech(in_memory(_numbered(plan.padded)), plan, _window(chunks[0]))
+        speech = Speech(read_from_memory(_numbered(plan.padded)), plan, _window(chunks[0]))
         kept = [chunk for chunk in chunks if chunk["kept_output_frames_from_this_chunk"]]
         report.exact(f"{name}: padded", plan.padded, case["wav2vec_frames_after_padding_to_multiple_of_49"])
         report.exact(f"{name}: segments", len(plan), len(kept))

@@ -10,8 +10,9 @@ from hallo3.config import AudioConfig, SegmentConfig
 from hallo3.model.embeddings import AudioProjection
 from hallo3.model.layers import Layers
 from hallo3.segments import plan_segments
-from hallo3.speech.features import Speech, in_memory
-from hallo3.speech.wav2vec2 import encode_waveform, normalize
+from hallo3.speech.encoder import encode_waveform, normalize
+from hallo3.speech.features import Speech, read_from_memory
+from hallo3.speech.wav2vec2 import split_wav2vec2
 
 from . import networks
 from .directory import FORWARD, Check, Golden, Report
@@ -24,12 +25,12 @@ def frontend(golden: Golden) -> Report:
     watch(encoder, seen)
     waveform, segment = golden["in.waveform"], SegmentConfig()
     plan = plan_segments(len(waveform), segment)
-    features = encode_waveform(encoder, waveform, plan, torch.device("cpu"))
+    features = encode_waveform(split_wav2vec2(encoder), waveform, plan, torch.device("cpu"))
     report.close("out.audio_emb", features, golden["out.audio_emb"], FORWARD)
     report.exact("out.audio_length", plan.frames, int(golden["out.audio_length"]))
     report.exact("padded_frames", plan.padded, golden.about["padded_frames"])
     window = golden["out.windows"].shape[1]
-    speech = Speech(in_memory(features), plan, window)
+    speech = Speech(read_from_memory(features), plan, window)
     report.close("out.windows", _all_windows(speech), golden["out.windows"], FORWARD)
     seen["normalised"] = normalize(waveform)
     for name in golden.names("mid."):

@@ -1,32 +1,60 @@
-"""Recordings as people have them."""
+"""Recordings from files and in memory; A02 to A22 are rows of the catalogue of bad inputs."""
 
 from __future__ import annotations
 
-from fractions import Fraction
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
+import librosa
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from hallo3.errors import AudioError
-from hallo3.media.audio import Recording, read_recording, resample, to_mono
+from conftest import speech_of
+from hallo3.config import SegmentConfig
+from hallo3.errors import AudioError, DependencyError
+from hallo3.media import audio
+from hallo3.media.audio import (
+    MAX_HOURS,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    Recording,
+    check_audio_format,
+    measure_recording,
+    read_recording,
+    resample,
+    stream_mono,
+    stream_stereo,
+    to_mono,
+)
+from hallo3.models import Models
+from hallo3.noise import make_generator
+from hallo3.pipeline import encode_speech
+from hallo3.segments import plan_segments
+from support.audio_files import encoded, wav
 from support.audio_samples import RATE, tone, write_wav
-from support.messages import expect_message
+from support.messages import collect_messages, expect_message, expect_no_message
+
+HOUR = 3600
+RATES = (8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000)
 
 
-def encode(path: Path, samples: np.ndarray, rate: int, codec: str) -> Path:
-    with av.open(str(path), "w") as container:
-        layout = "mono" if samples.shape[0] == 1 else "stereo"
-        stream = container.add_stream(codec, rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
-        to_codec = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate)
-        for piece in to_codec.resample(frame):
-            container.mux(stream.encode(piece))
-        container.mux(stream.encode(None))
-    return path
+def noise(samples: int, channels: int = 1) -> np.ndarray:
+    return 0.1 * make_generator("noise").standard_normal((channels, samples), dtype="float32")
+
+
+def sweep(rate: int) -> np.ndarray:
+    """Two seconds that rise through all frequencies, with noise."""
+    t = np.arange(2 * rate) / rate
+    rising = 0.4 * np.sin(2 * np.pi * 0.12 * rate * t * t)
+    return (rising + 0.05 * make_generator("noise").standard_normal(len(t))).astype(np.float32)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
@@ -43,88 +71,337 @@ def test_a_wav_is_read_to_scale(tmp_path: Path, width: int, channels: int) -> No
     ("name", "codec"), [("a.flac", "flac"), ("a.mp3", "libmp3lame"), ("a.m4a", "aac"), ("a.mkv", "pcm_s16le")]
 )
 def test_other_formats_are_read(tmp_path: Path, name: str, codec: str) -> None:
-    recording = read_recording(encode(tmp_path / name, tone(44100, channels=2), 44100, codec))
+    recording = read_recording(encoded(tmp_path / name, tone(44100, channels=2), 44100, codec))
     assert recording.waveform.shape[0] == 2
     assert abs(recording.seconds - 0.5) < 0.06
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 192000])
-def test_any_rate_comes_to_the_encoder_s(rate: int) -> None:
-    recording = Recording(torch.from_numpy(tone(rate)), rate)
-    mono = to_mono(recording, RATE)
-    assert abs(len(mono) - RATE // 2) <= 1
-    inner = slice(400, 7500)
-    wanted = torch.from_numpy(tone(RATE)[0])
-    assert np.corrcoef(mono[inner], wanted[inner])[0, 1] > 0.99
+@pytest.mark.parametrize("rate", RATES)
+def test_resampling_is_librosa_s_whole_and_in_pieces(tmp_path: Path, rate: int) -> None:
+    recorded = sweep(rate)
+    expected = librosa.resample(recorded, orig_sr=rate, target_sr=RATE, res_type="soxr_hq")
+    whole = to_mono(Recording(torch.from_numpy(recorded)[None], rate), RATE).numpy()
+    assert np.array_equal(whole, expected)
+    path = write_wav(tmp_path / "a.wav", recorded[None], rate, 4)
+    pieces = torch.cat(list(stream_mono(path, RATE))).numpy()
+    assert pieces.shape == expected.shape
+    assert np.abs(pieces - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("hertz", "peak"), [(1000.0, 0.5), (9000.0, 0.0)])
+def test_frequencies_above_the_encoder_s_rate_do_not_fold_back(rate: int, hertz: float, peak: float) -> None:
+    if hertz < rate / 2:
+        sine = (0.5 * np.sin(2 * np.pi * hertz * np.arange(rate) / rate)).astype(np.float32)
+        mono = to_mono(Recording(torch.from_numpy(sine)[None], rate), RATE)[2000:-2000]
+        assert float(mono.abs().max()) == pytest.approx(peak, abs=2e-3)
+
+
+def test_at_the_encoder_s_rate_nothing_is_copied() -> None:
+    mono = torch.zeros(100)
     assert resample(mono, RATE, RATE) is mono
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000, RATE])
+@pytest.mark.parametrize(("channels", "samples"), [(1, 1), (1, 100001), (2, 54321), (6, 33333), (1, 331)])
+def test_pieces_equal_the_whole(tmp_path: Path, rate: int, channels: int, samples: int) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(samples, channels), rate)
+    whole = to_mono(read_recording(path), RATE)
+    pieces = list(stream_mono(path, RATE))
+    assert all(piece.dtype == torch.float32 and 0 < len(piece) <= 2 * RATE for piece in pieces)
+    mono = torch.cat(pieces)
+    assert mono.shape == whole.shape
+    assert float((mono - whole).abs().max()) <= 1e-5
+    stats = measure_recording(path)
+    assert (stats.samples, stats.channels, stats.sample_rate) == (samples, channels, rate)
+    assert stats.length_at(RATE) == len(whole)
+    assert torch.equal(torch.cat(list(stream_mono(path, RATE, stats))), mono)
+
+
+@pytest.mark.parametrize("samples", range(44100, 44120))
+def test_a_stream_has_librosa_s_number_of_samples(tmp_path: Path, samples: int) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(samples), 44100)
+    assert sum(map(len, stream_mono(path, RATE))) == len(to_mono(read_recording(path), RATE))
+
+
+def test_memory_is_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(RATE * 20), RATE)
+    decoded, real = 0, audio.read_pieces
+
+    def count(path: Path) -> Iterator[Recording]:
+        nonlocal decoded
+        for piece in real(path):
+            decoded += piece.waveform.shape[1]
+            yield piece
+
+    stats = measure_recording(path)
+    monkeypatch.setattr(audio, "read_pieces", count)
+    output = 0
+    for piece in stream_mono(path, 8000, stats):
+        output += len(piece)
+        assert decoded - 2 * output <= 3 * RATE
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_two_channels_stay_and_others_are_mixed_and_doubled(tmp_path: Path, rate: int, channels: int) -> None:
+    sound = tone(rate, 3.3, channels) * np.linspace(1, 0.5, channels, dtype=np.float32)[:, None]
+    path = write_wav(tmp_path / "a.wav", sound, rate)
+    stereo = torch.cat(list(stream_stereo(path, 44100)), dim=1)
+    mono = torch.cat(list(stream_mono(path, 44100)))
+    assert stereo.shape == (2, len(mono))
+    assert torch.allclose(stereo.mean(dim=0), mono, atol=1e-6)
+    assert torch.equal(stereo[0], stereo[1]) == (channels != 2)
 
 
 def test_equal_channels_mix_to_themselves() -> None:
     samples = torch.from_numpy(tone(RATE))
-    both = to_mono(Recording(samples.repeat(2, 1), RATE), RATE)
-    assert torch.equal(both, samples[0])
+    assert torch.equal(to_mono(Recording(samples.repeat(2, 1), RATE), RATE), samples[0])
 
 
-def test_opposite_channels_are_told_and_the_first_is_used() -> None:
-    samples = torch.from_numpy(tone(RATE))
-    with expect_message("cancel"):
-        mono = to_mono(Recording(torch.cat((samples, -samples)), RATE), RATE)
-    assert torch.equal(mono, samples[0])
+def test_a08_six_channels_are_their_mean() -> None:
+    samples = torch.randn(6, 5000, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(to_mono(Recording(samples, RATE), RATE), samples.sum(0) / 6)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_the_first_bad_sample_is_located(value: float) -> None:
-    samples = torch.zeros(1, RATE)
-    samples[0, 4000:] = value
-    with pytest.raises(AudioError, match=r"0\.250 s"):
-        to_mono(Recording(samples, RATE), RATE)
+@pytest.mark.parametrize("fault", ["silence", "cancel"])
+def test_a06_warnings_are_the_same_whole_and_in_pieces(tmp_path: Path, fault: str) -> None:
+    one = tone(44100)
+    content = np.concatenate((one, -one)) if fault == "cancel" else 0 * one
+    path = write_wav(tmp_path / "a.wav", content, 44100, 4)
+    with expect_message(fault) as by_whole:
+        whole = to_mono(read_recording(path), RATE)
+    with expect_message(fault) as by_pieces:
+        pieces = stream_mono(path, RATE)
+    assert by_pieces == by_whole
+    assert len(by_whole) == 1
+    with expect_no_message():
+        assert torch.allclose(torch.cat(list(pieces)), whole, atol=1e-5, rtol=0)
+    assert bool(whole.any()) == (fault == "cancel"), "the first channel is used"
 
 
 @pytest.mark.parametrize(
-    "recording",
+    "waveform",
     [
-        Recording(torch.zeros(1, 0), RATE),
-        Recording(torch.zeros(0, 100), RATE),
-        Recording(torch.zeros(3, 1, 100), RATE),
-        Recording(torch.zeros(100), RATE),
-        Recording(torch.zeros(1, 100, dtype=torch.int16), RATE),
-        Recording(torch.zeros(1, 100), 0),
-        Recording(torch.zeros(1, 100), -RATE),
+        torch.zeros(1, 0),
+        torch.zeros(0, 100),
+        torch.zeros(3, 1, 100),
+        torch.zeros(100),
+        torch.zeros(1, 100, dtype=torch.int16),
+        torch.zeros(65, 100),
     ],
 )
-def test_impossible_recordings_are_refused(recording: Recording) -> None:
+def test_impossible_recordings_are_refused(waveform: Tensor) -> None:
     with pytest.raises(AudioError):
-        to_mono(recording, RATE)
+        to_mono(Recording(waveform, RATE), RATE)
 
 
-def test_the_waveform_is_not_changed() -> None:
-    samples = torch.from_numpy(tone(44100, channels=2))
-    before = samples.clone()
-    to_mono(Recording(samples, 44100), RATE)
-    assert torch.equal(samples, before)
+@pytest.mark.parametrize(
+    "rate", [0, -RATE, 1, MIN_SAMPLE_RATE - 1, MAX_SAMPLE_RATE + 1, 2**40], ids="A19-{}".format
+)
+def test_rates_that_no_recording_has_are_refused(rate: int) -> None:
+    with pytest.raises(AudioError, match=rf"sample rate cannot be used(.|\n)*{rate} Hz(.|\n)*1000 to 768000"):
+        to_mono(Recording(torch.ones(1, 5000), rate), RATE)
 
 
-def test_files_that_are_no_sound_are_refused(tmp_path: Path, samples: Path) -> None:
+@pytest.mark.parametrize("rate", [MIN_SAMPLE_RATE, MAX_SAMPLE_RATE], ids="A19-{}".format)
+def test_the_slowest_and_the_fastest_rate_are_read(rate: int) -> None:
+    assert len(to_mono(Recording(torch.ones(1, rate), rate), RATE)) == RATE
+
+
+def messages_of(path: Path) -> set[str]:
+    """The error of a file, whole and in pieces."""
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: to_mono(read_recording(path), RATE),
+        lambda: stream_mono(path, RATE),
+    )
+    errors: set[str] = set()
+    for call in calls:
+        with pytest.raises(AudioError) as caught:
+            call()
+        errors.add(str(caught.value))
+    return errors
+
+
+def test_files_that_are_not_audio_are_refused_before_streaming(tmp_path: Path, samples: Path) -> None:
     faults = {"empty.wav": b"", "text.mp3": b"hello", "page.wav": b"<html></html>" * 100}
     for name, content in faults.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(AudioError, match=name):
-            read_recording(tmp_path / name)
-    with pytest.raises(AudioError, match="no file"):
-        read_recording(tmp_path / "absent.wav")
-    with pytest.raises(AudioError, match="portrait"):
-        read_recording(samples / "portrait.png")
+    write_wav(tmp_path / "header.wav", np.zeros((1, 0), np.float32), RATE)
+    paths = [tmp_path / name for name in (*faults, "header.wav", "absent.wav")]
+    for path in [*paths, samples / "portrait.png"]:
+        (message,) = messages_of(path)
+        assert path.name in message
 
 
-def test_a_header_without_samples_is_refused(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "header.wav", np.zeros((1, 0), np.float32), RATE)
-    with pytest.raises(AudioError):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_the_first_bad_sample_is_located(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    path, real = write_wav(tmp_path / "a.wav", noise(RATE * 5, 2), RATE), audio.read_pieces
+
+    def spoil(path: Path) -> Iterator[Recording]:
+        for index, piece in enumerate(real(path)):
+            if index >= 3:
+                piece.waveform[1, 100:] = value
+            yield piece
+
+    monkeypatch.setattr(audio, "read_pieces", spoil)
+    (message,) = messages_of(path)
+    assert "NaN or infinity at 3." in message
+
+
+def test_a_file_that_changes_is_an_error(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(30000), RATE)
+    for other in (noise(29999), noise(30000, 2)):
+        pieces = stream_mono(path, RATE, measure_recording(path))
+        write_wav(path, other, RATE)
+        with pytest.raises(AudioError, match="changed"):
+            list(pieces)
+        write_wav(path, noise(30000), RATE)
+
+
+def test_a_missing_resampler_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(8000), 8000)
+    for library, call in (("soxr", stream_mono), ("librosa", lambda *_: to_mono(read_recording(path), RATE))):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(DependencyError, match="pip install librosa"):
+            call(path, RATE)
+        monkeypatch.undo()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=st.sampled_from([8000, RATE, 44100, 48000]), share=st.floats(0, 1, exclude_max=True))
+def test_a02_less_than_a_frame_is_refused(rate: int, share: float) -> None:
+    samples = max(1, int(share * rate * 639 / RATE))
+    mono = to_mono(Recording(torch.ones(1, samples), rate), RATE)
+    with pytest.raises(AudioError, match=r"too short to animate(.|\n)*0\.04 s"):
+        plan_segments(len(mono), SegmentConfig())
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "frames"),
+    [(640, RATE, 1), (641, RATE, 2), (800, RATE, 2), (1764, 44100, 1), (2205, 44100, 2), (320, 8000, 1)],
+    ids="A03-{}".format,
+)
+@torch.inference_mode()
+def test_the_shortest_recordings_have_their_frames(
+    nano: Models, samples: int, rate: int, frames: int
+) -> None:
+    speech = encode_speech(Recording(torch.from_numpy(tone(rate, 1.0))[:, :samples], rate), nano)
+    assert speech.plan.frames == frames
+    assert bool(speech.segment(0).isfinite().all())
+
+
+def long_flac(path: Path, seconds: int) -> Path:
+    """A FLAC whose header states this length."""
+    content = bytearray(encoded(path, tone(8000), 8000, "flac").read_bytes())
+    at = content.index(b"fLaC") + 8 + 13  # the last 36 bits of 18 bytes: the number of samples
+    count = seconds * 8000
+    content[at] = content[at] & 0xF0 | count >> 32
+    content[at + 1 : at + 5] = (count & 0xFFFFFFFF).to_bytes(4, "big")
+    path.write_bytes(content)
+    return path
+
+
+def long_wav(path: Path, seconds: int) -> Path:
+    """A sparse WAV of silence."""
+    with path.open("wb") as file:
+        file.write(wav(rate=1000, bits=8, size=1000 * seconds))
+        file.truncate(44 + 1000 * seconds)
+    return path
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda _: to_mono(Recording(torch.zeros(1, 1).expand(2, 13 * HOUR * RATE), RATE), RATE),
+        lambda folder: measure_recording(long_flac(folder / "a.flac", 13 * HOUR)),
+        lambda folder: read_recording(long_wav(folder / "a.wav", 13 * HOUR)),
+    ],
+    ids=["A12-memory", "A12-FLAC", "A12-WAV"],
+)
+def test_more_than_12_hours_are_refused(tmp_path: Path, look: Callable[[Path], object]) -> None:
+    with pytest.raises(AudioError, match=r"too long(.|\n)*13\.00 h(.|\n)*at most 12 h"):
+        look(tmp_path)
+
+
+def test_a12_a_length_that_no_header_states_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encoded(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus")
+    monkeypatch.setattr("hallo3.media.audio.MAX_HOURS", 3 / HOUR)
+    with pytest.raises(AudioError, match="too long"):
         read_recording(path)
 
 
-def test_a_playlist_cannot_make_us_open_other_files(tmp_path: Path) -> None:
-    write_wav(tmp_path / "secret.wav", tone(RATE), RATE)
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n")
-    with pytest.raises(AudioError):
-        read_recording(playlist)
+@pytest.mark.parametrize("rate", [MIN_SAMPLE_RATE, RATE, MAX_SAMPLE_RATE], ids="A12-{}".format)
+def test_12_hours_are_accepted(rate: int) -> None:
+    check_audio_format(rate, 64, MAX_HOURS * HOUR * rate)
+    with pytest.raises(AudioError, match="too long"):
+        check_audio_format(rate, 64, MAX_HOURS * HOUR * rate + 1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("factor", [1e6, 1e-9], ids="A13-{:g}".format)
+def test_very_loud_and_very_quiet_recordings_have_finite_features(nano: Models, factor: float) -> None:
+    recording = Recording(speech_of(16000).waveform * factor, RATE)
+    assert bool(encode_speech(recording, nano).segment(0).isfinite().all())
+
+
+def in_a_thread(waveform: Tensor) -> Tensor:
+    """A copy in memory that another thread allocated."""
+    copies: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: copies.append(waveform.numpy().copy()))
+    thread.start()
+    thread.join()
+    return torch.from_numpy(copies[0])
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "A20-channels last": lambda plain: plain.T.contiguous().T,
+    "A20-every second": lambda plain: plain.repeat_interleave(2, dim=1)[:, ::2],
+    "A20-a part": lambda plain: torch.cat((plain, plain), dim=1)[:, : plain.shape[1]],
+    "A20-another thread's": in_a_thread,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_memory_layout_does_not_matter(layout: Callable[[Tensor], Tensor], rate: int) -> None:
+    plain = torch.randn(2, 9000, generator=torch.Generator().manual_seed(1))
+    other = layout(plain)
+    before = other.clone()
+    assert torch.equal(to_mono(Recording(other, rate), RATE), to_mono(Recording(plain, rate), RATE))
+    assert torch.equal(other, before)
+
+
+def test_a20_an_expanded_channel_is_the_channel() -> None:
+    plain = torch.randn(1, 9000, generator=torch.Generator().manual_seed(1))
+    four = plain.expand(4, -1)
+    assert torch.equal(to_mono(Recording(four, 44100), RATE), to_mono(Recording(plain, 44100), RATE))
+
+
+def test_a22_nothing_needs_torchaudio(tmp_path: Path) -> None:
+    """It is often installed for another build of torch: then its import fails."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('made for another CUDA')")
+    script = (
+        "import torch, hallo3.pipeline\n"
+        "from hallo3.media.audio import resample\n"
+        "print(len(resample(torch.ones(44100), 44100, 16000)))\n"
+        "import torchaudio"
+    )
+    places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    command, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": places}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["16000"], run.stderr
+    assert run.stderr.rstrip().endswith("made for another CUDA")
+
+
+def test_a_truncated_file_is_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(bytes(20000), size=64000))
+    with collect_messages() as messages:
+        assert read_recording(path).waveform.shape == (1, 10000)
+    assert len(messages) == 1

@@ -1,4 +1,4 @@
-"""How loud a recording is, and what in it is silence."""
+"""Loudness, silence, and the laws of the gains."""
 
 from __future__ import annotations
 
@@ -6,38 +6,53 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from hallo3.media.loudness import HOLD_AFTER, HOLD_BEFORE, LoudnessMeter, loud_level, silences
+from hallo3.media.loudness import (
+    AS_RECORDED,
+    EVENED,
+    HOLD_AFTER,
+    HOLD_BEFORE,
+    LEVELS,
+    MIN_DBFS,
+    MUTED,
+    SILENCES,
+    GainCurve,
+    LoudnessMeter,
+    find_silence,
+    loud_level,
+    make_gain_curve,
+)
 from hallo3.noise import make_generator
 from support.audio_samples import RATE
-from support.speech_signals import FPS, FRAME, measured, noise, talk
+from support.speech_signals import FPS, FRAME, db, measure, noise, talk
 
 
 @pytest.mark.parametrize(
     ("level", "offset"),
     [(0.0, 0.0), (-20.0, 0.0), (-60.0, 0.0), (-120.0, 0.0), (-180.0, 0.0), (0.0, 0.25), (-60.0, 0.25)],
 )
-def test_a_tone_has_its_level_whatever_it_stands_on(level: float, offset: float) -> None:
+def test_a_tone_has_its_level_at_any_offset(level: float, offset: float) -> None:
     t = torch.arange(RATE, dtype=torch.float64)
     tone = math.sqrt(2) * 10 ** (level / 20) * torch.sin(2 * math.pi * 400 * t / RATE)
-    levels = measured((tone + offset).float()).levels
+    levels = measure((tone + offset).float()).levels
     assert levels.shape == (FPS,)
     torch.testing.assert_close(levels, torch.full((FPS,), level), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 639, 640, 641, 16000, 48077])
-def test_frames_are_the_plan_s_and_pieces_are_the_whole(samples: int) -> None:
+def test_pieces_equal_the_whole_and_frames_are_the_plan_s(samples: int) -> None:
     signal = talk(5, -20)[:samples]
-    once = measured(signal)
+    once = measure(signal)
     assert len(once.levels) == len(once.peaks) == math.ceil(samples / FRAME)
     cuts = sorted(make_generator("cuts").integers(0, samples + 1, 9).tolist())
-    pieces = measured(signal, cuts)
+    pieces = measure(signal, cuts)
     assert torch.equal(pieces.levels, once.levels)
     assert torch.equal(pieces.peaks, once.peaks)
     assert float(once.peaks.max()) == float(signal.abs().max())
 
 
-def test_loudness_holds_numbers_for_frames_only() -> None:
+def test_the_meter_keeps_two_numbers_per_frame() -> None:
     loudness = LoudnessMeter(RATE, FPS)
     for _ in range(600):
         loudness.add(torch.ones(RATE))
@@ -47,29 +62,133 @@ def test_loudness_holds_numbers_for_frames_only() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5, 0.97])
-def test_pauses_and_clicks_do_not_change_what_is_loud(pause: float) -> None:
+def test_pauses_and_clicks_do_not_change_the_loud_level(pause: float) -> None:
     spoken = noise(60, -25)
     spoken[: round(pause * len(spoken))] *= 1e-4
-    assert loud_level(measured(spoken).levels) == pytest.approx(-25, abs=1)
+    assert loud_level(measure(spoken).levels) == pytest.approx(-25, abs=1)
     spoken[::480_000] = 10
-    assert loud_level(measured(spoken).levels) == pytest.approx(-25, abs=1)
+    assert loud_level(measure(spoken).levels) == pytest.approx(-25, abs=1)
 
 
 @pytest.mark.parametrize("gain", [0.0, -20.0, -40.0])
 def test_silence_is_relative_to_the_recording(gain: float) -> None:
     """The encoder normalises: a recording that was made too quietly has the same pauses."""
     spoken = torch.cat((talk(2, -20), noise(2, -60, "room"), talk(2, -20)))
-    found = silences(measured(spoken * 10 ** (gain / 20)).levels)
+    found = find_silence(measure(spoken * 10 ** (gain / 20)).levels)
     inside = slice(2 * FPS + HOLD_AFTER, 4 * FPS - HOLD_BEFORE)
     assert bool(found[inside].all())
     assert int(found.sum()) == inside.stop - inside.start
 
 
-def test_the_faint_and_the_very_short_are_not_cut() -> None:
+def test_whispers_and_short_dips_are_not_silence() -> None:
     whisper = torch.cat((noise(2, -20), noise(2, -50, "whisper")))
-    assert not bool(silences(measured(whisper).levels).any())
+    assert not bool(find_silence(measure(whisper).levels).any())
     dip = noise(2, -20)
     dip[16000 : 16000 + 8 * FRAME] = 0
-    assert not bool(silences(measured(dip).levels).any()), "shorter than what is held"
+    assert not bool(find_silence(measure(dip).levels).any()), "shorter than the hold"
     dip[16000 : 16000 + 9 * FRAME] = 0
-    assert int(silences(measured(dip).levels).sum()) == 1
+    assert int(find_silence(measure(dip).levels).sum()) == 1
+
+
+def whole(curve: GainCurve | None, signal: Tensor) -> Tensor:
+    assert curve is not None
+    return next(curve.over([signal]))
+
+
+def test_as_recorded_is_no_gain() -> None:
+    assert make_gain_curve(measure(talk(1, -20)), AS_RECORDED, AS_RECORDED) is None
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("silence", SILENCES)
+def test_gains_in_pieces_equal_the_whole_and_keep_the_length(level: str, silence: str) -> None:
+    signal = torch.cat((talk(2.013, -15), noise(1.5, -70), talk(2, -35)))
+    curve = make_gain_curve(measure(signal), level, silence)
+    if curve is None:
+        assert (level, silence) == (AS_RECORDED, AS_RECORDED)
+        return
+    together = whole(curve, signal)
+    assert together.shape == signal.shape
+    assert not torch.equal(together, signal)
+    cuts = make_generator("cuts").integers(0, len(signal), 20)
+    pieces = torch.cat(list(curve.over(signal.tensor_split(sorted(cuts.tolist())))))
+    assert torch.equal(pieces, together)
+    beyond = curve.at(len(signal), len(signal) + 2 * FRAME)
+    assert bool(beyond.isfinite().all())
+
+
+def test_muting_zeroes_room_noise_and_keeps_speech_bit_for_bit() -> None:
+    signal = torch.cat((noise(1, -65, "room"), talk(2, -20), noise(2, -65, "room"), talk(1, -20)))
+    loudness = measure(signal)
+    quiet = find_silence(loudness.levels)
+    changed = whole(make_gain_curve(loudness, AS_RECORDED, MUTED), signal).reshape(-1, FRAME)
+    assert torch.equal(changed[~quiet], signal.reshape(-1, FRAME)[~quiet])
+    inner = quiet & quiet.roll(1) & quiet.roll(-1)
+    assert int(inner.sum()) > 50
+    assert not bool(changed[inner].any())
+    ramps = changed[quiet & ~inner].abs() <= signal.reshape(-1, FRAME)[quiet & ~inner].abs()
+    assert bool(ramps.all())
+    spoken = torch.arange(len(quiet))[FPS : 3 * FPS]
+    assert not bool(quiet[spoken].any())
+
+
+@pytest.mark.parametrize("seconds", [2.0, 5.0, 30.0])
+def test_evening_brings_passages_within_3_db(seconds: float) -> None:
+    one, other = talk(seconds, -15, "one"), talk(seconds, -35, "other")
+    signal = torch.cat((one, other, one, other))
+    changed = whole(make_gain_curve(measure(signal), EVENED, AS_RECORDED), signal)
+    parts = [db(part) for part in changed.tensor_split(4)]
+    assert max(parts) - min(parts) <= 3
+    assert db(changed[: len(one) // 2]) == pytest.approx(db(signal[: len(one) // 2]), abs=1), "not lowered"
+
+
+def test_evening_changes_slowly() -> None:
+    signal = torch.cat((talk(5, -15), talk(5, -35)))
+    curve = make_gain_curve(measure(signal), EVENED, AS_RECORDED)
+    assert curve is not None
+    steps = (20 * curve.edges.log10()).diff().abs()
+    assert float(steps.max()) <= 2.5, "decibels a frame"
+    assert float((20 * curve.edges.log10()).max()) <= 20 + 1e-3
+
+
+@pytest.mark.parametrize(("level", "most"), [(-70.0, 0.0), (-52.0, 0.0), (-45.0, 11.0)])
+def test_room_noise_is_hardly_raised(level: float, most: float) -> None:
+    signal = torch.cat((talk(3, -15), noise(3, level, "room"), talk(3, -15)))
+    changed = whole(make_gain_curve(measure(signal), EVENED, AS_RECORDED), signal)
+    inside = slice(round(3.5 * RATE), round(5.5 * RATE))
+    assert db(changed[inside]) - db(signal[inside]) <= most + 0.1
+    assert float((changed - signal)[: 2 * RATE].abs().max()) <= 0.3 * float(signal.abs().max())
+
+
+HARD = {
+    "digital silence": torch.zeros(RATE),
+    "one sample": torch.ones(1),
+    "one frame": talk(0.04, -20),
+    "clipped": (talk(2, 20)).clamp(-1, 1),
+    "very quiet": talk(2, -180),
+    "offset alone": torch.full((RATE,), 0.5),
+    "a click": torch.cat((torch.zeros(RATE), torch.ones(1), torch.zeros(RATE))),
+    "huge": talk(2, 200),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("level", LEVELS)
+def test_gains_are_finite_for_any_signal(name: str, level: str) -> None:
+    signal = HARD[name]
+    loudness = measure(signal)
+    assert bool((loudness.levels >= MIN_DBFS).all())
+    changed = whole(make_gain_curve(loudness, level, MUTED), signal)
+    assert changed.shape == signal.shape
+    assert bool(changed.isfinite().all())
+    if name in {"very quiet", "digital silence", "offset alone"}:
+        assert not bool(changed.any()), "silence throughout"
+
+
+def test_an_empty_signal_has_no_frames() -> None:
+    empty = LoudnessMeter(RATE, FPS)
+    assert empty.levels.shape == empty.peaks.shape == find_silence(empty.levels).shape == (0,)
+    assert loud_level(empty.levels) == MIN_DBFS
+    curve = make_gain_curve(empty, EVENED, MUTED)
+    assert curve is not None
+    assert bool(curve.at(0, 3).isfinite().all())

@@ -1,4 +1,4 @@
-"""A matrix in a file: what was written is read, and what is damaged is told."""
+"""Arrays in files: what is written is read, and damage is an error."""
 
 from __future__ import annotations
 
@@ -17,81 +17,60 @@ ROWS = torch.arange(40, dtype=torch.float32).reshape(10, 4)
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> ArrayFile:
+def file(tmp_path: Path) -> ArrayFile:
     return write_array_file(tmp_path / "deep" / "a.f32", ROWS.split(3), 4)
 
 
-def test_rows_are_read_by_position(spool: ArrayFile) -> None:
-    assert (spool.rows, spool.width, spool.complete) == (10, 4, True)
+def test_rows_are_read_by_position(file: ArrayFile) -> None:
+    assert (file.rows, file.width, file.complete) == (10, 4, True)
     for start in range(11):
         for stop in range(start, 11):
-            assert torch.equal(spool.read(start, stop), ROWS[start:stop])
-    assert list(spool.path.parent.iterdir()) == [spool.path]
-    ArrayFile(spool.path, 10, 4).check()
+            assert torch.equal(file.read(start, stop), ROWS[start:stop])
+    for start, stop in ((-1, 2), (0, 11), (5, 4)):
+        with pytest.raises(IndexError):
+            file.read(start, stop)
+    file.read(0, 10).zero_()
+    assert torch.equal(file.read(0, 10), ROWS)
+    assert list(file.path.parent.iterdir()) == [file.path]
 
 
-@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 11), (5, 4)])
-def test_rows_that_do_not_exist_are_a_mistake(spool: ArrayFile, start: int, stop: int) -> None:
-    with pytest.raises(IndexError):
-        spool.read(start, stop)
+@pytest.mark.parametrize("rows", [ROWS.double(), ROWS.T.contiguous().T, ROWS.bfloat16(), ROWS[:0]])
+def test_any_type_and_layout_is_written_as_float32(tmp_path: Path, rows: Tensor) -> None:
+    file = write_array_file(tmp_path / "a.f32", [rows, rows[:0]], 4)
+    assert file.complete
+    assert torch.equal(file.read(0, len(rows)), ROWS[: len(rows)])
 
 
-def test_what_is_read_can_be_changed_without_changing_the_file(spool: ArrayFile) -> None:
-    spool.read(0, 10).zero_()
-    assert torch.equal(spool.read(0, 10), ROWS)
-
-
-def test_other_types_and_orders_are_written_as_they_read(tmp_path: Path) -> None:
-    for rows in (ROWS.double(), ROWS.T.contiguous().T, ROWS.bfloat16()):
-        assert torch.equal(write_array_file(tmp_path / "a.f32", [rows, rows[:0]], 4).read(0, 10), ROWS)
-
-
-def test_no_rows_are_a_spool_too(tmp_path: Path) -> None:
-    spool = write_array_file(tmp_path / "a.f32", [], 4)
-    assert spool.complete
-    assert spool.read(0, 0).shape == (0, 4)
-
-
-@pytest.mark.parametrize("size", [0, 1, 159, 161, 144])
-def test_another_size_is_told(spool: ArrayFile, size: int) -> None:
-    content = spool.path.read_bytes() + b"more"
-    spool.path.write_bytes(content[:size])
-    assert not spool.complete
-    with pytest.raises(OutputError, match=rf"{size} bytes\n.*160 readable bytes, 10 rows of 4"):
-        spool.check()
-    if size < 160:
-        with pytest.raises(OutputError, match=r"a\.f32"):
-            spool.read(9, 10)
-
-
-def test_a_vanished_file_is_told(spool: ArrayFile) -> None:
-    spool.remove()
-    spool.remove()
-    for question in (spool.check, lambda: spool.read(0, 1)):
-        with pytest.raises(OutputError, match="missing"):
-            question()
-    spool.path.mkdir()
-    with pytest.raises(OutputError, match="missing"):
-        spool.read(0, 1)
+@pytest.mark.parametrize("size", [0, 1, 144, 159, 161, None])
+def test_another_size_is_an_error(file: ArrayFile, size: int | None) -> None:
+    content = file.path.read_bytes() + b"more"
+    file.remove()
+    if size is not None:
+        file.path.write_bytes(content[:size])
+    assert not file.complete
+    if size != 161:
+        found = "missing" if size is None else f"{size} bytes"
+        with pytest.raises(OutputError, match=rf"a\.f32: {found}\n.*160 readable bytes, 10 rows of 4"):
+            file.read(9, 10)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_stop_leaves_nothing_half(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_interruption_keeps_the_previous_file(tmp_path: Path, error: type[BaseException]) -> None:
     def pieces() -> Iterator[Tensor]:
-        yield ROWS
+        yield ROWS + 1
         assert (tmp_path / ("a.f32" + TEMPORARY_SUFFIX)).exists()
         raise error
 
-    for earlier in (False, True):
-        if earlier:
+    for before in (False, True):
+        if before:
             write_array_file(tmp_path / "a.f32", [ROWS], 4)
         with pytest.raises(error):
             write_array_file(tmp_path / "a.f32", pieces(), 4)
-        assert [path.name for path in tmp_path.iterdir()] == ["a.f32"] * earlier
+        assert [path.name for path in tmp_path.iterdir()] == ["a.f32"] * before
     assert torch.equal(ArrayFile(tmp_path / "a.f32", 10, 4).read(0, 10), ROWS)
 
 
-def test_a_piece_of_another_width_is_a_mistake(tmp_path: Path) -> None:
+def test_a_piece_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a piece"):
         write_array_file(tmp_path / "a.f32", [ROWS], 5)
     assert not list(tmp_path.iterdir())
@@ -99,18 +78,18 @@ def test_a_piece_of_another_width_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 @pytest.mark.parametrize("rows", [1, 100000])
-def test_a_full_disk_is_told(tmp_path: Path, rows: int) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, rows: int) -> None:
     (tmp_path / ("a.f32" + TEMPORARY_SUFFIX)).symlink_to("/dev/full")
     with pytest.raises(OutputError, match="free some space"):
         write_array_file(tmp_path / "a.f32", [torch.zeros(rows, 4)], 4)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="choose another"):
         write_array_file(tmp_path / "file" / "a.f32", [ROWS], 4)
     (tmp_path / "a.f32").mkdir()
-    (tmp_path / "a.f32" / "held").touch()
+    (tmp_path / "a.f32" / "inside").touch()
     with pytest.raises(OutputError, match="in the way"):
         write_array_file(tmp_path / "a.f32", [ROWS], 4)

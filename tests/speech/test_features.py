@@ -1,7 +1,8 @@
-"""Speech features and how segments ask for them."""
+"""Speech features as segments read them, and the windows of long recordings."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -10,25 +11,31 @@ from torch import Tensor
 
 from conftest import speech_of
 from hallo3.config import SegmentConfig
-from hallo3.errors import CheckpointError
 from hallo3.models import Models
 from hallo3.pipeline import encode_speech
 from hallo3.segments import SegmentPlan
-from hallo3.speech.features import Speech, in_memory
-from hallo3.speech.wav2vec2 import build_wav2vec2, normalize, pad_to_segments
-from support.messages import expect_message
+from hallo3.speech.features import (
+    EXACT_MINUTES,
+    WINDOW_MINUTES,
+    Speech,
+    Windows,
+    choose_windows,
+    read_from_memory,
+    warn_of_windows,
+)
+from support.messages import expect_message, expect_no_message
 
 NANO = SegmentConfig(frames=17, height=32, width=32)
+MINUTE = 60 * 25
 
 
-def test_segments_ask_for_what_they_hear_and_no_more() -> None:
-    """A long recording can live in a file: no question spans more than a segment and its windows."""
+def test_a_segment_reads_its_own_windows_only() -> None:
     features = torch.arange(1, 100 * 17 + 1, dtype=torch.float32)[:, None, None]
-    asked: list[Sequence[int]] = []
+    requests: list[Sequence[int]] = []
 
     def read(frames: Sequence[int]) -> Tensor:
-        asked.append(frames)
-        return in_memory(features)(frames)
+        requests.append(frames)
+        return read_from_memory(features)(frames)
 
     plan = SegmentPlan(100 * 17, NANO)
     speech = Speech(read, plan, 5)
@@ -36,11 +43,9 @@ def test_segments_ask_for_what_they_hear_and_no_more() -> None:
         windows = speech.segment(segment.index)
         assert windows.shape == (1, 17, 5, 1, 1)
         for slot, window in zip(segment.slots, windows[0, :, :, 0, 0], strict=True):
-            around = (
-                [0] * 5 if slot < 0 else [min(max(slot + o, 0), plan.padded - 1) + 1 for o in range(-2, 3)]
-            )
-            assert window.tolist() == around
-    assert max(len(frames) for frames in asked) <= 17 + 4
+            near = [min(max(slot + o, 0), plan.padded - 1) + 1 for o in range(-2, 3)]
+            assert window.tolist() == ([0] * 5 if slot < 0 else near)
+    assert max(len(frames) for frames in requests) <= 17 + 4
 
 
 @torch.inference_mode()
@@ -61,27 +66,42 @@ def test_loudness_does_not_matter(nano: Models, factor: float) -> None:
     assert torch.allclose(one, other, atol=2e-3)
 
 
-@torch.inference_mode()
-def test_digital_silence_is_told_and_survives(nano: Models) -> None:
-    recording = speech_of(8000)
-    recording.waveform.zero_()
-    with expect_message("silence"):
-        speech = encode_speech(recording, nano)
-    assert bool(speech.read(range(17)).isfinite().all())
+@pytest.mark.parametrize("total", [1, 60, 61, 99, 100, 130, 1000])
+@pytest.mark.parametrize(("frames", "overlap"), [(60, 0), (60, 1), (60, 20), (60, 59), (1, 0)])
+def test_every_frame_is_kept_once_with_its_neighbours(total: int, frames: int, overlap: int) -> None:
+    windows = Windows(frames, overlap).over(total)
+    assert [frame for window in windows for frame in range(window.start, window.stop)] == list(range(total))
+    for window in windows:
+        assert window.last - window.first == min(frames, total)
+        assert 0 <= window.first <= window.start < window.stop <= window.last <= total
+        assert window.first == 0 or window.start - window.first >= overlap // 2
+        assert window.last == total or window.last - window.stop >= overlap // 2
+    for before, after in itertools.pairwise(windows):
+        assert before.last - after.first >= overlap
 
 
-def test_normalising_uses_the_population_variance() -> None:
-    assert torch.allclose(normalize(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+@pytest.mark.parametrize(("frames", "overlap"), [(60, 60), (60, 61), (60, -1), (0, 0)])
+def test_windows_that_do_not_advance_are_refused(frames: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        Windows(frames, overlap).over(100)
 
 
-def test_padding_is_whole_frames_after_normalising() -> None:
-    padded = pad_to_segments(torch.ones(16001), SegmentPlan(26, NANO))
-    assert len(padded) == 16001 + (34 - 26) * 640
-    assert not padded[16001:].any()
-    assert len(pad_to_segments(torch.ones(17 * 640), SegmentPlan(17, NANO))) == 17 * 640
-
-
-def test_only_sizes_are_read_from_a_configuration() -> None:
-    for field in ("_attn_implementation_internal", "auto_map", "torchscript", "do_stable_layer_norm"):
-        with pytest.raises(CheckpointError, match=field):
-            build_wav2vec2({field: True})
+@pytest.mark.parametrize(
+    ("hearing", "minutes", "exact"),
+    [
+        ("auto", 1, True),
+        ("auto", EXACT_MINUTES, True),
+        ("auto", EXACT_MINUTES + 1, False),
+        ("exact", 10 * EXACT_MINUTES, True),
+        ("windows", 1, True),
+        ("windows", WINDOW_MINUTES - 1, True),
+        ("windows", WINDOW_MINUTES + 1, False),
+    ],
+)
+def test_windows_are_for_recordings_that_exceed_one(hearing: str, minutes: int, exact: bool) -> None:
+    plan = SegmentPlan(minutes * MINUTE, SegmentConfig())
+    windows = choose_windows(hearing, plan)
+    assert (windows is None) == exact
+    expected = expect_no_message() if exact else expect_message(rf"{minutes} minutes.*approximation.*0\.3 %")
+    with expected:
+        warn_of_windows(windows, plan)

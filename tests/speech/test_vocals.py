@@ -1,12 +1,13 @@
-"""Vocals, through onnxruntime, with networks of the real one's shape whose answers are known."""
+"""Vocal separation, through onnxruntime, with networks of the real one's shape whose outputs are known."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,47 +15,54 @@ from torch import Tensor
 from hallo3.checkpoints import locate as places
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import AudioError, CheckpointError, DependencyError
+from hallo3.media.audio import measure_recording, read_recording, stream_mono
 from hallo3.noise import make_generator
+from hallo3.progress import ProgressCallback
 from hallo3.speech.vocals import (
-    FILE,
-    LENGTH,
     MARGIN,
     RATE,
     STEP,
+    VOCALS_FILENAME,
+    WINDOW,
     Separator,
-    blend,
-    cut,
-    sound_of,
+    cut_windows,
+    invert_spectrogram,
+    overlap_add,
+    separate_vocals,
     spectrogram,
-    windows,
+    stream_vocals,
+    window_spans,
 )
-from support import onnx_builder as onnx_files
+from support import onnx_builder
+from support.audio_samples import RATE as SPEECH_RATE
+from support.audio_samples import tone, write_wav
 from support.messages import expect_message
 from support.onnx_builder import port
 
 pytestmark = pytest.mark.any_message
-SAME = onnx_files.separator()
-BORDERS = [1, 2, STEP - MARGIN, STEP - MARGIN + 1, LENGTH - 2 * MARGIN, LENGTH, LENGTH + 1, 3 * STEP + 7]
+SAME = onnx_builder.separator()
+BORDERS = [1, 2, STEP - MARGIN, STEP - MARGIN + 1, WINDOW - 2 * MARGIN, WINDOW, WINDOW + 1, 3 * STEP + 7]
+MakeSeparator = Callable[..., Separator]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[type[Separator]]:
+def make(tmp_path: Path) -> MakeSeparator:
     """Separators from the content of their file."""
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
 
-    def make(content: bytes = SAME) -> Separator:
-        path = tmp_path / FILE
+    def write(content: bytes = SAME) -> Separator:
+        path = tmp_path / VOCALS_FILENAME
         path.write_bytes(content)
         return Separator(path, unverified=True)
 
-    return make
+    return write
 
 
 def sine(samples: int, hertz: float, fades: bool = True) -> Tensor:
-    """[samples]; swelling and fading, as its start and end would not be one frequency otherwise."""
+    """[samples]; fading in and out, since an abrupt start is not one frequency."""
     at = torch.arange(samples, dtype=torch.float64)
-    swell = torch.sin(torch.pi * at / max(samples - 1, 1)) ** 2 if fades else 1
-    return (0.5 * torch.sin(2 * torch.pi * hertz * at / RATE) * swell).float()
+    envelope = torch.sin(torch.pi * at / max(samples - 1, 1)) ** 2 if fades else 1
+    return (0.5 * torch.sin(2 * torch.pi * hertz * at / RATE) * envelope).float()
 
 
 def noise(samples: int) -> Tensor:
@@ -62,62 +70,68 @@ def noise(samples: int) -> Tensor:
     return 0.1 * torch.from_numpy(values)
 
 
-def through(separator: Separator, sound: Tensor, piece: int = 10007, loudest: float = 0.0) -> Tensor:
-    pieces = separator.separate(sound.split(piece, dim=1), sound.shape[1], loudest)
+def separate(separator: Separator, sound: Tensor, piece: int = 10007, peak: float = 0.0) -> Tensor:
+    pieces = separator.separate(sound.split(piece, dim=1), sound.shape[1], peak)
     return torch.cat(list(pieces), dim=1)
 
 
+def fading_tone(rate: int, seconds: float, channels: int) -> np.ndarray:
+    """Each channel at another loudness."""
+    sound = tone(rate, seconds, channels) * np.linspace(1, 0.5, channels, dtype=np.float32)[:, None]
+    return sound * np.sin(np.linspace(0, np.pi, sound.shape[1], dtype=np.float32)) ** 2
+
+
 @pytest.mark.parametrize("samples", BORDERS)
-def test_windows_blend_to_one_and_keep_the_length(samples: int) -> None:
-    ones = torch.ones(2, LENGTH)
-    whole = torch.cat(list(blend((ones for _ in windows(samples)), samples)), dim=1)
+def test_weights_of_windows_sum_to_one_and_keep_the_length(samples: int) -> None:
+    ones = torch.ones(2, WINDOW)
+    whole = torch.cat(list(overlap_add((ones for _ in window_spans(samples)), samples)), dim=1)
     assert whole.shape == (2, samples)
     assert float((whole - 1).abs().max()) <= 1e-6
     sound = noise(samples)
     for size in (1 << 20, 4001):
-        back = torch.cat(list(blend(cut(sound.split(size, dim=1), samples), samples)), dim=1)
-        assert float((back - sound).abs().max()) <= 1e-6
+        windows = cut_windows(sound.split(size, dim=1), samples)
+        assert float((torch.cat(list(overlap_add(windows, samples)), dim=1) - sound).abs().max()) <= 1e-6
 
 
 @pytest.mark.parametrize("samples", [4410, STEP - MARGIN + 1, 20 * RATE + 17])
-def test_a_network_that_returns_its_input_gives_back_the_recording(made: type, samples: int) -> None:
+def test_a_network_that_returns_its_input_returns_the_recording(make: MakeSeparator, samples: int) -> None:
     sound = torch.stack((sine(samples, 440), sine(samples, 5000)))
-    back = through(made(), sound)
-    assert back.shape == sound.shape
-    assert back.dtype == torch.float32
-    assert float((back - sound).abs().max()) <= 1e-4 * 0.5
+    output = separate(make(), sound)
+    assert output.shape == sound.shape
+    assert output.dtype == torch.float32
+    assert float((output - sound).abs().max()) <= 1e-4 * 0.5
 
 
-def test_the_size_of_pieces_does_not_matter(made: type) -> None:
-    sound, separator = noise(10 * RATE), made(onnx_files.deaf_separator())
-    whole = through(separator, sound, 10 * RATE)
+def test_the_size_of_pieces_does_not_matter(make: MakeSeparator) -> None:
+    sound, separator = noise(10 * RATE), make(onnx_builder.deaf_separator())
+    whole = separate(separator, sound, 10 * RATE)
     for size in (RATE, 100_003):
-        assert torch.equal(through(separator, sound, size), whole)
-    assert torch.allclose(through(made(onnx_files.separator(0.5)), sound), through(made(), sound) / 2)
+        assert torch.equal(separate(separator, sound, size), whole)
+    assert torch.allclose(separate(make(onnx_builder.separator(0.5)), sound), separate(make(), sound) / 2)
 
 
-def test_streamed_is_what_whole_arrays_give(made: type) -> None:
-    """The rule of windows once more, over the whole recording at once, in float64."""
+def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
+    """The rule of windows again, over the whole recording at once, in float64."""
     samples = 13 * RATE
-    sound, separator = noise(samples), made(onnx_files.deaf_separator())
-    inner = LENGTH - 2 * MARGIN
+    sound, separator = noise(samples), make(onnx_builder.deaf_separator())
+    inner = WINDOW - 2 * MARGIN
     mixture = torch.zeros(2, MARGIN + samples + inner + MARGIN - samples % inner)
     mixture[:, MARGIN : MARGIN + samples] = sound
     total, weight = torch.zeros_like(mixture).double(), torch.zeros(mixture.shape[1]).double()
     for start in range(0, mixture.shape[1], STEP):
-        part = mixture[:, start : start + LENGTH]
-        window = torch.zeros(2, LENGTH)
+        part = mixture[:, start : start + WINDOW]
+        window = torch.zeros(2, WINDOW)
         window[:, : part.shape[1]] = part
-        answer = sound_of(separator.network(spectrogram(window))[0])[:, : part.shape[1]]
+        output = invert_spectrogram(separator.network(spectrogram(window))[0])[:, : part.shape[1]]
         hann = torch.hann_window(part.shape[1], periodic=False, dtype=torch.float64)
-        total[:, start : start + LENGTH] += answer * hann
-        weight[start : start + LENGTH] += hann
+        total[:, start : start + WINDOW] += output * hann
+        weight[start : start + WINDOW] += hann
     whole = (total / weight)[:, MARGIN : MARGIN + samples]
-    assert float((through(separator, sound) - whole).abs().max()) <= 1e-6
+    assert float((separate(separator, sound) - whole).abs().max()) <= 1e-6
 
 
-def changes(sound: Tensor, borders: Iterable[int]) -> tuple[float, float]:
-    """The greatest second difference near borders, and elsewhere."""
+def curvature(sound: Tensor, borders: Iterable[int]) -> tuple[float, float]:
+    """The largest second difference near borders, and elsewhere."""
     second = (sound[:, 2:] - 2 * sound[:, 1:-1] + sound[:, :-2]).abs().amax(dim=0)
     near = torch.zeros(len(second), dtype=torch.bool)
     for border in borders:
@@ -125,57 +139,54 @@ def changes(sound: Tensor, borders: Iterable[int]) -> tuple[float, float]:
     return float(second[near].max()), float(second[~near].max())
 
 
-def test_no_clicks_where_windows_meet(made: type) -> None:
-    """A steady tone, and then windows that are answered at very different loudness."""
+def test_no_clicks_where_windows_meet(make: MakeSeparator) -> None:
+    """A steady tone, and then windows with outputs of very different loudness."""
     samples = 20 * RATE
     sound = sine(samples, 330, fades=False).expand(2, -1)
-    starts = [start - MARGIN for start, _ in windows(samples)]
-    borders = [
-        border for start in starts for border in (start, start + LENGTH) if 100 < border < samples - 100
-    ]
+    starts = [start - MARGIN for start, _ in window_spans(samples)]
+    borders = [b for start in starts for b in (start, start + WINDOW) if 100 < b < samples - 100]
     assert len(borders) >= 7
-    near, elsewhere = changes(through(made(onnx_files.separator(0.5)), sound), borders)
+    near, elsewhere = curvature(separate(make(onnx_builder.separator(0.5)), sound), borders)
     assert near <= elsewhere * 1.01
     gains = iter([1.0, 0.1] * len(starts))
-    uneven = torch.cat(list(blend((next(gains) * w for w in cut([sound], samples)), samples)), dim=1)
-    near, elsewhere = changes(uneven, borders)
+    windows = (next(gains) * window for window in cut_windows([sound], samples))
+    near, elsewhere = curvature(torch.cat(list(overlap_add(windows, samples)), dim=1), borders)
     assert near <= elsewhere * 1.01
 
 
 @pytest.mark.parametrize(("hertz", "share"), [(18500, 0.01), (8, 0.15), (60, 1), (17000, 1)])
-def test_what_the_network_does_not_see_is_silent(made: type, hertz: float, share: float) -> None:
+def test_frequencies_that_the_network_lacks_are_silent(
+    make: MakeSeparator, hertz: float, share: float
+) -> None:
     sound = sine(10 * RATE, hertz).expand(2, -1)
-    peak = float(through(made(), sound).abs().max()) / float(sound.abs().max())
+    peak = float(separate(make(), sound).abs().max()) / float(sound.abs().max())
     assert peak <= share if share < 1 else peak == pytest.approx(1, abs=1e-3)
 
 
-def test_silence_stays_silent_whatever_the_network_says(made: type) -> None:
-    """Its windows are not even computed."""
-    for content in (onnx_files.separator(float("nan")), onnx_files.deaf_separator()):
-        quiet = through(made(content), torch.zeros(2, 12 * RATE))
-        assert quiet.shape == (2, 12 * RATE)
-        assert not bool(quiet.any())
+def test_windows_of_silence_are_not_computed(make: MakeSeparator) -> None:
+    quiet = separate(make(onnx_builder.separator(float("nan"))), torch.zeros(2, 12 * RATE))
+    assert torch.equal(quiet, torch.zeros(2, 12 * RATE))
 
 
-def test_an_answer_that_is_not_finite_is_said_with_its_place(made: type) -> None:
+def test_an_output_that_is_not_finite_is_an_error_with_its_time(make: MakeSeparator) -> None:
     sound = torch.zeros(2, 20 * RATE)
     sound[:, 11 * RATE : 12 * RATE] = noise(RATE)
-    with pytest.raises(AudioError, match=r"(?s)answer cannot be used.*not finite, near 8\.9 s"):
-        through(made(onnx_files.separator(float("nan"))), sound)
+    with pytest.raises(AudioError, match=r"(?s)output cannot be used.*NaN or infinity near 8\.9 s"):
+        separate(make(onnx_builder.separator(float("nan"))), sound)
 
 
-def test_a_loud_recording_is_quieter_for_the_network_and_not_for_us(made: type) -> None:
-    sound, separator = noise(3 * RATE), made(onnx_files.deaf_separator())
+def test_a_loud_recording_is_scaled_down_for_the_network_only(make: MakeSeparator) -> None:
+    sound, separator = noise(3 * RATE), make(onnx_builder.deaf_separator())
     peak = float(sound.abs().max())
-    shown = through(separator, sound * (0.9 / peak), loudest=0.9)
-    assert torch.allclose(through(separator, sound, loudest=peak), through(separator, sound), atol=1e-7)
+    at_limit = separate(separator, sound * (0.9 / peak), peak=0.9)
+    assert torch.allclose(separate(separator, sound, peak=peak), separate(separator, sound), atol=1e-7)
     for gain in (1 / peak, 8 / peak):
-        loud = through(separator, sound * gain, loudest=gain * peak)
-        assert torch.allclose(loud, shown * (gain * peak / 0.9), atol=1e-5 * gain)
+        loud = separate(separator, sound * gain, peak=gain * peak)
+        assert torch.allclose(loud, at_limit * (gain * peak / 0.9), atol=1e-5 * gain)
 
 
-def test_only_a_window_is_held_and_progress_is_told(made: type) -> None:
-    sound, taken = noise(40 * RATE), 0
+def test_memory_is_a_window_and_progress_reaches_its_total(make: MakeSeparator) -> None:
+    sound, taken, counts = noise(40 * RATE), 0, list[int]()
 
     def pieces() -> Iterator[Tensor]:
         nonlocal taken
@@ -183,64 +194,62 @@ def test_only_a_window_is_held_and_progress_is_told(made: type) -> None:
             taken += piece.shape[1]
             yield piece
 
-    told: list[tuple[int, int]] = []
-    given = 0
-    for piece in made().separate(pieces(), 40 * RATE, watch=lambda *done: told.append(done)):
-        given += piece.shape[1]
-        assert piece.shape[1] <= LENGTH
-        assert taken - given <= LENGTH + RATE
-    assert told[-1] == (40 * RATE, 40 * RATE)
-    assert all(one < other for one, other in pairwise(told))
+    @contextmanager
+    def count(what: str, total: int) -> Generator[ProgressCallback]:
+        yield counts.append
+        assert (what, total) == ("separating vocals", sum(counts))
 
-    def stop(*_: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(made().separate([sound], 40 * RATE, watch=stop))
+    output = 0
+    for piece in make().separate(pieces(), 40 * RATE, open_progress=count):
+        output += piece.shape[1]
+        assert piece.shape[1] <= WINDOW
+        assert taken - output <= WINDOW + RATE
+    assert sum(counts) == 40 * RATE
 
 
-@pytest.mark.parametrize(("shape", "told"), [((2, 100), 99), ((2, 100), 101), ((1, 100), 100), ((100,), 100)])
-def test_another_stream_than_was_told_is_refused(shape: tuple[int, ...], told: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "samples"), [((2, 100), 99), ((2, 100), 101), ((1, 100), 100), ((100,), 100)]
+)
+def test_a_stream_of_another_length_or_layout_is_refused(shape: tuple[int, ...], samples: int) -> None:
     with pytest.raises(ValueError, match=r"stream"):
-        list(cut([torch.ones(shape)], told))
+        list(cut_windows([torch.ones(shape)], samples))
 
 
-OTHER = {
-    "a face model": onnx_files.recognizer(),
-    "fewer bins": onnx_files.separator(shape=("batch", 4, 2048, 256)),
-    "longer": onnx_files.separator(shape=("batch", 4, 3072, 512)),
-    "mono": onnx_files.separator(shape=("batch", 2, 3072, 256)),
-    "a waveform": onnx_files.separator(shape=("batch", 2, 261120)),
+OTHER_NETWORKS = {
+    "a face model": onnx_builder.recognizer(),
+    "fewer bins": onnx_builder.separator(shape=("batch", 4, 2048, 256)),
+    "longer": onnx_builder.separator(shape=("batch", 4, 3072, 512)),
+    "mono": onnx_builder.separator(shape=("batch", 2, 3072, 256)),
 }
 
 
-@pytest.mark.parametrize("content", OTHER.values(), ids=OTHER.keys())
-def test_another_network_is_refused(made: type, content: bytes) -> None:
+@pytest.mark.parametrize("content", OTHER_NETWORKS.values(), ids=OTHER_NETWORKS.keys())
+def test_another_network_is_refused(make: MakeSeparator, content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"(?s)separator's file holds another network.*Kim_Vocal_2"):
-        _ = made(content).network
+        _ = make(content).network
 
 
-def test_another_answer_than_was_promised_is_refused(made: type) -> None:
-    nodes = [onnx_files.node("Concat", "input input", "output", axis=1)]
+def test_another_output_than_declared_is_refused(make: MakeSeparator) -> None:
+    nodes = [onnx_builder.node("Concat", "input input", "output", axis=1)]
     ports = [port("input", [1, 4, 3072, 256])], [port("output", ["batch", "channels", "bins", 256])]
     with pytest.raises(CheckpointError, match=r"(?s)another network.*\[1, 8, 3072, 256\]"):
-        through(made(onnx_files.model(nodes, [], *ports)), noise(100))
+        separate(make(onnx_builder.model(nodes, [], *ports)), noise(100))
 
 
-def test_what_is_missing_is_named_with_its_source_and_terms(
-    tmp_path: Path, made: type, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_file_or_library_is_an_error_with_its_source(
+    tmp_path: Path, make: MakeSeparator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CheckpointError, match=r"(?s)without a licence.*audio_separator of fudan"):
-        _ = Separator(tmp_path / "absent" / FILE).network
-    separator = made()
+        _ = Separator(tmp_path / "absent" / VOCALS_FILENAME).network
+    separator = make()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DependencyError, match=r"(?s)Separating vocals needs.*pip install onnxruntime"):
         _ = separator.network
 
 
-def test_a_file_that_is_not_the_published_one_is_warned_of(made: type) -> None:
+def test_a_file_that_is_not_the_published_one_is_a_warning(make: MakeSeparator) -> None:
     with expect_message(r"is not the published file"):
-        _ = made().network
+        _ = make().network
 
 
 def test_the_file_is_found_where_others_keep_it(tmp_path: Path) -> None:
@@ -250,6 +259,51 @@ def test_the_file_is_found_where_others_keep_it(tmp_path: Path) -> None:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(b"x")
         assert folder.vocals == tmp_path / place
-        assert folder.vocals.name == FILE
-    given = tmp_path / "elsewhere.onnx"
-    assert ModelFolder(tmp_path, {"vocals": given}).vocals == given
+        assert folder.vocals.name == VOCALS_FILENAME
+    elsewhere = tmp_path / "elsewhere.onnx"
+    assert ModelFolder(tmp_path, {"vocals": elsewhere}).vocals == elsewhere
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, SPEECH_RATE])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_vocals_are_the_recording_for_a_network_that_returns_its_input(
+    tmp_path: Path, make: MakeSeparator, rate: int, channels: int
+) -> None:
+    path, separator = write_wav(tmp_path / "a.wav", fading_tone(rate, 7.01, channels), rate), make()
+    stats = measure_recording(path)
+    vocals = torch.cat(list(stream_vocals(path, SPEECH_RATE, stats, separator)))
+    mono = torch.cat(list(stream_mono(path, SPEECH_RATE, stats)))
+    assert vocals.shape == mono.shape == (stats.length_at(SPEECH_RATE),)
+    assert float((vocals - mono).abs().max()) <= 2e-5
+    assert float(mono.abs().max()) > 0.3
+    assert torch.equal(separate_vocals(read_recording(path), SPEECH_RATE, separator), vocals)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 331, 44100, 44101])
+@pytest.mark.parametrize("rate", [11025, 44100, 48000])
+def test_vocals_have_the_length_of_the_signal(
+    tmp_path: Path, make: MakeSeparator, samples: int, rate: int
+) -> None:
+    path = write_wav(tmp_path / "a.wav", 0.1 * np.ones((1, samples), np.float32), rate)
+    stats = measure_recording(path)
+    lengths = [len(piece) for piece in stream_vocals(path, SPEECH_RATE, stats, make())]
+    assert sum(lengths) == stats.length_at(SPEECH_RATE)
+    assert 0 not in lengths
+
+
+def test_vocals_of_channels_that_cancel_are_those_of_the_first(tmp_path: Path, make: MakeSeparator) -> None:
+    one = fading_tone(44100, 2, 1)
+    path = write_wav(tmp_path / "a.wav", np.concatenate((one, -one)), 44100, 4)
+    with expect_message("cancel"):
+        vocals = torch.cat(list(stream_vocals(path, SPEECH_RATE, measure_recording(path), make())))
+    assert float(vocals.abs().max()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_errors_are_raised_before_anything_is_separated(tmp_path: Path, make: MakeSeparator) -> None:
+    path = write_wav(tmp_path / "a.wav", fading_tone(SPEECH_RATE, 1, 1), SPEECH_RATE)
+    with pytest.raises(CheckpointError, match="separator's file is missing"):
+        stream_vocals(path, SPEECH_RATE, measure_recording(path), Separator(tmp_path / "absent.onnx"))
+    recording = read_recording(path)
+    recording.waveform[0, 100] = float("nan")
+    with pytest.raises(AudioError, match="not numbers"):
+        separate_vocals(recording, SPEECH_RATE, make())

@@ -27,7 +27,7 @@ def talk(seconds: float, level: float, name: str = "talk") -> Tensor:
     return noise(seconds, level, name) * torch.sin(math.pi * 5 * t).abs()
 
 
-def measured(signal: Tensor, pieces: Sequence[int] = ()) -> LoudnessMeter:
+def measure(signal: Tensor, pieces: Sequence[int] = ()) -> LoudnessMeter:
     loudness = LoudnessMeter(RATE, FPS)
     for piece in signal.tensor_split(list(pieces)):
         loudness.add(piece)

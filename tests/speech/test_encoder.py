@@ -1,0 +1,275 @@
+"""The law of the encoder: pieces equal the whole, in bounded memory, also after an interruption."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conftest import REPOSITORY
+from hallo3.built_in import FOLDER
+from hallo3.checkpoints.random_weights import make_random_state
+from hallo3.config import BUILT_IN, SPEECH_ENCODERS, SegmentConfig
+from hallo3.errors import OutputError
+from hallo3.loading import load_models
+from hallo3.media.audio import read_recording
+from hallo3.noise import make_generator
+from hallo3.progress import OpenProgress, ProgressCallback, no_display
+from hallo3.quantization.precision import PRECISIONS
+from hallo3.segments import SegmentPlan, plan_segments
+from hallo3.speech import encoder as module
+from hallo3.speech.array_file import write_array_file
+from hallo3.speech.encoder import (
+    compute_features,
+    encode_array_file,
+    encode_waveform,
+    interpolate_rows,
+    mean_and_variance,
+    normalize,
+    padding,
+)
+from hallo3.speech.features import Windows
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
+
+CPU = torch.device("cpu")
+SEGMENT = SegmentConfig(frames=17, height=32, width=32)
+MAX_ERROR = 1e-5
+SMALL_PIECES = pytest.mark.usefixtures("small_pieces")
+
+
+@cache
+def network(size: str) -> nn.Module:
+    built = build_wav2vec2(SPEECH_ENCODERS[size])
+    built.load_state_dict(make_random_state(built, f"7|{size}"), assign=True)
+    return built.eval()
+
+
+def signal(samples: int) -> Tensor:
+    return torch.from_numpy(make_generator("heard").standard_normal(samples, dtype="float32")) * 0.1 + 0.02
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"CONV_FEATURES": 7, "FRAMES": 13, "SCORES": 500}.items():
+        monkeypatch.setattr(module, name, size)
+
+
+class Encoding:
+    """One signal that is encoded in pieces, in a folder."""
+
+    def __init__(self, size: str, samples: int, folder: Path) -> None:
+        self.parts, self.plan = split_wav2vec2(network(size)), plan_segments(samples, SEGMENT)
+        self.samples = write_array_file(folder / "signal.f32", signal(samples)[:, None].split(5000), 1)
+        self.folder = folder / "features"
+        with torch.inference_mode():
+            self.exact = encode_waveform(self.parts, signal(samples), self.plan, CPU)
+
+    def run(self, open_progress: OpenProgress = no_display, windows: Windows | None = None) -> Tensor:
+        """All features; only the layers' files may remain."""
+        read = encode_array_file(
+            self.parts,
+            self.samples,
+            self.plan,
+            CPU,
+            self.folder,
+            windows=windows,
+            open_progress=open_progress,
+        )
+        names = [f"layer_{index:02}.f32" for index in range(len(self.parts.layers))]
+        assert sorted(path.name for path in self.folder.iterdir()) == names
+        features = read(range(self.plan.padded))
+        assert torch.equal(read(range(3, 9)), features[3:9])
+        return features
+
+    def error(self, open_progress: OpenProgress = no_display) -> float:
+        return float((self.run(open_progress) - self.exact).abs().max())
+
+
+@SMALL_PIECES
+@pytest.mark.parametrize("size", ["nano", "tiny"])
+@pytest.mark.parametrize("samples", [640, 641, 17 * 640, 52800])
+def test_pieces_equal_the_whole(tmp_path: Path, size: str, samples: int) -> None:
+    assert Encoding(size, samples, tmp_path).error() <= MAX_ERROR
+
+
+def test_a_minute_in_pieces_of_the_shipped_size_equals_the_whole(tmp_path: Path) -> None:
+    assert Encoding("tiny", 70 * 16000 + 1, tmp_path).error() <= MAX_ERROR
+
+
+@pytest.mark.parametrize(
+    ("rows", "frames"), [(179_999, 90_000), (180_003, 90_014), (34, 34), (50, 1), (1, 9)]
+)
+def test_rows_of_an_hour_are_interpolated_as_torch_does(tmp_path: Path, rows: int, frames: int) -> None:
+    content = torch.from_numpy(make_generator("rows").standard_normal((rows, 2), dtype="float32"))
+    file = write_array_file(tmp_path / "rows.f32", [content], 2)
+    expected = F.interpolate(content.T[None], size=frames, mode="linear", align_corners=True)[0].T
+    pieces = [
+        interpolate_rows(file, frames, start, min(start + 997, frames)) for start in range(0, frames, 997)
+    ]
+    assert torch.allclose(torch.cat(pieces), expected, atol=1e-6, rtol=0)
+
+
+def test_mean_and_variance_do_not_depend_on_the_pieces() -> None:
+    values = 1000 + signal(10007).reshape(1, -1).repeat(2, 1)
+    mean, variance = mean_and_variance(values.split(613, dim=1))
+    assert torch.allclose(mean, values.double().mean(dim=1), rtol=1e-8)
+    assert torch.allclose(variance, values.double().var(dim=1, correction=0), rtol=1e-4)
+
+
+@SMALL_PIECES
+def test_progress_reaches_its_total(tmp_path: Path) -> None:
+    encoding, counts = Encoding("nano", 52800, tmp_path), list[int]()
+
+    @contextmanager
+    def count(_: str, total: int) -> Generator[ProgressCallback]:
+        counts[:] = []
+        yield counts.append
+        assert sum(counts) == total
+
+    encoding.run(count)
+    assert len(counts) > 100
+    encoding.run(count)
+    assert len(counts) == 1, "complete layers are not computed again"
+
+
+@SMALL_PIECES
+def test_an_interruption_leaves_complete_files_and_is_resumed(tmp_path: Path) -> None:
+    encoding, calls = Encoding("tiny", 20000, tmp_path), list[int]()
+
+    @contextmanager
+    def stop_later(*_: object) -> Generator[ProgressCallback]:
+        calls[:] = []
+
+        def advance(amount: int) -> None:
+            calls.append(amount)
+            if len(calls) > 40:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    for _ in range(10):
+        try:
+            error = encoding.error(stop_later)
+            break
+        except KeyboardInterrupt:
+            assert not list(encoding.folder.glob("*.unfinished"))
+    else:
+        pytest.fail("never finished")
+    assert error <= MAX_ERROR
+
+
+def test_a_missing_or_damaged_layer_is_computed_from_the_one_before(tmp_path: Path) -> None:
+    encoding = Encoding("tiny", 20000, tmp_path)
+    encoding.run()
+    last = encoding.folder / "layer_02.f32"
+    before = {path: path.stat().st_mtime_ns for path in encoding.folder.iterdir()}
+    encoding.samples.remove()
+    last.write_bytes(last.read_bytes()[:-1])
+    assert encoding.error() <= MAX_ERROR
+    same = {path for path, time in before.items() if path.stat().st_mtime_ns == time}
+    assert same == before.keys() - {last}
+    (encoding.folder / "layer_00.f32").unlink()
+    with pytest.raises(OutputError, match=r"signal\.f32: missing"):
+        encoding.run()
+
+
+@SMALL_PIECES
+def test_a_single_window_is_exact(tmp_path: Path) -> None:
+    encoding = Encoding("tiny", 40000, tmp_path)
+    exact = encoding.run()
+    for frames, overlap in ((68, 10), (1000, 900)):
+        encoding.folder = tmp_path / str(frames)
+        assert torch.equal(encoding.run(windows=Windows(frames, overlap)), exact)
+
+
+@torch.inference_mode()
+def test_windows_approach_the_exact_features_as_they_grow(tmp_path: Path, samples: Path) -> None:
+    """The built-in encoder, relative to how much its features vary."""
+    spoken = read_recording(samples / "speech.wav").waveform[0]
+    waveform = torch.cat([spoken * factor for factor in (1, 0.5, 0.8, 0.3)])
+    with load_models(FOLDER, CPU, PRECISIONS["fp32"]).speech as encoder:
+        parts, plan = split_wav2vec2(encoder), plan_segments(len(waveform), BUILT_IN.segment)
+        exact = encode_waveform(parts, waveform, plan, CPU)[: plan.frames]
+        distances: list[float] = []
+        for seconds in (2, 6, 12):
+            windows = Windows(seconds * 25, seconds * 5)
+            read = compute_features(parts, waveform, plan, CPU, windows=windows, directory=tmp_path)
+            variation = (exact - exact.mean(dim=0)).square().mean()
+            distances.append(float(((read(range(plan.frames)) - exact).square().mean() / variation).sqrt()))
+    assert distances == sorted(distances, reverse=True)
+    assert 0 < distances[-1] <= 0.15
+    assert distances[0] <= 0.5
+
+
+@torch.inference_mode()
+def test_long_recordings_use_a_folder_that_is_deleted_with_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parts, plan = split_wav2vec2(network("nano")), plan_segments(20000, SEGMENT)
+    exact = compute_features(parts, signal(20000), plan, CPU)(range(plan.padded))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module, "MAX_SECONDS_IN_MEMORY", 1)
+    read = compute_features(parts, signal(20000), plan, CPU)
+    assert float((read(range(plan.padded)) - exact).abs().max()) <= MAX_ERROR
+    assert len(list(tmp_path.iterdir())) == 1
+    del read
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_normalizing_uses_the_population_variance() -> None:
+    assert torch.allclose(normalize(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+
+
+def test_padding_is_whole_frames() -> None:
+    assert padding(SegmentPlan(26, SEGMENT)) == (34 - 26) * 640
+    assert padding(SegmentPlan(17, SEGMENT)) == 0
+
+
+PEAK = """
+import json, sys, time
+from pathlib import Path
+import torch
+from hallo3.checkpoints.random_weights import make_random_state
+from hallo3.config import SPEECH_ENCODERS, SegmentConfig
+from hallo3.segments import plan_segments
+from hallo3.speech.array_file import write_array_file
+from hallo3.speech.encoder import encode_array_file
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
+size, layers, seconds, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+network = build_wav2vec2(SPEECH_ENCODERS[size] | {"num_hidden_layers": layers})
+network.load_state_dict(make_random_state(network, size), assign=True)
+parts = split_wav2vec2(network.eval())
+samples = write_array_file(folder / "signal", (torch.randn(16000, 1) for _ in range(seconds)), 1)
+Path("/proc/self/clear_refs").write_text("5")
+started = time.perf_counter()
+plan = plan_segments(samples.rows, SegmentConfig())
+encode_array_file(parts, samples, plan, torch.device("cpu"), folder / "features")(range(49))
+rows = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmHWM"))
+print(json.dumps({"peak_mb": round(peak), "seconds": round(time.perf_counter() - started)}))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's clear_refs")
+@pytest.mark.parametrize(
+    ("size", "layers", "seconds", "limit_mb"), [("hallo3", 12, 600, 1000), ("nano", 2, 3600, 2000)]
+)
+def test_memory_is_bounded(tmp_path: Path, size: str, layers: int, seconds: int, limit_mb: int) -> None:
+    words = [sys.executable, "-c", PEAK, size, str(layers), str(seconds), str(tmp_path)]
+    figures = json.loads(subprocess.run(words, check=True, cwd=REPOSITORY, capture_output=True).stdout)
+    print(size, layers, seconds, figures)  # noqa: T201
+    assert figures["peak_mb"] <= limit_mb
