@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 
 from .attention import list_runnable_titles
-from .checkpoints.convert import TEMPORARY_SUFFIX as OWN_UNFINISHED
 from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
 from .checkpoints.inspect import FoundComponent, human, inspect
 from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
@@ -23,6 +22,7 @@ from .offload.budget import GB, plan_memory
 from .offload.estimate import MemoryRequirements, ModelSizes, measure_sizes
 from .offload.system_memory import ram_bytes
 from .quantization.precision import PRECISIONS
+from .storage.atomic import TEMPORARY_SUFFIX
 
 CEILINGS = (6, 8, 12, 16, 24)
 """GB that many cards have."""
@@ -221,7 +221,7 @@ def _missing(folder: Path, part: str) -> ComponentReport:
     published = RELEASE[part]
     numbers, bits = ("fp32", 32) if part == "speech_encoder" else ("bf16", 16)
     place = COMFYUI[part].format(precision=numbers) if is_comfyui(folder) else PLACES[part][0]
-    waiting = unfinished_sibling(folder / place, (*UNFINISHED, OWN_UNFINISHED))
+    waiting = unfinished_sibling(folder / place, (*UNFINISHED, TEMPORARY_SUFFIX))
     state = (
         f"{waiting.name} is unfinished" if waiting else f"about {human(published.size(bits))} in {numbers}"
     )

@@ -1,366 +1,292 @@
-"""The names under which the parts of the model are published, as data."""
+"""The names under which the components are published -> our names, as tables."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-
-import torch
-from torch import Tensor
 
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
 
-_PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}
+PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}
+"""What stands for a ``{name}`` in a table's names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """``source`` in n equal pieces along dim 0 -> targets, each taking the pieces named, in order.
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A tensor cut into ``pieces`` along its first dimension; each target takes those listed, in order."""
 
-    Without targets the tensor is dropped and ``why`` says so.
-    """
-
-    source: str
-    targets: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    pieces: int = 1
-    why: str = ""
+    pieces: int
+    targets: Mapping[str, tuple[int, ...]]
 
 
-def rename(source: str, target: str) -> Rule:
-    """One tensor under another name."""
-    return Rule(source=source, targets={target: (0,)})
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A tensor that we do not need, and why."""
+
+    reason: str
 
 
-def split(source: str, pieces: int, targets: Mapping[str, tuple[int, ...]]) -> Rule:
-    """One tensor cut into pieces along its first dimension and regrouped; every piece goes somewhere."""
-    if sorted(index for group in targets.values() for index in group) != list(range(pieces)):
-        raise ValueError(f"{source}: every one of {pieces} pieces must be used once")
-    return Rule(source=source, targets=targets, pieces=pieces)
-
-
-def drop(source: str, why: str) -> Rule:
-    """A tensor that has no place with us."""
-    return Rule(source=source, why=why)
+Rules = Mapping[str, str | Split | Drop]
+"""By published name: our name, or several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A tensor of ours as stretches (name, first element, end) of the original's tensors, in order."""
+    """A tensor of ours as stretches (name, first element, end) of published tensors, in order."""
 
     shape: tuple[int, ...]
     stretches: tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KeyMap:
-    """Rules that cover every key of a checkpoint part exactly once."""
+    """``rules`` for every name of ``title``, a component."""
 
-    what: str
-    rules: tuple[Rule, ...]
-
-    def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The original's tensors under our names. Raises ``CheckpointError`` for a key no rule knows."""
-        plan = self.assemble({key: tuple(tensor.shape) for key, tensor in state.items()})
-        return {
-            target: _join([state[key].flatten()[a:b] for key, a, b in made.stretches]).reshape(made.shape)
-            for target, made in plan.items()
-        }
+    title: str
+    rules: Rules
 
     def assemble(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Assembly]:
-        """What each of our tensors is made of, from the original's names and shapes alone.
+        """Our tensors, from the published names and shapes alone.
 
-        Raises ``CheckpointError`` for a key that no rule knows or a shape that cannot be cut.
+        Raises ``CheckpointError`` for a name without a rule, and a shape that cannot be cut.
         """
         ours: dict[str, Assembly] = {}
-        for key, shape in shapes.items():
-            rule, names = self._match(key)
-            for target, group in rule.targets.items():
-                if rule.pieces > 1 and (not shape or shape[0] % rule.pieces):
-                    raise self._refused(f"{key} of shape {list(shape)}", f"{rule.pieces} equal pieces")
-                cut = math.prod(shape) // rule.pieces
-                rows = (shape[0] // rule.pieces * len(group), *shape[1:]) if rule.pieces > 1 else shape
-                stretches = tuple((key, index * cut, (index + 1) * cut) for index in group)
-                ours[target.format_map(names)] = Assembly(rows, stretches)
+        for name, shape in shapes.items():
+            rule, words = self._match(name)
+            if isinstance(rule, Drop):
+                continue
+            if isinstance(rule, str):
+                ours[rule.format_map(words)] = Assembly(shape, ((name, 0, math.prod(shape)),))
+                continue
+            if not shape or shape[0] % rule.pieces:
+                raise self._error(f"{name} of shape {list(shape)}", f"{rule.pieces} equal pieces")
+            size = math.prod(shape) // rule.pieces
+            for target, pieces in rule.targets.items():
+                stretches = tuple((name, piece * size, (piece + 1) * size) for piece in pieces)
+                rows = shape[0] // rule.pieces * len(pieces)
+                ours[target.format_map(words)] = Assembly((rows, *shape[1:]), stretches)
         return ours
 
-    def to_original(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors under the original's names; dropped ones stay absent."""
-        groups: dict[str, tuple[Rule, dict[int, Tensor]]] = {}
-        for key, tensor in state.items():
-            rule, group, names = self._match_reversed(key)
-            _, found = groups.setdefault(rule.source.format_map(names), (rule, {}))
-            pieces = tensor.chunk(len(group))
-            if len(pieces) != len(group):
-                raise self._refused(key, f"{len(group)} equal pieces")
-            found.update(zip(group, pieces, strict=True))
-        for key, (rule, found) in groups.items():
-            if len(found) != rule.pieces:
-                raise self._refused(key, f"all of {', '.join(rule.targets)}")
-        return {key: _join([found[index] for index in sorted(found)]) for key, (_, found) in groups.items()}
+    def dropped(self, names: Iterable[str]) -> dict[str, str]:
+        """The names that we do not need, and why."""
+        rules = ((name, self._match(name)[0]) for name in names)
+        return {name: rule.reason for name, rule in rules if isinstance(rule, Drop)}
 
-    def dropped(self, keys: Iterable[str]) -> dict[str, str]:
-        """Which keys have no place with us, and why."""
-        matched = ((key, self._match(key)[0]) for key in keys)
-        return {key: rule.why for key, rule in matched if not rule.targets}
+    def _match(self, name: str) -> tuple[str | Split | Drop, dict[str, str]]:
+        for source, rule in self.rules.items():
+            if match := _pattern(source).fullmatch(name):
+                return rule, match.groupdict()
+        raise self._error(f"the key {name[:120]}", "a key that a rule knows")
 
-    def _match(self, key: str) -> tuple[Rule, dict[str, str]]:
-        found = [
-            (rule, match.groupdict())
-            for rule in self.rules
-            if (match := _pattern(rule.source).fullmatch(key))
-        ]
-        if len(found) != 1:
-            raise self._refused(key, "a key that exactly one rule knows")
-        return found[0]
-
-    def _match_reversed(self, key: str) -> tuple[Rule, tuple[int, ...], dict[str, str]]:
-        found = [
-            (rule, group, match.groupdict())
-            for rule in self.rules
-            for target, group in rule.targets.items()
-            if (match := _pattern(target).fullmatch(key))
-        ]
-        if len(found) != 1:
-            raise self._refused(key, "a key that exactly one rule makes")
-        return found[0]
-
-    def _refused(self, key: str, expected: str) -> CheckpointError:
+    def _error(self, found: str, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"These weights are not {self.what}.",
-            found=f"the key {key[:120]}",
+            f"These weights are not {self.title}.",
+            found=found,
             expected=expected,
-            fix="check that the file is the part of Hallo3 you meant",
+            fix="check that the file is the component of Hallo3 that you meant",
         )
 
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    """The template as a regular expression; a placeholder met again must repeat."""
-    seen: set[str] = set()
-    parts: list[str] = []
-    for text, name in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
-        parts.append(re.escape(text))
-        if name:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{_PLACEHOLDERS[name]})")
-            seen.add(name)
-    return re.compile("".join(parts))
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile(
+        "".join(
+            f"(?P<{part}>{PLACEHOLDERS[part]})" if n % 2 else re.escape(part) for n, part in enumerate(parts)
+        )
+    )
 
 
-def _join(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-_SAT_PREFIX_MAP, _BLOCK_MAP = "transformer.layers.{i}", "transformer_blocks.{i}"
-_MIXIN = "mixins."
-
-_TRUNK: tuple[Rule, ...] = (
-    rename(_MIXIN + "patch_embed.proj.{p}", "patch_embed.proj.{p}"),
-    rename(_MIXIN + "patch_embed.text_proj.{p}", "patch_embed.text_proj.{p}"),
-    rename(_MIXIN + "pos_embed.pos_embedding", "patch_embed.pos_embedding"),
-    drop(_MIXIN + "pos_embed.freqs_cos", "a table, recomputed from the configuration"),
-    drop(_MIXIN + "pos_embed.freqs_sin", "a table, recomputed from the configuration"),
-    rename("time_embed.0.{p}", "time_embedding.linear_1.{p}"),
-    rename("time_embed.2.{p}", "time_embedding.linear_2.{p}"),
-    split(
-        _SAT_PREFIX_MAP + ".attention.query_key_value.{p}",
+_LAYER, _BLOCK, _ADALN = "transformer.layers.{i}", "transformer_blocks.{i}", "mixins.adaln_layer"
+_TABLE = Drop("a table, recomputed from the configuration")
+_TRUNK: Rules = {
+    "mixins.patch_embed.proj.{p}": "patch_embed.proj.{p}",
+    "mixins.patch_embed.text_proj.{p}": "patch_embed.text_proj.{p}",
+    "mixins.pos_embed.pos_embedding": "patch_embed.pos_embedding",
+    "mixins.pos_embed.freqs_cos": _TABLE,
+    "mixins.pos_embed.freqs_sin": _TABLE,
+    "time_embed.0.{p}": "time_embedding.linear_1.{p}",
+    "time_embed.2.{p}": "time_embedding.linear_2.{p}",
+    f"{_LAYER}.attention.query_key_value.{{p}}": Split(
         3,
         {
-            _BLOCK_MAP + ".attn1.to_q.{p}": (0,),
-            _BLOCK_MAP + ".attn1.to_k.{p}": (1,),
-            _BLOCK_MAP + ".attn1.to_v.{p}": (2,),
+            f"{_BLOCK}.attn1.to_q.{{p}}": (0,),
+            f"{_BLOCK}.attn1.to_k.{{p}}": (1,),
+            f"{_BLOCK}.attn1.to_v.{{p}}": (2,),
         },
     ),
-    rename(_SAT_PREFIX_MAP + ".attention.dense.{p}", _BLOCK_MAP + ".attn1.to_out.0.{p}"),
-    rename(_MIXIN + "adaln_layer.query_layernorm_list.{i}.{p}", _BLOCK_MAP + ".attn1.norm_q.{p}"),
-    rename(_MIXIN + "adaln_layer.key_layernorm_list.{i}.{p}", _BLOCK_MAP + ".attn1.norm_k.{p}"),
-    rename(_SAT_PREFIX_MAP + ".input_layernorm.{p}", _BLOCK_MAP + ".norm1.norm.{p}"),
-    rename(_SAT_PREFIX_MAP + ".post_attention_layernorm.{p}", _BLOCK_MAP + ".norm2.norm.{p}"),
-    split(
-        _MIXIN + "adaln_layer.adaLN_modulations.{i}.1.{p}",
+    f"{_LAYER}.attention.dense.{{p}}": f"{_BLOCK}.attn1.to_out.0.{{p}}",
+    f"{_ADALN}.query_layernorm_list.{{i}}.{{p}}": f"{_BLOCK}.attn1.norm_q.{{p}}",
+    f"{_ADALN}.key_layernorm_list.{{i}}.{{p}}": f"{_BLOCK}.attn1.norm_k.{{p}}",
+    f"{_LAYER}.input_layernorm.{{p}}": f"{_BLOCK}.norm1.norm.{{p}}",
+    f"{_LAYER}.post_attention_layernorm.{{p}}": f"{_BLOCK}.norm2.norm.{{p}}",
+    f"{_ADALN}.adaLN_modulations.{{i}}.1.{{p}}": Split(
         12,
         {
-            _BLOCK_MAP + ".norm1.linear.{p}": (0, 1, 2, 6, 7, 8),
-            _BLOCK_MAP + ".norm2.linear.{p}": (3, 4, 5, 9, 10, 11),
+            f"{_BLOCK}.norm1.linear.{{p}}": (0, 1, 2, 6, 7, 8),
+            f"{_BLOCK}.norm2.linear.{{p}}": (3, 4, 5, 9, 10, 11),
         },
     ),
-    rename(_SAT_PREFIX_MAP + ".mlp.dense_h_to_4h.{p}", _BLOCK_MAP + ".ff.net.0.proj.{p}"),
-    rename(_SAT_PREFIX_MAP + ".mlp.dense_4h_to_h.{p}", _BLOCK_MAP + ".ff.net.2.{p}"),
-    rename("transformer.final_layernorm.{p}", "norm_final.{p}"),
-    rename(_MIXIN + "final_layer.norm_final.{p}", "norm_out.norm.{p}"),
-    rename(_MIXIN + "final_layer.adaLN_modulation.1.{p}", "norm_out.linear.{p}"),
-    rename(_MIXIN + "final_layer.linear.{p}", "proj_out.{p}"),
-    drop("transformer.position_embeddings.weight", "never read by either network"),
-)
+    f"{_LAYER}.mlp.dense_h_to_4h.{{p}}": f"{_BLOCK}.ff.net.0.proj.{{p}}",
+    f"{_LAYER}.mlp.dense_4h_to_h.{{p}}": f"{_BLOCK}.ff.net.2.{{p}}",
+    "transformer.final_layernorm.{p}": "norm_final.{p}",
+    "mixins.final_layer.norm_final.{p}": "norm_out.norm.{p}",
+    "mixins.final_layer.adaLN_modulation.1.{p}": "norm_out.linear.{p}",
+    "mixins.final_layer.linear.{p}": "proj_out.{p}",
+    "transformer.position_embeddings.weight": Drop("never read by either network"),
+}
 
 
-def _cross_attention(name: str) -> tuple[Rule, ...]:
-    attn, norm = f"{_BLOCK_MAP}.attn_{name}", f"{_BLOCK_MAP}.norm_{name}"
-    return (
-        rename(f"{_SAT_PREFIX_MAP}.{name}_input_layernorm.{{p}}", norm + ".{p}"),
-        rename(f"{_SAT_PREFIX_MAP}.{name}_attn.query.{{p}}", attn + ".to_q.{p}"),
-        split(
-            f"{_SAT_PREFIX_MAP}.{name}_attn.key_value.{{p}}",
-            2,
-            {attn + ".to_k.{p}": (0,), attn + ".to_v.{p}": (1,)},
+def _cross_attention(name: str) -> Rules:
+    attention = f"{_BLOCK}.attn_{name}"
+    return {
+        f"{_LAYER}.{name}_input_layernorm.{{p}}": f"{_BLOCK}.norm_{name}.{{p}}",
+        f"{_LAYER}.{name}_attn.query.{{p}}": f"{attention}.to_q.{{p}}",
+        f"{_LAYER}.{name}_attn.key_value.{{p}}": Split(
+            2, {f"{attention}.to_k.{{p}}": (0,), f"{attention}.to_v.{{p}}": (1,)}
         ),
-        rename(f"{_SAT_PREFIX_MAP}.{name}_attn.dense.{{p}}", attn + ".to_out.0.{p}"),
-    )
+        f"{_LAYER}.{name}_attn.dense.{{p}}": f"{attention}.to_out.0.{{p}}",
+    }
 
 
 TRANSFORMER = KeyMap(
     "Hallo3's transformer",
-    (
-        *_TRUNK,
-        *_cross_attention("face"),
-        *_cross_attention("audio"),
-        rename("transformer.audio_proj.{rest}", "audio_proj.{rest}"),
-        rename("transformer.face_proj.{rest}", "face_proj.{rest}"),
-    ),
+    {
+        **_TRUNK,
+        **_cross_attention("face"),
+        **_cross_attention("audio"),
+        "transformer.audio_proj.{rest}": "audio_proj.{rest}",
+        "transformer.face_proj.{rest}": "face_proj.{rest}",
+    },
 )
 TRANSFORMER_PREFIX = "model.diffusion_model."
-
 REFERENCE = KeyMap("Hallo3's reference network", _TRUNK)
 REFERENCE_PREFIX = "ref_model.diffusion_model."
 
 
-def _vae_side(side: str) -> tuple[Rule, ...]:
-    return tuple(
-        rename(f"{side}.mid.block_{n + 1}.{{rest}}", f"{side}.mid_block.resnets.{n}.{{rest}}")
-        for n in range(2)
-    ) + tuple(
-        rename(f"{side}.{name}.{{rest}}", f"{side}.{name}.{{rest}}")
-        for name in ("conv_in", "norm_out", "conv_out")
-    )
+def _same(*names: str) -> Rules:
+    return {name: name for name in names}
 
 
-def _vae_levels(levels: int) -> tuple[Rule, ...]:
+def _vae_level(side: str, level: int) -> Rules:
     """Decoder levels count down in the original and up with us."""
-    rules: list[Rule] = []
-    for n in range(levels):
-        down, up = f"encoder.down.{n}", f"decoder.up.{n}"
-        down_block, up_block = f"encoder.down_blocks.{n}", f"decoder.up_blocks.{levels - 1 - n}"
-        rules += _residuals(down, down_block) + _residuals(up, up_block)
-        rules.append(rename(f"{down}.downsample.{{rest}}", f"{down_block}.downsamplers.0.{{rest}}"))
-        rules.append(rename(f"{up}.upsample.{{rest}}", f"{up_block}.upsamplers.0.{{rest}}"))
-    return tuple(rules)
+    resample = {"down": "downsample", "up": "upsample"}[side]
+    coder, block = ("encoder", level) if side == "down" else ("decoder", 3 - level)
+    theirs, ours = f"{coder}.{side}.{level}", f"{coder}.{side}_blocks.{block}"
+    residual = ("norm1", "norm2", "conv1", "conv2")
+    return {
+        **{f"{theirs}.block.{{j}}.{n}.{{rest}}": f"{ours}.resnets.{{j}}.{n}.{{rest}}" for n in residual},
+        f"{theirs}.block.{{j}}.nin_shortcut.{{p}}": f"{ours}.resnets.{{j}}.conv_shortcut.{{p}}",
+        f"{theirs}.{resample}.{{rest}}": f"{ours}.{resample}rs.0.{{rest}}",
+    }
 
-
-def _residuals(level: str, block: str) -> list[Rule]:
-    theirs, ours = f"{level}.block.{{j}}", f"{block}.resnets.{{j}}"
-    parts = [rename(f"{theirs}.{part}.{{rest}}", f"{ours}.{part}.{{rest}}") for part in _RESIDUAL_PARTS]
-    return [*parts, rename(f"{theirs}.nin_shortcut.{{p}}", f"{ours}.conv_shortcut.{{p}}")]
-
-
-_RESIDUAL_PARTS = ("norm1", "norm2", "conv1", "conv2")
 
 VAE = KeyMap(
     "Hallo3's 3D VAE",
-    (*_vae_side("encoder"), *_vae_side("decoder"), *_vae_levels(4)),
+    {
+        f"{coder}.{theirs}.{{rest}}": f"{coder}.{ours}.{{rest}}"
+        for coder in ("encoder", "decoder")
+        for theirs, ours in {
+            "mid.block_1": "mid_block.resnets.0",
+            "mid.block_2": "mid_block.resnets.1",
+            **_same("conv_in", "norm_out", "conv_out"),
+        }.items()
+    }
+    | {
+        name: rule
+        for side in ("down", "up")
+        for level in range(4)
+        for name, rule in _vae_level(side, level).items()
+    },
 )
 VAE_PREFIX = "first_stage_model."
 
+_T5_DECODER = Drop("T5's decoder is not used")
+_T5 = KeyMap(
+    COMPONENT_TITLES["text_encoder"],
+    {
+        **_same("shared.weight", "encoder.block.{rest}", "encoder.final_layer_norm.weight"),
+        "encoder.embed_tokens.weight": Drop("the same table as shared.weight"),
+        "decoder.{rest}": _T5_DECODER,
+        "lm_head.weight": _T5_DECODER,
+    },
+)
+_GGUF_BLOCK, _T5_BLOCK = "enc.blk.{i}", "encoder.block.{i}.layer"
+_T5_ATTENTION = f"{_T5_BLOCK}.0.SelfAttention"
+_T5_GGUF = KeyMap(
+    COMPONENT_TITLES["text_encoder"],
+    {
+        "token_embd.weight": "shared.weight",
+        "enc.output_norm.weight": "encoder.final_layer_norm.weight",
+        **{f"{_GGUF_BLOCK}.attn_{n}.weight": f"{_T5_ATTENTION}.{n}.weight" for n in "qkvo"},
+        f"{_GGUF_BLOCK}.attn_rel_b.weight": f"{_T5_ATTENTION}.relative_attention_bias.weight",
+        f"{_GGUF_BLOCK}.attn_norm.weight": f"{_T5_BLOCK}.0.layer_norm.weight",
+        f"{_GGUF_BLOCK}.ffn_gate.weight": f"{_T5_BLOCK}.1.DenseReluDense.wi_0.weight",
+        f"{_GGUF_BLOCK}.ffn_up.weight": f"{_T5_BLOCK}.1.DenseReluDense.wi_1.weight",
+        f"{_GGUF_BLOCK}.ffn_down.weight": f"{_T5_BLOCK}.1.DenseReluDense.wo.weight",
+        f"{_GGUF_BLOCK}.ffn_norm.weight": f"{_T5_BLOCK}.1.layer_norm.weight",
+    },
+)
+_POSITIONS = "encoder.pos_conv_embed.conv"
+_NEW_NORM = tuple(f"{_POSITIONS}.parametrizations.weight.original{n}" for n in (0, 1))
+_OLD_NORM = f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"
 
+
+def _wav2vec2(weight_norm: tuple[str, ...]) -> KeyMap:
+    return KeyMap(
+        COMPONENT_TITLES["speech_encoder"],
+        {
+            **_same("feature_extractor.{rest}", "feature_projection.{rest}", "encoder.layer_norm.{p}"),
+            **_same("encoder.layers.{rest}", f"{_POSITIONS}.bias"),
+            **dict(zip(weight_norm, _NEW_NORM, strict=True)),
+            "masked_spec_embed": Drop("hides stretches while training"),
+        },
+    )
+
+
+_OURS = KeyMap("", _same("{rest}"))
 WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")
 """What training programs put before every name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """How a file names the tensors of a part: one of ``prefixes``, then names that ``keys`` maps to ours.
-
-    A file uses it if all ``marks`` are there and none of ``strangers``.
-    """
+    """How a file names the tensors of a component: one of ``prefixes``, then names that ``keys`` maps to
+    ours. A file uses it if all ``marks`` are there and not the ``stranger``."""
 
     part: str
     origin: str
     prefixes: tuple[str, ...]
-    keys: KeyMap
+    keys: KeyMap = _OURS
     marks: tuple[str, ...]
-    strangers: tuple[str, ...] = ()
+    stranger: str = ""
 
     @property
     def mapped(self) -> bool:
         """Whether the names differ from ours by more than a prefix."""
-        return any(rule.source != "{rest}" for rule in self.keys.rules)
+        return self.keys is not _OURS
 
     def prefix_in(self, names: Collection[str]) -> str | None:
-        """The prefix that these names have, or None where they are named otherwise."""
+        """The prefix that these names have, or None if they follow another naming."""
         for prefix in (wrapper + prefix for wrapper in WRAPPERS for prefix in self.prefixes):
-            if all(prefix + mark in names for mark in self.marks) and not any(
-                prefix + stranger in names for stranger in self.strangers
-            ):
+            marked = all(prefix + mark in names for mark in self.marks)
+            if marked and not (self.stranger and prefix + self.stranger in names):
                 return prefix
         return None
 
 
-def _as_they_are(part: str) -> KeyMap:
-    return KeyMap(COMPONENT_TITLES[part], (rename("{rest}", "{rest}"),))
-
-
-_T5_TIE: Rule = drop("encoder.embed_tokens.weight", "the same table as shared.weight")
-_T5 = KeyMap(
-    COMPONENT_TITLES["text_encoder"],
-    (
-        rename("shared.weight", "shared.weight"),
-        _T5_TIE,
-        rename("encoder.block.{rest}", "encoder.block.{rest}"),
-        rename("encoder.final_layer_norm.weight", "encoder.final_layer_norm.weight"),
-        drop("decoder.{rest}", "T5's decoder is not used"),
-        drop("lm_head.weight", "T5's decoder is not used"),
-    ),
+_FUSED, _FUSED_AUDIO = (
+    f"transformer.layers.0.{n}.weight" for n in ("attention.query_key_value", "audio_attn.query")
 )
-_GGUF_BLOCK, _T5_BLOCK = "enc.blk.{i}", "encoder.block.{i}.layer"
-_T5_ATTENTION = f"{_T5_BLOCK}.0.SelfAttention"
-_T5_GGUF = KeyMap(
-    COMPONENT_TITLES["text_encoder"],
-    (
-        rename("token_embd.weight", "shared.weight"),
-        rename("enc.output_norm.weight", "encoder.final_layer_norm.weight"),
-        *(rename(f"{_GGUF_BLOCK}.attn_{n}.weight", f"{_T5_ATTENTION}.{n}.weight") for n in "qkvo"),
-        rename(
-            f"{_GGUF_BLOCK}.attn_rel_b.weight",
-            f"{_T5_ATTENTION}.relative_attention_bias.weight",
-        ),
-        rename(f"{_GGUF_BLOCK}.attn_norm.weight", f"{_T5_BLOCK}.0.layer_norm.weight"),
-        rename(f"{_GGUF_BLOCK}.ffn_gate.weight", f"{_T5_BLOCK}.1.DenseReluDense.wi_0.weight"),
-        rename(f"{_GGUF_BLOCK}.ffn_up.weight", f"{_T5_BLOCK}.1.DenseReluDense.wi_1.weight"),
-        rename(f"{_GGUF_BLOCK}.ffn_down.weight", f"{_T5_BLOCK}.1.DenseReluDense.wo.weight"),
-        rename(f"{_GGUF_BLOCK}.ffn_norm.weight", f"{_T5_BLOCK}.1.layer_norm.weight"),
-    ),
-)
-_POSITIONS = "encoder.pos_conv_embed.conv"
-_GAIN, _DIRECTION = (f"{_POSITIONS}.parametrizations.weight.original{n}" for n in (0, 1))
-
-
-def _wav2vec2(gain: str, direction: str) -> KeyMap:
-    return KeyMap(
-        COMPONENT_TITLES["speech_encoder"],
-        (
-            rename("feature_extractor.{rest}", "feature_extractor.{rest}"),
-            rename("feature_projection.{rest}", "feature_projection.{rest}"),
-            rename("encoder.layer_norm.{p}", "encoder.layer_norm.{p}"),
-            rename("encoder.layers.{rest}", "encoder.layers.{rest}"),
-            rename(f"{_POSITIONS}.bias", f"{_POSITIONS}.bias"),
-            rename(gain, _GAIN),
-            rename(direction, _DIRECTION),
-            drop("masked_spec_embed", "hides stretches while training"),
-        ),
-    )
-
-
-_SAT = "transformer.layers.0"
-_BLOCK = "transformer_blocks.0"
+_QUERY, _AUDIO_QUERY = (f"transformer_blocks.0.{n}.to_q.weight" for n in ("attn1", "attn_audio"))
 _T5_PREFIXES = (
     "",
-    "conditioner.embedders.0.transformer.",
-    "text_encoders.t5xxl.transformer.",
-    "t5xxl.transformer.",
+    *(f"{n}.transformer." for n in ("conditioner.embedders.0", "text_encoders.t5xxl", "t5xxl")),
 )
-_OLD, _NEW = (f"{_POSITIONS}.weight_g", f"{_POSITIONS}.weight_v"), (_GAIN, _DIRECTION)
 
 NAMINGS = (
     Naming(
@@ -368,30 +294,28 @@ NAMINGS = (
         origin="the original's",
         prefixes=(TRANSFORMER_PREFIX,),
         keys=TRANSFORMER,
-        marks=(f"{_SAT}.attention.query_key_value.weight", f"{_SAT}.audio_attn.query.weight"),
+        marks=(_FUSED, _FUSED_AUDIO),
     ),
     Naming(
         part="reference",
         origin="the original's",
         prefixes=(REFERENCE_PREFIX,),
         keys=REFERENCE,
-        marks=(f"{_SAT}.attention.query_key_value.weight",),
-        strangers=(f"{_SAT}.audio_attn.query.weight",),
+        marks=(_FUSED,),
+        stranger=_FUSED_AUDIO,
     ),
     Naming(
         part="transformer",
         origin="diffusers'",
         prefixes=("", TRANSFORMER_PREFIX, "diffusion_model."),
-        keys=_as_they_are("transformer"),
-        marks=(f"{_BLOCK}.attn1.to_q.weight", f"{_BLOCK}.attn_audio.to_q.weight"),
+        marks=(_QUERY, _AUDIO_QUERY),
     ),
     Naming(
         part="reference",
         origin="diffusers'",
         prefixes=("", REFERENCE_PREFIX),
-        keys=_as_they_are("reference"),
-        marks=(f"{_BLOCK}.attn1.to_q.weight",),
-        strangers=(f"{_BLOCK}.attn_audio.to_q.weight",),
+        marks=(_QUERY,),
+        stranger=_AUDIO_QUERY,
     ),
     Naming(
         part="vae",
@@ -404,7 +328,6 @@ NAMINGS = (
         part="vae",
         origin="diffusers'",
         prefixes=("", VAE_PREFIX, "vae."),
-        keys=_as_they_are("vae"),
         marks=("encoder.down_blocks.0.resnets.0.conv1.conv.weight",),
     ),
     Naming(
@@ -426,22 +349,22 @@ NAMINGS = (
             part="speech_encoder",
             origin="transformers'",
             prefixes=("wav2vec2.", ""),
-            keys=_wav2vec2(*weight_norm),
+            keys=_wav2vec2(weight_norm),
             marks=("feature_projection.projection.weight", weight_norm[0]),
         )
-        for weight_norm in (_OLD, _NEW)
+        for weight_norm in (_OLD_NORM, _NEW_NORM)
     ),
 )
-"""Everything that is read. Of two namings that fit, the first counts."""
+"""Of two namings that fit, the first counts."""
 
-OUTSIDE: dict[str, str] = {
+OUTSIDE = {
     "loss.": "judges the VAE while training",
-    "lm_head.": "spells what was heard, which is not asked",
+    "lm_head.": "turns features into letters, which nothing needs",
     "model_ema.": "an average kept while training",
     "spiece_model": "the tokenizer, which is read from files of its own",
     "logit_scale": "belongs to another text encoder",
 }
-"""Tensors beside a part's, by how their names begin, and why they are not needed."""
+"""Tensors beside a component's, by the start of their names, and why they are not needed."""
 
 LOOKS_LIKE = (
     ("double_blocks.0.img_attn.qkv.weight", "Flux"),

@@ -1,4 +1,4 @@
-"""``hallo3 convert``: checkpoints, whatever they were published in -> safetensors files of ours."""
+"""``hallo3 convert``: checkpoints in any published form -> safetensors files of ours."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints.component import StoredComponent, find_components
+from ..checkpoints.component import StoredComponent, find_component, find_components
 from ..checkpoints.component_config import check_fit, get_config, read_json
-from ..checkpoints.convert import TEMPORARY_SUFFIX, plan_output, write_output
+from ..checkpoints.convert import plan_output, write_output
 from ..checkpoints.load import read_config
-from ..checkpoints.locate import PLACES, ModelFolder, output_path
-from ..checkpoints.source import CheckpointSource, open_source
-from ..checkpoints.verify import FileVerifier, unwatched
+from ..checkpoints.locate import ModelFolder, output_path
+from ..checkpoints.source import open_source
+from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES, COMPONENTS
 from ..errors import CheckpointError, InputError, sanitize
+from ..progress import no_progress
 from ..quantization.precision import PRECISIONS, Precision, get_precision
+from ..storage.atomic import temporary_path
 from .options import ConvertOptions
 from .progress import file_verifier, show_bytes
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     "spiece.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,28 +37,25 @@ TOKENIZER = (
 )
 M_MMAP_THRESHOLD = -3
 """glibc's number for the size from which memory is asked of the system and given back to it."""
-SHOWN = 3
+MAX_NAMED = 3
 """Dropped tensors that are named one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A part to be converted, from where to where."""
-
-    part: str
-    source: Path
-    target: Path
-
-
 def run_convert(options: ConvertOptions) -> None:
-    """The whole command."""
+    """Convert file by file; those that an earlier call finished are not written again."""
     _return_freed_memory()
     precision = get_precision(options.dtype)
-    tasks = _tasks(options, precision)
-    examined = file_verifier()
-    for task in tasks:
-        _convert(task, precision, examined, options.config)
-    _copy_tokenizer(options, tasks)
+    sources = _find_sources(options)
+    targets = {
+        part: output_path(options.target, part, _precision_of(part, precision).name) for part in sources
+    }
+    for part, source in sources.items():
+        _check_target(source, targets[part])
+    verifier = file_verifier()
+    for part, source in sources.items():
+        _convert(part, source, targets[part], _precision_of(part, precision), verifier, options.config)
+    if "text_encoder" in sources and options.source.is_dir():
+        _copy_tokenizer(options)
 
 
 def _return_freed_memory() -> None:
@@ -67,38 +66,33 @@ def _return_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
-def _tasks(options: ConvertOptions, precision: Precision) -> list[Task]:
-    asked = options.part
-    wanted = asked or list(COMPONENTS)
-    found = {part: path for part in wanted if (path := _place(options.source, part)) is not None}
-    missing = [part for part in asked if part not in found]
-    if missing or not found:
+def _find_sources(options: ConvertOptions) -> dict[str, Path]:
+    """Components that are asked for: in a folder wherever a model folder finds them, else in the one file or
+    network that is given. Raises ``CheckpointError`` where one is missing."""
+    source = options.source
+    there = dict[str, Path]()
+    if source.is_dir():
+        places = {part: ModelFolder(source).find(part) for part in COMPONENTS}
+        there = {part: path for part, path in places.items() if path.exists()}
+    if not there and source.exists():
+        with open_source(source) as opened:
+            there = dict.fromkeys(find_components(opened), source)
+    missing = [part for part in options.part if part not in there]
+    if missing or not there:
+        what = COMPONENT_TITLES[missing[0]] if missing else "component of Hallo3"
         raise CheckpointError(
             "There is nothing to convert.",
-            found=f"no {COMPONENT_TITLES[missing[0]] if missing else 'part of Hallo3'} in {options.source}",
+            found=f"no {what} in {source}" if source.exists() else f"no {source}",
             expected="a checkpoint, or the folder into which the original's files were downloaded",
             fix="choose that file or folder; `hallo3 inspect` tells what a file is",
         )
-    tasks = [
-        Task(part, path, output_path(options.target, part, _numbers(part, precision).name))
-        for part, path in found.items()
-    ]
-    for task in tasks:
-        _check_target(task.target)
-        if task.target.exists() and task.source.exists() and task.target.samefile(task.source):
-            raise InputError(
-                "A file cannot be converted onto itself.",
-                found=str(task.source),
-                expected="another folder",
-                fix="choose another folder to write to",
-            )
-    return tasks
+    return {part: there[part] for part in options.part or COMPONENTS if part in there}
 
 
-def _check_target(target: Path) -> None:
-    """Refuse now what could not be written in an hour."""
+def _check_target(source: Path, target: Path) -> None:
+    """Raises ``InputError`` for a file that could not be written in an hour."""
     above = next(folder for folder in target.parents if folder.exists())
-    wrong = next((p for p in (target, target.with_name(target.name + TEMPORARY_SUFFIX)) if p.is_dir()), None)
+    wrong = next((path for path in (target, temporary_path(target)) if path.is_dir()), None)
     if wrong is not None or not above.is_dir():
         raise InputError(
             "The converted weights cannot be written there.",
@@ -106,49 +100,16 @@ def _check_target(target: Path) -> None:
             expected="a folder to write files to",
             fix="choose another folder, or remove what is in the way",
         )
-
-
-def _place(source: Path, part: str) -> Path | None:
-    """Where a part is in what was given, which is a file, one network's folder, or the folder of all."""
-    if source.is_dir():
-        inside = ModelFolder(source).find(part)
-        if inside.exists():
-            return inside
-    if not source.exists():
-        raise CheckpointError(
-            "There is nothing to convert.",
-            found=f"no {source}",
-            expected="a checkpoint, or the folder into which the original's files were downloaded",
-            fix="check the name",
+    if target.exists() and target.samefile(source):
+        raise InputError(
+            "A file cannot be converted onto itself.",
+            found=str(source),
+            expected="another folder",
+            fix="choose another folder to write to",
         )
-    if source.is_dir() and any((source / place).exists() for places in PLACES.values() for place in places):
-        return None
-    with open_source(source) as opened:
-        return source if part in find_components(opened) else None
 
 
-def _convert(task: Task, precision: Precision, examined: FileVerifier, beside: Path | None) -> None:
-    started = time.monotonic()
-    numbers = _numbers(task.part, precision)
-    with open_source(task.source) as source:
-        found = find_components(source)[task.part]
-        if beside is not None:
-            found = replace(found, said={"config": read_json(beside)})
-        config = get_config(found)
-        check_fit(found, config)
-        hashes = {file.path.name: examined.hash_of(file) for file in source.files}
-        says = _says(found, config, numbers, hashes)
-        if _says_already(task.target) == says:
-            print(f"{task.target}: already there")
-            return
-        with show_bytes("measuring", source.size) if numbers.fp8_weights else nullcontext(unwatched) as watch:
-            made = plan_output(found, numbers, says, watch)
-        with show_bytes(f"writing {task.target.name}", made.size) as watch:
-            write_output(made, task.target, watch)
-        _report(task, source, found, made.size, time.monotonic() - started)
-
-
-def _numbers(part: str, precision: Precision) -> Precision:
+def _precision_of(part: str, precision: Precision) -> Precision:
     """fp8 is for the two large networks, and the speech encoder stays in fp32, in which it computes."""
     if part == "speech_encoder":
         return PRECISIONS["fp32"]
@@ -156,49 +117,63 @@ def _numbers(part: str, precision: Precision) -> Precision:
     return PRECISIONS["bf16"] if precision.fp8_weights and not large else precision
 
 
-def _says(
-    found: StoredComponent, config: dict[str, Any], precision: Precision, hashes: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "part": found.part,
-        "config": config,
-        "precision": precision.name,
-        "source": hashes,
-        "dropped": dict(found.dropped),
-        "writer": f"hallo3 {__version__}",
-    }
+def _convert(
+    part: str, path: Path, target: Path, precision: Precision, verifier: FileVerifier, sizes: Path | None
+) -> None:
+    started = time.monotonic()
+    with open_source(path) as source:
+        component = find_component(source, part)
+        if sizes is not None:
+            component = replace(component, said={"config": read_json(sizes)})
+        config = get_config(component)
+        check_fit(component, config)
+        metadata = {
+            "part": part,
+            "config": config,
+            "precision": precision.name,
+            "source": {file.path.name: verifier.hash_of(file) for file in source.files},
+            "dropped": dict(component.dropped),
+            "writer": f"hallo3 {__version__}",
+        }
+        if _read_metadata(target) == metadata:
+            print(f"{target}: already there")
+            return
+        bar = show_bytes("measuring", source.size) if precision.fp8_weights else nullcontext(no_progress)
+        with bar as progress:
+            output = plan_output(component, precision, metadata, progress)
+        with show_bytes(f"writing {target.name}", output.size) as progress:
+            write_output(output, target, progress)
+        seconds = time.monotonic() - started
+        print(
+            f"{target}: {COMPONENT_TITLES[part]}, {len(component.made)} tensors, {output.size:,} bytes, "
+            f"in {seconds:.1f} s"
+        )
+        _print_dropped(component)
 
 
-def _says_already(target: Path) -> dict[str, Any] | None:
-    """What a finished file of that name says of itself."""
+def _read_metadata(target: Path) -> dict[str, Any] | None:
     try:
         return read_config(target) if target.exists() else None
     except CheckpointError:
         return None
 
 
-def _report(task: Task, source: CheckpointSource, found: StoredComponent, size: int, seconds: float) -> None:
-    print(
-        f"{task.target}: {COMPONENT_TITLES[task.part]}, {len(found.made)} tensors, {size:,} bytes, "
-        f"in {seconds:.1f} s"
-    )
-    for why, count in Counter(found.dropped.values()).items():
-        names = [name for name, reason in found.dropped.items() if reason == why][:SHOWN]
-        print(sanitize(f"  left out: {count} ({', '.join(names)}{', ...' if count > SHOWN else ''}): {why}"))
-    beside = sorted({name for file in source.files for name in file.beside})
-    if beside:
-        print(f"  left out: {len(beside)} entries that training kept beside the weights")
+def _print_dropped(component: StoredComponent) -> None:
+    for reason, count in Counter(component.dropped.values()).items():
+        names = [name for name, why in component.dropped.items() if why == reason][:MAX_NAMED]
+        shown = ", ".join(names) + ", ..." * (count > MAX_NAMED)
+        print(sanitize(f"  dropped: {count} ({shown}): {reason}"))
+    entries = {name for file in component.source.files for name in file.beside}
+    if entries:
+        print(f"  dropped: {len(entries)} entries that training kept beside the weights")
 
 
-def _copy_tokenizer(options: ConvertOptions, tasks: list[Task]) -> None:
-    """T5's tokenizer goes along with T5."""
-    if not any(task.part == "text_encoder" for task in tasks) or not options.source.is_dir():
-        return
-    source = ModelFolder(options.source).tokenizer
-    target = output_path(options.target, "tokenizer", "")
-    there = [source / name for name in TOKENIZER if (source / name).is_file()]
-    if there and source.resolve() != target.resolve():
+def _copy_tokenizer(options: ConvertOptions) -> None:
+    """Copy T5's tokenizer beside T5."""
+    source, target = ModelFolder(options.source).tokenizer, output_path(options.target, "tokenizer", "")
+    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if files and source.resolve() != target.resolve():
         target.mkdir(parents=True, exist_ok=True)
-        for path in there:
+        for path in files:
             shutil.copyfile(path, target / path.name)
-        print(f"{target}: T5's tokenizer, {len(there)} files")
+        print(f"{target}: T5's tokenizer, {len(files)} files")

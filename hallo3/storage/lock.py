@@ -35,7 +35,7 @@ def lock_folder(folder: Path, subject: str, *, note: bool = True) -> Generator[N
             f"Another run is working on {subject}.",
             found=f"{folder.name}, locked by {name}",
             expected="one run at a time",
-            fix="wait until it is done, or stop it; its finished segments are kept",
+            fix="wait until it is done, or stop it; what it has finished is kept",
         ) from error
     try:
         if not (folder / LOCK_FILENAME).exists():

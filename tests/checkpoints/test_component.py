@@ -24,6 +24,7 @@ from hallo3.loading import load_models
 from hallo3.model.conditions import Conditions
 from hallo3.quantization.precision import PRECISIONS
 from support import original_checkpoints as checkpoints
+from support.published_names import to_original
 
 FP32, CPU = PRECISIONS["fp32"], torch.device("cpu")
 NANO = checkpoints.NANO
@@ -42,12 +43,12 @@ def original(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Pat
         ("transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
         ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
     ):
-        module |= {prefix + n: t for n, t in keys.to_original(load_file(files.find(part))).items()}
+        module |= {prefix + n: t for n, t in to_original(keys, load_file(files.find(part))).items()}
     checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
     vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
     for path, whole in (
         (checkpoint, {"module": module, "iteration": 1}),
-        (vae, {"state_dict": maps.VAE.to_original(load_file(files.vae))}),
+        (vae, {"state_dict": to_original(maps.VAE, load_file(files.vae))}),
     ):
         path.parent.mkdir(parents=True)
         torch.save(whole, path)
@@ -173,7 +174,7 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
     plain = {n: t for n, t in state.items() if "face" not in n and "audio" not in n}
     save_file(plain, path)
     assert "plain CogVideoX" in refused(path, "transformer")
-    sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in maps.REFERENCE.to_original(plain).items()}
+    sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in to_original(maps.REFERENCE, plain).items()}
     save_file(sat, path)
     assert "plain CogVideoX" in refused(path, "transformer")
 

@@ -1,8 +1,13 @@
-"""Conversion: equal to the original, at any precision, resumed after any stop."""
+"""Conversion: equal to the original in any precision, from any place, complete or not there."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hallo3.checkpoints import convert
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component import find_component
-from hallo3.checkpoints.convert import plan_output, write_output
+from hallo3.checkpoints.convert import OutputFile, plan_output, write_output
 from hallo3.checkpoints.load import read_config
+from hallo3.checkpoints.locate import PLACES
 from hallo3.checkpoints.source import open_source
 from hallo3.cli.main import main
-from hallo3.errors import CheckpointError
+from hallo3.config import COMPONENTS
+from hallo3.errors import CheckpointError, OutputError
 from hallo3.quantization.precision import PRECISIONS
 from support import original_checkpoints as checkpoints
+from support.published_names import to_ours
 
 CONFIG = checkpoints.NANO
 
@@ -35,7 +44,7 @@ def originals(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         "reference": (maps.REFERENCE, maps.REFERENCE_PREFIX),
     }
     return {
-        part: keys.to_ours({k.removeprefix(p): t for k, t in state.items() if k.startswith(p)})
+        part: to_ours(keys, {k.removeprefix(p): t for k, t in state.items() if k.startswith(p)})
         for part, (keys, p) in pairs.items()
     }
 
@@ -52,7 +61,7 @@ def test_converted_equals_original_bit_for_bit(
     folder, state = release
     assert main(["convert", str(folder), str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "left out: 2 (model.diffusion_model.mixins.pos_embed.freqs_" in out
+    assert "dropped: 2 (model.diffusion_model.mixins.pos_embed.freqs_" in out
     for part, wanted in originals(state).items():
         path = tmp_path / f"{part}.safetensors"
         found = load_file(path)
@@ -115,6 +124,107 @@ def test_other_precisions_are_a_cast(
     assert main(["convert", str(folder), str(tmp_path), "--dtype", dtype, "--part", "reference"]) == 0
     found, wanted = load_file(tmp_path / "reference.safetensors"), originals(state)["reference"]
     assert all(torch.equal(found[name], t.to(PRECISIONS[dtype].compute)) for name, t in wanted.items())
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Iterator[OutputFile]:
+    path = tmp_path / "source" / "mp_rank_00_model_states.pt"
+    checkpoints.write_checkpoint(path, CONFIG)
+    with open_source(path) as source:
+        yield plan_output(find_component(source, "transformer"), PRECISIONS["bf16"], {"a": 1})
+
+
+def stop_after(blocks: int) -> Callable[[int], None]:
+    """Progress that stops the run."""
+    left = iter(range(blocks))
+
+    def progress(_count: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 40])
+def test_a_stopped_run_leaves_the_earlier_file_and_the_next_one_replaces_it(
+    tmp_path: Path, output: OutputFile, blocks: int
+) -> None:
+    target = tmp_path / "out" / "a.safetensors"
+    target.parent.mkdir()
+    target.write_bytes(b"earlier")
+    with pytest.raises(KeyboardInterrupt):
+        write_output(output, target, stop_after(blocks))
+    assert target.read_bytes() == b"earlier"
+    done: list[int] = []
+    write_output(output, target, done.append)
+    assert target.read_bytes() == b"".join(output.blocks())
+    assert sum(done) == output.size
+    assert [path.name for path in target.parent.iterdir()] == ["a.safetensors"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hallo3.checkpoints.component import find_component
+from hallo3.checkpoints.convert import plan_output, write_output
+from hallo3.checkpoints.source import open_source
+from hallo3.quantization.precision import PRECISIONS
+left = iter(range(20))
+with open_source(Path(sys.argv[1])) as source:
+    output = plan_output(find_component(source, "transformer"), PRECISIONS["bf16"], {})
+    write_output(output, Path(sys.argv[2]), lambda _: next(left, None) is None and os.kill(os.getpid(), 9))
+"""
+
+
+def test_a_killed_run_leaves_no_half_file_and_no_lock(tmp_path: Path, output: OutputFile) -> None:
+    source, target = tmp_path / "source" / "mp_rank_00_model_states.pt", tmp_path / "out" / "a.safetensors"
+    words = [sys.executable, "-c", KILLED, str(source), str(target)]
+    assert subprocess.run(words, check=False, cwd=Path(__file__).parents[2]).returncode != 0
+    assert not target.exists()
+    write_output(output, target)
+    assert target.read_bytes() == b"".join(output.blocks())
+
+
+def test_a_second_run_does_not_write_the_same_file(tmp_path: Path, output: OutputFile) -> None:
+    target = tmp_path / "out" / "a.safetensors"
+
+    def run_again(_count: int) -> None:
+        with pytest.raises(OutputError, match=r"Another run is working on a\.safetensors"):
+            write_output(output, target)
+
+    write_output(output, target, run_again)
+    assert target.read_bytes() == b"".join(output.blocks())
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(
+    tmp_path: Path, output: OutputFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(convert.shutil, "disk_usage", lambda _folder: usage(10, 0, 10))
+    with pytest.raises(OutputError, match="not enough room"):
+        write_output(output, tmp_path / "out.safetensors")
+
+
+def places() -> Iterator[tuple[str, str]]:
+    """Every place of every component, with a word for each star."""
+    for part in COMPONENTS:
+        for pattern in PLACES[part]:
+            is_file = pattern.endswith((".safetensors", ".pt"))
+            place = pattern.replace("*", "1")
+            yield part, place if is_file else f"{place}/model.safetensors"
+
+
+@pytest.mark.parametrize(("part", "place"), [*places()])
+def test_a_component_is_converted_wherever_a_model_folder_finds_it(
+    tmp_path: Path, nano_folder: Path, part: str, place: str
+) -> None:
+    path = tmp_path / "source" / place
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(nano_folder / f"{part}.safetensors", path)
+    options = ["--part", part] if place.endswith(".pt") else []  # one checkpoint is for two components
+    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "out"), *options]) == 0
+    converted = tmp_path / "out" / f"{part}.safetensors"
+    assert load_file(converted).keys() == load_file(path).keys()
 
 
 def test_a_value_too_large_for_half_precision_is_named(tmp_path: Path) -> None:

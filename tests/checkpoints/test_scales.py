@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hallo3.checkpoints import convert as journal
 from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.component_config import check_file
 from hallo3.checkpoints.convert import plan_output, write_output
@@ -104,19 +103,6 @@ def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
             else:
                 with pytest.raises(CheckpointError, match="NaN or infinity in b"):
                     verify_file(source.files[0])
-
-
-def test_a_journal_that_lies_is_not_believed(tmp_path: Path) -> None:
-    source = tmp_path / "mp_rank_00_model_states.pt"
-    checkpoints.write_checkpoint(source, CONFIG)
-    target = tmp_path / "out.safetensors"
-    with open_source(source) as opened:
-        made = plan_output(find_component(opened, "transformer"), PRECISIONS["bf16"], {})
-        (tmp_path / "out.safetensors.unfinished").write_bytes(bytes(made.size))
-        note = {"recipe": journal._name(made), "written": max(made.borders), "crc": 0}
-        (tmp_path / "out.safetensors.unfinished.json").write_text(json.dumps(note))
-        write_output(made, target)
-        assert target.read_bytes() == b"".join(made.blocks(0))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from hallo3.checkpoints.load import read_state
 from hallo3.cli.main import main
 from hallo3.config import BUILT_IN, to_dict
 from support import hostile_pickles as hostile
+from support.published_names import to_original
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def write_original(path: Path) -> None:
         ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
     ):
         state = read_state(FOLDER / f"{part}.safetensors", torch.float32)
-        module |= {prefix + name: tensor for name, tensor in keys.to_original(state).items()}
+        module |= {prefix + name: tensor for name, tensor in to_original(keys, state).items()}
     torch.save({"module": module, "args": Namespace(lr=1)}, path)
     path.with_suffix(".json").write_text(json.dumps(to_dict(BUILT_IN)))
 
@@ -131,16 +132,15 @@ def test_other_files_are_refused(server: Server, folder: Path, transformer: str,
     del folder
     message = server.error(with_files(transformer, "reference.safetensors"))
     assert said in message
-    assert "do " in message
+    assert "Fix:" in message
     assert not (server.base / "models" / "diffusion_models" / hostile.MARK).exists()
 
 
 @pytest.mark.parametrize("naming", ["the original's", "ComfyUI's"])
 def test_weights_in_other_names_and_half_precision(stages: Stages, tmp_path: Path, naming: str) -> None:
     """The original's names, or ours behind the prefix with which ComfyUI saves a MODEL."""
-    maps = stages.host.module("hallo3.checkpoints.keymaps")
     state = read_state(FOLDER / "transformer.safetensors", torch.float32)
-    theirs = maps.TRANSFORMER.to_original(state) if naming == "the original's" else state
+    theirs = to_original(maps.TRANSFORMER, state) if naming == "the original's" else state
     named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
     config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
     header = {"hallo3": json.dumps({"part": "transformer", "config": config})}

@@ -19,6 +19,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.quantization.precision import PRECISIONS
+from support.published_names import to_original, to_ours
 
 from . import networks
 from .directory import Check, Golden, Report
@@ -52,7 +53,7 @@ def checkpoint(golden: Golden) -> Report:
 
 def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[str, Tensor]:
     state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return {name: tensor.to(torch.bfloat16) for name, tensor in keys.to_ours(state).items()}
+    return {name: tensor.to(torch.bfloat16) for name, tensor in to_ours(keys, state).items()}
 
 
 def load_parts(part: StoredComponent) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def load_parts(part: StoredComponent) -> dict[str, Tensor]:
 
 def round_trip(keys: KeyMap, part: StoredComponent, prefix: str) -> bool:
     """Our tensors under the original's names again: the file's own."""
-    back = keys.to_original(load_parts(part))
+    back = to_original(keys, load_parts(part))
     kept = {n.removeprefix(prefix) for n in part.source.entries if n.startswith(prefix)} - {
         name.removeprefix(prefix) for name in part.dropped
     }

@@ -16,6 +16,7 @@ from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.speech.wav2vec2 import SIZES, build_wav2vec2
 from hallo3.vae.autoencoder import VideoVAE, build_vae
+from support.published_names import to_ours
 
 from .directory import Golden
 
@@ -84,7 +85,7 @@ def transformer(
         for name, tensor in state.items()
     }
     network = Hallo3Transformer(config, Layers(device="meta", attention=attention))
-    load_strict(network, maps.TRANSFORMER.to_ours(state), "the golden's transformer")
+    load_strict(network, to_ours(maps.TRANSFORMER, state), "the golden's transformer")
     return network
 
 
@@ -92,7 +93,7 @@ def reference(golden: Golden, config: Hallo3Config, attention: Attention = sdpa)
     state = _stripped(weights_of(golden, REFERENCE), maps.REFERENCE_PREFIX)
     layers = Layers(device="meta", attention=attention)
     network = ReferenceNetwork(config.trunk, config.segment.shape.latent, layers)
-    load_strict(network, maps.REFERENCE.to_ours(state), "the golden's reference network")
+    load_strict(network, to_ours(maps.REFERENCE, state), "the golden's reference network")
     return network
 
 
@@ -114,7 +115,7 @@ def vae(encoder: Golden | None, decoder: Golden | None) -> VideoVAE:
     built = build_vae(vae_config(about))
     for side, weights in given.items():
         if weights is not None:
-            ours = maps.VAE.to_ours(_stripped(weights, ""))
+            ours = to_ours(maps.VAE, _stripped(weights, ""))
             state = {name.removeprefix(side + "."): tensor for name, tensor in ours.items()}
             load_strict(cast(nn.Module, getattr(built.network, side)), state, f"the golden's VAE {side}")
     return built

@@ -18,6 +18,7 @@ from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.speech.wav2vec2 import build_wav2vec2
 from hallo3.text_encoder import build_t5
 from hallo3.vae.autoencoder import build_vae
+from support.published_names import to_original, to_ours
 
 MANIFEST: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text()
@@ -58,12 +59,12 @@ def test_shapes_and_maps_agree_with_the_manifest(
     name: str, network: nn.Module, keymap: KeyMap, original: dict[str, Tensor], dropped: int
 ) -> None:
     del name
-    ours = keymap.to_ours(original)
+    ours = to_ours(keymap, original)
     assert shapes(ours) == shapes(network.state_dict())
     without = keymap.dropped(original)
     assert len(without) == dropped
     assert all(without.values())
-    back = keymap.to_original(ours)
+    back = to_original(keymap, ours)
     assert shapes(back) == {k: s for k, s in shapes(original).items() if k not in without}
 
 

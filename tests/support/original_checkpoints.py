@@ -19,6 +19,7 @@ from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO, Hallo3Config, to_dict
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.vae.autoencoder import build_vae
+from support.published_names import to_original
 
 SMALL = replace(NANO, trunk=replace(NANO.trunk, layers=42))
 """All of the released model's layers, each as small as it gets."""
@@ -37,7 +38,7 @@ def module(
         (maps.REFERENCE_PREFIX, maps.REFERENCE, build_reference(config.trunk, shape)),
     )
     for prefix, keys, network in networks:
-        original = keys.to_original(make(network, prefix))
+        original = to_original(keys, make(network, prefix))
         original[_SAT + "cos"] = original[_SAT + "sin"] = torch.ones(shape.tokens, config.trunk.head_dim)
         original["transformer.position_embeddings.weight"] = torch.ones(64, config.trunk.width)
         state |= {prefix + name: tensor.to(dtype) for name, tensor in original.items()}
@@ -87,7 +88,7 @@ def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:
     vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
     vae.parent.mkdir(parents=True)
     network = cast(nn.Module, build_vae(config.vae).network)
-    original = maps.VAE.to_original(make_random_state(network, "vae"))
+    original = to_original(maps.VAE, make_random_state(network, "vae"))
     torch.save({"state_dict": {**original, "loss.logvar": torch.zeros(())}}, vae)
     for file in (checkpoint, vae):
         file.with_suffix(".json").write_text(json.dumps(to_dict(config)))
