@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.rehearsal import Rehearsal, full_size
 from hallo3.config import HALLO3
-from hallo3.offload.budget import GB, plan_memory
+from hallo3.offload.budget import plan_memory
 from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
+from hallo3.units import GB
 
 CEILINGS = (6, 8, 12, 16, 24)
 RATES = (70e12, 160e12, 400e12, 800e12)

@@ -187,7 +187,7 @@ def planned(way: Way, source: Source) -> MemoryPlan | None:
 
 def arranged(settings: Settings, plan: MemoryPlan) -> Settings:
     """The settings that a plan decides; they change no result beyond rounding."""
-    chosen = plan.arrangement
+    chosen = plan.offload
     return replace(
         settings,
         passes=chosen.passes,

@@ -31,9 +31,9 @@ from hallo3.offload.streaming import (
     StreamableModule,
     StreamedModule,
     WeightGroup,
-    others_of,
-    put,
-    tensors_of,
+    group_tensors,
+    set_tensors,
+    ungrouped_tensors,
 )
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import LocalRenderer
@@ -75,7 +75,9 @@ def stored(
         }
 
     number = precision.compute
-    put(network, {name: torch.empty(t.shape, dtype=number) for name, t in others_of(network, rows)})
+    set_tensors(
+        network, {name: torch.empty(t.shape, dtype=number) for name, t in ungrouped_tensors(network, rows)}
+    )
     return StreamableModule(
         network.eval().requires_grad_(False),
         rows,
@@ -87,7 +89,7 @@ def stored(
 def _shapes(
     network: nn.Module, item: WeightGroup, precision: Precision
 ) -> Iterator[tuple[str, tuple[torch.Size, torch.dtype]]]:
-    for name, tensor in tensors_of(network, item):
+    for name, tensor in group_tensors(network, item):
         held = FP8 if precision.is_fp8(name) else precision.compute
         yield name, (tensor.shape, torch.float32 if name.endswith("weight_scale") else held)
 
@@ -136,7 +138,7 @@ class Rehearsal:
 
     def models(self) -> Models:
         """The networks behind the residencies that the plan asks for."""
-        config, precision, arranged = self.sizes.config, self.demand.precision, self.plan.arrangement
+        config, precision, arranged = self.sizes.config, self.demand.precision, self.plan.offload
         kernels = FUSED if self.demand.fused else PLAIN
         layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
         latent = config.segment.shape.latent
@@ -144,7 +146,7 @@ class Rehearsal:
         dit = Hallo3Transformer(config, layers)
         reader = ReferenceNetwork(config.trunk, latent, layers)
         codec = Decoder(build_vae(config.vae).network, config.vae.scaling_factor, arranged.decode)
-        transformer = stored(dit, split_groups(dit), precision, arranged.staying)
+        transformer = stored(dit, split_groups(dit), precision, arranged.resident)
         reference, vae = stored(reader, split_groups(reader), precision), stored(codec, [], precision)
         settles = arranged.home == DEVICE
         return Models(
@@ -159,7 +161,7 @@ class Rehearsal:
 
     def settings(self) -> Settings:
         """Two steps; the tables of the others are made besides."""
-        arranged = self.plan.arrangement
+        arranged = self.plan.offload
         chosen = settings_for(HALLO3.defaults, steps=self.demand.steps)
         return replace(
             chosen,
@@ -223,7 +225,7 @@ class Rehearsal:
 
     def _text_encoder(self) -> AbstractContextManager[nn.Module]:
         t5, plain = build_t5(self.sizes.text), replace(self.demand.precision, fp8_weights=False)
-        put(t5, {UNUSED: torch.empty(0)})
+        set_tensors(t5, {UNUSED: torch.empty(0)})
         return standing(stored(t5, split_text_groups(t5), plain), False)
 
     def _prepared(self, identity: Identity, models: Models) -> LocalRenderer:
@@ -241,7 +243,7 @@ def standing(network: StreamableModule[N], settles: bool) -> AbstractContextMana
     return (
         ResidentModule(lambda: network, META)
         if settles
-        else StreamedModule(lambda: network, META, reader=AtOnce)
+        else StreamedModule(lambda: network, META, executor=AtOnce)
     )
 
 

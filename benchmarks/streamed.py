@@ -21,20 +21,21 @@ from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.kernels.select import choose_kernels
 from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.offload.budget import GB, MemoryPlan, plan_memory
+from hallo3.offload.budget import MemoryPlan, plan_memory
 from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadConfig, measure_sizes
 from hallo3.offload.streaming import (
-    Packed,
+    PackedTensors,
     ResidentModule,
     StreamableModule,
     StreamedModule,
     WeightGroup,
-    in_memory,
-    put,
+    set_tensors,
+    store_in_memory,
 )
-from hallo3.offload.system_memory import keep_under, ram_bytes, total_bytes
+from hallo3.offload.system_memory import limit_torch, ram_bytes, total_bytes
 from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.quantization.precision import PRECISIONS
+from hallo3.units import GB
 from hallo3.vae.autoencoder import build_vae
 
 STEPS = 50
@@ -59,16 +60,16 @@ def _under(place: Place, clock: Clock, attention: Attention, ceiling: float, res
         plan = plan_under(place, ceiling)
     except InputError as error:
         return {"failed": f"{error.headline} {error.expected}"}
-    if plan.arrangement.home == DISK:
+    if plan.offload.home == DISK:
         return {"failed": "not measured: the weights do not fit into the host's memory"}
     if ceiling * GB > total_bytes(place.device):
         return {"failed": "not measured: the device has less"}
-    keep_under(plan.promised, place.device)
+    limit_torch(plan.torch_limit, place.device)
     try:
-        row = {"plan": plan.line()} | measured(place, clock, attention, plan.arrangement)
+        row = {"plan": plan.line()} | measured(place, clock, attention, plan.offload)
     finally:
         clock.tidy()
-        keep_under(total_bytes(place.device), place.device)
+        limit_torch(total_bytes(place.device), place.device)
     return row | reckoned(row, resident)
 
 
@@ -143,10 +144,10 @@ def _at_home(
         values.normal_(0, 0.02, generator=drawn)
         return (values.add_(1) if tensor.ndim == 1 and name.endswith("weight") else values).cpu()
 
-    put(network, {name: made(name, tensor) for name, tensor in network.state_dict().items()})
+    set_tensors(network, {name: made(name, tensor) for name, tensor in network.state_dict().items()})
     rows = split_groups(network)
-    staying = choose_resident(rows[0], arranged.staying)
-    return in_memory(network, rows, staying=staying, locked=place.device.type == "cuda")
+    staying = choose_resident(rows[0], arranged.resident)
+    return store_in_memory(network, rows, resident=staying, pinned=place.device.type == "cuda")
 
 
 class Counted:
@@ -154,15 +155,15 @@ class Counted:
     its blocks, which are the first row."""
 
     def __init__(self, stored: StreamableModule[Any]) -> None:
-        self.bytes, self._shelf = 0, stored.shelf
-        self.blocks = sum(_size(stored.shelf(item)) for item in stored.rows[0])
-        self.stored = stored._replace(shelf=self._taken)
+        self.bytes, self._shelf = 0, stored.store
+        self.blocks = sum(_size(stored.store(item)) for item in stored.sequences[0])
+        self.stored = stored._replace(store=self._taken)
 
-    def _taken(self, item: WeightGroup) -> Mapping[str, Tensor] | Packed:
+    def _taken(self, item: WeightGroup) -> Mapping[str, Tensor] | PackedTensors:
         kept = self._shelf(item)
         self.bytes += _size(kept)
         return kept
 
 
-def _size(kept: Mapping[str, Tensor] | Packed) -> int:
-    return kept.size if isinstance(kept, Packed) else sum(t.nbytes for t in kept.values())
+def _size(kept: Mapping[str, Tensor] | PackedTensors) -> int:
+    return kept.size if isinstance(kept, PackedTensors) else sum(t.nbytes for t in kept.values())

@@ -1,13 +1,14 @@
-"""Doctor: is everything there that the released model needs?"""
+"""Doctor: which files of the released model are here, and where missing ones belong."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..hallo3.checkpoints.inspect import FoundComponent, inspect
+from ..hallo3.checkpoints.inspect import inspect
 from ..hallo3.checkpoints.locate import RELEASE, ModelFolder
 from ..hallo3.doctor import Machine, diagnose, format_report
 from ..hallo3.errors import CheckpointError
@@ -16,8 +17,6 @@ from .loaders import SAFE
 
 
 class Hallo3Doctor(io.ComfyNode):
-    """A report of which files are there, and where the missing belong."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -40,29 +39,22 @@ class Hallo3Doctor(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))
-        report = diagnose(ModelFolder(folder, _elsewhere()), machine, headless=False)
+        report = diagnose(ModelFolder(folder, _find_components()), machine, headless=False)
         text = format_report(report)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
-def _elsewhere() -> dict[str, Path]:
-    """Parts in any folder that ComfyUI knows, extra model paths included, by what files hold and not by their
-    names. A file that fits counts before one that does not."""
-    fitting: dict[str, Path] = {}
+def _find_components() -> dict[str, Path]:
+    """Component -> file, in every folder that ComfyUI knows, extra model paths included; found by content,
+    not by name. Usable files come before others."""
+    usable: dict[str, Path] = {}
     others: dict[str, Path] = {}
-    for category in sorted({place.folder for place in RELEASE.values()}):
+    for category in sorted({component.folder for component in RELEASE.values()}):
         for name in folder_paths.get_filename_list(category):
             path = folder_paths.get_full_path(category, name)
             if path is None or not name.lower().endswith(SAFE):
                 continue
-            for found in _parts_in(Path(path)):
-                (others if found.wrong else fitting).setdefault(found.part, Path(path))
-    return {**others, **fitting}
-
-
-def _parts_in(path: Path) -> tuple[FoundComponent, ...]:
-    """What a file holds of the model; nothing if it cannot be read, which a loader would say."""
-    try:
-        return inspect(path).parts
-    except CheckpointError:
-        return ()
+            with suppress(CheckpointError):  # the loader says why
+                for component in inspect(Path(path)).parts:
+                    (others if component.wrong else usable).setdefault(component.part, Path(path))
+    return {**others, **usable}

@@ -1,8 +1,7 @@
-"""Plan: what a video will take, told before anything is loaded."""
+"""Plan: estimate disk, memory and time of a video before anything is loaded."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
 from ..hallo3.errors import InputError, check_choice
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
-from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
+from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
 from ..hallo3.media.audio import AudioStats
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
 from ..hallo3.media.paste_back import make_paste_back
-from ..hallo3.segments import SegmentPlan, plan_segments
+from ..hallo3.segments import plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, picture_of, recording_of
@@ -27,13 +26,11 @@ from .identity import photograph_of
 from .schema import IdentityType
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
-WEIGHTS = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
-"""Bytes of all the parts, loaded one after the other at most."""
+WEIGHT_BYTES = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
+"""In RAM, of all components."""
 
 
 class Hallo3Plan(io.ComfyNode):
-    """AUDIO to AUDIO, and words about what it takes to make a video of it."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -94,30 +91,36 @@ class Hallo3Plan(io.ComfyNode):
         check_choice(model, MODELS, "model")
         recording, config = recording_of(audio), MODELS[model]
         segment, encoding = config.segment, make_encoding(codec, -1)
-        channels, samples = recording.waveform.shape
-        facts = AudioStats(recording.sample_rate, channels, samples)
-        plan = plan_segments(facts.length_at(segment.sample_rate), segment)
-        size, jobs = _size(portrait, identity, paste_back, segment.shape), jobs_folder()
+        stats = AudioStats(recording.sample_rate, *recording.waveform.shape)
+        plan = plan_segments(stats.length_at(segment.sample_rate), segment)
+        size, jobs = _video_size(portrait, identity, paste_back, segment.shape), jobs_folder()
         evaluations = steps * (1 if guidance_scale == 1 else 2)
-        kind = throughput_key(config.name, compute_device(), evaluations, size, encoding)
-        expected = estimate_run(
+        key = throughput_key(config.name, compute_device(), evaluations, size, encoding)
+        estimate = estimate_run(
             plan,
             segment.shape,
             size,
             codec,
-            weights=WEIGHTS[model],
+            weights=WEIGHT_BYTES[model],
             features=config.audio.layers * config.audio.channels * 4,
             keep_pixels=images,
-            throughput=read_throughput(jobs, kind),
+            throughput=read_throughput(jobs, key),
         )
-        text = words(plan, expected, size)
-        check(plan, expected, size, images, jobs)
+        check_disk(estimate, jobs)
+        if images:
+            bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]
+            check_memory(bytes_needed, f"{plan.frames} frames of {size[0]} x {size[1]} px")
+        text = (
+            f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, {size[0]} x {size[1]}\n"
+            f"segments  {len(plan)}\n{estimate.text()}"
+        )
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
 
 
-def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: VideoShape) -> tuple[int, int]:
-    """The video's (width, height), as Extrapolate will have it; of a portrait whose crop is not known yet, as
-    if it were the middle."""
+def _video_size(
+    portrait: Any, identity: Identity | None, paste_back: bool, shape: VideoShape
+) -> tuple[int, int]:
+    """(width, height), as of Hallo3 Extrapolate; the crop of a portrait is taken to be the middle."""
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         if paste_back:
@@ -137,20 +140,3 @@ def _size(portrait: Any, identity: Identity | None, paste_back: bool, shape: Vid
         return around.width, around.height
     canvas = fit(picture, shape)
     return canvas.width, canvas.height
-
-
-def words(plan: SegmentPlan, expected: RunEstimate, size: tuple[int, int]) -> str:
-    """The plan for people."""
-    seconds = plan.frames / plan.config.fps
-    return (
-        f"video     {plan.frames} frames, {seconds:.2f} s, {size[0]} x {size[1]}\n"
-        f"segments  {len(plan)}\n{expected.text()}"
-    )
-
-
-def check(plan: SegmentPlan, expected: RunEstimate, size: tuple[int, int], images: bool, jobs: Path) -> None:
-    """Refuse what cannot fit. Raises ``InputError`` with the numbers."""
-    check_disk(expected, jobs)
-    if images:
-        bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]
-        check_memory(bytes_needed, f"{plan.frames} frames of {size[0]} x {size[1]} px")

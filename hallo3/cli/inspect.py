@@ -38,7 +38,7 @@ def run_doctor(options: DoctorOptions) -> None:
     else:
         print(doctor.format_report(report))
     if not report.ready:
-        missing = [part.part for part in report.parts if not part.good]
+        missing = [part.part for part in report.parts if not part.ready]
         raise CheckpointError(
             "The model is not complete.",
             found=f"no usable {', '.join(missing)}",

@@ -44,7 +44,7 @@ class RunNetworks:
             memory=request.memory,
             attention=request.attention,
             kernels=request.kernels.kernels,
-            examined=request.verifier,
+            verifier=request.verifier,
             extract=request.subject.identity is None,
         )
 

@@ -150,7 +150,7 @@ class AnimateRequest:
         )  # else they are a plan's, for a GPU
         kernels = self.kernels.kernels if shown else PLAIN
         attention += "" if kernels is PLAIN else f" {kernels.name}"
-        placement = self.offload if self.memory is None else self.memory.arrangement.short
+        placement = self.offload if self.memory is None else self.memory.offload.label
         device = f"{self.precision.name} {self.device.type} {placement}{attention}"
         evaluations, cache = self.settings.evaluations, self.settings.step_cache
         return throughput_key(self.config.name, device, evaluations, self.size, self.encoding, cache)
@@ -171,7 +171,7 @@ class AnimateRequest:
     def _weight_bytes(self) -> int:
         """Bytes of the weights that are held in RAM."""
         if self.memory is not None:
-            return self.memory.host
+            return self.memory.ram
         total = 0
         for component in COMPONENTS:
             with suppress(CheckpointError), open_source(self.files.find(component)) as source:

@@ -13,7 +13,7 @@ from ..errors import CheckpointError, InputError
 from ..messages import logger
 from ..offload.budget import plan_memory
 from ..offload.estimate import MemoryRequirements, measure_sizes
-from ..offload.system_memory import available_bytes, free_bytes, keep_under, total_bytes
+from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization.precision import PRECISIONS
 from ..units import GB
 from .options import AUTO
@@ -40,12 +40,12 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     )
     sizes = measure_sizes(request.config, precision, *_encoder_configs(request))
     plan = plan_memory(sizes, requirements, ceiling, available_bytes())
-    arrangement = plan.arrangement
+    offload = plan.offload
     settings = replace(
         request.settings,
-        passes=arrangement.passes,
-        on_access=arrangement.on_access,
-        steps_on_access=arrangement.steps_on_access,
+        passes=offload.passes,
+        on_access=offload.on_access,
+        steps_on_access=offload.steps_on_access,
     )
     planned = replace(request, memory=plan, settings=settings)
     planned.__dict__["kernels"] = request.kernels  # chosen once: their self-test compiles
@@ -56,8 +56,8 @@ def limit_gpu_memory(request: AnimateRequest) -> None:
     """Have torch enforce the limit that was asked for, or none."""
     if request.device.type == "cuda":
         asked = request.memory is not None and request.options.vram not in (None, AUTO)
-        limit = request.memory.promised if request.memory and asked else total_bytes(request.device)
-        keep_under(limit, request.device)
+        limit = request.memory.torch_limit if request.memory and asked else total_bytes(request.device)
+        limit_torch(limit, request.device)
 
 
 def check_vram(request: AnimateRequest) -> None:

@@ -1,1 +1,1 @@
-"""A run under a ceiling of the GPU's memory: what is needed, where it stands, and the plan of it."""
+"""Offloading: GPU memory of a run, plans that keep it under a limit, and weight streaming."""

@@ -1,194 +1,190 @@
-"""How a whole run fits under a ceiling of the device's memory, decided before anything is loaded.
+"""How a run fits a limit of GPU memory: arithmetic, done before anything is loaded, without a GPU.
 
-A plan is arithmetic: it needs no GPU. Of the ceiling, ``RESERVE`` bytes and ``SPARE`` of it are left alone.
-Arrangements are tried from the fastest on, and the first that fits is taken:
+``RESERVE_BYTES`` and ``FRAGMENTATION`` of the limit stay free. Configurations are tried from the fastest to
+the smallest, and the first that fits is used:
 
-1. transformer and VAE stay on the device, a decode's caches too; branches batched, then one after the other;
-2. all blocks stay while a segment is sampled, the rest comes when it is needed; batched, then one after the
-   other;
-3. as many blocks stay as fit, the others pass by in every step, which both branches make abreast;
-4. the same with what a block hears projected when it is read; then with what the timesteps do to it too.
+1. transformer and VAE resident, caches of a decode on the device; branches batched, then sequential;
+2. all blocks resident while a segment is sampled, other weights on demand; batched, then sequential;
+3. as many blocks resident as fit, the others streamed in every step, which evaluates both branches layer by
+   layer;
+4. the same with audio conditions projected on access; then with the modulations of the steps on access too.
 
-Decodes are tried with their caches on the device and ever more strips, then with caches in the host's memory.
+Decodes are tried with caches on the device and a growing number of strips, then with caches in RAM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import InputError
 from ..quantization.precision import PRECISIONS
+from ..units import GB
 from ..vae.tiling import DecodePlan
 from .estimate import (
     DEVICE,
     DISK,
-    MEMORY,
+    RAM,
     MemoryRequirements,
     ModelSizes,
     OffloadConfig,
     StagePlan,
-    in_precision,
-    stages_of,
+    measure_sizes,
+    plan_stages,
 )
 
-GB = 1_000_000_000
-CONTEXT = 500_000_000
-"""Bytes that CUDA itself takes of a device, outside of what torch hands out."""
-WORKSPACE = 200_000_000
-"""Bytes that libraries take for their own scratch: matrix products, convolutions."""
-RESERVE = CONTEXT + WORKSPACE
-SPARE = 0.05
-"""Share of the ceiling that is lost between tensors."""
-PROGRAM = 3 * GB
-"""Bytes of the host's memory for everything but the transformer's weights: Python, torch, frames, a decode's
-caches."""
-LOADED = 0.85
-"""Share of the host's memory that a run may fill."""
-DECODES = tuple(DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16))
+CONTEXT_BYTES = 500_000_000
+"""What CUDA itself takes of a device, outside of PyTorch's allocator."""
+RESERVE_BYTES = CONTEXT_BYTES + 200_000_000
+"""With workspaces of matrix products and convolutions."""
+FRAGMENTATION = 0.05
+"""Share of the limit that is lost between tensors."""
+OTHER_RAM_BYTES = 3 * GB
+"""RAM for everything but the transformer's weights: Python, PyTorch, frames, caches of a decode."""
+MAX_RAM_SHARE = 0.85
+DECODE_PLANS = tuple(
+    DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
+)
+_ORIGINS = {RAM: "RAM", DISK: "disk"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """An arrangement that fits under ``ceiling`` bytes, and its stages."""
+    """A configuration that fits ``limit`` bytes, and its stages; ``ram`` bytes of weights are held in RAM."""
 
-    ceiling: int
-    arrangement: OffloadConfig
+    limit: int
+    offload: OffloadConfig
     stages: tuple[StagePlan, ...]
-    host: int
-    """Bytes of weights that are held in the host's memory."""
+    ram: int
 
     @property
     def peak(self) -> int:
-        """Bytes of the stage that needs most, without the reserve."""
+        """Bytes of the largest stage, without the reserve."""
         return max(stage.total for stage in self.stages)
 
     @property
-    def promised(self) -> int:
-        """Bytes that torch may hand out if the ceiling is to be kept."""
-        return self.ceiling - CONTEXT
+    def torch_limit(self) -> int:
+        """Bytes that PyTorch may allocate under the limit."""
+        return self.limit - CONTEXT_BYTES
 
-    def as_dict(self) -> dict[str, object]:
-        """The plan for programs."""
-        stages = [asdict(stage) | {"total": stage.total} for stage in self.stages]
+    def as_dict(self) -> dict[str, Any]:
         return {
-            "ceiling": self.ceiling,
-            "host": self.host,
-            "reserve": self.ceiling - usable(self.ceiling),
+            "ceiling": self.limit,
+            "host": self.ram,
+            "reserve": self.limit - usable_bytes(self.limit),
             "peak": self.peak,
-            "arrangement": asdict(self.arrangement),
-            "stages": stages,
+            "arrangement": self.offload.as_dict(),
+            "stages": [stage.as_dict() for stage in self.stages],
         }
 
     def text(self) -> str:
-        """For people, a line a stage."""
-        usable_gb = usable(self.ceiling) / GB
+        """One line per stage."""
+        usable = usable_bytes(self.limit) / GB
         lines = [
-            f"of the GPU's memory at most {self.ceiling / GB:.1f} GB; {usable_gb:.1f} GB of them are planned "
-            "with, the rest is reserve",
-            "stage      peak GB  weights  kept  at work  on the device",
+            f"GPU memory limit {self.limit / GB:.1f} GB: {usable:.1f} GB for the run, the rest is a reserve",
+            "stage      peak GB  weights  conditions  activations  on the GPU",
         ]
         for stage in self.stages:
-            streamed = (
-                f"; {stage.streamed / GB:.1f} GB come from {_ORIGINS[stage.origin]}" if stage.streamed else ""
+            weights, conditions, activations = (
+                f"{count / GB:.2f}" for count in (stage.weights, stage.conditions, stage.activations)
             )
-            each = " in every step" if streamed and stage.name == "sample" else ""
-            bytes_of = (stage.weights, stage.conditions, stage.activations)
-            weights, kept, at_work = (f"{count / GB:.2f}" for count in bytes_of)
-            said = f"{stage.says}{streamed}{each}"
             lines.append(
-                f"{stage.name:<10} {stage.total / GB:7.2f} {weights:>8} {kept:>5} {at_work:>8}  {said}"
+                f"{stage.name:<10} {stage.total / GB:7.2f} {weights:>8} {conditions:>11} {activations:>12}  "
+                f"{stage.description}{_describe_streaming(stage)}"
             )
         return "\n".join(lines)
 
     def line(self) -> str:
-        """The plan in a few words."""
         sample, decode = self.stage("sample"), self.stage("decode")
-        passing = (
-            f", {sample.streamed / GB:.1f} GB a step from {_ORIGINS[sample.origin]}"
-            if sample.streamed
-            else ""
+        return (
+            f"{sample.description}{_describe_streaming(sample)}; decode: {decode.description}; "
+            f"peak {self.peak / GB:.1f} GB"
         )
-        return f"{sample.says}{passing}; decode: {decode.says}; peak {self.peak / GB:.1f} GB"
 
     def stage(self, name: str) -> StagePlan:
-        """The stage of a name."""
         return next(stage for stage in self.stages if stage.name == name)
 
 
-_ORIGINS = {MEMORY: "memory", DISK: "disk"}
+def _describe_streaming(stage: StagePlan) -> str:
+    if not stage.streamed:
+        return ""
+    per_step = " per step" if stage.name == "sample" else ""
+    return f", {stage.streamed / GB:.1f} GB{per_step} from {_ORIGINS[stage.origin]}"
 
 
-def usable(ceiling: int) -> int:
-    """Bytes of a ceiling that a plan may fill."""
-    return max(0, round(ceiling * (1 - SPARE)) - RESERVE)
+def usable_bytes(limit: int) -> int:
+    """Bytes of a limit that a plan may use."""
+    return max(0, round(limit * (1 - FRAGMENTATION)) - RESERVE_BYTES)
 
 
-def plan_memory(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int, ram: int) -> MemoryPlan:
-    """The fastest arrangement of a run that fits under ``ceiling`` bytes of the device, with ``ram`` bytes of
-    the host's own memory. Raises ``InputError`` when none does."""
-    room, parts = usable(ceiling), sizes.transformer
-    home = MEMORY if parts.total + PROGRAM <= LOADED * ram else DISK
-    for arrangement in _arrangements(sizes, demand, home, room):
-        for decode in DECODES:
-            if arrangement.home == DEVICE and decode.caches != "device":
-                break  # what is gained by staying would be lost in decoding
-            plan = replace(arrangement, decode=decode)
-            stages = tuple(stages_of(sizes, demand, plan))
-            if max(stage.total for stage in stages) <= room:
-                host = parts.total if plan.home == MEMORY else parts.once.total
-                return MemoryPlan(ceiling=ceiling, arrangement=plan, stages=stages, host=host)
-    least, where = least_needed(sizes, demand)
-    smaller = _that_fit(sizes, demand, ceiling)
+def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int, ram: int) -> MemoryPlan:
+    """The fastest configuration for ``limit`` bytes of GPU memory and ``ram`` bytes of RAM.
+
+    Raises ``InputError`` if nothing fits.
+    """
+    usable, total = usable_bytes(limit), sizes.transformer.total
+    home = RAM if total + OTHER_RAM_BYTES <= MAX_RAM_SHARE * ram else DISK
+    for config in _configs(sizes, requirements, home, usable):
+        for decode in DECODE_PLANS:
+            if config.home == DEVICE and decode.caches != "device":
+                break  # decoding would lose what resident weights gain
+            offload = replace(config, decode=decode)
+            stages = plan_stages(sizes, requirements, offload)
+            if max(stage.total for stage in stages) <= usable:
+                held = total if offload.home == RAM else sizes.transformer.once.total
+                return MemoryPlan(limit=limit, offload=offload, stages=stages, ram=held)
+    least, stage = min_limit(sizes, requirements)
+    smaller = " or ".join(_precisions_that_fit(sizes, requirements, limit))
     raise InputError(
-        "The run does not fit into so much of the GPU's memory.",
-        found=f"{ceiling / GB:.1f} GB",
-        expected=f"{least / GB:.1f} GB or more in {demand.precision.name}: so much takes the stage {where}",
-        fix="allow more" + (f", or use {' or '.join(smaller)}" if smaller else ""),
+        "The run does not fit the GPU memory limit.",
+        found=f"{limit / GB:.1f} GB",
+        expected=f"at least {least / GB:.1f} GB in {requirements.precision.name}, for the stage {stage}",
+        fix="allow more" + f", or use {smaller}" * bool(smaller),
     )
 
 
-def least_needed(sizes: ModelSizes, demand: MemoryRequirements) -> tuple[int, str]:
-    """The smallest ceiling under which a run fits, and the stage that decides it."""
+def min_limit(sizes: ModelSizes, requirements: MemoryRequirements) -> tuple[int, str]:
+    """The smallest limit that a run fits, and the stage that decides it."""
     smallest = OffloadConfig(
         home=DISK,
-        staying=0,
+        resident=0,
         passes="layer-major",
         on_access=True,
         steps_on_access=True,
-        decode=DECODES[-1],
+        decode=DECODE_PLANS[-1],
     )
-    stages = list(stages_of(sizes, demand, smallest))
-    most = max(stages, key=lambda stage: stage.total)
-    return round((most.total + RESERVE) / (1 - SPARE)) + 1, most.name
+    largest = max(plan_stages(sizes, requirements, smallest), key=lambda stage: stage.total)
+    return round((largest.total + RESERVE_BYTES) / (1 - FRAGMENTATION)) + 1, largest.name
 
 
-def _that_fit(sizes: ModelSizes, demand: MemoryRequirements, ceiling: int) -> list[str]:
-    """Precisions of smaller weights in which the run fits, by name."""
-    now = demand.precision
-    found = ["bf16"] if now.compute.itemsize > PRECISIONS["bf16"].compute.itemsize else []
-    found += [] if now.fp8_weights else ["fp8"]
-    each = {name: PRECISIONS[name] for name in found}
-    return [
-        name
-        for name, other in each.items()
-        if least_needed(in_precision(sizes, other), replace(demand, precision=other))[0] <= ceiling
-    ]
+def _precisions_that_fit(sizes: ModelSizes, requirements: MemoryRequirements, limit: int) -> Iterator[str]:
+    """Precisions of smaller weights."""
+    precision = requirements.precision
+    names = ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights)
+    for name in names:
+        other = measure_sizes(sizes.config, PRECISIONS[name], sizes.text, sizes.speech)
+        if min_limit(other, replace(requirements, precision=PRECISIONS[name]))[0] <= limit:
+            yield name
 
 
-def _arrangements(
-    sizes: ModelSizes, demand: MemoryRequirements, home: str, room: int
+def _configs(
+    sizes: ModelSizes, requirements: MemoryRequirements, home: str, usable: int
 ) -> Iterator[OffloadConfig]:
-    count = sizes.transformer.blocks.count
-    passes = ("batched", "sequential") if demand.branches == 2 else ("batched",)
-    for where in (DEVICE, home):
-        for each in passes:
-            yield OffloadConfig(home=where, staying=count, passes=each)
-    for access in ((False, False), (True, False), (True, True)):
-        none = OffloadConfig(
-            home=home, staying=0, passes="layer-major", on_access=access[0], steps_on_access=access[1]
+    blocks = sizes.transformer.blocks
+    for place in (DEVICE, home):
+        for passes in ("batched", "sequential") if requirements.branches == 2 else ("batched",):
+            yield OffloadConfig(home=place, resident=blocks.count, passes=passes)
+    for on_access, steps_on_access in ((False, False), (True, False), (True, True)):
+        streamed = OffloadConfig(
+            home=home,
+            resident=0,
+            passes="layer-major",
+            on_access=on_access,
+            steps_on_access=steps_on_access,
         )
-        sampled = next(stage for stage in stages_of(sizes, demand, none) if stage.name == "sample")
-        fitting = (room - sampled.total) // sizes.transformer.blocks.largest
-        for staying in range(min(count - 1, fitting), -1, -1):  # another stage may want some of the room
-            yield replace(none, staying=staying)
+        stages = plan_stages(sizes, requirements, streamed)
+        sample = next(stage for stage in stages if stage.name == "sample")
+        fitting = min(blocks.count - 1, (usable - sample.total) // blocks.largest)
+        for resident in range(fitting, -1, -1):  # another stage may need some of the memory
+            yield replace(streamed, resident=resident)

@@ -1,10 +1,14 @@
-"""The stages of a run, and what each has on the device under an arrangement: weights, conditions,
-activations."""
+"""GPU memory of every stage of a run: weights, conditions and activations, from shapes alone.
+
+Weights are counted on the meta device. Conditions and activations are closed formulas; activations are upper
+bounds, at most 15 % above what is counted on the meta device (tests/offload/test_estimate.py), those of a
+decode in ``vae/decode_memory.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -18,52 +22,57 @@ from ..quantization.precision import Precision
 from ..vae.autoencoder import WHOLE
 from ..vae.decode_memory import decode_bytes
 from ..vae.tiling import DecodePlan
-from . import activations as of
-from .streaming import WeightGroup, others_of, tensors_of
+from .streaming import WeightGroup, group_tensors, ungrouped_tensors
 from .weight_store import split_groups, split_text_groups
+
+RAM, DISK, DEVICE = "memory", "disk", "device"
+FLOAT_BYTES = 4
+SAMPLER_LATENTS = 10
+"""Latents in float32 that a sampler holds: noisy ones, estimates of two steps, noise, velocities of two
+branches."""
+SPEECH_BYTES = 90_632_320
+"""wav2vec2 over one piece of a recording, and one head's keys and values of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A row of items: how many, the bytes of the largest, of all, and of the largest ``two`` that follow each
-    other, one of which computes while the other comes."""
+class SequenceSizes:
+    """Bytes of a sequence of weight groups. ``largest_pair`` is of two neighbours: one computes while
+    the next is fetched."""
 
-    count: int
-    largest: int
-    total: int
-    two: int
-
-
-NO_ROW = Row(0, 0, 0, 0)
+    count: int = 0
+    largest: int = 0
+    total: int = 0
+    largest_pair: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+EMPTY = SequenceSizes()
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentSizes:
-    """A network by its rows: ``blocks`` as a step needs them, what is ``modulated``, what projects what is
-    heard (``projected``), what runs ``once`` a segment, and the bytes of the ``others``, which belong to no
-    item."""
+    """Bytes of a network's weights, by the sequences of ``weight_store.split_groups``; ``ungrouped`` weights
+    are always on the device."""
 
-    blocks: Row
-    modulated: Row = NO_ROW
-    projected: Row = NO_ROW
-    once: Row = NO_ROW
-    others: int
+    ungrouped: int
+    blocks: SequenceSizes
+    modulations: SequenceSizes = EMPTY
+    projections: SequenceSizes = EMPTY
+    once: SequenceSizes = EMPTY
 
     @property
     def total(self) -> int:
-        """Bytes of the whole network."""
-        rows = self.blocks, self.modulated, self.projected, self.once
-        return self.others + sum(row.total for row in rows)
+        sequences = self.blocks, self.modulations, self.projections, self.once
+        return self.ungrouped + sum(sequence.total for sequence in sequences)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """A model's networks in a precision: bytes, and the configuration they follow from."""
+    """Bytes of a model's weights in a precision, and the configurations that they follow from; ``text`` and
+    ``speech`` are those of transformers."""
 
     config: Hallo3Config
     text: Mapping[str, Any]
-    number: int
-    """Bytes of a number that flows."""
+    speech: Mapping[str, Any]
     transformer: ComponentSizes
     reference: ComponentSizes
     text_encoder: ComponentSizes
@@ -74,76 +83,147 @@ class ModelSizes:
 def measure_sizes(
     config: Hallo3Config, precision: Precision, text: Mapping[str, Any], speech: Mapping[str, Any]
 ) -> ModelSizes:
-    """The sizes of a model with these encoders of text and speech, in transformers' own words. Raises
-    ``CheckpointError`` for sizes of which no network can be built."""
-    values, number = to_dict(config), precision.compute.itemsize
+    """Raises ``CheckpointError`` for configurations of which no network can be built."""
+
+    def count(tensors: Any) -> int:
+        return sum(tensor.numel() for tensor in tensors)
+
+    def size(name: str, tensor: Tensor) -> int:
+        return tensor.numel() * (1 if precision.is_fp8(name) else precision.compute.itemsize)
+
+    def sequence_sizes(network: nn.Module, groups: Sequence[WeightGroup]) -> SequenceSizes:
+        sizes = [sum(size(*each) for each in group_tensors(network, group)) for group in groups]
+        pair = max(map(sum, pairwise(sizes)), default=sizes[0])
+        return SequenceSizes(len(sizes), max(sizes), sum(sizes), pair)
+
+    def trunk_sizes(name: str) -> ComponentSizes:
+        network = cast(Trunk, build_on_meta(name, to_dict(config)))
+        sequences = split_groups(network)
+        ungrouped = sum(size(*each) for each in ungrouped_tensors(network, sequences))
+        return ComponentSizes(ungrouped, *(sequence_sizes(network, groups) for groups in sequences))
+
+    t5 = build_on_meta("text_encoder", text)
+    halves, embedding = (sequence_sizes(t5, groups) for groups in split_text_groups(t5))
+    vae, wav2vec2 = build_on_meta("vae", to_dict(config.vae)), build_on_meta("speech_encoder", speech)
     return ModelSizes(
         config=config,
         text=text,
-        number=number,
-        transformer=_trunk(build_on_meta("transformer", values), precision),
-        reference=_trunk(build_on_meta("reference", values), precision),
-        text_encoder=_reader(text, precision),
-        vae=_numbers(build_on_meta("vae", to_dict(config.vae))) * number,
-        speech_encoder=_numbers(build_on_meta("speech_encoder", speech)) * torch.float32.itemsize,
+        speech=speech,
+        transformer=trunk_sizes("transformer"),
+        reference=trunk_sizes("reference"),
+        text_encoder=ComponentSizes(0, halves, once=embedding),
+        vae=count((*vae.parameters(), *vae.buffers())) * precision.compute.itemsize,
+        speech_encoder=count((*wav2vec2.parameters(), *wav2vec2.buffers())) * torch.float32.itemsize,
     )
 
 
-def in_precision(sizes: ModelSizes, precision: Precision) -> ModelSizes:
-    """The same model's in another precision."""
-    values, number = to_dict(sizes.config), precision.compute.itemsize
-    return replace(
-        sizes,
-        number=number,
-        transformer=_trunk(build_on_meta("transformer", values), precision),
-        reference=_trunk(build_on_meta("reference", values), precision),
-        text_encoder=_reader(sizes.text, precision),
-        vae=sizes.vae // sizes.number * number,
-    )
+@dataclass(frozen=True, slots=True)
+class TensorSizes:
+    """Bytes of conditions and activations. ``fused`` kernels hold less than PyTorch's own."""
 
+    config: Hallo3Config
+    precision: Precision
+    fused: bool = False
 
-def _reader(text: Mapping[str, Any], precision: Precision) -> ComponentSizes:
-    t5 = build_on_meta("text_encoder", text)
-    halves, embedding = split_text_groups(t5)
-    return ComponentSizes(
-        blocks=_row(t5, halves, precision), once=_row(t5, [*embedding], precision), others=0
-    )
+    @property
+    def itemsize(self) -> int:
+        return self.precision.compute.itemsize
 
+    @property
+    def latents(self) -> int:
+        """A segment's latents in float32."""
+        latent = self.config.segment.shape.latent
+        count = self.config.trunk.latent_channels * latent.frames * latent.height * latent.width
+        return count * FLOAT_BYTES
 
-def _trunk(network: nn.Module, precision: Precision) -> ComponentSizes:
-    trunk = cast(Trunk, network)
-    rows = split_groups(trunk)
-    others = sum(_held(name, tensor, precision) for name, tensor in others_of(trunk, rows))
-    found = [_row(trunk, row, precision) for row in rows]
-    heard = found[2:] or [NO_ROW, NO_ROW]
-    return ComponentSizes(
-        blocks=found[0], modulated=found[1], projected=heard[0], once=heard[1], others=others
-    )
+    @property
+    def reference_features(self) -> int:
+        """Of all blocks; the reference tokens' keys and values take twice as much."""
+        trunk = self.config.trunk
+        rows = self.config.segment.shape.latent.tokens_per_frame
+        return trunk.layers * rows * trunk.width * self.itemsize
 
+    @property
+    def audio_kv(self) -> int:
+        """Keys and values of the audio tokens of one guidance branch, of all blocks."""
+        trunk, frames = self.config.trunk, self.config.segment.shape.latent.frames
+        return 2 * trunk.layers * frames * self.config.audio.tokens * trunk.width * self.itemsize
 
-def _row(network: nn.Module, row: Sequence[WeightGroup], precision: Precision) -> Row:
-    sizes = [
-        sum(_held(name, tensor, precision) for name, tensor in tensors_of(network, item)) for item in row
-    ]
-    two = max(map(sum, pairwise(sizes)), default=sizes[0])
-    return Row(len(sizes), max(sizes), sum(sizes), two)
+    def modulations(self, steps: int) -> int:
+        """Of every block and the head, for every timestep."""
+        trunk = self.config.trunk
+        return steps * (trunk.layers * 12 + 2) * trunk.width * self.itemsize
 
+    @property
+    def face(self) -> int:
+        """Keys and values of the face tokens, folded into the output projection, of all blocks."""
+        trunk, tokens = self.config.trunk, self.config.face.tokens
+        block = tokens * trunk.width + trunk.heads * tokens * trunk.width + trunk.width
+        return trunk.layers * block * self.itemsize
 
-def _held(name: str, tensor: Tensor, precision: Precision) -> int:
-    return tensor.numel() * (1 if precision.is_fp8(name) else precision.compute.itemsize)
+    @property
+    def text_and_rotary(self) -> int:
+        """Projected text of both branches, and the rotary tables."""
+        trunk = self.config.trunk
+        rows = trunk.text_tokens + self.config.segment.shape.latent.tokens
+        return (2 * trunk.text_tokens * trunk.width + 2 * rows * trunk.head_dim) * self.itemsize
 
+    def _tokens(self, video_tokens: int) -> int:
+        """Text and video tokens in the compute dtype; 109 MB for a segment of the released model."""
+        trunk = self.config.trunk
+        return (trunk.text_tokens + video_tokens) * trunk.width * self.itemsize
 
-def _numbers(network: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+    def _forward(self, tokens: int, factor: float = 1.0) -> float:
+        """A pass over these bytes of tokens: input, output, norm, the feed-forward's inner layer and its
+        result, or the rotary embedding without fused kernels; and fp8 weights scaled back."""
+        trunk = self.config.trunk
+        forward = round(max(4.0 + trunk.feed_forward_ratio, 7.2 if self.fused else 10.3) * tokens)
+        matrix = trunk.feed_forward_ratio * trunk.width**2
+        scaled = max(matrix * self.itemsize, 2 * matrix * FLOAT_BYTES - tokens)
+        return factor * forward + (scaled if self.precision.fp8_weights else 0)
 
+    def sampling(self, passes: str, branches: int) -> int:
+        """One step. Batched branches hold everything twice, and a block's audio keys and values side by side;
+        layer-major ones hold the tokens of the branch that waits."""
+        tokens = self._tokens(self.config.segment.shape.latent.tokens)
+        peak = self._forward(tokens, 1.03)
+        if branches == 2 and passes == "batched":
+            peak = 2 * peak + branches * self.audio_kv / self.config.trunk.layers
+        elif branches == 2 and passes == "layer-major":
+            peak += tokens
+        return round(peak) + SAMPLER_LATENTS * self.latents
 
-MEMORY, DISK, DEVICE = "memory", "disk", "device"
+    def reference(self) -> int:
+        """The reference network over one latent frame."""
+        tokens = self._tokens(self.config.segment.shape.latent.tokens_per_frame)
+        return int(self._forward(tokens)) + self.modulations(1)
+
+    def projection(self, inputs: int) -> int:
+        """An fp8 weight of a projection to keys or values, scaled back."""
+        return 2 * inputs * self.config.trunk.width * FLOAT_BYTES if self.precision.fp8_weights else 0
+
+    def audio_projection(self) -> int:
+        """Of a segment: its windows, and the tokens before and after a convolution."""
+        audio, frames = self.config.audio, self.config.segment.frames
+        windows = frames * audio.window * audio.layers * audio.channels
+        return round((windows + 2.2 * frames * audio.tokens * audio.token_dim) * self.itemsize)
+
+    def vae_encode(self, frames: int) -> int:
+        """The widest layers, at full resolution."""
+        shape = self.config.segment.shape
+        row = shape.height * shape.width * self.config.vae.block_out_channels[0] * self.itemsize
+        return round((17.2 + 4.3 * frames) * row)
+
+    def t5(self, text: Mapping[str, Any]) -> int:
+        """The feed-forward's inner layer, or the attention scores."""
+        tokens = self.config.trunk.text_tokens
+        inner, heads = int(text.get("d_ff", 10240)), int(text.get("num_heads", 64))
+        return round(max(7.3 * tokens * inner, 4.0 * heads * tokens * tokens) * self.itemsize)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRequirements:
-    """What a run asks for: ``steps``, and ``branches`` evaluations in each. ``fused`` kernels hold less than
-    torch's own, which are planned for where nobody says."""
+    """``branches`` of guidance are evaluated in each of ``steps``."""
 
     precision: Precision
     steps: int
@@ -153,209 +233,160 @@ class MemoryRequirements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffloadConfig:
-    """Where weights and conditions are. ``home``: where the transformer's weights are while they are not
-    used; on the "device", all of it and the VAE stay there. ``staying`` blocks stay on the device while a
-    segment is sampled, the others come from home. ``passes`` and the two ``on_access`` are the settings' of
-    the same names."""
+    """Where weights and conditions are. ``home`` of the transformer's weights: if it is the "device", all of
+    them and the VAE stay there; otherwise ``resident`` blocks stay on the device while a segment is sampled,
+    and the others are streamed. ``passes`` and both ``on_access`` are fields of ``Settings``."""
 
     home: str
-    staying: int
+    resident: int
     passes: str
     on_access: bool = False
     steps_on_access: bool = False
     decode: DecodePlan = WHOLE
 
     @property
-    def short(self) -> str:
-        """In a few words; runs of other words take another time."""
+    def label(self) -> str:
+        """Part of the key of measured throughput."""
         access = " on access" * self.on_access + " steps on access" * self.steps_on_access
         decode = f" {self.decode.strips} strips {self.decode.caches}" if self.decode != WHOLE else ""
-        return f"{self.home} {self.staying} {self.passes}{access}{decode}"
+        return f"{self.home} {self.resident} {self.passes}{access}{decode}"
+
+    def as_dict(self) -> dict[str, Any]:
+        facts = asdict(self)
+        return {"home": facts.pop("home"), "staying": facts.pop("resident"), **facts}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StagePlan:
-    """A stage's bytes on the device at its peak. ``streamed`` bytes come to it from ``origin`` while it is
-    done once (a step of sampling)."""
+    """Bytes on the device at a stage's peak. ``streamed`` bytes come from ``origin`` each time the stage runs
+    (each sampling step)."""
 
     name: str
     weights: int
     conditions: int
     activations: int
+    description: str
     streamed: int = 0
     origin: str = ""
-    says: str
 
     @property
     def total(self) -> int:
-        """Bytes at the peak."""
         return self.weights + self.conditions + self.activations
 
+    def as_dict(self) -> dict[str, Any]:
+        facts = asdict(self)
+        description = facts.pop("description")
+        return {**facts, "says": description, "total": self.total}
 
-def stages_of(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> Iterator[StagePlan]:
+
+def plan_stages(
+    sizes: ModelSizes, requirements: MemoryRequirements, offload: OffloadConfig
+) -> tuple[StagePlan, ...]:
     """Every stage, in the order of a run."""
-    whole = sizes.transformer.total + sizes.vae if plan.home == DEVICE else 0
-    stays = " beside all that stays" if whole else ""
-    config, number, fused = sizes.config, sizes.number, demand.fused
-    halves, embedding = sizes.text_encoder.blocks, sizes.text_encoder.once
-    vae = whole or sizes.vae
-    yield StagePlan(
-        name="speech",
-        weights=sizes.speech_encoder,
-        conditions=0,
-        activations=of.listening(),
-        says="wav2vec2 in float32",
+    config, weights, t5, reference = sizes.config, sizes.transformer, sizes.text_encoder, sizes.reference
+    tensors = TensorSizes(config, requirements.precision, requirements.fused)
+    features, audio_kv, layers = tensors.reference_features, tensors.audio_kv, config.trunk.layers
+    # Conditions prepared for a run and for a segment; those on access are projected when they are read.
+    run = features if offload.on_access else 2 * features + audio_kv
+    run += tensors.face + tensors.text_and_rotary
+    run += 0 if offload.steps_on_access else tensors.modulations(requirements.steps)
+    segment = run + (0 if offload.on_access else audio_kv)
+    # Weights of a step: resident blocks, two streamed ones, two groups of each sequence read on access.
+    streamed_blocks = max(0, weights.blocks.count - offload.resident)
+    step = (weights.blocks.count - streamed_blocks + min(2, streamed_blocks)) * weights.blocks.largest
+    step_streamed = streamed_blocks * weights.blocks.largest
+    once = weights.once.total
+    if offload.on_access:
+        step += weights.projections.largest_pair
+        step_streamed += weights.projections.total
+    else:
+        once += weights.projections.total
+    if offload.steps_on_access:
+        step += weights.modulations.largest_pair
+        step_streamed += weights.modulations.total
+    prepare = max(
+        weights.once.total,
+        step + (0 if offload.on_access else weights.projections.largest_pair),
+        weights.projections.largest_pair + weights.modulations.largest_pair,
     )
-    yield StagePlan(
-        name="prompt",
-        weights=whole + max(halves.two, embedding.total),
-        conditions=0,
-        activations=of.prompting(sizes.text, config, number),
-        streamed=halves.total + embedding.total,
-        origin=DISK,
-        says=f"T5 by half blocks{stays}",
-    )
-    yield StagePlan(
-        name="portrait",
-        weights=vae,
-        conditions=0,
-        activations=of.encoding(config, 1, number),
-        says=f"the VAE{stays}" if not whole else "all that stays",
-    )
-    reference = sizes.reference
-    yield StagePlan(
-        name="reference",
-        weights=whole + reference.others + reference.blocks.two + reference.modulated.two,
-        conditions=of.features(config, number),
-        activations=of.reading(config, demand.precision, fused=fused),
-        streamed=reference.blocks.total + reference.modulated.total,
-        origin=DISK,
-        says=f"the reference network by blocks{stays}",
-    )
-    yield from _segment_stages(sizes, demand, plan, vae)
+    every = weights.blocks.total + weights.modulations.total + weights.projections.total + once
+    sampling = tensors.sampling(offload.passes, requirements.branches)
+    if offload.on_access:
+        sampling += 6 * features // (2 * layers) + 2 * audio_kv // layers
 
+    whole = weights.total + sizes.vae if offload.home == DEVICE else 0
+    vae, beside = whole or sizes.vae, ", transformer and VAE resident" if whole else ""
+    on_vae = "transformer and VAE resident" if whole else "VAE"
 
-def _segment_stages(
-    sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig, vae: int
-) -> Iterator[StagePlan]:
-    config, number, parts = sizes.config, sizes.number, sizes.transformer
-    run, heard = run_conditions(sizes, demand, plan), 0 if plan.on_access else of.audio_kv(config, number)
-    origin = "" if plan.home == DEVICE else plan.home
-    streams = bool(origin)
-    once = parts.once.total + (0 if plan.on_access else parts.projected.total)
-    every = parts.blocks.total + parts.modulated.total + once + parts.projected.total
-    yield StagePlan(
-        name="prepare",
-        weights=vae if not streams else parts.others + _preparing(parts, plan),
-        conditions=run,
-        activations=_preparation(sizes, demand),
-        streamed=every if streams else 0,
-        origin=origin,
-        says="the transformer by its items" if streams else "all that stays",
-    )
-    yield StagePlan(
-        name="encode",
-        weights=vae,
-        conditions=run,
-        activations=of.encoding(config, 1 + config.segment.motion_frames, number),
-        says="the VAE" if streams else "all that stays",
-    )
-    yield StagePlan(
-        name="listen",
-        weights=vae if not streams else parts.others + max(parts.once.total, parts.projected.two),
-        conditions=run + heard,
-        activations=of.hearing(config, number)
-        + of.latents(config) * of.FLOAT
-        + of.projecting(config, demand.precision, config.audio.token_dim),
-        streamed=once if streams else 0,
-        origin=origin,
-        says="the audio projection" if streams else "all that stays",
-    )
-    yield StagePlan(
-        name="sample",
-        weights=vae if not streams else parts.others + _stepping(parts, plan),
-        conditions=run + heard,
-        activations=_sampling(sizes, demand, plan),
-        streamed=streamed_a_step(parts, plan) if streams else 0,
-        origin=origin,
-        says=_sampled(parts, plan, demand.branches),
-    )
-    yield StagePlan(
-        name="decode",
-        weights=vae,
-        conditions=run + of.latents(config) * of.FLOAT,
-        activations=decode_bytes(config.vae, config.segment.shape.latent, plan.decode, number),
-        says=f"the VAE, {_decoded(plan.decode)}",
+    def on_transformer(
+        name: str, groups: int, conditions: int, activations: int, streamed: int, description: str
+    ) -> StagePlan:
+        if whole:
+            return StagePlan(name, whole, conditions, activations, description)
+        groups += weights.ungrouped
+        return StagePlan(name, groups, conditions, activations, description, streamed, offload.home)
+
+    return (
+        StagePlan("speech", sizes.speech_encoder, 0, SPEECH_BYTES, "wav2vec2 in float32"),
+        StagePlan(
+            "prompt",
+            whole + max(t5.blocks.largest_pair, t5.once.total),
+            0,
+            tensors.t5(sizes.text),
+            f"T5 by half blocks{beside}",
+            t5.blocks.total + t5.once.total,
+            DISK,
+        ),
+        StagePlan("portrait", vae, 0, tensors.vae_encode(1), on_vae),
+        StagePlan(
+            "reference",
+            whole + reference.ungrouped + reference.blocks.largest_pair + reference.modulations.largest_pair,
+            features,
+            tensors.reference(),
+            f"reference network by blocks{beside}",
+            reference.blocks.total + reference.modulations.total,
+            DISK,
+        ),
+        on_transformer(
+            "prepare",
+            prepare,
+            run,
+            tensors.audio_projection() + 4 * features // layers + tensors.projection(config.trunk.width),
+            every,
+            on_vae if whole else "transformer by weight groups",
+        ),
+        StagePlan("encode", vae, run, tensors.vae_encode(1 + config.segment.motion_frames), on_vae),
+        on_transformer(
+            "listen",
+            max(weights.once.total, weights.projections.largest_pair),
+            segment,
+            tensors.audio_projection() + tensors.latents + tensors.projection(config.audio.token_dim),
+            once,
+            on_vae if whole else "audio projection",
+        ),
+        on_transformer(
+            "sample",
+            step,
+            segment,
+            sampling,
+            step_streamed * (2 if offload.passes == "sequential" else 1),
+            _describe_sampling(offload, weights.blocks.count, streamed_blocks, requirements.branches),
+        ),
+        StagePlan(
+            "decode",
+            vae,
+            run + tensors.latents,
+            decode_bytes(config.vae, config.segment.shape.latent, offload.decode, tensors.itemsize),
+            "VAE, "
+            + ("whole height" if offload.decode.strips == 1 else f"{offload.decode.strips} strips")
+            + f", caches on the {offload.decode.caches}",
+        ),
     )
 
 
-def run_conditions(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> int:
-    """What is prepared once and held for the whole run."""
-    config, number = sizes.config, sizes.number
-    steps = 0 if plan.steps_on_access else of.tables(config, number, demand.steps)
-    prepared = (
-        of.features(config, number)
-        if plan.on_access
-        else of.reference_kv(config, number) + of.audio_kv(config, number)
-    )
-    return prepared + of.folded(config, number) + of.around(config, number) + steps
-
-
-def passing(parts: ComponentSizes, plan: OffloadConfig) -> int:
-    """Blocks that come anew every step."""
-    return max(0, parts.blocks.count - plan.staying)
-
-
-def streamed_a_step(parts: ComponentSizes, plan: OffloadConfig) -> int:
-    """Bytes that come to the device in every step."""
-    times = 2 if plan.passes == "sequential" else 1
-    found = passing(parts, plan) * parts.blocks.largest
-    found += parts.projected.total if plan.on_access else 0
-    found += parts.modulated.total if plan.steps_on_access else 0
-    return found * times
-
-
-def _stepping(parts: ComponentSizes, plan: OffloadConfig) -> int:
-    """Blocks that stay, two that pass, and two items of the rows that are read on access."""
-    found = (parts.blocks.count - passing(parts, plan) + min(2, passing(parts, plan))) * parts.blocks.largest
-    found += parts.projected.two if plan.on_access else 0
-    return found + (parts.modulated.two if plan.steps_on_access else 0)
-
-
-def _preparing(parts: ComponentSizes, plan: OffloadConfig) -> int:
-    """First blocks, for the reference features; then the audio projection, alone; then modulations."""
-    found = parts.once.total, _stepping(parts, plan) + (0 if plan.on_access else parts.projected.two)
-    return max(*found, parts.projected.two + parts.modulated.two)
-
-
-def _preparation(sizes: ModelSizes, demand: MemoryRequirements) -> int:
-    """The audio of silence is projected, and the reference features of one block after the other."""
-    config, number = sizes.config, sizes.number
-    held = of.hearing(config, number) + 2 * of.reference_kv(config, number) // config.trunk.layers
-    return held + of.projecting(config, demand.precision, config.trunk.width)
-
-
-def _sampling(sizes: ModelSizes, demand: MemoryRequirements, plan: OffloadConfig) -> int:
-    config, number = sizes.config, sizes.number
-    found = of.sampling(
-        config, demand.precision, passes=plan.passes, branches=demand.branches, fused=demand.fused
-    )
-    if plan.on_access:
-        found += 3 * of.reference_kv(config, number) // (2 * config.trunk.layers)
-        found += 2 * of.audio_kv(config, number) // config.trunk.layers
-    return found
-
-
-def _sampled(parts: ComponentSizes, plan: OffloadConfig, branches: int) -> str:
-    passes = f"branches {plan.passes}" if branches == 2 else "one branch"
-    if plan.home == DEVICE:
-        return f"all of it, {passes}"
-    count, pass_by = parts.blocks.count, passing(parts, plan)
-    blocks = f"{count - pass_by} of {count} blocks" if pass_by else f"all {count} blocks"
-    access = ", conditions on access" if plan.on_access else ""
-    return f"{blocks}, {passes}{access}"
-
-
-def _decoded(plan: DecodePlan) -> str:
-    strips = "whole height" if plan.strips == 1 else f"{plan.strips} strips"
-    return f"{strips}, caches on the {plan.caches}"
+def _describe_sampling(offload: OffloadConfig, blocks: int, streamed: int, branches: int) -> str:
+    passes = f"branches {offload.passes}" if branches == 2 else "one branch"
+    if offload.home == DEVICE:
+        return f"everything resident, {passes}"
+    resident = f"{blocks - streamed} of {blocks}" if streamed else f"all {blocks}"
+    return f"{resident} blocks resident, {passes}" + ", conditions on access" * offload.on_access

@@ -1,9 +1,8 @@
-"""Networks that come to the device as they are needed, from memory or disk, under an offload or a memory
-plan."""
+"""Put networks behind residencies under a memory plan or a manual offload, and stream their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,91 +21,86 @@ from ..residency import DerivedModule
 from ..text_encoder import TextEncoder, Tokenizer
 from ..vae.autoencoder import VideoVAE
 from ..vae.tiling import DecodePlan
-from .estimate import DEVICE, DISK, MEMORY, OffloadConfig
-from .streaming import ResidentModule, StreamableModule, StreamedModule, WeightGroup, in_memory
-from .weight_store import choose_resident, on_disk, split_groups, text_on_disk
+from .estimate import DEVICE, DISK, RAM, OffloadConfig
+from .streaming import ResidentModule, StreamableModule, StreamedModule, WeightGroup, store_in_memory
+from .weight_store import choose_resident, split_groups, store_on_disk, store_text_on_disk
 
 N = TypeVar("N", bound=Trunk)
-M = TypeVar("M", bound=nn.Module)
-DECODE = DecodePlan(strips=8, caches="host")
-"""A decode by hand: 7.9 GB of the released model's are on the device at whole height."""
-OFFLOADS = {
-    "blocks": OffloadConfig(home=MEMORY, staying=0, passes="layer-major", decode=DECODE),
-    "disk": OffloadConfig(home=DISK, staying=0, passes="layer-major", decode=DECODE),
+MANUAL_DECODE = DecodePlan(strips=8, caches="host")
+"""At whole height, 7.9 GB of the released model's decode are on the device."""
+MANUAL_OFFLOADS = {
+    "blocks": OffloadConfig(home=RAM, resident=0, passes="layer-major", decode=MANUAL_DECODE),
+    "disk": OffloadConfig(home=DISK, resident=0, passes="layer-major", decode=MANUAL_DECODE),
 }
-"""What an offload means where there is no plan. On the CPU, where there is one memory, the whole height of a
-video is decoded."""
+"""``--offload``, without a memory plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where the networks of a model's ``files`` stand under an ``arrangement``. What a run needs once comes
-    from disk, item by item, in any case: it is read once."""
+    """Residencies for the networks of a model's ``files``. What a run needs only once is always streamed from
+    disk."""
 
     files: ModelFolder
     device: torch.device
     precision: Precision
-    examined: FileVerifier | None
-    arrangement: OffloadConfig
+    verifier: FileVerifier | None
+    config: OffloadConfig
 
     def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
-        """The network that every segment needs; ``build`` makes it on meta."""
-        home, staying = self.arrangement.home, self.arrangement.staying
+        """``build`` makes the network on meta."""
+        home, count = self.config.home, self.config.resident
         if home == DEVICE:
-            return ResidentModule(lambda: self._on_disk(build(), "transformer", staying), self.device)
-        fetch = self._in_memory if home == MEMORY else self._on_disk
-        return StreamedModule(lambda: fetch(build(), "transformer", staying), self.device)
+            return ResidentModule(lambda: self._on_disk(build(), "transformer", count), self.device)
+        load = self._in_memory if home == RAM else self._on_disk
+        return StreamedModule(lambda: load(build(), "transformer", count), self.device)
 
-    def once(self, build: Callable[[], N], part: str) -> AbstractContextManager[N]:
-        """A network that is needed once. None of its blocks stay: the arrangement's are the transformer's."""
-        return StreamedModule(lambda: self._on_disk(build(), part, staying=0), self.device, keep=False)
+    def reference(self, build: Callable[[], N]) -> AbstractContextManager[N]:
+        return StreamedModule(
+            lambda: self._on_disk(build(), "reference", resident=0), self.device, keep=False
+        )
 
     def text(
         self, tokenizer: Callable[[], Tokenizer], build: Callable[[], nn.Module]
     ) -> AbstractContextManager[TextEncoder]:
-        """T5's encoder, half a block at a time."""
-
         def load() -> StreamableModule[nn.Module]:
-            self._look("text_encoder")
+            self._verify("text_encoder")
             check_file(self.files.text_encoder, "text_encoder")
-            plain = Precision(self.precision.name, self.precision.compute)
-            return text_on_disk(build(), self.files.text_encoder, plain)
+            unquantized = Precision(self.precision.name, self.precision.compute)
+            return store_text_on_disk(build(), self.files.text_encoder, unquantized)
 
         streamed = StreamedModule(load, self.device, keep=False)
         return DerivedModule(streamed, lambda t5: TextEncoder(tokenizer(), t5))
 
     def vae(self, load: Callable[[], VideoVAE]) -> AbstractContextManager[VideoVAE]:
-        """The VAE: small enough to come whole."""
+        """Small enough not to be split."""
 
-        def stored() -> StreamableModule[VideoVAE]:
-            return StreamableModule(load(), [], _bare)
+        def no_groups(group: WeightGroup) -> Mapping[str, Tensor]:
+            raise KeyError(group)
 
-        if self.arrangement.home == DEVICE:
-            return ResidentModule(stored, self.device)
-        return StreamedModule(stored, self.device)
+        def load_whole() -> StreamableModule[VideoVAE]:
+            return StreamableModule(load(), [], no_groups)
 
-    def _on_disk(self, network: N, part: str, staying: int) -> StreamableModule[N]:
-        self._look(part)
-        rows = split_groups(network)
-        stay = choose_resident(rows[0], staying)
-        return on_disk(network, rows, self.files.find(part), part, self.precision, staying=stay)
+        if self.config.home == DEVICE:
+            return ResidentModule(load_whole, self.device)
+        return StreamedModule(load_whole, self.device)
 
-    def _in_memory(self, network: N, part: str, staying: int) -> StreamableModule[N]:
-        self._fill(network, part)
-        rows = split_groups(network)
-        stay = choose_resident(rows[0], staying)
-        return in_memory(network, rows, staying=stay, locked=self.device.type == "cuda")
+    def _on_disk(self, network: N, component: str, resident: int) -> StreamableModule[N]:
+        self._verify(component)
+        sequences, path = split_groups(network), self.files.find(component)
+        groups = choose_resident(sequences[0], resident)
+        return store_on_disk(network, sequences, path, component, self.precision, resident=groups)
 
-    def _fill(self, network: nn.Module, part: str) -> None:
-        """Give a network its weights, and keep no name of theirs: they go when they are taken out of it."""
-        state = read_component(self.files.find(part), part, self.precision, self.examined)
-        load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[part])
+    def _in_memory(self, network: N, component: str, resident: int) -> StreamableModule[N]:
+        self._load(network, component)
+        sequences, pinned = split_groups(network), self.device.type == "cuda"
+        groups = choose_resident(sequences[0], resident)
+        return store_in_memory(network, sequences, resident=groups, pinned=pinned)
 
-    def _look(self, part: str) -> None:
-        if self.examined is not None:
-            verify_component(self.files.find(part), self.examined)
+    def _load(self, network: nn.Module, component: str) -> None:
+        """A function of its own: no reference to the weights may outlive it (see ``store_in_memory``)."""
+        state = read_component(self.files.find(component), component, self.precision, self.verifier)
+        load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[component])
 
-
-def _bare(item: WeightGroup) -> dict[str, Tensor]:
-    """The shelf of a network without items."""
-    raise KeyError(item)
+    def _verify(self, component: str) -> None:
+        if self.verifier is not None:
+            verify_component(self.files.find(component), self.verifier)

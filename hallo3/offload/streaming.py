@@ -1,10 +1,17 @@
-"""A network larger than the device: its weights come when they are needed, the next ones while some compute.
+"""Weight streaming: a network larger than the device fetches its next weights while it computes.
 
-Layers that come together are an item: a block, what the timesteps modulate in it, or the audio projection.
-Items that follow one another are a row; of each row at most two are on the device, the one that computes and
-the one that comes. Some of the first row may stay, as many as there is room for. Which item is needed is seen
-from the outside, when one of its layers, or a module around them, is about to run; the network itself knows
-nothing, and computes exactly what it would with all in place.
+diffusers' group offloading (``apply_group_offloading``) does this for whole blocks or single layers. It is
+not used because a memory plan needs four things that it lacks: weights of a block that are needed at other
+times (each step, once per segment, once per run) form groups of their own; a chosen number of blocks stays on
+the device; groups come from any verified checkpoint (diffusers writes its own copy to disk and reads that);
+modules may read weights of layers that they do not call (fused kernels). It would come back if it took groups
+of arbitrary layers, and a function that loads them.
+
+A weight group is a tuple of layers that are loaded and evicted together: a block as a step needs it, its
+modulations, its projections of conditions, or the audio projection. Groups that follow one another form a
+sequence; at most two of a sequence are on the device, one that computes and one that is fetched, beside those
+of the first sequence that are resident. Forward hooks on layers, and on modules around them, see which group
+is needed; the network itself is unchanged, and so are its results.
 """
 
 from __future__ import annotations
@@ -20,157 +27,194 @@ from torch import Tensor, nn
 from ..residency import CPU, PinnedAllocator
 
 WeightGroup = tuple[str, ...]
-"""Layers that come and go together, by their names in the network."""
+"""Names of layers that are loaded and evicted together."""
+M = TypeVar("M", bound=nn.Module)
 
 
-def over_items(rows: Sequence[Sequence[WeightGroup]]) -> dict[str, tuple[int, int]]:
-    """Whose running needs which item (its row and its place there): its layers, and the modules in which
-    these stand, which may read their weights without calling them. A module over several items is one of the
-    first row's, if it is over one of that row."""
-    found: dict[str, tuple[int, int]] = {}
-    several: set[str] = set()
-    for number, row in enumerate(rows):
-        for place, layer in ((place, layer) for place, item in enumerate(row) for layer in item):
+def map_modules_to_groups(sequences: Sequence[Sequence[WeightGroup]]) -> dict[str, tuple[int, int]]:
+    """Map each module's name to the (sequence, index) of the group that it needs: the group's layers, and the
+    modules around them, which may read weights without calling the layer. A module around several groups of
+    a sequence has none; of several sequences the first counts."""
+    groups: dict[str, tuple[int, int]] = {}
+    ambiguous: set[str] = set()
+    for number, sequence in enumerate(sequences):
+        for index, layer in ((index, layer) for index, group in enumerate(sequence) for layer in group):
             names = layer.split(".")
             for name in (".".join(names[:count]) for count in range(1, len(names) + 1)):
-                known = found.setdefault(name, (number, place))
-                if known != (number, place) and known[0] == number:
-                    several.add(name)
-    return {name: known for name, known in found.items() if name not in several}
+                known = groups.setdefault(name, (number, index))
+                if known != (number, index) and known[0] == number:
+                    ambiguous.add(name)
+    return {name: group for name, group in groups.items() if name not in ambiguous}
 
 
-def leaves(network: nn.Module, below: str) -> Iterator[str]:
-    """The layers at or below a name that have no layers of their own."""
-    for name, module in _modules(network.get_submodule(below)):
+def leaf_names(network: nn.Module, below: str) -> Iterator[str]:
+    """Names of the layers at or below ``below`` that have no layers of their own."""
+    for name, module in _named_modules(network.get_submodule(below)):
         if not any(True for _ in module.children()):
             yield f"{below}.{name}" if name else below
 
 
-def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give some of a network's parameters and buffers these tensors, by their names in it."""
+def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers of a network by name."""
     for path, tensor in tensors.items():
-        where, _, name = path.rpartition(".")
-        module = network.get_submodule(where)
+        parent, _, name = path.rpartition(".")
+        module = network.get_submodule(parent)
         parameter = isinstance(getattr(module, name), nn.Parameter)
         setattr(module, name, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
 
 
-def tensors_of(network: nn.Module, item: WeightGroup) -> Iterator[tuple[str, Tensor]]:
-    """An item's tensors in a network, by their names in it."""
-    for layer in item:
+def group_tensors(network: nn.Module, group: WeightGroup) -> Iterator[tuple[str, Tensor]]:
+    """A group's tensors, by their names in the network."""
+    for layer in group:
         module = network.get_submodule(layer)
         yield from ((f"{layer}.{name}", parameter.data) for name, parameter in module.named_parameters())
         yield from ((f"{layer}.{name}", buffer) for name, buffer in module.named_buffers())
 
 
-def others_of(network: nn.Module, rows: Sequence[Sequence[WeightGroup]]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that belong to no item, by their names in the network."""
-    items = {layer for row in rows for item in row for layer in item}
-    for name, module in _modules(network):
-        if name not in items:
+def ungrouped_tensors(
+    network: nn.Module, sequences: Sequence[Sequence[WeightGroup]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of no group, by their names in the network."""
+    grouped = {layer for sequence in sequences for group in sequence for layer in group}
+    for name, module in _named_modules(network):
+        if name not in grouped:
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             yield from ((f"{name}.{key}" if name else key, tensor.data) for key, tensor in own)
 
 
-def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from cast("Iterator[tuple[str, nn.Module]]", network.named_modules())
 
 
-CHUNK = 32 << 20
-ALIGNED = 256
-"""Bytes at a multiple of which every tensor starts."""
+CHUNK_BYTES = 32 << 20
+ALIGNMENT_BYTES = 256
 
 
-class Place(NamedTuple):
-    """Where a tensor lies in its pack."""
+class TensorSlice(NamedTuple):
+    """Where a tensor is in packed memory."""
 
-    first: int
+    start: int
     bytes: int
     dtype: torch.dtype
     shape: torch.Size
 
 
-class Packed:
-    """Tensors at home, by name, to be sent all at once. ``size`` is their bytes, with what aligns them;
-    ``locking`` says where they lie, left out in ordinary memory."""
+class PackedTensors:
+    """Tensors in one piece of RAM, sent to a device together. ``size`` is their bytes with alignment;
+    ``allocator`` defaults to unpinned memory."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], locking: PinnedAllocator | None = None) -> None:
-        self.places: dict[str, Place] = {}
+    def __init__(self, tensors: Mapping[str, Tensor], allocator: PinnedAllocator | None = None) -> None:
+        allocator = allocator or PinnedAllocator(wanted=False)
+        self._slices: dict[str, TensorSlice] = {}
         self.size = 0
         for name, tensor in tensors.items():
-            self.places[name] = Place(self.size, tensor.nbytes, tensor.dtype, tensor.shape)
-            self.size += -(-tensor.nbytes // ALIGNED) * ALIGNED
-        self._chunks = list(_chunks(self.size, locking or PinnedAllocator(wanted=False)))
+            self._slices[name] = TensorSlice(self.size, tensor.nbytes, tensor.dtype, tensor.shape)
+            self.size += -(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        self._chunks = [  # powers of two, as CUDA's host allocator rounds up to them
+            allocator.empty([min(CHUNK_BYTES, 1 << (self.size - start - 1).bit_length())], torch.uint8)
+            for start in range(0, self.size, CHUNK_BYTES)
+        ]
         for name, tensor in tensors.items():
-            self._write(self.places[name].first, tensor.contiguous().reshape(-1).view(torch.uint8))
+            self._write(self._slices[name].start, tensor.contiguous().reshape(-1).view(torch.uint8))
 
     def to(self, device: torch.device) -> dict[str, Tensor]:
-        """Fresh tensors on a device; copies from locked memory are only begun, on the current stream."""
-        whole = torch.empty(self.size, dtype=torch.uint8, device=device)
+        """New tensors on a device; copies from pinned memory are queued on the current stream."""
+        packed = torch.empty(self.size, dtype=torch.uint8, device=device)
         for number, chunk in enumerate(self._chunks):
-            there = whole[number * CHUNK : (number + 1) * CHUNK]
-            there.copy_(chunk[: len(there)], non_blocking=True)
+            target = packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+            target.copy_(chunk[: len(target)], non_blocking=True)
         return {
-            name: whole[place.first : place.first + place.bytes].view(place.dtype).view(place.shape)
-            for name, place in self.places.items()
+            name: packed[each.start : each.start + each.bytes].view(each.dtype).view(each.shape)
+            for name, each in self._slices.items()
         }
 
-    def _write(self, first: int, source: Tensor) -> None:
+    def _write(self, start: int, source: Tensor) -> None:
         done = 0
         while done < len(source):
-            number, start = divmod(first + done, CHUNK)
-            count = min(CHUNK - start, len(source) - done)
-            self._chunks[number][start : start + count] = source[done : done + count]
+            number, offset = divmod(start + done, CHUNK_BYTES)
+            count = min(CHUNK_BYTES - offset, len(source) - done)
+            self._chunks[number][offset : offset + count] = source[done : done + count]
             done += count
 
 
-def sent(
-    kept: Mapping[str, Tensor] | Packed, device: torch.device, locking: PinnedAllocator
-) -> Mapping[str, Tensor]:
-    """Tensors on a device; copies to a GPU are only begun, on the current stream, from memory that is
-    locked for that if it is not yet."""
-    if isinstance(kept, Packed):
-        return kept.to(device)
+Weights = Mapping[str, Tensor] | PackedTensors
+"""Tensors by their names in the network."""
+WeightStore = Callable[[WeightGroup], Weights]
+"""Loads a group's weights from RAM or disk."""
+
+
+def send(weights: Weights, device: torch.device, allocator: PinnedAllocator) -> Mapping[str, Tensor]:
+    """Copy to a device; copies to a GPU go through pinned memory and are queued on the current stream."""
+    if isinstance(weights, PackedTensors):
+        return weights.to(device)
     if device.type != "cuda":
-        return {name: tensor.to(device) for name, tensor in kept.items()}
-    return {name: locking.copy(tensor).to(device, non_blocking=True) for name, tensor in kept.items()}
-
-
-def _chunks(size: int, locking: PinnedAllocator) -> Iterator[Tensor]:
-    for first in range(0, size, CHUNK):
-        yield locking.empty([min(CHUNK, 1 << (size - first - 1).bit_length())], torch.uint8)
-
-
-M = TypeVar("M", bound=nn.Module)
-WeightStore = Callable[[WeightGroup], Mapping[str, Tensor] | Packed]
-"""Where items are kept: an item -> its layers' tensors at home, by their names in the network."""
+        return {name: tensor.to(device) for name, tensor in weights.items()}
+    return {name: allocator.copy(each).to(device, non_blocking=True) for name, each in weights.items()}
 
 
 class StreamableModule(NamedTuple, Generic[M]):
-    """A network whose items have no weights yet, and where these are. Items of a row follow one another, the
-    first row's again and again; a row of one item has the device for itself. ``staying`` items of the first
-    row are not taken off it before the network is left."""
+    """A network without the weights of its groups, and the store that has them. The first sequence repeats; a
+    sequence of one group shares the device with no other. ``resident`` groups of the first sequence stay
+    until the network is left."""
 
     network: M
-    rows: Sequence[Sequence[WeightGroup]]
-    shelf: WeightStore
-    staying: frozenset[WeightGroup] = frozenset()
+    sequences: Sequence[Sequence[WeightGroup]]
+    store: WeightStore
+    resident: frozenset[WeightGroup] = frozenset()
 
 
-class _Ready(NamedTuple):
-    """An item's tensors on the device, and what says that they have arrived."""
+def store_in_memory(
+    network: M,
+    sequences: Sequence[Sequence[WeightGroup]],
+    *,
+    resident: Iterable[WeightGroup] = (),
+    pinned: bool = False,
+) -> StreamableModule[M]:
+    """Move a network's grouped weights to a store in RAM. Pinned weights are copied: without other references
+    the originals are freed one group at a time."""
+    weights: dict[WeightGroup, Weights] = {}
+    allocator = PinnedAllocator()
+    for group in (group for sequence in sequences for group in sequence):
+        tensors = dict(group_tensors(network, group))
+        weights[group] = PackedTensors(tensors, allocator) if pinned else tensors
+        _clear_group(network, group, CPU)
+    return StreamableModule(network, sequences, weights.__getitem__, frozenset(resident))
 
-    tensors: Mapping[str, Tensor]
-    arrived: Any
+
+def _clear_group(network: nn.Module, group: WeightGroup, device: torch.device) -> None:
+    tensors = group_tensors(network, group)
+    set_tensors(network, {name: torch.empty(0, dtype=each.dtype, device=device) for name, each in tensors})
 
 
-def reader_thread() -> Executor:
-    """Who fetches items, one at a time."""
+class ResidentModule(Generic[M]):
+    """Sent to the device group by group on first enter; stays there."""
+
+    def __init__(self, load: Callable[[], StreamableModule[M]], device: torch.device) -> None:
+        self._load, self._device = load, device
+        self._network: M | None = None
+
+    def __enter__(self) -> M:
+        if self._network is None:
+            network, sequences, store, _ = self._load()
+            allocator, ungrouped = PinnedAllocator(), ungrouped_tensors(network, sequences)
+            set_tensors(network, {name: tensor.to(self._device) for name, tensor in ungrouped})
+            for group in (group for sequence in sequences for group in sequence):
+                set_tensors(network, send(store(group), self._device, allocator))
+            self._network = network
+        return self._network
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def prefetch_thread() -> Executor:
     return ThreadPoolExecutor(1, "hallo3-weights")
 
 
 class StreamedModule(Generic[M]):
-    """Hands out a network whose items follow the computation. Loaded on enter, and kept unless not to be."""
+    """A network whose weight groups follow the computation. Loaded on enter, and kept unless ``keep`` is
+    False."""
 
     def __init__(
         self,
@@ -178,24 +222,25 @@ class StreamedModule(Generic[M]):
         device: torch.device,
         *,
         keep: bool = True,
-        reader: Callable[[], Executor] = reader_thread,
+        executor: Callable[[], Executor] = prefetch_thread,
     ) -> None:
-        self._load, self._device, self._keep, self._reader = load, device, keep, reader
-        self._kept: StreamableModule[M] | None = None
+        self._load, self._device, self._keep, self._executor = load, device, keep, executor
+        self._module: StreamableModule[M] | None = None
         self._stream: WeightStream | None = None
-        self._home: dict[str, Tensor] = {}
+        self._ungrouped: dict[str, Tensor] = {}
 
     def __enter__(self) -> M:
-        if self._kept is None:
-            self._kept = self._load()
+        if self._module is None:
+            self._module = self._load()
+        network, sequences, _, _ = self._module
         try:
-            self._stream = WeightStream(self._kept, self._device, self._reader())
-            self._home = dict(others_of(self._kept.network, self._kept.rows))
-            put(self._kept.network, {name: tensor.to(self._device) for name, tensor in self._home.items()})
+            self._stream = WeightStream(self._module, self._device, self._executor())
+            self._ungrouped = dict(ungrouped_tensors(network, sequences))
+            set_tensors(network, {name: each.to(self._device) for name, each in self._ungrouped.items()})
         except BaseException:
             self._leave()
             raise
-        return self._kept.network
+        return network
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -206,173 +251,131 @@ class StreamedModule(Generic[M]):
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        if self._kept is not None:
-            put(self._kept.network, self._home)
-        self._home = {}
+        if self._module is not None:
+            set_tensors(self._module.network, self._ungrouped)
+        self._ungrouped = {}
         if not self._keep:
-            self._kept = None
+            self._module = None
+
+
+class _Fetched(NamedTuple):
+    """A group's tensors on the device; ``arrival`` is a CUDA event or None."""
+
+    tensors: Mapping[str, Tensor]
+    arrival: Any
 
 
 class WeightStream:
-    """Puts an item's tensors in place before one of its layers runs, and fetches the next one's meanwhile."""
+    """Sets a group's weights before one of its layers runs, and prefetches the next group of its sequence."""
 
-    def __init__(self, stored: StreamableModule[Any], device: torch.device, reader: Executor) -> None:
-        self._network, self._shelf, self._device = stored.network, stored.shelf, device
-        self._rows, self._staying, self._reader = stored.rows, stored.staying, reader
-        self._alone = [number for number, row in enumerate(stored.rows) if len(row) == 1]
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._locking = PinnedAllocator()
-        self._entered: WeightGroup = ()
-        self._here: dict[int, WeightGroup] = {}
-        self._stayed: set[WeightGroup] = set()
-        self._coming: dict[int, tuple[WeightGroup, Future[_Ready]]] = {}
-        self._left: Any = None
-        for row in stored.rows:
-            for item in row:
-                _empty(self._network, item, device)
+    def __init__(self, module: StreamableModule[Any], device: torch.device, executor: Executor) -> None:
+        self._network, self._sequences, self._store, self._resident = module
+        self._device, self._executor = device, executor
+        self._alone = [number for number, groups in enumerate(module.sequences) if len(groups) == 1]
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._allocator = PinnedAllocator()
+        self._current: WeightGroup = ()
+        self._loaded: dict[int, WeightGroup] = {}  # by sequence
+        self._resident_loaded: set[WeightGroup] = set()
+        self._prefetches: dict[int, tuple[WeightGroup, Future[_Fetched]]] = {}  # by sequence
+        self._evicted: Any = None  # CUDA event after the last use of what was evicted
+        for group in (group for groups in module.sequences for group in groups):
+            _clear_group(self._network, group, device)
         self._hooks = [
-            self._network.get_submodule(name).register_forward_pre_hook(self._hook(row, place))
-            for name, (row, place) in over_items(stored.rows).items()
+            self._network.get_submodule(name).register_forward_pre_hook(self._hook(sequence, index))
+            for name, (sequence, index) in map_modules_to_groups(module.sequences).items()
         ]
 
     def close(self) -> None:
-        """Take everything off the device again."""
         for hook in self._hooks:
             hook.remove()
-        for row in list(self._coming):
-            self._call_off(row)
-        self._reader.shutdown(cancel_futures=True)
-        self._clear()
+        for sequence in list(self._prefetches):
+            self._cancel_prefetch(sequence)
+        self._executor.shutdown(cancel_futures=True)
+        self._evict_all()
 
-    def _hook(self, row: int, place: int) -> Callable[[nn.Module, Any], None]:
-        item = self._rows[row][place]
+    def _hook(self, sequence: int, index: int) -> Callable[[nn.Module, Any], None]:
+        group = self._sequences[sequence][index]
 
-        def before(layer: nn.Module, inputs: Any) -> None:
+        def load_group(layer: nn.Module, inputs: Any) -> None:
             del layer, inputs
-            if item != self._entered:
-                self._entered = ()  # an item that does not come has taken the one before away
-                if self._here.get(row) != item:
-                    self._enter(row, place, item)
-                self._entered = item
+            if group != self._current:
+                self._current = ()  # if loading fails, the group before is evicted already
+                if self._loaded.get(sequence) != group:
+                    self._load_group(sequence, index, group)
+                self._current = group
 
-        return before
+        return load_group
 
-    def _enter(self, row: int, place: int, item: WeightGroup) -> None:
-        if row in self._alone:
-            self._clear()
+    def _load_group(self, sequence: int, index: int, group: WeightGroup) -> None:
+        if sequence in self._alone:
+            self._evict_all()
         else:
-            self._take_out(list(self._here) if row == 0 else [row, *self._alone])
-        if item not in self._stayed:
-            self._put_in(self._arriving(row, item))
-            if item in self._staying:
-                self._stayed.add(item)
-        self._here[row] = item
-        self._expect(row, place)
+            self._evict(list(self._loaded) if sequence == 0 else [sequence, *self._alone])
+        if group not in self._resident_loaded:
+            if sequence in self._prefetches and self._prefetches[sequence][0] == group:
+                future = self._prefetches.pop(sequence)[1]
+            else:
+                self._cancel_prefetch(sequence)
+                future = self._executor.submit(self._fetch, group, self._evicted)
+            self._set_weights(future.result())
+            if group in self._resident:
+                self._resident_loaded.add(group)
+        self._loaded[sequence] = group
+        self._prefetch_after(sequence, index)
 
-    def _arriving(self, row: int, item: WeightGroup) -> Future[_Ready]:
-        if row in self._coming and self._coming[row][0] == item:
-            return self._coming.pop(row)[1]
-        self._call_off(row)
-        return self._reader.submit(self._fetch, item, self._left)
+    def _set_weights(self, fetched: _Fetched) -> None:
+        if self._copy_stream is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(fetched.arrival)
+            for tensor in fetched.tensors.values():
+                tensor.record_stream(stream)
+        set_tensors(self._network, fetched.tensors)
 
-    def _put_in(self, arriving: Future[_Ready]) -> None:
-        ready = arriving.result()
-        if self._copies is not None:
-            here = torch.cuda.current_stream(self._device)
-            here.wait_event(ready.arrived)
-            for tensor in ready.tensors.values():
-                tensor.record_stream(here)
-        put(self._network, ready.tensors)
-
-    def _expect(self, row: int, place: int) -> None:
-        """Have the row's next item fetched, unless it comes already; only the first row begins again."""
-        items = self._rows[row]
-        following = [*items[place + 1 :], *(() if row else items[:place])]
-        wanted = next((item for item in following if item not in self._stayed), None)
-        if row in self._coming and self._coming[row][0] == wanted:
+    def _prefetch_after(self, sequence: int, index: int) -> None:
+        """Prefetch the next group; the first sequence wraps around."""
+        groups = self._sequences[sequence]
+        following = [*groups[index + 1 :], *(() if sequence else groups[:index])]
+        following = (group for group in following if group not in self._resident_loaded)
+        wanted = next(following, None)
+        if sequence in self._prefetches and self._prefetches[sequence][0] == wanted:
             return
-        self._call_off(row)
+        self._cancel_prefetch(sequence)
         if wanted is not None:
-            self._coming[row] = wanted, self._reader.submit(self._fetch, wanted, self._left)
+            self._prefetches[sequence] = wanted, self._executor.submit(self._fetch, wanted, self._evicted)
 
-    def _call_off(self, row: int) -> None:
-        if row in self._coming:
-            self._coming.pop(row)[1].cancel()
+    def _cancel_prefetch(self, sequence: int) -> None:
+        if sequence in self._prefetches:
+            self._prefetches.pop(sequence)[1].cancel()
 
-    def _take_out(self, rows: Iterable[int]) -> None:
-        """Items leave, unless they are to stay; what still computes with their weights keeps them alive."""
-        found = {self._here.pop(row) for row in rows if row in self._here} - self._stayed
-        for item in found:
-            _empty(self._network, item, self._device)
-        if found and self._copies is not None:
-            self._left = torch.cuda.current_stream(self._device).record_event()
+    def _evict(self, sequences: Iterable[int]) -> None:
+        """Evict the loaded groups of these sequences unless they are resident; kernels that still use their
+        weights keep them alive."""
+        groups = {
+            self._loaded.pop(each) for each in sequences if each in self._loaded
+        } - self._resident_loaded
+        for group in groups:
+            _clear_group(self._network, group, self._device)
+        if groups and self._copy_stream is not None:
+            self._evicted = torch.cuda.current_stream(self._device).record_event()
 
-    def _clear(self) -> None:
-        """Everything leaves, and nothing comes."""
-        for row in list(self._coming):
-            self._call_off(row)
-        self._here |= {-1 - number: item for number, item in enumerate(self._stayed)}
-        self._stayed.clear()
-        self._take_out(list(self._here))
+    def _evict_all(self) -> None:
+        """Evict all groups and cancel pending prefetches."""
+        for sequence in list(self._prefetches):
+            self._cancel_prefetch(sequence)
+        self._loaded |= {-1 - number: group for number, group in enumerate(self._resident_loaded)}
+        self._resident_loaded.clear()
+        self._evict(list(self._loaded))
 
     @torch.inference_mode()
-    def _fetch(self, item: WeightGroup, left: Any) -> _Ready:
-        """In the reader's thread: an item's tensors, on their way to the device. Nothing is sent before the
-        device is done with what has ``left``, or else a fast host would fill it with items that wait."""
-        kept = self._shelf(item)
-        if self._copies is None:
-            return _Ready(sent(kept, self._device, self._locking), None)
-        if left is not None:
-            left.synchronize()
-        with torch.cuda.stream(self._copies):
-            return _Ready(sent(kept, self._device, self._locking), self._copies.record_event())
-
-
-def in_memory(
-    network: M,
-    rows: Sequence[Sequence[WeightGroup]],
-    *,
-    staying: Iterable[WeightGroup] = (),
-    locked: bool = False,
-) -> StreamableModule[M]:
-    """A network's own weights, taken out of it and kept at home; in ``locked`` memory they are sent
-    faster. Who calls keeps none of them: of what is packed already there would be two."""
-    kept: dict[WeightGroup, Mapping[str, Tensor] | Packed] = {}
-    locking = PinnedAllocator()
-    for item in (item for row in rows for item in row):
-        own = dict(tensors_of(network, item))
-        kept[item] = Packed(own, locking) if locked else own
-        _empty(network, item, CPU)
-    return StreamableModule(network, rows, kept.__getitem__, frozenset(staying))
-
-
-def _empty(network: nn.Module, item: WeightGroup, device: torch.device) -> None:
-    put(
-        network, {name: torch.empty(0, dtype=t.dtype, device=device) for name, t in tensors_of(network, item)}
-    )
-
-
-N = TypeVar("N", bound=nn.Module)
-
-
-class ResidentModule(Generic[N]):
-    """Sent to the device item by item when it is first entered, and stays there."""
-
-    def __init__(self, load: Callable[[], StreamableModule[N]], device: torch.device) -> None:
-        self._load, self._device = load, device
-        self._settled: N | None = None
-
-    def __enter__(self) -> N:
-        if self._settled is None:
-            network, rows, shelf, _ = self._load()
-            locking = PinnedAllocator()
-            put(network, {name: tensor.to(self._device) for name, tensor in others_of(network, rows)})
-            for item in (item for row in rows for item in row):
-                put(network, sent(shelf(item), self._device, locking))
-            self._settled = network
-        return self._settled
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """It stays."""
+    def _fetch(self, group: WeightGroup, evicted: Any) -> _Fetched:
+        """In the prefetch thread: send a group to the device, once the device is done with what was evicted;
+        otherwise a fast CPU would fill it with groups that wait."""
+        weights = self._store(group)
+        if self._copy_stream is None:
+            return _Fetched(send(weights, self._device, self._allocator), None)
+        if evicted is not None:
+            evicted.synchronize()
+        with torch.cuda.stream(self._copy_stream):
+            tensors = send(weights, self._device, self._allocator)
+            return _Fetched(tensors, self._copy_stream.record_event())

@@ -1,4 +1,4 @@
-"""What memory this machine has: its own, and what its GPU has free."""
+"""Memory of this computer and its GPU; limits of containers count."""
 
 from __future__ import annotations
 
@@ -10,66 +10,63 @@ from typing import cast
 
 import torch
 
-from .budget import CONTEXT
+from .budget import CONTEXT_BYTES
 
 ROOT = Path("/")
-LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Files that say how much memory a container may take: cgroups 2 and 1."""
-MEMINFO = "proc/meminfo"
+CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Of versions 2 and 1."""
 
 
 def ram_bytes(root: Path = ROOT) -> int:
-    """Bytes of the host's memory, or of what a container may take of it; 0 where nobody says."""
+    """RAM of this computer, or the container's limit; 0 if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return _windows_memory()
-    limits = (_said(root / path, r"\s*(\d+)\s*") for path in LIMITS)
+        return _windows_ram()
+    limits = (_read_number(root / path, r"\s*(\d+)\s*") for path in CGROUP_LIMITS)
     return min([total, *(limit for limit in limits if limit is not None)])
 
 
 def available_bytes(root: Path = ROOT) -> int:
-    """Bytes of :func:`ram_bytes` that other programs leave, where the system says so; else all of them."""
-    free = _said(root / MEMINFO, r".*^MemAvailable:\s*(\d+) kB$.*")
+    """RAM that other programs leave; all of it if unknown."""
+    free = _read_number(root / "proc/meminfo", r".*^MemAvailable:\s*(\d+) kB$.*")
     return ram_bytes(root) if free is None else min(ram_bytes(root), 1024 * free)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes of a CUDA device that this process may have, with what CUDA has taken for it already."""
-    return torch.cuda.mem_get_info(device)[0] + CONTEXT
+    """GPU memory that this process may use, with what its CUDA context has taken."""
+    return torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
 
 
 def total_bytes(device: torch.device) -> int:
-    """All bytes of a CUDA device."""
     return torch.cuda.mem_get_info(device)[1]
 
 
-def keep_under(promised: int, device: torch.device) -> None:
-    """Have torch refuse to take more than so many bytes of a CUDA device."""
-    named = cast("int | None", device.index)
-    number = torch.cuda.current_device() if named is None else named
-    torch.cuda.set_per_process_memory_fraction(min(1.0, promised / total_bytes(device)), number)
+def limit_torch(limit: int, device: torch.device) -> None:
+    """Let PyTorch raise an out-of-memory error above ``limit`` bytes of a CUDA device."""
+    index = cast("int | None", device.index)
+    number = torch.cuda.current_device() if index is None else index
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total_bytes(device)), number)
 
 
-def _said(path: Path, pattern: str) -> int | None:
-    """The number in a file of the system; None where there is no such file, or it says none."""
+def _read_number(path: Path, pattern: str) -> int | None:
+    """The number in a file of the system; None without such a file or number."""
     with suppress(OSError, UnicodeDecodeError):
-        found = re.fullmatch(pattern, path.read_text(encoding="ascii"), re.DOTALL | re.MULTILINE)
-        return int(found[1]) if found else None
+        match = re.fullmatch(pattern, path.read_text(encoding="ascii"), re.DOTALL | re.MULTILINE)
+        return int(match[1]) if match else None
     return None
 
 
-def _windows_memory() -> int:
-    """Windows says it in a structure of its own; 0 where nobody says."""
+def _windows_ram() -> int:
     import ctypes
 
-    class Status(ctypes.Structure):
+    class MemoryStatus(ctypes.Structure):
         _fields_ = (
             ("length", ctypes.c_ulong),
             ("load", ctypes.c_ulong),
             *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
         )
 
-    status = Status(length=ctypes.sizeof(Status))
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
     kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
     return status.total if kernel is not None and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0

@@ -1,4 +1,4 @@
-"""How the large networks are cut into items that are streamed, and their items on disk."""
+"""Weight groups of the large networks, and stores that read them from a checkpoint when they are needed."""
 
 from __future__ import annotations
 
@@ -15,108 +15,96 @@ from ..checkpoints.load import read_tensor
 from ..checkpoints.source import open_source
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision, default_scales
-from .streaming import StreamableModule, WeightGroup, in_memory, leaves, put
+from .streaming import StreamableModule, WeightGroup, leaf_names, set_tensors
 
 N = TypeVar("N", bound=nn.Module)
-BLOCKS = "transformer_blocks"
-MODULATION = ("norm1.linear", "norm2.linear")
-"""Layers of a block that run once for all steps; a step does not need them."""
-PROJECTED = ("attn_face.to_k", "attn_face.to_v", "attn_face.to_out.0", "attn_audio.to_k", "attn_audio.to_v")
-"""Layers of a block that prepare what it hears, once a run or a segment; a step does not need them either."""
-EVERYWHERE = ("attn1.norm_q", "attn1.norm_k")
-"""Layers of a block that belong to no item: small, and needed by the block and by what is prepared for it."""
-ONCE = "audio_proj"
-"""What runs once a segment."""
+MODULATIONS = ("norm1.linear", "norm2.linear")
+"""Layers of a block that run once for all steps."""
+PROJECTIONS = ("attn_face.to_k", "attn_face.to_v", "attn_face.to_out.0", "attn_audio.to_k", "attn_audio.to_v")
+"""Layers of a block that prepare conditions, once per run or segment."""
+UNGROUPED = ("attn1.norm_q", "attn1.norm_k")
+"""Small layers that both the block and the preparation of its conditions need."""
 EMBEDDING, UNUSED = "encoder.embed_tokens", "shared.weight"
-"""T5's embedding under the name by which it is used, and by which it is not."""
+"""T5's embedding under the name that is used, and under the one that is not."""
 
 
 def split_groups(network: Trunk) -> list[Sequence[WeightGroup]]:
-    """Blocks as a step needs them, their modulations, their projections of what is heard, and the audio
-    projection; what a network does not have is left out."""
-    rows: tuple[list[WeightGroup], ...] = [], [], []
+    """Sequences of a transformer or reference network: blocks as a step needs them, their modulations, their
+    projections of conditions, and the audio projection; without those that the network lacks."""
+    sequences: tuple[list[WeightGroup], ...] = [], [], []
     for index in range(len(network.transformer_blocks)):
-        parts: tuple[list[str], ...] = [], [], []
-        for layer in leaves(network, f"{BLOCKS}.{index}"):
-            if not layer.endswith(EVERYWHERE):
-                parts[1 if layer.endswith(MODULATION) else 2 if layer.endswith(PROJECTED) else 0].append(
-                    layer
-                )
-        for row, part in zip(rows, parts, strict=True):
-            row.append(tuple(part))
-    once = [tuple(leaves(network, ONCE))] if hasattr(network, ONCE) else []
-    return [row for row in (*rows, once) if any(row)]
+        groups: tuple[list[str], ...] = [], [], []
+        for layer in leaf_names(network, f"transformer_blocks.{index}"):
+            if not layer.endswith(UNGROUPED):
+                kind = 1 if layer.endswith(MODULATIONS) else 2 if layer.endswith(PROJECTIONS) else 0
+                groups[kind].append(layer)
+        for sequence, group in zip(sequences, groups, strict=True):
+            sequence.append(tuple(group))
+    once = [tuple(leaf_names(network, "audio_proj"))] if hasattr(network, "audio_proj") else []
+    return [sequence for sequence in (*sequences, once) if any(sequence)]
 
 
 def split_text_groups(t5: nn.Module) -> list[Sequence[WeightGroup]]:
-    """T5's encoder: its blocks by halves, and the embedding."""
-    encoder = t5.get_submodule("encoder.block")
+    """Sequences of T5's encoder: half blocks, and the embedding."""
+    blocks = t5.get_submodule("encoder.block")
     halves = [
         f"encoder.block.{block}.layer.{half}"
-        for block, _ in enumerate(encoder.children())
-        for half, _ in enumerate(encoder.get_submodule(f"{block}.layer").children())
+        for block, _ in enumerate(blocks.children())
+        for half, _ in enumerate(blocks.get_submodule(f"{block}.layer").children())
     ]
-    return [[tuple(leaves(t5, half)) for half in halves], [(EMBEDDING,)]]
+    return [[tuple(leaf_names(t5, half)) for half in halves], [(EMBEDDING,)]]
 
 
-def choose_resident(row: Sequence[WeightGroup], staying: int) -> frozenset[WeightGroup]:
-    """So many items of a row, with those that do not stay evenly between them."""
-    passing = max(0, len(row) - staying)
-    pass_by = {(2 * number + 1) * len(row) // (2 * passing) for number in range(passing)}
-    return frozenset(item for place, item in enumerate(row) if place not in pass_by)
+def choose_resident(sequence: Sequence[WeightGroup], count: int) -> frozenset[WeightGroup]:
+    """``count`` groups; those that are streamed are spread evenly between them."""
+    streamed = max(0, len(sequence) - count)
+    places = {(2 * number + 1) * len(sequence) // (2 * streamed) for number in range(streamed)}
+    return frozenset(group for place, group in enumerate(sequence) if place not in places)
 
 
-def text_in_memory(t5: nn.Module) -> StreamableModule[nn.Module]:
-    """T5's encoder with its weights at home."""
-    put(t5, {UNUSED: t5.get_parameter(UNUSED).new_empty(0)})
-    return in_memory(t5, split_text_groups(t5))
+def store_text_on_disk(t5: nn.Module, path: Path, precision: Precision) -> StreamableModule[nn.Module]:
+    """T5's encoder, see ``store_on_disk``."""
+    set_tensors(t5, {UNUSED: torch.empty(0, dtype=precision.compute)})
+    names = {UNUSED: f"{EMBEDDING}.weight"}
+    return store_on_disk(t5, split_text_groups(t5), path, "text_encoder", precision, names=names)
 
 
-def text_on_disk(t5: nn.Module, path: Path, precision: Precision) -> StreamableModule[nn.Module]:
-    """T5's encoder, see :func:`on_disk`."""
-    put(t5, {UNUSED: torch.empty(0, dtype=precision.compute)})
-    return on_disk(
-        t5, split_text_groups(t5), path, "text_encoder", precision, names={UNUSED: f"{EMBEDDING}.weight"}
-    )
-
-
-def on_disk(
+def store_on_disk(
     network: N,
-    rows: Sequence[Sequence[WeightGroup]],
+    sequences: Sequence[Sequence[WeightGroup]],
     path: Path,
-    part: str,
+    component: str,
     precision: Precision,
     *,
     names: Mapping[str, str] | None = None,
-    staying: Iterable[WeightGroup] = (),
+    resident: Iterable[WeightGroup] = (),
 ) -> StreamableModule[N]:
-    """A network on meta whose items are read from its file, each time they are needed; the rest is read now.
-    ``names`` are the network's for tensors of another name in the file.
+    """A network on meta whose groups are read from its checkpoint each time they are needed; the other
+    tensors are read now. ``names`` maps names in the file to those in the network.
 
-    The file has been checked against the network. Raises ``CheckpointError`` when it cannot be read, or has
+    The file was checked against the network before. Raises ``CheckpointError`` if it cannot be read, or has
     changed.
     """
-    found, ours = find_component(open_source(path), part), names or {}
-    home = {layer: item for row in rows for item in row for layer in item}
-    stored: dict[WeightGroup, list[str]] = defaultdict(list)
-    for name in found.made:
-        item = home.get(ours.get(name, name).rpartition(".")[0])
-        if item is None:
-            put(network, read_tensor(found, name, precision))
+    source, names = find_component(open_source(path), component), names or {}
+    groups = {layer: group for sequence in sequences for group in sequence for layer in group}
+    in_file: dict[WeightGroup, list[str]] = defaultdict(list)
+    for name in source.made:
+        group = groups.get(names.get(name, name).rpartition(".")[0])
+        if group is None:
+            set_tensors(network, read_tensor(source, name, precision))
         else:
-            stored[item].append(name)
+            in_file[group].append(name)
     scales: dict[WeightGroup, dict[str, Tensor]] = defaultdict(dict)
-    for name, ones in default_scales(network).items():
-        scales[home.get(name.rpartition(".")[0], ())][name] = ones
-    put(network, scales[()])
+    for name, scale in default_scales(network).items():
+        scales[groups.get(name.rpartition(".")[0], ())][name] = scale
+    set_tensors(network, scales[()])
 
-    def shelf(item: WeightGroup) -> Mapping[str, Tensor]:
-        state = dict(scales[item])
-        for name in stored[item]:
-            state.update(
-                (ours.get(key, key), tensor) for key, tensor in read_tensor(found, name, precision).items()
-            )
+    def read_group(group: WeightGroup) -> Mapping[str, Tensor]:
+        state = dict(scales[group])
+        for name in in_file[group]:
+            tensors = read_tensor(source, name, precision)
+            state.update((names.get(key, key), tensor) for key, tensor in tensors.items())
         return state
 
     network.eval().requires_grad_(False)
-    return StreamableModule(network, rows, shelf, frozenset(staying))
+    return StreamableModule(network, sequences, read_group, frozenset(resident))

@@ -12,9 +12,10 @@ from benchmarks.ceilings import CEILINGS
 from benchmarks.rehearsal import full_size
 from conftest import REPOSITORY
 from hallo3.config import HALLO3
-from hallo3.offload.budget import GB, MemoryPlan, plan_memory
+from hallo3.offload.budget import MemoryPlan, plan_memory
 from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
+from hallo3.units import GB
 
 ROW = re.compile(r"^\| (\d+) GB \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 ALL = {"sequential": "all", "batched": "all, both branches at once"}
@@ -35,9 +36,9 @@ def plans() -> dict[int, MemoryPlan]:
 
 def row_of(plan: MemoryPlan) -> tuple[str, str, str]:
     """What stays, what streams, and the peak, in the README's words."""
-    arranged, streamed = plan.arrangement, plan.stage("sample").streamed
+    arranged, streamed = plan.offload, plan.stage("sample").streamed
     count = HALLO3.trunk.layers
-    stays = f"{arranged.staying} of {count}" if arranged.staying < count else ALL[arranged.passes]
+    stays = f"{arranged.resident} of {count}" if arranged.resident < count else ALL[arranged.passes]
     return stays, f"{streamed / GB:.1f} GB" if streamed else "nothing", f"{plan.peak / GB:.1f} GB"
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.goals import GOALS, judged, segment_seconds
 from benchmarks.rehearsal import full_size
-from hallo3.offload.budget import GB, plan_memory
+from hallo3.offload.budget import plan_memory
 from hallo3.offload.estimate import MemoryRequirements
 from hallo3.quantization.precision import PRECISIONS
+from hallo3.units import GB
 
 H200 = {"device": "NVIDIA H200", "cuda": "12.8"}
 

@@ -22,7 +22,7 @@ from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.select import KernelChoice, choose_kernels
 from hallo3.model.layers import sdpa
-from hallo3.offload.estimate import DEVICE, MEMORY, OffloadConfig, measure_sizes
+from hallo3.offload.estimate import DEVICE, RAM, OffloadConfig, measure_sizes
 from hallo3.quantization.precision import PRECISIONS
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_layers_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("staying", [3, 1, 0])
 def test_what_streams_is_counted(place: Place, staying: int) -> None:
     passing = 3 - staying
-    arranged = OffloadConfig(home=MEMORY, staying=staying, passes="layer-major")
+    arranged = OffloadConfig(home=RAM, resident=staying, passes="layer-major")
     row = measured(place, replace(ONCE, count=3, warm=1), sdpa, arranged)
     sizes = measure_sizes(
         place.config,
@@ -122,7 +122,7 @@ def test_what_streams_is_counted(place: Place, staying: int) -> None:
 
 
 def test_what_stays_is_sent_once(place: Place) -> None:
-    row = measured(place, ONCE, sdpa, OffloadConfig(home=DEVICE, staying=3, passes="batched"))
+    row = measured(place, ONCE, sdpa, OffloadConfig(home=DEVICE, resident=3, passes="batched"))
     assert row["streamed_gb"] == 0
     assert row["seconds"] > 0
 
@@ -145,7 +145,7 @@ def test_ceilings_that_cannot_be_kept_are_told(place: Place, monkeypatch: pytest
 
 def test_a_plan_is_the_run_s_own() -> None:
     whole = Place(device=CPU, dtype=torch.bfloat16, config=HALLO3, whole_layers=42)
-    assert plan_under(whole, 80).arrangement.home == DEVICE
+    assert plan_under(whole, 80).offload.home == DEVICE
     assert plan_under(whole, 8).stage("sample").streamed > 5e9
 
 
@@ -160,7 +160,7 @@ def test_kernels_are_tried_in_the_type_that_is_measured(
         return choose_kernels(name, device, dtype)
 
     monkeypatch.setattr(streamed, "choose_kernels", named)
-    measured(place, ONCE, sdpa, plan_under(place, 80).arrangement)
+    measured(place, ONCE, sdpa, plan_under(place, 80).offload)
     assert tried == [torch.float32] * 2
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from hallo3 import doctor
 from hallo3.checkpoints.component_config import RELEASED_CONFIGS, build_on_meta
 from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
@@ -43,7 +42,7 @@ def test_inspect_refuses_what_is_no_weights_file(tmp_path: Path, capsys: pytest.
 
 def test_doctor_finds_a_complete_model(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(nano_folder)]) == 0
-    assert "Everything is there." in capsys.readouterr().out
+    assert "The model is complete." in capsys.readouterr().out
 
 
 def test_doctor_says_where_the_missing_belong(
@@ -65,29 +64,6 @@ def test_doctor_says_where_the_missing_belong(
     assert "9.5 GB" in parts["text_encoder"]["state"]
     assert main(["doctor", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().out.count("MISSING") == 5
-
-
-@pytest.mark.parametrize(
-    ("gpu", "memory", "word"),
-    [
-        (0, 16, "No GPU"),
-        (8, 64, "this card, 8.0 GB: 12 of 42 blocks"),
-        (12, 64, "this card, 12.0 GB"),
-        (3, 64, "It takes"),
-        (18, 64, "fp8 with everything on the GPU"),
-        (80, 128, "bf16, everything on the GPU"),
-        (24, 16, "a run on a GPU plans"),
-        (0, 16, "--offload disk"),
-    ],
-)
-def test_the_advice_fits_the_machine(gpu: int, memory: int, word: str) -> None:
-    machine = doctor.Machine(
-        memory=memory * GB, free_disk=900 * GB, gpu="Card" if gpu else "", gpu_memory=gpu * GB
-    )
-    advice = " ".join(doctor.advise(machine))
-    assert word in advice
-    assert not gpu or "--low-memory" not in advice
-    assert not gpu or "--offload" not in advice, "by hand there would be no plan"
 
 
 def test_the_published_sizes_are_the_networks() -> None:

@@ -18,8 +18,9 @@ from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import KernelChoice
-from hallo3.offload.budget import CONTEXT, GB
+from hallo3.offload.budget import CONTEXT_BYTES
 from hallo3.offload.estimate import DEVICE
+from hallo3.units import GB
 from support.audio_samples import RATE, tone, write_wav
 from support.messages import expect_message
 
@@ -80,7 +81,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     state: dict[str, Any] = {"kernels": KernelChoice(FUSED)}
     monkeypatch.setattr(vram, "total_bytes", lambda _: 12 * GB)
     monkeypatch.setattr(vram, "free_bytes", lambda _: 9 * GB)
-    monkeypatch.setattr(vram, "keep_under", lambda limit, _: state.update(limit=limit))
+    monkeypatch.setattr(vram, "limit_torch", lambda limit, _: state.update(limit=limit))
     monkeypatch.setattr(requests, "choose_kernels", lambda *_: state["kernels"])
     return state
 
@@ -88,16 +89,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_limit_is_planned_for_and_enforced(words: list[str], gpu: dict[str, Any]) -> None:
     limited = vram.plan_run_memory(request(words, "cuda", "--vram", "6"))
     assert limited.memory is not None
-    assert limited.memory.ceiling == 6 * GB
+    assert limited.memory.limit == 6 * GB
     assert limited.throughput_key != request(words, "cuda").throughput_key
     vram.limit_gpu_memory(limited)
-    assert gpu["limit"] == 6 * GB - CONTEXT
+    assert gpu["limit"] == 6 * GB - CONTEXT_BYTES
     with pytest.raises(InputError, match="less memory than --vram"):
         vram.plan_run_memory(request(words, "cuda", "--vram", "13"))
     with expect_message(r"--vram 10 is more than the 9\.0 GB"):
         lowered = vram.plan_run_memory(request(words, "cuda", "--vram", "10"))
     assert lowered.memory is not None
-    assert lowered.memory.ceiling == 9 * GB
+    assert lowered.memory.limit == 9 * GB
 
 
 def test_the_default_plans_for_free_memory_and_enforces_nothing(
@@ -105,7 +106,7 @@ def test_the_default_plans_for_free_memory_and_enforces_nothing(
 ) -> None:
     free = vram.plan_run_memory(request(words, "cuda"))
     assert free.memory is not None
-    assert (free.memory.ceiling, free.memory.arrangement.home) == (9 * GB, DEVICE)
+    assert (free.memory.limit, free.memory.offload.home) == (9 * GB, DEVICE)
     vram.limit_gpu_memory(free)
     assert gpu["limit"] == 12 * GB
     for manual in (["--offload", "blocks"], ["--low-memory"]):

@@ -1,101 +1,50 @@
-"""Networks cut into items: which comes when, how often, and packed how."""
+"""Weight groups of the networks: which are fetched when, how often, and from where."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hallo3.checkpoints.locate import ModelFolder
+from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.noise import make_generator
-from hallo3.offload import streaming as packing
-from hallo3.offload.streaming import Packed, StreamedModule, WeightGroup, in_memory, over_items
+from hallo3.offload.streaming import StreamedModule, WeightGroup, Weights, store_in_memory
 from hallo3.offload.weight_store import choose_resident, split_groups
+from hallo3.pipeline import animate
+from hallo3.settings import settings_for
 
 CPU = torch.device("cpu")
 
 
-def test_those_that_do_not_stay_are_spread() -> None:
-    row = [(str(n),) for n in range(42)]
-    passing = [n for n in range(42) if row[n] not in choose_resident(row, 35)]
-    assert len(passing) == 7
-    assert {b - a for a, b in pairwise(passing)} == {6}
-    assert choose_resident(row, 42) == frozenset(row)
-    assert not choose_resident(row, 0)
+def test_streamed_groups_are_spread_between_resident_ones() -> None:
+    sequence = [(str(n),) for n in range(42)]
+    streamed = [n for n in range(42) if sequence[n] not in choose_resident(sequence, 35)]
+    assert len(streamed) == 7
+    assert {b - a for a, b in pairwise(streamed)} == {6}
+    assert choose_resident(sequence, 42) == frozenset(sequence)
+    assert not choose_resident(sequence, 0)
 
 
-class Reads(nn.Module):
-    """A module that reads its layer's weight without calling it, as a fused kernel does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(4, 4, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.inner.weight.t()
-
-
-class Two(nn.Module):
-    """Blocks of one item that stand over a layer of another row too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.ModuleDict({"in": Reads(), "out": Reads()}) for _ in range(3))
-
-
-@torch.inference_mode()
-def test_an_item_comes_when_a_module_around_its_layers_runs() -> None:
-    net, x = Two(), torch.randn(2, 4)
-    pairs = [[module.get_submodule(name) for name in ("in", "out")] for module in net.blocks]
-    wanted = [[part(x) for part in pair] for pair in pairs]
-    inner, outer = ([(f"blocks.{n}.{name}.inner",) for n in range(3)] for name in ("in", "out"))
-    over = over_items([inner, outer])
-    assert over["blocks.1"] == (0, 1)
-    assert over["blocks.1.out"] == (1, 1)
-    assert "blocks" not in over
-    with StreamedModule(lambda: in_memory(net, [inner, outer]), CPU):
-        for pair, result in zip(pairs, wanted, strict=True):
-            assert all(torch.equal(part(x), out) for part, out in zip(pair, result, strict=True))
-
-
-def test_what_is_packed_is_the_same() -> None:
-    tensors = {
-        "matrix": torch.randn(300, 7),
-        "eight": torch.randn(5, 3).to(torch.float8_e4m3fn),
-        "one": torch.tensor(3.5),
-        "none": torch.empty(0, 4),
-        "sixteen": torch.randn(9).bfloat16(),
-    }
-    found = Packed(tensors).to(CPU)
-    for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype
-        assert found[name].shape == tensor.shape
-        assert torch.equal(found[name].float(), tensor.float())
-
-
-def test_large_packs_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "CHUNK", 1024)
-    tensors = {str(n): torch.randn(n * 37) for n in range(1, 12)}
-    found = Packed(tensors).to(CPU)
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-
-
-def test_a_block_comes_apart_into_what_runs_how_often(nano_folder: Path) -> None:
+def test_a_block_is_split_by_how_often_its_layers_run(nano_folder: Path) -> None:
     models = load_models(nano_folder, CPU, "fp32")
     with models.transformer as network:
-        blocks, modulations, projected, once = split_groups(network)
-    assert len(blocks) == len(modulations) == len(projected) == network.config.layers
+        blocks, modulations, projections, once = split_groups(network)
+    assert len(blocks) == len(modulations) == len(projections) == network.config.layers
     assert modulations[1] == ("transformer_blocks.1.norm1.linear", "transformer_blocks.1.norm2.linear")
-    assert not any(layer.endswith("norm1.linear") for item in blocks for layer in item)
-    assert "transformer_blocks.0.attn_audio.to_k" in projected[0]
+    assert not any(layer.endswith("norm1.linear") for group in blocks for layer in group)
+    assert "transformer_blocks.0.attn_audio.to_k" in projections[0]
     assert "transformer_blocks.0.attn_audio.to_q" in blocks[0]
     assert all(layer.startswith("audio_proj.") for layer in once[0])
     with models.reference as network:
@@ -105,40 +54,40 @@ def test_a_block_comes_apart_into_what_runs_how_often(nano_folder: Path) -> None
 @torch.inference_mode()
 @pytest.mark.parametrize("access", [(False, False), (True, False), (True, True)])
 def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, bool]) -> None:
-    """Layer-major, whatever is projected when it is read; each of the other items at most once."""
+    """Layer-major; each group of the other sequences at most once."""
     on_access, steps_on_access = access
-    with load_models(tiny_folder, CPU, "fp32").transformer as whole:
-        expected = stepped(whole, "sequential", access)
-        stored = in_memory(whole, split_groups(whole))
+    with load_models(tiny_folder, CPU, "fp32").transformer as loaded:
+        predict, noisy = prepare(loaded, "sequential", access)
+        expected = predict(noisy, 1)
+        module = store_in_memory(loaded, split_groups(loaded))
     fetched: list[WeightGroup] = []
 
-    def shelf(item: WeightGroup) -> Mapping[str, Tensor] | Packed:
-        fetched.append(item)
-        return stored.shelf(item)
+    def store(group: WeightGroup) -> Weights:
+        fetched.append(group)
+        return module.store(group)
 
-    with StreamedModule(lambda: stored._replace(shelf=shelf), CPU) as dit:
-        predict, noisy = prepared(dit, "layer-major", access)
+    with StreamedModule(lambda: module._replace(store=store), CPU) as dit:
+        predict, noisy = prepare(dit, "layer-major", access)
         predict(noisy, 0)
         fetched.clear()
         assert torch.equal(predict(noisy, 1), expected)
     counts = Counter(fetched)
-    blocks, modulations, projected, once = stored.rows
-    assert [counts[item] for item in blocks] == [1] * len(blocks)
-    assert all(counts[item] <= 1 for item in (*modulations, *projected, *once))
-    assert sum(counts[item] for item in modulations) == steps_on_access * len(modulations)
-    assert sum(counts[item] for item in projected) == on_access * len(projected)
+    blocks, modulations, projections, once = module.sequences
+    assert [counts[group] for group in blocks] == [1] * len(blocks)
+    assert all(counts[group] <= 1 for group in (*modulations, *projections, *once))
+    assert sum(counts[group] for group in modulations) == steps_on_access * len(modulations)
+    assert sum(counts[group] for group in projections) == on_access * len(projections)
 
 
-def prepared(
+def prepare(
     dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]
 ) -> tuple[Callable[[Tensor, int], Tensor], Tensor]:
     trunk, grid = dit.config, dit.latent
     features = [draw(f"feature {i}", 1, grid.tokens_per_frame, trunk.width) for i in range(trunk.layers)]
-    face, prompt = draw("face", 1, 512), draw("prompt", 1, trunk.text_tokens, trunk.text_dim)
     run = dit.prepare(
         features,
-        face[:, : dit.face_proj.proj.in_features],
-        prompt,
+        draw("face", 1, dit.face_proj.proj.in_features),
+        draw("prompt", 1, trunk.text_tokens, trunk.text_dim),
         torch.tensor([999.0, 499.0]),
         on_access=access[0],
         steps_on_access=access[1],
@@ -149,10 +98,30 @@ def prepared(
     return GUIDANCE_PASSES[passes](dit, run, segment), draw("noisy", 1, trunk.latent_channels, *grid)
 
 
-def stepped(dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]) -> Tensor:
-    predict, noisy = prepared(dit, passes, access)
-    return predict(noisy, 1)
-
-
 def draw(name: str, *shape: int) -> Tensor:
     return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))
+
+
+@torch.inference_mode()
+def test_t5_streamed_by_half_blocks_encodes_the_same(tiny_folder: Path) -> None:
+    with load_models(tiny_folder, CPU, "fp32").text as encoder:
+        expected = encoder.encode("a woman with red hair", 32)
+    with load_models(tiny_folder, CPU, "fp32", offload="disk").text as encoder:
+        assert torch.equal(encoder.encode("a woman with red hair", 32), expected)
+        loaded = sum(p.numel() > 0 for p in encoder.t5.parameters())
+        assert loaded <= 1 + 2 * 4  # the last norm, and two half blocks
+
+
+def test_a_file_that_changes_while_it_is_streamed_is_refused(
+    tmp_path: Path, nano_folder: Path, portrait: Tensor, speech: Recording
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(nano_folder, folder)
+    models = load_models(folder, CPU, "fp32", offload="disk")
+    run = animate(portrait, speech, "", models, settings_for(models.config.defaults))
+    next(run)
+    path = ModelFolder(folder).transformer
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        list(run)
