@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-kernels test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
+.PHONY: help setup demo test test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -54,6 +54,9 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 test-kernels: setup ## run the Triton kernels without a GPU (Linux)
 	$(PY) -m pip install --quiet triton
 	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_triton_kernels.py
+
+test-gpu: setup ## run tests/gpu on an NVIDIA GPU
+	HALLO3_TEST_DEVICE=cuda $(PY) -m pytest tests/gpu
 
 test-comfyui: $(COMFYUI_READY) ## run the tests in a real ComfyUI
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs
