@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-ProgressCallback = Callable[[int], None]
+ProgressCallback = Callable[[int], object]
 """Called with the amount done since the last call (bytes, rows, files); may raise to stop."""
 OpenProgress = Callable[[str, int], AbstractContextManager[ProgressCallback]]
 """(what is done, total amount) -> a progress display for the duration of a ``with`` block."""

@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from .tensor_file import TensorFile
 
 BLOCK = 16 << 20
-Watch = Callable[[int], None]
+Watch = Callable[[int], object]
 """Called with the number of bytes that have been dealt with since the last call."""
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from tqdm import tqdm
 
 from ..errors import InputError
 from ..jobs.estimate import check_disk, summarize_run
@@ -22,11 +21,10 @@ from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..media.image import write_picture
 from ..media.plots import draw_drift
 from ..messages import logger
-from ..pipeline import RenderProgress
-from ..sampling.step_cache import CacheReport
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
 from .options import AnimateOptions
+from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
@@ -42,7 +40,8 @@ def run_animate(options: AnimateOptions) -> None:
         print_jobs(jobs_folder(options))
         return
     started, request = time.monotonic(), read_request(options)
-    check_vram(request)
+    if options.vram is not None:
+        check_vram(request)
     if options.preview is not None:
         write_picture(request.subject.preview(), options.preview)
     if options.plan:
@@ -92,7 +91,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         jobs=jobs,
         job=job,
         plan=request.plan,
-        canvas=request.canvas,
+        canvas=request.subject.canvas,
         encoding=request.encoding,
         recording=request.speech,
         seed=request.settings.seed,
@@ -134,7 +133,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
         networks.save_identity(options.save_identity)
     if not missing:
         return
-    with _StepBar(missing, manifest.segments, request.settings.steps) as bar:
+    with StepBar(missing, manifest.segments, request.settings.steps) as bar:
         renderer = networks.prepare_renderer(bar.watch)
         video.similarity = networks.similarity
         drop, key = request.settings.motion_drop, request.throughput_key
@@ -160,29 +159,6 @@ def _report_saved(video: VideoJob, so_far: Path, options: AnimateOptions) -> Gen
                 total = video.job.manifest.segments
                 logger.warning(f"{done} of {total} segments are saved; {command} resumes from there{watch}")
         raise
-
-
-class _StepBar:
-    """A bar over the sampling steps of the ``missing`` segments."""
-
-    def __init__(self, missing: int, segments: int, steps: int) -> None:
-        self._bar = tqdm(total=missing * steps, unit="step", desc=f"segment 1/{segments}")
-        self._segments, self._steps = segments, steps
-        self.rendered, self.cache = 0, CacheReport()
-
-    def __enter__(self) -> _StepBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def watch(self, progress: RenderProgress) -> None:
-        index = self._segments - progress.segments + progress.segment
-        self._bar.set_description(f"segment {index + 1}/{self._segments}", refresh=False)
-        done = self.rendered * self._steps + progress.step
-        self._bar.update(min(done, self._bar.total) - self._bar.n)
-        if progress.cache and progress.step == self._steps:
-            self.cache += progress.cache
 
 
 def _print_plan(request: AnimateRequest) -> None:

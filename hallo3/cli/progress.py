@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from ..checkpoints.verify import FileVerifier
+from ..pipeline import RenderProgress
 from ..progress import ProgressCallback
+from ..sampling.step_cache import CacheReport
 
 
 @contextmanager
 def show_bytes(what: str, total: int) -> Generator[ProgressCallback]:
     """A bar of bytes with the time left, removed when it is full."""
     with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
-        yield _advance(bar)
+        yield bar.update
 
 
 @contextmanager
@@ -25,14 +26,30 @@ def show_percent(what: str, total: int) -> Generator[ProgressCallback]:
     """A bar of per cent with the time left, removed when it is full."""
     layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
     with tqdm(total=total, desc=what, leave=False, bar_format=layout) as bar:
-        yield _advance(bar)
+        yield bar.update
 
 
-def _advance(bar: Any) -> ProgressCallback:
-    def advance(amount: int) -> None:
-        bar.update(amount)
+class StepBar:
+    """A bar over the sampling steps of the ``missing`` segments."""
 
-    return advance
+    def __init__(self, missing: int, segments: int, steps: int) -> None:
+        self._bar = tqdm(total=missing * steps, unit="step", desc=f"segment 1/{segments}")
+        self._segments, self._steps = segments, steps
+        self.rendered, self.cache = 0, CacheReport()
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def watch(self, progress: RenderProgress) -> None:
+        index = self._segments - progress.segments + progress.segment
+        self._bar.set_description(f"segment {index + 1}/{self._segments}", refresh=False)
+        done = self.rendered * self._steps + progress.step
+        self._bar.update(min(done, self._bar.total) - self._bar.n)
+        if progress.cache and progress.step == self._steps:
+            self.cache += progress.cache
 
 
 def home() -> Path:

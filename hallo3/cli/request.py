@@ -27,7 +27,6 @@ from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
 from ..jobs.render import NUMERICS
 from ..media.audio import AudioStats, measure_recording
-from ..media.canvas import Canvas
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
 from ..messages import logger
@@ -84,10 +83,6 @@ class AnimateRequest:
         assert self.options.output is not None  # checked when the request was read, unless it is only planned
         return self.options.output
 
-    @property
-    def canvas(self) -> Canvas:
-        return self.subject.canvas
-
     @cached_property
     def paste_back(self) -> PasteBack | None:
         return self.subject.paste_back() if self.options.paste_back else None
@@ -97,8 +92,8 @@ class AnimateRequest:
         """The video's (width, height)."""
         if self.paste_back is not None:
             return self.paste_back.width, self.paste_back.height
-        enlarge = self.options.enlarge
-        return self.canvas.width * enlarge, self.canvas.height * enlarge
+        canvas, enlarge = self.subject.canvas, self.options.enlarge
+        return canvas.width * enlarge, canvas.height * enlarge
 
     @property
     def headers(self) -> str:
@@ -133,7 +128,7 @@ class AnimateRequest:
     @property
     def approximations(self) -> tuple[str, ...]:
         """What computes approximately in the run's networks, by name."""
-        return used_approximations(self.attention)
+        return () if self.attention.exact else (f"attention {self.attention.name}",)
 
     @cached_property
     def kernels(self) -> KernelChoice:
@@ -144,39 +139,35 @@ class AnimateRequest:
 
     @property
     def throughput_key(self) -> str:
-        attention = "" if self.attention is AUTO else f" {self.attention.name}"
-        shown = (
-            self.device.type == "cuda" or self.options.kernels == "fused"
-        )  # else they are a plan's, for a GPU
-        kernels = self.kernels.kernels if shown else PLAIN
-        attention += "" if kernels is PLAIN else f" {kernels.name}"
         placement = self.offload if self.memory is None else self.memory.offload.label
-        device = f"{self.precision.name} {self.device.type} {placement}{attention}"
+        device = f"{self.precision.name} {self.device.type} {placement}"
+        if self.attention is not AUTO:
+            device += f" {self.attention.name}"
+        # kernels of a plan on the CPU are those to expect on a GPU
+        on_device = self.device.type == "cuda" or self.options.kernels == "fused"
+        if on_device and (kernels := self.kernels.kernels) is not PLAIN:
+            device += f" {kernels.name}"
         evaluations, cache = self.settings.evaluations, self.settings.step_cache
         return throughput_key(self.config.name, device, evaluations, self.size, self.encoding, cache)
 
     def estimate(self, segments_left: int) -> RunEstimate:
-        audio = self.config.audio
+        audio, weights = self.config.audio, 0
+        if self.memory is not None:
+            weights = self.memory.ram
+        else:
+            for component in COMPONENTS:
+                with suppress(CheckpointError), open_source(self.files.find(component)) as source:
+                    weights += source.size
         return estimate_run(
             self.plan,
             self.config.segment.shape,
             self.size,
             self.encoding.codec,
-            weights=self._weight_bytes(),
+            weights=weights,
             features=audio.layers * audio.channels * 4 if segments_left else 0,
             segments_left=segments_left,
             throughput=read_throughput(self.jobs, self.throughput_key),
         )
-
-    def _weight_bytes(self) -> int:
-        """Bytes of the weights that are held in RAM."""
-        if self.memory is not None:
-            return self.memory.ram
-        total = 0
-        for component in COMPONENTS:
-            with suppress(CheckpointError), open_source(self.files.find(component)) as source:
-                total += source.size
-        return total
 
     def check_speech(self) -> None:
         """Raises ``AudioError`` if the recording has changed since the request was read."""
@@ -251,10 +242,8 @@ class AnimateRequest:
 
 def read_request(options: AnimateOptions) -> AnimateRequest:
     """Read and check the options. Raises the errors of :mod:`hallo3.errors`."""
-    if options.speech is None or (options.portrait is None and options.identity is None):
-        missing = (
-            "speech" if options.speech is None and (options.portrait or options.identity) else "portrait"
-        )
+    missing = "portrait" if options.portrait is None and options.identity is None else "speech"
+    if missing == "portrait" or options.speech is None:
         raise InputError(
             f"There is no {missing}.",
             found=f"no --{missing}",
@@ -266,8 +255,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     files = ModelFolder(options.model, options.files)
     _check_written_files(options, files)
     config = read_model_config(files.transformer)
-    if not 1 <= options.enlarge <= MAX_ENLARGE or (options.paste_back and options.enlarge != 1):
-        pasted = ", and 1 with --paste-back: the photograph decides the size" if options.paste_back else ""
+    if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
+        pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(
             "--enlarge is out of range.",
             found=f"--enlarge {options.enlarge}" + " with --paste-back" * options.paste_back,
@@ -278,7 +267,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     dtype = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
     precision = get_precision(dtype)
     check_device(precision, device)
-    tested = options.model.resolve() == FOLDER and not options.files
+    built_in = options.model.resolve() == FOLDER and not options.files
     settings = settings_for(
         config.defaults,
         steps=options.steps,
@@ -292,7 +281,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         files=files,
         config=config,
         settings=replace(
-            _approximate(settings, options, tested=tested),
+            _approximate(settings, options, tested=built_in),
             posterior=options.posterior,
             passes="layer-major" if options.low_memory else "batched",
             on_access=options.low_memory,
@@ -304,13 +293,18 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         device=device,
         precision=precision,
         attention=get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
-        verifier=FileVerifier() if tested else file_verifier(),
+        verifier=FileVerifier() if built_in else file_verifier(),
         speech_hash=hash_file(options.speech),
         separator=_find_separator(options, files),
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)
-    _warn_approximate(request, tested=tested)
+    if not built_in:
+        for name in request.approximations:
+            logger.warning(f"{name} is approximate: 8-bit products; {UNTESTED}")
+    identity = request.subject.identity
+    if identity is not None and (warning := identity.approximation_warning(request.approximations)):
+        logger.warning(warning)
     return request
 
 
@@ -318,19 +312,6 @@ def jobs_folder(options: AnimateOptions) -> Path:
     if options.jobs_folder is not None:
         return options.jobs_folder
     return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS_DIR
-
-
-def used_approximations(attention: AttentionBackend) -> tuple[str, ...]:
-    return () if attention.exact else (f"attention {attention.name}",)
-
-
-def _warn_approximate(request: AnimateRequest, *, tested: bool) -> None:
-    if not tested:
-        for name in request.approximations:
-            logger.warning(f"{name} is approximate: 8-bit products; {UNTESTED}")
-    identity = request.subject.identity
-    if identity is not None and (warning := identity.approximation_warning(request.approximations)):
-        logger.warning(warning)
 
 
 def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -> Settings:
