@@ -6,7 +6,6 @@ position only through ``np.memmap``: a mapped file that is truncated kills the p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import SYSTEM, temporary_path, write_error
+from ..storage.atomic import finalize_file, temporary_path, write_error
 
 _FORMAT = np.dtype("<f4")
 
@@ -94,10 +93,8 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
                 file.write(values.data.cast("B") if values.size else b"")
             rows += len(piece)
         with _raise_output_error(path):
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
-            SYSTEM.replace(fresh, path)
+            finalize_file(fresh, path)
     except BaseException:
         with suppress(OSError):  # flushing the buffer may fail on a full disk too
             file.close()

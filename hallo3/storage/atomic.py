@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import OutputError
 
@@ -21,61 +20,12 @@ TEMPORARY_SUFFIX = ".unfinished"
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 """errno values of a folder sync that mean "not supported here"; safe to ignore."""
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-REPLACE_DELAYS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between attempts to replace a file that another program has open on Windows."""
+REPLACE_DELAYS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else ()
+"""Seconds between attempts to replace a file that a player or a virus scanner has open on Windows."""
 WRITE_BYTES = 64 << 20
 
 
-class System(Protocol):
-    """How an operating system makes a rename durable."""
-
-    def replace(self, fresh: Path, path: Path) -> None: ...
-
-    def sync_folder(self, folder: Path) -> None: ...
-
-
-class Posix:
-    """Linux and macOS."""
-
-    def replace(self, fresh: Path, path: Path) -> None:
-        """Atomic, also over an open file."""
-        fresh.replace(path)
-
-    def sync_folder(self, folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in NOT_SUPPORTED:  # some network file systems
-                raise
-        finally:
-            os.close(descriptor)
-
-
-class Windows:
-    """Windows syncs names itself, but refuses to replace a file that a player or virus scanner has open."""
-
-    def __init__(self, delays: tuple[float, ...] = REPLACE_DELAYS) -> None:
-        self._delays = delays
-
-    def replace(self, fresh: Path, path: Path) -> None:
-        for delay in self._delays:
-            try:
-                fresh.replace(path)
-            except PermissionError:
-                time.sleep(delay)
-            else:
-                return
-        fresh.replace(path)
-
-    def sync_folder(self, folder: Path) -> None:
-        """Folders cannot be opened on Windows and need no sync."""
-
-
-SYSTEM: System = Windows() if os.name == "nt" else Posix()
-
-
-def write_atomic(path: Path, blocks: Iterable[bytes | memoryview], system: System = SYSTEM) -> None:
+def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
     """Write a file that survives a power cut once this returns.
 
     If this is stopped or fails at any point, the previous file is still there. Raises ``OSError``.
@@ -91,23 +41,49 @@ def write_atomic(path: Path, blocks: Iterable[bytes | memoryview], system: Syste
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        system.replace(fresh, path)
+        _replace(fresh, path)
     except OSError:
         with suppress(OSError):
             fresh.unlink()
         raise
-    system.sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
-def finalize_file(fresh: Path, path: Path, system: System = SYSTEM) -> None:
+def finalize_file(fresh: Path, path: Path) -> None:
     """Sync a file that another library wrote, and rename it to ``path``. Raises ``OSError``."""
     descriptor = os.open(fresh, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    system.replace(fresh, path)
-    system.sync_folder(path.parent)
+    _replace(fresh, path)
+    _sync_folder(path.parent)
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    """Atomic, also over an open file."""
+    for delay in REPLACE_DELAYS:
+        try:
+            fresh.replace(path)
+        except PermissionError:
+            time.sleep(delay)
+        else:
+            return
+    fresh.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows does it by itself, and cannot open a folder."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:  # some network file systems
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def temporary_path(path: Path) -> Path:
