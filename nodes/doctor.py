@@ -24,9 +24,9 @@ class Hallo3Doctor(io.ComfyNode):
             display_name="Hallo3 Doctor",
             category="Hallo3",
             description=(
-                "Checks which files of the released model you have, which are missing or damaged,"
-                " where missing ones go, and what this computer can run. Reads only the beginning"
-                " of each file; changes nothing."
+                "Checks which files of the released model you have, which are missing or damaged, where "
+                "missing ones go, and what this computer can run. Reads only the beginning of each file; "
+                "changes nothing."
             ),
             search_aliases=["hallo3", "check models", "missing models", "diagnose"],
             inputs=[],

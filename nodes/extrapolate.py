@@ -1,7 +1,4 @@
-"""Hallo3 Extrapolate: the loop over all segments of a speech, rendered by ComfyUI, kept in a job.
-
-The output ``video`` is a file of the job; ``job`` is its name; ``images`` and ``drift`` are IMAGE.
-"""
+"""Hallo3 Extrapolate: renders all segments of a speech with ComfyUI's networks into a job on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from torch import Tensor
 from ..hallo3.errors import InputError
 from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
-from ..hallo3.jobs.estimate import RunEstimate, check_disk, estimate_run, read_throughput, throughput_key
+from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
 from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit_segments, open_job
 from ..hallo3.jobs.render import (
     NUMERICS,
@@ -43,20 +40,27 @@ from . import schema as inputs
 from .comfy import vae as host_vae
 from .comfy.faces import faces_folder
 from .comfy.model import approximations
-from .comfy.progress import RunProgress, check_memory, memory_told, show, stoppable, warn
+from .comfy.progress import (
+    RunProgress,
+    check_interrupted,
+    check_memory,
+    explain_out_of_memory,
+    show_text,
+    show_warning,
+)
 from .comfy.sampling import Sampling, step_cache_of
 from .comfy.speech import SpeechSocket
-from .comfy.workflow import Graph, files_of, running_graph
-from .convert import check_fit, images_of
-from .identity import photograph_of
+from .comfy.workflow import Graph, hash_named_files, running_graph
+from .convert import check_fit, to_images
+from .identity import get_paste_back
 from .sampling import check_numbers, heard
 
 JOBS_DIR = "hallo3_jobs"
 """In ComfyUI's output folder."""
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
-"""Inputs that say what to do with a job, not what its frames are."""
+"""Inputs that do not change the frames."""
 IMAGES_OUTPUT = 1
-ADVICE = "close other programs, or use a smaller weight_dtype; queue again: it resumes where it stopped"
+FREE_MEMORY = "close other programs or use a smaller weight_dtype, then queue again to resume"
 _LAST_VIDEOS: dict[str, Path] = {}
 """The last video of each node."""
 
@@ -67,8 +71,8 @@ def jobs_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExtrapolateRequest:
-    """Everything that a video is made of. Without a ``graph``, outside a running workflow, its job has a key
-    of its own and is never resumed."""
+    """The inputs of a video. Without a ``graph``, outside a running workflow, its job has a unique key and is
+    never resumed."""
 
     sampling: Sampling
     vae: Any
@@ -107,18 +111,6 @@ class ExtrapolateRequest:
         device, cache = self.sampling.patcher.load_device.type, step_cache_of(self.sampling.sampler)
         return throughput_key(self.sampling.config.name, device, evaluations, self.size, self.encoding, cache)
 
-    def estimate(self, jobs: Path, keep_pixels: bool) -> RunEstimate:
-        return estimate_run(
-            self.plan,
-            self.sampling.config.segment.shape,
-            self.size,
-            self.encoding.codec,
-            weights=0,
-            features=0,
-            keep_pixels=keep_pixels,
-            throughput=read_throughput(jobs, self.throughput_key),
-        )
-
     def manifest(self) -> JobManifest:
         headers = stream_headers(self.encoding, *self.size, self.plan.config.fps)
         key = self._key(headers)
@@ -126,17 +118,17 @@ class ExtrapolateRequest:
         return create_manifest(key, self.plan, headers, info, self.parent)
 
     def _key(self, headers: str) -> str:
-        """A hash of the workflow that leads to the node, of the files it names, of the sound and the picture
-        that came in, and of what they continue. Models have no lasting name of their own."""
+        """A hash of the workflow up to the node, the files it names, the input values and the continued job.
+        The workflow stands for the model, which has no lasting name of its own."""
         graph, identity, recording = self.graph, self.identity, self.speech.recording
         if graph is None:
             return hash_facts({"once": uuid.uuid4().hex})
-        workflow = graph.hash_of(self.node, NOT_IN_KEY)
+        workflow = graph.compute_hash(self.node, NOT_IN_KEY)  # fills graph.texts
         saved = identity.saved_info
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
             "workflow": workflow,
-            "files": files_of(graph.texts, FileHashCache(jobs_folder() / CACHE_FILENAME), show),
+            "files": hash_named_files(graph.texts, FileHashCache(jobs_folder() / CACHE_FILENAME), show_text),
             "values": [self.seed, self.motion_drop, self.sampling.guidance_scale],
             "sigmas": hash_tensor(self.sigmas.float()),
             "text": [hash_tensor(text.float()) for text, _ in self.sampling.positive or []],
@@ -156,7 +148,7 @@ class ExtrapolateRequest:
         return hash_facts(facts)
 
     def similarity(self) -> SimilarityFunction:
-        """By the model's own face analyzer, if it needs no missing files."""
+        """Likeness by the model's face analyzer, if its files are available."""
         try:
             analyzer = create_analyzer(self.sampling.config.face, faces_folder())
         except InputError:
@@ -187,8 +179,6 @@ class ComfyRenderer:
 
 
 class Hallo3Extrapolate(io.ComfyNode):
-    """A whole speech to IMAGE and VIDEO."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -196,10 +186,9 @@ class Hallo3Extrapolate(io.ComfyNode):
             display_name="Hallo3 Extrapolate",
             category="Hallo3",
             description=(
-                "Renders the whole talking portrait: samples and decodes segment after segment, "
-                "each continuing from the last frames of the previous one, to the end of the "
-                "speech. Finished segments are saved: after a stop, queue the same workflow again"
-                " to resume."
+                "Renders the whole talking portrait: samples and decodes segment after segment, each "
+                "continuing from the last frames of the previous one, to the end of the speech. Finished "
+                "segments are saved: after a stop, queue the same workflow again to resume."
             ),
             search_aliases=[
                 "hallo3",
@@ -209,25 +198,14 @@ class Hallo3Extrapolate(io.ComfyNode):
                 "long video",
                 "animate",
             ],
-            inputs=[
-                *inputs.networks(),
-                *inputs.who_and_what(),
-                inputs.seed(),
-                *inputs.steps_and_guidance(),
-                inputs.motion_drop(),
-                inputs.positive(),
-                *inputs.sampling_sockets(),
-                *inputs.video_file(),
-                *inputs.going_on(),
-                inputs.paste_back(),
-            ],
+            inputs=[*inputs.render_inputs(single_segment=False), *inputs.job_inputs()],
             outputs=[
                 io.Video.Output("video", tooltip="The finished video with sound, for Save Video."),
                 io.Image.Output(
                     "images",
                     tooltip=(
-                        "The frames, 25 per second, for other nodes. They must all fit in memory;"
-                        " leave this unconnected for long videos."
+                        "The frames, 25 per second, for other nodes. They must all fit in memory; leave "
+                        "this unconnected for long videos."
                     ),
                 ),
                 io.String.Output(
@@ -237,8 +215,8 @@ class Hallo3Extrapolate(io.ComfyNode):
                 io.Image.Output(
                     "drift",
                     tooltip=(
-                        "Chart of sharpness, color, seams and, if measured, likeness over time; for "
-                        "Preview Image."
+                        "Chart of sharpness, color, seams and, if measured, likeness over time; for Preview "
+                        "Image."
                     ),
                 ),
             ],
@@ -247,11 +225,11 @@ class Hallo3Extrapolate(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Run again when images are connected later, and when the video was deleted."""
+        """Run again if ``images`` gets connected, or if the video was deleted."""
         node = str(cls.hidden.unique_id) if cls.hidden else ""
         graph = running_graph(node) if node else None
         deleted = node in _LAST_VIDEOS and not _LAST_VIDEOS[node].is_file()
-        return [graph is None or graph.connected(node, IMAGES_OUTPUT), deleted]
+        return [graph is None or graph.is_connected(node, IMAGES_OUTPUT), deleted]
 
     @classmethod
     def execute(
@@ -284,7 +262,7 @@ class Hallo3Extrapolate(io.ComfyNode):
         dynprompt = cls.hidden.dynprompt if cls.hidden else None
         graph = Graph(dynprompt) if dynprompt is not None else None
         node, jobs = str(cls.hidden.unique_id) if graph else "", jobs_folder()
-        with memory_told(ADVICE), ExitStack() as stack:
+        with explain_out_of_memory(FREE_MEMORY), ExitStack() as stack:
             parent = _find_parent(jobs, continue_from)
             request = ExtrapolateRequest(
                 sampling=sampling,
@@ -295,12 +273,12 @@ class Hallo3Extrapolate(io.ComfyNode):
                 motion_drop=motion_drop,
                 encoding=make_encoding(codec, quality),
                 mark=mark,
-                paste_back=photograph_of(identity) if paste_back else None,
+                paste_back=get_paste_back(identity) if paste_back else None,
                 graph=graph,
                 node=node,
-                parent=stack.enter_context(open_job(jobs, parent, stoppable)) if parent else None,
+                parent=stack.enter_context(open_job(jobs, parent, check_interrupted)) if parent else None,
             )
-            keep_images = graph is None or graph.connected(node, IMAGES_OUTPUT)
+            keep_images = graph is None or graph.is_connected(node, IMAGES_OUTPUT)
             video = _open_video(request, stack, jobs, redo, take, keep_images)
             _render(request, video)
             path = video.job.folder / f"video{request.suffix}"
@@ -313,7 +291,7 @@ class Hallo3Extrapolate(io.ComfyNode):
             chart = draw_drift(video.drifts(), segment.new_frames / segment.fps)
             images = _read_images(video, request.size) if keep_images else None
             file = InputImpl.VideoFromFile(str(path))
-            return io.NodeOutput(file, images, video.job.folder.name, images_of(chart[None]))
+            return io.NodeOutput(file, images, video.job.folder.name, to_images(chart[None]))
 
 
 def make_encoding(codec: str, quality: int) -> VideoEncoding:
@@ -322,7 +300,7 @@ def make_encoding(codec: str, quality: int) -> VideoEncoding:
 
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:
-    """The finished job of a name, None for no name. Raises ``InputError``."""
+    """The finished job of that name; None for an empty name. Raises ``InputError``."""
     if not name.strip():
         return None
     for job in list_jobs(jobs):
@@ -331,7 +309,7 @@ def _find_parent(jobs: Path, name: str) -> JobManifest | None:
     raise InputError(
         "There is no video to continue.",
         found=repr(name[:60]),
-        expected="the `job` output of a Hallo3 Extrapolate that has finished, kept in output/hallo3_jobs",
+        expected="the `job` output of a finished Hallo3 Extrapolate",
         fix="connect the `job` output of the node that rendered the video",
     )
 
@@ -339,19 +317,28 @@ def _find_parent(jobs: Path, name: str) -> JobManifest | None:
 def _open_video(
     request: ExtrapolateRequest, stack: ExitStack, jobs: Path, redo: str, take: int, keep_images: bool
 ) -> VideoJob:
-    """The request's job as a video, locked until ``stack`` is closed. Raises ``InputError`` for what cannot
-    fit."""
+    """Open the request's job, locked until ``stack`` closes. Raises ``InputError`` if it cannot fit."""
     request.encoding.check(request.suffix, *request.size)
     manifest, (width, height) = request.manifest(), request.size
-    again = parse_redo(redo, take, manifest.segments, manifest.segments - len(request.plan))
+    takes = parse_redo(redo, take, manifest.segments, manifest.segments - len(request.plan))
     if keep_images:
         size = manifest.frames * height * width * 3 * 4
         check_memory(size, f"{manifest.frames} frames of {width} x {height} px")
     remove_stale_jobs(jobs, manifest.key)
     if warning := machine_warning(jobs, manifest):
-        warn(warning)
-    job = stack.enter_context(open_job(jobs, manifest, stoppable))
-    check_disk(request.estimate(jobs, keep_images), jobs, folder_size(job.folder))
+        show_warning(warning)
+    job = stack.enter_context(open_job(jobs, manifest, check_interrupted))
+    estimate = estimate_run(
+        request.plan,
+        request.sampling.config.segment.shape,
+        request.size,
+        request.encoding.codec,
+        weights=0,
+        features=0,
+        keep_pixels=keep_images,
+        throughput=read_throughput(jobs, request.throughput_key),
+    )
+    check_disk(estimate, jobs, folder_size(job.folder))
     if request.parent is not None:
         inherit_segments(job, request.parent)
     return VideoJob(
@@ -363,7 +350,7 @@ def _open_video(
         recording=request.speech.recording,
         seed=request.seed,
         parent=request.parent,
-        redo=again,
+        redo=takes,
         paste_back=request.paste_back,
         mark=request.mark,
         keep_pixels=keep_images,
@@ -374,10 +361,10 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
     """Render the missing segments, with one progress bar over all of them."""
     total, missing = video.job.manifest.segments, video.missing
     if not missing:
-        show(f"All {total} segments were already rendered; reusing them.")
+        show_text(f"All {total} segments were already rendered; reusing them.")
         return
     if len(missing) < total:
-        show(f"{total - len(missing)} of {total} segments were already rendered; reusing them.")
+        show_text(f"{total - len(missing)} of {total} segments were already rendered; reusing them.")
     request.sampling.tell_attention()
     slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
     progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
@@ -394,13 +381,13 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
 
 
 def _read_images(video: VideoJob, size: tuple[int, int]) -> Tensor:
-    """All frames as IMAGE [F, H, W, 3], read segment by segment."""
-    manifest, filled = video.job.manifest, 0
+    """All frames as IMAGE [F, H, W, 3]."""
+    manifest, end = video.job.manifest, 0
     images = torch.empty(manifest.frames, size[1], size[0], 3)
     for index in range(manifest.segments):
         if video.job.pixels(index) is None:
-            show(f"The images of segment {index + 1} are decoded from the video: they were not kept.")
+            show_text(f"The images of segment {index + 1} were not saved; decoding the video.")
         frames = video.frames(index)
-        images[filled : filled + len(frames)] = frames.permute(0, 2, 3, 1)
-        filled += len(frames)
+        images[end : end + len(frames)] = frames.permute(0, 2, 3, 1)
+        end += len(frames)
     return images

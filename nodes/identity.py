@@ -19,22 +19,27 @@ from ..hallo3.identity import Identity, Provenance, build_identity, frame_portra
 from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
+from . import schema as inputs
 from .comfy import vae as host_vae
-from .comfy.faces import IDENTITY_FOLDER, files_seen, identities, own_analyzer, path_of
-from .comfy.loading import ReferenceSocket, features_of
+from .comfy.faces import (
+    IDENTITY_FOLDER,
+    create_face_analyzer,
+    face_file_states,
+    find_identity,
+    list_identities,
+)
+from .comfy.loading import ReferenceSocket, extract_features
 from .comfy.model import approximations, config_of, fingerprint_of
-from .comfy.progress import check_memory, show_messages, warn
-from .convert import check_socket, face_box_of, face_mask_of, images_of, picture_of, shown_of
+from .comfy.progress import check_memory, show_messages, show_warning
+from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
 from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
-MOST_FACES = 1000
+MAX_FACES = 1000
 
 
 class Hallo3IdentityReference(io.ComfyNode):
-    """IMAGE to HALLO3_IDENTITY, and a picture of what is used."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -42,15 +47,15 @@ class Hallo3IdentityReference(io.ComfyNode):
             display_name="Hallo3 Identity Reference",
             category="Hallo3",
             description=(
-                "Analyzes a portrait once: who is in it and how it is cropped. The preview shows "
-                "what the model gets: dark parts are cropped, striped bars are padding, faces are"
-                " numbered, and the bright box marks the face used."
+                "Analyzes a portrait once: who is in it and how it is cropped. The preview shows what the "
+                "model gets: dark parts are cropped, striped bars are padding, faces are numbered, and the "
+                "bright box marks the face used."
             ),
             search_aliases=["hallo3", "portrait", "reference image", "face identity", "face crop"],
             has_intermediate_output=True,
             inputs=[
                 io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px per side."),
-                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
+                inputs.vae_input(),
                 ReferenceNetworkType.Input(
                     "reference_network", tooltip="The reference network that belongs to the model."
                 ),
@@ -58,8 +63,8 @@ class Hallo3IdentityReference(io.ComfyNode):
                     "face_analyzer",
                     optional=True,
                     tooltip=(
-                        "Replaces the model's face analyzer. Default: drawn faces for the "
-                        "built-in model, antelopev2 for the released one."
+                        "Replaces the model's face analyzer. Default: drawn faces for the built-in model, "
+                        "antelopev2 for the released one."
                     ),
                 ),
                 io.Mask.Input(
@@ -79,16 +84,15 @@ class Hallo3IdentityReference(io.ComfyNode):
                     default="auto",
                     optional=True,
                     tooltip=(
-                        "face crops around the face; original crops the center; auto is face "
-                        "unless the portrait is square or 3:2. Extrapolate can paste the crop "
-                        "back (paste_back)."
+                        "face crops around the face; original crops the center; auto is face unless the "
+                        "portrait is square or 3:2. Extrapolate can paste the crop back (paste_back)."
                     ),
                 ),
                 io.Int.Input(
                     "face",
                     default=0,
                     min=0,
-                    max=MOST_FACES,
+                    max=MAX_FACES,
                     optional=True,
                     tooltip="Number of the face to use, as shown in the preview; 0 = the largest.",
                 ),
@@ -120,8 +124,8 @@ class Hallo3IdentityReference(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Look again when files for faces have come, gone or changed."""
-        return files_seen()
+        """Run again if files of the face analyzer have changed."""
+        return face_file_states()
 
     @classmethod
     def execute(
@@ -144,31 +148,29 @@ class Hallo3IdentityReference(io.ComfyNode):
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         host_vae.check_vae(vae, config.vae)
         with show_messages():
-            picture = picture_of(portrait)
+            picture = to_picture(portrait)
             choice = FaceChoice(
                 index=face,
-                box=None if face_box is None else face_box_of(face_box),
-                mask=None if face_mask is None else face_mask_of(face_mask, picture),
+                box=None if face_box is None else to_face_box(face_box),
+                mask=None if face_mask is None else to_face_mask(face_mask, picture),
                 whole_picture=no_face == WHOLE_PICTURE,
             )
-            analyzer = face_analyzer or own_analyzer(config.face, choice, unverified=unverified)
+            analyzer = face_analyzer or create_face_analyzer(config.face, choice, unverified=unverified)
             found = analyze_face(picture, analyzer, config.face, choice)
         identity = build_identity(
             frame_portrait(picture, found, config.segment.shape, framing),
             config.face.space,
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
-            features=lambda latents: features_of(reference_network, latents),
+            features=lambda latents: extract_features(reference_network, latents),
             keep_photograph=True,
         )
         numbers = str(reference_network.dtype).removeprefix("torch.")
         identity = replace(identity, provenance=Provenance(numbers, approximations()))
-        shown = shown_of(identity)
+        shown = to_preview(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
 
 
 class Hallo3LoadIdentity(io.ComfyNode):
-    """A file to HALLO3_IDENTITY."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -176,16 +178,15 @@ class Hallo3LoadIdentity(io.ComfyNode):
             display_name="Load Hallo3 Identity",
             category="Hallo3/identity",
             description=(
-                "Loads an identity saved with Save Hallo3 Identity, instead of portrait, "
-                "reference network and Identity Reference. It works only with the model it was "
-                "saved for."
+                "Loads an identity saved with Save Hallo3 Identity, instead of portrait, reference network "
+                "and Identity Reference. It works only with the model it was saved for."
             ),
             search_aliases=["hallo3", "load identity", "load face", "avatar"],
             has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=identities(),
+                    options=list_identities(),
                     tooltip=(
                         "From hallo3_identities in ComfyUI's output or input folder. Press R to refresh."
                     ),
@@ -199,36 +200,31 @@ class Hallo3LoadIdentity(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        """A file that is gone is said before the workflow runs."""
-        if path_of(file) is not None:
+        """Report a missing file before the workflow runs."""
+        if find_identity(file) is not None:
             return True
         return f"There is no identity {file!r}: save one with Save Hallo3 Identity, or choose another."
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> Any:
-        """Another file of the same name is another identity."""
-        path = path_of(file)
+        """Detect a replaced file."""
+        path = find_identity(file)
         return [file, *((path.stat().st_mtime_ns, path.stat().st_size) if path else ())]
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        identity = read_identity(path_of(file) or Path(file))
-        if told := identity.approximation_warning(approximations()):
-            warn(told)
-        shown = shown_of(identity)
+        identity = read_identity(find_identity(file) or Path(file))
+        if warning := identity.approximation_warning(approximations()):
+            show_warning(warning)
+        shown = to_preview(identity)
         return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
 
 
-ADVICE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
-
-
-LIKE = 0.01
-"""How far proportions may be from the crop's."""
+USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
+MAX_ASPECT_ERROR = 0.01
 
 
 class Hallo3PasteBack(io.ComfyNode):
-    """IMAGE and HALLO3_IDENTITY to IMAGE."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -236,10 +232,9 @@ class Hallo3PasteBack(io.ComfyNode):
             display_name="Hallo3 Paste Back",
             category="Hallo3/identity",
             description=(
-                "Pastes the animated crop back into the whole photograph, with a soft edge: a "
-                "tall photograph gives a tall video. Use it for frames from Hallo3 VAE Decode or "
-                "frames that other nodes have processed. Hallo3 Extrapolate does this itself if "
-                "paste_back is on."
+                "Pastes the animated crop back into the whole photograph, with a soft edge: a tall "
+                "photograph gives a tall video. Use it for frames from Hallo3 VAE Decode or frames that "
+                "other nodes have processed. Hallo3 Extrapolate does this itself if paste_back is on."
             ),
             search_aliases=["hallo3", "composite", "uncrop", "stitch", "paste back"],
             inputs=[
@@ -254,17 +249,19 @@ class Hallo3PasteBack(io.ComfyNode):
     @classmethod
     def execute(cls, images: Any, identity: Identity) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
-        around, frames = photograph_of(identity), _frames_of(images, identity)
-        needed = len(frames) * 3 * around.height * around.width * 4
-        check_memory(needed, f"{len(frames)} frames of {around.width} x {around.height} px", ADVICE)
-        pasted = torch.empty(len(frames), around.height, around.width, 3)
+        photograph, frames = get_paste_back(identity), _crop_frames(images, identity)
+        width, height = photograph.width, photograph.height
+        needed = len(frames) * 3 * height * width * 4
+        check_memory(needed, f"{len(frames)} frames of {width} x {height} px", USE_EXTRAPOLATE)
+        pasted = torch.empty(len(frames), height, width, 3)
         for index in range(len(frames)):
-            pasted[index] = images_of(around.paste(frames[index : index + 1].float().cpu().clamp(0, 1)))[0]
+            frame = frames[index : index + 1].float().cpu().clamp(0, 1)
+            pasted[index] = to_images(photograph.paste(frame))[0]
         return io.NodeOutput(pasted)
 
 
-def photograph_of(identity: Identity) -> PasteBack:
-    """What frames of an identity are pasted back into. Raises ``InputError`` if there is nothing."""
+def get_paste_back(identity: Identity) -> PasteBack:
+    """The photograph to paste frames into. Raises ``InputError`` if the identity has none."""
     if identity.paste_back is None:
         raise InputError(
             "This identity has no photograph to paste into.",
@@ -275,29 +272,29 @@ def photograph_of(identity: Identity) -> PasteBack:
     return identity.paste_back
 
 
-def _frames_of(images: Any, identity: Identity) -> Tensor:
-    """IMAGE [F, h, w, 3] -> [F, 3, h, w]. Raises ``ShapeError`` for other proportions than the crop's."""
+def _crop_frames(images: Any, identity: Identity) -> Tensor:
+    """IMAGE [F, h, w, 3] -> [F, 3, h, w]. Raises ``ShapeError`` unless it has the crop's aspect ratio."""
     wide, tall = identity.canvas.width, identity.canvas.height
     found = f"a {type(images).__name__}"
     if isinstance(images, Tensor) and images.ndim == 4 and images.shape[3] >= 3 and len(images):
         height, width = images.shape[1:3]
-        like = abs(width * tall - height * wide) <= LIKE * height * wide
-        if like and 2 * height >= tall and bool(images.isfinite().all()):
+        similar = abs(width * tall - height * wide) <= MAX_ASPECT_ERROR * height * wide
+        if similar and 2 * height >= tall and bool(images.isfinite().all()):
             return images[..., :3].permute(0, 3, 1, 2)
-        found = f"frames of {width} x {height} px" if not like else "frames that are too small, or not finite"
+        found = (
+            f"frames of {width} x {height} px" if not similar else "frames that are too small, or not finite"
+        )
     elif isinstance(images, Tensor):
         found = str(list(images.shape))
     raise ShapeError(
         "The frames do not fit the identity.",
         found=found,
-        expected=f"frames of {wide} x {tall} px, or enlarged in these proportions",
+        expected=f"frames of {wide} x {tall} px, or larger with this aspect ratio",
         fix="connect images rendered with this identity, without padding bars",
     )
 
 
 class Hallo3SaveIdentity(io.ComfyNode):
-    """HALLO3_IDENTITY to a file."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -305,9 +302,9 @@ class Hallo3SaveIdentity(io.ComfyNode):
             display_name="Save Hallo3 Identity",
             category="Hallo3/identity",
             description=(
-                "Saves the identity extracted from a portrait. Load Hallo3 Identity restores it "
-                "bit for bit, without reference network, face analyzer or portrait. The file "
-                "contains the portrait, so treat it as private."
+                "Saves the identity extracted from a portrait. Load Hallo3 Identity restores it bit for "
+                "bit, without reference network, face analyzer or portrait. The file contains the portrait, "
+                "so treat it as private."
             ),
             search_aliases=["hallo3", "save identity", "save face", "avatar"],
             is_output_node=True,
@@ -328,20 +325,20 @@ class Hallo3SaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
-        mark = fingerprint_of(model)
-        check_model(identity, config_of(model), lambda: mark)
+        fingerprint = fingerprint_of(model)
+        check_model(identity, config_of(model), lambda: fingerprint)
         output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
-        wanted = filename_prefix.strip().replace("\\", "/")
-        plain = wanted.isprintable() and bool(wanted) and not wanted.endswith("/")
-        if not plain or not (output / wanted).resolve().is_relative_to(output.resolve()):
+        prefix = filename_prefix.strip().replace("\\", "/")
+        valid = prefix.isprintable() and bool(prefix) and not prefix.endswith("/")
+        if not valid or not (output / prefix).resolve().is_relative_to(output.resolve()):
             raise InputError(
                 "The identity cannot be saved under this name.",
                 found=repr(filename_prefix)[:100],
-                expected=f"a name inside of {IDENTITY_FOLDER} in ComfyUI's output folder",
+                expected=f"a name inside {IDENTITY_FOLDER} in ComfyUI's output folder",
                 fix="use a name such as person, or people/anna",
             )
-        folder, name, number, below, _ = folder_paths.get_save_image_path(wanted, str(output))
+        folder, name, number, below, _ = folder_paths.get_save_image_path(prefix, str(output))
         path = Path(folder) / f"{name}_{number:05}_{IDENTITY_SUFFIX}"
-        write_identity(identity, mark, path)
+        write_identity(identity, fingerprint, path)
         shown = "/".join(part for part in (IDENTITY_FOLDER, below, path.name) if part)
         return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({path.stat().st_size / 1e6:.1f} MB)"))

@@ -11,9 +11,9 @@ from ..hallo3.built_in import NAME as BUILT_IN
 from ..hallo3.errors import check_choice
 from ..hallo3.media.audio import read_recording
 from ..hallo3.media.image import read_picture
-from .comfy.builtin import built_in_speech_encoder, built_in_text_encoder, built_in_vae
+from .comfy.builtin import load_speech_encoder, load_text_encoder, load_vae
 from .comfy.loading import FP8, load_model, load_reference_network
-from .convert import audio_of, images_of
+from .convert import to_audio, to_images
 from .schema import ReferenceNetworkType
 
 CATEGORY = "Hallo3/loaders"
@@ -27,14 +27,12 @@ def weights_files() -> list[str]:
     return [BUILT_IN, *(n for n in folder_paths.get_filename_list(FOLDER) if n.lower().endswith(SAFE))]
 
 
-def path_of(name: str) -> Path | None:
+def weights_path(name: str) -> Path | None:
     """Where a file stands; None for the built-in weights."""
     return None if name == BUILT_IN else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
 class Hallo3LoadModel(io.ComfyNode):
-    """Hallo3's diffusion transformer as a MODEL."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -42,8 +40,8 @@ class Hallo3LoadModel(io.ComfyNode):
             display_name="Load Hallo3 Model",
             category=CATEGORY,
             description=(
-                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, "
-                "torch.compile and all samplers work with it."
+                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, torch.compile "
+                "and all samplers work with it."
             ),
             search_aliases=["hallo3", "talking portrait model", "lip sync model", "unet loader"],
             inputs=[
@@ -52,8 +50,8 @@ class Hallo3LoadModel(io.ComfyNode):
                     options=weights_files(),
                     default=BUILT_IN,
                     tooltip=(
-                        "A file from models/diffusion_models, or the small built-in model, for "
-                        "drawn faces only."
+                        "A file from models/diffusion_models, or the small built-in model, for drawn faces "
+                        "only."
                     ),
                 ),
                 io.Combo.Input(
@@ -62,8 +60,8 @@ class Hallo3LoadModel(io.ComfyNode):
                     default="default",
                     advanced=True,
                     tooltip=(
-                        "Data type of the weights in memory. fp8 halves the memory of 16 bit and "
-                        "costs some quality."
+                        "Data type of the weights in memory. fp8 halves the memory of 16 bit and costs some "
+                        "quality."
                     ),
                 ),
             ],
@@ -76,12 +74,10 @@ class Hallo3LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(load_model(path_of(model_name), weight_dtype))
+        return io.NodeOutput(load_model(weights_path(model_name), weight_dtype))
 
 
 class Hallo3LoadReferenceNetwork(io.ComfyNode):
-    """The identity reference network."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -89,8 +85,8 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
             display_name="Load Hallo3 Reference Network",
             category=CATEGORY,
             description=(
-                "Loads the identity reference network. It runs once per portrait and can be "
-                "unloaded before sampling."
+                "Loads the identity reference network. It runs once per portrait and can be unloaded before "
+                "sampling."
             ),
             search_aliases=["hallo3", "reference net", "identity network"],
             inputs=[
@@ -112,12 +108,10 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
 
     @classmethod
     def execute(cls, reference_network_name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_reference_network(path_of(reference_network_name)))
+        return io.NodeOutput(load_reference_network(weights_path(reference_network_name)))
 
 
 class Hallo3LoadBuiltIn(io.ComfyNode):
-    """All networks of the built-in model."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -125,9 +119,9 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
             display_name="Load Hallo3 Built-in",
             category=CATEGORY,
             description=(
-                "All networks for a talking portrait, included with the pack: a small trained "
-                "model that runs on any computer. It knows drawn faces and makes 64 x 64 px "
-                "videos; photographs need the released weights."
+                "All networks for a talking portrait, included with the pack: a small trained model that "
+                "runs on any computer. It knows drawn faces and makes 64 x 64 px videos; photographs need "
+                "the released weights."
             ),
             search_aliases=["hallo3", "talking portrait", "demo model", "tiny model"],
             inputs=[],
@@ -145,9 +139,9 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
         return io.NodeOutput(
             load_model(None),
             load_reference_network(None),
-            built_in_vae(),
-            built_in_speech_encoder(),
-            built_in_text_encoder(),
+            load_vae(),
+            load_speech_encoder(),
+            load_text_encoder(),
         )
 
 
@@ -157,8 +151,6 @@ PORTRAITS = ("portrait", "portrait_2", "portrait_3")
 
 
 class Hallo3Sample(io.ComfyNode):
-    """Something to begin with: IMAGE and AUDIO."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -166,9 +158,9 @@ class Hallo3Sample(io.ComfyNode):
             display_name="Hallo3 Sample",
             category="Hallo3",
             description=(
-                "A sample portrait and sentence, to try a workflow right away. To use your own "
-                "files, replace this node with Load Image and Load Audio. The built-in model "
-                "knows portraits like these."
+                "A sample portrait and sentence, to try a workflow right away. To use your own files, "
+                "replace this node with Load Image and Load Audio. The built-in model knows portraits like "
+                "these."
             ),
             search_aliases=["hallo3", "example portrait", "example speech"],
             inputs=[
@@ -190,4 +182,4 @@ class Hallo3Sample(io.ComfyNode):
     def execute(cls, portrait: str = PORTRAITS[0]) -> io.NodeOutput:
         check_choice(portrait, PORTRAITS, "portrait")
         picture = read_picture(SAMPLES / f"{portrait}.png")
-        return io.NodeOutput(images_of(picture[None]), audio_of(read_recording(SAMPLES / "speech.wav")))
+        return io.NodeOutput(to_images(picture[None]), to_audio(read_recording(SAMPLES / "speech.wav")))

@@ -20,9 +20,9 @@ from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.segments import plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
-from .convert import check_socket, picture_of, recording_of
+from .convert import check_socket, to_picture, to_recording
 from .extrapolate import jobs_folder, make_encoding
-from .identity import photograph_of
+from .identity import get_paste_back
 from .schema import IdentityType
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
@@ -38,9 +38,9 @@ class Hallo3Plan(io.ComfyNode):
             display_name="Hallo3 Plan",
             category="Hallo3",
             description=(
-                "Estimates segments, frames, disk, memory and time on this machine before loading"
-                " anything, and stops if the video cannot fit. Put it between Load Audio and "
-                "Hallo3 Encode Speech, or run it alone."
+                "Estimates segments, frames, disk, memory and time on this machine before loading anything, "
+                "and stops if the video cannot fit. Put it between Load Audio and Hallo3 Encode Speech, or "
+                "run it alone."
             ),
             search_aliases=["hallo3", "estimate", "how long", "disk space", "eta"],
             inputs=[
@@ -58,13 +58,13 @@ class Hallo3Plan(io.ComfyNode):
                     optional=True,
                     tooltip="Whether the images output of Hallo3 Extrapolate will be connected.",
                 ),
-                inputs.codec(),
+                inputs.codec_input(),
                 IdentityType.Input(
                     "identity",
                     optional=True,
                     tooltip="Instead of portrait: its crop is known, so the size is exact.",
                 ),
-                inputs.paste_back(),
+                inputs.paste_back_input(),
             ],
             outputs=[
                 io.Audio.Output("audio", tooltip="The speech, for Hallo3 Encode Speech."),
@@ -89,7 +89,7 @@ class Hallo3Plan(io.ComfyNode):
         paste_back: bool = False,
     ) -> io.NodeOutput:
         check_choice(model, MODELS, "model")
-        recording, config = recording_of(audio), MODELS[model]
+        recording, config = to_recording(audio), MODELS[model]
         segment, encoding = config.segment, make_encoding(codec, -1)
         stats = AudioStats(recording.sample_rate, *recording.waveform.shape)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
@@ -124,8 +124,8 @@ def _video_size(
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         if paste_back:
-            around = photograph_of(identity)
-            return around.width, around.height
+            photograph = get_paste_back(identity)
+            return photograph.width, photograph.height
         return identity.canvas.width, identity.canvas.height
     if paste_back and portrait is None:
         raise InputError(
@@ -134,9 +134,9 @@ def _video_size(
             expected="one of them, because its size is the video's",
             fix="connect portrait or identity, or switch paste_back off",
         )
-    picture = torch.zeros(3, 200, 300) if portrait is None else picture_of(portrait)
+    picture = torch.zeros(3, 200, 300) if portrait is None else to_picture(portrait)
     if paste_back:
-        around = make_paste_back(picture, Crop.whole(*picture.shape[1:]), shape)
-        return around.width, around.height
+        photograph = make_paste_back(picture, Crop.whole(*picture.shape[1:]), shape)
+        return photograph.width, photograph.height
     canvas = fit(picture, shape)
     return canvas.width, canvas.height

@@ -25,13 +25,11 @@ from .comfy.progress import RunProgress
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .comfy.vae import encode
-from .convert import check_fit, check_socket, images_of, motion_of, segment_of
+from .convert import check_fit, check_socket, get_segment, to_images, to_motion
 from .schema import KEEP, IdentityType
 
 
 class Hallo3VAEDecode(io.ComfyNode):
-    """LATENT to IMAGE, in the original's slices."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -39,14 +37,14 @@ class Hallo3VAEDecode(io.ComfyNode):
             display_name="Hallo3 VAE Decode",
             category="Hallo3",
             description=(
-                "Decodes a segment slice by slice, as the original does; ComfyUI's VAE Decode "
-                "gives a slightly different picture. Outputs the segment's new frames and the "
-                "motion frames for the next segment."
+                "Decodes a segment slice by slice, as the original does; ComfyUI's VAE Decode gives a "
+                "slightly different picture. Outputs the segment's new frames and the motion frames for the "
+                "next segment."
             ),
             search_aliases=["hallo3", "decode video", "3d vae"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Latents of one segment."),
-                io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
+                inputs.vae_input(),
                 IdentityType.Input(
                     "identity",
                     optional=True,
@@ -71,7 +69,7 @@ class Hallo3VAEDecode(io.ComfyNode):
         kept = frames[first:last]
         if identity is not None:
             kept = identity.canvas.uncrop(kept)
-        return io.NodeOutput(images_of(kept), images_of(frames[-overlap:]))
+        return io.NodeOutput(to_images(kept), to_images(frames[-overlap:]))
 
 
 def _latents(samples: Any, identity: Identity | None) -> Tensor:
@@ -83,8 +81,8 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
             found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
             expected="[1, channels, frames, height, width]",
             fix=(
-                "connect the LATENT of Hallo3 Sampler or a sampler; select one of a batch with Latent"
-                " From Batch"
+                "connect the LATENT of Hallo3 Sampler or a sampler; select one of a batch with Latent From "
+                "Batch"
             ),
         )
     made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
@@ -131,8 +129,6 @@ CATEGORY = "Hallo3/sampling"
 
 
 class Hallo3OriginalSampler(io.ComfyNode):
-    """SAMPLER."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -140,8 +136,8 @@ class Hallo3OriginalSampler(io.ComfyNode):
             display_name="Hallo3 Original Sampler",
             category=CATEGORY,
             description=(
-                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule "
-                "it takes exactly the original's steps; other sigmas work too."
+                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule it takes "
+                "exactly the original's steps; other sigmas work too."
             ),
             search_aliases=["hallo3", "dpmpp_2m_sde", "ddim", "sampler select"],
             inputs=[
@@ -160,9 +156,8 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "An approximation, not yet tested on the released weights; 0 is off. "
-                        "Skips steps that the previous two predict to within this error: 0.1 is "
-                        "10 %."
+                        "An approximation, not yet tested on the released weights; 0 is off. Skips steps "
+                        "that the previous two predict to within this error: 0.1 is 10 %."
                     ),
                 ),
                 io.Float.Input(
@@ -174,8 +169,8 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Every fourth such step is computed as a check. If its error exceeds this"
-                        " limit, the cache is off for the rest of the segment."
+                        "Every fourth such step is computed as a check. If its error exceeds this limit, "
+                        "the cache is off for the rest of the segment."
                     ),
                 ),
             ],
@@ -194,8 +189,6 @@ class Hallo3OriginalSampler(io.ComfyNode):
 
 
 class Hallo3OriginalSchedule(io.ComfyNode):
-    """SIGMAS."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -206,7 +199,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
             search_aliases=["hallo3", "sigmas", "scheduler", "zero snr"],
             inputs=[
                 io.Model.Input("model", tooltip="The Hallo3 model to sample."),
-                inputs.steps(),
+                inputs.steps_input(),
             ],
             outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
         )
@@ -238,7 +231,7 @@ def segment_input(
     """
     canvas, plan = identity.canvas.pixels, socket.speech.plan
     if motion_frames is not None:
-        motion = motion_of(motion_frames, canvas, plan.config.motion_frames)
+        motion = to_motion(motion_frames, canvas, plan.config.motion_frames)
     elif segment.index == 0:
         motion = first_motion(canvas, plan)
     else:
@@ -269,8 +262,6 @@ def empty_latents(channels: int, grid: tuple[int, ...]) -> Tensor:
 
 
 class Hallo3Sampler(io.ComfyNode):
-    """One segment to LATENT."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -278,21 +269,11 @@ class Hallo3Sampler(io.ComfyNode):
             display_name="Hallo3 Sampler",
             category="Hallo3",
             description=(
-                "Samples one segment of the video. For a whole speech use Hallo3 Extrapolate, "
-                "which does this for every segment."
+                "Samples one segment of the video. For a whole speech use Hallo3 Extrapolate, which does "
+                "this for every segment."
             ),
             search_aliases=["hallo3", "dit sampler", "ksampler", "talking head"],
-            inputs=[
-                *inputs.networks(),
-                *inputs.who_and_what(),
-                inputs.segment(),
-                inputs.seed(),
-                *inputs.steps_and_guidance(),
-                inputs.motion_drop(),
-                inputs.positive(),
-                inputs.motion_frames(),
-                *inputs.sampling_sockets(),
-            ],
+            inputs=inputs.render_inputs(single_segment=True),
             outputs=[io.Latent.Output("latent", tooltip="The segment's latents, for Hallo3 VAE Decode.")],
         )
 
@@ -317,7 +298,7 @@ class Hallo3Sampler(io.ComfyNode):
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
-        wanted, noise = segment_of(speech, segment), make_noise(seed)
+        wanted, noise = get_segment(speech, segment), make_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
@@ -327,8 +308,6 @@ class Hallo3Sampler(io.ComfyNode):
 
 
 class Hallo3SegmentConditioning(io.ComfyNode):
-    """One segment as conditioning, for samplers of ComfyUI's."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -337,19 +316,11 @@ class Hallo3SegmentConditioning(io.ComfyNode):
             category="Hallo3/sampling",
             description=(
                 "Identity, speech and motion of one segment as conditioning for KSampler and "
-                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, and"
-                " its output to Hallo3 VAE Decode. The original uses cfg 3.5."
+                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, and its "
+                "output to Hallo3 VAE Decode. The original uses cfg 3.5."
             ),
             search_aliases=["hallo3", "conditioning", "image to video", "ksampler"],
-            inputs=[
-                *inputs.networks(),
-                *inputs.who_and_what(),
-                inputs.segment(),
-                inputs.seed("Selects the hidden pixels of the motion frames; the sampler has its own seed."),
-                inputs.motion_drop(),
-                inputs.positive(),
-                inputs.motion_frames(),
-            ],
+            inputs=inputs.render_inputs(single_segment=True, sampled=False),
             outputs=[
                 io.Conditioning.Output("positive", tooltip="Prompt, speech and identity."),
                 io.Conditioning.Output("negative", tooltip="The identity without prompt and speech."),
@@ -373,7 +344,7 @@ class Hallo3SegmentConditioning(io.ComfyNode):
         check_numbers(seed, motion_drop)
         config = config_of(model)
         check_fit(identity, speech, vae, model)
-        wanted, noise = segment_of(speech, segment), make_noise(seed)
+        wanted, noise = get_segment(speech, segment), make_noise(seed)
         read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
         empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)
         return io.NodeOutput(*branches(positive, read, config), latent_of(empty, wanted))

@@ -1,4 +1,4 @@
-"""Inputs that several nodes share, so that they are called and explained alike."""
+"""Socket types, and the inputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -16,55 +16,77 @@ SpeechType = io.Custom("HALLO3_SPEECH")
 IdentityType = io.Custom("HALLO3_IDENTITY")
 """A :class:`hallo3.identity.Identity`."""
 FaceAnalyzerType = io.Custom("HALLO3_FACE_ANALYZER")
-"""Anything that satisfies :class:`hallo3.face.analysis.FaceAnalyzer`."""
+"""A :class:`hallo3.face.analyzer.FaceAnalyzer`."""
 
 KEEP = "hallo3_keep"
-"""Entry of a LATENT: the first frame of its segment that is new, the one after its last, and how many latent
-frames it had then."""
+"""Entry of a LATENT: its segment's first new frame, the end of the new ones, its number of latent frames."""
+MAX_COUNT = 1_000_000
 
 
-LAST_SEGMENT = 1_000_000
-
-
-def networks() -> list[io.Input]:
-    """The model and its VAE."""
-    return [
+def render_inputs(*, single_segment: bool, sampled: bool = True) -> list[io.Input]:
+    """Inputs of Extrapolate; for a single segment, of Sampler and, not ``sampled``, Segment Conditioning."""
+    inputs: list[io.Input] = [
         io.Model.Input(
             "model",
             tooltip=(
                 "From Load Hallo3 Model or Load Hallo3 Built-in; LoRA loaders and caches can sit in between."
             ),
         ),
-        io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in."),
-    ]
-
-
-def who_and_what() -> list[io.Input]:
-    """Identity and speech."""
-    return [
+        vae_input(),
         IdentityType.Input("identity", tooltip="The person who speaks, from Hallo3 Identity Reference."),
         SpeechType.Input("speech", tooltip="The speech, from Hallo3 Encode Speech."),
     ]
-
-
-def segment() -> io.Input:
-    """Which segment."""
-    return io.Int.Input(
-        "segment",
-        default=0,
-        min=0,
-        max=LAST_SEGMENT,
-        tooltip="Number of the segment, from 0. Hallo3 Encode Speech outputs how many there are.",
+    if single_segment:
+        inputs.append(
+            _count(
+                "segment",
+                0,
+                "Number of the segment, from 0. Hallo3 Encode Speech outputs how many there are.",
+            )
+        )
+    seed = "The same inputs and seed give the same result."
+    if not sampled:
+        seed = "Selects the hidden pixels of the motion frames; the sampler has its own seed."
+    inputs.append(
+        io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=seed)
     )
+    if sampled:
+        inputs += steps_and_guidance()
+    inputs += [
+        io.Float.Input(
+            "motion_drop",
+            default=0.1,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Fraction of the motion frames' pixels hidden from the model, to reduce drift.",
+        ),
+        io.Conditioning.Input(
+            "positive",
+            optional=True,
+            tooltip=(
+                "The prompt, encoded by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3 "
+                "Built-in. Default: no prompt."
+            ),
+        ),
+    ]
+    if single_segment:
+        inputs.append(
+            io.Image.Input(
+                "motion_frames",
+                optional=True,
+                tooltip="From Hallo3 VAE Decode of the previous segment. Only segment 0 needs none.",
+            )
+        )
+    return inputs + (_sampling_sockets() if sampled else [])
 
 
-def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.Input:
-    """The seed of a run."""
-    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
+def vae_input() -> io.Input:
+    return io.Vae.Input("vae", tooltip="CogVideoX's 3D VAE, or the VAE of Load Hallo3 Built-in.")
 
 
-def steps() -> io.Input:
-    """Sampling steps."""
+def steps_input() -> io.Input:
     return io.Int.Input(
         "steps",
         default=50,
@@ -75,9 +97,8 @@ def steps() -> io.Input:
 
 
 def steps_and_guidance() -> list[io.Input]:
-    """What the original calls by these names."""
     return [
-        steps(),
+        steps_input(),
         io.Float.Input(
             "guidance_scale",
             default=3.5,
@@ -85,140 +106,15 @@ def steps_and_guidance() -> list[io.Input]:
             max=MAX_GUIDANCE,
             step=0.1,
             tooltip=(
-                "How strongly the video follows prompt and speech: 3.5 for the released model, 1 "
-                "for the built-in one. 1 disables guidance and halves the work."
+                "How strongly the video follows prompt and speech: 3.5 for the released model, 1 for the "
+                "built-in one. 1 disables guidance and halves the work."
             ),
         ),
     ]
 
 
-def motion_drop() -> io.Input:
-    """The random mask over motion frames."""
-    return io.Float.Input(
-        "motion_drop",
-        default=0.1,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        advanced=True,
-        tooltip="Fraction of the motion frames' pixels hidden from the model, to reduce drift.",
-    )
-
-
-def positive() -> io.Input:
-    """The prompt."""
-    return io.Conditioning.Input(
-        "positive",
-        optional=True,
-        tooltip=(
-            "The prompt, encoded by T5-XXL (Load CLIP, type cogvideox) or the clip of Load Hallo3"
-            " Built-in. Default: no prompt."
-        ),
-    )
-
-
-def codec() -> io.Input:
-    """How the video is encoded."""
-    return io.Combo.Input(
-        "codec",
-        options=list(CODECS),
-        default="h264",
-        optional=True,
-        advanced=True,
-        tooltip="h264 plays anywhere; h265 is smaller; prores (.mov) and ffv1 (.mkv, lossless) for editing.",
-    )
-
-
-def video_file() -> list[io.Input]:
-    """The finished file."""
-    return [
-        codec(),
-        io.Int.Input(
-            "quality",
-            default=-1,
-            min=-1,
-            max=51,
-            optional=True,
-            advanced=True,
-            tooltip="0 is best; -1 is the default: 17 for h264, 20 for h265. Keep -1 for prores and ffv1.",
-        ),
-    ]
-
-
-def going_on() -> list[io.Input]:
-    """What is to become of segments that are finished."""
-    return [
-        io.String.Input(
-            "redo",
-            default="",
-            optional=True,
-            advanced=True,
-            tooltip=(
-                "Segments to re-render, counted from 1: 14-17, or 14- for 14 to the end. Others are kept."
-            ),
-        ),
-        io.Int.Input(
-            "take",
-            default=1,
-            min=1,
-            max=LAST_SEGMENT,
-            optional=True,
-            advanced=True,
-            tooltip="Take number of the redone segments. Change it for a different result.",
-        ),
-        io.String.Input(
-            "continue_from",
-            default="",
-            optional=True,
-            advanced=True,
-            tooltip=(
-                "Continue a finished video with this speech: connect the job output of the node that "
-                "rendered it."
-            ),
-        ),
-        io.Int.Input(
-            "start_again",
-            default=0,
-            min=0,
-            max=LAST_SEGMENT,
-            optional=True,
-            advanced=True,
-            tooltip=(
-                "Increase by 1 to render everything again. The earlier job is kept for 7 days, for 30"
-                " if unfinished."
-            ),
-        ),
-        io.Boolean.Input(
-            "mark",
-            default=True,
-            optional=True,
-            advanced=True,
-            tooltip='Add an "AI-generated" note to the file\'s metadata.',
-        ),
-    ]
-
-
-def paste_back() -> io.Input:
-    """The whole photograph."""
-    return io.Boolean.Input(
-        "paste_back",
-        default=False,
-        optional=True,
-        tooltip="Output the whole photograph with the animated crop in it; at most 1920 px per side.",
-    )
-
-
-def motion_frames() -> io.Input:
-    """The last frames of the previous segment."""
-    return io.Image.Input(
-        "motion_frames",
-        optional=True,
-        tooltip="From Hallo3 VAE Decode of the previous segment. Only segment 0 needs none.",
-    )
-
-
-def sampling_sockets() -> list[io.Input]:
-    """ComfyUI's own ways to sample, in place of the original's."""
+def _sampling_sockets() -> list[io.Input]:
+    """ComfyUI's own sampling in place of the original's."""
     return [
         io.Guider.Input(
             "guider",
@@ -238,3 +134,87 @@ def sampling_sockets() -> list[io.Input]:
             tooltip="Default: the original's schedule. If connected, steps is ignored.",
         ),
     ]
+
+
+def codec_input() -> io.Input:
+    return io.Combo.Input(
+        "codec",
+        options=list(CODECS),
+        default="h264",
+        optional=True,
+        advanced=True,
+        tooltip="h264 plays anywhere; h265 is smaller; prores (.mov) and ffv1 (.mkv, lossless) for editing.",
+    )
+
+
+def job_inputs() -> list[io.Input]:
+    """The file's encoding, and what happens to segments that are already rendered."""
+    return [
+        codec_input(),
+        io.Int.Input(
+            "quality",
+            default=-1,
+            min=-1,
+            max=51,
+            optional=True,
+            advanced=True,
+            tooltip="0 is best; -1 is the default: 17 for h264, 20 for h265. Keep -1 for prores and ffv1.",
+        ),
+        _text(
+            "redo",
+            "Segments to re-render, counted from 1: 14-17, or 14- for 14 to the end. Others are kept.",
+        ),
+        _count(
+            "take",
+            1,
+            "Take number of the redone segments. Change it for a different result.",
+            advanced=True,
+        ),
+        _text(
+            "continue_from",
+            "Continue a finished video with this speech: connect the job output of the node that rendered "
+            "it.",
+        ),
+        _count(
+            "start_again",
+            0,
+            (
+                "Increase by 1 to render everything again. The earlier job is kept for 7 days, for 30 if "
+                "unfinished."
+            ),
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "mark",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip='Add an "AI-generated" note to the file\'s metadata.',
+        ),
+        paste_back_input(),
+    ]
+
+
+def paste_back_input() -> io.Input:
+    return io.Boolean.Input(
+        "paste_back",
+        default=False,
+        optional=True,
+        tooltip="Output the whole photograph with the animated crop in it; at most 1920 px per side.",
+    )
+
+
+def _text(name: str, tooltip: str) -> io.Input:
+    return io.String.Input(name, default="", optional=True, advanced=True, tooltip=tooltip)
+
+
+def _count(name: str, lowest: int, tooltip: str, advanced: bool | None = None) -> io.Input:
+    return io.Int.Input(
+        name,
+        default=lowest,
+        min=lowest,
+        max=MAX_COUNT,
+        optional=bool(advanced),
+        advanced=advanced,
+        tooltip=tooltip,
+    )

@@ -11,15 +11,13 @@ from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
 from .comfy.speech import encode_speech, vocals_fingerprint
-from .convert import images_of, recording_of
+from .convert import to_images, to_recording
 from .schema import SpeechType
 
 SEPARATED = "separated"
 
 
 class Hallo3EncodeSpeech(io.ComfyNode):
-    """AUDIO to HALLO3_SPEECH, and a plot of its loudness."""
-
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -27,9 +25,9 @@ class Hallo3EncodeSpeech(io.ComfyNode):
             display_name="Hallo3 Encode Speech",
             category="Hallo3",
             description=(
-                "Turns a recording of up to 12 hours into speech features, 25 per second (one per"
-                " video frame). The preview plots loudness over time, with silence shaded and "
-                "segment borders marked."
+                "Turns a recording of up to 12 hours into speech features, 25 per second (one per video "
+                "frame). The preview plots loudness over time, with silence shaded and segment borders "
+                "marked."
             ),
             search_aliases=["hallo3", "audio encode", "wav2vec", "lip sync audio"],
             has_intermediate_output=True,
@@ -40,8 +38,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                 io.AudioEncoder.Input(
                     "audio_encoder",
                     tooltip=(
-                        "wav2vec2-base-960h from Load Audio Encoder, or the audio encoder of Load "
-                        "Hallo3 Built-in."
+                        "wav2vec2-base-960h from Load Audio Encoder, or the audio encoder of Load Hallo3 "
+                        "Built-in."
                     ),
                 ),
                 io.Combo.Input(
@@ -50,8 +48,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "evened raises quiet passages, so a quieter second speaker moves the "
-                        "mouth too. The video's sound is unchanged."
+                        "evened raises quiet passages, so a quieter second speaker moves the mouth too. The "
+                        "video's sound is unchanged."
                     ),
                 ),
                 io.Combo.Input(
@@ -60,8 +58,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "muted treats pauses as silence, so room noise does not move the mouth. "
-                        "The video's sound is unchanged."
+                        "muted treats pauses as silence, so room noise does not move the mouth. The video's "
+                        "sound is unchanged."
                     ),
                 ),
                 io.Combo.Input(
@@ -81,9 +79,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
                     default=AS_RECORDED,
                     optional=True,
                     tooltip=(
-                        "separated removes music first, as the original does; needs "
-                        "Kim_Vocal_2.onnx in models/audio_separator and onnxruntime. The video's "
-                        "sound is unchanged."
+                        "separated removes music first, as the original does; needs Kim_Vocal_2.onnx in "
+                        "models/audio_separator and onnxruntime. The video's sound is unchanged."
                     ),
                 ),
             ],
@@ -115,8 +112,8 @@ class Hallo3EncodeSpeech(io.ComfyNode):
     ) -> io.NodeOutput:
         check_choice(vocals, (AS_RECORDED, SEPARATED), "vocals")
         preprocessing = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
-        recording = recording_of(audio)
+        recording = to_recording(audio)
         socket, plot = encode_speech(audio_encoder, recording, preprocessing, vocals=vocals == SEPARATED)
-        plan, shown = socket.speech.plan, images_of(plot[None])
+        plan, shown = socket.speech.plan, to_images(plot[None])
         preview = ui.PreviewImage(shown, cls=cls)
         return io.NodeOutput(socket, len(plan), plan.frames, float(plan.config.fps), shown, ui=preview)

@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 
 import fit_previews  # noqa: E402
 from comfyui.browser import opened  # noqa: E402
-from comfyui.lend_operators import lend_operators  # noqa: E402
 from comfyui.server import Server  # noqa: E402
+from comfyui.torchvision_stubs import lend_operators  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 FIRST = "Hallo3 talking portrait"

@@ -1,6 +1,6 @@
-"""The built-in model's VAE and speech encoder as ComfyUI's: sizes that ComfyUI's own loaders do not know.
+"""The built-in model's VAE, speech and text encoder as ComfyUI's, whose loaders do not know their sizes.
 
-Their files hold half precision; both compute in float32 on every device, being too small to gain by less.
+The files hold half precision. All compute in float32: they are too small to gain from less.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ class BuiltInVAE(comfy.sd.VAE):
         self.working_dtypes = [torch.float32]
         self.disable_offload = self.not_video = self.handles_tiling = False
         self.crop_input, self.size, self.format_encoded, self.audio_sample_rate = True, None, None, 44100
-        self.memory_used_decode = lambda shape, dtype: _bytes(config, shape, dtype, TIME_FACTOR * 64)
-        self.memory_used_encode = lambda shape, dtype: _bytes(config, shape, dtype, 1)
+
+        def bytes_used(shape: Any, dtype: torch.dtype, scale: int) -> int:
+            return 16 * config.block_out_channels[0] * math.prod(shape[2:]) * scale * mm.dtype_size(dtype)
+
+        self.memory_used_decode = lambda shape, dtype: bytes_used(shape, dtype, TIME_FACTOR * SPACE_FACTOR**2)
+        self.memory_used_encode = lambda shape, dtype: bytes_used(shape, dtype, 1)
         self.device, self.output_device = mm.vae_device(), mm.intermediate_device()
         self.vae_dtype = torch.float32
         with torch.device("meta"):
@@ -67,10 +71,6 @@ class BuiltInVAE(comfy.sd.VAE):
         )
 
 
-def _bytes(config: VAEConfig, shape: Any, dtype: torch.dtype, per_place: int) -> int:
-    return 16 * config.block_out_channels[0] * math.prod(shape[2:]) * per_place * mm.dtype_size(dtype)
-
-
 class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel):
     """ComfyUI's audio encoder object around a small wav2vec2; ``segment`` says what it is made for."""
 
@@ -81,13 +81,13 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         self.model: Any = build_wav2vec2(config)
         load_strict(self.model, state, "the built-in speech encoder")
         mm.archive_model_dtypes(self.model)
-        held = nn.Sequential(self.model)  # a patcher names its model's device; transformers' has a fixed one
+        module = nn.Sequential(self.model)  # a patcher sets the model's device; transformers' is read-only
         self.patcher = comfy.model_patcher.ModelPatcher(
-            held, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
+            module, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
         )
 
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
-        """What ComfyUI's own AudioEncoderEncode asks: hidden states at the encoder's own pace."""
+        """For ComfyUI's AudioEncoderEncode: hidden states at the encoder's own rate."""
         mm.load_models_gpu([self.patcher])
         mono = resample(audio[0].float().mean(dim=0), sample_rate, self.model_sample_rate)
         states = self.model(normalize(mono)[None].to(self.load_device), output_hidden_states=True)
@@ -95,44 +95,44 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(mono)}
 
 
-def built_in_vae() -> BuiltInVAE:
-    """The built-in model's VAE, in ComfyUI's own class: diffusers need not be installed."""
+def load_vae() -> BuiltInVAE:
     return BuiltInVAE(read_model_config(FILES.transformer).vae, read_state(FILES.vae, torch.float32))
 
 
-def built_in_speech_encoder() -> BuiltInSpeechEncoder:
-    """The built-in model's speech encoder."""
+def load_speech_encoder() -> BuiltInSpeechEncoder:
     sizes = read_component_config(FILES.speech_encoder, "speech_encoder")
     state = read_state(FILES.speech_encoder, torch.float32)
     return BuiltInSpeechEncoder(sizes, state, read_model_config(FILES.transformer).segment)
 
 
-TOKENS = "hallo3"
-"""Key of what is tokenized: rows of (token, weight), none for an empty prompt."""
-Rows = list[list[tuple[Any, ...]]]
+TOKENS_KEY = "hallo3"
+TokenRows = list[list[tuple[Any, ...]]]
+"""Rows of (token, weight); none for an empty prompt."""
 
 
-class Words:
-    """ComfyUI's tokenizer object. Weights, as in ``(word:1.2)``, are not read."""
+class ComfyTokenizer:
+    """ComfyUI's tokenizer object. Ignores weights such as ``(word:1.2)``."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self._tokenizer, self._length = tokenizer, length
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Rows]:
-        """A prompt's tokens; too long a prompt is cut, and the user told."""
+    def tokenize_with_weights(
+        self, text: str, return_word_ids: bool = False, **_: Any
+    ) -> dict[str, TokenRows]:
+        """Tokens of a prompt, which is cut with a warning if it is too long."""
         if not text.strip():
-            return {TOKENS: []}
+            return {TOKENS_KEY: []}
         with show_messages():
-            found: list[int] = self._tokenizer(text, self._length)[0].tolist()
-        return {TOKENS: [[(token, 1.0, n)[: 2 + return_word_ids] for n, token in enumerate(found, 1)]]}
+            tokens: list[int] = self._tokenizer(text, self._length)[0].tolist()
+        return {TOKENS_KEY: [[(token, 1.0, n)[: 2 + return_word_ids] for n, token in enumerate(tokens, 1)]]}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing to save: a word's letters decide its number."""
+        """Empty: a word's letters decide its number."""
         return {}
 
 
-class Network(nn.Module):
-    """ComfyUI's text encoder object around T5; it has no layers or projections to choose from."""
+class ComfyT5(nn.Module):
+    """ComfyUI's text encoder object around T5, without layers or projections to choose from."""
 
     dtypes = frozenset([torch.float32])
 
@@ -143,14 +143,14 @@ class Network(nn.Module):
         self._empty = length, int(sizes["d_model"])
 
     def set_clip_options(self, options: dict[str, Any]) -> None:
-        """Nothing of it concerns T5."""
+        """No option applies to T5."""
 
     def reset_clip_options(self) -> None:
-        """Nothing was set."""
+        """No option was set."""
 
-    def encode_token_weights(self, tokens: dict[str, Rows]) -> tuple[Tensor, None]:
-        """Tokens -> embedding [1, length, text_dim], zeros for an empty prompt; nothing is pooled."""
-        home, rows = mm.intermediate_device(), tokens[TOKENS]
+    def encode_token_weights(self, tokens: dict[str, TokenRows]) -> tuple[Tensor, None]:
+        """Tokens -> embedding [1, length, text_dim], zeros for an empty prompt; no pooled output."""
+        home, rows = mm.intermediate_device(), tokens[TOKENS_KEY]
         if not rows:
             return torch.zeros(1, *self._empty, device=home), None
         ids = torch.tensor([[token[0] for token in row] for row in rows])
@@ -158,15 +158,11 @@ class Network(nn.Module):
         return states.flatten(0, 1)[None].to(home), None
 
 
-def built_in_text_encoder() -> Any:
-    """The built-in model's text encoder, a CLIP for CLIP Text Encode (Prompt) and its like."""
-    files = ModelFolder(FOLDER)
-    sizes, length = (
-        read_component_config(files.text_encoder, "text_encoder"),
-        read_model_config(files.transformer).trunk.text_tokens,
-    )
-    tokenizer = make_tokenizer(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)
-    network = Network(sizes, read_state(files.text_encoder, torch.float32), length)
-    words = Words(tokenizer(), length)
-    target = SimpleNamespace(params={}, clip=lambda **_: network, tokenizer=lambda **_: words)
+def load_text_encoder() -> Any:
+    """A CLIP for CLIP Text Encode (Prompt) and similar nodes."""
+    sizes = read_component_config(FILES.text_encoder, "text_encoder")
+    length = read_model_config(FILES.transformer).trunk.text_tokens
+    tokenizer = ComfyTokenizer(make_tokenizer(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)(), length)
+    network = ComfyT5(sizes, read_state(FILES.text_encoder, torch.float32), length)
+    target = SimpleNamespace(params={}, clip=lambda **_: network, tokenizer=lambda **_: tokenizer)
     return comfy.sd.CLIP(target, model_options={"dtype": torch.float32}, disable_dynamic=True)

@@ -1,8 +1,8 @@
-"""Landmarks for the face mask by ComfyUI's own MediaPipe port, where this ComfyUI has it and its model.
+"""Identity files, and the face analyzer with landmarks by ComfyUI's own MediaPipe port.
 
-ComfyUI 0.33: ``comfy_extras/nodes_mediapipe.py``. Its file, ``mediapipe_face_fp32.safetensors`` (5.4 MB),
-lies in ``models/detection``; ComfyUI does not download it. All that is used of the port is the object
-that its loader node makes, and that object's ``detect_batch``.
+The port (ComfyUI 0.33: ``comfy_extras/nodes_mediapipe.py``) reads ``mediapipe_face_fp32.safetensors``
+(5.4 MB) in ``models/detection``, which ComfyUI does not download. We use only the object that its loader
+node creates, and that object's ``detect_batch``.
 """
 
 from __future__ import annotations
@@ -32,167 +32,161 @@ from ...hallo3.face.selection import FaceChoice
 from ...hallo3.identity_file import IDENTITY_SUFFIX
 
 IDENTITY_FOLDER = "hallo3_identities"
-"""In ComfyUI's output folder, where they are saved, and in its input folder, where others are put."""
-OUTPUT = " [output]"
-"""What ComfyUI writes behind the name of a file in its output folder."""
+"""In ComfyUI's output folder for saved identities, in its input folder for others."""
+OUTPUT_SUFFIX = " [output]"
+"""ComfyUI's mark of a file in its output folder."""
 
 
-def identities() -> list[str]:
-    """Names of what is there, as ComfyUI writes them; those in the output folder first."""
-    places = (folder_paths.get_output_directory(), OUTPUT), (folder_paths.get_input_directory(), "")
-    found: list[str] = []
-    for root, ending in places:
+def list_identities() -> list[str]:
+    """Names of the identity files as ComfyUI writes them, those in the output folder first."""
+    roots = (folder_paths.get_output_directory(), OUTPUT_SUFFIX), (folder_paths.get_input_directory(), "")
+    names: list[str] = []
+    for root, suffix in roots:
         files = sorted((Path(root) / IDENTITY_FOLDER).rglob(f"*{IDENTITY_SUFFIX}"))
-        found += [f"{file.relative_to(root).as_posix()}{ending}" for file in files if file.is_file()]
-    return found
+        names += [f"{file.relative_to(root).as_posix()}{suffix}" for file in files if file.is_file()]
+    return names
 
 
-def path_of(name: str) -> Path | None:
-    """The file of a name, if it is there and inside of ComfyUI's folders."""
-    inside = folder_paths.get_input_directory()
-    if name.endswith(OUTPUT):
-        inside, name = folder_paths.get_output_directory(), name.removesuffix(OUTPUT)
-    root = Path(inside).resolve()
+def find_identity(name: str) -> Path | None:
+    """The existing file of a name, inside ComfyUI's folders only."""
+    folder = folder_paths.get_input_directory()
+    if name.endswith(OUTPUT_SUFFIX):
+        folder, name = folder_paths.get_output_directory(), name.removesuffix(OUTPUT_SUFFIX)
+    root = Path(folder).resolve()
     path = (root / name).resolve()
     return path if path.is_relative_to(root) and path.is_file() else None
 
 
-DETECTION_FOLDER, FILE = "detection", "mediapipe_face_fp32.safetensors"
-KNOWN = ("mediapipe", "face")
-"""What the name of such a file holds, if it is not the published one."""
-SURE = 0.5
-"""A score from which on MediaPipe takes a face for one, as in the original."""
-RANGE = "short"
-"""The detector that MediaPipe's own file has."""
-CHANGED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What is raised where a file does not fit the port, or the port is not as it was."""
+DETECTION_FOLDER, PORT_FILENAME = "detection", "mediapipe_face_fp32.safetensors"
+PORT_FILE_WORDS = ("mediapipe", "face")
+"""Words in the name of a renamed file."""
+MIN_SCORE = 0.5
+DETECTOR = "short"
+"""The detector of MediaPipe's own file."""
+PORT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Raised if a file does not fit the port, or if the port has changed."""
 
 
 def find_landmarks(folder: Path | None = None) -> FindLandmarks | None:
-    """What finds MediaPipe's landmarks here: the port with its model; without the model the package with the
-    original's file in ``folder``, where that is there; else something that says what is missing when a face
-    is asked for. None for a ComfyUI without the port and no folder.
-
-    Nothing is loaded before a face is asked for.
+    """The landmark finder that works here, with nothing loaded yet: the port with its model; else the package
+    with the original's file in ``folder``; else one that reports the missing file when a face is analyzed.
+    None without the port and without a folder.
     """
-    make = _port()
-    model = _model() if make is not None else None
-    if make is not None and model is not None:
-        return PortLandmarks(model, make)
-    if folder is not None and (make is None or find_task_file(folder) is not None):
+    try:
+        create: Any = import_module("comfy_extras.nodes_mediapipe").FaceLandmarkerModel
+    except (ImportError, AttributeError):
+        create = None
+    model = _find_model() if create is not None else None
+    if model is not None:
+        return PortLandmarks(model, create)
+    if folder is not None and (create is None or find_task_file(folder) is not None):
         return create_landmark_finder(folder)
-    return None if make is None else _without_model
+    return None if create is None else _report_missing_model
 
 
 @dataclass(frozen=True)
 class PortLandmarks:
-    """Finds landmarks with the networks in a ``model`` file; ``make`` is ComfyUI's, and makes of its tensors
-    the object that detects faces."""
+    """Finds landmarks with the port's networks in a ``model`` file; ``create`` makes the port's detector of
+    its tensors."""
 
     model: Path
-    make: Callable[[dict[str, Tensor]], Any]
+    create: Callable[[dict[str, Tensor]], Any]
 
     def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
-        """The landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1; None if none are found.
+        """Landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1, or None.
 
-        Raises ``CheckpointError`` for a damaged or other file, and where the port is another than it was.
+        Raises ``CheckpointError`` for a damaged or other file, or a changed port.
         """
         with TensorFile(self.model) as file:
             state = {name: file.read(name) for name in file.entries}
         try:
             with torch.inference_mode():
-                found = match_landmarks(picture, face, partial(_look_for, self._loaded(state)))
-            return None if found is None else found.clone()
-        except CHANGED as error:
+                landmarks = match_landmarks(picture, face, partial(_detect_landmarks, self._load_port(state)))
+            return None if landmarks is None else landmarks.clone()
+        except PORT_ERRORS as error:
             if is_out_of_memory(error):
                 raise
-            raise _other(self.model, f"{type(error).__name__}: {error}") from error
+            raise self._error(f"{type(error).__name__}: {error}") from error
 
-    def _loaded(self, state: dict[str, Tensor]) -> Any:
-        """The port's object. Refuses a file that lacks tensors: the port would use random ones."""
-        there = set(state)
-        port = self.make(state)
-        wanted = {"mesh.": "mesh.", "detector.": f"detector_{RANGE}."}
-        lacking = [
+    def _load_port(self, state: dict[str, Tensor]) -> Any:
+        """Refuses a file that lacks tensors: the port would use random ones."""
+        names = set(state)
+        port = self.create(state)
+        prefixes = {"mesh.": "mesh.", "detector.": f"detector_{DETECTOR}."}
+        missing = [
             name
-            for name in port.models[RANGE].state_dict()
-            for own, theirs in wanted.items()
-            if name.startswith(own) and theirs + name.removeprefix(own) not in there
+            for name in port.models[DETECTOR].state_dict()
+            for ours, theirs in prefixes.items()
+            if name.startswith(ours) and theirs + name.removeprefix(ours) not in names
         ]
-        if lacking:
-            raise _other(self.model, f"{len(lacking)} tensors are missing, the first is {lacking[0]}")
+        if missing:
+            raise self._error(f"{len(missing)} tensors are missing, the first is {missing[0]}")
         return port
 
+    def _error(self, found: str) -> CheckpointError:
+        return CheckpointError(
+            "ComfyUI's MediaPipe port cannot find face landmarks.",
+            found=f"{self.model.name}: {found}",
+            expected=f"{PORT_FILENAME}, as published for ComfyUI's own MediaPipe nodes",
+            fix="download the file again, or update ComfyUI",
+        )
 
-def _port() -> Callable[[dict[str, Tensor]], Any] | None:
-    """What makes a detector of the file's tensors, if this ComfyUI has the port."""
-    try:
-        return import_module("comfy_extras.nodes_mediapipe").FaceLandmarkerModel
-    except (ImportError, AttributeError):
-        return None
 
-
-def _model() -> Path | None:
-    """The port's file among ComfyUI's models: the published one, or the first that is called like it."""
+def _find_model() -> Path | None:
+    """The port's file among ComfyUI's models: the published one, or the first with a similar name."""
     if DETECTION_FOLDER not in folder_paths.folder_names_and_paths:
         return None
     names = [str(name) for name in folder_paths.get_filename_list(DETECTION_FOLDER)]
-    alike = [name for name in names if all(word in Path(name).name.lower() for word in KNOWN)]
-    best = next((name for name in alike if Path(name).name == FILE), alike[0] if alike else None)
-    path = None if best is None else folder_paths.get_full_path(DETECTION_FOLDER, best)
+    similar = [name for name in names if all(word in Path(name).name.lower() for word in PORT_FILE_WORDS)]
+    similar.sort(key=lambda name: Path(name).name != PORT_FILENAME)
+    path = folder_paths.get_full_path(DETECTION_FOLDER, similar[0]) if similar else None
     return None if path is None else Path(path)
 
 
-def _look_for(port: Any, levels: Tensor) -> list[Tensor]:
-    faces = port.detect_batch([levels.numpy()], num_faces=0, score_thresh=SURE, variant=RANGE)[0]
-    # MediaPipe itself drops a face of whose presence its second network is less than half sure: below 0 here.
+def _detect_landmarks(port: Any, levels: Tensor) -> list[Tensor]:
+    faces = port.detect_batch([levels.numpy()], num_faces=0, score_thresh=MIN_SCORE, variant=DETECTOR)[0]
+    # MediaPipe drops faces below a presence of one half, which is 0 here.
     return [torch.as_tensor(face["landmarks_xy"]).double() for face in faces if face["presence"] >= 0]
 
 
-def _without_model(picture: Tensor, face: DetectedFace) -> NoReturn:
+def _report_missing_model(picture: Tensor, face: DetectedFace) -> NoReturn:
     del picture, face
     raise CheckpointError(
         "MediaPipe's face landmarks need a model file that is missing.",
-        found=f"no {FILE} in ComfyUI's models/{DETECTION_FOLDER}",
+        found=f"no {PORT_FILENAME} in ComfyUI's models/{DETECTION_FOLDER}",
         expected="the file of ComfyUI's own MediaPipe nodes (5.4 MB, Apache 2.0)",
         fix="download it from detection of Comfy-Org/mediapipe on huggingface.co into models/"
         + DETECTION_FOLDER,
     )
 
 
-def _other(model: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        "ComfyUI's MediaPipe port cannot find face landmarks.",
-        found=f"{model.name}: {found}",
-        expected=f"{FILE}, as published for ComfyUI's own MediaPipe nodes",
-        fix="download the file again, or update ComfyUI",
-    )
-
-
 def faces_folder() -> Path | None:
-    """The folder among ComfyUI's models, as other packs have it, if it is there."""
+    """The folder of face networks among ComfyUI's models, where other packs put it too, if it exists."""
     return ModelFolder(Path(folder_paths.models_dir)).faces
 
 
-def files_seen() -> list[tuple[str, int, int]]:
-    """Which files there are for faces, and when they changed: others may see another face."""
-    folder = faces_folder()
-    found = [*folder.rglob("*.onnx"), *folder.rglob("*.task")] if folder is not None else []
-    port = (
-        folder_paths.get_full_path(DETECTION_FOLDER, FILE)
-        if DETECTION_FOLDER in folder_paths.folder_names_and_paths
-        else None
-    )
-    found += [Path(port)] if port else []
-    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(found)]
+def face_file_states() -> list[tuple[str, int, int]]:
+    """Path, time and size of every file that face analysis depends on."""
+    folder, model = faces_folder(), _find_model()
+    files = [*folder.rglob("*.onnx"), *folder.rglob("*.task")] if folder is not None else []
+    files += [model] if model else []
+    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(files)]
 
 
-def own_analyzer(
+def create_face_analyzer(
     config: FaceConfig, choice: FaceChoice | None = None, *, unverified: bool = False
 ) -> FaceAnalyzer:
-    """The analyzer of a model's embedding space, with ComfyUI's own way to landmarks for photographs.
+    """The analyzer of a model's embedding space; on photographs, with the landmarks available in ComfyUI.
 
-    Raises ``FaceError`` when there is none, ``CheckpointError`` when a file is missing.
+    Raises ``FaceError`` without an analyzer for the space, ``CheckpointError`` if a file is missing.
     """
     folder = faces_folder()
     landmarks = find_landmarks(folder)

@@ -1,4 +1,4 @@
-"""Weights files -> networks under ComfyUI's memory management."""
+"""Weights files -> networks managed by ComfyUI."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from ...hallo3.checkpoints.component_config import META, build_reference, read_m
 from ...hallo3.checkpoints.detect_format import FileFormat
 from ...hallo3.checkpoints.load import check_state
 from ...hallo3.checkpoints.source import open_source
-from ...hallo3.checkpoints.verify import FileVerifier, Watch
+from ...hallo3.checkpoints.verify import FileVerifier
 from ...hallo3.config import Hallo3Config
 from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from ...hallo3.progress import ProgressCallback
 from .model import ModelConfig, attention
 
 FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
@@ -37,7 +38,7 @@ QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_sc
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One network's file: its tensors under our names, what it says it is, and ComfyUI's metadata."""
+    """One network's file: tensors under our names, the model's configuration, ComfyUI's metadata."""
 
     state: dict[str, Tensor]
     config: Hallo3Config
@@ -46,7 +47,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSocket:
-    """What a HALLO3_REFERENCE_NETWORK socket carries."""
+    """The value of a HALLO3_REFERENCE_NETWORK socket."""
 
     patcher: Any
     config: Hallo3Config
@@ -58,7 +59,7 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
 
     Raises ``CheckpointError`` for anything but the weights of Hallo3's transformer.
     """
-    weights = read(path, "transformer")
+    weights = read_weights(path, "transformer")
     model_config = ModelConfig(weights.config)
     state, _ = comfy.utils.convert_old_quants(weights.state, "", metadata=weights.metadata)
     model_config.quant_config = comfy.utils.detect_layer_quantization(state, "")
@@ -67,7 +68,7 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
     supported = ModelConfig.supported_inference_dtypes
     stored = None if model_config.quant_config else dtype
     model_config.set_inference_dtype(dtype, mm.unet_manual_cast(stored, load_device, supported), load_device)
-    _check(Hallo3Transformer(weights.config, META), state, "Hallo3's transformer")
+    _check_state(Hallo3Transformer(weights.config, META), state, "Hallo3's transformer")
     model = model_config.get_model()
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(model, load_device=load_device, offload_device=offload_device)
@@ -80,7 +81,7 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
 
 def load_reference_network(path: Path | None) -> ReferenceSocket:
     """A file (or the built-in one for None) -> the reference network. Raises ``CheckpointError``."""
-    weights = read(path, "reference")
+    weights = read_weights(path, "reference")
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     supported = ModelConfig.supported_inference_dtypes
     dtype = _storage_dtype(weights.state, False, "default")
@@ -90,7 +91,7 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     )
     config = weights.config
     latent = config.segment.shape.latent
-    _check(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
+    _check_state(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
     network = ReferenceNetwork(config.trunk, latent, layers)
     mm.archive_model_dtypes(network)
     patcher = comfy.model_patcher.CoreModelPatcher(
@@ -101,19 +102,20 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     return ReferenceSocket(patcher, config, compute or dtype)
 
 
-def read(path: Path | None, part: str) -> Weights:
-    """The tensors of a file under our names, whichever naming it uses; None is the built-in model's file.
+def read_weights(path: Path | None, part: str) -> Weights:
+    """Read a file of any naming; None is the built-in model's file.
 
-    Files with our names are opened by ComfyUI, which may map them into memory; all others, the original's
-    checkpoint among them, by our own reader. Raises ``CheckpointError``.
+    ComfyUI opens files with our names, and may memory-map them; our own reader opens all others, such as the
+    original's checkpoint. Raises ``CheckpointError``.
     """
     path = path or FOLDER / f"{part}.safetensors"
     config = read_model_config(path, part)
     with open_source(path) as source:
         found = find_component(source, part)
         if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.mapped:
+            cache = Path(folder_paths.get_temp_directory()) / "hallo3_examined.json"  # emptied at start
             for file in source.files:
-                _examined().hash_of(file)
+                FileVerifier(cache, _show_progress).hash_of(file)
             return Weights({name: found.stored(name) for name in found.made}, config, {})
     prefix = found.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
@@ -121,22 +123,17 @@ def read(path: Path | None, part: str) -> Weights:
     return Weights(mine, config, metadata or {})
 
 
-def _examined() -> FileVerifier:
-    """Which of the original's files have been looked through; ComfyUI empties the folder when it starts."""
-    return FileVerifier(Path(folder_paths.get_temp_directory()) / "hallo3_examined.json", _watching)
-
-
 @contextmanager
-def _watching(what: str, total: int) -> Generator[Watch]:
+def _show_progress(what: str, total: int) -> Generator[ProgressCallback]:
     """A progress bar on the node; interruptible."""
     logging.info("Hallo3: %s", what)
     bar = comfy.utils.ProgressBar(total)
 
-    def watch(count: int) -> None:
+    def report(count: int) -> None:
         mm.throw_exception_if_processing_interrupted()
         bar.update(count)
 
-    yield watch
+    yield report
 
 
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:
@@ -150,18 +147,18 @@ def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: s
     )
 
 
-def _check(plain: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """ComfyUI's own loading only logs what is missing; we refuse it. ``plain`` is the network on meta."""
+def _check_state(plain: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse missing tensors, which ComfyUI only logs. ``plain`` is the network on meta."""
     quantised = {name.removesuffix(".comfy_quant") for name in state if name.endswith(".comfy_quant")}
     mine = {name: tensor for name, tensor in state.items() if not name.endswith(QUANT_SUFFIXES)}
     wanted = plain.state_dict()
-    for layer in quantised:  # packed weights have shapes of their own
+    for layer in quantised:  # packed weights have other shapes
         wanted[f"{layer}.weight"] = mine[f"{layer}.weight"]
     check_state(wanted, mine, what)
 
 
-def features_of(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, ...]:
-    """Scaled latents [1, C, 1, h, w] -> a feature tensor [1, R, D] a block, off the device."""
+def extract_features(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, ...]:
+    """Scaled latents [1, C, 1, h, w] -> one tensor [1, R, D] per block, on the intermediate device."""
     trunk = socket.config.trunk
     tokens = trunk.text_tokens + math.prod(latents.shape[-2:]) // 4
     needed = 16 * tokens * trunk.width * mm.dtype_size(socket.dtype)

@@ -1,4 +1,4 @@
-"""One bar over a whole run, with a preview, the time that is left, and a place to be interrupted."""
+"""Progress, messages and errors of a running node, as ComfyUI shows them."""
 
 from __future__ import annotations
 
@@ -18,130 +18,118 @@ from torch import Tensor
 
 from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
 from ...hallo3.messages import redirect_messages
+from ...hallo3.units import format_bytes, format_clock
 
-ADVICE = "disconnect images and use the video output: it works at any length"
+USE_VIDEO = "disconnect images and use the video output: it works at any length"
 
 
 def compute_device() -> str:
-    """The kind of device that ComfyUI computes on."""
+    """The type of ComfyUI's compute device."""
     return str(mm.get_torch_device().type)
 
 
-def stoppable(*_: object) -> None:
-    """A place to be interrupted."""
+def check_interrupted(*_: object) -> None:
+    """Raise ComfyUI's exception if the user has pressed stop; usable as a progress callback."""
     mm.throw_exception_if_processing_interrupted()
 
 
-def check_memory(needed: int, what: str, fix: str = ADVICE) -> None:
+def check_memory(needed: int, what: str, fix: str = USE_VIDEO) -> None:
     """Raise ``InputError`` if the machine has less memory than ``needed`` bytes."""
-    there = int(mm.get_total_memory(torch.device("cpu")))
-    if needed > there:
+    available = int(mm.get_total_memory(torch.device("cpu")))
+    if needed > available:
         raise InputError(
             "The video does not fit in memory.",
-            found=f"{what}: {needed / 2**30:.1f} GiB",
-            expected=f"at most the {there / 2**30:.1f} GiB of this computer",
+            found=f"{what}: {format_bytes(needed)}",
+            expected=f"at most the {format_bytes(available)} of this computer",
             fix=fix,
         )
 
 
-def show(text: str) -> None:
-    """Text under the node that runs; nothing where no node runs."""
+def show_text(text: str) -> None:
+    """Show text under the running node, if there is one."""
     context = get_executing_context()
     if context is not None:
         PromptServer.instance.send_progress_text(text, context.node_id)
 
 
-def warn(text: str) -> None:
-    """Text under the node that runs, and in the log."""
+def show_warning(text: str) -> None:
+    """Show text under the running node and in the log."""
     logging.warning("Hallo3: %s", text)
-    show(text)
+    show_text(text)
 
 
 @contextmanager
 def show_messages() -> Generator[None]:
-    """Show the package's messages under the node that runs, and in the log."""
-    found: list[str] = []
-    with redirect_messages(found.append):
+    """Show the package's messages, after the block, under the running node and in the log."""
+    messages: list[str] = []
+    with redirect_messages(messages.append):
         yield
-    for text in found:
+    for text in messages:
         logging.warning("Hallo3: %s", text)
-    if found:
-        show("\n\n".join(found))
+    if messages:
+        show_text("\n\n".join(messages))
 
 
 class RunProgress:
-    """Counts sampling steps and decoded slices of the segments that are still to be done, ``todo`` of
-    ``segments``; never goes back."""
+    """One progress bar, with preview and remaining time, over the sampling steps and decoded slices of the
+    segments ``missing`` of ``segments``. It never goes back, and can be interrupted."""
 
-    def __init__(self, model: Any, todo: Sequence[int], segments: int, steps: int, slices: int) -> None:
-        self._places = {segment: place for place, segment in enumerate(todo)}
+    def __init__(self, model: Any, missing: Sequence[int], segments: int, steps: int, slices: int) -> None:
+        self._positions = {segment: position for position, segment in enumerate(missing)}
         self._segments, self._steps, self._per_segment = segments, steps, steps + slices
-        self._bar = comfy.utils.ProgressBar(max(1, len(todo)) * self._per_segment)
+        self._bar = comfy.utils.ProgressBar(max(1, len(missing)) * self._per_segment)
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._begun, self._value, self._segment = time.monotonic(), 0, min(todo, default=0)
+        self._start, self._value, self._segment = time.monotonic(), 0, min(missing, default=0)
 
     def sampler(self, segment: int) -> Any:
-        """The callback that ComfyUI's samplers call after a step of a segment (counted from 0)."""
+        """The callback of ComfyUI's samplers after a step of a segment (counted from 0)."""
         self._segment = segment
 
         def report(step: int, denoised: Tensor, latents: Tensor, steps: int) -> None:
             del latents, steps
-            reached = self._place(segment) * self._per_segment + min(step + 1, self._steps)
-            self._advance(reached, self._preview(denoised))
+            preview, middle = None, denoised.shape[2] // 2
+            if self._previewer is not None:
+                frame = denoised[:, :, middle : middle + 1]
+                preview = self._previewer.decode_latent_to_preview_image("JPEG", frame)
+            self._advance(
+                self._position(segment) * self._per_segment + min(step + 1, self._steps), preview=preview
+            )
 
         return report
 
     def slice_done(self) -> None:
-        """A slice of a segment has been decoded."""
-        self._advance(self._value + 1, None)
+        self._advance(self._value + 1)
 
     def segment_done(self, segment: int) -> None:
-        """All of a segment is finished, however many steps and slices it took."""
-        self._advance((self._place(segment) + 1) * self._per_segment, None)
+        """A segment is finished, however many steps and slices it took."""
+        self._advance((self._position(segment) + 1) * self._per_segment)
 
-    def _place(self, segment: int) -> int:
-        """Which of those to be done; one that turned out to be damaged is done with the last."""
-        return self._places.get(segment, len(self._places) - 1)
+    def _position(self, segment: int) -> int:
+        """A segment's place among the missing; a saved one that proved damaged counts as the last."""
+        return self._positions.get(segment, len(self._positions) - 1)
 
-    def _advance(self, reached: int, preview: Any) -> None:
+    def _advance(self, value: int, preview: Any = None) -> None:
         mm.throw_exception_if_processing_interrupted()
-        self._value = min(max(self._value, reached), self._bar.total)
+        self._value = min(max(self._value, value), self._bar.total)
         self._bar.update_absolute(self._value, preview=preview)
-        self._tell()
-
-    def _preview(self, denoised: Tensor) -> Any:
-        if self._previewer is None:
-            return None
-        middle = denoised.shape[2] // 2
-        return self._previewer.decode_latent_to_preview_image("JPEG", denoised[:, :, middle : middle + 1])
-
-    def _tell(self) -> None:
-        """Under the node: which segment, and how long the rest will take at the pace so far."""
         if self._segments == 1:
             return
-        taken, total = time.monotonic() - self._begun, self._bar.total
-        left = taken / max(1, self._value) * (total - self._value)
-        text = f"segment {self._segment + 1} of {self._segments}, {minutes(left)} left"
+        elapsed, total = time.monotonic() - self._start, self._bar.total
+        left = elapsed / max(1, self._value) * (total - self._value)
+        text = f"segment {self._segment + 1} of {self._segments}, {format_clock(left)} left"
         if self._value == total:
-            done = len(self._places)
-            some = "" if done == self._segments else f"{done} of "
-            text = f"{some}{self._segments} segments in {minutes(taken)}"
-        show(text)
-
-
-def minutes(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+            rendered = len(self._positions)
+            of = "" if rendered == self._segments else f"{rendered} of "
+            text = f"Done: {of}{self._segments} segments in {format_clock(elapsed)}"
+        show_text(text)
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """Memory ran out: ComfyUI unloads its models on this, and on no other error."""
+    """ComfyUI unloads its models on this, and on no other error."""
 
 
 @contextmanager
-def memory_told(advice: str) -> Generator[None]:
+def explain_out_of_memory(advice: str) -> Generator[None]:
     """Raise memory errors of any library as :class:`OutOfMemory` with advice."""
     try:
         yield
@@ -150,6 +138,6 @@ def memory_told(advice: str) -> Generator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        first = (str(error).splitlines() or [""])[0]
-        told = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {first}".strip(), fix=advice)
-        raise OutOfMemory(str(told)) from error
+        reason = (str(error).splitlines() or [""])[0]
+        message = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {reason}".strip(), fix=advice)
+        raise OutOfMemory(str(message)) from error

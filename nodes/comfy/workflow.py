@@ -1,4 +1,4 @@
-"""What leads to a node in the workflow that runs, as facts that a job is known by."""
+"""The part of the running workflow that leads to a node, as facts for a job's key."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management as mm
 import folder_paths
 import torch
 from server import PromptServer
 
 from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor, hash_text
+from .progress import check_interrupted
 
-PASSED_THROUGH = {"Hallo3Plan": "audio"}
-"""Nodes that decide nothing: what they hand on is that input."""
-DEEPEST = 2000
+PASS_THROUGH = {"Hallo3Plan": "audio"}
+"""Nodes that only pass this input through; they do not change a job's key."""
+MAX_DEPTH = 2000
+MAX_FILE_NAME = 300
 
 
 class Graph:
-    """The nodes of a running workflow, those that were expanded too."""
+    """The nodes of a running workflow, expanded ones included. ``texts`` are the texts among the values of
+    the nodes hashed so far."""
 
     def __init__(self, dynprompt: Any) -> None:
         self._node: Callable[[str], dict[str, Any]] = dynprompt.get_node
@@ -30,87 +32,75 @@ class Graph:
         self._hashes = dict[str, str]()
         self.texts = set[str]()
 
-    def hash_of(self, node_id: str, ignored: tuple[str, ...] = ()) -> str:
-        """A hash of a node, its values and everything before it, whatever the nodes are numbered; ``texts``
-        then has all texts among the values. ``ignored`` are inputs of that node that decide nothing."""
-        waiting = [node_id]
-        while waiting:  # no recursion: chains may be long
-            current = waiting[-1]
-            before = self._before(current, ignored if current == node_id else ())
-            missing = [i for i in before if i not in self._hashes]
-            if missing and len(waiting) < DEEPEST:
-                waiting += missing
+    def compute_hash(self, node_id: str, ignored: tuple[str, ...] = ()) -> str:
+        """The hash of a node, its values and all nodes before it, independent of node numbers, without the
+        node's ``ignored`` inputs."""
+        stack = [node_id]
+        while stack:  # no recursion: chains may be long
+            current = stack[-1]
+            inputs = self._inputs(current, ignored if current == node_id else ())
+            missing = [
+                i for value in inputs.values() if _is_link(value) and (i := value[0]) not in self._hashes
+            ]
+            if missing and len(stack) < MAX_DEPTH:
+                stack += missing
                 continue
-            self._hashes[current] = self._hash(current, ignored if current == node_id else ())
-            waiting.pop()
+            values: dict[str, Any] = {}
+            for name, value in inputs.items():
+                if _is_link(value):
+                    values[name] = [self._hashes.get(value[0], ""), value[1]]
+                else:
+                    values[name] = {"value": value}
+                    self.texts |= _texts(value)
+            facts = [self._node(current)["class_type"], values]
+            self._hashes[current] = hash_text(json.dumps(facts, sort_keys=True, default=_stand_in))
+            stack.pop()
         return self._hashes[node_id]
 
-    def connected(self, node_id: str, output: int) -> bool:
-        """Whether any node takes this output."""
+    def is_connected(self, node_id: str, output: int) -> bool:
         return any(
             link == [node_id, output] for i in self._all for link in self._node(i).get("inputs", {}).values()
         )
 
-    def _before(self, node_id: str, ignored: tuple[str, ...]) -> list[str]:
-        return [value[0] for value in self._inputs(node_id, ignored).values() if _is_link(value)]
-
     def _inputs(self, node_id: str, ignored: tuple[str, ...]) -> dict[str, Any]:
-        """A node's values and links; a link to what a node only hands on is one to where it comes from."""
         inputs = self._node(node_id).get("inputs", {})
-        return {name: self._followed(value) for name, value in inputs.items() if name not in ignored}
+        return {name: self._resolve(value) for name, value in inputs.items() if name not in ignored}
 
-    def _followed(self, value: Any) -> Any:
-        for _ in range(DEEPEST):
+    def _resolve(self, value: Any) -> Any:
+        """A link past nodes that pass their input through."""
+        for _ in range(MAX_DEPTH):
             if not _is_link(value) or value[1] != 0:
                 break
             node = self._node(value[0])
-            onward: Any = node.get("inputs", {}).get(PASSED_THROUGH.get(node["class_type"], ""))
-            if not _is_link(onward):
+            source: Any = node.get("inputs", {}).get(PASS_THROUGH.get(node["class_type"], ""))
+            if not _is_link(source):
                 break
-            value = onward
+            value = source
         return value
 
-    def _hash(self, node_id: str, ignored: tuple[str, ...]) -> str:
-        node = self._node(node_id)
-        values: dict[str, Any] = {}
-        for name, value in self._inputs(node_id, ignored).items():
-            if _is_link(value):
-                values[name] = [self._hashes.get(value[0], ""), value[1]]
-            else:
-                values[name] = {"value": value}
-                self.texts |= _texts(value)
-        text = json.dumps([node["class_type"], values], sort_keys=True, default=_named)
-        return hash_text(text)
 
-
-def files_of(texts: set[str], contents: FileHashCache, said: Callable[[str], None]) -> dict[str, list[str]]:
-    """Hashes of the files that texts in a workflow name, among ComfyUI's models and inputs. Can be
-    interrupted."""
-
-    def watch(count: int) -> None:
-        del count
-        mm.throw_exception_if_processing_interrupted()
-
-    found: dict[str, list[str]] = {}
+def hash_named_files(
+    texts: set[str], cache: FileHashCache, show: Callable[[str], None]
+) -> dict[str, list[str]]:
+    """Hashes of the files among ComfyUI's models and inputs that texts name. Can be interrupted."""
+    hashes: dict[str, list[str]] = {}
     for text in sorted(texts):
-        for path in _paths(text):
-            said(f"checking {path.name}")
-            with suppress(OSError):  # gone or not readable: whoever needs it says so
-                found.setdefault(text, []).append(contents.get(path, lambda path: hash_file(path, watch)))
-    return found
+        for path in _find_files(text):
+            show(f"checking {path.name}")
+            with suppress(OSError):  # the node that needs the file reports it
+                digest = cache.get(path, lambda path: hash_file(path, check_interrupted))
+                hashes.setdefault(text, []).append(digest)
+    return hashes
 
 
 def running_graph(node_id: str) -> Graph | None:
-    """The workflow that runs now, if it has that node."""
+    """The running workflow that contains the node."""
     running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    for item in running:
-        if node_id in item[2]:
-            return Graph(_Prompt(item[2]))
-    return None
+    return next((Graph(_Prompt(item[2])) for item in running if node_id in item[2]), None)
 
 
 class _Prompt:
-    """A workflow as it was sent, asked as a running one is."""
+    """A queued workflow with the interface of a running one."""
 
     def __init__(self, prompt: dict[str, Any]) -> None:
         self._prompt = prompt
@@ -126,29 +116,24 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
-def _named(value: Any) -> str:
-    """What stands for a value that an expanded node was given: a tensor's content, of anything else nothing
-    that would be found again."""
+def _stand_in(value: Any) -> str:
+    """For a value that JSON cannot hold: a tensor's hash; anything else never equals itself again."""
     return hash_tensor(value) if isinstance(value, torch.Tensor) else uuid.uuid4().hex
 
 
 def _texts(value: Any) -> set[str]:
     if isinstance(value, str):
         return {value}
-    if isinstance(value, list):
-        return {text for item in value for text in _texts(item)}
-    if isinstance(value, dict):
-        return {text for item in value.values() for text in _texts(item)}
-    return set()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {text for item in items for text in _texts(item)}
 
 
-def _paths(text: str) -> list[Path]:
-    """Files that a text may name; a prompt names none."""
-    if not 0 < len(text) < 300 or "\0" in text or "\n" in text:
+def _find_files(text: str) -> list[Path]:
+    if not 0 < len(text) < MAX_FILE_NAME or "\0" in text or "\n" in text:
         return []
-    with suppress(OSError, ValueError):  # a text that is no name on this system
-        found = [folder_paths.get_full_path(kind, text) for kind in folder_paths.folder_names_and_paths]
+    with suppress(OSError, ValueError):  # not a file name on this system
+        paths = [folder_paths.get_full_path(kind, text) for kind in folder_paths.folder_names_and_paths]
         if folder_paths.exists_annotated_filepath(text):
-            found.append(folder_paths.get_annotated_filepath(text))
-        return [Path(path) for path in dict.fromkeys(found) if path and Path(path).is_file()]
+            paths.append(folder_paths.get_annotated_filepath(text))
+        return [Path(path) for path in dict.fromkeys(paths) if path and Path(path).is_file()]
     return []

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import hallo3
 from comfyui.host import Host, absent
-from comfyui.lend_operators import lend_operators
 from comfyui.server import Server
 from comfyui.stages import Stages
+from comfyui.torchvision_stubs import lend_operators
 
 HERE = Path(__file__).parent
 WHY = absent()

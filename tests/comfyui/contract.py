@@ -34,12 +34,12 @@ def _texts(schema: Any) -> dict[str, Any]:
 def _node(node: Any) -> dict[str, Any]:
     schema = node.GET_SCHEMA()
     info = node.GET_NODE_INFO_V1()
-    given = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     order = [*info["input_order"].get("required", []), *info["input_order"].get("optional", [])]
     return {
         "display_name": schema.display_name,
         "category": schema.category,
-        "inputs": [_input(name, given[name], name in info["input"].get("required", {})) for name in order],
+        "inputs": [_input(name, inputs[name], name in info["input"].get("required", {})) for name in order],
         "outputs": [{"id": o.id, "type": o.get_io_type()} for o in schema.outputs],
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from comfyui.lend_operators import lend_operators
+from comfyui.torchvision_stubs import lend_operators
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED = (

@@ -1,7 +1,7 @@
 """Put ComfyUI's own requirements into this Python: what ``make test-comfyui`` does first.
 
 torch stays as it is. Its companions are installed alone, because they would replace it; where torch is a
-CPU build they are CUDA builds, which ``lend_operators`` makes do.
+CPU build they are CUDA builds, which ``torchvision_stubs`` supports.
 """
 
 from __future__ import annotations

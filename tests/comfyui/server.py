@@ -35,7 +35,7 @@ class Server:
     def _start(self) -> subprocess.Popen[bytes]:
         folder = find_comfyui()
         assert folder is not None
-        launcher = Path(__file__).with_name("lend_operators.py")
+        launcher = Path(__file__).with_name("torchvision_stubs.py")
         database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
         command = [sys.executable, launcher, folder / "main.py", "--cpu", "--listen", "127.0.0.1"]
         command += ["--port", self.url.rsplit(":")[-1], "--base-directory", self.base]

@@ -31,11 +31,11 @@ class Stages:
                 reference_network=self.reference,
             )
 
-    def run(self, node: str, **given: Any) -> tuple[Any, ...]:
+    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
         """A node's outputs."""
-        return self.host.node(node).execute(**given).result
+        return self.host.node(node).execute(**inputs).result
 
-    def given(self, **changes: Any) -> dict[str, Any]:
+    def inputs(self, **changes: Any) -> dict[str, Any]:
         """The inputs of Extrapolate, or of another node by ``changes`` (None takes an input away)."""
         usual = {
             "model": self.model,
@@ -51,10 +51,10 @@ class Stages:
 
     def conditioning(self, **changes: Any) -> tuple[Any, Any, Any]:
         """Positive, negative and latent of segment 0."""
-        given = self.given(segment=0, steps=None, guidance_scale=None, **changes)
-        return self.run("Hallo3SegmentConditioning", **given)
+        inputs = self.inputs(segment=0, steps=None, guidance_scale=None, **changes)
+        return self.run("Hallo3SegmentConditioning", **inputs)
 
-    def ksampled(self, sampler: str, scheduler: str, steps: int = 2, **changes: Any) -> Tensor:
+    def run_ksampler(self, sampler: str, scheduler: str, steps: int = 2, **changes: Any) -> Tensor:
         """Segment 0 through ComfyUI's KSampler."""
         import nodes
 

@@ -31,8 +31,8 @@ class Started:
     def attention(self, name: str) -> None:
         from comfy.ldm.modules.attention import attention_pytorch
 
-        def attend(*given: Any, **rest: Any) -> Any:
-            return attention_pytorch(*given, **rest)
+        def attend(*inputs: Any, **rest: Any) -> Any:
+            return attention_pytorch(*inputs, **rest)
 
         attend.__name__ = name
         self._patch.setattr(self._stages.host.module("nodes.comfy.model"), "optimized_attention", attend)
@@ -101,7 +101,7 @@ def test_the_values_are_those_that_comfyui_has() -> None:
 def extrapolation(stages: Stages, sampler: Any = None) -> Any:
     """A video of a workflow that is always the same."""
     sampling = stages.host.module("nodes.comfy.sampling")
-    graph = SimpleNamespace(hash_of=lambda *_: "workflow", texts=())
+    graph = SimpleNamespace(compute_hash=lambda *_: "workflow", texts=())
     return stages.host.module("nodes.extrapolate").ExtrapolateRequest(
         sampling=sampling.Sampling(stages.model, 4, 1.0, sampler=sampler),
         vae=stages.vae,
@@ -124,7 +124,7 @@ def facts(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     module = stages.host.module("nodes.extrapolate")
     real = module.hash_facts
     with monkeypatch.context() as patch:
-        patch.setattr(module, "hash_facts", lambda given: found.update(given) or real(given))
+        patch.setattr(module, "hash_facts", lambda inputs: found.update(inputs) or real(inputs))
         extrapolation(stages).about()
     return found
 
@@ -177,8 +177,8 @@ def test_a_sigma_of_next_to_nothing_is_stepped_through(stages: Stages, name: str
     sampler = stages.run("Hallo3OriginalSampler", sampler_name=name)[0]
 
     def sampled(*sigmas: float) -> torch.Tensor:
-        given = stages.given(segment=0, sampler=sampler, sigmas=torch.tensor(sigmas))
-        return stages.run("Hallo3Sampler", **given)[0]["samples"]
+        inputs = stages.inputs(segment=0, sampler=sampler, sigmas=torch.tensor(sigmas))
+        return stages.run("Hallo3Sampler", **inputs)[0]["samples"]
 
     assert bool(sampled(1.0, 1e-8, 0.0).isfinite().all())
     assert difference(sampled(1.0, 1e-8), sampled(1.0, 0.0)) < 1e-4
@@ -191,11 +191,11 @@ def test_an_identity_says_what_it_was_made_by(
 
     for name in ("input", "output"):
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
-    given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
+    inputs = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
     names = stages.host.module("nodes.comfy.faces").identities
 
     def kept(prefix: str) -> str:
-        identity = stages.run("Hallo3IdentityReference", **given)[0]
+        identity = stages.run("Hallo3IdentityReference", **inputs)[0]
         stages.run("Hallo3SaveIdentity", identity=identity, model=stages.model, filename_prefix=prefix)
         return next(name for name in names() if prefix in name)
 

@@ -34,14 +34,14 @@ def test_a_run_says_which_attention_computes_it(
 ) -> None:
     used: list[str] = []
 
-    def attention_of_a_node(function: Any, *given: Any, **rest: Any) -> Any:
+    def attention_of_a_node(function: Any, *inputs: Any, **rest: Any) -> Any:
         used.append(function.__name__)
-        return function(*given, **rest)
+        return function(*inputs, **rest)
 
     with caplog.at_level("INFO"):
-        plain = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=2))[0]["samples"]
+        plain = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2))[0]["samples"]
         model = patched(stages.model, attention_of_a_node)
-        found = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=2, model=model))[0]["samples"]
+        found = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2, model=model))[0]["samples"]
     assert difference(found, plain) == 0
     assert set(used) == {selected}
     other = f"attention_of_a_node, which a node has put in the place of {selected}"
@@ -54,13 +54,13 @@ def test_a_guider_brings_the_attention_of_its_model(
     from comfy_extras.nodes_custom_sampler import BasicGuider
 
     class Attention:
-        def __call__(self, function: Any, *given: Any, **rest: Any) -> Any:
-            return function(*given, **rest)
+        def __call__(self, function: Any, *inputs: Any, **rest: Any) -> Any:
+            return function(*inputs, **rest)
 
     positive, _, _ = stages.conditioning()
     guider = BasicGuider.execute(patched(stages.model, Attention()), positive).result[0]
     with caplog.at_level("INFO"):
-        stages.run("Hallo3Sampler", **stages.given(segment=0, steps=1, guider=guider))
+        stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1, guider=guider))
     other = f"Attention, which a node has put in the place of {selected}"
     assert told(caplog) == [f"Hallo3: attention by {other}"]
 
@@ -70,7 +70,7 @@ def test_extrapolate_says_it_once_for_all_its_segments(
 ) -> None:
     assert len(stages.speech.speech.plan) > 1
     with caplog.at_level("INFO"):
-        stages.run("Hallo3Extrapolate", **stages.given(steps=1, seed=77))
+        stages.run("Hallo3Extrapolate", **stages.inputs(steps=1, seed=77))
     assert told(caplog) == [f"Hallo3: attention by {selected}"]
 
 

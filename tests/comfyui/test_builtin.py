@@ -47,13 +47,13 @@ def test_comfyuis_text_nodes_take_the_built_in_clip(stages: Stages) -> None:
     for clip in (nodes.CLIPSetLastLayer().set_last_layer(stages.clip, -2)[0], padded):
         assert difference(nodes.CLIPTextEncode().encode(clip, "dim light")[0][0][0], plain[0][0]) == 0
     zeroed = nodes.ConditioningZeroOut().zero_out(plain)[0]
-    found = stages.run("Hallo3Sampler", **stages.given(segment=0, positive=zeroed))[0]["samples"]
-    nothing = stages.run("Hallo3Sampler", **stages.given(segment=0))[0]["samples"]
-    lit = stages.run("Hallo3Sampler", **stages.given(segment=0, positive=plain))[0]["samples"]
+    found = stages.run("Hallo3Sampler", **stages.inputs(segment=0, positive=zeroed))[0]["samples"]
+    nothing = stages.run("Hallo3Sampler", **stages.inputs(segment=0))[0]["samples"]
+    lit = stages.run("Hallo3Sampler", **stages.inputs(segment=0, positive=plain))[0]["samples"]
     assert difference(found, nothing) == 0
     assert difference(lit, nothing) > 1e-4
     joined = nodes.ConditioningConcat().concat(plain, plain)[0]
-    found = stages.run("Hallo3Sampler", **stages.given(segment=0, positive=joined))[0]["samples"]
+    found = stages.run("Hallo3Sampler", **stages.inputs(segment=0, positive=joined))[0]["samples"]
     assert difference(found, lit) == 0  # the model reads no more tokens than one prompt has
 
 
@@ -76,9 +76,9 @@ def test_what_the_package_warns_of_is_logged_every_time(
         return look(self, picture)
 
     monkeypatch.setattr(drawn, "analyze", doubting)
-    given = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
+    inputs = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
     for _ in range(2):
-        stages.run("Hallo3IdentityReference", **given)
+        stages.run("Hallo3IdentityReference", **inputs)
     stages.clip.tokenize("word " * 16)
     stages.run(
         "Hallo3EncodeSpeech",
@@ -95,7 +95,7 @@ def test_the_built_in_set_can_be_moved_and_unloaded(stages: Stages) -> None:
     """ComfyUI unloads everything when memory is short; what follows is the same."""
     import comfy.model_management as mm
 
-    before = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=2))[0]["samples"]
+    before = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2))[0]["samples"]
     mm.unload_all_models()
-    again = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=2))[0]["samples"]
+    again = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2))[0]["samples"]
     assert difference(again, before) == 0

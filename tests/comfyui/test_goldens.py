@@ -45,9 +45,9 @@ def test_the_model_gives_the_golden(host: Host, tmp_path: Path, name: str) -> No
     wanted = swap(golden["out.final"])
     branches = len(wanted)
 
-    def both(given: Tensor) -> Tensor:
+    def both(inputs: Tensor) -> Tensor:
         """Unconditional first, if the golden has it."""
-        return torch.cat((torch.zeros_like(given), given))[-branches:]
+        return torch.cat((torch.zeros_like(inputs), inputs))[-branches:]
 
     x = torch.cat((swap(golden["in.x"]), swap(golden["in.concat"])), dim=1)
     found = patcher.model.diffusion_model(
@@ -69,6 +69,6 @@ def test_the_reference_network_gives_the_golden(host: Host, tmp_path: Path) -> N
         "reference", networks.REFERENCE, maps.REFERENCE_PREFIX,
     )  # fmt: skip
     socket = host.module("nodes.comfy.loading").load_reference_network(path)
-    features = host.module("nodes.comfy.loading").features_of(socket, swap(golden["in.ref_latent"]))
+    features = host.module("nodes.comfy.loading").extract_features(socket, swap(golden["in.ref_latent"]))
     for index in golden.names("out.bank_"):
         assert difference(features[int(index)], golden[f"out.bank_{index}"]) <= 1e-5

@@ -17,7 +17,7 @@ from comfyui.host import REPOSITORY, Host, find_comfyui
 IMPORT = """
 import asyncio, sys, time
 sys.path[:0] = [{comfyui!r}, {tests!r}]
-from comfyui.lend_operators import lend_operators
+from comfyui.torchvision_stubs import lend_operators
 lend_operators()
 sys.argv = ["main.py", "--cpu", "--base-directory", {base!r}]
 import comfy.options

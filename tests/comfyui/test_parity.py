@@ -21,16 +21,16 @@ from hallo3.face.analyzer import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import to_mono
+from hallo3.model.conditions import SegmentConditions
+from hallo3.model.guidance import batched_branches
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import (
+    LocalRenderer,
     collect_frames,
-    decode_frames,
     encode_prompt,
     encode_speech,
     extract_identity,
-    prepare,
-    unwatched,
 )
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.segments import plan_segments
@@ -108,20 +108,17 @@ def test_one_forward_is_equal(
     identity = extract_identity(framed, models, settings, noise)
     speech = encode_speech(recording, models)
     prompt = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(3))
-    run = prepare(identity, speech, prompt, models, settings, noise, unwatched)
+    renderer = LocalRenderer.prepare(identity, speech, prompt, models, settings)
     known = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(4))
     noisy = torch.randn(1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(5))
     image_latents = F.pad(known, (0, 0, 0, 0, 0, 8))
     with models.transformer as dit:
-        from hallo3.model.conditions import SegmentConditions
-        from hallo3.model.guidance import batched_branches
-
-        heard = SegmentConditions(audio=dit.encode_audio(speech.segment(1)), image_latents=image_latents)
-        wanted = batched_branches(dit, run.run, heard)(noisy, 2)
+        conditions = SegmentConditions(audio=dit.encode_audio(speech.segment(1)), image_latents=image_latents)
+        wanted = batched_branches(dit, renderer.run, conditions)(noisy, 2)
     windows = speech.segment(1)
     found = stages.model.model.diffusion_model(
         torch.cat((noisy, image_latents), dim=1).expand(2, -1, -1, -1, -1),
-        run.schedule.timesteps[2].expand(2),
+        renderer.schedule.timesteps[2].expand(2),
         torch.cat((torch.zeros_like(prompt), prompt)),
         {},
         hallo3_identity=stages.identity,
@@ -132,8 +129,9 @@ def test_one_forward_is_equal(
 
 def test_frames_of_equal_latents_are_close(stages: Stages, models: Models) -> None:
     latents = torch.randn(1, 16, 9, 8, 8, generator=torch.Generator().manual_seed(6))
-    wanted = collect_frames(decode_frames(latents, models), 33)[0].permute(1, 2, 3, 0)
-    unscaled = latents / models.config.vae.scaling_factor  # as ComfyUI hands LATENTs on
+    with models.vae as vae:
+        wanted = collect_frames(vae.decode(latents), 33)[0].permute(1, 2, 3, 0)
+    unscaled = latents / models.config.vae.scaling_factor  # ComfyUI's LATENT
     images, motion = stages.run("Hallo3VAEDecode", samples={"samples": unscaled}, vae=stages.vae)
     assert difference(images, wanted) <= 1e-4
     assert difference(motion, wanted[-2:]) <= 1e-4
@@ -155,8 +153,8 @@ def test_all_frames_are_close(
     guidance: float,
     prompt: str,
 ) -> None:
-    """Six segments with the package's noise, each going on from the last: as the built-in model is used, and
-    with guidance and the original's sampler."""
+    """Six segments with the package's noise: the built-in model's defaults, then guidance and the original's
+    sampler."""
     import nodes
 
     settings = hallo3.settings_for(
@@ -164,12 +162,12 @@ def test_all_frames_are_close(
     )
     made = hallo3.animate(picture, recording, prompt, models, settings)
     wanted = torch.cat([frames.pixels for frames in made]).permute(0, 2, 3, 1)
-    given = stages.given(
+    inputs = stages.inputs(
         guidance_scale=guidance,
         sampler=stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0] if guidance != 1 else None,
         positive=nodes.CLIPTextEncode().encode(stages.clip, prompt)[0] if prompt else None,
     )
-    video, images, *_ = stages.run("Hallo3Extrapolate", **given)
+    video, images, *_ = stages.run("Hallo3Extrapolate", **inputs)
     assert difference(images, wanted) <= 1e-4
     components = video.get_components()
     assert components.frame_rate == 25
@@ -177,12 +175,11 @@ def test_all_frames_are_close(
     assert 0 <= longer < 640 + 1024  # to the end of the last frame, in packets
 
 
-def test_segments_one_by_one_are_the_whole(stages: Stages) -> None:
-    """Sampler and VAE Decode, motion frames handed on by hand, equal Extrapolate."""
-    whole = stages.run("Hallo3Extrapolate", **stages.given())[1]
+def test_segments_one_by_one_equal_extrapolate(stages: Stages) -> None:
+    whole = stages.run("Hallo3Extrapolate", **stages.inputs())[1]
     pieces, motion = [], None
     for index in range(len(stages.speech.speech.plan)):
-        latent = stages.run("Hallo3Sampler", **stages.given(segment=index, motion_frames=motion))[0]
+        latent = stages.run("Hallo3Sampler", **stages.inputs(segment=index, motion_frames=motion))[0]
         images, motion = stages.run(
             "Hallo3VAEDecode", samples=latent, vae=stages.vae, identity=stages.identity
         )
@@ -192,17 +189,16 @@ def test_segments_one_by_one_are_the_whole(stages: Stages) -> None:
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "ddim"])
 def test_the_original_as_sampler_and_sigmas_is_the_original(stages: Stages, sampler: str) -> None:
-    """What is used when nothing is connected (of the built-in model, ddim), and what the nodes of that name
-    put out, are one."""
-    given = stages.given(segment=0)
+    """The nodes' outputs equal the defaults, which are ddim for the built-in model."""
+    inputs = stages.inputs(segment=0)
     chosen = stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0]
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
-    found = stages.run("Hallo3Sampler", **given, sampler=chosen, sigmas=sigmas)[0]["samples"]
-    usual = stages.run("Hallo3Sampler", **given)[0]["samples"]
+    found = stages.run("Hallo3Sampler", **inputs, sampler=chosen, sigmas=sigmas)[0]["samples"]
+    usual = stages.run("Hallo3Sampler", **inputs)[0]["samples"]
     assert (difference(found, usual) == 0) == (sampler == "ddim")
 
 
-def test_comfyuis_own_wav2vec2_hears_what_transformers_hears(stages: Stages, recording: Any) -> None:
+def test_comfyuis_wav2vec2_gives_the_features_of_transformers(stages: Stages, recording: Any) -> None:
     """At the real size, loaded by ComfyUI's loader (which stores half precision), computed in float32."""
     import comfy.audio_encoders.audio_encoders as encoders
 

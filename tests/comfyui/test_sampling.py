@@ -32,12 +32,12 @@ def finite(latents: Tensor) -> bool:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_ksampler_with_its_samplers(stages: Stages, sampler: str) -> None:
-    assert finite(stages.ksampled(sampler, "simple"))
+    assert finite(stages.run_ksampler(sampler, "simple"))
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_ksampler_with_its_schedulers(stages: Stages, scheduler: str) -> None:
-    assert finite(stages.ksampled("euler", scheduler))
+    assert finite(stages.run_ksampler("euler", scheduler))
 
 
 def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
@@ -61,8 +61,8 @@ def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> Non
     guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
     start = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(2))
 
-    def run(noise: Tensor, part: Tensor, given: Any) -> Any:
-        return SamplerCustomAdvanced.execute(Fixed(noise), guider, sampler, part, given).result[0]
+    def run(noise: Tensor, part: Tensor, inputs: Any) -> Any:
+        return SamplerCustomAdvanced.execute(Fixed(noise), guider, sampler, part, inputs).result[0]
 
     whole = run(start, sigmas, latent)["samples"]
     half = run(start, sigmas[:3], latent)
@@ -91,7 +91,7 @@ def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
     guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
     made = SamplerCustomAdvanced.execute(Fixed(start), guider, sampler, sigmas, latent).result[0]
-    wanted = stages.run("Hallo3Sampler", **stages.given(segment=0, guidance_scale=3.5, sampler=sampler))[0]
+    wanted = stages.run("Hallo3Sampler", **stages.inputs(segment=0, guidance_scale=3.5, sampler=sampler))[0]
     assert difference(made["samples"], wanted["samples"]) <= 1e-5
     assert made["hallo3_keep"] == wanted["hallo3_keep"]
 
@@ -104,18 +104,18 @@ def test_extrapolate_with_a_guider_hears_every_segment(stages: Stages) -> None:
     zero = [[torch.zeros(1, 16, 32), {}]]
     guider = CFGGuider.execute(stages.model, zero, zero, 3.5).result[0]
     before = [dict(entry) for entry in guider.original_conds["positive"]]
-    found = stages.run("Hallo3Extrapolate", **stages.given(guider=guider, guidance_scale=1.0))[1]
-    wanted = stages.run("Hallo3Extrapolate", **stages.given(guidance_scale=3.5))[1]
+    found = stages.run("Hallo3Extrapolate", **stages.inputs(guider=guider, guidance_scale=1.0))[1]
+    wanted = stages.run("Hallo3Extrapolate", **stages.inputs(guidance_scale=3.5))[1]
     assert difference(found, wanted) <= 1e-6
     assert [entry.keys() for entry in guider.original_conds["positive"]] == [e.keys() for e in before]
 
 
 def test_the_prompt_reaches_the_model_and_long_ones_are_cut(stages: Stages) -> None:
     text = torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(1))
-    found = stages.ksampled("euler", "simple", positive=[[text, {}]])
-    cut = stages.ksampled("euler", "simple", positive=[[text[:, :16], {}]])
+    found = stages.run_ksampler("euler", "simple", positive=[[text, {}]])
+    cut = stages.run_ksampler("euler", "simple", positive=[[text[:, :16], {}]])
     assert difference(found, cut) == 0
-    assert difference(found, stages.ksampled("euler", "simple")) > 1e-4
+    assert difference(found, stages.run_ksampler("euler", "simple")) > 1e-4
 
 
 def lora_file(folder: Path, prefix: str, strength: float = 1.0) -> tuple[Path, dict[str, Tensor]]:
@@ -141,19 +141,19 @@ def test_a_lora_in_diffusers_names_is_added(stages: Stages, prefix: str) -> None
     import nodes
 
     _, added = lora_file(stages.host.base, prefix)
-    before = stages.ksampled("euler", "simple")
+    before = stages.run_ksampler("euler", "simple")
     loader = nodes.LoraLoaderModelOnly()
     patched = loader.load_lora_model_only(stages.model, "test.safetensors", 0.7)[0]
     off = loader.load_lora_model_only(stages.model, "test.safetensors", 0.0)[0]
-    found = stages.ksampled("euler", "simple", model=patched)
+    found = stages.run_ksampler("euler", "simple", model=patched)
     network = stages.run("Hallo3LoadBuiltIn")[0]
     weights = dict(network.model.diffusion_model.named_parameters())
     for name, change in added.items():
         weights[name] += 0.7 * change
-    assert difference(found, stages.ksampled("euler", "simple", model=network)) <= 1e-5
+    assert difference(found, stages.run_ksampler("euler", "simple", model=network)) <= 1e-5
     assert difference(found, before) > 1e-3
-    assert difference(stages.ksampled("euler", "simple", model=off), before) == 0
-    assert difference(stages.ksampled("euler", "simple"), before) == 0
+    assert difference(stages.run_ksampler("euler", "simple", model=off), before) == 0
+    assert difference(stages.run_ksampler("euler", "simple"), before) == 0
 
 
 @pytest.mark.parametrize(("threshold", "same"), [(0.0, True), (2.0, False)])
@@ -162,10 +162,10 @@ def test_easycache(stages: Stages, threshold: float, same: bool, caplog: pytest.
 
     with caplog.at_level("INFO"):
         model = EasyCacheNode.execute(stages.model, threshold, 0.15, 0.95, False).result[0]
-        found = stages.ksampled("euler", "simple", 8, model=model)
+        found = stages.run_ksampler("euler", "simple", 8, model=model)
     skipped = [record.message for record in caplog.records if "skipped" in record.message]
     assert ("skipped 0/8" in skipped[-1]) == same
-    assert (difference(found, stages.ksampled("euler", "simple", 8)) == 0) == same
+    assert (difference(found, stages.run_ksampler("euler", "simple", 8)) == 0) == same
 
 
 def test_context_windows(stages: Stages) -> None:
@@ -174,12 +174,12 @@ def test_context_windows(stages: Stages) -> None:
 
     window = ("standard_static", 1, False, "pyramid", 2, False)
     model = ContextWindowsManualNode.execute(stages.model, 7, 3, *window).result[0]
-    found = stages.ksampled("euler", "simple", model=model)
+    found = stages.run_ksampler("euler", "simple", model=model)
     assert finite(found)
-    plain = stages.ksampled("euler", "simple")
+    plain = stages.run_ksampler("euler", "simple")
     assert difference(found, plain) > 1e-4
     whole = ContextWindowsManualNode.execute(stages.model, 9, 3, *window).result[0]
-    assert difference(stages.ksampled("euler", "simple", model=whole), plain) == 0
+    assert difference(stages.run_ksampler("euler", "simple", model=whole), plain) == 0
 
 
 @pytest.mark.parametrize("budget", [0, 1_000_000, math.inf])
@@ -189,7 +189,7 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
 
     lora_file(stages.host.base, "transformer.")
     model = nodes.LoraLoaderModelOnly().load_lora_model_only(stages.model, "test.safetensors", 1.0)[0]
-    wanted = stages.ksampled("euler", "simple", model=model)
+    wanted = stages.run_ksampler("euler", "simple", model=model)
     import comfy.model_management as mm
 
     mm.unload_all_models()
@@ -202,7 +202,7 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "clone", lambda *_, **__: model)
         patch.setattr(model, "load", sparing)
-        found = stages.ksampled("euler", "simple", model=model)
+        found = stages.run_ksampler("euler", "simple", model=model)
     mm.unload_all_models()
     assert loaded
     assert all((share == 1) == (budget == math.inf) for share in loaded)
@@ -213,7 +213,7 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
 def test_small_weights_stay_near(stages: Stages, weight_dtype: str) -> None:
     model = stages.run("Hallo3LoadModel", model_name="built-in", weight_dtype=weight_dtype)[0]
     assert next(model.model.diffusion_model.parameters()).dtype.itemsize == 1
-    found = stages.ksampled("euler", "simple", model=model)
+    found = stages.run_ksampler("euler", "simple", model=model)
     assert finite(found)
-    plain = stages.ksampled("euler", "simple")
+    plain = stages.run_ksampler("euler", "simple")
     assert 0 < float((found - plain).std() / plain.std()) < 0.3

@@ -30,8 +30,8 @@ def counting(stages: Stages) -> Iterator[list[int]]:
 
 def sampled(stages: Stages, model: Any = None, **widgets: Any) -> torch.Tensor:
     sampler = stages.run("Hallo3OriginalSampler", **{"sampler_name": "dpmpp_2m"} | widgets)[0]
-    given = stages.given(segment=0, steps=STEPS, guidance_scale=3.5, sampler=sampler)
-    return stages.run("Hallo3Sampler", **given | ({"model": model} if model else {}))[0]["samples"]
+    inputs = stages.inputs(segment=0, steps=STEPS, guidance_scale=3.5, sampler=sampler)
+    return stages.run("Hallo3Sampler", **inputs | ({"model": model} if model else {}))[0]["samples"]
 
 
 def test_off_is_the_sampler_as_it_was(stages: Stages) -> None:

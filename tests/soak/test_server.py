@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from comfyui.client import packets, render_uninterrupted, saved_file, saved_segments, slow, stop_after
 from comfyui.host import absent
 from comfyui.prompts import simple
 from comfyui.server import Server
-from comfyui.test_going_on import kept, packets, slow, stop_after, undisturbed
-from comfyui.test_server import made_file
 from conftest import REPOSITORY
 
 RESULTS = REPOSITORY / "docs" / "measurements"
@@ -46,21 +45,21 @@ def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
             job = stop_after(server, prompt, 1, lambda: None)
         else:
             server.queue(prompt)
-            lost += not set(done) <= set(kept(server)[job])
+            lost += not set(done) <= set(saved_segments(server)[job])
             begun = time.monotonic()
-            while len(kept(server)[job]) <= len(done) and time.monotonic() - begun < 60:
+            while len(saved_segments(server)[job]) <= len(done) and time.monotonic() - begun < 60:
                 time.sleep(0.02)
         time.sleep(draw.uniform(0, 1))
         server.kill()
-        begun_again += len(kept(server)[job]) < 6
-        lost += not set(done) <= set(kept(server)[job])
-        done = kept(server)[job]
+        begun_again += len(saved_segments(server)[job]) < 6
+        lost += not set(done) <= set(saved_segments(server)[job])
+        done = saved_segments(server)[job]
         if kill % 3 == 2:
             server = Server(tmp_path)
             try:
-                path = made_file(server, server.run(prompt))
+                path = saved_file(server, server.run(prompt))
                 found = {kind: packets(path, kind) for kind in ("video", "audio")}
-                assert found == undisturbed(server, json.loads(json.dumps(prompt)))
+                assert found == render_uninterrupted(server, json.loads(json.dumps(prompt)))
             finally:
                 server.stop()
     assert lost == 0
@@ -72,7 +71,7 @@ def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
     sizes: list[tuple[float, int, int]] = []
     try:
         for number in range(PROMPTS):
-            made_file(server, server.run(simple(extrapolate__seed=number, extrapolate__steps=1)))
+            saved_file(server, server.run(simple(extrapolate__seed=number, extrapolate__steps=1)))
             sizes.append(server.weight())
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""What other nodes do to a MODEL or its conditioning: followed where it can be, refused where it cannot."""
+"""Changes of other nodes to a MODEL, its conditioning or latents: supported, or refused with advice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 from comfyui.stages import Stages, difference
 
 
+def input_error(stages: Stages) -> Any:
+    return stages.host.module("hallo3.errors").InputError
+
+
 def test_another_clones_model_sampling_does_not_leak(stages: Stages) -> None:
     """The schedule is that of the MODEL that is sampled, whatever clone was sampled before it."""
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    given = stages.given(segment=0, steps=4)
-    before = stages.run("Hallo3Sampler", **given)[0]["samples"]
+    inputs = stages.inputs(segment=0, steps=4)
+    before = stages.run("Hallo3Sampler", **inputs)[0]["samples"]
     other = ModelSamplingDiscrete().patch(stages.model, "v_prediction", False)[0]
-    stages.ksampled("euler", "simple", model=other)
-    assert difference(stages.run("Hallo3Sampler", **given)[0]["samples"], before) == 0
-    with pytest.raises(
-        stages.host.module("hallo3.errors").InputError, match="does not fit this model's noise"
-    ):
+    stages.run_ksampler("euler", "simple", model=other)
+    assert difference(stages.run("Hallo3Sampler", **inputs)[0]["samples"], before) == 0
+    with pytest.raises(input_error(stages), match="does not fit this model's noise"):
         stages.run("Hallo3OriginalSchedule", model=other, steps=50)
 
 
@@ -31,16 +33,14 @@ def test_the_originals_sampler_refuses_other_predictions(stages: Stages) -> None
 
     other = ModelSamplingSD3().patch(stages.model, 3.0)[0]
     sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=4)[0]
-    with pytest.raises(
-        stages.host.module("hallo3.errors").InputError, match="does not fit this model's sampling"
-    ):
-        stages.run("Hallo3Sampler", **stages.given(model=other, segment=0, sigmas=sigmas))
+    with pytest.raises(input_error(stages), match="does not fit this model's sampling"):
+        stages.run("Hallo3Sampler", **stages.inputs(model=other, segment=0, sigmas=sigmas))
 
 
 def test_nan_never_becomes_a_video(stages: Stages) -> None:
     text = torch.full((1, 16, 32), float("nan"))
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="values that are not numbers"):
-        stages.run("Hallo3Extrapolate", **stages.given(positive=[[text, {}]], steps=1))
+    with pytest.raises(input_error(stages), match="produced NaN"):
+        stages.run("Hallo3Extrapolate", **stages.inputs(positive=[[text, {}]], steps=1))
 
 
 def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
@@ -70,54 +70,24 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
         return made[0]["samples"]
 
     assert difference(run(32), run(16)) == 0
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="at least 16 tokens"):
+    with pytest.raises(input_error(stages), match="at least 16 tokens"):
         run(15)
 
 
-@pytest.mark.parametrize("nothing", [None, "", {}, 0])
-def test_constants_in_sockets_are_refused(stages: Stages, nothing: Any) -> None:
-    """ComfyUI passes them on from an API prompt."""
-    refused = stages.host.module("hallo3.errors").InputError
-    whole, one = stages.given(), stages.given(segment=0)
-    conditions = {name: one[name] for name in one if name not in ("steps", "guidance_scale")}
-    nodes = {"Hallo3Extrapolate": whole, "Hallo3Sampler": one, "Hallo3SegmentConditioning": conditions}
-    for node, given in nodes.items():
-        for name in ("identity", "speech", "model", "vae"):
-            with pytest.raises(refused):
-                stages.run(node, **{**given, name: nothing})
-    if nothing is not None:
-        for name in ("positive", "sampler", "sigmas", "guider"):
-            with pytest.raises(refused):
-                stages.run("Hallo3Extrapolate", **{**whole, name: nothing})
-        with pytest.raises(refused, match="no face analyzer"):
-            stages.run(
-                "Hallo3IdentityReference",
-                portrait=stages.portrait, vae=stages.vae, reference_network=stages.reference,
-                face_analyzer=nothing,
-            )  # fmt: skip
-    with pytest.raises(refused):
-        stages.run("Hallo3VAEDecode", samples=nothing, vae=stages.vae)
-    with pytest.raises(refused):
-        stages.run(
-            "Hallo3IdentityReference",
-            portrait=stages.portrait, vae=stages.vae, reference_network=nothing,
-        )  # fmt: skip
-
-
 def test_latents_that_are_no_segment_are_refused(stages: Stages) -> None:
-    latent = stages.run("Hallo3Sampler", **stages.given(segment=0, steps=1))[0]
-    refused = stages.host.module("hallo3.errors").InputError
+    latent = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1))[0]
+    refused = input_error(stages)
 
     def decoded(**changes: Any) -> Any:
         return stages.run("Hallo3VAEDecode", samples={**latent, **changes}, vae=stages.vae)
 
     with pytest.raises(refused, match="cut or joined"):
         decoded(samples=torch.cat((latent["samples"],) * 2, dim=2))
-    with pytest.raises(refused, match="not numbers"):
+    with pytest.raises(refused, match="NaN"):
         decoded(samples=latent["samples"] * float("nan"))
-    with pytest.raises(refused, match="not this VAE's"):
+    with pytest.raises(refused, match="do not match the VAE"):
         decoded(samples=latent["samples"][:, :8])
-    with pytest.raises(refused, match="not one segment's"):
+    with pytest.raises(refused, match="not a single segment"):
         decoded(samples=latent["samples"].repeat(2, 1, 1, 1, 1))
 
 
@@ -127,5 +97,35 @@ def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
     import comfy.model_management as mm
 
     monkeypatch.setattr(mm, "get_total_memory", lambda _: 1e6)
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="does not fit into memory"):
-        stages.run("Hallo3Extrapolate", **stages.given())
+    with pytest.raises(input_error(stages), match="does not fit in memory"):
+        stages.run("Hallo3Extrapolate", **stages.inputs())
+
+
+def test_plain_conditioning_is_refused_when_it_is_sampled(stages: Stages) -> None:
+    import nodes
+
+    plain = [[torch.zeros(1, 16, 32), {}]]
+    empty = {"samples": torch.zeros(1, 16, 9, 8, 8)}
+    with pytest.raises(input_error(stages), match="not made for Hallo3"):
+        nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", plain, plain, empty)
+
+
+@pytest.mark.parametrize("frames", [8, 10, 17])
+def test_latents_of_another_length_are_refused(stages: Stages, frames: int) -> None:
+    import nodes
+
+    positive, negative, _ = stages.conditioning()
+    wrong = {"samples": torch.zeros(1, 16, frames, 8, 8)}
+    with pytest.raises(Exception, match="does not have a segment's length"):
+        nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", positive, negative, wrong)
+
+
+def test_a_batch_of_latents_is_sampled(stages: Stages) -> None:
+    import nodes
+
+    positive, negative, latent = stages.conditioning()
+    pair = {**latent, "samples": latent["samples"].repeat(2, 1, 1, 1, 1)}
+    output = nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", positive, negative, pair)
+    samples = output[0]["samples"]
+    assert samples.shape == (2, 16, 9, 8, 8)
+    assert difference(samples[:1], samples[1:]) > 0.1

@@ -148,8 +148,8 @@ def test_random_numbers_go_through_all_of_the_port(
         seen.extend(faces := look(port, levels))
         return faces
 
-    look = module._look_for
-    monkeypatch.setattr(module, "_look_for", keep)
+    look = module._detect_landmarks
+    monkeypatch.setattr(module, "_detect_landmarks", keep)
     finder_of(host)(PICTURE, found_at(host, 0, 0, 512, 256))
     assert len(seen) > 3
     assert all(points.shape == (478, 2) and points.isfinite().all() for points in seen)
@@ -192,8 +192,8 @@ def test_a_damaged_file_is_said(host: Host, folder: Path) -> None:
 
 
 def test_without_the_model_it_is_said_where_to_get_it(host: Host, folder: Path, tmp_path: Path) -> None:
-    for given in (None, tmp_path):
-        face, notes = analyzed(host, finder_of(host, given))
+    for inputs in (None, tmp_path):
+        face, notes = analyzed(host, finder_of(host, inputs))
         assert face.mask[112:176, 240:304].all()
         assert len(notes) == 1
         assert f"no {NAME} in ComfyUI's models/detection" in notes[0]
@@ -223,8 +223,8 @@ def test_the_pack_s_own_analyzer_looks_by_the_port(
         (tmp_path / name).write_bytes(b"not read yet")
     write(folder / NAME, tensors())
     config = host.module("hallo3.config").FaceConfig
-    assert faces.own_analyzer(config()).landmarks.model == folder / NAME
-    assert faces.own_analyzer(config(space="drawn-face")).space == "drawn-face"
+    assert faces.create_face_analyzer(config()).landmarks.model == folder / NAME
+    assert faces.create_face_analyzer(config(space="drawn-face")).space == "drawn-face"
 
 
 def analyzed(host: Host, finder: Any) -> tuple[Any, list[str]]:

@@ -1,4 +1,4 @@
-"""Framing, paste back and identities that are kept, through the nodes and on a server."""
+"""Identities: framing, face position, paste back, files; in this process and on a server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from comfyui.client import saved_file
 from comfyui.prompts import simple
 from comfyui.server import Server
-from comfyui.stages import Stages
-from comfyui.test_server import made_file
+from comfyui.stages import Stages, difference
 
 SAVE = {
     "class_type": "Hallo3SaveIdentity",
@@ -24,7 +24,7 @@ SAVE = {
 
 
 @pytest.fixture
-def places(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folders(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """ComfyUI's output and input folders, for a test."""
     import folder_paths
 
@@ -35,85 +35,85 @@ def places(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def tall_of(portrait: Tensor) -> Tensor:
-    """A portrait [1, h, w, 3] with as much again of plain wall above."""
+def extend_upwards(portrait: Tensor) -> Tensor:
+    """A portrait [1, h, w, 3] extended by a wall of the same height above."""
     wall = portrait[:, :1].expand(-1, portrait.shape[1], -1, -1)
     return torch.cat((wall, portrait), dim=1)
 
 
-def identified(stages: Stages, portrait: Tensor, **more: Any) -> Any:
-    given = {"portrait": portrait, "vae": stages.vae, "reference_network": stages.reference}
-    return stages.run("Hallo3IdentityReference", **given, **more)
+def create_identity(stages: Stages, portrait: Tensor, **more: Any) -> Any:
+    inputs = {"portrait": portrait, "vae": stages.vae, "reference_network": stages.reference}
+    return stages.run("Hallo3IdentityReference", **inputs, **more)
 
 
-def save(stages: Stages, places: Path) -> str:
+def save(stages: Stages, folders: Path) -> str:
     stages.run(
         "Hallo3SaveIdentity",
         identity=stages.identity, model=stages.model, filename_prefix="anna",
     )  # fmt: skip
-    (name,) = stages.host.module("nodes.comfy.faces").identities()
-    assert (places / "output" / name.removesuffix(" [output]")).is_file()
+    (name,) = stages.host.module("nodes.comfy.faces").list_identities()
+    assert (folders / "output" / name.removesuffix(" [output]")).is_file()
     return name
 
 
-def test_an_identity_from_a_file_equals_the_computed_one(stages: Stages, places: Path) -> None:
-    identity, overview = stages.run("Hallo3LoadIdentity", file=save(stages, places))
+def test_an_identity_from_a_file_equals_the_computed_one(stages: Stages, folders: Path) -> None:
+    identity, overview = stages.run("Hallo3LoadIdentity", file=save(stages, folders))
     assert torch.equal(identity.canvas.pixels, stages.identity.canvas.pixels)
     assert torch.equal(identity.face_embedding, stages.identity.face_embedding)
     for mine, theirs in zip(identity.reference_features, stages.identity.reference_features, strict=True):
         assert torch.equal(mine, theirs)
         assert mine.dtype == theirs.dtype
     assert torch.equal(overview, stages.overview)
-    given = stages.given(segment=0, steps=2)
-    wanted = stages.run("Hallo3Sampler", **given)[0]["samples"]
-    found = stages.run("Hallo3Sampler", **{**given, "identity": identity})[0]["samples"]
+    inputs = stages.inputs(segment=0, steps=2)
+    wanted = stages.run("Hallo3Sampler", **inputs)[0]["samples"]
+    found = stages.run("Hallo3Sampler", **{**inputs, "identity": identity})[0]["samples"]
     assert torch.equal(found, wanted)
 
 
-def test_an_identity_is_refused_by_another_model(stages: Stages, places: Path) -> None:
-    identity, _ = stages.run("Hallo3LoadIdentity", file=save(stages, places))
+def test_an_identity_is_refused_by_another_model(stages: Stages, folders: Path) -> None:
+    identity, _ = stages.run("Hallo3LoadIdentity", file=save(stages, folders))
     other = stages.run("Hallo3LoadBuiltIn")[0]
     face = other.model.diffusion_model.face_proj.norm.weight
     other.model.diffusion_model.face_proj.norm.weight = torch.nn.Parameter(face * 1.1, requires_grad=False)
     refused = stages.host.module("hallo3.errors").CheckpointError
     for node, more in (("Hallo3Sampler", {"segment": 0}), ("Hallo3Extrapolate", {})):
         with pytest.raises(refused, match="made for another model"):
-            stages.run(node, **stages.given(identity=identity, model=other, **more))
+            stages.run(node, **stages.inputs(identity=identity, model=other, **more))
 
 
-def test_names_outside_of_the_output_folder_are_refused(stages: Stages, places: Path) -> None:
+def test_names_outside_of_the_output_folder_are_refused(stages: Stages, folders: Path) -> None:
     refused = stages.host.module("hallo3.errors").InputError
-    for name in ("../anna", str(places / "anna"), "", "  ", "people/"):
-        with pytest.raises(refused, match="cannot be saved there"):
+    for name in ("../anna", str(folders / "anna"), "", "  ", "people/"):
+        with pytest.raises(refused, match="cannot be saved under"):
             stages.run(
                 "Hallo3SaveIdentity", identity=stages.identity, model=stages.model, filename_prefix=name
             )
     node, where = stages.host.node("Hallo3LoadIdentity"), stages.host.module("nodes.comfy.faces")
-    (places / "secret.safetensors").write_bytes(b"x")
+    (folders / "secret.safetensors").write_bytes(b"x")
     for name in ("../secret.safetensors", "../secret.safetensors [output]", "absent.safetensors"):
-        assert where.path_of(name) is None
+        assert where.find_identity(name) is None
         assert "no identity" in str(node.validate_inputs(file=name))
 
 
-def test_a_file_that_is_no_identity_is_told(stages: Stages, places: Path) -> None:
-    (places / "input" / "hallo3_identities").mkdir()
-    (places / "input" / "hallo3_identities" / "x.safetensors").write_bytes(b"<html>")
+def test_a_file_that_is_no_identity_is_refused(stages: Stages, folders: Path) -> None:
+    (folders / "input" / "hallo3_identities").mkdir()
+    (folders / "input" / "hallo3_identities" / "x.safetensors").write_bytes(b"<html>")
     with pytest.raises(stages.host.module("hallo3.errors").CheckpointError):
         stages.run("Hallo3LoadIdentity", file="hallo3_identities/x.safetensors")
 
 
 def test_framing_and_paste_back(stages: Stages) -> None:
     """A crop round the face of a tall picture, and frames of the crop back in their place."""
-    tall = tall_of(stages.portrait)
+    tall = extend_upwards(stages.portrait)
     side = stages.portrait.shape[1]
     box = {"x": side // 4, "y": side + side // 4, "width": side // 2, "height": side // 2}
-    identity, overview = identified(stages, tall, face_box=box)
-    original, _ = identified(stages, tall, face_box=box, framing="original")
+    identity, overview = create_identity(stages, tall, face_box=box)
+    original, _ = create_identity(stages, tall, face_box=box, framing="original")
     assert not torch.equal(identity.canvas.pixels, original.canvas.pixels)
     assert overview.shape[1] > overview.shape[2]
     frames = (identity.canvas.uncrop(identity.canvas.pixels)[0].permute(1, 2, 3, 0) + 1) / 2
     (whole,) = stages.run("Hallo3PasteBack", images=frames.clamp(0, 1), identity=identity)
-    scaled = identity.surroundings.photograph.permute(1, 2, 0)[None].float() / 255
+    scaled = identity.paste_back.photograph.permute(1, 2, 0)[None].float() / 255
     assert whole.shape == scaled.shape
     assert whole.shape[1] == 2 * whole.shape[2]
     assert float((whole - scaled).square().mean()) < 1e-3
@@ -131,22 +131,43 @@ def test_framing_and_paste_back(stages: Stages) -> None:
         [[{"x": 150, "y": 100, "width": 180, "height": 200}]],
     ],
 )
-def test_a_box_of_another_node_says_where_the_face_is(stages: Stages, box: Any) -> None:
-    identity, _ = identified(stages, stages.portrait, face_box=box)
+def test_a_box_equals_the_same_mask(stages: Stages, box: Any) -> None:
+    identity, _ = create_identity(stages, stages.portrait, face_box=box)
     mask = torch.zeros(1, *stages.portrait.shape[1:3])
     mask[:, 80:320, 132:348] = 1  # a fifth larger
-    masked, _ = identified(stages, stages.portrait, face_mask=mask)
+    masked, _ = create_identity(stages, stages.portrait, face_mask=mask)
     for mine, theirs in zip(identity.reference_features, masked.reference_features, strict=True):
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("box", [[], {}, "box", {"x": 0, "y": 0, "width": 0, "height": 5}, [[]]])
-def test_what_is_no_box_is_told(stages: Stages, box: Any) -> None:
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match="no box round a face"):
-        identified(stages, stages.portrait, face_box=box)
+class OtherAnalyzer:
+    """A face analyzer of another embedding space."""
+
+    space = "arcface-glintr100"
+
+    def analyze(self, _: Tensor) -> Any:
+        raise AssertionError("must not be called")
 
 
-def test_a_tall_photograph_comes_out_tall_and_its_identity_is_enough(server: Server) -> None:
+def test_face_analyzer_and_mask(stages: Stages) -> None:
+    """An analyzer of another space is refused; a mask limits what the reference network sees."""
+    with pytest.raises(stages.host.module("hallo3.errors").FaceError, match="does not belong"):
+        create_identity(stages, stages.portrait, face_analyzer=OtherAnalyzer())
+    mask = torch.zeros(1, *stages.portrait.shape[1:3])
+    mask[:, 100:300, 150:330] = 1
+    identity, overview = create_identity(stages, stages.portrait, face_mask=mask)
+    features = zip(identity.reference_features, stages.identity.reference_features, strict=True)
+    assert all(difference(mine, theirs) > 1e-3 for mine, theirs in features)
+    assert difference(identity.canvas.pixels, stages.identity.canvas.pixels) == 0
+    assert overview.shape == (1, 960, 960, 3)
+
+
+def test_the_preview_of_a_long_strip_is_scaled_down(stages: Stages) -> None:
+    _, overview = create_identity(stages, torch.rand(1, 4000, 64, 3))
+    assert max(overview.shape[1:3]) < 4000
+
+
+def test_a_tall_photograph_gives_a_tall_video_also_from_a_saved_identity(server: Server) -> None:
     portrait = Image.open(Path(__file__).resolve().parents[2] / "samples" / "portrait.png").convert("RGB")
     pixels = np.asarray(portrait)
     tall = np.concatenate((np.repeat(pixels[:1], len(pixels), axis=0), pixels))
@@ -155,9 +176,9 @@ def test_a_tall_photograph_comes_out_tall_and_its_identity_is_enough(server: Ser
         tall={"class_type": "LoadImage", "inputs": {"image": "tall.png"}},
         identity__portrait=["tall", 0],
         extrapolate__paste_back=True,
-        keep=SAVE,
+        save_identity=SAVE,
     )
-    first = made_file(server, server.run(prompt))
+    first = saved_file(server, server.run(prompt))
     with av.open(str(first)) as video:
         assert (video.streams.video[0].width, video.streams.video[0].height) == (
             pixels.shape[1] // 2 * 2,
@@ -165,12 +186,12 @@ def test_a_tall_photograph_comes_out_tall_and_its_identity_is_enough(server: Ser
         )
         frame = next(video.decode(video=0)).to_ndarray(format="rgb24")
     top = slice(0, pixels.shape[0] // 3)
-    assert np.abs(frame[top].astype(float) - tall[top]).mean() < 3  # what is not in the crop stays
+    assert np.abs(frame[top].astype(float) - tall[top]).mean() < 3  # outside the crop
     name = "hallo3_identities/anna_00001_.safetensors [output]"
     load = {"class_type": "Hallo3LoadIdentity", "inputs": {"file": name}}
-    again = simple(kept=load, extrapolate__identity=["kept", 0], extrapolate__paste_back=True)
+    again = simple(loaded=load, extrapolate__identity=["loaded", 0], extrapolate__paste_back=True)
     del again["identity"]
-    second = made_file(server, server.run(again))
+    second = saved_file(server, server.run(again))
     with av.open(str(first)) as one, av.open(str(second)) as other:
         frames = zip(one.decode(video=0), other.decode(video=0), strict=True)
         assert all(np.array_equal(a.to_ndarray(), b.to_ndarray()) for a, b in frames)

@@ -3,7 +3,7 @@
 Their compiled parts cannot be loaded there, and ComfyUI imports both. What they declare on import is
 declared here instead; nothing of it is ever called. With matching builds this changes nothing.
 
-    python lend_operators.py FOLDER/main.py --cpu ...
+    python torchvision_stubs.py FOLDER/main.py --cpu ...
 """
 
 from __future__ import annotations
