@@ -97,7 +97,7 @@ def test_a_lazy_mapping_is_read_once(convert: Any) -> None:
         (sound(TONE > 0), r"torch\.bool"),
         (sound(TONE[:0]), r"no recording in a waveform \[0, 1, 16000\]"),
         (sound(TONE.expand(3, -1, -1)), "several recordings(.|\n)*3 recordings"),
-        (sound(torch.zeros(1, 9000, 2)), "9000 channels of 2 samples(.|\n)*the wrong way round"),
+        (sound(torch.zeros(1, 9000, 2)), "9000 channels of 2 samples"),
         (sound(TONE, 16000.5), r"sample rate cannot be used(.|\n)*16000\.5"),
         (sound(TONE, True), "sample rate cannot be used(.|\n)*True"),
         (sound(TONE, None), "sample rate cannot be used(.|\n)*None"),

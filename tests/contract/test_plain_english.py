@@ -7,7 +7,15 @@ from pathlib import Path
 from support.plain_english import find_banned
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKED = ("__init__.py", "nodes/**/*.py", "locales/en/*.json", "web/docs/*/en.md")
+CHECKED = (
+    "__init__.py",
+    "nodes/**/*.py",
+    "locales/en/*.json",
+    "web/docs/*/en.md",
+    "workflows/*.json",
+    "subgraphs/*.json",
+    "tools/templates/*.py",
+)
 
 
 def test_no_banned_phrase_is_written() -> None:

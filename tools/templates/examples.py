@@ -60,7 +60,7 @@ def five_stages(graph: Graph) -> None:
     graph.column(FIRST + 3 * STEP)
     with graph.group("4 VAE decode: segment 0"):
         first = decode(sampled)
-    with graph.group("5 Extrapolation: segment 1 goes on from segment 0"):
+    with graph.group("5 Extrapolation: segment 1 continues segment 0"):
         graph.column(FIRST + 3 * STEP, 310)
         sampled = sampler(1, motion_frames=first["motion_frames"])
         graph.column(FIRST + 4 * STEP, 310)
@@ -142,7 +142,7 @@ def video_sound_and_upscale(graph: Graph) -> None:
     with graph.group("Video in"):
         sample = graph.node("Hallo3Sample")
         stand_in = graph.node(
-            "CreateVideo", title="Create Video (in place of yours)", images=sample["portrait"],
+            "CreateVideo", title="Create Video (instead of yours)", images=sample["portrait"],
             audio=sample["speech"], fps=25.0,
         )  # fmt: skip
         graph.node("LoadVideo", mode=MUTED, file="", height=140)
@@ -157,7 +157,7 @@ def video_sound_and_upscale(graph: Graph) -> None:
     with graph.group("Talking portrait"):
         made = extrapolate(graph, loaded, identity, speech)
     graph.column(FIRST + 4 * STEP)
-    with graph.group("Larger, with the same sound"):
+    with graph.group("Upscaled, with the same sound"):
         larger = graph.node("ImageScaleBy", image=made["images"], upscale_method="lanczos", scale_by=2.0)
         video = graph.node("CreateVideo", images=larger["IMAGE"], audio=parts["audio"], fps=speech["fps"])
         save(graph, video["VIDEO"], "upscaled")

@@ -73,10 +73,10 @@ def save(graph: Graph, video: Slot, name: str) -> None:
 
 
 def real_weights(graph: Graph, y: int) -> Node:
-    """Loaders for weights files and a prompt, asleep: the page asks for no file of a node that sleeps."""
+    """Loaders for weights files and a prompt, muted: the page asks for no file of a muted node."""
     vae, speech = models(notes.VAE, "vae"), models(notes.SPEECH, "audio_encoders")
     text = models(notes.T5, "text_encoders")
-    with graph.group("Real weights and prompt (asleep: Ctrl+M wakes them)", "#444"):
+    with graph.group("Released weights and prompt (muted: select and press Ctrl+M)", "#444"):
         graph.column(0, y)
         graph.node("Hallo3LoadModel", mode=MUTED, model_name="built-in")
         graph.node("Hallo3LoadReferenceNetwork", mode=MUTED, reference_network_name="built-in")

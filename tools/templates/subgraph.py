@@ -84,7 +84,7 @@ def _definition(graph: Graph, links: list[list[Any]], kinds: dict[str, str]) -> 
         "widgets": [], "nodes": graph.nodes_json(), "groups": [],
         "links": [dict(zip(named, link, strict=True)) for link in links], "extra": {},
         "category": "Hallo3",
-        "description": "One portrait and one speech to a talking video: Hallo3's stages as one node.",
+        "description": "A talking video from one portrait and one speech: all stages of Hallo3 in one node.",
     }  # fmt: skip
 
 
