@@ -45,8 +45,8 @@ from hallo3.settings import Settings, settings_for
 from hallo3.speech.features import Speech, read_from_memory
 from hallo3.text_encoder import build_t5
 from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
+from hallo3.vae.causal_conv import CausalCache, DecodePlan
 from hallo3.vae.decoder import decode_parts
-from hallo3.vae.tiling import DecodePlan
 
 META = torch.device("meta")
 N = TypeVar("N", bound=nn.Module)
@@ -94,21 +94,18 @@ def _shapes(
         yield name, (tensor.shape, torch.float32 if name.endswith("weight_scale") else held)
 
 
-class HostShapes:
+class HostShapes(CausalCache):
     """A decode's caches in the host's memory: their shapes alone."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, int], Tensor] = {}
 
     def load(self, key: tuple[str, int], destination: Tensor) -> bool:
         """Something of the shape comes to the device, and is written."""
-        if key in self._kept:
+        if key in self._frames:
             destination.copy_(torch.empty(destination.shape, dtype=destination.dtype, device=META))
-        return key in self._kept
+        return key in self._frames
 
-    def keep(self, key: tuple[str, int], frames: Tensor) -> None:
+    def store(self, key: tuple[str, int], frames: Tensor) -> None:
         """It is made contiguous, as what is sent is."""
-        self._kept[key] = torch.empty(0)
+        self._frames[key] = torch.empty(0)
         frames.contiguous()
 
 
@@ -125,7 +122,7 @@ class Decoder(VideoVAE):
         parts = torch.split(
             latents.to(next(self.parameters())) * 1.0, list(slices or decode_slices(latents.shape[2])), dim=2
         )
-        yield from decode_parts(self.network.decoder, parts, self.plan, cache=HostShapes())
+        yield from decode_parts(self.network.decoder, parts, self.plan, cache=HostShapes("host"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from hallo3.pipeline import collect_frames
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import VideoVAE
-from hallo3.vae.tiling import DecodePlan
+from hallo3.vae.causal_conv import DecodePlan
 
 TORCHS_CHOICE, SAME = "original, torch's choice", "original, same attention"
 DECODES = {

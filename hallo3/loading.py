@@ -35,8 +35,8 @@ from .quantization.precision import (
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
 from .text_encoder import TextEncoder, build_t5, make_tokenizer, tie_embedding
-from .vae.autoencoder import WHOLE, VideoVAE, build_vae
-from .vae.tiling import DecodePlan
+from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
+from .vae.causal_conv import DecodePlan
 
 N = TypeVar("N", bound=Trunk)
 T5_VOCABULARY = 32128
@@ -127,13 +127,13 @@ def load_models(
     if memory is None and offload == "none":
         return models(
             text=OnDemandModule(load_text_encoder),
-            vae=OffloadedModule(lambda: load_vae(WHOLE), device),
+            vae=OffloadedModule(lambda: load_vae(DEFAULT_PLAN), device),
             reference=OnDemandModule(lambda: load_trunk(build_reference(), "reference").to(device)),
             transformer=OffloadedModule(lambda: load_trunk(build_transformer(), "transformer"), device),
         )
     placed = MANUAL_OFFLOADS[offload] if memory is None else memory.offload
     if memory is None and device.type == "cpu":  # there is one memory: strips would save nothing
-        placed = replace(placed, decode=WHOLE)
+        placed = replace(placed, decode=DEFAULT_PLAN)
     placement = Placement(files=files, device=device, precision=precision, verifier=verifier, config=placed)
     return models(
         text=placement.text(tokenizer, lambda: build_t5(text)),

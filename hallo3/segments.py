@@ -60,7 +60,6 @@ def frame_count(samples: int, sample_rate: int, fps: int) -> int:
     one.
 
     The original's float expression gives one frame more for rare lengths (docs/numerics.md).
-
     """
     if samples * fps < sample_rate:
         raise AudioError(

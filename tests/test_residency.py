@@ -12,7 +12,7 @@ from torch import Tensor
 from hallo3.offload import streaming
 from hallo3.pipeline import copy_to_device
 from hallo3.residency import PinnedAllocator
-from hallo3.vae.causal_conv import HostCache
+from hallo3.vae.causal_conv import CausalCache
 from support.messages import expect_message
 
 CUDA = torch.device("cuda")
@@ -86,12 +86,12 @@ def test_weights_are_packed(refusals: list[str], monkeypatch: pytest.MonkeyPatch
 
 
 def test_caches_of_a_decode_are_kept(refusals: list[str]) -> None:
-    cache, frames = HostCache(), torch.randn(1, 2, 2, 3, 4)
+    cache, frames = CausalCache("host"), torch.randn(1, 2, 2, 3, 4)
     source: Any = GPUTensor(frames)
     target: Any = GPUTensor(torch.zeros_like(frames))
     with expect_message(WARNING):
-        cache.keep(("conv", 0), source)
-    cache.keep(("conv", 1), source)
+        cache.store(("conv", 0), source)
+    cache.store(("conv", 1), source)
     assert refusals == ["empty"]
     assert cache.load(("conv", 0), target)
     assert torch.equal(target.tensor, frames)

@@ -194,7 +194,6 @@ class Hallo3Transformer(Trunk):
 
         Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim], windows as in
         :meth:`encode_audio`.
-
         """
         like = prompt_embeds
         frames = self.latent.frames if latent_frames is None else len(latent_frames)

@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import InputError
 from ..quantization.precision import PRECISIONS
 from ..units import GB
-from ..vae.tiling import DecodePlan
+from ..vae.causal_conv import DecodePlan
 from .estimate import (
     DEVICE,
     DISK,

@@ -19,9 +19,9 @@ from ..checkpoints.component_config import build_on_meta
 from ..config import Hallo3Config, to_dict
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision
-from ..vae.autoencoder import WHOLE
+from ..vae.autoencoder import DEFAULT_PLAN
+from ..vae.causal_conv import DecodePlan
 from ..vae.decode_memory import decode_bytes
-from ..vae.tiling import DecodePlan
 from .streaming import WeightGroup, group_tensors, ungrouped_tensors
 from .weight_store import split_groups, split_text_groups
 
@@ -242,13 +242,13 @@ class OffloadConfig:
     passes: str
     on_access: bool = False
     steps_on_access: bool = False
-    decode: DecodePlan = WHOLE
+    decode: DecodePlan = DEFAULT_PLAN
 
     @property
     def label(self) -> str:
         """Part of the key of measured throughput."""
         access = " on access" * self.on_access + " steps on access" * self.steps_on_access
-        decode = f" {self.decode.strips} strips {self.decode.caches}" if self.decode != WHOLE else ""
+        decode = f" {self.decode.strips} strips {self.decode.caches}" if self.decode != DEFAULT_PLAN else ""
         return f"{self.home} {self.resident} {self.passes}{access}{decode}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..quantization.precision import Precision, add_missing_scales
 from ..residency import DerivedModule
 from ..text_encoder import TextEncoder, Tokenizer
 from ..vae.autoencoder import VideoVAE
-from ..vae.tiling import DecodePlan
+from ..vae.causal_conv import DecodePlan
 from .estimate import DEVICE, DISK, RAM, OffloadConfig
 from .streaming import ResidentModule, StreamableModule, StreamedModule, WeightGroup, store_in_memory
 from .weight_store import choose_resident, split_groups, store_on_disk, store_text_on_disk

@@ -1,1 +1,1 @@
-"""The 3D causal VAE: pixels to latents and back, in the original's slices."""
+"""The 3D causal VAE."""

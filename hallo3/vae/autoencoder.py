@@ -1,4 +1,4 @@
-"""Encode frames in one call, decode latents slice by slice; the weights are in diffusers' networks (facts 7).
+"""Encode frames in one call, decode latents slice by slice; the networks are diffusers' (facts 7).
 
 B batch, C latent channels, T latent frames, F video frames, H x W pixels, h x w latent grid.
 """
@@ -12,42 +12,41 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VAEConfig
-from .causal_conv import OneDNNConvolutions
+from .causal_conv import DecodePlan, OneDNNConvolutions
 from .decoder import decode_parts
-from .tiling import DecodePlan
 
-WHOLE = DecodePlan()
+DEFAULT_PLAN = DecodePlan()
 
 
 class Posterior(NamedTuple):
-    """What the encoder believes: mean and log-variance [B, C, T, h, w], unscaled."""
+    """Mean and log-variance [B, C, T, h, w], unscaled."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + exp(log_variance / 2) noise; the original always samples, we take the mean by default."""
+        """mean + exp(log_variance / 2) noise. The original always samples; our default is the mean."""
         spread = torch.exp(0.5 * self.log_variance.clamp(-30.0, 20.0))
         return self.mean + spread * noise.to(self.mean)
 
 
 class VideoVAE(nn.Module):
-    """diffusers' ``AutoencoderKLCogVideoX``: its encoder called as the original does, its decoder walked.
+    """diffusers' ``AutoencoderKLCogVideoX``: its encoder called as in the original, its decoder run by
+    ``decoder.py``.
 
-    diffusers' own ``encode`` cuts at 8 frames, which changes the group norms of longer ones. ``plan`` is what
-    decodes hold at once unless they are told otherwise.
+    diffusers' own ``encode`` splits after 8 frames, which changes the group norms of longer clips.
     """
 
-    def __init__(self, network: nn.Module, scaling_factor: float, plan: DecodePlan = WHOLE) -> None:
+    def __init__(self, network: nn.Module, scaling_factor: float, plan: DecodePlan = DEFAULT_PLAN) -> None:
         super().__init__()
         self.network: Any = network
         self.scaling_factor = scaling_factor
         self.plan = plan
 
     def posterior(self, pixels: Tensor) -> Posterior:
-        """Frames [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call whatever its length."""
+        """Frames [B, 3, F, H, W] in -1..1 -> posterior, in one encoder call of any length."""
         with OneDNNConvolutions():
-            moments, _ = self.network.encoder(_suited(pixels, self.network.encoder))
+            moments, _ = self.network.encoder(_cast(pixels, self.network.encoder))
         return Posterior(*moments.chunk(2, dim=1))
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -59,12 +58,12 @@ class VideoVAE(nn.Module):
     def decode(
         self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None
     ) -> Iterator[Tensor]:
-        """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1 as they are decoded.
+        """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1, each decoded when it
+        is read.
 
-        ``slices`` counts latent frames at a time and defaults to the original's; ``plan`` defaults to this
-        VAE's. The causal cache lives in this generator and nowhere else. Golden ``vae_decode_chunked``.
+        ``slices`` are latent frames per slice (default: the original's). Golden ``vae_decode_chunked``.
         """
-        unscaled = _suited(latents, self.network.decoder) * (1 / self.scaling_factor)
+        unscaled = _cast(latents, self.network.decoder) * (1 / self.scaling_factor)
         parts = torch.split(unscaled, list(slices or decode_slices(latents.shape[2])), dim=2)
         yield from decode_parts(self.network.decoder, parts, plan or self.plan)
 
@@ -77,12 +76,12 @@ def decode_slices(latent_frames: int) -> list[int]:
     return [pairs[0] + latent_frames % 2, *pairs[1:]]
 
 
-def _suited(tensor: Tensor, network: nn.Module) -> Tensor:
+def _cast(tensor: Tensor, network: nn.Module) -> Tensor:
     return tensor.to(next(network.parameters()))
 
 
-def build_vae(config: VAEConfig, plan: DecodePlan = WHOLE) -> VideoVAE:
-    """The VAE of these sizes, without memory (on the meta device); ``plan`` is its decodes'."""
+def build_vae(config: VAEConfig, plan: DecodePlan = DEFAULT_PLAN) -> VideoVAE:
+    """On the meta device; ``plan`` is the default of its decodes."""
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
     levels = len(config.block_out_channels)

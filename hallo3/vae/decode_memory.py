@@ -1,7 +1,5 @@
-"""What a decode holds at its peak, by a closed count of what the walk makes and lets go of.
-
-Weights and what convolution libraries take for themselves are not in it.
-"""
+"""Peak memory of a decode, computed from the shapes that ``decoder.py`` holds at a time; without weights and
+the workspaces of convolution libraries."""
 
 from __future__ import annotations
 
@@ -11,9 +9,8 @@ from dataclasses import dataclass
 from ..config import VAEConfig
 from ..geometry import LatentShape
 from .autoencoder import decode_slices
-from .decoder import repeats
-from .spatial_norm import LARGE_PIECE
-from .tiling import LOOK_BACK, DecodePlan, cuts, least_strips
+from .causal_conv import LOOK_BACK, DecodePlan, cuts, min_strips
+from .decoder import MAX_CHUNK_ELEMENTS, repeats
 
 PLANS = tuple(
     DecodePlan(strips, caches)
@@ -21,25 +18,24 @@ PLANS = tuple(
     for strips in (1, 2, 4, 8, 16)
     if strips <= most
 )
-"""From the quickest to the smallest: caches in the host's memory cost more time than strips."""
-DOUBLINGS_IN_TIME = 2
+"""From the fastest to the smallest: caches in RAM cost more time than strips."""
+TIME_DOUBLINGS = 2
 """Levels of the decoder that double the frames."""
-COUNTED = 4
-"""Bytes of a number that is counted in: float32."""
+FLOAT_BYTES = 4
 MARGIN = 1.02
-"""For what is too small to be named here."""
+"""For all smaller tensors."""
 
 
 def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, number: int) -> int:
-    """Bytes of activations at the peak of a decode of one clip.
+    """Peak bytes of activations in the decode of one clip with latents [T, h, w]; ``number`` is the bytes per
+    number.
 
-    ``latent`` is the clip's [T, h, w], ``number`` the bytes of a number. At full size this is what a
-    count operation by operation finds, or up to 15 % more (tests/vae/test_decode_cost.py).
+    At full size it is 0 to 15 % above a count operation by operation (tests/vae/test_decode_memory.py).
     """
     sizes = decode_slices(latent.frames)
     channels = _entering(config)[-1]
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
-    strips = max(plan.strips, *(least_strips(channels, shape) for shape in shapes))
+    strips = max(plan.strips, *(min_strips(channels, shape) for shape in shapes))
     kept, peak = 0, 0
     for shape in shapes:
         slice_cost = _Slice(config, shape, strips, number, in_host=plan.caches == "host", kept=kept)
@@ -50,21 +46,21 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     return round(MARGIN * (peak + (frames + whole) * number))
 
 
-def plan_for(config: VAEConfig, latent: LatentShape, number: int, free: int) -> DecodePlan:
-    """The quickest of :data:`PLANS` that holds no more than ``free`` bytes; the smallest if none does."""
+def choose_decode_plan(config: VAEConfig, latent: LatentShape, number: int, free: int) -> DecodePlan:
+    """The fastest of :data:`PLANS` that needs at most ``free`` bytes; the smallest if none does."""
     fitting = (plan for plan in PLANS if decode_bytes(config, latent, plan, number) <= free)
     return next(fitting, PLANS[-1])
 
 
 def _entering(config: VAEConfig) -> list[int]:
-    """Channels that enter each level."""
+    """Input channels of each level."""
     widths = config.block_out_channels[::-1]
     return [widths[0], *widths[:-1]]
 
 
 @dataclass(slots=True)
 class _Slice:
-    """A slice on its way; ``kept`` grows by what its convolutions leave on the device."""
+    """Memory of one slice; ``kept`` grows by the causal caches on the device."""
 
     config: VAEConfig
     latent: LatentShape
@@ -74,7 +70,7 @@ class _Slice:
     kept: int
 
     def moments(self) -> Iterator[int]:
-        """Bytes held at every moment that can be the peak."""
+        """Bytes at each moment that can be the peak."""
         widths = self.config.block_out_channels[::-1]
         frames, first_slice = self.latent.frames, self.kept == 0
         entering = widths[0]
@@ -84,7 +80,7 @@ class _Slice:
                 yield from self._resnet(entering, inside, frames, 2**level, grows=first_slice)
                 entering = inside
             if level < len(widths) - 1:
-                yield self._upsampled(width, frames, level)
+                yield self._upsample(width, frames, level)
                 frames = sum((last - first) * times for first, last, times in self._repeats(frames, level))
         yield self._convolution(entering, 3, frames, 2 ** (len(widths) - 1), grows=first_slice)
 
@@ -100,7 +96,7 @@ class _Slice:
     def _convolution(
         self, width: int, out: int, frames: int, scale: int, *, grows: bool, in_place: bool = False
     ) -> int:
-        """The input, a strip's buffer, and beside them what the strip is made of or what becomes of it."""
+        """The input, a strip's buffer, and the larger of its temporaries and its output."""
         if grows and not self.in_host:
             self.kept += self._size(width, LOOK_BACK, scale)
         alone = self._count() == 1
@@ -110,29 +106,29 @@ class _Slice:
         buffer = self._size(width, LOOK_BACK + frames, scale, rows if alone else rows + 2)
         made = self._size(out, frames, scale, rows)
         staged = self._size(width, LOOK_BACK, scale, rows) if self.in_host else 0
-        spread = 2 * COUNTED * min(self._numbers(width, frames, scale, rows), LARGE_PIECE) // scale
+        spread = 2 * FLOAT_BYTES * min(self._numbers(width, frames, scale, rows), MAX_CHUNK_ELEMENTS) // scale
         filling = max(staged, spread)
         above = self._above(width, frames, scale)
         beside = self.kept + self._size(width, frames, scale) + self._known(width)
         return beside + before + buffer + above + max(made, filling)
 
-    def _upsampled(self, width: int, frames: int, level: int) -> int:
+    def _upsample(self, width: int, frames: int, level: int) -> int:
         scale, rows = 2**level, self._rows(2**level)
         total = sum((last - first) * times for first, last, times in self._repeats(frames, level))
-        at_once = max(1, LARGE_PIECE // (4 * self._numbers(width, 1, scale, rows)))
+        at_once = max(1, MAX_CHUNK_ELEMENTS // (4 * self._numbers(width, 1, scale, rows)))
         edge = 0 if self._count() == 1 else 2
         large = 4 * self._size(width, min(at_once, frames), scale, rows + edge)
         return self.kept + self._size(width, frames, scale) + self._size(width, total, 2 * scale) + 2 * large
 
     def _repeats(self, frames: int, level: int) -> list[tuple[int, int, int]]:
-        return repeats(frames, in_time=level < DOUBLINGS_IN_TIME)
+        return repeats(frames, in_time=level < TIME_DOUBLINGS)
 
     def _known(self, width: int) -> int:
-        """Scale and shift of a norm at the latents' size."""
-        return 2 * COUNTED * width * self.latent.frames * self.latent.height * self.latent.width
+        """Scale and shift of a norm, at the latents' size."""
+        return 2 * FLOAT_BYTES * width * self.latent.frames * self.latent.height * self.latent.width
 
     def _above(self, width: int, frames: int, scale: int) -> int:
-        """Rows carried on from one strip, and those from the one before."""
+        """Halo rows of this strip and of the next."""
         return 0 if self._count() == 1 else self._size(width, LOOK_BACK + frames, scale, 4)
 
     def _count(self) -> int:
@@ -145,6 +141,6 @@ class _Slice:
         return width * frames * rows * self.latent.width * scale
 
     def _size(self, width: int, frames: int, scale: int, rows: int | None = None) -> int:
-        """Bytes of so many channels, frames and rows (all of them if not said)."""
+        """Bytes of channels, frames and rows (default: all)."""
         found = self.latent.height * scale if rows is None else rows
         return self.number * self._numbers(width, frames, scale, found)

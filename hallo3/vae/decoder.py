@@ -1,169 +1,291 @@
-"""The decoder of the 3D VAE, walked by this package over another's modules: what it holds at once is small.
+"""The 3D VAE's decoder, run strip by strip over another library's modules, to need little memory.
 
-diffusers' and ComfyUI's classes name their layers alike; both can be walked. No module is moved, cast or
-written to.
+diffusers' decoder holds a whole slice of frames several times, and ComfyUI's computes group norms over the
+whole clip. Both name their layers alike, so both can be run here; no module is moved, cast or changed.
+
+The spatial norms are group norms with scale and shift from the latents (facts 7). Their two pointwise
+convolutions run at the latents' size and are enlarged by nearest neighbour, which commutes with them;
+statistics span the whole slice. B batch, C channels, G groups, T frames, n latent frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..geometry import LatentShape
-from .causal_conv import Access, CausalCache, Convolver, Strip, StripInput, cache_in, copied
-from .spatial_norm import normalized, piece_of
-from .tiling import DecodePlan, cuts, least_strips
+from .causal_conv import (
+    CausalCache,
+    DecodePlan,
+    LayerAccess,
+    Strip,
+    StripConvolver,
+    StripInput,
+    WeightAndBias,
+    cuts,
+    min_strips,
+    tensor_input,
+)
 
-
-def repeats(frames: int, *, in_time: bool) -> list[tuple[int, int, int]]:
-    """First and last + 1 frame of every stretch, and how often each of its frames is put out: the first of an
-    odd number stands alone."""
-    if not in_time or frames == 1:
-        return [(0, frames, 1)]
-    return [(0, 1, 1), (1, frames, 2)] if frames % 2 else [(0, frames, 2)]
-
-
-def upsampled(upsampler: nn.Module, x: Tensor, cuts: list[tuple[int, int]], access: Access) -> Tensor:
-    """x [B, C, T, H, W] -> [B, C', T or 2 T or 2 T - 1, 2 H, 2 W], in strips of ``cuts``."""
-    known = cast(Any, upsampler)
-    batch, _, frames, height, width = x.shape
-    stretches = repeats(frames, in_time=known.compress_time)
-    total = sum((last - first) * times for first, last, times in stretches)
-    out = x.new_empty(batch, known.conv.out_channels, total, 2 * height, 2 * width)
-    with access.parameters(known.conv, x) as (weight, bias):
-        start = 0
-        for first, last, times in stretches:
-            step = frames_at_once(x, cuts)
-            for frame in range(first, last, step):
-                some = x[:, :, frame : min(frame + step, last)]
-                stop = start + some.shape[2] * times
-                for cut in cuts:
-                    _convolved(some, cut, (weight, bias), out[:, :, start:stop], times)
-                start = stop
-    return out
-
-
-def frames_at_once(x: Tensor, cuts: list[tuple[int, int]]) -> int:
-    """Frames of a strip that are convolved together."""
-    rows = max(last - first for first, last in cuts)
-    return piece_of(x, x.shape[0] * x.shape[1] * 4 * rows * x.shape[4])
-
-
-def _convolved(
-    x: Tensor, cut: tuple[int, int], held: tuple[Tensor, Tensor | None], out: Tensor, times: int
-) -> None:
-    """Rows ``cut`` of x, at twice their size, into their place. A row more on either side gives the right
-    edges, and two rows too many, which are dropped."""
-    first, last = cut
-    above, below = max(first - 1, 0), min(last + 1, x.shape[3])
-    batch, _, frames = x.shape[:3]
-    large = F.interpolate(x[:, :, :, above:below].transpose(1, 2).flatten(0, 1), scale_factor=2.0)
-    made = torch.conv2d(large, held[0], held[1], padding=1)
-    del large
-    made = made[:, :, 2 * (first - above) : 2 * (last - above)]
-    made = made.view(batch, frames, *made.shape[1:]).transpose(1, 2)
-    for copy in range(times):
-        out[:, :, copy::times, 2 * first : 2 * last] = made
-
-
-NETWORKS_OWN = Access()
+CHUNK_ELEMENTS = {"cpu": 2**22}
+"""Elements processed at a time, by device type: few enough for a CPU's caches."""
+MAX_CHUNK_ELEMENTS = 2**25
+"""On all other devices: few launches, but small temporaries."""
+OWN_PARAMETERS = LayerAccess()
 
 
 def decode_parts(
     decoder: nn.Module,
     parts: Sequence[Tensor],
     plan: DecodePlan,
-    access: Access = NETWORKS_OWN,
+    access: LayerAccess = OWN_PARAMETERS,
     cache: CausalCache | None = None,
 ) -> Iterator[Tensor]:
-    """Slices of unscaled latents [B, C, n, h, w] -> frames [B, 3, F, H, W], each when it is asked for.
+    """Slices of unscaled latents [B, C, n, h, w] -> frames [B, 3, F, H, W], each decoded when it is read.
 
-    The frames that convolutions look back at are this generator's; giving it up leaves nothing behind. Golden
+    The causal cache belongs to this generator; closing it leaves nothing behind. Golden
     ``vae_decode_chunked``.
     """
-    if cache is None:
-        cache = cache_in(plan.caches)
     channels = cast(Any, decoder).up_blocks[-1].resnets[0].conv1.conv.in_channels
-    strips = max([plan.strips, *(least_strips(channels, LatentShape(*part.shape[2:])) for part in parts)])
-    convolver = Convolver(cache, access)
+    strips = max([plan.strips, *(min_strips(channels, LatentShape(*part.shape[2:])) for part in parts)])
+    convolver = StripConvolver(cache or CausalCache(plan.caches), access)
     for part in parts:
         with torch.no_grad():
-            frames = _Slice(part, convolver, strips).decoded(decoder)
+            frames = _SliceDecoder(part, convolver, strips).decode(decoder)
         yield frames
         del frames
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
-    """One slice of latents on its way through the decoder."""
-
+class _SliceDecoder:
     latents: Tensor
-    convolver: Convolver
+    convolver: StripConvolver
     strips: int
 
-    def decoded(self, decoder: nn.Module) -> Tensor:
+    def decode(self, decoder: nn.Module) -> Tensor:
         known = cast(Any, decoder)
-        x = self._whole("conv_in", known.conv_in, copied(self.latents))
+        x = self._convolve("conv_in", known.conv_in, tensor_input(self.latents))
         for index, resnet in enumerate(known.mid_block.resnets):
             x = self._resnet(f"mid_block.resnets.{index}", resnet, x)
         for level, block in enumerate(known.up_blocks):
             for index, resnet in enumerate(block.resnets):
                 x = self._resnet(f"up_blocks.{level}.resnets.{index}", resnet, x)
             for upsampler in block.upsamplers or ():
-                x = upsampled(upsampler, x, self._cuts(x), self.convolver.access)
-        return self._whole("conv_out", known.conv_out, self._normalized(known.norm_out, x))
+                x = upsample(upsampler, x, self._cuts(x), self.convolver.access)
+        return self._convolve("conv_out", known.conv_out, self._normalize(known.norm_out, x))
 
     def _resnet(self, name: str, resnet: nn.Module, x: Tensor) -> Tensor:
-        """norm, convolution, norm, convolution, and the input added."""
+        """Norm, convolution, norm, convolution, plus the input."""
         known = cast(Any, resnet)
-        hidden = self._whole(f"{name}.conv1", known.conv1, self._normalized(known.norm1, x))
-        source = self._normalized(known.norm2, hidden)
-        alike = known.in_channels == known.out_channels
+        hidden = self._convolve(f"{name}.conv1", known.conv1, self._normalize(known.norm1, x))
+        source = self._normalize(known.norm2, hidden)
+        has_shortcut = known.in_channels != known.out_channels
         for strip in self._strips(f"{name}.conv2", known.conv2, source):
-            place = hidden[:, :, :, strip.first : strip.last]
-            if alike:
-                torch.add(strip.rows, x[:, :, :, strip.first : strip.last], out=place)
+            rows = hidden[:, :, :, strip.first : strip.last]
+            if has_shortcut:
+                rows.copy_(strip.rows)
             else:
-                place.copy_(strip.rows)
-            del strip  # before the next one is made
-        if not alike:
+                torch.add(strip.rows, x[:, :, :, strip.first : strip.last], out=rows)
+            del strip  # before the next one is computed
+        if has_shortcut:
             del source
-            self._add_shortcut(known.conv_shortcut, x, hidden)
+            access = self.convolver.access
+            with access.parameters(known.conv_shortcut, x) as (weight, bias):
+                for first, last in self._cuts(x):
+                    shortcut = access.convolve(x[:, :, :, first:last].contiguous(), weight, bias, (0, 0, 0))
+                    hidden[:, :, :, first:last].add_(shortcut)
+                    del shortcut  # before the next one is computed
         return hidden
 
-    def _add_shortcut(self, shortcut: nn.Module, x: Tensor, hidden: Tensor) -> None:
-        """Add x, brought to the channels of ``hidden``, which is written over."""
-        access = self.convolver.access
-        with access.parameters(shortcut, x) as (weight, bias):
-            for first, last in self._cuts(x):
-                brought = access.convolve(x[:, :, :, first:last].contiguous(), weight, bias, (0, 0, 0))
-                hidden[:, :, :, first:last].add_(brought)
-                del brought  # before the next is made
-
-    def _whole(self, name: str, convolution: nn.Module, source: StripInput) -> Tensor:
-        """A convolution's output, all of it."""
-        whole: Tensor | None = None
+    def _convolve(self, name: str, convolution: nn.Module, source: StripInput) -> Tensor:
+        out: Tensor | None = None
         for strip in self._strips(name, convolution, source):
             if strip.last - strip.first == source.shape[3]:
-                whole = strip.rows
+                out = strip.rows
                 continue
-            if whole is None:
-                whole = strip.rows.new_empty(*strip.rows.shape[:2], *source.shape[2:])
-            whole[:, :, :, strip.first : strip.last] = strip.rows
-            del strip  # before the next one is made
-        return cast(Tensor, whole)
+            if out is None:
+                out = strip.rows.new_empty(*strip.rows.shape[:2], *source.shape[2:])
+            out[:, :, :, strip.first : strip.last] = strip.rows
+            del strip  # before the next one is computed
+        return cast(Tensor, out)
 
     def _strips(self, name: str, convolution: nn.Module, source: StripInput) -> Iterator[Strip]:
         return self.convolver.strips(name, convolution, source, self._cuts(source.like))
 
-    def _normalized(self, norm: nn.Module, x: Tensor) -> StripInput:
-        return normalized(norm, x, self.latents, self.convolver.access)
+    def _normalize(self, norm: nn.Module, x: Tensor) -> StripInput:
+        return norm_input(norm, x, self.latents, self.convolver.access)
 
     def _cuts(self, x: Tensor) -> list[tuple[int, int]]:
         rows = self.latents.shape[3]
         return cuts(rows, self.strips, x.shape[3] // rows)
+
+
+def repeats(frames: int, *, in_time: bool) -> list[tuple[int, int, int]]:
+    """(first, last + 1, times): how often each frame of a stretch is repeated; the first of an odd number is
+    not."""
+    if not in_time or frames == 1:
+        return [(0, frames, 1)]
+    return [(0, 1, 1), (1, frames, 2)] if frames % 2 else [(0, frames, 2)]
+
+
+def upsample(upsampler: nn.Module, x: Tensor, cuts: list[tuple[int, int]], access: LayerAccess) -> Tensor:
+    """x [B, C, T, H, W] -> [B, C', T or 2 T or 2 T - 1, 2 H, 2 W], in strips of ``cuts``."""
+    known = cast(Any, upsampler)
+    batch, channels, frames, height, width = x.shape
+    stretches = repeats(frames, in_time=known.compress_time)
+    total = sum((last - first) * times for first, last, times in stretches)
+    out = x.new_empty(batch, known.conv.out_channels, total, 2 * height, 2 * width)
+    rows = max(last - first for first, last in cuts)
+    step = chunk_size(x, batch * channels * 4 * rows * width)
+    with access.parameters(known.conv, x) as parameters:
+        start = 0
+        for first, last, times in stretches:
+            for frame in range(first, last, step):
+                chunk = x[:, :, frame : min(frame + step, last)]
+                stop = start + chunk.shape[2] * times
+                for cut in cuts:
+                    _upsample_rows(chunk, cut, parameters, out[:, :, start:stop], times)
+                start = stop
+    return out
+
+
+def _upsample_rows(
+    x: Tensor, cut: tuple[int, int], parameters: WeightAndBias, out: Tensor, times: int
+) -> None:
+    """Enlarge and convolve rows ``cut`` of x. One more row on each side gives the right edges; what they
+    output is dropped."""
+    first, last = cut
+    above, below = max(first - 1, 0), min(last + 1, x.shape[3])
+    batch, _, frames = x.shape[:3]
+    large = F.interpolate(x[:, :, :, above:below].transpose(1, 2).flatten(0, 1), scale_factor=2.0)
+    convolved = torch.conv2d(large, *parameters, padding=1)
+    del large
+    convolved = convolved[:, :, 2 * (first - above) : 2 * (last - above)]
+    convolved = convolved.view(batch, frames, *convolved.shape[1:]).transpose(1, 2)
+    for copy in range(times):
+        out[:, :, copy::times, 2 * first : 2 * last] = convolved
+
+
+class FrameSpan(NamedTuple):
+    """Frames first..last, an equal number for each of the latent frames ``latent_first``..``latent_last``."""
+
+    first: int
+    last: int
+    latent_first: int
+    latent_last: int
+
+
+def frame_spans(frames: int, latents: int) -> list[FrameSpan]:
+    """Which latent frame each frame reads: the first of an odd number of frames has one to itself."""
+    if frames > 1 and frames % 2:
+        return [FrameSpan(0, 1, 0, 1), FrameSpan(1, frames, 1, latents)]
+    return [FrameSpan(0, frames, 0, latents)]
+
+
+def chunk_size(x: Tensor, elements: int) -> int:
+    """How many times ``elements`` elements to process at a time, at least once."""
+    return max(1, CHUNK_ELEMENTS.get(x.device.type, MAX_CHUNK_ELEMENTS) // max(1, elements))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B, G] of each group of channels of x [B, C, T, H, W], in at least float32.
+
+    They are computed per channel and frame, then joined: no sum is long.
+    """
+    rows = x.flatten(3)
+    step = chunk_size(x, rows[:, :1].numel())
+    parts = [_row_moments(part) for part in torch.split(rows, step, dim=1)]
+    means, variances = (torch.cat(each, dim=1).view(len(x), groups, -1) for each in zip(*parts, strict=True))
+    between, mean = torch.var_mean(means, dim=-1, correction=0)
+    return mean, variances.mean(dim=-1) + between
+
+
+def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each row of [B, C, T, N]. 16-bit rows are summed in float32 as they are read;
+    their few digits lose nothing in the difference of the two sums."""
+    if _at_least_float32(rows.dtype) != rows.dtype:
+        mean = rows.sum(dim=-1, dtype=torch.float32) / rows.shape[-1]
+        return mean, (_mean_square(rows) - mean.square()).clamp_min_(0)
+    mean = rows.mean(dim=-1)
+    return mean, _mean_square(rows - mean[..., None])
+
+
+def _mean_square(rows: Tensor) -> Tensor:
+    norm = cast(Tensor, torch.linalg.vector_norm(rows, dim=-1, dtype=_at_least_float32(rows.dtype)))
+    return norm.square() / rows.shape[-1]
+
+
+def spatial_modulation(
+    norm: nn.Module, x: Tensor, latents: Tensor, access: LayerAccess
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift [B, C, n, h, w], in at least float32: the norm of x [B, C, T, H, W] is x * scale +
+    shift."""
+    known = cast(Any, norm)
+    y, b = (convolve_pointwise(layer.conv, latents, access) for layer in (known.conv_y, known.conv_b))
+    mean, variance = group_moments(x, known.norm_layer.num_groups)
+    with access.parameters(known.norm_layer, x) as (weight, bias):
+        rate = torch.rsqrt(variance + known.norm_layer.eps)[..., None]
+        scale = weight.to(rate.dtype).view(1, rate.shape[1], -1) * rate
+        shift = cast(Tensor, bias).to(rate.dtype).view(1, rate.shape[1], -1) - mean[..., None] * scale
+    scale, shift = scale.flatten(1)[..., None, None, None], shift.flatten(1)[..., None, None, None]
+    y, b = y.to(rate.dtype), b.to(rate.dtype)
+    return y * scale, torch.addcmul(b, y, shift)
+
+
+def convolve_pointwise(layer: nn.Module, x: Tensor, access: LayerAccess) -> Tensor:
+    with access.parameters(layer, x) as (weight, bias):
+        return access.convolve(x, weight, bias, (0, 0, 0))
+
+
+def norm_input(norm: nn.Module, x: Tensor, latents: Tensor, access: LayerAccess) -> StripInput:
+    """SiLU of the spatial norm of x [B, C, T, H, W] as a convolution's input, filled by whole latent rows."""
+    modulation = spatial_modulation(norm, x, latents, access)
+    spans = frame_spans(x.shape[2], latents.shape[2])
+
+    def fill(destination: Tensor, first: int, last: int) -> None:
+        step = chunk_size(x, destination[:, :1].numel())
+        for channel in range(0, x.shape[1], step):
+            channels = slice(channel, channel + step)
+            for span in spans:
+                _modulate(modulation, x, destination, span, channels, (first, last))
+            F.silu(destination[:, channels], inplace=True)
+
+    return StripInput(fill, x.shape, x)
+
+
+def _modulate(
+    modulation: tuple[Tensor, Tensor],
+    x: Tensor,
+    destination: Tensor,
+    span: FrameSpan,
+    channels: slice,
+    rows: tuple[int, int],
+) -> None:
+    """Write x * scale + shift of some channels, frames and rows."""
+    frames, latents = slice(span.first, span.last), slice(span.latent_first, span.latent_last)
+    down, across = (x.shape[axis] // modulation[0].shape[axis] for axis in (3, 4))
+    latent_rows = slice(rows[0] // down, rows[1] // down)
+    scale, shift = (enlarge_width(each[:, channels, latents, latent_rows], across) for each in modulation)
+    grid = span.latent_last - span.latent_first, down
+    source = split_by_latents(x[:, channels, frames, rows[0] : rows[1]], *grid)
+    torch.addcmul(shift, source, scale, out=split_by_latents(destination[:, channels, frames], *grid))
+
+
+def split_by_latents(x: Tensor, latents: int, down: int) -> Tensor:
+    """View of [B, C, T, H, W] as [B, C, n, T/n, h, H/h, W]."""
+    return cast(Tensor, cast(Tensor, x.unflatten(3, (-1, down))).unflatten(2, (latents, -1)))
+
+
+def enlarge_width(latent: Tensor, across: int) -> Tensor:
+    """Repeat [B, C, n, h, w] over the picture's width, to broadcast with [B, C, n, T/n, h, H/h, W]."""
+    wide = latent if across == 1 else latent[..., None].expand(*latent.shape, across).flatten(-2)
+    return wide[:, :, :, None, :, None]

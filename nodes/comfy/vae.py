@@ -17,10 +17,9 @@ from ...hallo3.config import VAEConfig
 from ...hallo3.errors import InputError
 from ...hallo3.geometry import LatentShape
 from ...hallo3.vae.autoencoder import decode_slices
-from ...hallo3.vae.causal_conv import Access, Held, OneDNNConvolutions, convolve
-from ...hallo3.vae.decode_memory import decode_bytes, plan_for
+from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions, WeightAndBias, convolve
+from ...hallo3.vae.decode_memory import choose_decode_plan, decode_bytes
 from ...hallo3.vae.decoder import decode_parts
-from ...hallo3.vae.tiling import DecodePlan
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
@@ -94,7 +93,7 @@ def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
     """The quickest plan for the memory that is free, and that much of it kept free of weights."""
     config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
     free = free_beside(vae)
-    plan = plan_for(config, latent, number, free - _LEFT)
+    plan = choose_decode_plan(config, latent, number, free - _LEFT)
     needed = decode_bytes(config, latent, plan, number)
     logging.info(
         "Hallo3: decoding in %d strips, caches on the %s: %.2f GB, %.2f GB are free",
@@ -112,7 +111,7 @@ _LEFT = 200_000_000
 
 
 @contextmanager
-def _parameters(layer: nn.Module, like: Tensor) -> Generator[Held]:
+def _parameters(layer: nn.Module, like: Tensor) -> Generator[WeightAndBias]:
     """A layer's weight and bias, brought and cast by ComfyUI; a place to be interrupted."""
     mm.throw_exception_if_processing_interrupted()
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
@@ -143,4 +142,4 @@ def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tupl
     return made if bias is None else made.add_(bias[:, None, None, None])
 
 
-_COMFYUIS = Access(_parameters, _convolve)
+_COMFYUIS = LayerAccess(_parameters, _convolve)

@@ -18,7 +18,7 @@ from hallo3.offload.budget import MemoryPlan, min_limit, plan_memory, usable_byt
 from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, ModelSizes, OffloadConfig
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.units import GB
-from hallo3.vae.tiling import DecodePlan
+from hallo3.vae.causal_conv import DecodePlan
 from support.short_runs import video
 
 CPU = torch.device("cpu")

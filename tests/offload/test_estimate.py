@@ -24,7 +24,7 @@ from hallo3.quantization.precision import PRECISIONS
 from hallo3.text_encoder import build_t5
 from hallo3.units import GB
 from hallo3.vae.autoencoder import build_vae
-from hallo3.vae.tiling import DecodePlan
+from hallo3.vae.causal_conv import DecodePlan
 
 BF16 = PRECISIONS["bf16"]
 LATENT, TRUNK = HALLO3.segment.shape.latent, HALLO3.trunk

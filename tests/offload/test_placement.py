@@ -22,7 +22,7 @@ from hallo3.offload.placement import MANUAL_DECODE, MANUAL_OFFLOADS, Placement
 from hallo3.offload.streaming import PackedTensors, store_in_memory
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.residency import PinnedAllocator
-from hallo3.vae.autoencoder import WHOLE
+from hallo3.vae.autoencoder import DEFAULT_PLAN
 
 CPU = torch.device("cpu")
 LAYERS = Layers(ops=cast(Any, nn), device="meta")
@@ -97,4 +97,4 @@ def test_a_manual_offload_decodes_in_strips(nano_folder: Path, offload: str) -> 
     with load_models(nano_folder, torch.device("meta"), "fp32", offload=offload).vae as vae:
         assert vae.plan == MANUAL_DECODE
     with load_models(nano_folder, CPU, "fp32", offload=offload).vae as vae:
-        assert vae.plan == WHOLE
+        assert vae.plan == DEFAULT_PLAN

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from hallo3.models import Models
 from hallo3.vae.autoencoder import VideoVAE, decode_slices
-from hallo3.vae.causal_conv import OneDNNConvolutions
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +56,3 @@ def test_encoding_takes_the_mean_unless_given_noise(vae: VideoVAE) -> None:
     noise = torch.ones_like(posterior.mean)
     sampled = vae.encode(clip, noise) / vae.scaling_factor
     assert torch.allclose(sampled - posterior.mean, (posterior.log_variance / 2).exp(), atol=1e-5)
-
-
-@pytest.mark.parametrize("padding", [0, 1])
-def test_onednn_convolves_as_torch_does(padding: int) -> None:
-    signal, weight = torch.randn(1, 8, 6, 20, 20), torch.randn(4, 8, 3, 3, 3)
-    bias = torch.randn(4)
-    plain = F.conv3d(signal, weight, bias, padding=padding, stride=(1, 2, 2))
-    with torch.no_grad(), OneDNNConvolutions():
-        fast = F.conv3d(signal, weight, bias, padding=padding, stride=(1, 2, 2))
-    assert torch.allclose(plain, fast, atol=1e-4)
-
-
-def test_onednn_leaves_gradients_to_torch() -> None:
-    signal, weight = torch.randn(1, 2, 8, 32, 32), torch.randn(2, 2, 3, 3, 3, requires_grad=True)
-    with OneDNNConvolutions():
-        F.conv3d(signal, weight).sum().backward()
-    assert weight.grad is not None

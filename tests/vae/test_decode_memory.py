@@ -11,19 +11,19 @@ from benchmarks.tracking import Tracker
 from hallo3.config import HALLO3, VAEConfig
 from hallo3.geometry import LatentShape
 from hallo3.vae.autoencoder import build_vae, decode_slices
-from hallo3.vae.causal_conv import CausalCache, Key
-from hallo3.vae.decode_memory import PLANS, decode_bytes, plan_for
+from hallo3.vae.causal_conv import CACHES, CausalCache, DecodePlan, Key
+from hallo3.vae.decode_memory import PLANS, choose_decode_plan, decode_bytes
 from hallo3.vae.decoder import decode_parts
-from hallo3.vae.tiling import CACHES, DecodePlan
 
 FULL = HALLO3.segment.shape.latent
 BF16 = 2
 
 
-class Away:
+class Away(CausalCache):
     """A cache in the host's memory, of which only the copies on the device are there."""
 
     def __init__(self) -> None:
+        super().__init__("host")
         self.bytes = 0
         self._kept: set[Key] = set()
 
@@ -32,7 +32,7 @@ class Away:
             destination.copy_(destination.new_empty(destination.shape))
         return key in self._kept
 
-    def keep(self, key: Key, frames: Tensor) -> None:
+    def store(self, key: Key, frames: Tensor) -> None:
         sent = frames.contiguous()
         self.bytes += 0 if key in self._kept else sent.nbytes
         self._kept.add(key)
@@ -85,6 +85,6 @@ def test_the_quickest_plan_that_fits_is_chosen() -> None:
     costs = [decode_bytes(HALLO3.vae, FULL, plan, BF16) for plan in PLANS]
     assert costs == sorted(costs, reverse=True)
     for plan, cost in zip(PLANS, costs, strict=True):
-        assert plan_for(HALLO3.vae, FULL, BF16, cost) == plan
-    assert plan_for(HALLO3.vae, FULL, BF16, 0) == PLANS[-1]
-    assert plan_for(HALLO3.vae, FULL, BF16, 80 * 10**9) == PLANS[0] == DecodePlan()
+        assert choose_decode_plan(HALLO3.vae, FULL, BF16, cost) == plan
+    assert choose_decode_plan(HALLO3.vae, FULL, BF16, 0) == PLANS[-1]
+    assert choose_decode_plan(HALLO3.vae, FULL, BF16, 80 * 10**9) == PLANS[0] == DecodePlan()

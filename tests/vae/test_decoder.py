@@ -1,21 +1,35 @@
-"""The walk over the decoder's modules makes diffusers' frames, however it is cut."""
+"""The decoder gives diffusers' frames for any slices and strips; so do its norms and upsampling."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hallo3.errors import InputError
-from hallo3.geometry import LatentShape
 from hallo3.vae.autoencoder import VideoVAE, build_vae
-from hallo3.vae.causal_conv import Access, DeviceCache, Held, convolve
-from hallo3.vae.decoder import decode_parts
-from hallo3.vae.tiling import LARGEST, DecodePlan, cuts, least_strips
+from hallo3.vae.causal_conv import (
+    CausalCache,
+    DecodePlan,
+    LayerAccess,
+    WeightAndBias,
+    convolve,
+)
+from hallo3.vae.decoder import (
+    convolve_pointwise,
+    decode_parts,
+    enlarge_width,
+    frame_spans,
+    group_moments,
+    norm_input,
+    repeats,
+    upsample,
+)
 from support.random_vae import SMALL, diffusers_frames, latents_of, random_vae
 
 ROUNDING = 1e-5
@@ -98,9 +112,9 @@ def test_gradients_are_not_recorded(vae: VideoVAE) -> None:
 def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
     """Written over in place: after every slice the same tensors hold it."""
 
-    class Seen(DeviceCache):
+    class Seen(CausalCache):
         def places(self) -> dict[Any, int]:
-            return {key: kept.data_ptr() for key, kept in self._kept.items()}
+            return {key: kept.data_ptr() for key, kept in self._frames.items()}
 
     cache = Seen()
     slices = decode_parts(vae.network.decoder, latents_of(5).split([3, 2], dim=2), DecodePlan(3), cache=cache)
@@ -128,7 +142,7 @@ def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
     names = {module: name for name, module in halves.network.decoder.named_modules()}
 
     @contextmanager
-    def lend(layer: nn.Module, like: Tensor) -> Generator[Held]:
+    def lend(layer: nn.Module, like: Tensor) -> Generator[WeightAndBias]:
         assert not out
         out.append(layer)
         borrowed.add(names[layer])
@@ -138,7 +152,8 @@ def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
 
     parts = latents_of(5).split([3, 2], dim=2)
     found = torch.cat(
-        list(decode_parts(halves.network.decoder, parts, DecodePlan(strips), Access(lend, convolve))), dim=2
+        list(decode_parts(halves.network.decoder, parts, DecodePlan(strips), LayerAccess(lend, convolve))),
+        dim=2,
     )
     held = {name for name, module in halves.network.decoder.named_modules() if hasattr(module, "weight")}
     assert borrowed == held
@@ -159,29 +174,105 @@ def test_a_vae_has_a_plan_of_its_own(vae: VideoVAE) -> None:
     assert not torch.equal(found, next(vae.decode(latents)))  # the strips were taken: rounding tells
 
 
-@pytest.mark.parametrize(("rows", "strips", "scale"), [(60, 1, 8), (60, 8, 8), (60, 16, 2), (5, 8, 4)])
-def test_strips_are_whole_latent_rows_and_as_equal_as_can_be(rows: int, strips: int, scale: int) -> None:
-    found = cuts(rows, strips, scale)
-    assert len(found) == min(rows, strips)
-    assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
-    assert found[-1][1] == rows * scale
-    heights = [last - first for first, last in found]
-    assert all(height % scale == 0 for height in heights)
-    assert max(heights) - min(heights) <= scale
+def interpolated(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The plain rule: the first of an odd number of frames is looked up apart."""
+    if size[0] > 1 and size[0] % 2:
+        first, rest = latents[:, :, :1], latents[:, :, 1:]
+        rest = F.interpolate(rest, size=(size[0] - 1, *size[1:]))
+        return torch.cat((F.interpolate(first, size=(1, *size[1:])), rest), dim=2)
+    return F.interpolate(latents, size=size)
 
 
-def test_no_convolution_is_given_more_than_it_can_count() -> None:
-    assert least_strips(256, LatentShape(3, 60, 90)) == 1
-    larger = LatentShape(3, 96, 170)
-    elements = 256 * (2 + 9) * larger.video.height * larger.video.width
-    assert least_strips(256, larger) == -(-elements // LARGEST) == 3
+def laid_out(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The same by runs and spreading."""
+    parts = [
+        enlarge_width(latents[:, :, run.latent_first : run.latent_last], size[2] // latents.shape[4])
+        .expand(
+            -1,
+            -1,
+            -1,
+            (run.last - run.first) // (run.latent_last - run.latent_first),
+            -1,
+            size[1] // latents.shape[3],
+            -1,
+        )
+        .flatten(4, 5)
+        .flatten(2, 3)
+        for run in frame_spans(size[0], latents.shape[2])
+    ]
+    return torch.cat(parts, dim=2)
 
 
 @pytest.mark.parametrize(
-    ("strips", "caches", "found"),
-    [(0, "device", "0 strips"), (-1, "host", "-1 strips"), (1, "disk", '"disk"')],
+    ("latent_frames", "frames"),
+    [(1, 1), (2, 2), (2, 4), (2, 8), (3, 3), (3, 5), (3, 9), (4, 16), (5, 17)],
 )
-def test_plans_that_cannot_be_are_refused(strips: int, caches: str, found: str) -> None:
-    with pytest.raises(InputError) as refusal:
-        DecodePlan(strips, caches)
-    assert refusal.value.found == found
+@pytest.mark.parametrize("scale", [1, 2, 8])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_looking_up_before_spreading_changes_no_bit(
+    latent_frames: int, frames: int, scale: int, kind: torch.dtype
+) -> None:
+    norm: Any = random_vae().network.decoder.norm_out.to(kind)
+    latents = latents_of(latent_frames).to(kind)
+    size = (frames, 5 * scale, 6 * scale)
+    for layer in (norm.conv_y.conv, norm.conv_b.conv):
+        assert torch.equal(
+            laid_out(convolve_pointwise(layer, latents, LayerAccess()), size),
+            layer(interpolated(latents, size)),
+        )
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_statistics_are_those_of_all_numbers(kind: torch.dtype, offset: float) -> None:
+    x = (torch.randn(2, 8, 3, 40, 50, generator=torch.Generator().manual_seed(1)) + offset).to(kind)
+    mean, variance = group_moments(x, 4)
+    true = x.double().view(2, 4, -1)
+    assert mean.dtype == variance.dtype == torch.float32
+    assert torch.allclose(mean.double(), true.mean(-1), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(variance.double(), true.var(-1, correction=0), rtol=1e-3 if offset else 1e-5)
+
+
+def test_statistics_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 8, 3, 10, 10, generator=torch.Generator().manual_seed(2))
+    whole = group_moments(x, 2)
+    monkeypatch.setattr("hallo3.vae.decoder.CHUNK_ELEMENTS", {"cpu": 1})
+    assert all(torch.equal(one, other) for one, other in zip(whole, group_moments(x, 2), strict=True))
+
+
+@torch.inference_mode()
+def test_rows_in_pieces_are_the_norm_and_silu(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm: Any = random_vae().network.decoder.norm_out
+    latents = latents_of(3)
+    x = torch.randn(1, norm.norm_layer.num_channels, 9, 20, 24, generator=torch.Generator().manual_seed(3))
+    wanted = F.silu(norm(x, latents)[0])
+    for piece in (2**22, 1):
+        monkeypatch.setattr("hallo3.vae.decoder.CHUNK_ELEMENTS", {"cpu": piece})
+        source = norm_input(norm, x, latents, LayerAccess())
+        found = torch.empty_like(x)
+        source.fill(found[:, :, :, :8], 0, 8)
+        source.fill(found[:, :, :, 8:], 8, 20)
+        assert torch.allclose(found, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("strips", [1, 2, 5])
+@torch.inference_mode()
+def test_upsampling_is_diffusers(
+    frames: int, in_time: bool, strips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: Any = random_vae().network.decoder.up_blocks
+    upsampler = blocks[0 if in_time else 2].upsamplers[0]
+    assert upsampler.compress_time is in_time
+    x = torch.randn(1, upsampler.conv.in_channels, frames, 10, 6, generator=torch.Generator().manual_seed(4))
+    edges = [10 * index // strips for index in range(strips + 1)]
+    wanted = upsampler(x)
+    for piece in (2**22, 1):
+        monkeypatch.setattr("hallo3.vae.decoder.CHUNK_ELEMENTS", {"cpu": piece})
+        found = upsample(upsampler, x, list(pairwise(edges)), LayerAccess())
+        assert torch.allclose(found, wanted, atol=2e-6)
+    assert found.shape[2] == sum(
+        (last - first) * times for first, last, times in repeats(frames, in_time=in_time)
+    )

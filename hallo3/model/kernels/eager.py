@@ -31,7 +31,6 @@ class Kernels(Protocol):
         first.
 
         ``modulation`` [S, 6, D] has video's shift and scale at 0 and 1, text's at 3 and 4.
-
         """
         ...
 
