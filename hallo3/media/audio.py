@@ -57,10 +57,6 @@ class AudioStats:
     mono_peak: float = 0.0
     bad_sample: int | None = None
 
-    @property
-    def seconds(self) -> float:
-        return self.samples / self.sample_rate
-
     def add(self, waveform: Tensor) -> None:
         """The next [channels, samples] of the recording."""
         finite = waveform.isfinite().all(dim=0)
@@ -183,7 +179,16 @@ def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
     for frame in chain(file.container.decode(file.track), [None]):
         if frame is not None:
             first = first or frame
-            _check_constant(first, frame, name)
+            formats = [
+                f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)
+            ]
+            if formats[0] != formats[1] or first.format.name != frame.format.name:
+                raise AudioError(
+                    "The recording changes its format midway.",
+                    found=f"{name}: {formats[0]}, then {formats[1]}",
+                    expected="one sample rate and number of channels throughout",
+                    fix="open it in an audio program and export it again",
+                )
             end = (frame.time if frame.time is not None else end) + frame.samples / frame.sample_rate
         for piece in to_float.resample(frame):
             samples = cast("np.ndarray[Any, np.dtype[np.float32]]", piece.to_ndarray())
@@ -193,20 +198,9 @@ def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
         seconds = end - (first.time or 0)
         if file.stated - seconds > MISSING_SECONDS:
             logger.warning(
-                f"{name} is shorter than its header says: {seconds:.2f} s of {file.stated:.2f} s. They are "
-                "used; copy or export the recording again if there should be more."
+                f"{name} is shorter than its header says: {file.stated:.2f} s are stated and {seconds:.2f} s "
+                "exist. They are used; copy or export the recording again if there should be more."
             )
-
-
-def _check_constant(first: Any, frame: Any, name: str) -> None:
-    formats = [f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)]
-    if formats[0] != formats[1] or first.format.name != frame.format.name:
-        raise AudioError(
-            "The recording changes its format midway.",
-            found=f"{name}: {formats[0]}, then {formats[1]}",
-            expected="one sample rate and number of channels throughout",
-            fix="open it in an audio program and export it again",
-        )
 
 
 def _concatenate(pieces: list[Recording]) -> Recording:

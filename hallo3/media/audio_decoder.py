@@ -36,22 +36,15 @@ UNKNOWN_SIZE = 0x7FFF0000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFile:
-    """PyAV's ``container`` and the audio ``track`` to decode. ``seconds``: its length, where FFmpeg knows it;
-    ``stated``: the length in the file's header."""
+    """PyAV's ``container`` and the audio ``track`` to decode. ``sample_rate`` is 0 if the file has none;
+    ``seconds`` is the length where FFmpeg knows it, ``stated`` the length in the file's header."""
 
     container: Any
     track: Any
+    sample_rate: int
+    channels: int
     seconds: float | None
     stated: float | None
-
-    @property
-    def sample_rate(self) -> int:
-        """0 if the file has none."""
-        return int(self.track.rate or 0)
-
-    @property
-    def channels(self) -> int:
-        return int(self.track.layout.nb_channels)
 
 
 @contextmanager
@@ -66,7 +59,14 @@ def open_audio(path: Path) -> Generator[AudioFile]:
 
     if not path.is_file():
         raise _open_error(f"no file {path}")
-    _warn_of_faults(getattr(av, "ffmpeg_version_info", ""))
+    # A release, such as 8.1.2 or n7.1-ubuntu; the faults of other builds are unknown.
+    release = re.match(r"n?(\d+(?:\.\d+)*)", getattr(av, "ffmpeg_version_info", ""))
+    if release and tuple(int(part) for part in release[1].split(".")) < SAFE_FFMPEG:
+        safe = ".".join(map(str, SAFE_FFMPEG))
+        logger.warning(
+            f"PyAV comes with FFmpeg {release[1]}: before {safe}, a malicious file can make its decoders "
+            "corrupt memory. Open only recordings that you trust, or run: pip install --upgrade av"
+        )
     try:
         with path.open("rb") as file:
             wav_seconds = _wav_header_seconds(file)
@@ -74,8 +74,14 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             with av.open(file, options=OPEN_OPTIONS) as container:
                 track = _find_track(container, path)
                 seconds = _track_seconds(container, track)
-                stated = seconds if wav_seconds is None else wav_seconds
-                yield AudioFile(container=container, track=track, seconds=seconds, stated=stated)
+                yield AudioFile(
+                    container=container,
+                    track=track,
+                    sample_rate=int(track.rate or 0),
+                    channels=int(track.layout.nb_channels),
+                    seconds=seconds,
+                    stated=seconds if wav_seconds is None else wav_seconds,
+                )
     except FFmpegError as error:
         unknown = "damaged, or of an unsupported format"
         reason = unknown if isinstance(error, ArgumentError) else error.strerror
@@ -139,14 +145,3 @@ def _wav_header_seconds(file: BinaryIO) -> float | None:
             byte_rate = int.from_bytes(content[8:12], "little")
         file.seek(size - len(content) + size % 2, 1)
     return None
-
-
-def _warn_of_faults(version: str) -> None:
-    """``version`` is a release, such as 8.1.2 or n7.1-ubuntu; the faults of others are unknown."""
-    release = re.match(r"n?(\d+(?:\.\d+)*)", version)
-    if release and tuple(int(part) for part in release[1].split(".")) < SAFE_FFMPEG:
-        safe = ".".join(map(str, SAFE_FFMPEG))
-        logger.warning(
-            f"PyAV comes with FFmpeg {release[1]}: before {safe}, a malicious file can make its decoders "
-            "corrupt memory. Open only recordings that you trust, or run: pip install --upgrade av"
-        )

@@ -41,7 +41,7 @@ def test_defaults_are_as_recorded(stages: Stages) -> None:
     same, again = encode(stages, uneven_audio(), level="as recorded", silence="as recorded", hearing="auto")
     assert torch.equal(same, features)
     assert torch.equal(again, plot)
-    assert plot.shape == (1, 344, 960, 3)
+    assert (plot.shape[0], *plot.shape[2:]) == (1, 960, 3)
     assert 0 <= float(plot.min()) <= float(plot.max()) <= 1
 
 

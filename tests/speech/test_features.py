@@ -58,7 +58,7 @@ def test_features_have_a_row_for_every_padded_frame(nano: Models) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("factor", [2.0, 1e-3, 1e3])
+@pytest.mark.parametrize("factor", [2.0, 1e-3, 1e6])
 def test_loudness_does_not_matter(nano: Models, factor: float) -> None:
     quiet, loud = speech_of(16000), speech_of(16000)
     loud.waveform.mul_(factor)

@@ -13,8 +13,6 @@ from hallo3.media.audio import Recording, to_mono
 from hallo3.models import Models
 from hallo3.pipeline import encode_speech
 from hallo3.segments import SegmentPlan
-from hallo3.speech import preprocess as module
-from hallo3.speech.features import Windows
 from hallo3.speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 from support.messages import expect_message
 
@@ -75,16 +73,6 @@ def test_a_recording_that_is_muted_entirely_is_a_warning(nano: Models) -> None:
     recording.waveform.mul_(1e-6)
     with expect_message("counts as silence"):
         encode_speech(recording, nano, SpeechPreprocessing(silence="muted"))
-
-
-@torch.inference_mode()
-def test_windows_are_a_warning_and_close(nano: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = encode(nano)
-    monkeypatch.setattr(module, "choose_windows", lambda *_: Windows(40, 10))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    with expect_message("approximation"):
-        features = encode(nano, SpeechPreprocessing(hearing="windows"))
-    assert features.shape == exact.shape
-    assert 0 < float((features - exact).square().mean() / exact.var()) < 0.3
 
 
 def test_key_facts_are_what_decides_the_features() -> None:

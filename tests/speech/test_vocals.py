@@ -93,23 +93,6 @@ def test_weights_of_windows_sum_to_one_and_keep_the_length(samples: int) -> None
         assert float((torch.cat(list(overlap_add(windows, samples)), dim=1) - sound).abs().max()) <= 1e-6
 
 
-@pytest.mark.parametrize("samples", [4410, STEP - MARGIN + 1, 20 * RATE + 17])
-def test_a_network_that_returns_its_input_returns_the_recording(make: MakeSeparator, samples: int) -> None:
-    sound = torch.stack((sine(samples, 440), sine(samples, 5000)))
-    output = separate(make(), sound)
-    assert output.shape == sound.shape
-    assert output.dtype == torch.float32
-    assert float((output - sound).abs().max()) <= 1e-4 * 0.5
-
-
-def test_the_size_of_pieces_does_not_matter(make: MakeSeparator) -> None:
-    sound, separator = noise(10 * RATE), make(onnx_builder.deaf_separator())
-    whole = separate(separator, sound, 10 * RATE)
-    for size in (RATE, 100_003):
-        assert torch.equal(separate(separator, sound, size), whole)
-    assert torch.allclose(separate(make(onnx_builder.separator(0.5)), sound), separate(make(), sound) / 2)
-
-
 def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
     """The rule of windows again, over the whole recording at once, in float64."""
     samples = 13 * RATE
@@ -127,7 +110,10 @@ def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
         total[:, start : start + WINDOW] += output * hann
         weight[start : start + WINDOW] += hann
     whole = (total / weight)[:, MARGIN : MARGIN + samples]
-    assert float((separate(separator, sound) - whole).abs().max()) <= 1e-6
+    streamed = separate(separator, sound)
+    assert float((streamed - whole).abs().max()) <= 1e-6
+    for size in (RATE, 100_003, samples):
+        assert torch.equal(separate(separator, sound, size), streamed)
 
 
 def curvature(sound: Tensor, borders: Iterable[int]) -> tuple[float, float]:
