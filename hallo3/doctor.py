@@ -116,7 +116,7 @@ def describe_limits(gpu_memory: int, ram: int) -> tuple[str, ...]:
         except InputError as error:
             return f"{error.headline} It needs {error.expected}."
 
-    here = [f"this GPU, {gpu_memory / GB:.1f} GB: {line(gpu_memory)}"] if gpu_memory else []
+    here = [f"this GPU, {format_bytes(gpu_memory)}: {line(gpu_memory)}"] if gpu_memory else []
     return (*here, *(f"--vram {size}: {line(size * GB)}" for size in COMMON_LIMITS))
 
 

@@ -19,6 +19,7 @@ from ..hallo3.identity import Identity, Provenance, build_identity, frame_portra
 from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
+from ..hallo3.units import format_bytes
 from . import schema as inputs
 from .comfy import vae as host_vae
 from .comfy.faces import (
@@ -341,4 +342,4 @@ class Hallo3SaveIdentity(io.ComfyNode):
         path = Path(folder) / f"{name}_{number:05}_{IDENTITY_SUFFIX}"
         write_identity(identity, fingerprint, path)
         shown = "/".join(part for part in (IDENTITY_FOLDER, below, path.name) if part)
-        return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({path.stat().st_size / 1e6:.1f} MB)"))
+        return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({format_bytes(path.stat().st_size)})"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError, sanitize
+from ..units import format_bytes
 from .component import StoredComponent, find_components, matching_naming
 from .component_config import check_fit, get_config
 from .locate import RELEASE
@@ -116,13 +117,4 @@ def _numbers(entries: Iterable[TensorEntry]) -> dict[str, int]:
 
 
 def _shares(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{name} {human(size)}" for name, size in numbers.items()) or "none"
-
-
-def human(size: float) -> str:
-    """A number of bytes as people say it."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in numbers.items()) or "none"

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..storage.hashing import hash_blocks
 from .tensor_file import TensorFile
 
 BLOCK = 16 << 20
@@ -42,20 +42,24 @@ def verify_file(file: TensorFile, watch: Watch = unwatched) -> str:
     Raises ``CheckpointError`` for a stretch whose checksum is another than the file says, and for a tensor
     with values that are no numbers (NaN) or infinite, by its name.
     """
-    digest, checks = sha256(), _Checksums(file)
+    checks = _Checksums(file)
     in_order, apart = _arranged(file)
-    for offset, size, tensor in _regions(file, in_order):
-        for block in _blocks(file, offset, size):
-            raw = memoryview(cast(Any, block.numpy()))
-            digest.update(raw)
-            checks.update(raw)
-            if tensor:
-                _check_finite(block.view(file.entries[tensor].dtype), tensor)
-            watch(len(raw))
+
+    def checked_blocks() -> Iterator[memoryview]:
+        for offset, size, tensor in _regions(file, in_order):
+            for block in _blocks(file, offset, size):
+                raw = memoryview(cast(Any, block.numpy()))
+                checks.update(raw)
+                if tensor:
+                    _check_finite(block.view(file.entries[tensor].dtype), tensor)
+                watch(len(raw))
+                yield raw
+
+    digest = hash_blocks(checked_blocks())
     for tensor in apart:
         for piece in file.pieces(tensor, 0, file.entries[tensor].numel, BLOCK // 8):
             _check_finite(piece, tensor)
-    return digest.hexdigest()
+    return digest
 
 
 def _arranged(file: TensorFile) -> tuple[list[str], list[str]]:

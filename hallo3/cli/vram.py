@@ -15,7 +15,7 @@ from ..offload.budget import plan_memory
 from ..offload.estimate import MemoryRequirements, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization.precision import PRECISIONS
-from ..units import GB
+from ..units import GB, format_bytes
 from .options import AUTO
 from .request import AnimateRequest
 
@@ -102,12 +102,12 @@ def _ceiling(request: AnimateRequest) -> int | None:
         raise InputError(
             "The GPU has less memory than --vram.",
             found=f"--vram {limit:g}",
-            expected=f"at most {total / GB:.1f}",
+            expected=f"at most {format_bytes(total)}",
             fix="give less, or remove --vram: the free memory is used then",
         )
     if ceiling > free:
         logger.warning(
-            f"--vram {limit:g} is more than the {free / GB:.1f} GB of free GPU memory, which is planned for"
+            f"--vram {limit:g} is more than the {format_bytes(free)} of free GPU memory, which is planned for"
         )
     return min(ceiling, free)
 

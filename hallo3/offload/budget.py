@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..quantization.precision import PRECISIONS
-from ..units import GB
+from ..units import GB, format_bytes
 from ..vae.causal_conv import DecodePlan
 from .estimate import (
     DEVICE,
@@ -80,9 +80,9 @@ class MemoryPlan:
 
     def text(self) -> str:
         """One line per stage."""
-        usable = usable_bytes(self.limit) / GB
+        usable = format_bytes(usable_bytes(self.limit))
         lines = [
-            f"GPU memory limit {self.limit / GB:.1f} GB: {usable:.1f} GB for the run, the rest is a reserve",
+            f"GPU memory limit {format_bytes(self.limit)}: {usable} for the run, the rest is a reserve",
             "stage      peak GB  weights  conditions  activations  on the GPU",
         ]
         for stage in self.stages:
@@ -99,7 +99,7 @@ class MemoryPlan:
         sample, decode = self.stage("sample"), self.stage("decode")
         return (
             f"{sample.description}{_describe_streaming(sample)}; decode: {decode.description}; "
-            f"peak {self.peak / GB:.1f} GB"
+            f"peak {format_bytes(self.peak)}"
         )
 
     def stage(self, name: str) -> StagePlan:
@@ -110,7 +110,7 @@ def _describe_streaming(stage: StagePlan) -> str:
     if not stage.streamed:
         return ""
     per_step = " per step" if stage.name == "sample" else ""
-    return f", {stage.streamed / GB:.1f} GB{per_step} from {_ORIGINS[stage.origin]}"
+    return f", {format_bytes(stage.streamed)}{per_step} from {_ORIGINS[stage.origin]}"
 
 
 def usable_bytes(limit: int) -> int:
@@ -138,8 +138,8 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
     smaller = " or ".join(_precisions_that_fit(sizes, requirements, limit))
     raise InputError(
         "The run does not fit the GPU memory limit.",
-        found=f"{limit / GB:.1f} GB",
-        expected=f"at least {least / GB:.1f} GB in {requirements.precision.name}, for the stage {stage}",
+        found=format_bytes(limit),
+        expected=f"at least {format_bytes(least)} in {requirements.precision.name}, for the stage {stage}",
         fix="allow more" + f", or use {smaller}" * bool(smaller),
     )
 

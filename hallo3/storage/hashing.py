@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -32,25 +32,32 @@ def hash_text(text: str) -> str:
 
 
 def hash_bytes(data: bytes) -> str:
-    return sha256(data).hexdigest()
+    return hash_blocks([data])
+
+
+def hash_blocks(blocks: Iterable[bytes | memoryview]) -> str:
+    digest = sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
     """Raises ``OSError``, and what ``progress`` raises."""
-    digest = sha256()
-    with path.open("rb") as file:
+
+    def blocks(file: BinaryIO) -> Iterator[bytes]:
         while block := file.read(BLOCK_BYTES):
-            digest.update(block)
+            yield block
             progress(len(block))
-    return digest.hexdigest()
+
+    with path.open("rb") as file:
+        return hash_blocks(blocks(file))
 
 
 def hash_tensor(values: Tensor) -> str:
     """The hash of a tensor's dtype, shape and values."""
     flat = values.detach().cpu().contiguous()
-    digest = sha256(f"{flat.dtype} {list(flat.shape)} ".encode())
-    digest.update(raw_bytes(flat))
-    return digest.hexdigest()
+    return hash_blocks([f"{flat.dtype} {list(flat.shape)} ".encode(), raw_bytes(flat)])
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
