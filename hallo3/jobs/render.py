@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -96,7 +97,7 @@ def derive_seed(seed: int, take: int, parent_state: str) -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class JobStore:
+class JobStore(ABC):
     """The segments of an open ``job``, as the store that ``pipeline.render`` writes to.
 
     ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
@@ -112,14 +113,14 @@ class JobStore:
     _motion: Tensor | None = None
     _started: float = 0.0
 
+    @abstractmethod
     def encode(self, pixels: Tensor) -> bytes:
         """Frames on the whole canvas [F, 3, H, W] in 0..1 -> an encoded segment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
         """Numbers to keep of a segment's frames; ``before`` is the last frame [3, H, W] of the segment
         before."""
-        raise NotImplementedError
 
     @property
     def inherited(self) -> int:
