@@ -1,8 +1,6 @@
-"""Sizes and defaults as frozen dataclasses; the released Hallo3 model is what the defaults say.
+"""Sizes and defaults as frozen dataclasses; the field defaults are the released Hallo3 model.
 
 ``HALLO3`` is the real model, ``TINY`` has the proportions of the goldens, ``NANO`` is for long tests.
-Numbers the original types into its maths (13 latent frames, 49/47 frames, 1350 reference tokens) are
-derived here from the canvas and the segment.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from .errors import CheckpointError
 from .geometry import VideoShape
 
 T = TypeVar("T")
-LARGEST_SIZE, MOST_LAYERS = 1_000_000, 512
+MAX_SIZE, MAX_LAYERS = 1_000_000, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +76,12 @@ class VAEConfig:
     scaling_factor: float = 0.7
 
     def __post_init__(self) -> None:
-        _agree(self.layers_per_block <= 16, "vae.layers_per_block", "at most 16")
+        _require(self.layers_per_block <= 16, "vae.layers_per_block", "at most 16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentConfig:
-    """One sampled stretch: its canvas, its frames, and the motion frames that overlap the last one."""
+    """Canvas and frames of a segment, and the motion frames that it shares with the one before."""
 
     frames: int = 49
     height: int = 480
@@ -105,7 +103,7 @@ class SegmentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What a run uses when the user says nothing; a model file carries its own."""
+    """Default settings; a model file carries its own."""
 
     steps: int = 50
     guidance_scale: float = 3.5
@@ -115,7 +113,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hallo3Config:
-    """Everything a model folder says about its transformer; the other files carry their own part."""
+    """The configuration in a transformer's file; the other files carry their own."""
 
     name: str = "hallo3"
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
@@ -128,20 +126,19 @@ class Hallo3Config:
     def __post_init__(self) -> None:
         trunk, segment = self.trunk, self.segment
         VideoShape.checked(*segment.shape)
-        _agree(0 < segment.motion_frames < segment.frames, "segment.motion_frames", "1 to frames - 1")
-        _agree(trunk.layers <= MOST_LAYERS, "trunk.layers", f"at most {MOST_LAYERS}")
-        _agree(trunk.head_dim % 16 == 0, "trunk.head_dim", "a multiple of 16 (rotary axes are 2:3:3)")
-        _agree(self.audio.window % 2 == 1, "audio.window", "an odd number")
-        _agree(trunk.latent_channels == self.vae.latent_channels, "vae.latent_channels", "the trunk's")
+        _require(0 < segment.motion_frames < segment.frames, "segment.motion_frames", "1 to frames - 1")
+        _require(trunk.layers <= MAX_LAYERS, "trunk.layers", f"at most {MAX_LAYERS}")
+        _require(trunk.head_dim % 16 == 0, "trunk.head_dim", "a multiple of 16 (rotary axes are 2:3:3)")
+        _require(self.audio.window % 2 == 1, "audio.window", "an odd number")
+        _require(trunk.latent_channels == self.vae.latent_channels, "vae.latent_channels", "the trunk's")
 
 
-def _agree(holds: bool, what: str, expected: str) -> None:
+def _require(holds: bool, what: str, expected: str) -> None:
     if not holds:
         raise _refused(what, "a value the networks cannot use", expected)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
     return asdict(config)
 
 
@@ -166,15 +163,14 @@ def _value(hint: Any, value: Any, what: str) -> Any:
         return from_dict(cast("type[Any]", hint), cast("Mapping[str, Any]", value), what)
     if hint == tuple[int, ...]:
         items = list(cast("list[object]", value)) if isinstance(value, list | tuple) else [None]
-        if not 0 < len(items) <= 16 or not all(
-            type(item) is int and 0 < item <= LARGEST_SIZE for item in items
-        ):
+        sizes = [item for item in items if type(item) is int and 0 < item <= MAX_SIZE]
+        if not 0 < len(items) <= 16 or len(sizes) < len(items):
             raise _refused(what, repr(items)[:60], "a list of positive whole numbers")
         return tuple(items)
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint or (hint is int and not 1 <= value <= LARGEST_SIZE):
-        words = f"a whole number from 1 to {LARGEST_SIZE}" if hint is int else hint.__name__
+    if type(value) is not hint or (hint is int and not 1 <= value <= MAX_SIZE):
+        words = f"a whole number from 1 to {MAX_SIZE}" if hint is int else hint.__name__
         raise _refused(what, repr(value)[:60], words)
     if hint is float and not math.isfinite(value):
         raise _refused(what, repr(value), "a finite number")
@@ -182,12 +178,12 @@ def _value(hint: Any, value: Any, what: str) -> Any:
 
 
 def check_sizes(config: Mapping[str, Any], sizes: frozenset[str], what: str) -> None:
-    """Refuse anything but sizes in a configuration meant for another library's class: what else that
-    class would read from it is not for a weights file to decide. Raises ``CheckpointError``."""
+    """Refuse anything but sizes in a configuration for another library's class: a weights file must not
+    decide anything else there. Raises ``CheckpointError``."""
     if unknown := sorted(set(config) - sizes):
         raise _refused(what, f"the field {unknown[0]!r}"[:60], f"only {', '.join(sorted(sizes))}")
     for name, value in config.items():
-        most = MOST_LAYERS if "layers" in name else LARGEST_SIZE
+        most = MAX_LAYERS if "layers" in name else MAX_SIZE
         items: list[object] = list(cast("list[object]", value)) if isinstance(value, list) else [value]
         if len(items) > 32 or not all(_small(item, most) for item in items):
             raise _refused(what, f"{name} {value!r}"[:60], f"sizes up to {most}, or a word")
@@ -215,7 +211,6 @@ COMPONENT_TITLES = {
     "text_encoder": "T5's encoder",
     "speech_encoder": "wav2vec2",
 }
-"""What each part is, in words."""
 COMPONENTS = tuple(COMPONENT_TITLES)
 
 
@@ -253,80 +248,45 @@ BUILT_IN = Hallo3Config(
     defaults=Defaults(steps=1, guidance_scale=1.0, sampler="ddim"),
 )
 
-# wav2vec2 and T5 are transformers' classes; their sizes stay in transformers' own words.
-_CONV = {"conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
 
-BUILT_IN_SPEECH: dict[str, Any] = {
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "conv_dim": [32, 32, 32, 32, 32, 32, 32],
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-    **_CONV,
-}
+def _wav2vec2(hidden: int, layers: int, heads: int, conv: list[int], positional: int) -> dict[str, Any]:
+    """Fields of ``transformers.Wav2Vec2Config``; ``positional`` is the kernel of the position embedding."""
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 2 * hidden,
+        "conv_dim": conv,
+        "num_conv_pos_embeddings": positional,
+        "num_conv_pos_embedding_groups": positional // 4,
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    }
+
+
+def _t5(d_model: int, d_ff: int, d_kv: int, heads: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """Fields of ``transformers.T5Config``."""
+    return {
+        "d_model": d_model,
+        "d_ff": d_ff,
+        "d_kv": d_kv,
+        "num_heads": heads,
+        "num_layers": layers,
+        "vocab_size": vocabulary,
+        "feed_forward_proj": "gated-gelu",
+    }
+
 
 SPEECH_ENCODERS: dict[str, dict[str, Any]] = {
     "hallo3": {},  # wav2vec2-base-960h is what Wav2Vec2Config() describes
-    "tiny": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "conv_dim": [24, 24, 24, 32, 32, 32, 32],
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        **_CONV,
-    },
-    "nano": {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "conv_dim": [8, 8, 8, 8, 8, 8, 8],
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 2,
-        **_CONV,
-    },
-    "built-in": BUILT_IN_SPEECH,
+    "tiny": _wav2vec2(32, 3, 4, [24, 24, 24, 32, 32, 32, 32], 16),
+    "nano": _wav2vec2(16, 2, 2, [8] * 7, 8),
+    "built-in": _wav2vec2(48, 3, 4, [32] * 7, 16),
 }
 
 TEXT_ENCODERS: dict[str, dict[str, Any]] = {
-    "hallo3": {
-        "d_model": 4096,
-        "d_ff": 10240,
-        "d_kv": 64,
-        "num_heads": 64,
-        "num_layers": 24,
-        "vocab_size": 32128,
-        "feed_forward_proj": "gated-gelu",
-    },
-    "tiny": {
-        "d_model": 40,
-        "d_ff": 64,
-        "d_kv": 10,
-        "num_heads": 4,
-        "num_layers": 2,
-        "vocab_size": 384,
-        "feed_forward_proj": "gated-gelu",
-    },
-    "built-in": {
-        "d_model": 32,
-        "d_ff": 64,
-        "d_kv": 16,
-        "num_heads": 2,
-        "num_layers": 1,
-        "vocab_size": 2048,
-        "feed_forward_proj": "gated-gelu",
-    },
-    "nano": {
-        "d_model": 16,
-        "d_ff": 32,
-        "d_kv": 8,
-        "num_heads": 2,
-        "num_layers": 1,
-        "vocab_size": 384,
-        "feed_forward_proj": "gated-gelu",
-    },
+    "hallo3": _t5(4096, 10240, 64, 64, 24, 32128),
+    "tiny": _t5(40, 64, 10, 4, 2, 384),
+    "nano": _t5(16, 32, 8, 2, 1, 384),
+    "built-in": _t5(32, 64, 16, 2, 1, 2048),
 }

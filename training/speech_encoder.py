@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from behaviour.mouth import SPECTRUM_SAMPLES, compute_mouth, compute_spectra, fit_length, normalise
 from hallo3.checkpoints.random_weights import make_random_state
-from hallo3.config import BUILT_IN, BUILT_IN_SPEECH
+from hallo3.config import BUILT_IN, SPEECH_ENCODERS
 from hallo3.noise import make_generator
 from hallo3.segments import SegmentPlan, frame_count
 from hallo3.speech.encoder import encode_waveform, run_layers, stretch
@@ -58,8 +58,9 @@ class SpeechModel(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.network = build_wav2vec2(BUILT_IN_SPEECH)
-        sizes = BUILT_IN_SPEECH["hidden_size"] * BUILT_IN_SPEECH["num_hidden_layers"]
+        self.network = build_wav2vec2(SPEECH_ENCODERS["built-in"])
+        encoder = SPEECH_ENCODERS["built-in"]
+        sizes = encoder["hidden_size"] * encoder["num_hidden_layers"]
         self.head = nn.Linear(sizes, 2 + MEL_BANDS, device="meta")
         state = make_random_state(self, f"{seed}|{NAME}")
         for key, values in state.items():
