@@ -69,8 +69,8 @@ pictures: $(COMFYUI_READY) ## draw thumbnails, the README's picture, preview col
 	$(COMFYUI_PY) tools/make_pictures.py
 
 bench-comfyui: $(COMFYUI_READY) ## compare with ComfyUI's own sampling and torch.compile
-	$(COMFYUI_PY) benchmarks/stock_schedule.py --json docs/measurements/stock_schedule.json
-	$(COMFYUI_PY) benchmarks/torch_compile.py --json docs/measurements/torch_compile.json
+	$(COMFYUI_PY) -m benchmarks stock-schedule --json docs/measurements/stock_schedule.json
+	$(COMFYUI_PY) -m benchmarks torch-compile --json docs/measurements/torch_compile.json
 
 contract: $(COMFYUI_READY) ## write tests/data/nodes.json and the English texts of the nodes
 	cd tests && ../$(COMFYUI_PY) -m comfyui.contract
@@ -94,7 +94,7 @@ format: setup ## fix what lint can fix
 BENCH := $(PY) -m benchmarks
 MEASURED := docs/measurements
 
-# Minutes. Times are of the device that is here; the result says which.
+# Minutes. Times are of this device, which the result names.
 bench: setup ## count and time a run (minutes)
 	$(BENCH) counts --json $(MEASURED)/ledger.json --chart docs/pictures/cost.png
 	$(BENCH) cpu --json $(MEASURED)/cpu.json
@@ -102,7 +102,7 @@ bench: setup ## count and time a run (minutes)
 	$(BENCH) times --device cpu --json $(MEASURED)/times.json
 	$(BENCH) length --short --json $(MEASURED)/length.json
 
-# All but `drift`, which is for owners of released weights. The last line measures a GPU, if there is one.
+# All but `drift`, which is for owners of released weights. The last line measures a GPU if there is one.
 bench-all: bench bench-approximations ## every benchmark but drift
 	$(BENCH) exactness --json $(MEASURED)/exactness.json
 	$(BENCH) ceilings --json $(MEASURED)/ceilings.json
@@ -111,10 +111,9 @@ bench-all: bench bench-approximations ## every benchmark but drift
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).
 bench-built-in: setup ## measure the built-in model (hours)
-	$(PY) benchmarks/built_in.py --seconds 60 600 --json docs/measurements/built_in.json \
-		--sheet docs/pictures/built_in.png
+	$(BENCH) built-in --seconds 60 600 --json $(MEASURED)/built_in.json --sheet docs/pictures/built_in.png
 
-# Samplers and approximations where the answer is known, and on the built-in model; four minutes.
+# Samplers and approximations on data with a known distribution, and on the built-in model; four minutes.
 bench-approximations: setup ## measure samplers and approximations (minutes)
 	$(BENCH) mixtures --json $(MEASURED)/mixtures.json
 	$(BENCH) approximations --json $(MEASURED)/approximations.json

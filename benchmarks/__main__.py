@@ -1,78 +1,71 @@
-"""``python -m benchmarks NAME [options]``: every figure by one command; NAME --help lists its options."""
+"""``python -m benchmarks NAME [--json FILE] [options]``: a command per figure; NAME --help lists options."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from argparse import ArgumentParser, RawTextHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from runpy import run_module
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
 
-NAMES = {
-    "counts": ("ledger", "operations, bytes and memory of a step at full size, without weights; --chart"),
-    "exactness": ("exactness", "how far each exact saving is from float64, beside the original's way"),
-    "precision": ("precision", "distance of one forward in bf16, fp16 and fp8 from float32"),
-    "mixtures": ("mixtures", "samplers and approximations on data whose distribution is known"),
-    "approximations": ("approximations", "what approximations do to the built-in model's videos"),
-    "ceilings": ("ceilings", "a whole run at full size under ceilings of memory, counted without a GPU"),
-    "cpu": ("cpu", "seconds of a NANO segment, small 3D convolutions"),
-    "times": ("times", "times on the device that is here, ours beside the original's; --chart"),
-    "length": ("length", "time and memory against the length of speech; --chart"),
-    "drift": ("drift", "for owners of released weights: what approximations do to a video of yours"),
+SCENARIOS = {
+    "counts": ("counts.COUNTS", "operations, bytes and memory of a step at full size, without weights"),
+    "ceilings": ("ceilings.CEILINGS", "a whole run at full size under memory limits, counted without a GPU"),
+    "times": ("times.TIMES", "times on this device, beside the original's way"),
+    "length": ("cpu.LENGTH", "time and memory by length of speech"),
+    "cpu": ("cpu.CPU_TIMES", "seconds of a NANO segment; small 3D convolutions"),
+    "exactness": ("exactness.EXACTNESS", "error of each exact saving, relative to the original's"),
+    "precision": ("exactness.PRECISION", "distance of one forward pass in bf16, fp16 and fp8 from float32"),
+    "mixtures": ("mixtures.MIXTURES", "samplers and approximations on data with a known distribution"),
+    "approximations": ("built_in.APPROXIMATE", "what approximations do to videos of the built-in model"),
+    "built-in": ("built_in.BUILT_IN", "how the built-in model behaves on unseen portraits and speech"),
+    "drift": ("drift.DRIFT", "for owners of released weights: what approximations do to your video"),
+    "stock-schedule": ("comfyui.STOCK_SCHEDULE", "ComfyUI's own schedule beside the original's"),
+    "torch-compile": ("comfyui.TORCH_COMPILE", "the model in ComfyUI's TorchCompileModel"),
 }
-"""Subcommands: the module, and what it finds out."""
+"""Name -> the Scenario, and what it measures."""
 
 
 def usage() -> str:
-    """Every name with a line."""
-    rows = "\n".join(f"  {name:15} {about}" for name, (_, about) in NAMES.items())
+    rows = "\n".join(f"  {name:15} {about}" for name, (_, about) in SCENARIOS.items())
     return f"usage: python -m benchmarks NAME [--json FILE] [options]\n\n{rows}"
 
 
-def stamp(path: Path, name: str, words: Sequence[str]) -> None:
-    """Have a written result say on what it was measured, and by which command."""
-    from benchmarks.report import stamped, write_json
-
-    found: Any = json.loads(path.read_text(encoding="utf-8"))
-    write_json(stamped({name: found} if isinstance(found, list) else found, name, words), path)
-
-
-def json_file(words: Sequence[str]) -> Path | None:
-    """What ``--json`` names, if it is there."""
-    for place, word in enumerate(words):
-        if word == "--json" and place + 1 < len(words):
-            return Path(words[place + 1])
-        if word.startswith("--json="):
-            return Path(word.partition("=")[2])
-    return None
-
-
 def main(words: Sequence[str]) -> int:
-    """Run a subcommand; the exit status."""
+    """Run a scenario; the exit status."""
     if not words or words[0] in {"-h", "--help"}:
         print(usage())
         return 0
     name, *rest = words
-    if name not in NAMES:
+    if name not in SCENARIOS:
         print(f"{usage()}\n\nThere is no {name!r}.", file=sys.stderr)
         return 2
-    module = f"benchmarks.{NAMES[name][0]}"
-    before, sys.argv = sys.argv, [f"python -m benchmarks {name}", *rest]
-    try:
-        if hasattr(import_module(module), "main"):
-            import_module(module).main()
-        else:
-            run_module(module, run_name="__main__")
-    finally:
-        sys.argv = before
-    path = json_file(rest)
-    if path is not None and path.exists():
-        stamp(path, name, rest)
+    from benchmarks.report import CPU, Scenario, get_device, result_path, stamp, write_json
+    from hallo3.media.image import write_picture
+
+    module, _, attribute = SCENARIOS[name][0].partition(".")
+    scenario: Scenario = getattr(import_module(f"benchmarks.{module}"), attribute)
+    parser = ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=scenario.about,
+        formatter_class=RawTextHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
+    if scenario.draw:
+        parser.add_argument("--chart", type=Path, metavar="PNG", help="also draw it")
+    scenario.add_options(parser)
+    options = parser.parse_args(rest)
+    device = get_device(options.device) if hasattr(options, "device") else CPU
+    result = stamp(scenario.measure(options), name, rest, device)
+    if path := options.json or (result_path(result) if scenario.keep else None):
+        write_json(result, path)
+    if scenario.draw and options.chart:
+        write_picture(scenario.draw(result), options.chart)
+    scenario.show(result, options)
     return 0
 
 

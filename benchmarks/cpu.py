@@ -1,27 +1,42 @@
-"""Times on this machine's CPU: ``python -m benchmarks cpu [--json FILE]``.
+"""Times on this computer's CPU, with random NANO weights.
 
-Seconds a NANO segment (2 steps, guidance on), and torch's own small 3D convolutions against oneDNN's.
+``cpu``: seconds of a NANO segment (2 steps, guidance on), and torch's own small 3D convolutions against
+oneDNN's.
+
+``length``: ``hallo3 animate`` in a process of its own for every length of speech, from reading the recording
+to joining the video. Seconds are fitted to a + b * segments, and so are CPU-seconds, which other programs
+disturb less; memory is the peak of the process's anonymous memory (Linux only). The slope says nothing about
+the released model; that it is a line does.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
+import math
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import wave
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.report import machine
+from benchmarks.report import CPU, ROOT, Result, Scenario, format_table
 from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.config import NANO
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
+from hallo3.media.drawing import GREY, GRID, INK, Box, Pen, round_step
+from hallo3.media.image import write_picture
+from hallo3.noise import make_generator
 from hallo3.pipeline import animate
-from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import settings_for
 from hallo3.vae.causal_conv import OneDNNConvolutions
 
@@ -29,24 +44,23 @@ SHAPES = ((8, 4, 6, 6), (8, 10, 18, 18), (16, 11, 34, 34), (16, 11, 66, 98), (32
 """Padded inputs of the small VAEs' convolutions: channels, frames, height, width."""
 
 
-def segment_seconds(count: int = 20) -> dict[str, float]:
-    """Time of NANO segments after the first one."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure_segment(count: int = 20) -> dict[str, float]:
+    with TemporaryDirectory() as folder:
         config = write_random_set(Path(folder), 0, "nano")
-        models = load_models(Path(folder), torch.device("cpu"), PRECISIONS["fp32"])
+        models = load_models(Path(folder), CPU, "fp32")
         frames = (count + 1) * config.segment.new_frames
         speech = Recording(torch.sin(torch.arange(frames * 640) / 30)[None], 16000)
-        made = animate(torch.rand(3, 64, 64), speech, "", models, settings_for(config.defaults))
-        next(made)
+        segments = animate(torch.rand(3, 64, 64), speech, "", models, settings_for(config.defaults))
+        next(segments)
         times: list[float] = []
         for _ in range(count):
             start = time.perf_counter()
-            next(made)
+            next(segments)
             times.append(time.perf_counter() - start)
     return {"median": median(times), "min": min(times), "max": max(times)}
 
 
-def milliseconds(run: Callable[[], object], count: int = 10) -> float:
+def _milliseconds(run: Callable[[], object], count: int = 10) -> float:
     run()
     times: list[float] = []
     for _ in range(count):
@@ -57,39 +71,231 @@ def milliseconds(run: Callable[[], object], count: int = 10) -> float:
 
 
 @torch.no_grad()
-def convolutions() -> list[dict[str, Any]]:
+def measure_convolutions() -> list[dict[str, Any]]:
     """3 x 3 x 3 convolutions of one clip, torch's choice against oneDNN."""
     rows: list[dict[str, Any]] = []
     for channels, *extent in SHAPES:
         signal = torch.randn(1, channels, *extent)
         weight = torch.randn(channels, channels, 3, 3, 3)
-        plain = milliseconds(lambda s=signal, w=weight: torch.conv3d(s, w, None, (1, 1, 1), (0, 0, 0)))
+        plain = _milliseconds(lambda s=signal, w=weight: torch.conv3d(s, w, None, (1, 1, 1), (0, 0, 0)))
         with OneDNNConvolutions():
             args = (None, (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
-            fast = milliseconds(lambda s=signal, w=weight, a=args: torch.conv3d(s, w, *a))
+            fast = _milliseconds(lambda s=signal, w=weight, a=args: torch.conv3d(s, w, *a))
         rows.append({"input": [channels, *extent], "torch_ms": plain, "onednn_ms": fast})
     return rows
 
 
-def report() -> dict[str, Any]:
-    """Every figure, and the machine they belong to."""
-    return {
-        "machine": machine(),
-        "nano_segment_seconds": segment_seconds(),
-        "convolutions": convolutions(),
-    }
+def measure_cpu(_: Namespace) -> Result:
+    return {"nano_segment_seconds": measure_segment(), "convolutions": measure_convolutions()}
 
 
-def main() -> None:
-    """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    options = parser.parse_args()
-    figures = report()
-    print(json.dumps(figures, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+SHORT, LENGTHS = (4, 16, 60), (4, 16, 60, 240)
+SEED = 7
+MIN_R2 = 0.999
+"""Of a line, if nothing else runs."""
+CLOCKS = ("seconds", "cpu_seconds")
+"""By the clock, and of all threads; not every system has the second."""
+MEMORY_INTERVAL = 0.1
+"""Seconds."""
 
 
-if __name__ == "__main__":
-    main()
+class Fit(NamedTuple):
+    """Seconds = ``start`` + ``each`` * segments; ``r2`` is the share of their spread that this explains."""
+
+    start: float
+    each: float
+    r2: float
+
+
+def fit_line(segments: Sequence[float], seconds: Sequence[float]) -> Fit:
+    """Least squares."""
+    if len(set(segments)) < 2:
+        raise ValueError("a line needs two lengths")
+    x, y = np.asarray(segments, dtype=float), np.asarray(seconds, dtype=float)
+    each = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    start = float(y.mean() - each * x.mean())
+    spread = float(((y - y.mean()) ** 2).sum())
+    left = float(((y - start - each * x) ** 2).sum())
+    return Fit(start, each, 1 - left / spread if spread else 1.0)
+
+
+def write_speech(path: Path, segments: int) -> None:
+    """Noise of changing loudness, as long as ``segments``."""
+    config = NANO.segment
+    left = segments * config.new_frames * config.sample_rate // config.fps
+    generator, second = make_generator(f"{SEED}|length"), 0
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(config.sample_rate)
+        while left:
+            count = min(left, config.sample_rate)
+            loud = (0.05 + 0.1 * abs(np.sin(second))) * 32767
+            file.writeframes((generator.standard_normal(count).clip(-3, 3) * loud).astype("<i2").tobytes())
+            left, second = left - count, second + 1
+
+
+def anonymous_bytes(process: int) -> int:
+    """Memory of a process that no file backs; 0 if unknown."""
+    try:
+        rows = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(row.split()[1]) * 1024 for row in rows if row.startswith("Anonymous:")), 0)
+
+
+def measure_length(folder: Path, segments: int) -> dict[str, Any]:
+    """Seconds of the command, of all its threads, and its peak memory. Raises ``CalledProcessError``."""
+    there = folder / f"{segments}"
+    there.mkdir()
+    write_speech(there / "speech.wav", segments)
+    inputs = [
+        "--model",
+        folder / "model",
+        "--portrait",
+        folder / "portrait.png",
+        "--speech",
+        there / "speech.wav",
+    ]
+    words = [sys.executable, "-m", "hallo3", "animate", *inputs, "-o", there / "video.mp4", "--device", "cpu"]
+    peak, start, before = 0, time.perf_counter(), os.times()
+    with subprocess.Popen(
+        list(map(str, words)),
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(there)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, anonymous_bytes(process.pid))
+            time.sleep(MEMORY_INTERVAL)
+    seconds, after = time.perf_counter() - start, os.times()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, "hallo3 animate")
+    cpu = after[2] - before[2] + after[3] - before[3]  # of processes that have ended, user and system
+    row: dict[str, Any] = {"segments": segments, "seconds": seconds}
+    row |= {"cpu_seconds": cpu} if cpu else {}
+    return row | ({"anonymous_mb": peak / 1e6} if peak else {})
+
+
+def measure_lengths(lengths: Sequence[int]) -> dict[str, Any]:
+    """Every length, shortest first, and the line through them."""
+    with TemporaryDirectory(prefix="hallo3_") as name:
+        folder = Path(name)
+        write_random_set(folder / "model", SEED, "nano")
+        picture = make_generator(f"{SEED}|portrait").random((3, 80, 64), dtype="float32")
+        write_picture(torch.from_numpy(picture), folder / "portrait.png")
+        rows = [measure_length(folder, segments) for segments in sorted(set(lengths))]
+    result: Result = {"sizes": {"config": NANO.name, "steps": NANO.defaults.steps}, "lengths": rows}
+    if len(rows) > 1:
+        for name in CLOCKS if "cpu_seconds" in rows[0] else CLOCKS[:1]:
+            line = fit_line([row["segments"] for row in rows], [row[name] for row in rows])
+            result[f"{name} = start + each * segments"] = line._asdict()
+    if all("anonymous_mb" in row for row in rows):
+        result["mb_more_than_the_shortest"] = rows[-1]["anonymous_mb"] - rows[0]["anonymous_mb"]
+    return result
+
+
+def line_r2(result: Result) -> float:
+    """r^2 of CPU-seconds, or of seconds if the system has no others; 0 without a line."""
+    lines = [result.get(f"{name} = start + each * segments") for name in CLOCKS]
+    return next((line["r2"] for line in reversed(lines) if line), 0.0)
+
+
+WIDTH, HEIGHT = 960, 360
+HEADER, BOTTOM, BETWEEN, LEFT, RIGHT = 92, 56, 90, 64, 30
+LINE, LIGHT = "#0072b2", "#a9d0e8"
+
+
+def draw_length(result: Result) -> Tensor:
+    """A chart [3, 360, 960] in 0..1: seconds with the line through them, and memory if it is known."""
+    rows, line = result["lengths"], result.get("seconds = start + each * segments")
+    pen = Pen.on_page(WIDTH, HEIGHT)
+    pen.text(16, 26, "What a longer speech costs", 19, INK)
+    pen.text(16, 49, "hallo3 animate from start to end, a random NANO set on the CPU", 13, GREY)
+    width = (WIDTH - LEFT - RIGHT - BETWEEN) / 2
+    first: Box = (LEFT, HEADER, LEFT + width, HEIGHT - BOTTOM)
+    second: Box = (LEFT + width + BETWEEN, HEADER, WIDTH - RIGHT, HEIGHT - BOTTOM)
+    x = [row["segments"] for row in rows]
+    about = "" if line is None else f"{line['each']:.3g} s per segment, r^2 {line['r2']:.5f}"
+    points = [(at, row["seconds"]) for at, row in zip(x, rows, strict=True)]
+    _panel(pen, first, "Seconds", about, points, line)
+    known = [(row["segments"], row["anonymous_mb"]) for row in rows if "anonymous_mb" in row]
+    unit = "MB, anonymous, the peak" if known else "not measured here"
+    _panel(pen, second, "Memory", unit, known, None)
+    return pen.picture()
+
+
+def _panel(
+    pen: Pen,
+    box: Box,
+    title: str,
+    about: str,
+    points: Sequence[tuple[float, float]],
+    line: Mapping[str, float] | None,
+) -> None:
+    left, top, right, bottom = box
+    pen.text(left, top - 16, title, 15, INK)
+    pen.text(left + pen.text_width(title, 15) + 10, top - 15, about, 12, GREY)
+    if not points:
+        return
+    across, up = _axis(max(x for x, _ in points)), _axis(max(y for _, y in points))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (right - left) * x / across[-1], bottom - (bottom - top) * y / up[-1]
+
+    for value in up:
+        height = place(0, value)[1]
+        pen.line([(left, height), (right, height)], GRID, 1)
+        pen.text(left - 8, height, f"{value:.4g}", 12, GREY, "rm")
+    for value in across:
+        pen.text(place(value, 0)[0], bottom + 15, f"{value:.4g}", 12, GREY, "mm")
+    pen.text(right, bottom + 36, "segments", 12, GREY, "rm")
+    if line is not None:
+        ends = 0.0, max(x for x, _ in points)
+        pen.line([place(x, line["start"] + line["each"] * x) for x in ends], LIGHT, 3)
+    else:
+        pen.line([place(x, y) for x, y in points], LIGHT, 3)
+    for x, y in (place(*point) for point in points):
+        pen.dot(x, y, 4, LINE)
+
+
+def _axis(most: float) -> list[float]:
+    """Round values from 0 to at least ``most``."""
+    step = round_step(most / 5)
+    return [step * count for count in range(math.ceil(most / step - 1e-9) + 1)]
+
+
+def measure_length_options(options: Namespace) -> Result:
+    lengths = options.segments or (SHORT if options.short else LENGTHS)
+    hour = 3600 * NANO.segment.fps // NANO.segment.new_frames
+    return measure_lengths([*lengths, *[hour] * options.long])
+
+
+def show_length(result: Result, options: Namespace) -> None:
+    print(format_table({f"{row['segments']} segments": row for row in result["lengths"]}, "length"))
+    for name in CLOCKS:
+        if line := result.get(f"{name} = start + each * segments"):
+            print(f"{name} = {line['start']:.3g} + {line['each']:.3g} * segments, r^2 {line['r2']:.5f}")
+    if "mb_more_than_the_shortest" in result:
+        print(f"the longest held {result['mb_more_than_the_shortest']:.1f} MB more than the shortest")
+    if options.strict and line_r2(result) <= MIN_R2:
+        sys.exit(f"r^2 is not above {MIN_R2}")
+
+
+def add_length_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--segments", type=int, nargs="+", metavar="N", help=f"lengths (default: {LENGTHS})")
+    add("--short", action="store_true", help=f"only {SHORT}")
+    add("--long", action="store_true", help="also an hour of speech")
+    add("--strict", action="store_true", help=f"fail if r^2 of CPU-seconds is not above {MIN_R2}")
+
+
+CPU_TIMES = Scenario(measure=measure_cpu, about=__doc__)
+LENGTH = Scenario(
+    measure=measure_length_options,
+    about=__doc__,
+    add_options=add_length_options,
+    show=show_length,
+    draw=draw_length,
+)

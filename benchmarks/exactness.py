@@ -1,35 +1,46 @@
-"""How far each exact saving is from float64, beside the original's way: ``python -m benchmarks.exactness``.
+"""Errors of computation: exact savings against float64, and precisions against float32.
 
-The same weights in float64 are the truth. ``original`` is the baseline in bfloat16; each saving is ours in
-bfloat16 with that saving on top of those before it. Rounding is luck in a single case, so errors are root
-mean squares over draws. Weights: Gaussian, heavy-tailed (Student's t, 3 degrees of freedom), and with a few
-large output channels.
+``exactness``: the same weights in float64 are the truth. ``original`` is the original's way in bfloat16; each
+saving is ours in bfloat16 with that saving on top of those before it, relative to the original's error.
+Rounding is luck in a single case, so errors are root mean squares over draws. Weights are Gaussian,
+heavy-tailed (Student's t, 3 degrees of freedom), or have a few large output channels.
+
+``precision``: one forward pass of the built-in model's transformer on the features of its first sample, at a
+timestep in the middle of the schedule.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import Baseline
+from benchmarks.networks import OriginalStep
+from benchmarks.report import CPU, ROOT, Result, Scenario, format_table
+from hallo3.built_in import FOLDER
 from hallo3.config import TINY, Hallo3Config
+from hallo3.face.analyzer import analyze_portrait
+from hallo3.identity import frame_portrait
+from hallo3.loading import load_models
+from hallo3.media.audio import read_recording
+from hallo3.media.image import read_picture
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Layers, LazyParameters
 from hallo3.model.transformer import Hallo3Transformer
-from hallo3.noise import make_generator
+from hallo3.noise import make_generator, make_noise
+from hallo3.pipeline import encode_speech, extract_identity
+from hallo3.quantization.precision import PRECISIONS
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
+from hallo3.settings import settings_for
 
 CONFIG = replace(
     TINY,
@@ -38,12 +49,12 @@ CONFIG = replace(
 )
 """Heads as wide as the released model's; few tokens."""
 KINDS = ("gaussian", "heavy-tailed", "outlier channels")
-BOUND = 1.05
+MAX_RATIO = 1.05
 STEP = 12
 """Of 50, for errors of one step and one block."""
 
 
-def weights(config: Hallo3Config, kind: str, draw: int) -> dict[str, Tensor]:
+def draw_weights(config: Hallo3Config, kind: str, draw: int) -> dict[str, Tensor]:
     """The transformer's state in float64, values of a kind, as bfloat16 holds them."""
     shapes = Hallo3Transformer(config, Layers(device="meta")).state_dict()
     return {name: _values(tensor, name, kind, draw).bfloat16().double() for name, tensor in shapes.items()}
@@ -56,8 +67,8 @@ def _values(tensor: Tensor, name: str, kind: str, draw: int) -> Tensor:
             "norm" in name and "weight" in name
         )
     heavy = kind == "heavy-tailed"
-    drawn = source.standard_t(3, shape) / 3**0.5 if heavy else source.standard_normal(shape)
-    values = torch.from_numpy(drawn) / np.prod(shape[1:]) ** 0.5
+    values = source.standard_t(3, shape) / 3**0.5 if heavy else source.standard_normal(shape)
+    values = torch.from_numpy(values) / np.prod(shape[1:]) ** 0.5
     if kind == "outlier channels":
         values[torch.from_numpy(source.permutation(len(values))[: max(1, len(values) // 50)])] *= 20
     return values
@@ -73,20 +84,18 @@ class Case:
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """An input, as bfloat16 holds it."""
-        drawn = make_generator(f"exactness|{self.draw}|{name}").standard_normal(shape)
-        return torch.from_numpy(drawn).bfloat16().double()
+        values = make_generator(f"exactness|{self.draw}|{name}").standard_normal(shape)
+        return torch.from_numpy(values).bfloat16().double()
 
     def network(self, dtype: torch.dtype, kernels: Kernels = PLAIN) -> Hallo3Transformer:
-        """The transformer in a type."""
         dit = Hallo3Transformer(self.config, Layers(device="meta", kernels=kernels))
         dit.load_state_dict({name: value.to(dtype) for name, value in self.state.items()}, assign=True)
         return dit.requires_grad_(False)
 
-    def baseline(self, dtype: torch.dtype, steps: int) -> Baseline:
-        """The original's way in a type."""
+    def original(self, dtype: torch.dtype, steps: int) -> OriginalStep:
         trunk, dit = self.config.trunk, self.network(dtype)
         grid = dit.latent
-        return Baseline(
+        return OriginalStep(
             dit=dit,
             features=[
                 self.tensor(f"feature {i}", 1, grid.tokens_per_frame, trunk.width).to(dtype)
@@ -107,17 +116,17 @@ class Saving(NamedTuple):
     folded: bool
     passes: str
 
-    def predict(self, case: Case, plain: Baseline) -> Predict:
+    def predict(self, case: Case, plain: OriginalStep) -> Predict:
         """The step in bfloat16."""
         dit = case.network(torch.bfloat16, self.kernels)
         run = dit.prepare(plain.features, plain.face, plain.prompt, plain.timesteps)
         if not self.folded:
             run = replace(run, face=_unfolded(dit, plain))  # type: ignore[arg-type]
-        heard = SegmentConditions(audio=dit.encode_audio(plain.windows), image_latents=plain.image_latents)
-        return GUIDANCE_PASSES[self.passes](dit, run, heard)
+        segment = SegmentConditions(audio=dit.encode_audio(plain.windows), image_latents=plain.image_latents)
+        return GUIDANCE_PASSES[self.passes](dit, run, segment)
 
 
-def _unfolded(dit: Hallo3Transformer, plain: Baseline) -> Any:
+def _unfolded(dit: Hallo3Transformer, plain: OriginalStep) -> Any:
     tokens, blocks = dit.face_proj(plain.face), list(dit.transformer_blocks)
     return LazyParameters(lambda index: blocks[index].face_kv(tokens), len(blocks))  # type: ignore[operator]
 
@@ -155,14 +164,16 @@ def _latents(case: Case) -> Tensor:
 def _block(case: Case) -> Case:
     """The same with one block."""
     one = replace(case.config, trunk=replace(case.config.trunk, layers=1))
-    kept = {n: t for n, t in case.state.items() if not n.startswith("transformer_blocks.") or ".0." in n[:22]}
-    return replace(case, config=one, state=kept)
+    state = {
+        n: t for n, t in case.state.items() if not n.startswith("transformer_blocks.") or ".0." in n[:22]
+    }
+    return replace(case, config=one, state=state)
 
 
 MEASURES: dict[str, Callable[[Predict, Case, int], Tensor]] = {"step": _step, "trajectory": _trajectory}
 
 
-def errors(
+def relative_errors(
     case: Case, measure: str, savings: Mapping[str, Saving], steps: int = 50
 ) -> Iterator[tuple[str, float]]:
     """Relative error from float64 of the original's way, then of each saving: of a ``block``, a ``step`` or a
@@ -171,42 +182,95 @@ def errors(
         case, measure = _block(case), "step"
     run = MEASURES[measure]
     with torch.inference_mode():
-        truth = run(case.baseline(torch.float64, steps), case, steps)
-        plain = case.baseline(torch.bfloat16, steps)
+        truth = run(case.original(torch.float64, steps), case, steps)
+        plain = case.original(torch.bfloat16, steps)
         ways = {"original": plain, **{name: saving.predict(case, plain) for name, saving in savings.items()}}
         for name, predict in ways.items():
             yield name, float((run(predict, case, steps) - truth).norm() / truth.norm())
 
 
-def compared(
+def measure_errors(
     kind: str, measure: str, draws: int, savings: Mapping[str, Saving] = SAVINGS
 ) -> dict[str, float]:
     """Root mean square of each way's error over draws."""
     squares: dict[str, list[float]] = {}
     for draw in range(draws):
-        case = Case(CONFIG, weights(CONFIG, kind, draw), draw)
-        for name, error in errors(case, measure, savings):
+        case = Case(CONFIG, draw_weights(CONFIG, kind, draw), draw)
+        for name, error in relative_errors(case, measure, savings):
             squares.setdefault(name, []).append(error**2)
     return {name: float(np.mean(values)) ** 0.5 for name, values in squares.items()}
 
 
-def main() -> None:
-    """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    kept: dict[str, Any] = {}
-    print(f"{'':34} {'original':>9}", *(f"{name:>21}" for name in SAVINGS))
+TIMESTEP = 500
+ModelInputs = dict[str, Tensor | tuple[Tensor, ...]]
+
+
+def velocity(name: str, inputs: ModelInputs) -> Tensor:
+    """The velocity of one forward in a precision, as float32."""
+    with load_models(FOLDER, CPU, name).transformer as network:
+        return forward(network, inputs, PRECISIONS[name].compute)
+
+
+@torch.inference_mode()
+def forward(network: Hallo3Transformer, inputs: ModelInputs, dtype: torch.dtype) -> Tensor:
+    """The velocity of one forward of a network that computes in ``dtype``, as float32."""
+    cast = {key: value.to(dtype) for key, value in inputs.items() if isinstance(value, Tensor)}
+    conditions = network.conditions(inputs["features"], cast["face"], cast["text"], cast["windows"])
+    modulation = network.modulate(torch.tensor([TIMESTEP]), cast["latents"])
+    return network(cast["latents"], cast["image"], modulation, conditions).float()
+
+
+def relative_distance(one: Tensor, exact: Tensor) -> float:
+    """L2, to three digits."""
+    return float(f"{torch.linalg.norm(one - exact) / torch.linalg.norm(exact):.3g}")
+
+
+@torch.inference_mode()
+def make_inputs() -> ModelInputs:
+    """Of the sample portrait and speech; latents are noise."""
+    models = load_models(FOLDER, CPU, "fp32")
+    settings, portrait = settings_for(models.config.defaults), read_picture(ROOT / "samples" / "portrait.png")
+    face = analyze_portrait(portrait, models.face, models.config.face)
+    framed = frame_portrait(portrait, face, models.config.segment.shape)
+    identity = extract_identity(framed, models, settings, make_noise(0))
+    speech = encode_speech(read_recording(ROOT / "samples" / "speech.wav"), models)
+    trunk, shape = models.config.trunk, models.config.segment.shape.latent
+    generator = torch.Generator().manual_seed(0)
+    size = (1, trunk.latent_channels, *shape)
+    return {
+        "features": identity.reference_features,
+        "face": identity.face_embedding,
+        "text": torch.zeros(1, trunk.text_tokens, trunk.text_dim),
+        "windows": speech.segment(0),
+        "latents": torch.randn(size, generator=generator),
+        "image": torch.randn(size, generator=generator),
+    }
+
+
+def measure_exactness(_: Namespace) -> Result:
+    rows: Result = {}
     for measure, draws in (("block", 6), ("step", 6), ("trajectory", 4)):
         for kind in KINDS:
-            found = compared(kind, measure, draws)
-            own = found["original"]
-            ratios = {name: found[name] / own for name in SAVINGS}
-            kept[f"{measure}, {kind}"] = {"original": own, **ratios}
-            print(f"{measure + ', ' + kind:34} {own:9.5f}", *(f"{ratio:21.3f}" for ratio in ratios.values()))
-    if options.json:
-        options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            errors = measure_errors(kind, measure, draws)
+            original = errors["original"]
+            ratios = {name: errors[name] / original for name in SAVINGS}
+            rows[f"{measure}, {kind}"] = {"original": original, **ratios}
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def show(result: Result, _: Namespace) -> None:
+    rows = {name: row for name, row in result.items() if isinstance(row, dict) and "original" in row}
+    print(format_table(rows, "error"))
+
+
+def measure_precision(_: Namespace) -> Result:
+    inputs = make_inputs()
+    exact = velocity("fp32", inputs)
+    distances = {
+        name: relative_distance(velocity(name, inputs), exact) for name in PRECISIONS if name != "fp32"
+    }
+    return {"relative L2 of the velocity from fp32's": distances}
+
+
+EXACTNESS = Scenario(measure=measure_exactness, about=__doc__, show=show)
+PRECISION = Scenario(measure=measure_precision, about=__doc__)

@@ -1,53 +1,128 @@
-"""What samplers and approximations do to data whose distribution is known: ``python benchmarks/mixtures.py``.
-
-    python benchmarks/mixtures.py --json docs/measurements/mixtures.json
+"""What samplers and approximations do to data with a known distribution.
 
 The package's own schedule, samplers, guidance and step cache run on the ideal denoiser of a mixture of
-normal distributions (:mod:`closed_form`). Without guidance samples are compared with true ones; what two sets
-of true samples are apart is the floor. Guided samples have no such truth: they are compared with 1000 steps
-of the same sampler, and for the interval also with the conditional distribution, which guidance leaves.
-``path`` is how far samples are, one by one, from the same run without the approximation, in shares of their
-spread.
+correlated normal distributions; a latent [1, C, 1, N, 1] holds N independent samples of C numbers. Without
+guidance, samples are compared with true ones; the floor is the distance of two sets of true samples. Guided
+samples have no such truth: they are compared with 1000 steps of the same sampler, and for the interval also
+with the conditional distribution, which guidance leaves. ``path`` is the distance of samples, one by one,
+from the same run without the approximation, relative to their spread.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
-import time
-from dataclasses import replace
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from closed_form import (  # noqa: E402
-    Mixture,
-    as_latents,
-    as_samples,
-    drawn,
-    energy_distance,
-    mixture,
-    perfect,
-    sliced_w2,
-)
-
-from hallo3.pipeline import make_step_cache  # noqa: E402
-from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale  # noqa: E402  # noqa: E402
-from hallo3.sampling.schedule import Step, make_schedule  # noqa: E402
-from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate  # noqa: E402
-from hallo3.settings import APPROXIMATIONS, Settings  # noqa: E402
+from benchmarks.report import Result, Scenario
+from hallo3.noise import make_generator
+from hallo3.pipeline import make_step_cache
+from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale
+from hallo3.sampling.schedule import Schedule, Step, denoiser_table, make_schedule
+from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate
+from hallo3.settings import APPROXIMATIONS, Settings
 
 CHANNELS, COMPONENTS, COUNT, CONDITION = 16, 6, 2000, slice(0, 2)
 STEPS, SCALE, REFERENCE = (50, 30, 20, 10), 3.5, 1000
 THRESHOLDS = (0.1, 0.2)
 INTERVALS = ((0.0, 1.0), (0.1, 0.9), (0.2, 0.8), (0.3, 0.9), (0.3, 1.0), (0.4, 0.9), (0.0, 0.5))
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    """Standard normal numbers by name, float64."""
+    return torch.from_numpy(make_generator(name).standard_normal(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Normal distributions ``weights`` [K], ``means`` [K, C], covariances ``axes diag(sizes) axes^T``
+    ([K, C, C], [K, C]), all float64."""
+
+    weights: Tensor
+    means: Tensor
+    axes: Tensor
+    sizes: Tensor
+
+    def part(self, chosen: slice) -> Mixture:
+        """Some of the components, as a distribution of their own."""
+        weights = self.weights[chosen]
+        return Mixture(weights / weights.sum(), self.means[chosen], self.axes[chosen], self.sizes[chosen])
+
+    def samples(self, count: int, name: str) -> Tensor:
+        """True samples [count, C]."""
+        generator = make_generator(f"{name} which")
+        shares = self.weights.numpy() / self.weights.sum().item()
+        which = torch.from_numpy(generator.choice(len(shares), count, p=np.asarray(shares)))
+        own = draw(name, count, self.means.shape[1]) * self.sizes[which].sqrt()
+        return self.means[which] + torch.einsum("ncd,nd->nc", self.axes[which], own)
+
+    def denoised(self, noisy: Tensor, alpha: float) -> Tensor:
+        """E[x0 | noisy], [N, C] float64, where ``noisy`` = alpha x0 + sqrt(1 - alpha^2) noise."""
+        spread = alpha**2 * self.sizes + 1 - alpha**2
+        centred = torch.einsum("nkc,kcd->nkd", noisy[:, None] - alpha * self.means, self.axes)
+        score = self.weights.log() - (centred.square() / spread + spread.log()).sum(dim=2) / 2
+        shrunk = torch.einsum("nkd,kcd->nkc", centred * (alpha * self.sizes / spread), self.axes)
+        return (score.softmax(dim=1)[..., None] * (self.means + shrunk)).sum(dim=1)
+
+    def velocity(self, noisy: Tensor, alpha: float) -> Tensor:
+        """What a perfect network predicts: (alpha noisy - E[x0 | noisy]) / sqrt(1 - alpha^2)."""
+        return (alpha * noisy - self.denoised(noisy, alpha)) / (1 - alpha**2) ** 0.5
+
+
+def make_mixture(components: int, channels: int, name: str, apart: float = 1.0) -> Mixture:
+    """Components of unequal weight and correlated channels; the whole has about the size of latents, 1."""
+    weights = torch.from_numpy(make_generator(f"{name} weights").uniform(0.5, 1.5, components))
+    axes = torch.linalg.qr(draw(f"{name} axes", components, channels, channels)).Q
+    sizes = torch.logspace(0, -3, channels, dtype=torch.float64).repeat(components, 1) * 0.6
+    means = apart * draw(f"{name} means", components, channels)
+    return Mixture(weights / weights.sum(), means, axes, sizes)
+
+
+def perfect(branches: tuple[Mixture, ...], schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
+    """A perfect network's velocities of every branch: it believes the timestep that it is told, as the
+    released one does, which is a little off the alpha where the sampler stands (golden ``schedule``)."""
+    table = denoiser_table()
+
+    def predict(latents: Tensor, step: int) -> Tensor:
+        alpha = float(table[int(schedule.steps[step].timestep)])
+        noisy = as_samples(latents)
+        return torch.cat([as_latents(branch.velocity(noisy, alpha)) for branch in branches])
+
+    return predict
+
+
+def as_samples(latents: Tensor) -> Tensor:
+    """[1, C, 1, N, 1] -> [N, C] float64."""
+    return latents[0, :, 0, :, 0].T.double()
+
+
+def as_latents(samples: Tensor) -> Tensor:
+    """[N, C] -> [1, C, 1, N, 1] float32."""
+    return samples.T[None, :, None, :, None].float()
+
+
+def sliced_w2(found: Tensor, wanted: Tensor, directions: int = 128) -> float:
+    """Sliced Wasserstein-2 distance of two sets of samples [N, C] (Bonneel et al. 2015): 0 for equal sets."""
+    ways = draw("directions", found.shape[1], directions)
+    ways = ways / ways.norm(dim=0)
+    gap = (found @ ways).sort(dim=0).values - (wanted @ ways).sort(dim=0).values
+    return float(gap.square().mean().sqrt())
+
+
+def energy_distance(found: Tensor, wanted: Tensor) -> float:
+    """Energy distance of two sets of samples [N, C] (Szekely and Rizzo 2013), unbiased: about 0, and now and
+    then below, for samples of one distribution."""
+
+    def own(points: Tensor) -> float:
+        return float(torch.cdist(points, points).sum()) / (len(points) * (len(points) - 1))
+
+    return 2 * float(torch.cdist(found, wanted).mean()) - own(found) - own(wanted)
 
 
 class Sampled(NamedTuple):
@@ -58,7 +133,7 @@ class Sampled(NamedTuple):
     cache: CacheReport
 
 
-def sampled(
+def sample(
     settings: Settings, data: Mixture, count: int = COUNT, reuse: Reuse = extrapolate, name: str = "run"
 ) -> Sampled:
     """One run of the package's own machinery; the condition is some of the components."""
@@ -75,7 +150,7 @@ def sampled(
         return predict
 
     def noise(index: int) -> Tensor:
-        return as_latents(drawn(f"{name} {settings.steps} {index}", count, data.means.shape[1]))
+        return as_latents(draw(f"{name} {settings.steps} {index}", count, data.means.shape[1]))
 
     if settings.branches == 1:
         predict = counted(data)
@@ -83,18 +158,18 @@ def sampled(
         predict = limit_guidance(settings.guided, counted(data, part), counted(part))
     denoise = guided_denoiser(predict, settings.guidance_scale)
     cache = make_step_cache(settings, denoise, reuse)
-    start = as_latents(drawn(f"{name} start", count, data.means.shape[1]))
+    start = as_latents(draw(f"{name} start", count, data.means.shape[1]))
     made = SAMPLERS[settings.sampler](cache or denoise, start, steps, noise, lambda _: None)
     return Sampled(as_samples(made), taken, cache.report if cache else CacheReport())
 
 
-def held(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
+def hold_estimate(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
     """The last estimate as it is."""
     del before, noisy, step
     return last.denoised
 
 
-def held_velocity(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
+def hold_velocity(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
     """The estimate from the latents as they are now and the velocity as it was."""
     del before
     alpha = last.step.alpha
@@ -102,19 +177,19 @@ def held_velocity(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -
     return step.alpha * noisy - noise_scale(step.alpha) * velocity
 
 
-def log_snr_line(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
+def extrapolate_log_snr(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
     """The line through two estimates over log-SNR; the last one out of pure noise, where there is none."""
     if before.step.alpha == 0:
-        return held(last, before, noisy, step)
+        return hold_estimate(last, before, noisy, step)
     at = [math.log(s.alpha / noise_scale(s.alpha)) for s in (before.step, last.step, step)]
     return last.denoised + (at[2] - at[1]) / (at[1] - at[0]) * (last.denoised - before.denoised)
 
 
 REUSES = {
     "line over steps": extrapolate,
-    "line over log-SNR": log_snr_line,
-    "estimate held": held,
-    "velocity held": held_velocity,
+    "line over log-SNR": extrapolate_log_snr,
+    "estimate held": hold_estimate,
+    "velocity held": hold_velocity,
 }
 
 
@@ -126,11 +201,11 @@ def distances(found: Tensor, wanted: Tensor) -> dict[str, float]:
 
 
 def row(found: Sampled, **more: float) -> dict[str, Any]:
-    said: dict[str, Any] = {"evaluations": found.evaluations, **more}
+    figures: dict[str, Any] = {"evaluations": found.evaluations, **more}
     if found.cache.steps:
-        said |= {"reused": found.cache.reused, "worst_check": round(found.cache.worst, 3)}
-        said |= {"switched_off": bool(found.cache.off)}
-    return said
+        figures |= {"reused": found.cache.reused, "worst_check": round(found.cache.worst, 3)}
+        figures |= {"switched_off": bool(found.cache.off)}
+    return figures
 
 
 def path(found: Sampled, exact: Sampled) -> float:
@@ -150,7 +225,7 @@ def variants(settings: Settings) -> dict[str, Settings]:
     return {**found, " + ".join((*found, "steps-30")): together}
 
 
-def table(data: Mixture, scale: float) -> dict[str, Any]:
+def compare_samplers(data: Mixture, scale: float) -> dict[str, Any]:
     """Every sampler at every number of steps, and its approximations at the most."""
     found: dict[str, Any] = {}
     for sampler in SAMPLERS:
@@ -158,41 +233,41 @@ def table(data: Mixture, scale: float) -> dict[str, Any]:
         if scale == 1:
             wanted = data.samples(COUNT, "true")
         else:
-            wanted = sampled(replace(exact, steps=REFERENCE), data).samples
-        base = sampled(exact, data)
+            wanted = sample(replace(exact, steps=REFERENCE), data).samples
+        base = sample(exact, data)
         for steps in STEPS:
-            one = base if steps == STEPS[0] else sampled(replace(exact, steps=steps), data)
+            one = base if steps == STEPS[0] else sample(replace(exact, steps=steps), data)
             found[f"{sampler}, {steps} steps"] = row(one, **distances(one.samples, wanted))
         for name, settings in variants(exact).items():
-            one = sampled(settings, data)
+            one = sample(settings, data)
             found[f"{sampler}, {name}"] = row(one, **distances(one.samples, wanted), path=path(one, base))
     return found
 
 
-def reuses(data: Mixture) -> dict[str, Any]:
+def compare_reuses(data: Mixture) -> dict[str, Any]:
     """What to reuse, at several thresholds, with and without guidance."""
     found: dict[str, Any] = {}
     for scale in (1.0, SCALE):
         for sampler in SAMPLERS:
             exact = Settings(steps=STEPS[0], guidance_scale=scale, sampler=sampler)
-            base = sampled(exact, data, COUNT // 2)
+            base = sample(exact, data, COUNT // 2)
             for threshold in THRESHOLDS:
                 cached = replace(exact, step_cache=threshold, step_cache_bound=1.0)
                 for name, reuse in REUSES.items():
-                    one = sampled(cached, data, COUNT // 2, reuse)
+                    one = sample(cached, data, COUNT // 2, reuse)
                     key = f"{sampler}, guidance {scale:g}, {threshold:g}, {name}"
                     found[key] = row(one, path=path(one, base))
     return found
 
 
-def intervals(data: Mixture) -> dict[str, Any]:
+def compare_intervals(data: Mixture) -> dict[str, Any]:
     """Guidance in a part of 50 steps: how far from guidance throughout, and from the condition itself."""
     found: dict[str, Any] = {}
     truth = data.part(CONDITION).samples(COUNT, "conditional")
     exact = Settings(steps=STEPS[0], guidance_scale=SCALE, sampler="dpmpp_2m_sde")
-    base = sampled(exact, data)
+    base = sample(exact, data)
     for low, high in INTERVALS:
-        one = sampled(replace(exact, guidance_interval=(low, high)), data)
+        one = sample(replace(exact, guidance_interval=(low, high)), data)
         apart = round(energy_distance(one.samples, base.samples), 5)
         true = round(energy_distance(one.samples, truth), 5)
         key = f"{low:g} to {high:g}"
@@ -200,40 +275,25 @@ def intervals(data: Mixture) -> dict[str, Any]:
     return found
 
 
-def report() -> dict[str, Any]:
-    """Every figure."""
-    data = mixture(COMPONENTS, CHANNELS, "data")
+@torch.no_grad()
+def measure(_: Namespace) -> Result:
+    data = make_mixture(COMPONENTS, CHANNELS, "data")
     true, other = data.samples(COUNT, "true"), data.samples(COUNT, "other")
     return {
         "floor": distances(other, true),
-        "without guidance, against true samples": table(data, 1.0),
-        f"guidance {SCALE}, against {REFERENCE} steps": table(data, SCALE),
-        "guidance interval, 50 steps of dpmpp_2m_sde": intervals(data),
-        "what a step cache reuses, 50 steps": reuses(data),
+        "without guidance, against true samples": compare_samplers(data, 1.0),
+        f"guidance {SCALE}, against {REFERENCE} steps": compare_samplers(data, SCALE),
+        "guidance interval, 50 steps of dpmpp_2m_sde": compare_intervals(data),
+        "what a step cache reuses, 50 steps": compare_reuses(data),
     }
 
 
-@torch.no_grad()
-def main() -> None:
-    """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    options = parser.parse_args()
-    began = time.perf_counter()
-    found = report()
-    for title, rows in found.items():
+def show(result: Result, _: Namespace) -> None:
+    for title, rows in list(result.items())[2:]:
         print(f"\n{title}")
         for name, figures in rows.items():
-            said = (
-                figures
-                if not isinstance(figures, dict)
-                else "  ".join(f"{k} {v}" for k, v in figures.items())
-            )
-            print(f"  {name:52} {said}")
-    print(f"\n{time.perf_counter() - began:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            values = figures.items() if isinstance(figures, dict) else [("", figures)]
+            print(f"  {name:52} " + "  ".join(f"{key} {value}" for key, value in values))
 
 
-if __name__ == "__main__":
-    main()
+MIXTURES = Scenario(measure=measure, about=__doc__, show=show)

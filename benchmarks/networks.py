@@ -1,7 +1,4 @@
-"""The transformer and the VAE on a device, with random weights: ours and the original's way over the same.
-
-Numbers decide no times here, but zeros would: weights are normal with a spread of 0.02, norms near 1.
-"""
+"""The transformer and the VAE with random weights on a device: ours, and the original's way over the same."""
 
 from __future__ import annotations
 
@@ -12,31 +9,34 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from benchmarks.baseline import Baseline
 from hallo3.config import HALLO3, TINY, Hallo3Config
+from hallo3.model.blocks import Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions
-from hallo3.model.kernels.eager import Kernels
-from hallo3.model.layers import Attention, Layers
+from hallo3.model.embeddings import Rotary, rotary_tables
+from hallo3.model.kernels.eager import Kernels, merge_heads, modulate, rotate, split_heads
+from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.sampling.schedule import make_schedule
-from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
+from hallo3.vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae, decode_slices
+from hallo3.vae.causal_conv import DecodePlan
 
 SPREAD = 0.02
-AT_WORK = 12_000_000_000
-"""Bytes left for what is not a block: activations, the VAE, the layers around the blocks."""
+OTHER_BYTES = 12_000_000_000
+"""GPU memory for what is not a block: activations, the VAE, the layers around the blocks."""
 SMALL = replace(
     TINY,
     name="small",
     trunk=replace(TINY.trunk, layers=4, heads=4, head_dim=64),
     segment=replace(TINY.segment, frames=33),
 )
-"""For the CPU: the released model's kinds of layers, a width of 256, 33 frames of 96 x 64."""
+"""For the CPU: all kinds of layers of the released model, a width of 256, 33 frames of 96 x 64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where and at which size: ``config`` may have fewer layers than the whole model (``whole_layers``)."""
+    """Device and size: ``config`` may have fewer layers than the whole model (``whole_layers``)."""
 
     device: torch.device
     dtype: torch.dtype
@@ -45,11 +45,9 @@ class Place:
 
     @property
     def full_size(self) -> bool:
-        """Whether this is the released model's own size."""
         return self.config == HALLO3
 
-    def said(self) -> dict[str, Any]:
-        """The sizes, for a result."""
+    def describe(self) -> dict[str, Any]:
         shape, trunk = self.config.segment.shape, self.config.trunk
         return {
             "config": self.config.name,
@@ -62,14 +60,16 @@ class Place:
         }
 
 
-def place_on(device: torch.device, layers: int | None = None, config: Hallo3Config | None = None) -> Place:
-    """The released model's size on CUDA, with as many layers as there is memory for, or a small one
-    elsewhere; ``layers`` and ``config`` decide it by hand."""
+def choose_place(
+    device: torch.device, layers: int | None = None, config: Hallo3Config | None = None
+) -> Place:
+    """The released model's size on CUDA, with as many layers as fit, or a small one elsewhere; ``layers`` and
+    ``config`` override it."""
     chosen = config or (HALLO3 if device.type == "cuda" else SMALL)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     whole = chosen.trunk.layers
     if layers is None and device.type == "cuda":
-        room = torch.cuda.mem_get_info(device)[0] - AT_WORK
+        room = torch.cuda.mem_get_info(device)[0] - OTHER_BYTES
         layers = max(1, room // _block_bytes(chosen, dtype))
     kept = whole if layers is None else min(layers, whole)
     fitting = replace(chosen, trunk=replace(chosen.trunk, layers=kept))
@@ -77,7 +77,7 @@ def place_on(device: torch.device, layers: int | None = None, config: Hallo3Conf
 
 
 def _block_bytes(config: Hallo3Config, dtype: torch.dtype) -> int:
-    """A block's weights, and what is prepared for it: reference and audio keys and values, features."""
+    """A block's weights and conditions: reference and audio keys and values, features."""
     one = replace(config, trunk=replace(config.trunk, layers=1))
     block = Hallo3Transformer(one, Layers(device="meta")).transformer_blocks[0]
     numbers = sum(parameter.numel() for parameter in block.parameters())
@@ -86,24 +86,28 @@ def _block_bytes(config: Hallo3Config, dtype: torch.dtype) -> int:
     return (numbers + tokens * width) * dtype.itemsize
 
 
-def filled(network: nn.Module, place: Place) -> nn.Module:
-    """A network on meta, with random weights on the device."""
+def fill(network: nn.Module, place: Place) -> nn.Module:
+    """Random weights on the device for a network on meta: normal with a spread of 0.02, norms near 1; zeros
+    would change the times."""
     network.to(place.dtype).to_empty(device=place.device)
-    drawn = torch.Generator(place.device).manual_seed(0)
+    if place.device.type == "meta":
+        return network.eval().requires_grad_(False)
+    generator = torch.Generator(place.device).manual_seed(0)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
-            tensor.normal_(0, SPREAD, generator=drawn)
+            tensor.normal_(0, SPREAD, generator=generator)
             if tensor.ndim == 1 and name.endswith("weight"):
                 tensor.add_(1)
     return network.eval().requires_grad_(False)
 
 
 class Inputs:
-    """What a step reads besides weights, random."""
+    """Random inputs of a step."""
 
     def __init__(self, place: Place, steps: int) -> None:
         self.place, self.timesteps = place, make_schedule(steps).timesteps
-        self._drawn = torch.Generator(place.device).manual_seed(1)
+        meta = place.device.type == "meta"
+        self._generator = None if meta else torch.Generator(place.device).manual_seed(1)
         trunk, latent, audio = place.config.trunk, place.config.segment.shape.latent, place.config.audio
         self.features = [self._random(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
         self.face = self._random(1, place.config.face.embedding_dim)
@@ -114,10 +118,9 @@ class Inputs:
         self.latents = self._random(1, trunk.latent_channels, *latent).float()
 
     @torch.inference_mode()
-    def prepared(
+    def prepare(
         self, dit: Hallo3Transformer, *, on_access: bool = False, steps_on_access: bool = False
     ) -> tuple[RunConditions, SegmentConditions]:
-        """What is constant for a run, and for a segment; any transformer of these weights may read it."""
         run = dit.prepare(
             self.features,
             self.face,
@@ -126,32 +129,119 @@ class Inputs:
             on_access=on_access,
             steps_on_access=steps_on_access,
         )
-        heard = dit.encode_audio(self.windows, on_access=on_access)
-        return run, SegmentConditions(audio=heard, image_latents=self.image_latents)
+        audio = dit.encode_audio(self.windows, on_access=on_access)
+        return run, SegmentConditions(audio=audio, image_latents=self.image_latents)
 
     def _random(self, *shape: int) -> Tensor:
         place = self.place
-        return torch.randn(*shape, device=place.device, dtype=place.dtype, generator=self._drawn)
+        return torch.randn(*shape, device=place.device, dtype=place.dtype, generator=self._generator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginalStep:
+    """A step as the original takes it, over our network's weights: nothing prepared, nothing fused.
+
+    Reference tokens run through the whole joint attention, queries and all; face tokens are repeated for
+    every frame; adaptive norms, audio projection, keys and values are computed in every step, for both
+    branches as one batch. Shapes: reference features [1, R, D] per block, face [1, E], prompt [1, M,
+    text_dim], speech windows [1, F, window, layers, channels], image latents [1, C, T, H, W], timesteps [S].
+    """
+
+    dit: Hallo3Transformer
+    features: list[Tensor]
+    face: Tensor
+    prompt: Tensor
+    windows: Tensor
+    image_latents: Tensor
+    timesteps: Tensor
+    attention: Attention = sdpa
+
+    def __call__(self, latents: Tensor, step: int) -> Tensor:
+        """Noisy latents -> velocities [2, C, T, H, W], the unconditional first."""
+        dit, like = self.dit, self.prompt
+        both = torch.cat((torch.zeros_like(like), like)), torch.cat((self.windows * 0, self.windows))
+        text = dit.patch_embed.text(both[0])
+        audio = dit.audio_proj(both[1]).flatten(0, 1)
+        face = dit.face_proj(self.face).repeat(len(both[0]) * dit.latent.frames, 1, 1)
+        pair = (
+            latents.to(like).expand(2, -1, -1, -1, -1),
+            self.image_latents.to(like).expand(2, -1, -1, -1, -1),
+        )
+        video = dit.embed(*pair)
+        rotary = rotary_tables(dit.config, dit.latent).to(like)
+        time = dit.time_embedding(self.timesteps[step : step + 1].to(like.device), like.dtype)
+        for block, feature in zip(dit.transformer_blocks, self.features, strict=True):
+            block = cast(Hallo3Block, block)
+            video, text = self._attend(block, video, text, feature, time, rotary)
+            video = self._cross(block, video, face, audio, rotary)
+            video, text = self._feed_forward(block, video, text, time)
+        return dit.head(video, dit.norm_out.modulation(time))
+
+    def _attend(
+        self, block: Hallo3Block, video: Tensor, text: Tensor, feature: Tensor, time: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, Tensor]:
+        m, attn = block.norm1.modulation(time), block.attn1
+        tokens = torch.cat(
+            (_modulate_norm(block.norm1.norm, video, text, m), feature.expand(len(video), -1, -1)), dim=1
+        )
+        q, k, v = (split_heads(linear(tokens), attn.heads) for linear in (attn.to_q, attn.to_k, attn.to_v))
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        first, end = text.shape[1], text.shape[1] + video.shape[1]
+
+        def rotate_video(x: Tensor) -> Tensor:
+            middle = rotate(x[:, :, first:end], rotary.cos, rotary.sin)
+            return torch.cat((x[:, :, :first], middle, x[:, :, end:]), dim=2)
+
+        out = attn.to_out[0](merge_heads(self.attention(rotate_video(q), rotate_video(k), v)))
+        return video + m[:, 2:3] * out[:, first:end], text + m[:, 5:6] * out[:, :first]
+
+    def _cross(
+        self, block: Hallo3Block, video: Tensor, face: Tensor, audio: Tensor, rotary: Rotary
+    ) -> Tensor:
+        cos, sin = rotary.frame_0.cos, rotary.frame_0.sin
+        for attn, norm, tokens in (
+            (block.attn_face, block.norm_face, face),
+            (block.attn_audio, block.norm_audio, audio),
+        ):
+            frames = norm(video).reshape(len(tokens), len(cos), -1)
+            q = rotate(block.attn1.norm_q(split_heads(attn.to_q(frames), attn.heads)), cos, sin)
+            k = block.attn1.norm_k(split_heads(attn.to_k(tokens), attn.heads))
+            attended = self.attention(q, k, split_heads(attn.to_v(tokens), attn.heads))
+            video = video + attn.to_out[0](merge_heads(attended)).reshape(video.shape)
+        return video
+
+    def _feed_forward(
+        self, block: Hallo3Block, video: Tensor, text: Tensor, time: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        m, first = block.norm2.modulation(time), text.shape[1]
+        hidden = F.gelu(
+            block.ff.net[0].proj(_modulate_norm(block.norm2.norm, video, text, m)), approximate="tanh"
+        )
+        out = block.ff.net[2](hidden)
+        return video + m[:, 2:3] * out[:, first:], text + m[:, 5:6] * out[:, :first]
+
+
+def _modulate_norm(norm: torch.nn.Module, video: Tensor, text: Tensor, m: Tensor) -> Tensor:
+    parts = modulate(norm(text), m[:, 3:4], m[:, 4:5]), modulate(norm(video), m[:, 0:1], m[:, 1:2])
+    return torch.cat(parts, dim=1)
 
 
 class Networks:
-    """One set of random weights, and the ways to compute a step with them."""
+    """The transformer with random weights, ours and the original's way over the same."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.place = inputs, inputs.place
-        built = filled(Hallo3Transformer(self.place.config, Layers(device="meta")), self.place)
-        self._state = built.state_dict()
+        network = fill(Hallo3Transformer(self.place.config, Layers(device="meta")), self.place)
+        self._state = network.state_dict()
 
     def dit(self, kernels: Kernels, attention: Attention) -> Hallo3Transformer:
-        """The transformer, over the one set of weights."""
         layers = Layers(device="meta", kernels=kernels, attention=attention)
         network = Hallo3Transformer(self.place.config, layers)
         network.load_state_dict(self._state, assign=True)
         return network.eval().requires_grad_(False)
 
-    def baseline(self, kernels: Kernels, attention: Attention) -> Baseline:
-        """A step as the original takes it."""
-        return Baseline(
+    def original(self, kernels: Kernels, attention: Attention) -> OriginalStep:
+        return OriginalStep(
             dit=self.dit(kernels, attention),
             features=self.inputs.features,
             face=self.inputs.face,
@@ -162,34 +252,33 @@ class Networks:
             attention=attention,
         )
 
-    @staticmethod
-    def vae(place: Place) -> VideoVAE:
-        """The VAE, with random weights of its own."""
-        return cast(VideoVAE, filled(build_vae(place.config.vae), place))
+
+def build_random_vae(place: Place, decode: DecodePlan = DEFAULT_PLAN) -> VideoVAE:
+    return cast(VideoVAE, fill(build_vae(place.config.vae, decode), place))
 
 
-def original_decode(codec: VideoVAE, latents: Tensor) -> Tensor:
-    """Scaled latents -> frames [1, 3, F, H, W] on the CPU by diffusers' own decoder, called as the original
-    calls it: slice by slice, the last frames before every convolution sent to the host's memory and back."""
+def decode_as_original(codec: VideoVAE, latents: Tensor) -> Tensor:
+    """Scaled latents -> frames [1, 3, F, H, W] on the CPU by diffusers' decoder, called as the original calls
+    it: slice by slice, the last frames before every convolution copied to RAM and back."""
     like = next(codec.parameters())
     parts = torch.split(latents.to(like) / codec.scaling_factor, decode_slices(latents.shape[2]), dim=2)
-    cache, made = None, list[Tensor]()
-    with caches_at_home(codec.network.decoder):
+    cache, slices = None, list[Tensor]()
+    with caches_in_ram(codec.network.decoder):
         for part in parts:
             frames, cache = codec.network.decoder(part, conv_cache=cache)
-            made.append(frames)
-    return torch.cat(made, dim=2).float().cpu()
+            slices.append(frames)
+    return torch.cat(slices, dim=2).float().cpu()
 
 
 @contextmanager
-def caches_at_home(decoder: nn.Module) -> Generator[None]:
-    """While entered, every causal convolution does what the original's does with its cache. Those over a
-    single frame have none there."""
+def caches_in_ram(decoder: nn.Module) -> Generator[None]:
+    """While entered, causal convolutions copy their caches as the original's do; those over a single frame
+    have none."""
     known = cast(Any, decoder)
     kind = cast("type[nn.Module]", type(known.conv_in))
     layers = [layer for layer in decoder.modules() if isinstance(layer, kind)]
     for layer in layers:
-        cast(Any, layer).forward = _at_home(layer)
+        cast(Any, layer).forward = _forward_with_cache_in_ram(layer)
     try:
         yield
     finally:
@@ -197,7 +286,7 @@ def caches_at_home(decoder: nn.Module) -> Generator[None]:
             del cast(Any, layer).forward
 
 
-def _at_home(layer: nn.Module) -> Any:
+def _forward_with_cache_in_ram(layer: nn.Module) -> Any:
     known = cast(Any, layer)
     before = known.time_kernel_size - 1
 

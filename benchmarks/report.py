@@ -1,4 +1,4 @@
-"""What every result says besides its figures: the machine, the versions, the command. And tables."""
+"""Scenarios and their results: machine, versions and command of every result, tables, and charts of bars."""
 
 from __future__ import annotations
 
@@ -8,34 +8,57 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from hallo3 import __version__
+from hallo3.media.drawing import GREY, GRID, INK, Pen
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS_DIR = ROOT / "benchmarks" / "results"
 CPU = torch.device("cpu")
 PROGRAM = "python -m benchmarks"
 PRIVATE = dict.fromkeys(("--json", "--chart", "--model", "--portrait", "--speech"), "FILE") | {
     "--prompt": "TEXT"
 }
-"""What is said in place of these options' values."""
+"""What results say in place of these options' values."""
+Result = dict[str, Any]
 
 
-def device_named(name: str) -> torch.device:
-    """A device by its name; "auto" is a GPU if there is one."""
+def print_json(result: Result, options: Namespace) -> None:
+    del options
+    print(json.dumps(result, indent=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """``measure`` returns the figures, ``show`` prints them, ``draw`` makes a chart [3, H, W] of them.
+    ``keep`` writes a result to ``benchmarks/results`` if no file is named."""
+
+    measure: Callable[[Namespace], Result]
+    about: str | None
+    add_options: Callable[[ArgumentParser], object] = lambda _: None
+    show: Callable[[Result, Namespace], None] = print_json
+    draw: Callable[[Result], Tensor] | None = None
+    keep: bool = False
+
+
+def get_device(name: str) -> torch.device:
+    """A device by name; "auto" is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
-def machine(device: torch.device = CPU) -> dict[str, Any]:
-    """What figures were measured on, without anything that tells one machine from another of its kind."""
+def describe_machine(device: torch.device = CPU) -> dict[str, Any]:
+    """Hardware and versions, without anything that identifies this one machine."""
     facts: dict[str, Any] = {
         "device": f"CPU, {platform.machine()}",
         "system": platform.system(),
@@ -47,90 +70,130 @@ def machine(device: torch.device = CPU) -> dict[str, Any]:
         "hallo3": __version__,
     }
     if device.type == "cuda":
-        seen = cast(Any, torch.cuda).get_device_properties(device)
+        properties = cast(Any, torch.cuda).get_device_properties(device)
         facts |= {
-            "device": seen.name,
-            "capability": f"{seen.major}.{seen.minor}",
-            "device_gb": round(seen.total_memory / 1e9, 1),
+            "device": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "device_gb": round(properties.total_memory / 1e9, 1),
             "cuda": torch.version.cuda or torch.version.hip,
-            "driver": _driver(),
+            "driver": _driver_version(),
         }
     elif device.type != "cpu":
         facts["device"] = device.type
     return facts
 
 
-def _driver() -> str:
-    """The driver's version, as its own tool says it."""
+def _driver_version() -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "not known"
     words = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    said = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout.split()
-    return said[0] if said else "not known"
+    output = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout.split()
+    return output[0] if output else "not known"
 
 
-def command(name: str, words: Sequence[str]) -> str:
-    """The command line, with FILE in place of every path and TEXT of every prompt: anybody may see it."""
+def format_command(name: str, words: Sequence[str]) -> str:
+    """The command line, with FILE in place of every path and TEXT of every prompt."""
     shown: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
         if equals and word.startswith("--"):
-            shown.append(f"{option}={PRIVATE.get(option, pathless(value))}")
+            shown.append(f"{option}={PRIVATE.get(option, hide_paths(value))}")
         elif word.startswith("--"):
             shown.append(word)
         else:
-            shown.append(PRIVATE.get(shown[-1] if shown else "", pathless(word)))
+            shown.append(PRIVATE.get(shown[-1] if shown else "", hide_paths(word)))
     return " ".join((PROGRAM, name, *shown))
 
 
-def pathless(text: str) -> str:
-    """A text with FILE in place of whatever may be a path."""
+def hide_paths(text: str) -> str:
+    """Replace whatever may be a path by FILE."""
     return re.sub(r"\S*[/\\~]\S*", "FILE", text)
 
 
-def stamped(
-    found: Mapping[str, Any], name: str, words: Sequence[str], device: torch.device = CPU
-) -> dict[str, Any]:
-    """A result that says what it was measured on, with which versions, and by which command."""
-    known: dict[str, Any] = found.get("machine", {})
-    facts = machine(device) | known
-    rest = {key: value for key, value in found.items() if key not in {"machine", "command"}}
-    return {"machine": facts, "command": found.get("command", command(name, words)), **rest}
+def stamp(result: Result, name: str, words: Sequence[str], device: torch.device = CPU) -> Result:
+    """A result with its machine, versions and command first."""
+    machine = describe_machine(device) | result.get("machine", {})
+    rest = {key: value for key, value in result.items() if key not in {"machine", "command"}}
+    return {"machine": machine, "command": format_command(name, words), **rest}
 
 
-def write_json(found: Mapping[str, Any], path: Path) -> None:
-    """A result as a file."""
+def write_json(result: Result, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def result_path(found: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Where a result belongs that has no other place: by its device and the day; nothing is written over."""
-    device = re.sub(r"[^a-z0-9]+", "-", str(found["machine"]["device"]).lower()).strip("-")
+def result_path(result: Result, folder: Path = RESULTS_DIR) -> Path:
+    """A file that does not exist yet, named by device and day."""
+    device = re.sub(r"[^a-z0-9]+", "-", str(result["machine"]["device"]).lower()).strip("-")
     stem = f"{device}-{datetime.now(UTC):%Y-%m-%d}"
     names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 1000)))
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], head: str = "") -> str:
-    """Rows by name under the columns that any of them has; what a row lacks is left empty."""
+def format_table(rows: Mapping[str, Mapping[str, Any]], head: str = "") -> str:
+    """Rows by name, with the columns that any row has."""
     widest = sorted(rows.values(), key=len, reverse=True)
     columns = list(dict.fromkeys(column for row in widest for column in row))
-    cells = {name: [_cell(row.get(column)) for column in columns] for name, row in rows.items()}
-    widths = [
-        max(len(column), *(len(row[place]) for row in cells.values())) for place, column in enumerate(columns)
-    ]
-    first = max(len(head), *(len(name) for name in cells))
-    lines = [f"{head:{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(columns, widths, strict=True))]
-    for name, row in cells.items():
-        lines.append(f"{name:{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(row, widths, strict=True)))
-    return "\n".join(line.rstrip() for line in lines)
+    lines = [[head, *columns]]
+    lines += [[name, *(_format_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    texts = (
+        f"{name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, *cells in lines
+    )
+    return "\n".join(text.rstrip() for text in texts)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+WIDTH, LEFT, RIGHT = 960, 250, 120
+HEADER, TITLE, ROW, BETWEEN, FOOTER = 70, 30, 24, 20, 14
+OURS, ORIGINAL = "#0072b2", "#8a8378"
+"""Distinct for colour-blind readers too."""
+
+
+class Bar(NamedTuple):
+    label: str
+    value: float
+    text: str
+    ours: bool
+
+
+class Panel(NamedTuple):
+    """Bars with one scale, which starts at 0."""
+
+    title: str
+    about: str
+    bars: tuple[Bar, ...]
+
+
+def draw_bars(title: str, about: str, panels: Sequence[Panel]) -> Tensor:
+    """A chart [3, H, 960] in 0..1."""
+    if not panels or any(not panel.bars for panel in panels):
+        raise ValueError("there is nothing to draw")
+    rows = sum(len(panel.bars) for panel in panels)
+    height = HEADER + rows * ROW + len(panels) * (TITLE + BETWEEN) - BETWEEN + FOOTER
+    pen = Pen.on_page(WIDTH, height)
+    pen.text(16, 26, title, 19, INK)
+    pen.text(16, 49, about, 13, GREY)
+    top = HEADER
+    for panel in panels:
+        pen.text(16, top + 10, panel.title, 15, INK)
+        pen.text(16 + pen.text_width(panel.title, 15) + 10, top + 11, panel.about, 12, GREY)
+        scale = (WIDTH - LEFT - RIGHT) / (max(bar.value for bar in panel.bars) or 1.0)
+        first = top + TITLE
+        pen.line([(LEFT, first - 4), (LEFT, first + len(panel.bars) * ROW)], GRID, 1)
+        for place, bar in enumerate(panel.bars):
+            middle, right = first + place * ROW + ROW / 2 - 2, LEFT + scale * bar.value
+            pen.text(LEFT - 10, middle, bar.label, 13, INK, "rm")
+            pen.box((LEFT, middle - 8, max(right, LEFT + 1), middle + 8), OURS if bar.ours else ORIGINAL)
+            pen.text(right + 8, middle, bar.text, 13, INK)
+        top += TITLE + len(panel.bars) * ROW + BETWEEN
+    return pen.picture()

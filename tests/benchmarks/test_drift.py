@@ -1,4 +1,4 @@
-"""What an owner of weights is told, on the built-in model."""
+"""Approximations of the built-in model's video, and what is said of them; PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -8,82 +8,109 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import drift_ways
+from benchmarks import drift
 from benchmarks.__main__ import main
-from benchmarks.drift_ways import Way, chosen, ways
+from benchmarks.drift import Variant, compare_videos, list_variants, psnr, ssim
 from conftest import REPOSITORY
-from hallo3.attention import AttentionBackend
 from hallo3.built_in import FOLDER
 from hallo3.errors import InputError
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.settings import Settings
 
 CPU = torch.device("cpu")
-FIFTY = Way(
+FIFTY = Variant(
     settings=Settings(steps=50, guidance_scale=3.5, sampler="dpmpp_2m_sde"),
     precision=PRECISIONS["bf16"],
     attention="auto",
 )
+Y, X = torch.meshgrid(
+    torch.arange(16, dtype=torch.float64), torch.arange(24, dtype=torch.float64), indexing="ij"
+)
+FIRST = torch.stack(((X * 7 + Y * 3) % 11 / 10, (X + 2 * Y) % 7 / 6, (X * Y) % 5 / 4))
+OTHER = torch.stack(((X * 7 + Y * 3 + 1) % 11 / 10, (X + 2 * Y) % 7 / 6 * 0.9 + 0.05, (X * Y) % 5 / 4 * 0.5))
 
 
-def test_every_approximation_that_runs_here_is_a_way() -> None:
-    found, left = ways(FIFTY, CPU, 64)
-    assert list(found)[:2] == ["exact", "another seed"]
-    assert found.keys() >= {"steps-30", "guidance-middle", "step-cache", "fp8"}
-    assert found["exact"] == FIFTY
-    assert found["another seed"].settings.seed == 1
-    assert found["fp8"].precision.name == "fp8"
-    assert "runs on cuda only" in left["sage"]
-    assert not found.keys() & left.keys()
+@pytest.mark.parametrize(
+    ("other", "similarity", "decibels"),
+    [
+        (OTHER, 0.7130885771771434, 12.44328936694769),
+        (FIRST * 0.98, 0.9995928129376783, 38.808570574143275),
+        (1 - FIRST, -0.9618996893786106, 3.0922129878373767),
+    ],
+)
+def test_values_of_scikit_image(other: Tensor, similarity: float, decibels: float) -> None:
+    """Of its version 0.26: structural_similarity(channel_axis=0, data_range=1), peak_signal_noise_ratio."""
+    assert ssim(FIRST[None], other[None]) == pytest.approx(similarity, abs=1e-9)
+    assert psnr(float((FIRST - other).square().mean())) == pytest.approx(decibels, abs=0.005)
 
 
-def test_what_saves_nothing_and_what_a_card_cannot_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def why(backend: AttentionBackend, *_: object) -> str:
-        return "" if backend.name == "sage" else "no"
-
-    monkeypatch.setattr(drift_ways, "why_unsupported", why)
-    one = Way(
-        settings=Settings(steps=1, guidance_scale=1, sampler="ddim"),
-        precision=FIFTY.precision,
-        attention="auto",
-    )
-    found, left = ways(one, torch.device("cuda"), 64)
-    assert found["sage"].attention == "sage"
-    assert "saves nothing" in left["step-cache"]
+def test_the_worst_frame_is_shown() -> None:
+    one = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    other = one.clone()
+    assert compare_videos(one, other) == {"psnr": "equal", "worst_psnr": "equal", "ssim": 1.0}
+    other[1] += 0.1
+    compared = compare_videos(one, other)
+    assert compared["worst_psnr"] == pytest.approx(20, abs=0.01)
+    assert compared["psnr"] == pytest.approx(24.77, abs=0.01)
 
 
-def test_a_name_that_is_none_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(1, 3, 6, 8), (1, 3, 8, 9), (3, 8, 8)])
+def test_other_shapes_cannot_be_compared(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="cannot compare"):
+        ssim(torch.zeros(1, 3, 8, 8), torch.zeros(shape))
+
+
+def test_every_approximation_that_runs_here_is_a_variant() -> None:
+    variants, skipped = list_variants(FIFTY, CPU, 64)
+    assert list(variants)[:2] == ["exact", "another seed"]
+    assert variants.keys() >= {"steps-30", "guidance-middle", "step-cache", "fp8"}
+    assert variants["exact"] == FIFTY
+    assert variants["another seed"].settings.seed == 1
+    assert variants["fp8"].precision.name == "fp8"
+    assert "runs on cuda only" in skipped["sage"]
+    assert not variants.keys() & skipped.keys()
+
+
+def test_what_saves_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "why_unsupported", lambda backend, *_: "" if backend.name == "sage" else "no")
+    one_step = Settings(steps=1, guidance_scale=1, sampler="ddim")
+    exact = Variant(settings=one_step, precision=FIFTY.precision, attention="auto")
+    variants, skipped = list_variants(exact, CPU, 64)
+    assert variants["sage"].attention == "sage"
+    assert "saves nothing" in skipped["step-cache"]
+
+
+def test_an_unknown_name_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
     words = ["--model", str(FOLDER), "--portrait", absent, "--speech", absent, "--device", "cpu"]
-    with pytest.raises(InputError, match="no such way") as refused:
+    with pytest.raises(InputError, match="Unknown variant") as refusal:
         main(["drift", *words, "--only", "step-cache", "stepcache", "sage"])
-    assert refused.value.found == "'stepcache'"
-    found, left = ways(FIFTY, CPU, 64)
-    assert all(name in refused.value.expected for name in (*found, *left))
+    assert refusal.value.found == "'stepcache'"
+    variants, skipped = list_variants(FIFTY, CPU, 64)
+    assert all(name in refusal.value.expected for name in (*variants, *skipped))
 
 
-def test_what_cannot_run_here_may_be_asked_for_and_is_told() -> None:
-    found, left = chosen(FIFTY, CPU, 64, ["fp8", "sage"])
-    assert list(found) == ["exact", "fp8"]
-    assert "runs on cuda only" in left["sage"]
-    assert left["step-cache"] == "not asked for"
-    assert chosen(FIFTY, CPU, 64, []) == ways(FIFTY, CPU, 64)
+def test_what_cannot_run_here_may_be_asked_for() -> None:
+    variants, skipped = list_variants(FIFTY, CPU, 64, ["fp8", "sage"])
+    assert list(variants) == ["exact", "fp8"]
+    assert "runs on cuda only" in skipped["sage"]
+    assert skipped["step-cache"] == "not asked for"
 
 
-def test_a_result_can_be_shown_to_anybody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "found.json"
-    samples = REPOSITORY / "samples"
-    words = ["--portrait", samples / "portrait.png", "--speech", samples / "speech.wav", "--seconds", "1.3"]
+def test_a_result_names_no_file_and_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, samples = tmp_path / "result.json", REPOSITORY / "samples"
+    files = ["--portrait", samples / "portrait.png", "--speech", samples / "speech.wav", "--seconds", "1.3"]
     run = ["--steps", "6", "--guidance", "3.5", "--only", "guidance-middle", "fp8", "--prompt", "A person."]
-    assert main(["drift", "--model", str(FOLDER), *map(str, words), *run, "--json", str(path)]) == 0
-    found: dict[str, Any] = json.loads(path.read_text())
-    said = capsys.readouterr().out
-    for text in (said, path.read_text()):
+    assert main(["drift", "--model", str(FOLDER), *map(str, files), *run, "--json", str(path)]) == 0
+    result: dict[str, Any] = json.loads(path.read_text())
+    shown = capsys.readouterr().out
+    for text in (shown, path.read_text()):
         for private in ("samples", "portrait.png", "speech.wav", "A person", str(FOLDER), str(tmp_path)):
             assert private not in text
-    assert json.loads(said.split("```json\n")[1].split("\n```")[0]) == found
-    assert found["made"] | {"attention": ""} == {
+    assert json.loads(shown.split("```json\n")[1].split("\n```")[0]) == result
+    assert result["made"] | {"attention": ""} == {
         "model": "built-in",
         "frames": 33,
         "segments": 2,
@@ -95,9 +122,9 @@ def test_a_result_can_be_shown_to_anybody(tmp_path: Path, capsys: pytest.Capture
         "type": "fp32",
         "attention": "",
     }
-    rows = found["ways"]
+    rows = result["ways"]
     assert list(rows) == ["exact", "guidance-middle", "fp8"]
-    assert all(name in said for name in (*rows, "left out:", "not asked for"))
+    assert all(name in shown for name in (*rows, "left out:", "not asked for"))
     assert (rows["exact"]["evaluations"], rows["fp8"]["evaluations"]) == (24, 24)
     assert rows["guidance-middle"]["evaluations"] < 24
     assert "psnr" not in rows["exact"]
@@ -105,5 +132,3 @@ def test_a_result_can_be_shown_to_anybody(tmp_path: Path, capsys: pytest.Capture
     assert rows["fp8"]["worst_psnr"] <= rows["fp8"]["psnr"]
     assert 0.8 < rows["fp8"]["ssim"] <= 1
     assert rows["exact"].keys() >= {"follows", "silent", "colour", "seam", "sharpness", "movement", "seconds"}
-    assert found["machine"]["device"].startswith("CPU")
-    assert found["left out"]["step-cache"] == "not asked for"

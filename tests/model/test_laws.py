@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import Baseline
+from benchmarks.networks import OriginalStep
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import BlockConditions, Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions
@@ -80,7 +80,7 @@ def test_prepared_equals_direct(dit: Hallo3Transformer) -> None:
     """The original's way: reference tokens run through the joint attention as part of the sequence,
     queries and all, face tokens are repeated for every frame, nothing is kept between steps."""
     inputs = Inputs(dit)
-    direct = Baseline(
+    direct = OriginalStep(
         dit=dit,
         features=inputs.features,
         face=inputs.face,

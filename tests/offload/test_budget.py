@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.rehearsal import Rehearsal, full_size
+from benchmarks.ceilings import Rehearsal, full_size
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
@@ -45,7 +45,7 @@ def test_a_run_at_full_size_stays_under_its_plan(
     """Weights, conditions and activations, counted on meta through the real renderer."""
     needs, sizes = requirements(precision, branches=branches, fused=fused), full_size(precision)
     plan = plan_memory(sizes, needs, limit * GB, 64 * GB)
-    peaks = Rehearsal(sizes=sizes, demand=needs, plan=plan).run()
+    peaks = Rehearsal(sizes=sizes, requirements=needs, plan=plan).run()
     assert set(peaks) == {stage.name for stage in plan.stages} - {"speech"}
     for name, peak in peaks.items():
         total = plan.stage(name).total

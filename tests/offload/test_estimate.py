@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.rehearsal import META, full_size
-from benchmarks.tracking import Tracker, attention
+from benchmarks.ceilings import full_size
+from benchmarks.counts import META, Tracker, attention
 from hallo3.config import HALLO3, TEXT_ENCODERS
 from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES, single_branch

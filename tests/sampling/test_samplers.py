@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.ledger import OnMeta
+from benchmarks.counts import MetaStep
 from hallo3.config import TINY
 from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.sampling.samplers import (
@@ -101,8 +101,8 @@ def test_guidance_extrapolates_from_the_unconditional_branch() -> None:
 @torch.inference_mode()
 def test_no_step_waits_for_the_device(passes: str, sampler: str) -> None:
     """A meta tensor has no values: code that reads one raises."""
-    meta = OnMeta(TINY, steps=4)
-    predict = GUIDANCE_PASSES[passes](meta.dit, *meta.prepare())
+    meta = MetaStep(TINY, steps=4)
+    predict = meta.predict(passes)
     noise = torch.empty_like(meta.latents)
     denoise = guided_denoiser(predict, 3.5)
     latents = SAMPLERS[sampler](denoise, meta.latents, make_schedule(4), lambda _: noise, lambda _: None)

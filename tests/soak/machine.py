@@ -7,12 +7,12 @@ from typing import Any
 
 import av
 
-from benchmarks.report import machine
+from benchmarks.report import describe_machine
 from conftest import REPOSITORY
 
 
 def keep(name: str, figures: dict[str, Any]) -> None:
     """Write figures to docs/measurements, with what they were measured on, and print them."""
-    text = json.dumps({"machine": machine() | {"av": av.__version__}, **figures}, indent=1)
+    text = json.dumps({"machine": describe_machine() | {"av": av.__version__}, **figures}, indent=1)
     (REPOSITORY / "docs/measurements" / name).write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.tracking import Tracker
+from benchmarks.counts import Tracker
 from hallo3.config import HALLO3, VAEConfig
 from hallo3.geometry import LatentShape
 from hallo3.vae.autoencoder import build_vae, decode_slices

@@ -5,36 +5,30 @@ Limits have margin: what is measured is written beside them.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import mixtures
 from hallo3.settings import APPROXIMATIONS, Settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import closed_form
-import mixtures
-
 COUNT = 1500
-DATA = closed_form.mixture(6, 16, "data")
+DATA = mixtures.make_mixture(6, 16, "data")
 EXACT = Settings(steps=50, guidance_scale=1.0, sampler="dpmpp_2m_sde")
 GUIDED = replace(EXACT, guidance_scale=3.5)
 CACHE = APPROXIMATIONS["step-cache"]
 
 
 def energy(settings: Settings) -> float:
-    found = mixtures.sampled(settings, DATA, COUNT).samples
-    return closed_form.energy_distance(found, DATA.samples(COUNT, "true"))
+    found = mixtures.sample(settings, DATA, COUNT).samples
+    return mixtures.energy_distance(found, DATA.samples(COUNT, "true"))
 
 
 def test_the_ideal_denoiser_is_the_mean_of_what_could_have_been() -> None:
     """Regression of x0 on noisy samples leaves nothing: E[(x0 - estimate) f(noisy)] is 0 for any f."""
     alpha, clean = 0.6, DATA.samples(40_000, "clean")
-    noisy = alpha * clean + (1 - alpha**2) ** 0.5 * closed_form.drawn("dirt", *clean.shape)
+    noisy = alpha * clean + (1 - alpha**2) ** 0.5 * mixtures.draw("dirt", *clean.shape)
     left = clean - DATA.denoised(noisy, alpha)
     for feature in (torch.ones(len(clean), 1).double(), noisy, noisy.tanh()):
         assert float((left.T @ feature / len(clean)).abs().max()) < 0.02
@@ -43,10 +37,10 @@ def test_the_ideal_denoiser_is_the_mean_of_what_could_have_been() -> None:
 
 def test_distances_tell_what_is_apart() -> None:
     true, other = DATA.samples(COUNT, "true"), DATA.samples(COUNT, "other")
-    assert abs(closed_form.energy_distance(true, other)) < 0.006
-    assert closed_form.energy_distance(true, other + 0.2) > 0.02
-    assert closed_form.sliced_w2(true, true) == 0
-    assert closed_form.sliced_w2(true, other + 0.2) > 2 * closed_form.sliced_w2(true, other)
+    assert abs(mixtures.energy_distance(true, other)) < 0.006
+    assert mixtures.energy_distance(true, other + 0.2) > 0.02
+    assert mixtures.sliced_w2(true, true) == 0
+    assert mixtures.sliced_w2(true, other + 0.2) > 2 * mixtures.sliced_w2(true, other)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +59,8 @@ def test_too_few_steps_are_seen() -> None:
 @pytest.mark.parametrize("settings", [EXACT, replace(EXACT, sampler="dpmpp_2m"), GUIDED])
 def test_the_step_cache_stays_near_the_run_without(settings: Settings) -> None:
     """Measured: 0.02 to 0.12 of the spread, of which a reused step of the stochastic sampler makes most."""
-    plain = mixtures.sampled(settings, DATA, COUNT)
-    cached = mixtures.sampled(CACHE.apply(settings), DATA, COUNT)
+    plain = mixtures.sample(settings, DATA, COUNT)
+    cached = mixtures.sample(CACHE.apply(settings), DATA, COUNT)
     assert cached.evaluations == plain.evaluations - cached.cache.reused * settings.branches
     assert cached.cache.reused >= 5
     assert cached.cache.worst < settings.step_cache_bound
@@ -77,9 +71,9 @@ def test_the_step_cache_stays_near_the_run_without(settings: Settings) -> None:
 def test_a_line_is_the_better_thing_to_reuse_without_fresh_noise() -> None:
     """Measured at a threshold of 0.1: 33 steps reused at 0.035 from the run without, against 26 at 0.1."""
     exact = replace(EXACT, sampler="dpmpp_2m")
-    plain = mixtures.sampled(exact, DATA, COUNT)
+    plain = mixtures.sample(exact, DATA, COUNT)
     line, held = (
-        mixtures.sampled(CACHE.apply(exact), DATA, COUNT, mixtures.REUSES[name])
+        mixtures.sample(CACHE.apply(exact), DATA, COUNT, mixtures.REUSES[name])
         for name in ("line over steps", "estimate held")
     )
     assert line.cache.reused > held.cache.reused
@@ -87,21 +81,21 @@ def test_a_line_is_the_better_thing_to_reuse_without_fresh_noise() -> None:
 
 
 def test_the_whole_interval_changes_nothing_and_a_part_halves_the_rest() -> None:
-    whole = mixtures.sampled(GUIDED, DATA, 50)
+    whole = mixtures.sample(GUIDED, DATA, 50)
     assert whole.evaluations == GUIDED.evaluations == 100
-    same = mixtures.sampled(replace(GUIDED, guidance_interval=(0.0, 1.0)), DATA, 50)
+    same = mixtures.sample(replace(GUIDED, guidance_interval=(0.0, 1.0)), DATA, 50)
     assert torch.equal(whole.samples, same.samples)
     part = replace(GUIDED, guidance_interval=(0.2, 0.8))
-    found = mixtures.sampled(part, DATA, 50)
+    found = mixtures.sample(part, DATA, 50)
     assert found.evaluations == part.evaluations == 80
     assert not torch.equal(whole.samples, found.samples)
 
 
 def test_late_guidance_matters_least_here() -> None:
     """Once a sample has chosen its component, guidance has nothing to add (arXiv 2404.07724, figure 2)."""
-    whole = mixtures.sampled(GUIDED, DATA, COUNT)
+    whole = mixtures.sample(GUIDED, DATA, COUNT)
     first, last = (
-        mixtures.sampled(replace(GUIDED, guidance_interval=half), DATA, COUNT)
+        mixtures.sample(replace(GUIDED, guidance_interval=half), DATA, COUNT)
         for half in ((0.0, 0.5), (0.5, 1.0))
     )
     assert mixtures.path(first, whole) < mixtures.path(last, whole) / 3

@@ -1,20 +1,21 @@
-"""Counts at full size, on meta; times are the bench's business."""
+"""Counts of a step at full size, on meta."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.ledger import ORIGINAL, count
-from benchmarks.tracking import Tracker
+from benchmarks.counts import ORIGINAL, Tracker, count_step, draw_cost
+from conftest import REPOSITORY
 from hallo3.config import HALLO3
 
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, Any]:
-    return count(HALLO3)
+    return count_step(HALLO3)
 
 
 def test_the_baseline_costs_what_the_original_costs(counts: dict[str, Any]) -> None:
@@ -39,7 +40,7 @@ def test_one_branch_at_a_time_holds_less_than_a_gigabyte(counts: dict[str, Any])
     assert counts["steps"]["plain, sequential"]["peak"] <= 1.15e9
 
 
-def test_a_fused_kernel_is_one_operation_of_its_real_inputs_and_outputs(counts: dict[str, Any]) -> None:
+def test_a_fused_kernel_counts_by_its_inputs_and_outputs(counts: dict[str, Any]) -> None:
     """42 blocks: norm + modulation twice, norm + rotation four times (the last block's too), gates three or
     four, one GELU. None of them takes more in than it says."""
     fused = counts["steps"]["fused, batched"]["by_operation"]
@@ -76,3 +77,15 @@ def test_the_peak_is_what_is_held_at_once() -> None:
         assert tracker.live == 4000, "a view holds what it looks at"
         del third
     assert (tracker.peak, tracker.live) == (8000, 0)
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    """The longest bar is the original's, the next our plain kernels'."""
+    kept = json.loads((REPOSITORY / "docs" / "measurements" / "ledger.json").read_text())
+    picture = draw_cost(kept)
+    lengths = [
+        int((picture - torch.tensor(rgb)[:, None, None] / 255).abs().amax(0).lt(0.02).sum(1).max())
+        for rgb in ((0x8A, 0x83, 0x78), (0x00, 0x72, 0xB2))
+    ]
+    moved = kept["steps"]["plain, batched"]["bytes"] / kept["original"]["bytes"]
+    assert lengths[1] / lengths[0] == pytest.approx(max(kept["ratio"], moved), abs=0.01)
