@@ -41,7 +41,7 @@ from hallo3.segments import Segment
 from hallo3.settings import settings_for
 from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message
-from support.short_runs import refusing, settings, video
+from support.short_runs import settings, unused_network, video
 
 SEGMENTS, STEPS = 3, 4
 
@@ -117,7 +117,7 @@ def test_a_long_prompt_is_cut_with_a_message(portrait: Tensor, speech: Recording
 
 
 def test_inputs_are_refused_before_any_network_is_used(portrait: Tensor, nano: Models) -> None:
-    nothing = {name: refusing() for name in ("speech", "text", "vae", "reference", "transformer")}
+    nothing = {name: unused_network() for name in ("speech", "text", "vae", "reference", "transformer")}
     models = replace(nano, **nothing)
     with pytest.raises(AudioError):
         next(animate(portrait, speech_of(639), "", models, settings(nano)))
@@ -256,7 +256,7 @@ def test_encoders_are_unloaded_before_sampling(portrait: Tensor, speech: Recordi
 
 
 def test_no_prompt_needs_no_text_encoder(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    models = replace(nano, text=refusing())
+    models = replace(nano, text=unused_network())
     next(animate(portrait, speech, "  ", models, settings(nano)))
 
 

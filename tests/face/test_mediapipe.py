@@ -26,7 +26,15 @@ from hallo3.face.photo import BOX_FALLBACK, FACE_SUBDIRS, PhotographAnalyzer
 from hallo3.face.registry import create_analyzer
 from hallo3.face.scrfd import DetectedFace
 from hallo3.geometry import PixelBox
-from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
+from support.fake_mediapipe import (
+    DETECTED,
+    PICTURE,
+    analyze_picture,
+    install_fake,
+    make_analyzer,
+    points,
+    task,
+)
 
 
 @pytest.fixture
@@ -39,14 +47,14 @@ def test_landmarks_are_pixels_of_the_picture_and_make_the_mask(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = points(105, 50, 195, 178)
-    library = installed(monkeypatch, lambda _: [there])
-    found = create_landmark_finder(file.parent)(PICTURE, FOUND)
+    library = install_fake(monkeypatch, lambda _: [there])
+    found = create_landmark_finder(file.parent)(PICTURE, DETECTED)
     assert found is not None
     assert torch.allclose(found, there, atol=1e-9)
-    face, said = analyzed(create_landmark_finder(file.parent))
+    face, said = analyze_picture(create_landmark_finder(file.parent))
     assert said == []
     assert torch.equal(face.mask, box_mask(silhouette_box(there), 300, 400))
-    assert not torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
+    assert not torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
     assert library.content == file.read_bytes()
     assert [each.closed for each in library.made] == [True, True]
 
@@ -55,8 +63,8 @@ def test_what_mediapipe_looks_at_is_the_picture_in_levels(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[np.ndarray[Any, Any]] = []
-    installed(monkeypatch, lambda levels: looked.append(levels) or [points(*FOUND.box)])
-    create_landmark_finder(file.parent)(PICTURE, FOUND)
+    install_fake(monkeypatch, lambda levels: looked.append(levels) or [points(*DETECTED.box)])
+    create_landmark_finder(file.parent)(PICTURE, DETECTED)
     (levels,) = looked
     assert np.abs(levels.transpose(2, 0, 1) / 255 - PICTURE.numpy()).max() <= 0.5 / 255 + 1e-6
 
@@ -65,12 +73,12 @@ def test_of_several_faces_the_one_that_was_found_is_taken(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right = points(95, 55, 190, 170), points(200, 60, 300, 180)
-    broken = points(*FOUND.box)
+    broken = points(*DETECTED.box)
     broken[300] = float("nan")
-    installed(monkeypatch, lambda _: [right, broken, left])
+    install_fake(monkeypatch, lambda _: [right, broken, left])
     finder = create_landmark_finder(file.parent)
-    for box, expected in ((FOUND.box, left), (PixelBox(205, 60, 305, 180), right)):
-        found = finder(PICTURE, replace(FOUND, box=box))
+    for box, expected in ((DETECTED.box, left), (PixelBox(205, 60, 305, 180), right)):
+        found = finder(PICTURE, replace(DETECTED, box=box))
         assert found is not None
         assert torch.allclose(found, expected, atol=1e-9)
 
@@ -95,8 +103,8 @@ def test_who_is_too_small_for_the_whole_picture_is_seen_on_a_part(
         assert levels.shape == (bottom - top, right - left, 3)
         return [points(box.left - left, box.top - top, box.right - left, box.bottom - top)]
 
-    installed(monkeypatch, seen)
-    found = create_landmark_finder(file.parent)(PICTURE, replace(FOUND, box=box))
+    install_fake(monkeypatch, seen)
+    found = create_landmark_finder(file.parent)(PICTURE, replace(DETECTED, box=box))
     assert found is not None
     assert torch.allclose(found, points(*box), atol=1e-9)
 
@@ -105,9 +113,9 @@ def test_who_is_too_small_for_the_whole_picture_is_seen_on_a_part(
 def test_where_no_landmarks_are_found_the_detector_s_box_stands_in(
     file: Path, monkeypatch: pytest.MonkeyPatch, faces: list[Tensor]
 ) -> None:
-    installed(monkeypatch, lambda levels: faces if levels.shape[1] == 400 else [])
-    face, said = analyzed(create_landmark_finder(file.parent))
-    assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
+    install_fake(monkeypatch, lambda levels: faces if levels.shape[1] == 400 else [])
+    face, said = analyze_picture(create_landmark_finder(file.parent))
+    assert torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
     assert said == [f"{BOX_FALLBACK}: MediaPipe finds no face where the detector does."]
 
 
@@ -115,7 +123,7 @@ def test_where_no_landmarks_are_found_the_detector_s_box_stands_in(
 def test_what_decides_the_mask_can_be_asked(
     file: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    installed(monkeypatch, version=version)
+    install_fake(monkeypatch, version=version)
     assert get_landmark_version(file.parent) == (file, version)
     assert get_landmark_version(file.parent / "elsewhere" / "below") is None
 

@@ -19,7 +19,15 @@ from hallo3.face.mediapipe import (
     get_landmark_version,
 )
 from hallo3.face.photo import BOX_FALLBACK
-from support.fake_mediapipe import FOUND, PICTURE, analyzed, installed, judge, points, task
+from support.fake_mediapipe import (
+    DETECTED,
+    PICTURE,
+    analyze_picture,
+    install_fake,
+    make_analyzer,
+    points,
+    task,
+)
 
 
 @pytest.fixture
@@ -42,16 +50,16 @@ BROKEN = {
 def test_a_file_that_is_none_is_refused_before_mediapipe_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, expected: str
 ) -> None:
-    library, path = installed(monkeypatch), tmp_path / TASK_FILENAME
+    library, path = install_fake(monkeypatch), tmp_path / TASK_FILENAME
     if content is not None:
         path.write_bytes(content)
     elif "archive" in expected:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("model.bin", b"1")
     with pytest.raises(CheckpointError, match=expected):
-        MediaPipeLandmarks(path)(PICTURE, FOUND)
-    face, said = analyzed(create_landmark_finder(tmp_path))
-    assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
+        MediaPipeLandmarks(path)(PICTURE, DETECTED)
+    face, said = analyze_picture(create_landmark_finder(tmp_path))
+    assert torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
     assert len(said) == 1
     assert said[0].startswith(BOX_FALLBACK)
     assert expected in said[0]
@@ -62,7 +70,7 @@ def test_a_file_that_is_none_is_refused_before_mediapipe_sees_it(
 def test_a_file_that_may_not_be_read_or_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / TASK_FILENAME).mkdir()
     with pytest.raises(CheckpointError, match="cannot be used"):
-        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, FOUND)
+        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
 
 
 @pytest.mark.parametrize("error", [ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")])
@@ -72,11 +80,11 @@ def test_what_mediapipe_refuses_is_an_error_of_the_file(
     def fail(_: object) -> list[Tensor]:
         raise error
 
-    installed(monkeypatch, fail)
+    install_fake(monkeypatch, fail)
     with pytest.raises(CheckpointError, match=rf"{TASK_FILENAME}: {str(error) or 'RuntimeError'}"):
-        create_landmark_finder(file.parent)(PICTURE, FOUND)
-    face, said = analyzed(create_landmark_finder(file.parent))
-    assert torch.equal(face.mask, judge(None).analyze(PICTURE).mask)
+        create_landmark_finder(file.parent)(PICTURE, DETECTED)
+    face, said = analyze_picture(create_landmark_finder(file.parent))
+    assert torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
     assert len(said) == 1
 
 
@@ -84,20 +92,20 @@ def test_memory_that_runs_out_is_no_fault_of_the_file(file: Path, monkeypatch: p
     def fail(_: object) -> list[Tensor]:
         raise RuntimeError("Out of memory")
 
-    installed(monkeypatch, fail)
+    install_fake(monkeypatch, fail)
     with pytest.raises(MemoryError):
-        judge(create_landmark_finder(file.parent)).analyze(PICTURE)
+        make_analyzer(create_landmark_finder(file.parent)).analyze(PICTURE)
 
 
 def test_without_the_package_the_install_line_is_said(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(DependencyError, match=INSTALL):
-        create_landmark_finder(file.parent)(PICTURE, FOUND)
-    _, said = analyzed(create_landmark_finder(file.parent))
+        create_landmark_finder(file.parent)(PICTURE, DETECTED)
+    _, said = analyze_picture(create_landmark_finder(file.parent))
     assert len(said) == 1
     assert said[0].endswith(f"Fix: {INSTALL}.")
     file.unlink()
-    _, said = analyzed(create_landmark_finder(file.parent))
+    _, said = analyze_picture(create_landmark_finder(file.parent))
     assert len(said) == 1
     assert TASK_FILENAME in said[0]
     assert INSTALL in said[0]
@@ -121,7 +129,7 @@ def test_a_package_that_cannot_be_imported_is_said(
     (tmp_path / "site" / "mediapipe" / "__init__.py").write_text(body, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
-    _, said = analyzed(create_landmark_finder(file.parent))
+    _, said = analyze_picture(create_landmark_finder(file.parent))
     monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
     assert len(said) == 1
     assert "cannot be imported" in said[0]
@@ -134,8 +142,8 @@ def test_versions_that_connect_to_their_makers_are_not_used(
     file: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     """Seen with strace in a network of its own: 0.10.30 to 0.10.33 open no socket, 0.10.35 and later do."""
-    library = installed(monkeypatch, lambda _: [points(*FOUND.box)], version)
+    library = install_fake(monkeypatch, lambda _: [points(*DETECTED.box)], version)
     with pytest.raises(DependencyError, match=r"makers|imported"):
-        create_landmark_finder(file.parent)(PICTURE, FOUND)
+        create_landmark_finder(file.parent)(PICTURE, DETECTED)
     assert library.made == []
     assert get_landmark_version(file.parent) is None

@@ -37,7 +37,7 @@ from hallo3.models import Models
 from hallo3.noise import make_generator
 from hallo3.pipeline import encode_speech
 from hallo3.segments import plan_segments
-from support.audio_files import encoded, wav
+from support.audio_files import encode_audio, wav
 from support.audio_samples import RATE, tone, write_wav
 from support.messages import collect_messages, expect_message, expect_no_message
 
@@ -70,7 +70,7 @@ def test_a_wav_is_read_to_scale(tmp_path: Path, width: int, channels: int) -> No
     ("name", "codec"), [("a.flac", "flac"), ("a.mp3", "libmp3lame"), ("a.m4a", "aac"), ("a.mkv", "pcm_s16le")]
 )
 def test_other_formats_are_read(tmp_path: Path, name: str, codec: str) -> None:
-    recording = read_recording(encoded(tmp_path / name, tone(44100, channels=2), 44100, codec))
+    recording = read_recording(encode_audio(tmp_path / name, tone(44100, channels=2), 44100, codec))
     assert recording.waveform.shape[0] == 2
     assert abs(recording.seconds - 0.5) < 0.06
 
@@ -289,7 +289,7 @@ def test_the_shortest_recordings_have_their_frames(
 
 def long_flac(path: Path, seconds: int) -> Path:
     """A FLAC whose header states this length."""
-    content = bytearray(encoded(path, tone(8000), 8000, "flac").read_bytes())
+    content = bytearray(encode_audio(path, tone(8000), 8000, "flac").read_bytes())
     at = content.index(b"fLaC") + 8 + 13  # the last 36 bits of 18 bytes: the number of samples
     count = seconds * 8000
     content[at] = content[at] & 0xF0 | count >> 32
@@ -323,7 +323,7 @@ def test_more_than_12_hours_are_refused(tmp_path: Path, look: Callable[[Path], o
 def test_a12_a_length_that_no_header_states_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = encoded(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus")
+    path = encode_audio(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus")
     monkeypatch.setattr("hallo3.media.audio.MAX_HOURS", 3 / HOUR)
     with pytest.raises(AudioError, match="too long"):
         read_recording(path)

@@ -14,7 +14,7 @@ import pytest
 
 from hallo3.errors import AudioError
 from hallo3.media.audio import read_recording
-from support.audio_files import encoded, video, wav
+from support.audio_files import encode_audio, video, wav
 from support.audio_samples import RATE, tone
 from support.messages import collect_messages
 
@@ -129,6 +129,6 @@ def test_m08_only_audio_decoders_are_opened(tmp_path: Path) -> None:
 
 
 def test_m08_other_audio_decoders_are_refused(tmp_path: Path) -> None:
-    path = encoded(tmp_path / "a.wav", tone(RATE), RATE, "adpcm_yamaha")
+    path = encode_audio(tmp_path / "a.wav", tone(RATE), RATE, "adpcm_yamaha")
     with pytest.raises(AudioError, match=r"no audio that can be read(.|\n)*a\.wav: audio in adpcm_yamaha"):
         read_recording(path)

@@ -14,7 +14,7 @@ import pytest
 from hallo3.errors import AudioError
 from hallo3.media.audio import MISSING_SECONDS, read_recording, to_mono
 from hallo3.media.mux import encode_soundtrack
-from support.audio_files import encoded, video, wav
+from support.audio_files import encode_audio, video, wav
 from support.audio_samples import RATE, tone
 from support.messages import collect_messages
 
@@ -117,7 +117,7 @@ KINDS = [
 def test_every_kind_of_sound_has_its_length(tmp_path: Path, name: str, codec: str) -> None:
     """To a frame; and without a word of an early end."""
     for seconds in (1.0, 2.3):
-        recording = read_recording(encoded(tmp_path / name, tone(48000, seconds, 2), 48000, codec))
+        recording = read_recording(encode_audio(tmp_path / name, tone(48000, seconds, 2), 48000, codec))
         assert abs(recording.seconds - seconds) <= FRAME
         assert recording.waveform.shape[0] == 2
         assert 0.4 < float(recording.waveform[:, 4800:-4800].abs().max()) < 0.6
@@ -162,7 +162,7 @@ CUTS += [("a.wav", "pcm_s16le")]
 def test_a_cut_file_is_used_with_a_word_or_refused(tmp_path: Path, name: str, codec: str) -> None:
     """At a hundred places, in a process of its own that must not crash."""
     options = {"movflags": "faststart"} if name == "a.m4a" else {}
-    whole = encoded(tmp_path / name, tone(48000, 2.0), 48000, codec, options=options)
+    whole = encode_audio(tmp_path / name, tone(48000, 2.0), 48000, codec, options=options)
     made = subprocess.run(
         [sys.executable, "-c", CUT, whole, tmp_path / f"cut{whole.suffix}"],
         capture_output=True, text=True, timeout=120, check=False,
@@ -210,7 +210,7 @@ def test_what_is_heard_and_what_is_played_are_in_step(
     tmp_path: Path, name: str, codec: str, start: float, gap: float
 ) -> None:
     """Clocks that begin late or jump: the mouth follows the samples, and so does the video's sound."""
-    path = encoded(tmp_path / name, clicking(48000, 3), 48000, codec, start=start, gap=gap)
+    path = encode_audio(tmp_path / name, clicking(48000, 3), 48000, codec, start=start, gap=gap)
     encode_soundtrack([(path, Fraction(3))], tmp_path / "sound.mp4")
     heard, played = clicks(path), clicks(tmp_path / "sound.mp4")
     assert len(heard) == len(played) == 11
@@ -230,8 +230,8 @@ def test_a_track_that_changes_underway_is_refused(
     tmp_path: Path, change: tuple[str, str, int, int, dict[str, str]]
 ) -> None:
     name, codec, rate, channels, options = change
-    first = encoded(tmp_path / f"1{name}", tone(48000), 48000, codec, options=options)
-    second = encoded(tmp_path / f"2{name}", tone(rate, channels=channels), rate, codec)
+    first = encode_audio(tmp_path / f"1{name}", tone(48000), 48000, codec, options=options)
+    second = encode_audio(tmp_path / f"2{name}", tone(rate, channels=channels), rate, codec)
     (tmp_path / name).write_bytes(first.read_bytes() + second.read_bytes())
     with pytest.raises(AudioError, match="changes its format midway"):
         read_recording(tmp_path / name)

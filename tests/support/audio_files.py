@@ -1,4 +1,4 @@
-"""Sound files as programs write them, and as nobody should."""
+"""Audio and video files, well-formed and malformed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,15 +23,15 @@ def wav(
     kind: int = 1,
     size: int | None = None,
 ) -> bytes:
-    """A WAV file with any numbers in its header; ``size`` is what it says of its content."""
+    """A WAV file with any values in its header; ``size`` is the declared size of its content."""
     width = channels * bits // 8
     form = struct.pack("<HHIIHH", kind, channels, rate, rate * width & 0xFFFFFFFF, width & 0xFFFF, bits)
-    said = len(content) if size is None else size
-    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", said) + content
+    declared = len(content) if size is None else size
+    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", declared) + content
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def encoded(
+def encode_audio(
     path: Path,
     samples: np.ndarray,
     rate: int,
@@ -40,11 +41,11 @@ def encoded(
     start: float = 0,
     gap: float = 0,
 ) -> Path:
-    """Sound [channels, n] by any of FFmpeg's encoders, with ``options`` of the container; its clock begins at
-    ``start`` and jumps by ``gap`` after a second."""
+    """Encode samples [channels, n] with one of FFmpeg's encoders; timestamps begin at ``start`` s and jump
+    by ``gap`` s after the first. ``options`` are the container's."""
     layout = "mono" if len(samples) == 1 else "stereo"
     with av.open(str(path), "w", options=dict(options or {})) as container:
-        track = container.add_stream(codec, rate=rate, layout=layout)
+        track: Any = container.add_stream(codec, rate=rate, layout=layout)
         size = track.codec_context.frame_size or 960
         cutter = av.AudioResampler(format=track.format.name, layout=layout, rate=rate, frame_size=size)
         whole = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
@@ -60,23 +61,23 @@ def encoded(
 
 
 def video(path: Path, codec: str, sound: str | None, seconds: int = 1, pixels: str = "yuv420p") -> Path:
-    """Grey frames, with a second of silence a second or without a track for it."""
+    """Grey frames, with a silent audio track if ``sound`` names its codec."""
     with av.open(str(path), "w") as container:
-        track = container.add_stream(codec, rate=25)
+        track: Any = container.add_stream(codec, rate=25)
         track.width, track.height, track.pix_fmt = SIDE, SIDE, pixels
-        heard = container.add_stream(sound, rate=48000, layout="mono") if sound else None
+        audio: Any = container.add_stream(sound, rate=48000, layout="mono") if sound else None
         for number in range(25 * seconds):
             frame = av.VideoFrame(SIDE, SIDE, pixels)
             frame.pts = number
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
-        if heard is not None:
-            size = heard.codec_context.frame_size or 960
+        if audio is not None:
+            size = audio.codec_context.frame_size or 960
             for start in range(0, 48000 * seconds, size):
-                frame = av.AudioFrame(heard.format.name, "mono", size)
+                frame = av.AudioFrame(audio.format.name, "mono", size)
                 for plane in frame.planes:
                     plane.update(bytes(plane.buffer_size))
                 frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), start
-                container.mux(heard.encode(frame))
-            container.mux(heard.encode(None))
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
     return path

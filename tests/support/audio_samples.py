@@ -1,4 +1,4 @@
-"""Sounds that tests write to disk."""
+"""Samples and WAV files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""MediaPipe's package in the tests: a module with as much of its surface as is used, and a file like its own.
+"""A fake ``mediapipe`` module with the API that we call, and a fake file of its networks.
 
-The real one is 33 MB, and its file of networks is in no package of its makers.
+The real package has 33 MB, and no package contains the file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from support.messages import collect_messages
 
 PICTURE = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(5))
 EYES_NOSE_MOUTH = torch.tensor([[130.0, 110], [170, 110], [150, 130], [135, 155], [165, 155]])
-FOUND = DetectedFace(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
+DETECTED = DetectedFace(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
 
 Seen = Callable[[np.ndarray[Any, Any]], Sequence[Tensor]]
 
 
 def points(left: float, top: float, right: float, bottom: float) -> Tensor:
-    """Landmarks [478, 2] whose outline fills a box, in pixels."""
+    """Landmarks [478, 2] in pixels whose outline fills a box."""
     turn = torch.linspace(0, 2 * torch.pi, 478, dtype=torch.float64)
     circle = torch.stack((turn.cos(), turn.sin()), dim=1)
     circle[10], circle[152] = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])
@@ -44,7 +44,7 @@ def points(left: float, top: float, right: float, bottom: float) -> Tensor:
 
 
 def task(**members: bytes) -> bytes:
-    """An archive as MediaPipe's file is one."""
+    """An archive like MediaPipe's file."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in ("face_detector", "face_landmarks_detector"):
@@ -53,7 +53,7 @@ def task(**members: bytes) -> bytes:
 
 
 class Landmarker:
-    """``FaceLandmarker`` on single pictures."""
+    """``FaceLandmarker`` for single pictures."""
 
     def __init__(self, seen: Seen) -> None:
         self.seen, self.closed = seen, False
@@ -65,7 +65,7 @@ class Landmarker:
         self.closed = True
 
     def detect(self, image: Any) -> Any:
-        """Landmarks are shares of the picture's width and height."""
+        """Landmarks relative to the picture's width and height."""
         assert image.data.dtype == np.uint8
         assert image.data.flags.c_contiguous
         height, width, channels = image.data.shape
@@ -78,15 +78,14 @@ class Landmarker:
 
 
 class MediaPipe(ModuleType):
-    """The package as far as it is used: Tasks' vision API, of versions 0.10.21 to 1.2."""
+    """The vision API of MediaPipe Tasks, versions 0.10.21 to 1.2."""
 
     def __init__(self, seen: Seen, version: str = "0.10.31") -> None:
         super().__init__("mediapipe")
         self.__spec__, self.__version__ = ModuleSpec("mediapipe", None), version
         self.made: list[Landmarker] = []
         self.content = b""
-        self.Image = lambda image_format, data: SimpleNamespace(image_format=image_format, data=data)
-        self.ImageFormat = SimpleNamespace(SRGB="srgb")
+        self.Image, self.ImageFormat = SimpleNamespace, SimpleNamespace(SRGB="srgb")
 
         def create(options: Any) -> Landmarker:
             self.content = options.base_options.model_asset_buffer
@@ -94,34 +93,34 @@ class MediaPipe(ModuleType):
             return self.made[-1]
 
         self.tasks = SimpleNamespace(
-            BaseOptions=lambda model_asset_buffer: SimpleNamespace(model_asset_buffer=model_asset_buffer),
+            BaseOptions=SimpleNamespace,
             vision=SimpleNamespace(
-                FaceLandmarkerOptions=lambda base_options, num_faces: SimpleNamespace(
-                    base_options=base_options, num_faces=num_faces
-                ),
+                FaceLandmarkerOptions=SimpleNamespace,
                 FaceLandmarker=SimpleNamespace(create_from_options=create),
             ),
         )
 
 
-def installed(
+def install_fake(
     monkeypatch: pytest.MonkeyPatch, seen: Seen = lambda _: [], version: str = "0.10.31"
 ) -> MediaPipe:
-    """A stand-in that sees these faces, until the test is over."""
+    """Install the fake for one test; it finds the faces that ``seen`` returns."""
     library = MediaPipe(seen, version)
     monkeypatch.setitem(sys.modules, "mediapipe", library)
     return library
 
 
-def judge(landmarks: Any = None) -> PhotographAnalyzer:
-    """An analyzer that finds ``FOUND`` on any picture."""
-    return PhotographAnalyzer(
-        detect=lambda _: [FOUND], embed=lambda *_: torch.ones(1, 512), landmarks=landmarks
-    )
+def make_analyzer(landmarks: Any = None) -> PhotographAnalyzer:
+    """An analyzer that finds ``DETECTED`` on any picture."""
+
+    def embed(*_: object) -> Tensor:
+        return torch.ones(1, 512)
+
+    return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=embed, landmarks=landmarks)
 
 
-def analyzed(landmarks: Any) -> tuple[Face, list[str]]:
-    """The face on ``PICTURE``, and what was said of it."""
-    with collect_messages() as said:
-        face = judge(landmarks).analyze(PICTURE)
-    return face, list(said)
+def analyze_picture(landmarks: Any) -> tuple[Face, list[str]]:
+    """The face on ``PICTURE``, and the messages."""
+    with collect_messages() as messages:
+        face = make_analyzer(landmarks).analyze(PICTURE)
+    return face, list(messages)

@@ -1,4 +1,4 @@
-"""The n-th thing that is asked of the file system fails, or the program ends there."""
+"""Make the n-th file system call fail, or end the program there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ERRORS = {"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS}
 
 
 class Fault(BaseException):
-    """The program ends here: nothing that handles errors may run."""
+    """The program ends here; no error handler may catch it."""
 
 
 @dataclass
 class Faults:
-    """Counts calls; ``struck`` when the n-th came, which was ``name``."""
+    """Counts calls; ``struck`` once the n-th has come, which was ``name``."""
 
     number: int
     kind: str
@@ -46,7 +46,7 @@ class Faults:
 
 
 def faults_in(patched: pytest.MonkeyPatch, number: int, kind: str) -> Faults:
-    """From here on the call of that number fails: open, write, fsync or replace."""
+    """Make call ``number`` of open, write, fsync and replace fail, counted from here."""
     faults = Faults(number, kind)
     patched.setattr(os, "open", faults.around("open", os.open))
     patched.setattr(os, "write", faults.around("write", os.write))

@@ -13,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 MARK = "hallo3-was-here"
 
 
 def checkpoint(**beside: Any) -> bytes:
     """A good file of torch's, DeepSpeed's way."""
-    state = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.ones(4, dtype=torch.bfloat16))
+    state: OrderedDict[str, Tensor] = OrderedDict(
+        a=torch.arange(6.0).reshape(2, 3), b=torch.ones(4, dtype=torch.bfloat16)
+    )
     buffer = io.BytesIO()
     torch.save({"module": state, "iteration": 1, **beside}, buffer)
     return buffer.getvalue()
 
 
-def archive(pickled: bytes, compress: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
+def archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, /, **members: bytes) -> bytes:
     """A zip archive like torch's around any pickle."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compress) as file:
+    with zipfile.ZipFile(buffer, "w", compression) as file:
         file.writestr("archive/data.pkl", pickled)
         file.writestr("archive/byteorder", b"little")
         for name, content in {"0": bytes(24), **members}.items():

@@ -20,10 +20,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from hallo3.cli.main import main
+from hallo3.noise import Noise
 from hallo3.pipeline import LocalRenderer
+from hallo3.segments import Segment
 from support.audio_samples import tone, write_wav
 
 
@@ -79,10 +82,10 @@ def animate(arguments: list[str], log: Path) -> Callable[[], int]:
     def work() -> int:
         real = LocalRenderer.sample
 
-        def logged(self: LocalRenderer, latents, segment, noise):
+        def logged(self: LocalRenderer, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
             with log.open("a") as file:
                 file.write(f"{segment.index}\n")
-            return real(self, latents, segment, noise)
+            return real(self, image_latents, segment, noise)
 
         sink = io.StringIO()
         try:

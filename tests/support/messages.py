@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from hallo3.messages import redirect_messages
 
 
 @contextmanager
-def collect_messages() -> Iterator[list[str]]:
+def collect_messages() -> Generator[list[str]]:
     """The messages of the block, in order."""
     found: list[str] = []
     with redirect_messages(found.append):
@@ -18,7 +18,7 @@ def collect_messages() -> Iterator[list[str]]:
 
 
 @contextmanager
-def expect_message(pattern: str) -> Iterator[list[str]]:
+def expect_message(pattern: str) -> Generator[list[str]]:
     """Messages of the block, of which at least one matches."""
     with collect_messages() as found:
         yield found
@@ -26,7 +26,7 @@ def expect_message(pattern: str) -> Iterator[list[str]]:
 
 
 @contextmanager
-def expect_no_message() -> Iterator[None]:
+def expect_no_message() -> Generator[None]:
     with collect_messages() as found:
         yield
     assert found == []

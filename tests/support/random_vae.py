@@ -1,4 +1,4 @@
-"""VAEs of random weights, and diffusers' own decoder called slice by slice."""
+"""VAEs with random weights, and diffusers' decoder called slice by slice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hallo3.config import VAEConfig
 from hallo3.vae.autoencoder import VideoVAE, build_vae
 
 SMALL = VAEConfig(block_out_channels=(8, 16, 8, 16), layers_per_block=1, norm_num_groups=4)
-"""Channels that fall, rise and stay."""
+"""Block widths that fall, rise and stay."""
 
 
 def random_vae(config: VAEConfig = SMALL, seed: int = 0) -> VideoVAE:
-    """Activations keep their size, and the norms' own weights are not one and zero."""
+    """Weights that keep activations at their scale; norms are not the identity."""
     vae = build_vae(config)
     vae.network.to_empty(device="cpu")
     draw = torch.Generator().manual_seed(seed)
@@ -32,9 +32,9 @@ def latents_of(frames: int, height: int = 5, width: int = 6, batch: int = 1) -> 
 
 
 def diffusers_frames(vae: VideoVAE, latents: Tensor, slices: Sequence[int]) -> Tensor:
-    """What diffusers' decoder makes of unscaled latents in these slices."""
-    cache, made = None, []
+    """Frames by diffusers' decoder of unscaled latents in these slices."""
+    cache, parts = None, list[Tensor]()
     for part in torch.split(latents, list(slices), dim=2):
         frames, cache = vae.network.decoder(part, conv_cache=cache)
-        made.append(frames)
-    return torch.cat(made, dim=2)
+        parts.append(frames)
+    return torch.cat(parts, dim=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,6 @@ def video(portrait: Tensor, speech: Recording, models: Models, prompt: str = "",
 
 
 @contextmanager
-def refusing() -> Iterator[Any]:
+def unused_network() -> Generator[Any]:
     raise AssertionError("this network is not needed")
     yield

@@ -1,9 +1,9 @@
-"""Small disks of one's own, where the system lets one mount them: filled up, enlarged, made read-only."""
+"""Mounted tmpfs disks, if the system allows it: full, enlarged, read-only."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,19 @@ class Disk:
     folder: Path
 
     def fill(self, but: int = 0) -> None:
-        """Leave no more room than ``but`` bytes."""
+        """Leave ``but`` bytes free."""
         words = ["stat", "-f", "-c", "%b %f", str(self.folder)]
         blocks, free = map(int, subprocess.run(words, check=True, capture_output=True).stdout.split())
         self.enlarge(max(PAGE, (blocks - free) * PAGE + but))
 
     def enlarge(self, size: int = LARGE) -> None:
-        """Have it hold so many bytes in all."""
+        """Set the disk's total size in bytes."""
         _run("mount", "-o", f"remount,size={size}", str(self.folder))
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Disk]:
-    """An empty disk at ``folder``, which is made. The test is skipped where nothing may be mounted."""
+def small_disk(folder: Path) -> Generator[Disk]:
+    """Mount an empty disk at a new ``folder``; skips the test if mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _run("mount", "-t", "tmpfs", "-o", f"size={LARGE}", "tmpfs", str(folder))
@@ -46,8 +46,8 @@ def small_disk(folder: Path) -> Iterator[Disk]:
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Nobody can write in the folder, though files in it may be open already."""
+def read_only(folder: Path) -> Generator[None]:
+    """Make the folder read-only; files in it may already be open."""
     _run("mount", "--bind", str(folder), str(folder))
     try:
         _run("mount", "-o", "remount,bind,ro", str(folder))

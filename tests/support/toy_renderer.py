@@ -37,7 +37,7 @@ class Toy:
     root: str = "toy"
     plan: SegmentPlan = PLAN
     inherited: int = 0
-    rendered: list[int] = field(default_factory=list)
+    rendered: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
         key, segments = self.root + "k" * 30, self.inherited + len(self.plan)
