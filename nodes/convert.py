@@ -18,7 +18,7 @@ from ..hallo3.media.audio import Recording, check_audio_format, sample_rate_erro
 from ..hallo3.media.image import check_picture
 from ..hallo3.messages import logger
 from ..hallo3.segments import Segment
-from .comfy.model import config_of, fingerprint_of
+from .comfy.model import config_of, model_fingerprint
 from .comfy.speech import SpeechSocket
 from .comfy.vae import check_vae
 
@@ -224,7 +224,7 @@ def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) ->
     config = config_of(model)
     check_sizes(identity, socket, vae, config)
     if identity.saved_info is not None:
-        check_model(identity, config, lambda: fingerprint_of(model))
+        check_model(identity, config, lambda: model_fingerprint(model))
 
 
 def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:

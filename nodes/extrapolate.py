@@ -39,7 +39,7 @@ from ..hallo3.vae.autoencoder import decode_slices
 from . import schema as inputs
 from .comfy import vae as host_vae
 from .comfy.faces import faces_folder
-from .comfy.model import approximations
+from .comfy.model import SegmentInput, approximations
 from .comfy.progress import (
     RunProgress,
     check_interrupted,
@@ -48,12 +48,12 @@ from .comfy.progress import (
     show_text,
     show_warning,
 )
-from .comfy.sampling import Sampling, step_cache_of
+from .comfy.sampling import Sampling, step_cache_threshold
 from .comfy.speech import SpeechSocket
 from .comfy.workflow import Graph, hash_named_files, running_graph
 from .convert import check_fit, to_images
 from .identity import get_paste_back
-from .sampling import check_numbers, heard
+from .sampling import check_numbers
 
 JOBS_DIR = "hallo3_jobs"
 """In ComfyUI's output folder."""
@@ -108,7 +108,7 @@ class ExtrapolateRequest:
     @property
     def throughput_key(self) -> str:
         evaluations = (len(self.sigmas) - 1) * (1 if self.sampling.guidance_scale == 1 else 2)
-        device, cache = self.sampling.patcher.load_device.type, step_cache_of(self.sampling.sampler)
+        device, cache = self.sampling.patcher.load_device.type, step_cache_threshold(self.sampling.sampler)
         return throughput_key(self.sampling.config.name, device, evaluations, self.size, self.encoding, cache)
 
     def manifest(self) -> JobManifest:
@@ -170,7 +170,8 @@ class ComfyRenderer:
 
     def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
         request, seed = self.request, self.video.seed_for(segment)
-        conditions = heard(request.identity, request.speech, segment, image_latents)
+        windows = request.speech.speech.segment(segment.index)
+        conditions = SegmentInput(identity=request.identity, windows=windows, image_latents=image_latents)
         report = self.progress.sampler(self.video.inherited + segment.index)
         return request.sampling.sample(conditions, request.sigmas, noise, seed, segment.index, report)
 
@@ -365,7 +366,7 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
         return
     if len(missing) < total:
         show_text(f"{total - len(missing)} of {total} segments were already rendered; reusing them.")
-    request.sampling.tell_attention()
+    request.sampling.log_attention()
     slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
     progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
     video.similarity = request.similarity()

@@ -30,7 +30,7 @@ from .comfy.faces import (
     list_identities,
 )
 from .comfy.loading import ReferenceSocket, extract_features
-from .comfy.model import approximations, config_of, fingerprint_of
+from .comfy.model import approximations, config_of, model_fingerprint
 from .comfy.progress import check_memory, show_messages, show_warning
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
 from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
@@ -326,7 +326,7 @@ class Hallo3SaveIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
-        fingerprint = fingerprint_of(model)
+        fingerprint = model_fingerprint(model)
         check_model(identity, config_of(model), lambda: fingerprint)
         output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
         prefix = filename_prefix.strip().replace("\\", "/")

@@ -1,4 +1,4 @@
-"""Sampler and Segment Conditioning: one segment, by the original's sampler or by any of ComfyUI's."""
+"""Nodes that sample and decode one segment, with the original's sampler or ComfyUI's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND, settings_for
 from . import schema as inputs
-from .comfy import vae as host_vae
+from .comfy import vae as comfy_vae
 from .comfy.model import SegmentInput, branches, config_of
 from .comfy.progress import RunProgress
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
-from .comfy.vae import encode
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
 from .schema import KEEP, IdentityType
 
@@ -59,21 +58,19 @@ class Hallo3VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: Any, vae: Any, identity: Identity | None = None) -> io.NodeOutput:
-        latents = _latents(samples, identity)
-        host_vae.check_vae(vae)
-        _check_channels(latents, vae)
-        whole = LatentShape(*latents.shape[2:]).video.frames
-        first, last, _ = samples.get(KEEP, (0, whole, None))
+        latents = _get_latents(samples, identity, vae)
+        total = LatentShape(*latents.shape[2:]).video.frames
+        first, last, _ = samples.get(KEEP, (0, total, None))
         overlap = first or HALLO3.segment.motion_frames
-        frames = collect_frames(host_vae.decode(vae, latents), whole)[0].transpose(0, 1)
-        kept = frames[first:last]
+        frames = collect_frames(comfy_vae.decode(vae, latents), total)[0].transpose(0, 1)
+        new = frames[first:last]
         if identity is not None:
-            kept = identity.canvas.uncrop(kept)
-        return io.NodeOutput(to_images(kept), to_images(frames[-overlap:]))
+            new = identity.canvas.uncrop(new)
+        return io.NodeOutput(to_images(new), to_images(frames[-overlap:]))
 
 
-def _latents(samples: Any, identity: Identity | None) -> Tensor:
-    """The latents of a LATENT, if they can be one segment's. Raises ``ShapeError`` or ``InputError``."""
+def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
+    """Latents of one segment that fit identity and VAE. Raises ``ShapeError`` or ``InputError``."""
     latents = samples.get("samples") if isinstance(samples, dict) else None
     if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
         raise ShapeError(
@@ -85,12 +82,12 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
                 "Batch"
             ),
         )
-    made = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
-    if made != latents.shape[2]:
+    sampled = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
+    if sampled != latents.shape[2]:
         raise ShapeError(
             "These latents have been cut or joined.",
             found=f"{latents.shape[2]} latent frames",
-            expected=f"the {made} of the segment they come from",
+            expected=f"the {sampled} of the segment they come from",
             fix="decode each segment separately and join the images",
         )
     if not bool(latents.isfinite().all()):
@@ -111,18 +108,15 @@ def _latents(samples: Any, identity: Identity | None) -> Tensor:
                 expected=f"{size.width} x {size.height} px",
                 fix="connect the identity used for sampling",
             )
-    return latents
-
-
-def _check_channels(latents: Tensor, vae: Any) -> None:
-    channels = vae.latent_channels
-    if latents.shape[1] != channels:
+    comfy_vae.check_vae(vae)
+    if latents.shape[1] != vae.latent_channels:
         raise ShapeError(
             "These latents do not match the VAE.",
             found=f"{latents.shape[1]} channels",
-            expected=f"{channels} channels",
+            expected=f"{vae.latent_channels} channels",
             fix="connect latents sampled with a Hallo3 model",
         )
+    return latents
 
 
 CATEGORY = "Hallo3/sampling"
@@ -211,7 +205,7 @@ class Hallo3OriginalSchedule(io.ComfyNode):
 
 
 def check_numbers(seed: int, motion_drop: float, steps: int = 1, guidance_scale: float = 1.0) -> None:
-    """Refuse numbers of a node's widgets that ComfyUI lets through, such as NaN. Raises ``InputError``."""
+    """Raise ``InputError`` for values that ComfyUI's widgets let through, such as NaN."""
     settings = settings_for(Defaults(), steps=steps, guidance_scale=guidance_scale, seed=seed)
     replace(settings, motion_drop=motion_drop)
 
@@ -241,24 +235,14 @@ def segment_input(
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
             fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
-    shown = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
-    return heard(identity, socket, segment, encode(vae, shown))
-
-
-def heard(identity: Identity, socket: SpeechSocket, segment: Segment, image_latents: Tensor) -> SegmentInput:
-    """What the model reads of a segment whose image latents are made."""
+    image_latents = comfy_vae.encode(vae, conditioning_pixels(canvas, motion, segment, noise, motion_drop))
     windows = socket.speech.segment(segment.index)
     return SegmentInput(identity=identity, windows=windows, image_latents=image_latents)
 
 
-def latent_of(latents: Tensor, segment: Segment) -> dict[str, Any]:
-    """A segment's LATENT; it remembers which frames are new."""
+def _to_latent(latents: Tensor, segment: Segment) -> dict[str, Any]:
+    """A segment's LATENT, with the range of its new frames."""
     return {"samples": latents, KEEP: (segment.keep.start, segment.keep.stop, latents.shape[2])}
-
-
-def empty_latents(channels: int, grid: tuple[int, ...]) -> Tensor:
-    """The latents that ComfyUI's samplers put noise on."""
-    return torch.zeros(1, channels, *grid)
 
 
 class Hallo3Sampler(io.ComfyNode):
@@ -298,13 +282,13 @@ class Hallo3Sampler(io.ComfyNode):
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
-        wanted, noise = get_segment(speech, segment), make_noise(seed)
-        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
+        planned, noise = get_segment(speech, segment), make_noise(seed)
+        read = segment_input(identity, speech, planned, vae, motion_frames, noise, motion_drop)
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
-        sampling.tell_attention()
+        sampling.log_attention()
         latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
-        return io.NodeOutput(latent_of(latents, wanted))
+        return io.NodeOutput(_to_latent(latents, planned))
 
 
 class Hallo3SegmentConditioning(io.ComfyNode):
@@ -344,7 +328,7 @@ class Hallo3SegmentConditioning(io.ComfyNode):
         check_numbers(seed, motion_drop)
         config = config_of(model)
         check_fit(identity, speech, vae, model)
-        wanted, noise = get_segment(speech, segment), make_noise(seed)
-        read = segment_input(identity, speech, wanted, vae, motion_frames, noise, motion_drop)
-        empty = empty_latents(config.trunk.latent_channels, config.segment.shape.latent)
-        return io.NodeOutput(*branches(positive, read, config), latent_of(empty, wanted))
+        planned, noise = get_segment(speech, segment), make_noise(seed)
+        read = segment_input(identity, speech, planned, vae, motion_frames, noise, motion_drop)
+        empty = torch.zeros(1, config.trunk.latent_channels, *config.segment.shape.latent)
+        return io.NodeOutput(*branches(positive, read, config), _to_latent(empty, planned))

@@ -1,4 +1,4 @@
-"""Hallo3 as one of ComfyUI's models: sampling, memory, LoRA and quantised weights are then ComfyUI's."""
+"""Hallo3 as a ComfyUI model: sampling, memory, LoRA and quantised weights are then ComfyUI's."""
 
 from __future__ import annotations
 
@@ -33,29 +33,28 @@ SEGMENT = "hallo3_segment"
 """Key of a conditioning entry's :class:`SegmentInput`."""
 IDENTITY, AUDIO, LATENT_FRAMES = "hallo3_identity", "hallo3_windows", "hallo3_latent_frames"
 """Keyword arguments of the transformer."""
-SILENT = ("negative", "empty_negative_prompt")
-"""What ComfyUI's guiders call their unconditional branch."""
+UNCONDITIONAL = ("negative", "empty_negative_prompt")
+"""Names of the unconditional branch in ComfyUI's guiders."""
 
 Conditioning = list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInput:
-    """What one guidance branch of a segment reads: speech windows [1, F, window, layers, channels] and
-    unscaled image latents [1, C, 1, h, w]."""
+    """Input of one guidance branch of a segment: speech windows [1, F, window, layers, channels] and unscaled
+    image latents [1, C, 1, h, w]."""
 
     identity: Identity
     windows: Tensor
     image_latents: Tensor
 
-    @property
-    def silent(self) -> SegmentInput:
-        """The same without speech: what the unconditional branch hears."""
+    def without_speech(self) -> SegmentInput:
+        """Input of the unconditional branch."""
         return replace(self, windows=torch.zeros_like(self.windows))
 
 
 class Shared(comfy.conds.CONDRegular):
-    """A condition that is the same object for a whole batch: never repeated, never concatenated."""
+    """A condition shared by a whole batch: never repeated, never concatenated."""
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> Shared:
         del batch_size, kwargs
@@ -76,21 +75,22 @@ class Shared(comfy.conds.CONDRegular):
 def branches(
     positive: Conditioning | None, segment: SegmentInput, config: Hallo3Config
 ) -> tuple[Conditioning, Conditioning]:
-    """Positive and negative conditioning of a segment: no prompt is zero text, and so is the negative,
-    which hears nothing (facts 6). Raises ``InputError`` for text of another length or width."""
+    """Positive and negative conditioning of a segment. No prompt is zero text; the negative is zero text
+    without speech (facts 6). Raises ``InputError`` for text of another length or width."""
     trunk = config.trunk
-    nothing: Conditioning = [[torch.zeros(1, trunk.text_tokens, trunk.text_dim), {}]]
-    given = nothing if positive is None else [[fitting_text(t, config), extras] for t, extras in positive]
-    return with_segment(given, segment), with_segment(nothing, segment.silent)
+    zero: Conditioning = [[torch.zeros(1, trunk.text_tokens, trunk.text_dim), {}]]
+    text: Conditioning = zero
+    if positive is not None:
+        text = [[cut_text(t, config), extras] for t, extras in positive]
+    silent = segment.without_speech()
+    return (
+        [[t, {**extras, SEGMENT: segment}] for t, extras in text],
+        [[t, {**extras, SEGMENT: silent}] for t, extras in zero],
+    )
 
 
-def with_segment(conditioning: Conditioning, segment: SegmentInput) -> Conditioning:
-    """Conditioning whose every entry carries a segment's identity, speech and image latents."""
-    return [[text, {**extras, SEGMENT: segment}] for text, extras in conditioning]
-
-
-def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
-    """Text [B, M, text_dim] cut to the model's tokens: ComfyUI's T5 pads to them and does not cut."""
+def cut_text(text: Any, config: Hallo3Config) -> Tensor:
+    """Cut text [B, M, text_dim] to the model's tokens; ComfyUI's T5 only pads. Raises ``InputError``."""
     trunk = config.trunk
     if (
         not isinstance(text, Tensor)
@@ -107,25 +107,18 @@ def fitting_text(text: Any, config: Hallo3Config) -> Tensor:
     return text[:, : trunk.text_tokens]
 
 
-FACTORS = Path(__file__).with_name("preview_factors.json")
-
-
-def rgb_factors(name: str) -> tuple[list[list[float]] | None, list[float] | None]:
-    """Factors [C][3] and bias [3] of a model by its configuration's name; None when there are none."""
-    found = json.loads(FACTORS.read_text(encoding="utf-8")).get(name)
-    return (found["factors"], found["bias"]) if found else (None, None)
-
-
+PREVIEW_FACTORS = Path(__file__).with_name("preview_factors.json")
+"""By a configuration's name: factors [C][3] and bias [3] of latent previews."""
 TIMESTEP = "hallo3_timestep"
-"""Entry of the transformer options by which the original's schedule names its own timestep."""
+"""Transformer option with the timestep of the original's schedule."""
 OVERRIDE = "optimized_attention_override"
-"""Entry of the transformer options by which nodes put another attention in the place of ComfyUI's."""
+"""Transformer option with which nodes replace ComfyUI's attention."""
 
 _options: ContextVar[dict[str, Any] | None] = ContextVar("hallo3_transformer_options", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """ComfyUI's selected attention, with whatever a node has put in its place for this call."""
+    """ComfyUI's selected attention, or what a node replaces it with."""
     return optimized_attention(
         q,
         k,
@@ -138,13 +131,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attention_in_use(options: Mapping[str, Any] | None = None) -> str:
-    """The name of the attention that ComfyUI has selected and, if transformer ``options`` put another in its
-    place, of that one first."""
+    """Name of ComfyUI's selected attention or, first, of what transformer ``options`` replace it with."""
     selected = _name(optimized_attention)
     override = (options or {}).get(OVERRIDE)
-    if override is None:
-        return selected
-    return f"{_name(override)}, which a node has put in the place of {selected}"
+    return selected if override is None else f"{_name(override)}, with which a node replaces {selected}"
 
 
 def _name(function: Any) -> str:
@@ -152,13 +142,12 @@ def _name(function: Any) -> str:
 
 
 def parameters(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's weight and bias as ComfyUI computes with them: cast, patched by LoRA, from wherever they
-    are."""
+    """A layer's weight and bias as ComfyUI computes with them: cast, patched by LoRA, on the device."""
     return comfy.ops.cast_bias_weight(layer, like)
 
 
 class NativeTransformer(Hallo3Transformer):
-    """Raw conditions in, velocity out; what a run holds constant is projected when a block reads it."""
+    """Conditions are inputs of each call, and projected when a block reads them."""
 
     def __init__(self, config: Hallo3Config, dtype: torch.dtype, device: Any, operations: Any) -> None:
         layers = Layers(
@@ -167,7 +156,7 @@ class NativeTransformer(Hallo3Transformer):
         super().__init__(config, layers)
         self.dtype = dtype
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (parameters keep their names so)
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (ComfyUI passes these names)
         self,
         x: Tensor,
         timesteps: Tensor,
@@ -207,12 +196,12 @@ class NativeTransformer(Hallo3Transformer):
         windows: Tensor,
         latent_frames: Sequence[int] | None,
     ) -> Tensor:
-        """What :meth:`forward` computes, inside the wrappers of other nodes."""
+        """The forward pass inside the wrappers of other nodes."""
         channels, frames = self.config.latent_channels, x.shape[2]
         self._check_frames(frames, windows, latent_frames)
-        told = transformer_options.get(TIMESTEP)
-        if told is not None:
-            timesteps = torch.full_like(timesteps, told)
+        original = transformer_options.get(TIMESTEP)
+        if original is not None:
+            timesteps = torch.full_like(timesteps, original)
         conditions = self.conditions(
             identity.reference_features, identity.face_embedding, context, windows, latent_frames
         )
@@ -220,17 +209,17 @@ class NativeTransformer(Hallo3Transformer):
         return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
 
     def _check_frames(self, frames: int, windows: Tensor, latent_frames: Sequence[int] | None) -> None:
-        heard = len(latent_frames) if latent_frames is not None else self.latent.frames
-        if frames != heard or windows.shape[1] != self.window_shape[0]:
+        expected = len(latent_frames) if latent_frames is not None else self.latent.frames
+        if frames != expected or windows.shape[1] != self.window_shape[0]:
             raise ShapeError(
                 "The latent video does not have a segment's length.",
-                found=f"{frames} latent frames, speech for {heard}",
+                found=f"{frames} latent frames, speech for {expected}",
                 expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
                 fix="sample the LATENT output of Hallo3 Segment Conditioning",
             )
 
 
-EXACT = (
+EXACT_ATTENTIONS = (
     "attention_basic",
     "attention_flash",
     "attention_pytorch",
@@ -238,34 +227,35 @@ EXACT = (
     "attention_sub_quad",
     "attention_xformers",
 )
-"""ComfyUI's attentions that differ from one another by rounding only."""
-ROUNDING = ("autotune",)
-"""Values of ``--fast`` that choose another kernel and give nothing up."""
+"""ComfyUI's attentions that differ by rounding only."""
+EXACT_FAST = ("autotune",)
+"""Values of ``--fast`` that only choose another kernel."""
 
 
 def approximations() -> tuple[str, ...]:
-    """What ComfyUI gives up, in words that last: an attention that is not known to be exact, and what
-    ``--fast`` says. Empty where it computes exactly.
+    """What ComfyUI approximates: an attention that is not known to be exact, and ``--fast``. Empty if it is
+    exact.
 
-    What a node puts in an attention's place is part of the workflow, and not looked at here.
+    A node that replaces the attention is part of the workflow, and not named here.
+
     """
     selected = attention_in_use()
-    attention = () if selected in EXACT else (selected,)
-    return (*attention, *(f"--fast {name}" for name in sorted(_fast()) if name not in ROUNDING))
+    attention = () if selected in EXACT_ATTENTIONS else (selected,)
+    return (*attention, *(f"--fast {name}" for name in sorted(_fast()) if name not in EXACT_FAST))
 
 
 def _fast() -> set[str]:
-    """The values of ``--fast``; where it has none of its own, that it is there."""
-    given: Any = getattr(getattr(comfy.cli_args, "args", None), "fast", None)
-    if not given:
+    """The values of ``--fast``; "everything" without values."""
+    values: Any = getattr(getattr(comfy.cli_args, "args", None), "fast", None)
+    if not values:
         return set()
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        return {"everything" if given is True else str(given)}
-    return {str(getattr(each, "value", each)) for each in cast("Iterable[Any]", given)}
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        return {"everything" if values is True else str(values)}
+    return {str(getattr(each, "value", each)) for each in cast("Iterable[Any]", values)}
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
-    """CogVideoX latents: ComfyUI keeps them unscaled, the model multiplies by the scaling factor."""
+    """CogVideoX latents: unscaled in ComfyUI, multiplied by the scaling factor in the model."""
 
     latent_dimensions = 3
     temporal_downscale_ratio = 4
@@ -273,12 +263,11 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
     def __init__(self, config: Hallo3Config) -> None:
         self.latent_channels = config.vae.latent_channels
         self.scale_factor = config.vae.scaling_factor
-        self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors(config.name)
+        preview = json.loads(PREVIEW_FACTORS.read_text(encoding="utf-8")).get(config.name, {})
+        self.latent_rgb_factors, self.latent_rgb_factors_bias = preview.get("factors"), preview.get("bias")
 
 
 class ModelConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI asks of a model before it is built."""
-
     sampling_settings: ClassVar = {
         "linear_start": 0.00085,
         "linear_end": 0.012,
@@ -288,16 +277,15 @@ class ModelConfig(comfy.supported_models_base.BASE):
     supported_inference_dtypes: ClassVar = [torch.bfloat16, torch.float16, torch.float32]
     unet_extra_config: ClassVar[dict[str, Any]] = {}
     memory_usage_factor = 0.9
-    """1.32 GB a sample at full size in 16 bits. Counted operation by operation on the meta device, a pass
-    with torch's own elementwise kernels, as it is computed here, holds 1.14 GB, two samples at once 2.27 GB;
-    ComfyUI casts a feed-forward's matrix (75 MB), and the next one, beside it. Not measured on a GPU."""
+    """1.32 GB per sample at full size in 16 bits. Counted on the meta device, a pass with eager kernels, as
+    used here, needs 1.14 GB, of two samples 2.27 GB; ComfyUI casts two feed-forward matrices (75 MB each)
+    beside it. Not measured on a GPU."""
 
     def __init__(self, config: Hallo3Config) -> None:
         self.latent_format = lambda: LatentFormat(config)
         super().__init__({"config": config})
 
     def get_model(self, state_dict: Any = None, prefix: str = "", device: Any = None) -> Hallo3Model:
-        """The model of this configuration, without its weights."""
         del state_dict, prefix
         return Hallo3Model(self, device)
 
@@ -305,9 +293,8 @@ class ModelConfig(comfy.supported_models_base.BASE):
 class Hallo3Model(comfy.model_base.QwenImage):
     """v-prediction over a zero-terminal-SNR schedule, conditioned by a segment's speech and an identity.
 
-    The base class is ComfyUI's way to know LoRA names: for ``QwenImage`` it maps diffusers' names, with
-    and without ``transformer.``, to parameters of the same name, which ours are. Nothing else of it is
-    used (docs/decisions/004).
+    Only the base class' LoRA names are used: for ``QwenImage`` ComfyUI maps diffusers' names, with and
+    without ``transformer.``, to parameters of the same name, as ours are (docs/decisions/004).
     """
 
     def __init__(self, model_config: ModelConfig, device: Any = None) -> None:
@@ -317,7 +304,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
         self.config: Hallo3Config = model_config.unet_config["config"]
 
     def concat_cond(self, **kwargs: Any) -> Tensor:
-        """Image latents [B, C, T, h, w], scaled, zeros after the frames that are known."""
+        """Image latents [B, C, T, h, w], scaled, zeros after their frames."""
         noise, segment = kwargs["noise"], _segment(kwargs)
         check_shape(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
         known = self.process_latent_in(segment.image_latents.to(noise))
@@ -325,19 +312,18 @@ class Hallo3Model(comfy.model_base.QwenImage):
         return F.pad(known, (0, 0, 0, 0, 0, missing)).expand(noise.shape[0], -1, -1, -1, -1)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Everything the transformer reads besides the noisy latents. Raises ``InputError`` for foreign
-        conditioning."""
+        """All inputs but the noisy latents. Raises ``InputError`` for conditioning without a segment."""
         segment = _segment(kwargs)
         return {
             "c_concat": comfy.conds.CONDNoiseShape(self.concat_cond(**kwargs)),
-            "c_crossattn": comfy.conds.CONDRegular(fitting_text(kwargs.get("cross_attn"), self.config)),
+            "c_crossattn": comfy.conds.CONDRegular(cut_text(kwargs.get("cross_attn"), self.config)),
             IDENTITY: Shared(segment.identity),
             AUDIO: comfy.conds.CONDRegular(segment.windows),
             LATENT_FRAMES: Shared(None),
         }
 
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
-        """Reference features stay where they are and are sent to the device block by block."""
+        """None: reference features are sent to the device block by block."""
         del kwargs
         return {}
 
@@ -350,7 +336,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
         device: Any,
         retain_index_list: Any = (),
     ) -> Any:
-        """A context window hears its own latent frames; the audio projection needs the whole segment's."""
+        """A context window selects its latent frames; the audio projection needs the whole segment."""
         del x_in, device, retain_index_list
         if cond_key == LATENT_FRAMES:
             anchor = getattr(window, "causal_anchor_index", None)
@@ -366,19 +352,19 @@ def _segment(kwargs: dict[str, Any]) -> SegmentInput:
             "This conditioning was not made for Hallo3.",
             found="conditioning without an identity and speech",
             expected="the output of Hallo3 Segment Conditioning",
-            fix="connect its positive and negative to the sampler",
+            fix="connect them to the sampler",
         )
     return segment
 
 
-def fingerprint_of(model: Any) -> Tensor:
-    """The fingerprint of a MODEL of Hallo3's, whatever its weights are stored in."""
+def model_fingerprint(model: Any) -> Tensor:
+    """Fingerprint of a Hallo3 MODEL, whatever its precision."""
     weights = dict(model.model.diffusion_model.named_parameters())
     return fingerprint(lambda name: weights[name])
 
 
 def config_of(model: Any, what: str = "model") -> Hallo3Config:
-    """The configuration of a MODEL. Raises ``InputError`` if it is another kind of model."""
+    """Raises ``InputError`` if the MODEL is not Hallo3's."""
     inner = getattr(model, "model", None)
     if not isinstance(inner, Hallo3Model):
         raise InputError(

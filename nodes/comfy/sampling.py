@@ -24,14 +24,14 @@ from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
 from .model import (
     SEGMENT,
-    SILENT,
     TIMESTEP,
+    UNCONDITIONAL,
     Conditioning,
     SegmentInput,
     attention_in_use,
     branches,
     config_of,
-    fitting_text,
+    cut_text,
 )
 
 NOISE_SOURCE = "noise_source"
@@ -39,12 +39,12 @@ NOISE_SOURCE = "noise_source"
 
 
 def original_sigmas(model: Any, steps: int) -> Tensor:
-    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for its pure noise.
+    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for pure noise.
 
-    Raises ``InputError`` for a MODEL whose noise another node has replaced by one without pure noise.
+    Raises ``InputError`` for a MODEL to which another node has given noise without zero SNR.
     """
     sigmas = schedule_to_sigmas(steps, float(model.get_model_object("model_sampling").sigma_max))
-    if not falls(sigmas):
+    if not is_falling(sigmas):
         raise InputError(
             "The original's schedule does not fit this model's noise.",
             found=f"a largest sigma of {float(sigmas[0]):g}, as a ModelSampling node sets it",
@@ -54,16 +54,15 @@ def original_sigmas(model: Any, steps: int) -> Tensor:
     return sigmas
 
 
-def falls(sigmas: Tensor) -> bool:
-    """Whether sigmas can be stepped through: at least two finite numbers that fall to 0 or more."""
+def is_falling(sigmas: Tensor) -> bool:
+    """Whether sigmas are at least two finite, falling numbers, none below 0."""
     if sigmas.ndim != 1 or len(sigmas) < 2 or not bool(sigmas.isfinite().all()):
         return False
     return bool((sigmas.diff() < 0).all()) and float(sigmas[-1]) >= 0
 
 
 def check_sigmas(sigmas: Any) -> None:
-    """Refuse sigmas that cannot be stepped through. Raises ``InputError``."""
-    if isinstance(sigmas, Tensor) and falls(sigmas):
+    if isinstance(sigmas, Tensor) and is_falling(sigmas):
         return
     shown = f"{sigmas.flatten()[:4].tolist()} ..." if isinstance(sigmas, Tensor) else repr(sigmas)
     raise InputError(
@@ -75,9 +74,9 @@ def check_sigmas(sigmas: Any) -> None:
 
 
 def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND) -> Any:
-    """One of the package's samplers as a SAMPLER, with a step cache or, at 0, without.
+    """One of the package's samplers as a SAMPLER; ``step_cache`` 0 is without.
 
-    Raises ``InputError`` for a name that is none, and for a threshold or bound out of range.
+    Raises ``InputError`` for an unknown name, and for a threshold or bound out of range.
     """
     check_choice(name, SAMPLERS, "sampler")
     check_step_cache(step_cache, step_cache_bound)
@@ -98,10 +97,10 @@ def _sample(
     step_cache: float = 0.0,
     step_cache_bound: float = CACHE_BOUND,
 ) -> Tensor:
-    """k-diffusion's calling convention around a sampler in terms of alpha and sigma.
+    """k-diffusion's calling convention around our samplers.
 
-    The network gets the original's timestep and its velocity is scaled by the table's entry, whatever
-    ComfyUI's own table says of the sigma; so nothing of its finite largest sigma remains.
+    The network gets the original's timestep, and its velocity is scaled by the original's table, whatever
+    ComfyUI's own table says of the sigma.
     """
     del disable
     extra_args = extra_args or {}
@@ -116,8 +115,9 @@ def _sample(
     def compute(latents: Tensor, step: Step) -> Tensor:
         sigma = sizes[step.index]
         scale = (1 + sigma**2) ** 0.5
-        given = model(latents * scale, sigmas[step.index].expand(len(x)), **_told(extra_args, step.timestep))
-        velocity = (latents / scale - given) * (scale / sigma)
+        args = _with_timestep(extra_args, step.timestep)
+        estimate = model(latents * scale, sigmas[step.index].expand(len(x)), **args)
+        velocity = (latents / scale - estimate) * (scale / sigma)
         return step.table_alpha * latents - noise_scale(step.table_alpha) * velocity
 
     cache = StepCache(compute, len(steps.steps), step_cache, step_cache_bound) if step_cache else None
@@ -133,18 +133,18 @@ def _sample(
         return source(steps.first + index, tuple(x.shape)).to(x)
 
     start = x / (1 + sizes[0] ** 2) ** 0.5
-    made = SAMPLERS[name](denoise, start, steps, draw, lambda _: None)
+    latents = SAMPLERS[name](denoise, start, steps, draw, lambda _: None)
     if cache is not None:
         logging.info("Hallo3: %s", cache.report.text())
-    return made * (1 + sizes[-1] ** 2) ** 0.5
+    return latents * (1 + sizes[-1] ** 2) ** 0.5
 
 
 def seeded_step_noise(noise: Noise, segment: int) -> Any:
-    """A run's named noise as the source for one segment's steps."""
+    """A run's noise as the source of one segment's steps."""
     return lambda index, shape: noise(Purpose.STEP, segment, index, shape)
 
 
-def _told(extra_args: dict[str, Any], timestep: float) -> dict[str, Any]:
+def _with_timestep(extra_args: dict[str, Any], timestep: float) -> dict[str, Any]:
     options = dict(extra_args.get("model_options") or {})
     options["transformer_options"] = {**options.get("transformer_options", {}), TIMESTEP: timestep}
     return {**extra_args, "model_options": options}
@@ -164,15 +164,15 @@ def _timestep(inner: Any, sigma: float) -> float:
     return float(inner.model_sampling.timestep(torch.tensor(sigma)))
 
 
-def step_cache_of(sampler: Any) -> float:
-    """The threshold of a SAMPLER's step cache; 0 for one without, and for samplers of other kinds."""
+def step_cache_threshold(sampler: Any) -> float:
+    """Threshold of a SAMPLER's step cache; 0 if it has none."""
     if getattr(sampler, "sampler_function", None) is not _sample:
         return 0.0
     return float(sampler.extra_options.get("step_cache", 0.0))
 
 
-def bound(sampler: Any, noise: Noise, segment: int) -> Any:
-    """The original sampler tied to a run's noise; any other as it is."""
+def bind_noise(sampler: Any, noise: Noise, segment: int) -> Any:
+    """Give the original sampler a run's noise; another sampler is unchanged."""
     if getattr(sampler, "sampler_function", None) is not _sample:
         return sampler
     options = {**sampler.extra_options, NOISE_SOURCE: seeded_step_noise(noise, segment)}
@@ -181,9 +181,8 @@ def bound(sampler: Any, noise: Noise, segment: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a run is sampled. Whatever is None is the original's; ``guider`` brings its own model, guidance
-    and text. Raises ``InputError`` for a model that is not Hallo3's and for sigmas that cannot be stepped
-    through."""
+    """How a run is sampled; None is the original's. ``guider`` has its own model, guidance and text. Raises
+    ``InputError`` for another model and for sigmas that cannot be sampled."""
 
     model: Any
     steps: int
@@ -221,25 +220,28 @@ class Sampling:
 
     @property
     def patcher(self) -> Any:
-        """The MODEL that is sampled."""
         return self.model if self.guider is None else self.guider.model_patcher
 
     @property
     def config(self) -> Hallo3Config:
-        """Its configuration."""
         return config_of(self.patcher)
 
     def schedule(self) -> Tensor:
-        """The sigmas of a run: asked once, used for all of its segments."""
+        """Sigmas of all segments of a run."""
         return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
 
-    def tell_attention(self) -> None:
-        """Say in the log, once a run, which attention computes it."""
+    def log_attention(self) -> None:
         options = self.patcher.model_options.get("transformer_options")
         logging.info("Hallo3: attention by %s", attention_in_use(options))
 
     def sample(
-        self, heard: SegmentInput, sigmas: Tensor, noise: Noise, seed: int, segment: int, callback: Any
+        self,
+        segment_input: SegmentInput,
+        sigmas: Tensor,
+        noise: Noise,
+        seed: int,
+        segment: int,
+        callback: Any,
     ) -> Tensor:
         """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step.
 
@@ -249,10 +251,10 @@ class Sampling:
         shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
         start = noise(Purpose.START, segment, 0, shape)
         sampler = self.sampler or original_sampler(config.defaults.sampler)
-        latents = self._guider(heard).sample(
+        latents = self._guider(segment_input).sample(
             start,
             torch.zeros_like(start),
-            bound(sampler, noise, segment),
+            bind_noise(sampler, noise, segment),
             sigmas,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -269,30 +271,32 @@ class Sampling:
             )
         return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
 
-    def _guider(self, heard: SegmentInput) -> Any:
-        """ComfyUI's own guider, or a copy of the user's that hears this segment. A user's guider keeps its
-        texts. Conditioning that was silent stays so; of any other, what a guider calls negative."""
+    def _guider(self, segment: SegmentInput) -> Any:
+        """ComfyUI's CFG guider, or a copy of the user's with this segment's input; it keeps its texts.
+
+        Conditioning of a segment without speech stays without; of other conditioning, the negative is.
+        """
         if self.guider is None:
-            made = comfy.samplers.CFGGuider(self.model)
-            made.set_conds(*branches(self.positive, heard, self.config))
-            made.set_cfg(self.guidance_scale)
-            return made
-        mine = copy.copy(self.guider)
-        mine.original_conds = {
-            name: [self._hearing(name, entry, heard) for entry in entries]
+            guider = comfy.samplers.CFGGuider(self.model)
+            guider.set_conds(*branches(self.positive, segment, self.config))
+            guider.set_cfg(self.guidance_scale)
+            return guider
+        guider = copy.copy(self.guider)
+        guider.original_conds = {
+            name: [self._set_segment(name, entry, segment) for entry in entries]
             for name, entries in self.guider.original_conds.items()
         }
-        return mine
+        return guider
 
-    def _hearing(self, name: str, entry: dict[str, Any], heard: SegmentInput) -> dict[str, Any]:
+    def _set_segment(self, name: str, entry: dict[str, Any], segment: SegmentInput) -> dict[str, Any]:
         before: SegmentInput | None = entry.get(SEGMENT)
-        silent = name in SILENT if before is None else not bool(before.windows.any())
-        text = fitting_text(entry.get("cross_attn"), self.config)
-        return {**entry, "cross_attn": text, SEGMENT: heard.silent if silent else heard}
+        silent = name in UNCONDITIONAL if before is None else not bool(before.windows.any())
+        text = cut_text(entry.get("cross_attn"), self.config)
+        return {**entry, "cross_attn": text, SEGMENT: segment.without_speech() if silent else segment}
 
 
 def segment_seed(seed: int, segment: int) -> int:
-    """The seed that ComfyUI's samplers draw from: another one for every segment of a run."""
+    """Seed of ComfyUI's samplers, a different one per segment."""
     return int.from_bytes(blake2b(f"{seed}|{segment}".encode(), digest_size=8).digest(), "little") >> 1
 
 

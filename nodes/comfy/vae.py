@@ -23,7 +23,7 @@ from ...hallo3.vae.decoder import decode_parts
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
-    """Refuse any VAE but CogVideoX's, and one of another size than a model's own. Raises ``InputError``."""
+    """Raise ``InputError`` unless the VAE is CogVideoX's and, with ``config``, of a model's size."""
     network: Any = getattr(vae, "first_stage_model", None)
     if not isinstance(network, AutoencoderKLCogVideoX):
         raise InputError(
@@ -45,7 +45,7 @@ def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
 def encode(vae: Any, pixels: Tensor) -> Tensor:
     """Frames [1, 3, F, H, W] in -1..1, F 1 or 3 -> unscaled latents [1, C, T, h, w], the posterior's mean.
 
-    Of longer clips ComfyUI's encoder makes other latents than the original's.
+    Latents of longer clips differ from the original's.
     """
     check_vae(vae)
     with OneDNNConvolutions():
@@ -55,20 +55,19 @@ def encode(vae: Any, pixels: Tensor) -> Tensor:
 def decode(vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
     """Unscaled latents [1, C, T, h, w] -> slices of frames [1, 3, F, H, W] around -1..1.
 
-    ComfyUI's own decoding spans group norms over the whole clip, which is another picture; this walks the
-    decoder slice by slice, the causal cache living here, in as many strips as the device has memory for.
-    ``done`` is called after every slice.
+    ComfyUI's own decoding computes group norms over the whole clip, which gives a different picture. This
+    decodes slice by slice, in as many strips as memory needs. ``done`` is called after every slice.
     """
     check_vae(vae)
     plan = _make_room(vae, LatentShape(*latents.shape[2:]))
     parts = torch.split(latents.to(vae.device, vae.vae_dtype), decode_slices(latents.shape[2]), dim=2)
-    for frames in decode_parts(vae.first_stage_model.decoder, parts, plan, _COMFYUIS):
+    for frames in decode_parts(vae.first_stage_model.decoder, parts, plan, _COMFY_ACCESS):
         done()
         yield frames
 
 
 def config_of(network: Any) -> VAEConfig:
-    """The sizes of a ComfyUI VAE that say what a decode takes."""
+    """The sizes of a ComfyUI VAE that decide a decode's memory."""
     blocks = network.decoder.up_blocks
     return VAEConfig(
         block_out_channels=tuple(block.resnets[0].out_channels for block in reversed(blocks)),
@@ -78,22 +77,21 @@ def config_of(network: Any) -> VAEConfig:
 
 
 def free_beside(vae: Any) -> int:
-    """Bytes that a decode may fill: what ComfyUI calls free, less what the VAE has yet to bring.
+    """Bytes free for a decode: what ComfyUI reports as free, less the VAE's weights that are not loaded yet.
 
-    Nothing else that ComfyUI could evict is planned with: other models may leave more room than this. Under
-    its dynamic memory it counts weights that it can take back as free, the VAE's own among them; these are
-    taken off again.
+    Other models that ComfyUI could evict are not counted. With dynamic memory it reports weights that it can
+    evict as free, the VAE's own, too; these are subtracted.
     """
     patcher = vae.patcher
-    there = 0 if patcher.is_dynamic() else int(patcher.loaded_size())
-    return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - there)
+    loaded = 0 if patcher.is_dynamic() else int(patcher.loaded_size())
+    return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - loaded)
 
 
 def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
-    """The quickest plan for the memory that is free, and that much of it kept free of weights."""
+    """Choose the fastest plan for the free memory, and have ComfyUI free as much as it needs."""
     config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
     free = free_beside(vae)
-    plan = choose_decode_plan(config, latent, number, free - _LEFT)
+    plan = choose_decode_plan(config, latent, number, free - _RESERVE)
     needed = decode_bytes(config, latent, plan, number)
     logging.info(
         "Hallo3: decoding in %d strips, caches on the %s: %.2f GB, %.2f GB are free",
@@ -102,17 +100,17 @@ def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
         needed / 1e9,
         free / 1e9,
     )
-    mm.load_models_gpu([vae.patcher], memory_required=needed + _LEFT, force_full_load=vae.disable_offload)
+    mm.load_models_gpu([vae.patcher], memory_required=needed + _RESERVE, force_full_load=vae.disable_offload)
     return plan
 
 
-_LEFT = 200_000_000
-"""Bytes left to convolution libraries."""
+_RESERVE = 200_000_000
+"""Bytes for convolution libraries."""
 
 
 @contextmanager
 def _parameters(layer: nn.Module, like: Tensor) -> Generator[WeightAndBias]:
-    """A layer's weight and bias, brought and cast by ComfyUI; a place to be interrupted."""
+    """A layer's weight and bias, loaded and cast by ComfyUI; checks for user interruption."""
     mm.throw_exception_if_processing_interrupted()
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     try:
@@ -122,24 +120,16 @@ def _parameters(layer: nn.Module, like: Tensor) -> Generator[WeightAndBias]:
 
 
 def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
-    """The package's, but for the versions of cuDNN and torch that ComfyUI works round: there 3D convolutions
-    of half types take far too much memory unless cuDNN is called directly."""
+    """Call cuDNN directly where ComfyUI does: in some versions 3D convolutions in 16 bits need far too much
+    memory otherwise."""
     halves = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
     if not (halves and getattr(comfy.ops, "NVIDIA_MEMORY_CONV_BUG_WORKAROUND", False)):
         return convolve(signal, weight, bias, padding)
-    once = (1, 1, 1)
-    made = torch.cudnn_convolution(
-        signal,
-        weight,
-        padding,
-        once,
-        once,
-        1,
-        benchmark=False,
-        deterministic=False,
-        allow_tf32=True,
+    ones = (1, 1, 1)
+    out = torch.cudnn_convolution(
+        signal, weight, padding, ones, ones, 1, benchmark=False, deterministic=False, allow_tf32=True
     )
-    return made if bias is None else made.add_(bias[:, None, None, None])
+    return out if bias is None else out.add_(bias[:, None, None, None])
 
 
-_COMFYUIS = LayerAccess(_parameters, _convolve)
+_COMFY_ACCESS = LayerAccess(_parameters, _convolve)

@@ -44,7 +44,7 @@ def test_a_run_says_which_attention_computes_it(
         found = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2, model=model))[0]["samples"]
     assert difference(found, plain) == 0
     assert set(used) == {selected}
-    other = f"attention_of_a_node, which a node has put in the place of {selected}"
+    other = f"attention_of_a_node, with which a node replaces {selected}"
     assert told(caplog) == [f"Hallo3: attention by {selected}", f"Hallo3: attention by {other}"]
 
 
@@ -61,7 +61,7 @@ def test_a_guider_brings_the_attention_of_its_model(
     guider = BasicGuider.execute(patched(stages.model, Attention()), positive).result[0]
     with caplog.at_level("INFO"):
         stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1, guider=guider))
-    other = f"Attention, which a node has put in the place of {selected}"
+    other = f"Attention, with which a node replaces {selected}"
     assert told(caplog) == [f"Hallo3: attention by {other}"]
 
 
