@@ -11,7 +11,7 @@ import pytest
 from hallo3.cli import request as known
 from hallo3.config import FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
-from support.fake_mediapipe import install_fake, task
+from support.fake_mediapipe import install_mediapipe, make_task_file
 
 
 @pytest.fixture
@@ -37,25 +37,25 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_file_and_the_version_count_where_they_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
 ) -> None:
-    install_fake(monkeypatch, version="0.10.31")
+    install_mediapipe(monkeypatch, version="0.10.31")
     without = weights()
     assert "faces" in without
-    (tmp_path / TASK_FILENAME).write_bytes(task())
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
     first = weights()
     assert {name: first[name] for name in without} == without
     assert first.keys() - without.keys() == {"landmarks"}
-    (tmp_path / TASK_FILENAME).write_bytes(task(face_detector=b"other numbers"))
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file(face_detector=b"other numbers"))
     assert weights()["landmarks"][0] != first["landmarks"][0]
-    install_fake(monkeypatch, version="0.10.33")
+    install_mediapipe(monkeypatch, version="0.10.33")
     assert weights()["landmarks"][1] != first["landmarks"][1]
 
 
 def test_what_cannot_be_used_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
 ) -> None:
-    (tmp_path / TASK_FILENAME).write_bytes(task())
-    install_fake(monkeypatch, version="1.2.3")
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
+    install_mediapipe(monkeypatch, version="1.2.3")
     assert "landmarks" not in weights()
-    install_fake(monkeypatch)
+    install_mediapipe(monkeypatch)
     assert "landmarks" in weights()
     assert "landmarks" not in weights(space="drawn-face")

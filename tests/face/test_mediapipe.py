@@ -1,7 +1,10 @@
-"""MediaPipe's landmarks by its package, with a stand-in of the package: whose they are, and where."""
+"""MediaPipe's landmarks with a stand-in of its package: matched to the face, and never fatal."""
 
 from __future__ import annotations
 
+import io
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,80 +14,72 @@ import pytest
 import torch
 from torch import Tensor
 
-from hallo3.config import FaceConfig
-from hallo3.face import arcface
-from hallo3.face import scrfd as detector
+from hallo3.errors import CheckpointError, DependencyError
 from hallo3.face.landmarks import box_mask, silhouette_box
 from hallo3.face.mediapipe import (
+    INSTALL,
     TASK_FILENAME,
     MediaPipeLandmarks,
     create_landmark_finder,
     find_task_file,
     get_landmark_version,
 )
-from hallo3.face.photo import BOX_FALLBACK, FACE_SUBDIRS, PhotographAnalyzer
-from hallo3.face.registry import create_analyzer
-from hallo3.face.scrfd import DetectedFace
+from hallo3.face.photo import BOX_FALLBACK, FACE_SUBDIRS
 from hallo3.geometry import PixelBox
 from support.fake_mediapipe import (
     DETECTED,
     PICTURE,
-    analyze_picture,
-    install_fake,
+    analyze,
+    install_mediapipe,
     make_analyzer,
-    points,
-    task,
+    make_landmarks,
+    make_task_file,
 )
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / TASK_FILENAME).write_bytes(task())
+def path(tmp_path: Path) -> Path:
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
     return tmp_path / TASK_FILENAME
 
 
-def test_landmarks_are_pixels_of_the_picture_and_make_the_mask(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = points(105, 50, 195, 178)
-    library = install_fake(monkeypatch, lambda _: [there])
-    found = create_landmark_finder(file.parent)(PICTURE, DETECTED)
-    assert found is not None
-    assert torch.allclose(found, there, atol=1e-9)
-    face, said = analyze_picture(create_landmark_finder(file.parent))
-    assert said == []
-    assert torch.equal(face.mask, box_mask(silhouette_box(there), 300, 400))
+def check_fallback(folder: Path, *expected: str) -> None:
+    """The mask is made of the detector's box, and one note says why."""
+    face, notes = analyze(create_landmark_finder(folder))
+    assert torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
+    (note,) = notes
+    assert note.startswith(BOX_FALLBACK)
+    assert all(text in note for text in expected), note
+
+
+def test_landmarks_are_in_pixels_and_make_the_mask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, pictures = make_landmarks(105, 50, 195, 178), list[np.ndarray[Any, Any]]()
+    library = install_mediapipe(monkeypatch, lambda levels: pictures.append(levels) or [expected])
+    landmarks = create_landmark_finder(path.parent)(PICTURE, DETECTED)
+    assert landmarks is not None
+    assert torch.allclose(landmarks, expected, atol=1e-9)
+    face, notes = analyze(create_landmark_finder(path.parent))
+    assert notes == []
+    assert torch.equal(face.mask, box_mask(silhouette_box(expected), 300, 400))
     assert not torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
-    assert library.content == file.read_bytes()
-    assert [each.closed for each in library.made] == [True, True]
+    assert library.content == path.read_bytes()
+    assert [landmarker.closed for landmarker in library.landmarkers] == [True, True]
+    assert np.abs(pictures[0].transpose(2, 0, 1) / 255 - PICTURE.numpy()).max() <= 0.5 / 255 + 1e-6
 
 
-def test_what_mediapipe_looks_at_is_the_picture_in_levels(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[np.ndarray[Any, Any]] = []
-    install_fake(monkeypatch, lambda levels: looked.append(levels) or [points(*DETECTED.box)])
-    create_landmark_finder(file.parent)(PICTURE, DETECTED)
-    (levels,) = looked
-    assert np.abs(levels.transpose(2, 0, 1) / 255 - PICTURE.numpy()).max() <= 0.5 / 255 + 1e-6
-
-
-def test_of_several_faces_the_one_that_was_found_is_taken(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left, right = points(95, 55, 190, 170), points(200, 60, 300, 180)
-    broken = points(*DETECTED.box)
+def test_of_several_faces_the_detected_one_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = make_landmarks(95, 55, 190, 170), make_landmarks(200, 60, 300, 180)
+    broken = make_landmarks(*DETECTED.box)
     broken[300] = float("nan")
-    install_fake(monkeypatch, lambda _: [right, broken, left])
-    finder = create_landmark_finder(file.parent)
+    install_mediapipe(monkeypatch, lambda _: [right, broken, left])
     for box, expected in ((DETECTED.box, left), (PixelBox(205, 60, 305, 180), right)):
-        found = finder(PICTURE, replace(DETECTED, box=box))
-        assert found is not None
-        assert torch.allclose(found, expected, atol=1e-9)
+        landmarks = create_landmark_finder(path.parent)(PICTURE, replace(DETECTED, box=box))
+        assert landmarks is not None
+        assert torch.allclose(landmarks, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("box", "part"),
+    ("box", "region"),
     [
         (PixelBox(180, 120, 220, 160), (150, 90, 250, 190)),
         (PixelBox(0, 0, 40, 40), (0, 0, 70, 70)),
@@ -92,40 +87,29 @@ def test_of_several_faces_the_one_that_was_found_is_taken(
     ],
     ids=["in the middle", "upper left", "lower right"],
 )
-def test_who_is_too_small_for_the_whole_picture_is_seen_on_a_part(
-    file: Path, monkeypatch: pytest.MonkeyPatch, box: PixelBox, part: tuple[int, int, int, int]
+def test_a_face_too_small_for_the_whole_picture_is_found_in_a_region(
+    path: Path, monkeypatch: pytest.MonkeyPatch, box: PixelBox, region: tuple[int, int, int, int]
 ) -> None:
-    left, top, right, bottom = part
+    left, top, right, bottom = region
 
-    def seen(levels: np.ndarray[Any, Any]) -> list[Tensor]:
+    def detect(levels: np.ndarray[Any, Any]) -> list[Tensor]:
         if levels.shape == (300, 400, 3):
-            return [points(300, 10, 390, 90)]
+            return [make_landmarks(300, 10, 390, 90)]
         assert levels.shape == (bottom - top, right - left, 3)
-        return [points(box.left - left, box.top - top, box.right - left, box.bottom - top)]
+        return [make_landmarks(box.left - left, box.top - top, box.right - left, box.bottom - top)]
 
-    install_fake(monkeypatch, seen)
-    found = create_landmark_finder(file.parent)(PICTURE, replace(DETECTED, box=box))
-    assert found is not None
-    assert torch.allclose(found, points(*box), atol=1e-9)
+    install_mediapipe(monkeypatch, detect)
+    landmarks = create_landmark_finder(path.parent)(PICTURE, replace(DETECTED, box=box))
+    assert landmarks is not None
+    assert torch.allclose(landmarks, make_landmarks(*box), atol=1e-9)
 
 
-@pytest.mark.parametrize("faces", [[], [points(250, 60, 350, 180)]], ids=["nobody", "somebody else"])
-def test_where_no_landmarks_are_found_the_detector_s_box_stands_in(
-    file: Path, monkeypatch: pytest.MonkeyPatch, faces: list[Tensor]
+@pytest.mark.parametrize("faces", [[], [make_landmarks(250, 60, 350, 180)]], ids=["no face", "another face"])
+def test_without_landmarks_the_detector_s_box_is_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch, faces: list[Tensor]
 ) -> None:
-    install_fake(monkeypatch, lambda levels: faces if levels.shape[1] == 400 else [])
-    face, said = analyze_picture(create_landmark_finder(file.parent))
-    assert torch.equal(face.mask, make_analyzer(None).analyze(PICTURE).mask)
-    assert said == [f"{BOX_FALLBACK}: MediaPipe finds no face where the detector does."]
-
-
-@pytest.mark.parametrize("version", ["0.10.21", "0.10.30", "0.10.33"])
-def test_what_decides_the_mask_can_be_asked(
-    file: Path, monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
-    install_fake(monkeypatch, version=version)
-    assert get_landmark_version(file.parent) == (file, version)
-    assert get_landmark_version(file.parent / "elsewhere" / "below") is None
+    install_mediapipe(monkeypatch, lambda levels: faces if levels.shape[1] == 400 else [])
+    check_fallback(path.parent, "MediaPipe finds no face where the detector does")
 
 
 @pytest.mark.parametrize("place", [*FACE_SUBDIRS, ".."])
@@ -141,16 +125,111 @@ def test_the_file_is_found_where_archives_put_it_or_beside(tmp_path: Path, place
     assert found.samefile(folder / place / name)
 
 
-def test_the_analyzer_of_photographs_looks_for_landmarks_by_itself(file: Path) -> None:
-    for name in (detector.DETECTOR_FILENAME, arcface.RECOGNIZER_FILENAME):
-        (file.parent / name).write_bytes(b"not read yet")
-    own = create_analyzer(FaceConfig(), file.parent)
-    assert isinstance(own, PhotographAnalyzer)
-    assert own.landmarks == MediaPipeLandmarks(file)
+def make_archive(**members: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return content.getvalue()
 
-    def given(picture: Tensor, face: DetectedFace) -> None:
-        del picture, face
 
-    own = create_analyzer(FaceConfig(), file.parent, landmarks=given)
-    assert isinstance(own, PhotographAnalyzer)
-    assert own.landmarks is given
+WHOLE = make_task_file()
+FILES: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "is missing"),
+    "empty": (b"", "not a complete archive"),
+    "a web page": (b"<html>not found</html>", "not a complete archive"),
+    "truncated": (WHOLE[:900], "not a complete archive"),
+    "changed": (WHOLE.replace(b"numbers of", b"numbers if", 1), "face_detector.tflite: wrong checksum"),
+    "another archive": (make_archive(model=b"1"), "an archive of model"),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), FILES.values(), ids=FILES.keys())
+def test_a_damaged_file_is_refused_before_mediapipe_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, expected: str
+) -> None:
+    library = install_mediapipe(monkeypatch)
+    if content is not None:
+        (tmp_path / TASK_FILENAME).write_bytes(content)
+    with pytest.raises(CheckpointError, match=expected) as error:
+        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
+    assert INSTALL not in str(error.value)  # it is installed
+    check_fallback(tmp_path, expected)
+    assert library.landmarkers == []
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / TASK_FILENAME).mkdir()
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
+
+
+@pytest.mark.parametrize("error", [ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")])
+def test_mediapipe_s_errors_are_the_file_s(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: object) -> list[Tensor]:
+        raise error
+
+    install_mediapipe(monkeypatch, fail)
+    check_fallback(path.parent, f"{TASK_FILENAME}: {str(error) or 'RuntimeError'}")
+
+
+def test_running_out_of_memory_is_not_the_file_s_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> list[Tensor]:
+        raise RuntimeError("Out of memory")
+
+    install_mediapipe(monkeypatch, fail)
+    with pytest.raises(MemoryError):
+        make_analyzer(create_landmark_finder(path.parent)).analyze(PICTURE)
+
+
+def test_without_the_package_the_note_says_how_to_install_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    check_fallback(path.parent, f"Fix: {INSTALL}.")
+    path.unlink()
+    check_fallback(path.parent, TASK_FILENAME, INSTALL)
+
+
+PACKAGES = [
+    "raise TypeError('Descriptors cannot be created directly')",
+    "raise ImportError('numpy.core.multiarray failed to import')",
+    "raise OSError('libGL.so.1')",
+    "raise SystemError('initialization failed')",
+    "__version__ = 'unknown'",
+    "pass",
+]
+
+
+@pytest.mark.parametrize("body", PACKAGES)
+def test_a_package_that_cannot_be_imported_is_not_used(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    (tmp_path / "site" / "mediapipe").mkdir(parents=True)
+    (tmp_path / "site" / "mediapipe" / "__init__.py").write_text(body, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
+    check_fallback(path.parent, "cannot be imported", f"Fix: {INSTALL}.")
+    monkeypatch.delitem(sys.modules, "mediapipe", raising=False)
+    assert get_landmark_version(path.parent) is None
+
+
+@pytest.mark.parametrize("version", ["0.10.21", "0.10.30", "0.10.33"])
+def test_the_version_that_decides_the_mask(path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    install_mediapipe(monkeypatch, version=version)
+    assert get_landmark_version(path.parent) == (path, version)
+    assert get_landmark_version(path.parent / "elsewhere" / "below") is None
+
+
+@pytest.mark.parametrize("version", ["0.10.35", "1.2.3", "0.11", "1.0.0rc1"])
+def test_versions_that_report_their_use_are_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Seen with strace in a network of its own: 0.10.30 to 0.10.33 open no socket, 0.10.35 and later do."""
+    library = install_mediapipe(monkeypatch, lambda _: [make_landmarks(*DETECTED.box)], version)
+    with pytest.raises(DependencyError, match=r"makers|imported"):
+        create_landmark_finder(path.parent)(PICTURE, DETECTED)
+    assert library.landmarkers == []
+    assert get_landmark_version(path.parent) is None

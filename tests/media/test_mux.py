@@ -1,7 +1,10 @@
-"""Pieces that are joined can be played: size, length, colours, sound in step; also while they grow."""
+"""Joined segments play: size, length, colours, sound in sync; also while they grow."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,32 +15,39 @@ import torch
 
 from hallo3.errors import OutputError
 from hallo3.media.audio import Recording
-from hallo3.media.mux import AI_COMMENT, decode_frames, encode_soundtrack, join_segments, open_growing_video
+from hallo3.media.mux import (
+    AI_COMMENT,
+    OutputFile,
+    decode_frames,
+    encode_soundtrack,
+    join_segments,
+    open_growing_video,
+)
 from hallo3.media.video import CODECS, VideoEncoding, encode_segment
 from support.audio_samples import tone, write_wav
 
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
 H264 = VideoEncoding()
+FULL_DISK = Path("/dev/full")
 
 
 def frames(count: int, side: int = 48) -> torch.Tensor:
     """Frames of one colour each, taking turns."""
-    picked = COLOURS[torch.arange(count) % 3]
-    return picked[:, :, None, None].expand(-1, -1, side, side + 16).contiguous()
+    colours = COLOURS[torch.arange(count) % 3]
+    return colours[:, :, None, None].expand(-1, -1, side, side + 16).contiguous()
 
 
-def pieces(count: int = 30, encoding: VideoEncoding = H264, side: int = 48) -> list[bytes]:
+def segments(count: int = 30, encoding: VideoEncoding = H264, side: int = 48) -> list[bytes]:
     return [encode_segment(part, encoding, 25) for part in frames(count, side).split(7)]
 
 
-def written(path: Path, sound: Path, count: int = 30) -> Path:
-    encoded = path.with_name("sound.mp4")
-    encode_soundtrack([(sound, Fraction(count, 25))], encoded)
-    join_segments(pieces(count), encoded, path)
+def write_video(path: Path, sound: Path | Recording, count: int = 30) -> Path:
+    encode_soundtrack([(sound, Fraction(count, 25))], path.with_name("sound.mp4"))
+    join_segments(segments(count), path.with_name("sound.mp4"), path)
     return path
 
 
-def decoded(path: Path) -> list[np.ndarray]:
+def decode(path: Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -45,8 +55,7 @@ def decoded(path: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize("rate", [7350, 16000, 44100, 96000, 192000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_the_video_is_as_long_as_its_frames(tmp_path: Path, rate: int, channels: int) -> None:
-    sound = write_wav(tmp_path / "s.wav", tone(rate, 2.0, channels), rate)
-    path = written(tmp_path / "v.mp4", sound)
+    path = write_video(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(rate, 2.0, channels), rate))
     with av.open(str(path)) as container:
         picture, track = container.streams.video[0], container.streams.audio[0]
         shown = list(container.decode(picture))
@@ -57,7 +66,7 @@ def test_the_video_is_as_long_as_its_frames(tmp_path: Path, rate: int, channels:
 
 
 def test_colours_and_sound_come_back(tmp_path: Path) -> None:
-    path = written(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(48000, 2.0), 48000))
+    path = write_video(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(48000, 2.0), 48000))
     with av.open(str(path)) as container:
         pictures = [f.to_ndarray(format="rgb24", src_colorspace=1) for f in container.decode(video=0)]
     middle = np.array([picture[24, 32] for picture in pictures]) / 255
@@ -66,14 +75,14 @@ def test_colours_and_sound_come_back(tmp_path: Path) -> None:
         assert container.metadata["comment"] == AI_COMMENT
         codec = container.streams.video[0].codec_context
         assert (codec.colorspace, codec.color_primaries, codec.color_range) == (1, 1, 1)
-        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
-    wanted = tone(48000, 2.0)[0]
-    lag = int(np.correlate(heard[9600:14400], wanted[9600:14400], "full").argmax()) - 4799
+        sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    expected = tone(48000, 2.0)[0]
+    lag = int(np.correlate(sound[9600:14400], expected[9600:14400], "full").argmax()) - 4799
     assert abs(lag) < 0.04 * 48000
-    assert np.corrcoef(heard[9600:19200], wanted[9600:19200])[0, 1] > 0.95
+    assert np.corrcoef(sound[9600:19200], expected[9600:19200])[0, 1] > 0.95
 
 
-def flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
+def find_flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
     """When a video is bright, and when it is loud, in seconds."""
     with av.open(str(path)) as container:
         shown = [(float(f.time), f.to_ndarray(format="gray").mean()) for f in container.decode(video=0)]
@@ -88,7 +97,7 @@ def flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_picture_and_sound_are_in_step_to_the_end(tmp_path: Path, name: str, rate: int) -> None:
+def test_picture_and_sound_are_in_sync_to_the_end(tmp_path: Path, name: str, rate: int) -> None:
     seconds = 8
     shown = torch.zeros(25 * seconds, 3, 32, 32)
     shown[25::25] = 1.0
@@ -99,36 +108,34 @@ def test_picture_and_sound_are_in_step_to_the_end(tmp_path: Path, name: str, rat
     encoded = [encode_segment(part, H264, 25) for part in shown.split(15)]
     join_segments(encoded, tmp_path / "s.mp4", tmp_path / name)
     with open_growing_video(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
-        for piece in encoded:
-            live.append(piece)
+        for segment in encoded:
+            live.append(segment)
     for path in (tmp_path / name, tmp_path / f"live.{name}"):
-        flashes, clicks = flashes_and_clicks(path)
+        flashes, clicks = find_flashes_and_clicks(path)
         assert len(flashes) == len(clicks) == seconds - 1
         assert max(abs(a - b) for a, b in zip(flashes, clicks, strict=True)) < 0.04
 
 
 def test_joining_changes_no_frame(tmp_path: Path) -> None:
-    parts = pieces(40)
+    parts = segments(40)
     join_segments(parts, None, tmp_path / "v.mp4")
-    apart = torch.cat([decode_frames(piece) for piece in parts])
+    apart = torch.cat([decode_frames(part) for part in parts])
     with av.open(str(tmp_path / "v.mp4")) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-    assert len(packets) == 40
-    shown = torch.from_numpy(np.stack(decoded(tmp_path / "v.mp4"))).permute(0, 3, 1, 2).float() / 255
-    assert torch.equal(shown, apart)
-    assert not [path for path in tmp_path.iterdir() if "unfinished" in path.name]
+        assert len([packet for packet in container.demux(video=0) if packet.size]) == 40
+    joined = torch.from_numpy(np.stack(decode(tmp_path / "v.mp4"))).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(joined, apart)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
 
 
 @pytest.mark.parametrize(
     ("codec", "suffix"), [(name, suffix) for name in CODECS for suffix in CODECS[name].files]
 )
-def test_every_codec_in_every_file_can_be_played(tmp_path: Path, codec: str, suffix: str) -> None:
-    encoding = VideoEncoding(codec=codec)
+def test_every_codec_plays_in_every_file_type(tmp_path: Path, codec: str, suffix: str) -> None:
     sound = write_wav(tmp_path / "s.wav", tone(16000, 1.0), 16000)
     encode_soundtrack([(sound, Fraction(20, 25))], tmp_path / "s.mp4")
     path = tmp_path / f"v{suffix}"
-    join_segments(pieces(20, encoding, side=64), tmp_path / "s.mp4", path)
-    shown = decoded(path)
+    join_segments(segments(20, VideoEncoding(codec=codec), side=64), tmp_path / "s.mp4", path)
+    shown = decode(path)
     assert len(shown) == 20
     middle = np.array([picture[24, 32] for picture in shown]) / 255
     assert np.abs(middle - frames(20)[:, :, 0, 0].numpy()).max() < (0.005 if codec == "ffv1" else 0.12)
@@ -136,71 +143,61 @@ def test_every_codec_in_every_file_can_be_played(tmp_path: Path, codec: str, suf
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
 def test_the_video_plays_while_it_grows(tmp_path: Path, name: str) -> None:
-    """A copy at any moment is what a crash would leave: all but the last half second can be seen."""
+    """A copy at any moment is what a crash would leave: all but the last half second plays."""
     encode_soundtrack([(Recording(torch.zeros(1, 64000), 16000), Fraction(4))], tmp_path / "s.mp4")
     with open_growing_video(tmp_path / name, tmp_path / "s.mp4") as live:
-        for index, piece in enumerate(pieces(98)):
-            live.append(piece)
+        for index, segment in enumerate(segments(98)):
+            live.append(segment)
             (tmp_path / f"copy.{name}").write_bytes((tmp_path / name).read_bytes())
             if index > 1:
-                assert len(decoded(tmp_path / f"copy.{name}")) >= 7 * (index + 1) - 13
-    assert len(decoded(tmp_path / name)) == 98
+                assert len(decode(tmp_path / f"copy.{name}")) >= 7 * (index + 1) - 13
+    assert len(decode(tmp_path / name)) == 98
 
 
-def test_sound_shorter_than_the_video_is_filled_up(tmp_path: Path) -> None:
-    path = written(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(16000, 0.3), 16000))
-    assert len(decoded(path)) == 30
-
-
-def test_sounds_of_several_recordings_stand_where_their_frames_are(tmp_path: Path) -> None:
+def test_each_recording_is_padded_to_its_frames(tmp_path: Path) -> None:
+    short = Recording(torch.from_numpy(tone(16000, 0.3)), 16000)
+    assert len(decode(write_video(tmp_path / "v.mp4", short))) == 30
     first = Recording(torch.from_numpy(tone(16000, 0.97)), 16000)
     second = Recording(torch.from_numpy(tone(44100, 1.0, 2)), 44100)
     encode_soundtrack([(first, Fraction(25, 25)), (second, Fraction(20, 25))], tmp_path / "s.mp4")
     with av.open(str(tmp_path / "s.mp4")) as container:
-        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+        sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
         assert container.streams.audio[0].rate == 44100
-    assert abs(len(heard) / 44100 - 1.8) < 0.05
-    gap = np.abs(heard[int(0.975 * 44100) : int(0.995 * 44100)]).max()
-    assert gap < 0.2 < np.abs(heard[int(1.01 * 44100) : int(1.2 * 44100)]).max()
+    assert abs(len(sound) / 44100 - 1.8) < 0.05
+    gap = np.abs(sound[int(0.975 * 44100) : int(0.995 * 44100)]).max()
+    assert gap < 0.2 < np.abs(sound[int(1.01 * 44100) : int(1.2 * 44100)]).max()
 
 
 @pytest.mark.parametrize("loudness", [10.0, 1e6, 1e9])
-def test_sound_beyond_full_scale_is_cut(tmp_path: Path, loudness: float) -> None:
+def test_sound_beyond_full_scale_is_clipped(tmp_path: Path, loudness: float) -> None:
     with av.open(str(tmp_path / "loud.wav"), "w") as container:
         stream = container.add_stream("pcm_f32le", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(
-            tone(16000, 2.0) * np.float32(loudness), format="flt", layout="mono"
-        )
+        samples = tone(16000, 2.0) * np.float32(loudness)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert len(decoded(written(tmp_path / "v.mp4", tmp_path / "loud.wav"))) == 30
+    assert len(decode(write_video(tmp_path / "v.mp4", tmp_path / "loud.wav"))) == 30
 
 
-def test_an_older_video_stays_when_joining_fails(tmp_path: Path) -> None:
+def test_an_older_video_survives_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(b"an older video")
 
-    def broken() -> None:
-        def stream() -> object:
-            yield from pieces(14)
-            raise RuntimeError("power cut")
-
-        join_segments(stream(), None, path)
+    def fail() -> Iterator[bytes]:
+        yield from segments(14)
+        raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        broken()
+        join_segments(fail(), None, path)
     assert path.read_bytes() == b"an older video"
-    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
 
 
-def test_nothing_is_left_when_nothing_was_appended(tmp_path: Path) -> None:
-    def broken() -> None:
-        with open_growing_video(tmp_path / "v.mp4", None):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        broken()
+def test_no_file_is_left_if_nothing_was_appended(tmp_path: Path) -> None:
+    live = open_growing_video(tmp_path / "v.mp4", None)
+    with suppress(KeyboardInterrupt), live:
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
@@ -208,4 +205,27 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"):
         open_growing_video(tmp_path / "absent" / "v.mp4", None).__enter__()
     with pytest.raises(OutputError, match="absent"):
-        join_segments(pieces(7), None, tmp_path / "absent" / "v.mp4")
+        join_segments(segments(7), None, tmp_path / "absent" / "v.mp4")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="needs /dev/full")
+def test_ffmpeg_is_not_interrupted_by_a_full_disk_and_the_first_error_is_kept() -> None:
+    file = OutputFile(FULL_DISK)
+    for _ in range(3):
+        assert file.write(bytes(100_000)) == 100_000
+        assert file.seek(7) == 7
+        with pytest.raises(OSError, match=r".") as failure:
+            file.check()
+        assert failure.value.errno == errno.ENOSPC
+    with suppress(OSError):
+        file.close()
+    assert file.closed
+
+
+def test_check_writes_what_is_buffered(tmp_path: Path) -> None:
+    with OutputFile(tmp_path / "f") as file:
+        file.write(b"abc")
+        file.seek(1)
+        file.write(b"x")
+        file.check()
+        assert (tmp_path / "f").read_bytes() == b"axc"

@@ -1,6 +1,6 @@
-"""A fake ``mediapipe`` module with the API that we call, and a fake file of its networks.
+"""A stand-in for MediaPipe's package, as far as it is used, and for its file.
 
-The real package has 33 MB, and no package contains the file.
+The real package is 33 MB, and its file of networks is in no package of its makers.
 """
 
 from __future__ import annotations
@@ -28,23 +28,19 @@ PICTURE = torch.rand(3, 300, 400, generator=torch.Generator().manual_seed(5))
 EYES_NOSE_MOUTH = torch.tensor([[130.0, 110], [170, 110], [150, 130], [135, 155], [165, 155]])
 DETECTED = DetectedFace(PixelBox(100, 60, 200, 180), 0.9, EYES_NOSE_MOUTH)
 
-Seen = Callable[[np.ndarray[Any, Any]], Sequence[Tensor]]
+Detect = Callable[[np.ndarray[Any, Any]], Sequence[Tensor]]
 
 
-def points(left: float, top: float, right: float, bottom: float) -> Tensor:
-    """Landmarks [478, 2] in pixels whose outline fills a box."""
+def make_landmarks(left: float, top: float, right: float, bottom: float) -> Tensor:
+    """Landmarks [478, 2] whose outline fills a box, in pixels."""
     turn = torch.linspace(0, 2 * torch.pi, 478, dtype=torch.float64)
     circle = torch.stack((turn.cos(), turn.sin()), dim=1)
     circle[10], circle[152] = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])
-    middle, half = (
-        torch.tensor([left + right, top + bottom]) / 2,
-        torch.tensor([right - left, bottom - top]) / 2,
-    )
-    return middle + circle * half
+    low, high = torch.tensor([left, top]), torch.tensor([right, bottom])
+    return (low + high) / 2 + circle * (high - low) / 2
 
 
-def task(**members: bytes) -> bytes:
-    """An archive like MediaPipe's file."""
+def make_task_file(**members: bytes) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in ("face_detector", "face_landmarks_detector"):
@@ -53,10 +49,8 @@ def task(**members: bytes) -> bytes:
 
 
 class Landmarker:
-    """``FaceLandmarker`` for single pictures."""
-
-    def __init__(self, seen: Seen) -> None:
-        self.seen, self.closed = seen, False
+    def __init__(self, detect: Detect) -> None:
+        self._detect, self.closed = detect, False
 
     def __enter__(self) -> Self:
         return self
@@ -65,32 +59,32 @@ class Landmarker:
         self.closed = True
 
     def detect(self, image: Any) -> Any:
-        """Landmarks relative to the picture's width and height."""
+        """Landmarks are shares of the picture's width and height."""
         assert image.data.dtype == np.uint8
         assert image.data.flags.c_contiguous
         height, width, channels = image.data.shape
         assert channels == 3
         faces = [
             [SimpleNamespace(x=float(x) / width, y=float(y) / height, z=0.0) for x, y in face]
-            for face in self.seen(image.data)
+            for face in self._detect(image.data)
         ]
         return SimpleNamespace(face_landmarks=faces)
 
 
 class MediaPipe(ModuleType):
-    """The vision API of MediaPipe Tasks, versions 0.10.21 to 1.2."""
+    """Tasks' vision API of versions 0.10.21 to 1.2."""
 
-    def __init__(self, seen: Seen, version: str = "0.10.31") -> None:
+    def __init__(self, detect: Detect, version: str = "0.10.31") -> None:
         super().__init__("mediapipe")
         self.__spec__, self.__version__ = ModuleSpec("mediapipe", None), version
-        self.made: list[Landmarker] = []
+        self.landmarkers: list[Landmarker] = []
         self.content = b""
         self.Image, self.ImageFormat = SimpleNamespace, SimpleNamespace(SRGB="srgb")
 
         def create(options: Any) -> Landmarker:
             self.content = options.base_options.model_asset_buffer
-            self.made.append(Landmarker(seen))
-            return self.made[-1]
+            self.landmarkers.append(Landmarker(detect))
+            return self.landmarkers[-1]
 
         self.tasks = SimpleNamespace(
             BaseOptions=SimpleNamespace,
@@ -101,17 +95,16 @@ class MediaPipe(ModuleType):
         )
 
 
-def install_fake(
-    monkeypatch: pytest.MonkeyPatch, seen: Seen = lambda _: [], version: str = "0.10.31"
+def install_mediapipe(
+    monkeypatch: pytest.MonkeyPatch, detect: Detect = lambda _: [], version: str = "0.10.31"
 ) -> MediaPipe:
-    """Install the fake for one test; it finds the faces that ``seen`` returns."""
-    library = MediaPipe(seen, version)
+    library = MediaPipe(detect, version)
     monkeypatch.setitem(sys.modules, "mediapipe", library)
     return library
 
 
 def make_analyzer(landmarks: Any = None) -> PhotographAnalyzer:
-    """An analyzer that finds ``DETECTED`` on any picture."""
+    """An analyzer that detects ``DETECTED`` in any picture."""
 
     def embed(*_: object) -> Tensor:
         return torch.ones(1, 512)
@@ -119,8 +112,8 @@ def make_analyzer(landmarks: Any = None) -> PhotographAnalyzer:
     return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=embed, landmarks=landmarks)
 
 
-def analyze_picture(landmarks: Any) -> tuple[Face, list[str]]:
-    """The face on ``PICTURE``, and the messages."""
+def analyze(landmarks: Any) -> tuple[Face, list[str]]:
+    """The face in ``PICTURE``, and the messages."""
     with collect_messages() as messages:
         face = make_analyzer(landmarks).analyze(PICTURE)
     return face, list(messages)

@@ -1,0 +1,170 @@
+"""Which face of a portrait is used, and the notes for the user (catalogue I11 to I16)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallo3.config import FaceConfig
+from hallo3.errors import FaceError
+from hallo3.face.analyzer import analyze_portrait
+from hallo3.face.photo import PhotographAnalyzer
+from hallo3.face.scrfd import DetectedFace
+from hallo3.face.selection import FaceChoice
+from hallo3.geometry import PixelBox
+from support.messages import collect_messages
+
+PICTURE = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(3))
+NAN = float("nan")
+
+
+def face(
+    left: float,
+    top: float,
+    right: float,
+    bottom: float,
+    score: float = 0.9,
+    *,
+    turn: float = 0,
+    visible: float = 1,
+) -> DetectedFace:
+    """A frontal face, or one turned by a number of half eye distances."""
+    size, corner = torch.tensor([right - left, bottom - top]), torch.tensor([left, top])
+    shares = torch.tensor([[0.3, 0.4], [0.7, 0.4], [0.5 + 0.2 * turn, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    return DetectedFace(PixelBox(left, top, right, bottom), score, shares * size + corner, visible)
+
+
+def make_analyzer(*faces: DetectedFace, **choice: Any) -> PhotographAnalyzer:
+    def embed(_: Tensor, landmarks: Tensor) -> Tensor:
+        return torch.cat((landmarks[0], torch.ones(510)))[None]
+
+    return PhotographAnalyzer(
+        detect=lambda _: list(faces), embed=embed, choice=replace(FaceChoice(), **choice)
+    )
+
+
+def analyze(analyzer: PhotographAnalyzer) -> tuple[float, list[str]]:
+    """The left edge of the face that is used (-1 for the whole picture), and the notes."""
+    with collect_messages() as notes:
+        result = analyze_portrait(PICTURE, analyzer, FaceConfig())
+    assert torch.isfinite(result.embedding).all()
+    assert result.mask.unique().tolist() in ([0, 1], [1])
+    if result.index is None:
+        assert result.embedding.shape == (1, 512)
+        assert not result.embedding.any()
+    return (-1 if result.index is None else result.boxes[result.index].left), list(notes)
+
+
+LARGE, SMALLER, RIGHT = face(200, 100, 380, 300), face(40, 100, 180, 280), face(400, 100, 540, 280)
+PORTRAITS = {
+    "one": ((LARGE,), 200, None),
+    "three, the largest": (
+        (SMALLER, RIGHT, LARGE),
+        200,
+        r"3 faces .* number 2 from the left .* the largest\. .*1 to 3",
+    ),
+    "two alike, the left-most": ((RIGHT, SMALLER), 40, r"2 faces .* number 1 from the left .* left-most"),
+    "alike within a hundredth": ((face(400, 100, 541, 280), SMALLER), 40, "left-most"),
+    "not quite alike": (
+        (face(400, 100, 542, 280), SMALLER),
+        400,
+        "number 2 from the left is used, the largest",
+    ),
+    "low score": ((face(200, 100, 380, 300, 0.55),), 200, r"is doubtful \(score 0\.55"),
+    "I14 no confident score": ((face(200, 100, 380, 300, 0.3),), 200, r"very doubtful \(score 0\.30 of 1"),
+    "a doubtful face beside a sure one": ((face(0, 0, 300, 300, 0.45), LARGE), 200, None),
+    "profile": ((face(200, 100, 380, 300, turn=1),), 200, r"from the side \(score 0\.90"),
+    "three quarters": ((face(200, 100, 380, 300, turn=0.5),), 200, None),
+    "cut off": ((face(0, 100, 150, 300, visible=0.6),), 0, r"cut off .* 60%"),
+    "small": ((face(200, 100, 300, 215),), 200, r"small, 4\.8% of the picture"),
+    "just large enough": ((face(200, 100, 300, 221),), 200, None),
+    "all of the picture": ((face(0, 0, 600, 400),), 0, None),
+}
+
+
+@pytest.mark.parametrize(("faces", "left", "note"), PORTRAITS.values(), ids=PORTRAITS.keys())
+def test_every_kind_of_portrait(faces: tuple[DetectedFace, ...], left: float, note: str | None) -> None:
+    used, notes = analyze(make_analyzer(*faces))
+    assert used == left
+    assert len(notes) == (note is not None)
+    assert note is None or re.search(note, notes[0])
+
+
+@pytest.mark.parametrize(("index", "left"), [(0, 200), (1, 40), (2, 200), (3, 400)])
+def test_a_face_is_chosen_by_its_number_from_the_left(index: int, left: float) -> None:
+    used, notes = analyze(make_analyzer(SMALLER, RIGHT, LARGE, index=index))
+    assert used == left
+    assert len(notes) == (index == 0)
+
+
+@pytest.mark.parametrize("index", [-1, 4, 100])
+def test_a_number_that_no_face_has_is_refused(index: int) -> None:
+    with pytest.raises(FaceError, match="1 to 3 from the left"):
+        make_analyzer(SMALLER, RIGHT, LARGE, index=index).select(PICTURE)
+
+
+@pytest.mark.parametrize("choice", [{}, {"index": 2}, {"box": PixelBox(0, 0, 50, 50)}], ids=str)
+def test_no_face_is_an_error_unless_the_whole_picture_may_be_used(choice: dict[str, Any]) -> None:
+    with pytest.raises(FaceError, match=r"No face was found(.|\n)*allow the whole picture"):
+        analyze(make_analyzer(**choice))
+    analyzer = make_analyzer(**choice, whole_picture=True)
+    used, notes = analyze(analyzer)
+    assert used == -1
+    assert "without an identity" in notes[0]
+    assert analyzer.select(PICTURE).mask.all() == ("box" not in choice)
+
+
+def test_a_box_chooses_the_face_and_is_its_mask() -> None:
+    analyzer = make_analyzer(SMALLER, LARGE, box=PixelBox(50, 100, 150, 200))
+    assert analyze(analyzer) == (40, [])
+    mask = analyzer.select(PICTURE).mask
+    assert mask[90:210, 40:160].all()
+    assert mask.sum() == 120 * 120
+    with pytest.raises(FaceError, match="no face in the given place"):
+        analyze(make_analyzer(SMALLER, LARGE, box=PixelBox(0, 0, 30, 30)))
+
+
+def test_a_mask_chooses_the_face_and_is_used_as_it_is() -> None:
+    mask = torch.zeros(400, 600)
+    mask[120:200, 60:100] = 0.8
+    mask[0, 0] = 0.2
+    analyzer = make_analyzer(SMALLER, LARGE, mask=mask)
+    assert analyze(analyzer) == (40, [])
+    assert torch.equal(analyzer.select(PICTURE).mask, (mask > 0.5).float())
+
+
+@pytest.mark.parametrize("mask", [torch.ones(600, 400), torch.zeros(400, 600), torch.ones(1, 400, 600)])
+def test_a_mask_that_does_not_fit_is_refused(mask: Tensor) -> None:
+    with pytest.raises(FaceError, match="face mask cannot be used"):
+        make_analyzer(LARGE, mask=mask).select(PICTURE)
+
+
+BOXES = {
+    "I15-left and top": ((-60, -50, 150, 180), (0, 0)),
+    "I15-right and bottom": ((480, 300, 660, 480), (399, 599)),
+    "I15-all around": ((-100, -100, 900, 900), (200, 300)),
+}
+
+
+@pytest.mark.parametrize(("box", "corner"), BOXES.values(), ids=BOXES.keys())
+def test_a_box_that_leaves_the_picture_is_cut(box: tuple[int, ...], corner: tuple[int, int]) -> None:
+    mask = make_analyzer(face(*box)).select(PICTURE).mask
+    assert mask.shape == (400, 600)
+    assert mask[corner] == 1
+    inside = PixelBox(*box).intersect(PixelBox(0, 0, 600, 400))
+    assert inside.area <= float(mask.sum()) <= min(400 * 600, 1.5 * PixelBox(*box).area)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(600, 0, 690, 90), (10, -90, 80, 0), (NAN, 0, 9, 9), (0, 0, 9, NAN), (0, 0, float("inf"), 9)],
+    ids="I15-{}".format,
+)
+def test_a_box_outside_or_not_finite_is_an_error(box: tuple[float, ...]) -> None:
+    with pytest.raises(FaceError, match=r"box cannot be used(.|\n)*inside 600 x 400 px"):
+        make_analyzer(replace(LARGE, box=PixelBox(*box))).select(PICTURE)
