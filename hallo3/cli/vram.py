@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 from ..checkpoints.component_config import read_component_config
 from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
@@ -16,18 +15,15 @@ from ..offload.estimate import MemoryRequirements, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization.precision import PRECISIONS
 from ..units import GB, format_bytes
-from .options import AUTO
 from .request import AnimateRequest
 
 
 def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
-    """The request with a memory plan, if there is a limit to keep: ``--vram``, or a CUDA GPU's free memory.
-
-    Raises ``InputError`` for a limit that cannot be kept, and as :func:`check_vram` does.
-    """
+    """The request with a memory plan, if there is a limit: ``--vram``, or a CUDA GPU's free memory. Raises
+    ``InputError`` for a limit that no plan fits, and as :func:`check_vram` does."""
     check_vram(request)
-    ceiling = _ceiling(request)
-    if ceiling is None:
+    limit = _limit_bytes(request)
+    if limit is None:
         return request
     precision = request.precision
     if request.device.type == "cpu" and request.options.dtype == "auto":  # a plan for a GPU, made without one
@@ -38,8 +34,13 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
     )
-    sizes = measure_sizes(request.config, precision, *_encoder_configs(request))
-    plan = plan_memory(sizes, requirements, ceiling, available_bytes())
+    text, speech = TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]  # if the files are missing
+    with suppress(CheckpointError):
+        text = read_component_config(request.files.find("text_encoder"), "text_encoder")
+    with suppress(CheckpointError):
+        speech = read_component_config(request.files.find("speech_encoder"), "speech_encoder")
+    sizes = measure_sizes(request.config, precision, text, speech)
+    plan = plan_memory(sizes, requirements, limit, available_bytes())
     offload = plan.offload
     settings = replace(
         request.settings,
@@ -53,10 +54,10 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
 
 
 def limit_gpu_memory(request: AnimateRequest) -> None:
-    """Have torch enforce the limit that was asked for, or none."""
+    """Let PyTorch enforce ``--vram``, or nothing."""
     if request.device.type == "cuda":
-        asked = request.memory is not None and request.options.vram not in (None, AUTO)
-        limit = request.memory.torch_limit if request.memory and asked else total_bytes(request.device)
+        explicit = request.memory is not None and isinstance(request.options.vram, float)
+        limit = request.memory.torch_limit if request.memory and explicit else total_bytes(request.device)
         limit_torch(limit, request.device)
 
 
@@ -90,38 +91,27 @@ def check_vram(request: AnimateRequest) -> None:
     )
 
 
-def _ceiling(request: AnimateRequest) -> int | None:
-    """Bytes; None without a limit."""
-    limit, device = request.options.vram, request.device
+def _limit_bytes(request: AnimateRequest) -> int | None:
+    vram, device = request.options.vram, request.device
     if device.type != "cuda":
-        return round(limit * GB) if isinstance(limit, float) else None
-    if not isinstance(limit, float):
+        return round(vram * GB) if isinstance(vram, float) else None
+    if not isinstance(vram, float):
         return None if _manual_options(request) else free_bytes(device)
-    ceiling, total, free = round(limit * GB), total_bytes(device), free_bytes(device)
-    if ceiling > total:
+    limit, total, free = round(vram * GB), total_bytes(device), free_bytes(device)
+    if limit > total:
         raise InputError(
             "The GPU has less memory than --vram.",
-            found=f"--vram {limit:g}",
+            found=f"--vram {vram:g}",
             expected=f"at most {format_bytes(total)}",
             fix="give less, or remove --vram: the free memory is used then",
         )
-    if ceiling > free:
+    if limit > free:
         logger.warning(
-            f"--vram {limit:g} is more than the {format_bytes(free)} of free GPU memory, which is planned for"
+            f"--vram {vram:g} is more than the {format_bytes(free)} of free GPU memory, which is planned for"
         )
-    return min(ceiling, free)
+    return min(limit, free)
 
 
 def _manual_options(request: AnimateRequest) -> str:
-    """What decides by hand what a plan would decide."""
     options = request.options
     return f"--offload {options.offload}" if options.offload else "--low-memory" if options.low_memory else ""
-
-
-def _encoder_configs(request: AnimateRequest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sizes of T5 and wav2vec2: the files', or the released model's if the files are missing."""
-    configs = [TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]]
-    for place, name in enumerate(("text_encoder", "speech_encoder")):
-        with suppress(CheckpointError):
-            configs[place] = read_component_config(request.files.find(name), name)
-    return configs[0], configs[1]

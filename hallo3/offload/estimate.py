@@ -31,7 +31,8 @@ SAMPLER_LATENTS = 10
 """Latents in float32 that a sampler holds: noisy ones, estimates of two steps, noise, velocities of two
 branches."""
 SPEECH_BYTES = 90_632_320
-"""wav2vec2 over one piece of a recording, and one head's keys and values of an hour."""
+"""wav2vec2 over one piece of a recording. Attention over long ones is not counted: up to 1 GB for 10 minutes
+and 2 GB for an hour, less than other stages take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def plan_stages(
     sizes: ModelSizes, requirements: MemoryRequirements, offload: OffloadConfig
 ) -> tuple[StagePlan, ...]:
     """Every stage, in the order of a run."""
-    config, weights, t5, reference = sizes.config, sizes.transformer, sizes.text_encoder, sizes.reference
+    config, weights = sizes.config, sizes.transformer
     tensors = TensorSizes(config, requirements.precision, requirements.fused)
     features, audio_kv, layers = tensors.reference_features, tensors.audio_kv, config.trunk.layers
     # Conditions prepared for a run and for a segment; those on access are projected when they are read.
@@ -304,89 +305,83 @@ def plan_stages(
     if offload.steps_on_access:
         step += weights.modulations.largest_pair
         step_streamed += weights.modulations.total
-    prepare = max(
-        weights.once.total,
-        step + (0 if offload.on_access else weights.projections.largest_pair),
-        weights.projections.largest_pair + weights.modulations.largest_pair,
-    )
-    every = weights.blocks.total + weights.modulations.total + weights.projections.total + once
     sampling = tensors.sampling(offload.passes, requirements.branches)
     if offload.on_access:
         sampling += 6 * features // (2 * layers) + 2 * audio_kv // layers
+    t5, reference, vae = sizes.text_encoder, sizes.reference, sizes.vae
+    audio, itemsize = tensors.audio_projection(), tensors.itemsize
+    prepared_pair = 0 if offload.on_access else weights.projections.largest_pair
+    modulated_pair = weights.projections.largest_pair + weights.modulations.largest_pair
 
-    whole = weights.total + sizes.vae if offload.home == DEVICE else 0
-    vae, beside = whole or sizes.vae, ", transformer and VAE resident" if whole else ""
-    on_vae = "transformer and VAE resident" if whole else "VAE"
-
-    def on_transformer(
-        name: str, groups: int, conditions: int, activations: int, streamed: int, description: str
-    ) -> StagePlan:
-        if whole:
-            return StagePlan(name, whole, conditions, activations, description)
-        groups += weights.ungrouped
-        return StagePlan(name, groups, conditions, activations, description, streamed, offload.home)
-
-    return (
-        StagePlan("speech", sizes.speech_encoder, 0, SPEECH_BYTES, "wav2vec2 in float32"),
+    on_device = {
+        "speech": sizes.speech_encoder,
+        "prompt": max(t5.blocks.largest_pair, t5.once.total),
+        "portrait": vae,
+        "reference": reference.ungrouped + reference.blocks.largest_pair + reference.modulations.largest_pair,
+        "prepare": weights.ungrouped + max(weights.once.total, step + prepared_pair, modulated_pair),
+        "encode": vae,
+        "listen": weights.ungrouped + max(weights.once.total, weights.projections.largest_pair),
+        "sample": weights.ungrouped + step,
+        "decode": vae,
+    }
+    conditions = {"reference": features, "prepare": run, "encode": run, "listen": segment, "sample": segment}
+    conditions["decode"] = run + tensors.latents
+    activations = {
+        "speech": SPEECH_BYTES,
+        "prompt": tensors.t5(sizes.text),
+        "portrait": tensors.vae_encode(1),
+        "reference": tensors.reference(),
+        "prepare": audio + 4 * features // layers + tensors.projection(config.trunk.width),
+        "encode": tensors.vae_encode(1 + config.segment.motion_frames),
+        "listen": audio + tensors.latents + tensors.projection(config.audio.token_dim),
+        "sample": sampling,
+        "decode": decode_bytes(config.vae, config.segment.shape.latent, offload.decode, itemsize),
+    }
+    streamed = {
+        "prompt": t5.total,
+        "reference": reference.blocks.total + reference.modulations.total,
+        "prepare": weights.blocks.total + weights.modulations.total + weights.projections.total + once,
+        "listen": once,
+        "sample": step_streamed * (2 if offload.passes == "sequential" else 1),
+    }
+    descriptions = _describe_stages(offload, requirements.branches, weights.blocks.count, streamed_blocks)
+    if offload.home == DEVICE:  # beside the transformer and the VAE, which stay
+        whole = weights.total + vae
+        beside = {"speech": 0, "prompt": whole, "reference": whole}
+        on_device = {name: on_device[name] + beside[name] if name in beside else whole for name in on_device}
+        streamed = {name: streamed[name] for name in ("prompt", "reference")}
+    return tuple(
         StagePlan(
-            "prompt",
-            whole + max(t5.blocks.largest_pair, t5.once.total),
-            0,
-            tensors.t5(sizes.text),
-            f"T5 by half blocks{beside}",
-            t5.blocks.total + t5.once.total,
-            DISK,
-        ),
-        StagePlan("portrait", vae, 0, tensors.vae_encode(1), on_vae),
-        StagePlan(
-            "reference",
-            whole + reference.ungrouped + reference.blocks.largest_pair + reference.modulations.largest_pair,
-            features,
-            tensors.reference(),
-            f"reference network by blocks{beside}",
-            reference.blocks.total + reference.modulations.total,
-            DISK,
-        ),
-        on_transformer(
-            "prepare",
-            prepare,
-            run,
-            tensors.audio_projection() + 4 * features // layers + tensors.projection(config.trunk.width),
-            every,
-            on_vae if whole else "transformer by weight groups",
-        ),
-        StagePlan("encode", vae, run, tensors.vae_encode(1 + config.segment.motion_frames), on_vae),
-        on_transformer(
-            "listen",
-            max(weights.once.total, weights.projections.largest_pair),
-            segment,
-            tensors.audio_projection() + tensors.latents + tensors.projection(config.audio.token_dim),
-            once,
-            on_vae if whole else "audio projection",
-        ),
-        on_transformer(
-            "sample",
-            step,
-            segment,
-            sampling,
-            step_streamed * (2 if offload.passes == "sequential" else 1),
-            _describe_sampling(offload, weights.blocks.count, streamed_blocks, requirements.branches),
-        ),
-        StagePlan(
-            "decode",
-            vae,
-            run + tensors.latents,
-            decode_bytes(config.vae, config.segment.shape.latent, offload.decode, tensors.itemsize),
-            "VAE, "
-            + ("whole height" if offload.decode.strips == 1 else f"{offload.decode.strips} strips")
-            + f", caches on the {offload.decode.caches}",
-        ),
+            name,
+            on_device[name],
+            conditions.get(name, 0),
+            activations[name],
+            descriptions[name],
+            streamed.get(name, 0),
+            "" if name not in streamed else DISK if name in ("prompt", "reference") else offload.home,
+        )
+        for name in on_device
     )
 
 
-def _describe_sampling(offload: OffloadConfig, blocks: int, streamed: int, branches: int) -> str:
+def _describe_stages(offload: OffloadConfig, branches: int, blocks: int, streamed: int) -> dict[str, str]:
     passes = f"branches {offload.passes}" if branches == 2 else "one branch"
-    if offload.home == DEVICE:
-        return f"everything resident, {passes}"
     resident = f"{blocks - streamed} of {blocks}" if streamed else f"all {blocks}"
-    return f"{resident} blocks resident, {passes}" + ", conditions on access" * offload.on_access
+    height = "whole height" if offload.decode.strips == 1 else f"{offload.decode.strips} strips"
+    descriptions = {
+        "speech": "wav2vec2 in float32",
+        "prompt": "T5 by half blocks",
+        "portrait": "VAE",
+        "reference": "reference network by blocks",
+        "prepare": "transformer by weight groups",
+        "encode": "VAE",
+        "listen": "audio projection",
+        "sample": f"{resident} blocks resident, {passes}" + ", conditions on access" * offload.on_access,
+        "decode": f"VAE, {height}, caches on the {offload.decode.caches}",
+    }
+    if offload.home == DEVICE:
+        everything = "transformer and VAE resident"
+        descriptions |= dict.fromkeys(("portrait", "prepare", "encode", "listen"), everything)
+        descriptions |= {name: f"{descriptions[name]}, {everything}" for name in ("prompt", "reference")}
+        descriptions["sample"] = f"everything resident, {passes}"
+    return descriptions

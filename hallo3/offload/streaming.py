@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
@@ -203,13 +202,7 @@ class ResidentModule(Generic[M]):
             self._network = network
         return self._network
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def prefetch_thread() -> Executor:
-    return ThreadPoolExecutor(1, "hallo3-weights")
+    def __exit__(self, *_: object) -> None: ...
 
 
 class StreamedModule(Generic[M]):
@@ -222,7 +215,7 @@ class StreamedModule(Generic[M]):
         device: torch.device,
         *,
         keep: bool = True,
-        executor: Callable[[], Executor] = prefetch_thread,
+        executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "hallo3-weights"),
     ) -> None:
         self._load, self._device, self._keep, self._executor = load, device, keep, executor
         self._module: StreamableModule[M] | None = None
@@ -242,9 +235,7 @@ class StreamedModule(Generic[M]):
             raise
         return network
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leave()
 
     def _leave(self) -> None:
@@ -289,8 +280,6 @@ class WeightStream:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for sequence in list(self._prefetches):
-            self._cancel_prefetch(sequence)
         self._executor.shutdown(cancel_futures=True)
         self._evict_all()
 
@@ -318,19 +307,17 @@ class WeightStream:
             else:
                 self._cancel_prefetch(sequence)
                 future = self._executor.submit(self._fetch, group, self._evicted)
-            self._set_weights(future.result())
+            fetched = future.result()
+            if self._copy_stream is not None:
+                stream = torch.cuda.current_stream(self._device)
+                stream.wait_event(fetched.arrival)
+                for tensor in fetched.tensors.values():
+                    tensor.record_stream(stream)
+            set_tensors(self._network, fetched.tensors)
             if group in self._resident:
                 self._resident_loaded.add(group)
         self._loaded[sequence] = group
         self._prefetch_after(sequence, index)
-
-    def _set_weights(self, fetched: _Fetched) -> None:
-        if self._copy_stream is not None:
-            stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(fetched.arrival)
-            for tensor in fetched.tensors.values():
-                tensor.record_stream(stream)
-        set_tensors(self._network, fetched.tensors)
 
     def _prefetch_after(self, sequence: int, index: int) -> None:
         """Prefetch the next group; the first sequence wraps around."""
@@ -349,8 +336,7 @@ class WeightStream:
             self._prefetches.pop(sequence)[1].cancel()
 
     def _evict(self, sequences: Iterable[int]) -> None:
-        """Evict the loaded groups of these sequences unless they are resident; kernels that still use their
-        weights keep them alive."""
+        """Evict loaded groups that are not resident; kernels that still use their weights keep them alive."""
         groups = {
             self._loaded.pop(each) for each in sequences if each in self._loaded
         } - self._resident_loaded

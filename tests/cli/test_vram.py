@@ -130,7 +130,7 @@ def test_a_plan_is_for_the_kernels_that_run(words: list[str], gpu: dict[str, Any
 def test_a_plan_is_shown_if_the_gpu_is_full(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vram, "_ceiling", lambda request: round((request.options.vram or 0.4) * GB))
+    monkeypatch.setattr(vram, "_limit_bytes", lambda request: round((request.options.vram or 0.4) * GB))
     assert main([*words, "--plan"]) == 0
     text = capsys.readouterr().out
     assert "segments" in text
