@@ -106,7 +106,7 @@ bench: setup ## count and time a run (minutes)
 bench-all: bench bench-approximations ## every benchmark but drift
 	$(BENCH) exactness --json $(MEASURED)/exactness.json
 	$(BENCH) ceilings --json $(MEASURED)/ceilings.json
-	$(BENCH) length --json $(MEASURED)/length.json --chart docs/pictures/length.png
+	$(BENCH) length --json $(MEASURED)/length.json
 	$(BENCH) times
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).

@@ -47,7 +47,7 @@ def compare_schedules(stages: Stages, steps: int) -> dict[str, float]:
     stock = comfy.samplers.calculate_sigmas(stages.model.model.model_sampling, "simple", steps)
     shares = [1 / torch.sqrt(1 + sigmas.double() ** 2) for sigmas in (original, stock)]
     sampler = stages.run("Hallo3OriginalSampler", sampler_name="dpmpp_2m_sde")[0]
-    inputs = stages.given(segment=0, steps=steps, guidance_scale=3.5, sampler=sampler)
+    inputs = stages.inputs(segment=0, steps=steps, guidance_scale=3.5, sampler=sampler)
     ends = [
         stages.run("Hallo3Sampler", **inputs, sigmas=sigmas)[0]["samples"] for sigmas in (original, stock)
     ]
@@ -64,12 +64,12 @@ def measure_compile(_: Namespace) -> Result:
     with sample_stages() as stages:
         from comfy_extras.nodes_torch_compile import TorchCompileModel
 
-        eager = stages.ksampled("euler", "simple")
+        eager = stages.run_ksampler("euler", "simple")
         model = TorchCompileModel.execute(stages.model, "inductor").result[0]
         seconds: list[float] = []
         for _run in range(2):
             start = time.perf_counter()
-            compiled = stages.ksampled("euler", "simple", model=model)
+            compiled = stages.run_ksampler("euler", "simple", model=model)
             seconds.append(round(time.perf_counter() - start, 2))
     return {
         "seconds_first": seconds[0],

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import cpu
 from benchmarks.__main__ import main
-from benchmarks.cpu import LENGTHS, MIN_R2, draw_length, fit_line, line_r2, measure_lengths, write_speech
+from benchmarks.cpu import LENGTHS, MIN_R2, fit_line, line_r2, measure_lengths, write_speech
 from hallo3.config import NANO
 from hallo3.media.audio import read_recording
 from hallo3.segments import plan_segments
@@ -36,14 +36,12 @@ def test_speech_is_as_long_as_its_segments(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="smaps_rollup is Linux's")
 def test_the_whole_command_is_run_and_measured(tmp_path: Path) -> None:
-    files = ["--json", str(tmp_path / "l.json"), "--chart", str(tmp_path / "l.png")]
-    assert main(["length", "--segments", "1", *files]) == 0
+    assert main(["length", "--segments", "1", "--json", str(tmp_path / "l.json")]) == 0
     result = json.loads((tmp_path / "l.json").read_text())
-    assert result["command"] == "python -m benchmarks length --segments 1 --json FILE --chart FILE"
+    assert result["command"] == "python -m benchmarks length --segments 1 --json FILE"
     (row,) = result["lengths"]
     assert row["cpu_seconds"] > 0
     assert row["anonymous_mb"] > 50
-    assert (tmp_path / "l.png").exists()
 
 
 @pytest.mark.parametrize("cpu_seconds", [True, False])
@@ -64,13 +62,6 @@ def test_strict_fails_for_what_is_no_line(
     result = json.loads((tmp_path / "l.json").read_text())
     assert [row["segments"] for row in result["lengths"]] == [4, 16, 60]
     assert result["cpu_seconds = start + each * segments"]["r2"] == pytest.approx(1)
-
-
-def test_a_chart_without_memory_or_line() -> None:
-    rows = [{"segments": 4, "seconds": 5.0}, {"segments": 8, "seconds": 6.0, "anonymous_mb": 300.0}]
-    line = {"seconds = start + each * segments": {"start": 4.0, "each": 0.25, "r2": 1.0}}
-    assert draw_length({"lengths": rows}).shape == (3, 360, 960)
-    assert not draw_length({"lengths": rows}).equal(draw_length({"lengths": rows, **line}))
 
 
 @pytest.mark.soak

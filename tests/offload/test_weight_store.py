@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.ceilings import SynchronousExecutor
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
@@ -54,7 +55,8 @@ def test_a_block_is_split_by_how_often_its_layers_run(nano_folder: Path) -> None
 @torch.inference_mode()
 @pytest.mark.parametrize("access", [(False, False), (True, False), (True, True)])
 def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, bool]) -> None:
-    """Layer-major; each group of the other sequences at most once."""
+    """Layer-major; each group of the other sequences at most once. A step prefetches the next one's first
+    block."""
     on_access, steps_on_access = access
     with load_models(tiny_folder, CPU, "fp32").transformer as loaded:
         predict, noisy = prepare(loaded, "sequential", access)
@@ -66,7 +68,8 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, 
         fetched.append(group)
         return module.store(group)
 
-    with StreamedModule(lambda: module._replace(store=store), CPU) as dit:
+    streamed = StreamedModule(lambda: module._replace(store=store), CPU, executor=SynchronousExecutor)
+    with streamed as dit:
         predict, noisy = prepare(dit, "layer-major", access)
         predict(noisy, 0)
         fetched.clear()
