@@ -103,12 +103,11 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         check_recording=request.check_speech,
     )
     if redo != NO_REDO:
-        again = [n for n in video.missing if job.finished(n) is not None]
-        logger.warning(
-            f"re-rendering segments {redo.first} to {redo.last} as take {redo.take}"
-            if again
-            else f"segments {redo.first} to {redo.last} are take {redo.take} already; --take makes another"
-        )
+        segments = f"segments {redo.first} to {redo.last}"
+        if any(job.finished(index) is not None for index in video.missing):
+            logger.warning(f"re-rendering {segments} as take {redo.take}")
+        else:
+            logger.warning(f"{segments} are already take {redo.take}; choose another with --take")
     elif not video.missing:
         logger.warning(f"all {manifest.segments} segments were already rendered; reusing them")
     elif job.done:
@@ -121,7 +120,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     options, missing, manifest = request.options, len(video.missing), video.job.manifest
     for gone in remove_stale_jobs(request.jobs, manifest.key):
         name = gone.manifest.what.get("video", "")
-        logger.warning(f"deleted the job {gone.name} ({name}), which was not used for a long time")
+        logger.warning(f"deleted the job {gone.name} ({name}), unused for a long time")
     inherited = folder_size(video.parent.folder / SEGMENTS_DIR) if video.parent is not None else 0
     estimate = request.estimate(len(request.plan) if missing else 0)
     check_disk(estimate, request.jobs, folder_size(video.job.folder) - inherited)

@@ -76,7 +76,8 @@ class SpeechOptions:
     about = "What the model gets; the video always has the recording's own sound."
     level: str = choice(
         map(dash, LEVELS),
-        "evened: raise quiet passages, so that a quieter second speaker is heard (default: as-recorded)",
+        "evened: raise quiet passages, so that a quieter second speaker moves the mouth too "
+        "(default: as-recorded)",
         default=dash(AS_RECORDED),
     )
     silence: str = choice(

@@ -46,9 +46,14 @@ from .subject import Subject, read_subject
 MAX_ENLARGE = 16
 JOBS_DIR = "hallo3_jobs"
 """Beside the video."""
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
-WRITTEN = {"chart": ".png", "speech_chart": ".png", "preview": ".png", "save_identity": ".safetensors"}
-"""Options that name files to write beside the video, with their suffixes."""
+OUTPUTS = {
+    "output": (".mp4", ".mov", ".mkv"),
+    "chart": (".png",),
+    "speech_chart": (".png",),
+    "preview": (".png",),
+    "save_identity": (".safetensors",),
+}
+"""Options that name files to write, with their suffixes."""
 TOKENIZER_SUFFIXES = {".json", ".model", ".txt"}
 
 
@@ -250,10 +255,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
             expected=f"--{missing} FILE",
             fix="name a picture of one person (or --identity), and a recording of speech",
         )
-    if not options.plan:
-        _check_output(options)
     files = ModelFolder(options.model, options.files)
-    _check_written_files(options, files)
+    _check_outputs(options, files)
     config = read_model_config(files.transformer)
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
@@ -275,6 +278,13 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         sampler=options.sampler,
         seed=options.seed,
     )
+    separator = None
+    if options.vocals == IN_MODEL_FOLDER:
+        separator = Separator(files.vocals or files.path / VOCALS[0])
+    elif options.vocals is not None:
+        separator = Separator(options.vocals, unverified=True)
+    if separator is not None:
+        _ = replace(separator).network  # its errors come now; its memory is needed later
     stats = measure_recording(options.speech)
     request = AnimateRequest(
         options=options,
@@ -295,7 +305,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         attention=get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
         verifier=FileVerifier() if built_in else file_verifier(),
         speech_hash=hash_file(options.speech),
-        separator=_find_separator(options, files),
+        separator=separator,
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)
@@ -352,55 +362,18 @@ def _get_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _find_separator(options: AnimateOptions, files: ModelFolder) -> Separator | None:
-    """The vocal separator, opened once so that its errors come now; a file that is named need not be the
-    published one. Raises ``CheckpointError`` or
-    ``DependencyError``."""
-    if options.vocals is None:
-        return None
-    if options.vocals != IN_MODEL_FOLDER:
-        separator = Separator(options.vocals, unverified=True)
-    else:
-        separator = Separator(files.vocals or files.path / VOCALS[0])
-    _ = separator.network
-    return replace(separator)  # without the network, whose memory is needed later
-
-
-def _check_output(options: AnimateOptions) -> None:
-    """Raises ``InputError`` for a video that could not be written in an hour."""
-    path = options.output
-    if path is None or path.suffix.lower() not in VIDEO_SUFFIXES:
-        found = "no -o" if path is None else f"-o {path}"
-        suffixes = "a file name that ends in .mp4, .mov or .mkv"
-        raise _cannot_write("The video", found, suffixes, "name the video with -o OUT.mp4")
-    if path.is_dir():
-        raise _cannot_write("The video", f"{path} is a folder", "a file name", "choose another name")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        found = f"no folder {folder}"
-        raise _cannot_write("The video", found, "a folder that exists", "make it first, or choose another")
-    for source in (options.portrait, options.speech, options.identity):
-        if source and path.exists() and source.exists() and path.samefile(source):
-            raise _cannot_write("The video", f"{path} is an input", "another file", "choose another name")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        found = f"{folder}: {error.strerror or error}"
-        raise _cannot_write("The video", found, "a folder you may write to", "choose another") from error
-
-
-def _check_written_files(options: AnimateOptions, files: ModelFolder) -> None:
-    """Raises ``InputError`` for files beside the video that cannot be written, or would overwrite a file that
-    is read or another that is written."""
-    paths = [options.portrait, options.speech, options.identity, options.output, files.vocals]
+def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
+    """Raises ``InputError`` for a file that could not be written in an hour, or would replace an input or
+    another output."""
+    paths = [options.portrait, options.speech, options.identity, files.vocals]
     paths += [files.find(component) for component in COMPONENTS]
-    taken = {path.resolve() for path in paths if path is not None}
-    for name, suffix in WRITTEN.items():
+    paths += [options.output] if options.plan else []  # not written, and need not be named
+    taken = [path for path in paths if path is not None]
+    for name, suffixes in OUTPUTS.items():
         path: Path | None = getattr(options, name)
-        if path is None:
+        flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
+        if options.plan if name == "output" else path is None:
             continue
-        flag = f"--{name.replace('_', '-')}"
         if options.plan and name in ("chart", "save_identity"):
             raise InputError(
                 "--plan renders nothing.",
@@ -408,14 +381,28 @@ def _check_written_files(options: AnimateOptions, files: ModelFolder) -> None:
                 expected="one of them; --preview and --speech-chart can be drawn with --plan",
                 fix="remove one of them",
             )
-        if path.suffix.lower() != suffix or not path.resolve().parent.is_dir():
-            expected = f"a file name that ends in {suffix}, in a folder that exists"
-            raise _cannot_write("The file", f"{flag} {path}", expected, "choose another name")
-        if path.resolve() in taken or (path.exists() and any(t.exists() and t.samefile(path) for t in taken)):
-            found = f"{flag} {path}, which is an input, the video or another output"
-            raise _cannot_write("The file", found, "a file of its own", "choose another name")
-        taken.add(path.resolve())
+        found, expected = "", "a folder that exists and that you may write to"
+        if path is None or path.suffix.lower() not in suffixes or path.is_dir():
+            found = f"no {flag}" if path is None else f"{flag} {path}"
+            expected = f"{flag} with a file name that ends in {' or '.join(suffixes)}"
+        elif not path.resolve().parent.is_dir():
+            found = f"{flag} {path}: there is no folder {path.resolve().parent}"
+        elif any(path.resolve() == each.resolve() or _same_file(path, each) for each in taken):
+            found, expected = f"{flag} {path}, which is an input or another output", "a file of its own"
+        else:
+            taken.append(path)
+            try:
+                with tempfile.TemporaryFile(dir=path.resolve().parent):
+                    continue
+            except OSError as error:
+                found = f"{path.resolve().parent}: {error.strerror or error}"
+        raise InputError(
+            "The file cannot be written there.",
+            found=found,
+            expected=expected,
+            fix="choose another name or folder",
+        )
 
 
-def _cannot_write(what: str, found: str, expected: str, fix: str) -> InputError:
-    return InputError(f"{what} cannot be written there.", found=found, expected=expected, fix=fix)
+def _same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)

@@ -38,7 +38,7 @@ def test_a_video_has_all_frames_and_the_sound(
     assert "55 frames, 2.20 s, 32 x 32" in out
     assert "8/8" in err
     assert "segment 4/4" in err
-    assert re.findall("note: .*", err) == ["note: attention by torch, flash; plain kernels"]
+    assert re.findall("note: .*", err) == ["note: attention by auto; plain kernels"]
     assert frames_of(inputs["-o"]).shape == (55, 48, 32)  # yuv420p
     seconds, samples = sound_of(inputs["-o"])
     assert abs(seconds - 2.2) < 0.05
@@ -211,7 +211,7 @@ def test_segments_are_rendered_again(
     assert after[45:] == first[45:]
     assert after[15:45] != first[15:45]
     assert run(inputs, redo="2-3") == 0
-    assert "are take 1 already" in capsys.readouterr().err
+    assert "are already take 1" in capsys.readouterr().err
     assert run(inputs, redo="9") == 2
 
 
