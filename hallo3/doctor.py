@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 
 from .attention import list_runnable_titles
-from .checkpoints.detect_format import UNFINISHED, unfinished_sibling
 from .checkpoints.inspect import inspect
 from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
+from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
 from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
 from .errors import Hallo3Error, InputError, sanitize
 from .model.kernels.eager import PLAIN
@@ -203,7 +203,7 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
 def _report_missing(folder: Path, name: str) -> ComponentReport:
     precision, bits = ("fp32", 32) if name == "speech_encoder" else ("bf16", 16)
     place = COMFYUI[name].format(precision=precision) if is_comfyui(folder) else PLACES[name][0]
-    if unfinished := unfinished_sibling(folder / place, (*UNFINISHED, TEMPORARY_SUFFIX)):
+    if unfinished := unfinished_sibling(folder / place, (*UNFINISHED_SUFFIXES, TEMPORARY_SUFFIX)):
         state = f"{unfinished.name} is unfinished"
         advice = "run the command that writes it again: it resumes"
     else:

@@ -1,5 +1,8 @@
-"""GGUF files: the header read like all others, by position and within bounds; the ``gguf`` library turns
-quantised numbers into floats."""
+"""GGUF files: the header, read by position and within bounds.
+
+``gguf.GGUFReader`` maps the whole file into memory and believes its lengths. The library is used for what it
+knows of the formats of numbers, and to turn quantised ones into floats.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ from torch import Tensor
 from ..errors import CheckpointError, DependencyError
 from .tensor_entry import TensorEntry, check_shape, damaged
 
-LARGEST_HEADER = 64 << 20
-MOST_TENSORS, MOST_FIELDS, MOST_TEXTS = 20_000, 4_096, 1_000_000
+MAX_HEADER_BYTES = 64 << 20
+MAX_TENSORS, MAX_FIELDS, MAX_TEXTS = 20_000, 4_096, 1_000_000
+ALIGNMENTS = (8, 16, 32, 64, 128, 256, 4096)
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of the plain values, by the format's number for their type."""
 _TEXT, _ARRAY, _UINT32 = 8, 9, 4
@@ -36,17 +40,23 @@ class _Cursor:
     """Reads a header front to back, never beyond the file or its limit."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._read, self._end, self.at = read, min(size, LARGEST_HEADER), 0
+        self._read, self._end, self.at = read, min(size, MAX_HEADER_BYTES), 0
         self._window, self._from = b"", 0
 
     def take(self, count: int) -> bytes:
-        self._within(count)
-        begin = self.at - self._from
+        start = self.skip(count)
+        begin = start - self._from
         if begin + count > len(self._window):
-            self._window = self._read(self.at, min(max(count, 1 << 20), self._end - self.at))
-            self._from, begin = self.at, 0
-        self.at += count
+            self._window = self._read(start, min(max(count, 1 << 20), self._end - start))
+            self._from, begin = start, 0
         return self._window[begin : begin + count]
+
+    def skip(self, count: int) -> int:
+        """Return the place before it."""
+        if count > self._end - self.at:
+            raise damaged(f"a GGUF header that goes beyond {self._end:,} bytes", "one inside the file")
+        self.at += count
+        return self.at - count
 
     def number(self, form: str) -> int:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
@@ -54,13 +64,14 @@ class _Cursor:
     def text(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
-    def skip(self, count: int) -> None:
-        self._within(count)
-        self.at += count
-
-    def _within(self, count: int) -> None:
-        if count > self._end - self.at:
-            raise damaged(f"a GGUF header that goes on beyond {self._end:,} bytes", "one inside the file")
+    def skip_values(self, kind: int, count: int) -> None:
+        if kind in _SIZES:
+            self.skip(_SIZES[kind] * count)
+        elif kind == _TEXT and count <= MAX_TEXTS:
+            for _ in range(count):
+                self.skip(self.number("<Q"))
+        else:
+            raise damaged(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
 
 
 def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -68,16 +79,29 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
 
     Raises ``DependencyError`` without the library, ``CheckpointError`` for a file that contradicts itself.
     """
-    library, cursor = _library(), _Cursor(read, size)
+    library, cursor = _import_gguf(), _Cursor(read, size)
     cursor.skip(4)
     version, tensors, fields = cursor.number("<I"), cursor.number("<Q"), cursor.number("<Q")
-    if version not in (2, 3) or tensors > MOST_TENSORS or fields > MOST_FIELDS:
+    if version not in (2, 3) or tensors > MAX_TENSORS or fields > MAX_FIELDS:
         raise damaged(f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields", "version 2 or 3")
-    metadata, alignment = _fields(cursor, fields)
-    found = [_tensor(cursor) for _ in range(tensors)]
+    metadata: dict[str, str] = {}
+    alignment = 32
+    for _ in range(fields):
+        name, kind = cursor.text(), cursor.number("<I")
+        if name == "general.architecture" and kind == _TEXT:
+            metadata["architecture"] = cursor.text()[:80]
+        elif name == "general.alignment" and kind == _UINT32:
+            alignment = cursor.number("<I")
+        elif kind == _ARRAY:
+            cursor.skip_values(cursor.number("<I"), cursor.number("<Q"))
+        else:
+            cursor.skip_values(kind, 1)
+    if alignment not in ALIGNMENTS:
+        raise damaged(f"a GGUF alignment of {alignment:,}", "32")
+    rows = [_read_tensor(cursor) for _ in range(tensors)]
     start = -(-cursor.at // alignment) * alignment
-    entries = {name: _entry(library, name, shape, kind, start + at) for name, shape, kind, at in found}
-    if len(entries) != len(found):
+    entries = {name: _entry(library, name, shape, kind, start + at) for name, shape, kind, at in rows}
+    if len(entries) != len(rows):
         raise damaged("two tensors of one name", "every name once")
     for name, entry in entries.items():
         if entry.offset + entry.span > size:
@@ -85,37 +109,7 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
     return entries, metadata
 
 
-def _fields(cursor: _Cursor, count: int) -> tuple[dict[str, str], int]:
-    """The architecture, and the alignment of tensors; everything else is passed over."""
-    metadata: dict[str, str] = {}
-    alignment = 32
-    for _ in range(count):
-        name, kind = cursor.text(), cursor.number("<I")
-        if name == "general.architecture" and kind == _TEXT:
-            metadata["architecture"] = cursor.text()[:80]
-        elif name == "general.alignment" and kind == _UINT32:
-            alignment = cursor.number("<I")
-        elif kind == _ARRAY:
-            inner, length = cursor.number("<I"), cursor.number("<Q")
-            _skip(cursor, inner, length)
-        else:
-            _skip(cursor, kind, 1)
-    if alignment not in (8, 16, 32, 64, 128, 256, 4096):
-        raise damaged(f"a GGUF alignment of {alignment:,}", "32")
-    return metadata, alignment
-
-
-def _skip(cursor: _Cursor, kind: int, count: int) -> None:
-    if kind in _SIZES:
-        cursor.skip(_SIZES[kind] * count)
-    elif kind == _TEXT and count <= MOST_TEXTS:
-        for _ in range(count):
-            cursor.skip(cursor.number("<Q"))
-    else:
-        raise damaged(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
-
-
-def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name, dimensions = cursor.text(), cursor.number("<I")
     if dimensions > 4:
         raise damaged(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
@@ -144,7 +138,7 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
 def dequantize(raw: Tensor, entry: TensorEntry) -> Tensor:
     """A quantised tensor's bytes -> its values in float32. Raises ``CheckpointError`` for a kind that the
     library cannot turn into floats."""
-    library = _library()
+    library = _import_gguf()
     kind = library.GGMLQuantizationType[entry.quantised]
     try:
         shape = library.quant_shape_to_byte_shape(entry.shape, kind)
@@ -159,7 +153,7 @@ def dequantize(raw: Tensor, entry: TensorEntry) -> Tensor:
     return torch.from_numpy(values).reshape(entry.shape)
 
 
-def _library() -> Any:
+def _import_gguf() -> Any:
     try:
         return import_module("gguf")
     except ImportError as error:

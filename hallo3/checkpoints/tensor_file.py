@@ -1,14 +1,17 @@
 """A file of tensors, open for reading: what it holds, tensor by tensor, by positional reads.
 
-Nothing is mapped into memory: a file that another program cuts or replaces gives an error or the old bytes,
-never a dead process.
+``safetensors`` and ``torch.load`` map files into memory: one that another program cuts kills the process.
+Here it gives an error, or the old bytes.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,72 +21,109 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .detect_format import HEAD, FileFormat, detect_format, open_regular
 from .gguf import dequantize, read_gguf
-from .tensor_entry import TensorEntry, read_header
-from .torch_zip import read_torch
+from .tensor_entry import read_header
+from .torch_zip import Member, read_torch
+
+HEAD_BYTES = 512
+"""Bytes from which a file's format is recognized."""
+UNFINISHED_SUFFIXES = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".download")
+"""What programs that download add to the name of a file that is not finished."""
+
+
+class FileFormat(Enum):
+    """The containers that are read."""
+
+    ZIP = "a zip archive, as torch.save writes"
+    SAFETENSORS = "a safetensors file"
+    GGUF = "a GGUF file"
+
+
+_UNPACK = "unpack it and choose the weights inside"
+_AGAIN = "download the file again, and compare its size with the one its page gives"
+_DELETE = "delete it unless you know where it came from; choose the weights"
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the weights it points to",
+        "run `git lfs pull` there",
+    ),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!", "a RAR archive", _UNPACK),
+    (b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (b"PK", "an empty or damaged zip archive", _AGAIN),
+    (b"MZ", "a Windows program", _DELETE),
+    (b"\x7fELF", "a Linux program", _DELETE),
+)
+_FILE_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """By which a file is known again without reading it."""
+    """By which a file is known again without reading it; ``modified`` in ns."""
 
     size: int
     modified: int
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Bytes of a file with the checksum (CRC-32) that it names for them."""
-
-    name: str
-    offset: int
-    size: int
-    crc: int
-
-
 class TensorFile:
-    """``entries`` by name, in the file's order; ``metadata``; ``beside``: what else it holds, in words.
+    """``entries`` by name, in the file's order; ``metadata``; ``beside``: what else it holds, in words;
+    ``members`` of a zip archive that have a checksum.
 
     A context manager. Raises ``CheckpointError`` for a file that is not whole, not weights, or hostile.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open_regular(path)
+        self._file = _open_regular(path)
         self._lock = Lock()
         self.metadata: Mapping[str, str] = {}
         self.beside: Mapping[str, str] = {}
-        self.checksums: tuple[Stretch, ...] = ()
+        self.members: tuple[Member, ...] = ()
         try:
-            self.fingerprint = self._seen()
-            self._open()
+            self.fingerprint = self._stat()
+            self._read_header()
         except CheckpointError as error:
             self.close()
-            raise _about(path, error) from error
+            if path.name in error.found or path.name in error.headline:
+                raise
+            found = f"{path.name}: {error.found}"
+            raise CheckpointError(
+                error.headline, found=found, expected=error.expected, fix=error.fix
+            ) from error
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _read_header(self) -> None:
         size = self.fingerprint.size
-        self.kind = detect_format(self.path, self.bytes(0, min(HEAD, size)), size)
+        self.kind = _detect_format(self.path, self.bytes(0, min(HEAD_BYTES, size)), size)
         if self.kind is FileFormat.SAFETENSORS:
             self.entries, self.metadata = read_header(self.bytes, size)
         elif self.kind is FileFormat.ZIP:
             contents = read_torch(self.bytes, size)
             self.entries, self.beside = contents.entries, contents.beside
-            self.checksums = tuple(
-                Stretch(m.name, m.offset, m.size, m.crc) for m in contents.members.values() if m.crc
-            )
+            self.members = tuple(member for member in contents.members.values() if member.crc)
         else:
             self.entries, self.metadata = read_gguf(self.bytes, size)
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
         entry = self.entries[name]
-        return _shaped(self.raw(entry.offset, entry.span), entry)
+        raw = self.raw(entry.offset, entry.span)
+        if entry.quantised:
+            return dequantize(raw, entry)
+        flat = _typed(raw, entry.dtype)
+        if entry.stride is None:
+            return flat.reshape(entry.shape)
+        return flat.as_strided(entry.shape, entry.stride).contiguous()
 
     def pieces(self, name: str, start: int, stop: int, most: int) -> Iterator[Tensor]:
         """Elements ``start`` to ``stop`` of a tensor as flat tensors of at most ``most`` elements."""
@@ -97,19 +137,23 @@ class TensorFile:
             yield _typed(self.raw(entry.offset + begin * size, count * size), entry.dtype)
 
     def raw(self, offset: int, size: int) -> Tensor:
-        """A stretch of the file, whatever it holds, as bytes [size]."""
-        found = torch.empty(size, dtype=torch.uint8)
-        self._fill(found, offset)
-        return found
+        """Bytes [size] of the file, whatever they are."""
+        data = torch.empty(size, dtype=torch.uint8)
+        self._read_into(memoryview(cast(Any, data.numpy())), offset)
+        self.check_unchanged()
+        return data
 
     def bytes(self, offset: int, size: int) -> bytes:
-        """A stretch of the file."""
-        raw = bytearray(size)
-        self._read_into(memoryview(raw), offset)
-        return bytes(raw)
+        data = bytearray(size)
+        self._read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def check_unchanged(self) -> None:
+        """Raises ``CheckpointError`` if the open file was changed; one of the same name does not matter."""
+        if self._stat() != self.fingerprint:
+            raise self._changed()
 
     def close(self) -> None:
-        """Let go of the file."""
         self._file.close()
 
     def __del__(self) -> None:
@@ -123,11 +167,6 @@ class TensorFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _fill(self, raw: Tensor, offset: int) -> None:
-        self._read_into(memoryview(cast(Any, raw.numpy())), offset)
-        if self._seen() != self.fingerprint:
-            raise self._changed()
 
     def _read_into(self, view: memoryview, offset: int) -> None:
         position = 0
@@ -150,32 +189,104 @@ class TensorFile:
     def _changed(self) -> CheckpointError:
         return CheckpointError(
             "A weights file was changed while it was being read.",
-            found=f"{self.path.name}, now {self._seen().size:,} bytes",
+            found=f"{self.path.name}, now {self._stat().size:,} bytes",
             expected=f"the {self.fingerprint.size:,} bytes it had",
             fix="let the program that writes it finish, then run again",
         )
 
-    def _seen(self) -> Fingerprint:
-        found = os.fstat(self._file.fileno())
-        return Fingerprint(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def _shaped(raw: Tensor, entry: TensorEntry) -> Tensor:
-    if entry.quantised:
-        return dequantize(raw, entry)
-    flat = _typed(raw, entry.dtype)
-    if entry.stride is None:
-        return flat.reshape(entry.shape)
-    return flat.as_strided(entry.shape, entry.stride).contiguous()
+    def _stat(self) -> Fingerprint:
+        status = os.fstat(self._file.fileno())
+        return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
     return raw != 0 if dtype == torch.bool else raw.view(dtype)
 
 
-def _about(path: Path, error: CheckpointError) -> CheckpointError:
-    if path.name in error.found or path.name in error.headline:
-        return error
-    return CheckpointError(
-        error.headline, found=f"{path.name}: {error.found}", expected=error.expected, fix=error.fix
+def _open_regular(path: Path) -> io.FileIO:
+    """Never waits on a pipe or a device. Raises ``CheckpointError``."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "r")
+    except (OSError, ValueError) as error:
+        dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CheckpointError(
+            "A weights file cannot be opened.",
+            found=f"{path}: {'a link that leads nowhere' if dangling else reason}",
+            expected="a file that you may read",
+            fix="check the name and its permissions, or download it",
+        ) from error
+    kind = next((name for test, name in _FILE_KINDS if test(mode)), "not a regular file")
+    raise CheckpointError(
+        "This is not a file of weights.",
+        found=f"{path}, which is {kind}",
+        expected="a regular file",
+        fix="choose the file itself",
     )
+
+
+def _detect_format(path: Path, head: bytes, size: int) -> FileFormat:
+    """Raises ``CheckpointError`` naming what else it is."""
+    unfinished = unfinished_sibling(path)
+    if unfinished is not None:
+        raise CheckpointError(
+            "The file seems to be downloading.",
+            found=f"{unfinished.name} beside {path.name}",
+            expected="a finished download",
+            fix=f"wait until it is done; if nothing is running, delete {unfinished.name} and download again",
+        )
+    if head.startswith(b"PK\x03\x04"):
+        return FileFormat.ZIP
+    if head.startswith(b"GGUF"):
+        return FileFormat.GGUF
+    if (
+        len(head) >= 10
+        and head[8:9] == b"{"
+        and 2 <= int.from_bytes(head[:8], "little") <= max(size, 1 << 40)
+    ):
+        return FileFormat.SAFETENSORS
+    found, fix = _describe_foreign(head, size)
+    raise CheckpointError(
+        f"{path.name} holds no weights that can be read.",
+        found=f"{found} ({size:,} bytes)",
+        expected="a safetensors file, or a zip archive written by torch.save",
+        fix=fix,
+    )
+
+
+def unfinished_sibling(path: Path, suffixes: tuple[str, ...] = UNFINISHED_SUFFIXES) -> Path | None:
+    """What a download in progress keeps beside the file, if anything."""
+    for suffix in suffixes:
+        beside = path.with_name(path.name + suffix)
+        try:
+            if beside.exists():
+                return beside
+        except OSError:  # the longer name is no possible one
+            continue
+    return None
+
+
+def _describe_foreign(head: bytes, size: int) -> tuple[str, str]:
+    """What it is, and what to do."""
+    if size == 0:
+        return "an empty file", _AGAIN
+    for magic, found, fix in _FOREIGN:
+        if head.startswith(magic):
+            return found, fix
+    if head[:1] == b"\x80" and head[1:2] in b"\1\2\3\4\5":
+        return (
+            "a pickle in the form of torch before 1.6, which can hold programs",
+            "ask its author for safetensors; or, if you trust it, save it again with torch 1.6 or newer",
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return (
+            "a web page",
+            "the download link led to a page; download the file itself (you may have to log in)",
+        )
+    if not head.strip(b"\0"):
+        return "only zeros at its beginning", _AGAIN
+    if head.isascii():
+        return f"text, beginning {head[:40].decode('ascii')!r}", _AGAIN
+    return f"unknown data, beginning {head[:8].hex(' ')}", _AGAIN

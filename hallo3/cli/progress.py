@@ -62,4 +62,4 @@ def file_verifier() -> FileVerifier:
     try:
         return FileVerifier(home() / ".cache" / "hallo3" / "examined.json", show_bytes)
     except RuntimeError:
-        return FileVerifier(watching=show_bytes)
+        return FileVerifier(open_progress=show_bytes)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ...hallo3.built_in import FOLDER
 from ...hallo3.checkpoints.component import find_component
 from ...hallo3.checkpoints.component_config import META, build_reference, read_model_config
-from ...hallo3.checkpoints.detect_format import FileFormat
 from ...hallo3.checkpoints.load import check_state
 from ...hallo3.checkpoints.source import open_source
+from ...hallo3.checkpoints.tensor_file import FileFormat
 from ...hallo3.checkpoints.verify import FileVerifier
 from ...hallo3.config import Hallo3Config
 from ...hallo3.model.layers import Layers

@@ -1,4 +1,4 @@
-"""A file's contents are looked through once: checksums, numbers, its hash."""
+"""A file is verified once: checksums, numbers, its hash."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from hallo3.checkpoints.source import CheckpointSource, open_source
 from hallo3.checkpoints.verify import FileVerifier, verify_file
 from hallo3.errors import CheckpointError
+from hallo3.progress import no_display
 from support import original_checkpoints as checkpoints
 
 CONFIG = checkpoints.NANO
@@ -50,18 +51,19 @@ def test_a_flipped_byte_is_found_by_the_archives_checksum(tmp_path: Path) -> Non
         verify_file(source.files[0])
 
 
-def test_what_was_examined_is_remembered_until_it_changes(tmp_path: Path) -> None:
-    path, memory = tmp_path / "a.safetensors", tmp_path / "deep" / "examined.json"
+def test_a_file_is_verified_once_until_it_changes(tmp_path: Path) -> None:
+    path, cache = tmp_path / "a.safetensors", tmp_path / "deep" / "examined.json"
     save_file({"a": torch.ones(3)}, path)
+    shown: list[str] = []
 
-    def looked_at() -> bool:
+    def verified() -> bool:
+        shown.clear()
         with open_source(path) as source:
-            known = FileVerifier(memory).knows(source.files[0])
-            FileVerifier(memory).hash_of(source.files[0])
-        return not known
+            FileVerifier(cache, lambda what, _: shown.append(what) or no_display()).hash_of(source.files[0])
+        return shown == ["checking a.safetensors"]
 
-    assert [looked_at(), looked_at()] == [True, False]
+    assert [verified(), verified()] == [True, False]
     os.utime(path, ns=(1, 1))
-    assert [looked_at(), looked_at()] == [True, False]
-    memory.write_text("{")
-    assert [looked_at(), looked_at()] == [True, False]
+    assert [verified(), verified()] == [True, False]
+    cache.write_text("{")
+    assert [verified(), verified()] == [True, False]
