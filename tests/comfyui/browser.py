@@ -1,4 +1,4 @@
-"""ComfyUI's page in a headless Chromium: open workflows, queue them, hear what goes wrong."""
+"""ComfyUI's page in a headless Chromium: open workflows, queue them, collect what goes wrong."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ MIDDLE = (1000, 600)
 
 OPEN = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name); }"
 EXPORT = """async () => {
-  const made = await app.graphToPrompt();
-  return JSON.stringify([made.workflow, made.output]);
+  const exported = await app.graphToPrompt();
+  return JSON.stringify([exported.workflow, exported.output]);
 }"""
 SELECT = """type => {
   app.canvas.selectNode(app.graph.nodes.find(node => node.type === type));
@@ -107,9 +107,9 @@ class Page:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     def _heard(self, message: Any) -> None:
-        said = f"{message.text} ({message.location.get('url', '')})"
-        if message.type == "error" and not any(part in said for part in ASKED_IN_VAIN):
-            self.problems.append(said)
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(part in text for part in ASKED_IN_VAIN):
+            self.problems.append(text)
 
     def start(self) -> None:
         """Open the page and wait until it can be used."""
@@ -181,7 +181,7 @@ def set_setting(url: str, name: str, value: str) -> None:
 
 @contextmanager
 def opened(url: str, width: int = 2560, height: int = 1440) -> Iterator[Page]:
-    """The page, ready, of a user who has seen the first greeting, in a fresh profile."""
+    """The page, ready, of a user who has closed the first greeting, in a fresh profile."""
     from playwright.sync_api import sync_playwright
 
     set_setting(url, "Comfy.TutorialCompleted", "true")

@@ -18,8 +18,8 @@ from comfyui.server import Server
 def saved_file(server: Server, result: dict[str, Any], node: str = "save") -> Path:
     """The video a prompt saved."""
     assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
-    made = result["outputs"][node]["images"][0]
-    return server.base / "output" / made["subfolder"] / made["filename"]
+    entry = result["outputs"][node]["images"][0]
+    return server.base / "output" / entry["subfolder"] / entry["filename"]
 
 
 class Client:
@@ -44,14 +44,14 @@ class Client:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     self._binary(message.data)
                     continue
-                said = json.loads(message.data)
-                data = said.get("data", {})
-                if said["type"] == "progress" and data["node"] == "extrapolate":
+                event = json.loads(message.data)
+                data = event.get("data", {})
+                if event["type"] == "progress" and data["node"] == "extrapolate":
                     self.values.append((data["value"], data["max"]))
                     if during is not None and acted is None:
                         acted = time.monotonic()
                         await asyncio.to_thread(during)
-                ended = said["type"] in ("execution_success", "execution_error", "execution_interrupted")
+                ended = event["type"] in ("execution_success", "execution_error", "execution_interrupted")
                 if ended and data.get("prompt_id") == prompt_id:
                     self.ended_after = time.monotonic() - (acted or time.monotonic())
                     return

@@ -1,4 +1,4 @@
-"""What saved workflows rely on, and the English texts: ``make contract`` writes both anew."""
+"""What saved workflows rely on, and the English texts: ``make contract`` writes both."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def _node(node: Any) -> dict[str, Any]:
 
 def _input(name: str, entry: Any, required: bool) -> dict[str, Any]:
     kind, options = entry[0], entry[1] if len(entry) > 1 else {}
-    kept = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
+    values = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
     if options.get("forceInput"):  # a socket has no value of its own, whatever ComfyUI writes
-        kept.pop("default", None)
+        values.pop("default", None)
     choices = options.get("options", [])
     files = "built-in" in choices
     return {
         "id": name,
         "type": kind if isinstance(kind, str) else "COMBO",
         "required": required,
-        **kept,
+        **values,
         **({"options": ["built-in"] if files else choices} if choices else {}),
     }
 

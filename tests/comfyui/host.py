@@ -36,10 +36,10 @@ def _comfy_which() -> str | None:
     command = comfy_command()
     if command is None:
         return None
-    said = subprocess.run(
+    result = subprocess.run(
         [command, "--skip-prompt", "which"], capture_output=True, text=True, timeout=60, check=False
     )
-    words = said.stdout.split()
+    words = result.stdout.split()
     return next((word for word in reversed(words) if (Path(word) / "main.py").is_file()), None)
 
 

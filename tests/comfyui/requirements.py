@@ -27,10 +27,10 @@ def main() -> int:
     wanted = [line for line in lines if line.strip() and not re.match(r"#|torch(vision|audio)?\s*$", line)]
     minor = ".".join(version("torch").split(".")[:2])
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    kept = f"torch=={version('torch')}"
+    torch = f"torch=={version('torch')}"
     companions = COMPANIONS.get(minor, ("torchvision", "torchaudio"))
     subprocess.run([*pip, "--no-deps", *companions], check=True)
-    subprocess.run([*pip, *wanted, *TOOLS, kept], check=True)
+    subprocess.run([*pip, *wanted, *TOOLS, torch], check=True)
     return 0
 
 

@@ -77,8 +77,12 @@ class Server:
     def weight(self) -> tuple[float, int, int]:
         """Its memory in MB, its threads and its open files."""
         place = Path("/proc") / str(self._process.pid)
-        said = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
-        return int(said["VmRSS"].split()[0]) / 1000, int(said["Threads"]), len(list((place / "fd").iterdir()))
+        status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+        return (
+            int(status["VmRSS"].split()[0]) / 1000,
+            int(status["Threads"]),
+            len(list((place / "fd").iterdir())),
+        )
 
     def get(self, path: str) -> Any:
         """A JSON answer."""

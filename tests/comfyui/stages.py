@@ -1,4 +1,4 @@
-"""The stages of the built-in set as the nodes put them out, for tests that go on from there."""
+"""The built-in model's stages, computed by the nodes and shared by tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = 4
 
 
 class Stages:
-    """Model, speech and identity, made once."""
+    """Model, speech and identity, computed once."""
 
     def __init__(self, host: Host, picture: Tensor, recording: Any) -> None:
         self.host = host
@@ -60,8 +60,10 @@ class Stages:
 
         model = changes.pop("model", self.model)
         positive, negative, latent = self.conditioning(**changes)
-        made = nodes.common_ksampler(model, SEED, steps, 3.5, sampler, scheduler, positive, negative, latent)
-        return made[0]["samples"]
+        result = nodes.common_ksampler(
+            model, SEED, steps, 3.5, sampler, scheduler, positive, negative, latent
+        )
+        return result[0]["samples"]
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

@@ -62,11 +62,11 @@ def test_a_workflow_opens_runs_and_makes_a_video(page: Page, server: Server, pat
 def test_the_page_exports_the_api_form_that_is_kept(page: Page, path: Path) -> None:
     """Of ComfyUI's own nodes only their names: another version may have given them other widgets."""
     page.open(read(path), path.stem)
-    found, kept = page.export()[1], read(path.parent / "api" / path.name)
+    found, expected = page.export()[1], read(path.parent / "api" / path.name)
     assert {key: node["class_type"] for key, node in found.items()} == {
-        key: node["class_type"] for key, node in kept.items()
+        key: node["class_type"] for key, node in expected.items()
     }
-    for key, node in kept.items():
+    for key, node in expected.items():
         if node["class_type"].startswith("Hallo3"):
             assert found[key]["inputs"] == node["inputs"]
 

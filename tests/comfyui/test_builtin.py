@@ -30,10 +30,10 @@ def test_comfyuis_audio_node_takes_the_built_in_encoder(stages: Stages) -> None:
     from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
 
     audio = {"waveform": torch.rand(1, 2, 44100) - 0.5, "sample_rate": 44100}
-    heard = AudioEncoderEncode.execute(stages.audio_encoder, audio).result[0]
-    assert len(heard["encoded_audio_all_layers"]) == 4
-    assert heard["encoded_audio"].shape == (1, 49, 48)
-    assert heard["audio_samples"] == 16000
+    encoded = AudioEncoderEncode.execute(stages.audio_encoder, audio).result[0]
+    assert len(encoded["encoded_audio_all_layers"]) == 4
+    assert encoded["encoded_audio"].shape == (1, 49, 48)
+    assert encoded["audio_samples"] == 16000
 
 
 def test_comfyuis_text_nodes_take_the_built_in_clip(stages: Stages) -> None:
@@ -57,7 +57,7 @@ def test_comfyuis_text_nodes_take_the_built_in_clip(stages: Stages) -> None:
     assert difference(found, lit) == 0  # the model reads no more tokens than one prompt has
 
 
-def test_words_can_be_told_from_each_other(stages: Stages) -> None:
+def test_words_have_ids(stages: Stages) -> None:
     """Nodes that weigh words ask for their numbers."""
     [row] = stages.clip.tokenize("dim light", return_word_ids=True)["hallo3"]
     assert [token[2] for token in row] == list(range(1, 17))
@@ -65,7 +65,7 @@ def test_words_can_be_told_from_each_other(stages: Stages) -> None:
     assert plain == [token[:2] for token in row]
 
 
-def test_what_the_package_warns_of_is_logged_every_time(
+def test_warnings_are_logged_every_time(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     drawn = stages.host.module("hallo3.face.drawn").DrawnFaceAnalyzer
@@ -85,10 +85,10 @@ def test_what_the_package_warns_of_is_logged_every_time(
         audio={"waveform": torch.zeros(1, 1, 9000), "sample_rate": 16000},
         audio_encoder=stages.audio_encoder,
     )
-    said = [record.message for record in caplog.records if record.message.startswith("Hallo3: ")]
-    assert said[:2] == ["Hallo3: It looks like a photograph."] * 2
-    assert "17 tokens" in said[2]
-    assert "digital silence" in said[3]
+    messages = [record.message for record in caplog.records if record.message.startswith("Hallo3: ")]
+    assert messages[:2] == ["Hallo3: It looks like a photograph."] * 2
+    assert "17 tokens" in messages[2]
+    assert "digital silence" in messages[3]
 
 
 def test_the_built_in_set_can_be_moved_and_unloaded(stages: Stages) -> None:

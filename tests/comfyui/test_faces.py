@@ -142,17 +142,17 @@ def test_random_weights_run_through_the_whole_port(
     state["mesh.head_presence.bias"] = torch.full_like(state["mesh.head_presence.bias"], 9)
     write(folder / "my_MediaPipe_Face.safetensors", state)
     module = host.module("nodes.comfy.faces")
-    seen: list[Tensor] = []
+    landmarks: list[Tensor] = []
 
     def keep(port: Any, levels: Tensor) -> list[Tensor]:
-        seen.extend(faces := look(port, levels))
+        landmarks.extend(faces := look(port, levels))
         return faces
 
     look = module._detect_landmarks
     monkeypatch.setattr(module, "_detect_landmarks", keep)
     finder_of(host)(PICTURE, found_at(host, 0, 0, 512, 256))
-    assert len(seen) > 3
-    assert all(points.shape == (478, 2) and points.isfinite().all() for points in seen)
+    assert len(landmarks) > 3
+    assert all(points.shape == (478, 2) and points.isfinite().all() for points in landmarks)
 
 
 def incomplete(state: dict[str, Tensor]) -> dict[str, Tensor]:

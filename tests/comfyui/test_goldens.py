@@ -32,9 +32,9 @@ def written(folder: Path, golden: Golden, part: str, usual: str, prefix: str) ->
 
 
 def identity(host: Host, golden: Golden, count: int) -> Any:
-    made = host.module("hallo3.identity").Identity
+    create = host.module("hallo3.identity").Identity
     banks = tuple(golden[f"in.bank_{index}"] for index in range(count))
-    return made(space="golden", canvas=None, face_embedding=golden["in.face_emb"], reference_features=banks)
+    return create(space="golden", canvas=None, face_embedding=golden["in.face_emb"], reference_features=banks)
 
 
 @pytest.mark.parametrize("name", ["dit_forward_b1", "dit_forward_b2_cfg"])

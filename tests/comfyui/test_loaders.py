@@ -1,4 +1,4 @@
-"""Weights from ComfyUI's model folders: found, loaded, and refused when they are something else."""
+"""Weights files in ComfyUI's model folders: offered, loaded, or refused; and the report of the doctor."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def frames_of(server: Server, prompt: dict[str, Any]) -> np.ndarray:
     return np.stack(frames).astype(np.int16)
 
 
-def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server, folder: Path) -> None:
-    del folder
+@pytest.mark.usefixtures("folder")
+def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server) -> None:
     info = server.get("/object_info/Hallo3LoadModel")["Hallo3LoadModel"]["input"]["required"]
     offered = info["model_name"][1]["options"]
     assert offered[0] == "built-in"
@@ -89,9 +89,9 @@ def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server, f
     assert "old.ckpt" not in offered
 
 
-def test_files_of_the_built_in_model_give_its_video(server: Server, folder: Path) -> None:
-    del folder
-    """Up to rounding (where a weight stands in memory decides a last bit), and not just any video."""
+@pytest.mark.usefixtures("folder")
+def test_files_of_the_built_in_model_give_its_video(server: Server) -> None:
+    """Up to rounding, which depends on the weights' memory alignment."""
     built_in = frames_of(server, simple(extrapolate__steps=1))
     from_files = frames_of(server, with_files("transformer.safetensors", "reference.safetensors"))
     another = frames_of(server, simple(extrapolate__steps=1, extrapolate__seed=1))
@@ -110,8 +110,8 @@ def test_a_converted_fp8_file_is_one_of_comfyuis_quantised_models(stages: Stages
     assert 0 < float((found - plain).std() / plain.std()) < 0.2
 
 
-def test_the_doctor_reports_on_its_own(server: Server, folder: Path) -> None:
-    del folder
+@pytest.mark.usefixtures("folder")
+def test_the_doctor_reports_on_its_own(server: Server) -> None:
     done = server.run({"doctor": {"class_type": "Hallo3Doctor", "inputs": {}}})
     text = done["outputs"]["doctor"]["text"][0]
     assert "MISSING  vae: CogVideoX's 3D VAE" in text
@@ -120,7 +120,7 @@ def test_the_doctor_reports_on_its_own(server: Server, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("transformer", "said"),
+    ("transformer", "headline"),
     [
         ("hostile.pt", "The file asks for something to be run"),
         ("cut.safetensors", "The file is incomplete"),
@@ -128,10 +128,10 @@ def test_the_doctor_reports_on_its_own(server: Server, folder: Path) -> None:
         ("reference.safetensors", "This file holds another part of the model, or another model"),
     ],
 )
-def test_other_files_are_refused(server: Server, folder: Path, transformer: str, said: str) -> None:
+def test_other_files_are_refused(server: Server, folder: Path, transformer: str, headline: str) -> None:
     del folder
     message = server.error(with_files(transformer, "reference.safetensors"))
-    assert said in message
+    assert headline in message
     assert "Fix:" in message
     assert not (server.base / "models" / "diffusion_models" / hostile.MARK).exists()
 

@@ -54,8 +54,8 @@ def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
         identity=stages.identity, windows=torch.ones(1, 2), image_latents=torch.zeros(1)
     )
     conds = sampling._guider(segment).original_conds
-    heard = {name: bool(entries[0]["hallo3_segment"].windows.any()) for name, entries in conds.items()}
-    assert heard == {"positive": True, "empty_negative_prompt": False, "negative": False}
+    has_speech = {name: bool(entries[0]["hallo3_segment"].windows.any()) for name, entries in conds.items()}
+    assert has_speech == {"positive": True, "empty_negative_prompt": False, "negative": False}
 
 
 def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Stages) -> None:
@@ -66,8 +66,8 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
 
     def run(tokens: int) -> Tensor:
         changed = [[torch.zeros(1, tokens, 32), positive[0][1]]]
-        made = nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", changed, negative, latent)
-        return made[0]["samples"]
+        output = nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", changed, negative, latent)
+        return output[0]["samples"]
 
     assert difference(run(32), run(16)) == 0
     with pytest.raises(input_error(stages), match="at least 16 tokens"):

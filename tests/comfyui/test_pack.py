@@ -87,9 +87,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_the_registry_accepts_the_pack(checkout: Path) -> None:
-    said = comfy(checkout, "node", "validate")
-    assert "passed" in said
-    assert "arning" not in said
+    output = comfy(checkout, "node", "validate")
+    assert "passed" in output
+    assert "arning" not in output
 
 
 def test_the_archive_holds_what_is_needed_and_nothing_else(checkout: Path) -> None:

@@ -160,8 +160,8 @@ def test_all_frames_are_close(
     settings = hallo3.settings_for(
         models.config.defaults, seed=SEED, steps=STEPS, guidance_scale=guidance, sampler=sampler
     )
-    made = hallo3.animate(picture, recording, prompt, models, settings)
-    wanted = torch.cat([frames.pixels for frames in made]).permute(0, 2, 3, 1)
+    rendered = hallo3.animate(picture, recording, prompt, models, settings)
+    wanted = torch.cat([frames.pixels for frames in rendered]).permute(0, 2, 3, 1)
     inputs = stages.inputs(
         guidance_scale=guidance,
         sampler=stages.run("Hallo3OriginalSampler", sampler_name=sampler)[0] if guidance != 1 else None,

@@ -79,7 +79,7 @@ def test_an_interrupt_stops_within_steps_and_the_next_prompt_works(server: Serve
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({"extrapolate__guidance_scale": "nan"}, "guidance scale"),
         ({"other": PICTURE, "identity__portrait": ["other", 0]}, "at least 64 px"),
@@ -90,10 +90,10 @@ def test_an_interrupt_stops_within_steps_and_the_next_prompt_works(server: Serve
           "identity__face_mask": ["mask", 0]}, "The face mask does not fit the portrait"),
     ],
 )  # fmt: skip
-def test_errors_have_found_and_fix(server: Server, changes: dict[str, Any], said: str) -> None:
+def test_errors_have_found_and_fix(server: Server, changes: dict[str, Any], text: str) -> None:
     write_wav(server.base / "input" / "sound.wav", tone(16000, 0.01), 16000)
     message = server.error(simple(**changes))
-    assert said in message
+    assert text in message
     assert "Found:" in message
     assert "Fix:" in message
 

@@ -26,7 +26,7 @@ def api(name: str) -> Path:
 def videos(result: dict[str, Any], server: Server) -> list[Path]:
     """What a finished prompt saved."""
     assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
-    saved = [made for out in result["outputs"].values() for made in out.get("images", [])]
+    saved = [entry for out in result["outputs"].values() for entry in out.get("images", [])]
     paths = [server.base / m["type"] / m["subfolder"] / m["filename"] for m in saved]
     return [path for path in paths if path.suffix == ".mp4"]
 
@@ -62,9 +62,9 @@ def test_comfyui_serves_help_pages_texts_and_thumbnails(server: Server) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_template_runs_to_a_video_with_sound(server: Server, name: str) -> None:
-    made = videos(server.run(json.loads(api(name).read_text(encoding="utf-8"))), server)
-    assert made
-    for path in made:
+    paths = videos(server.run(json.loads(api(name).read_text(encoding="utf-8"))), server)
+    assert paths
+    for path in paths:
         with av.open(str(path)) as container:
             assert container.streams.video[0].frames > 30
             assert float(container.streams.video[0].average_rate) == 25.0
@@ -79,5 +79,5 @@ def test_comfy_cli_accepts_and_runs_a_template(server: Server, tmp_path: Path, n
     host, port = server.url.removeprefix("http://").split(":")
     for form in (api(name), REPOSITORY / "workflows" / f"{name}.json"):
         comfy(tmp_path, "workflow", "validate", "--workflow", str(form), "--input", str(info))
-        said = comfy(tmp_path, "run", "--workflow", str(form), "--host", host, "--port", port, "--wait")
-        assert ".mp4" in said
+        output = comfy(tmp_path, "run", "--workflow", str(form), "--host", host, "--port", port, "--wait")
+        assert ".mp4" in output
