@@ -1,4 +1,4 @@
-"""The pack as ComfyUI and its registry see it: quick to import, modest, complete."""
+"""The pack as ComfyUI and its registry see it: imports, archive, version check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfyui.comfy_cli import comfy
 from comfyui.host import REPOSITORY, Host, find_comfyui
 
 IMPORT = """
-import asyncio, sys, time
+import asyncio, sys
 sys.path[:0] = [{comfyui!r}, {tests!r}]
 from comfyui.torchvision_stubs import lend_operators
 lend_operators()
@@ -32,41 +32,32 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 folders = {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}}
 state = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
-begun = time.perf_counter()
 from comfyui.host import load_pack
 pack = load_pack()
 extension = asyncio.run(pack.comfy_entrypoint())
 found = asyncio.run(extension.get_node_list())
 schemas = [node.GET_SCHEMA().node_id for node in found]
-took = time.perf_counter() - begun
 assert {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}} == folders
 assert torch.equal(torch.random.get_rng_state(), state[0])
 assert (torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)) == state[1:]
-print(len(schemas), took)
+print(len(schemas))
 """
 OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
 
 
-def imported(base: Path, blocked: tuple[str, ...]) -> tuple[int, float]:
-    """How many nodes there are, and how long the pack took after ComfyUI's own imports."""
+def test_the_pack_imports_without_any_optional_library(tmp_path: Path) -> None:
+    """And changes no global state of ComfyUI or torch."""
     code = IMPORT.format(
-        comfyui=str(find_comfyui()), tests=str(REPOSITORY / "tests"), base=str(base), blocked=blocked
+        comfyui=str(find_comfyui()), tests=str(REPOSITORY / "tests"), base=str(tmp_path), blocked=OPTIONAL
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    count, took = done.stdout.split()[-2:]
-    return int(count), float(took)
+    assert done.stdout.split()[-1] == "17"
 
 
-def test_the_pack_imports_fast_without_any_optional_library(tmp_path: Path) -> None:
-    count, took = imported(tmp_path, OPTIONAL)
-    assert count == 17
-    assert took < 0.5
-
-
-def test_an_old_comfyui_is_told(monkeypatch: pytest.MonkeyPatch, host: object) -> None:
+def test_an_old_comfyui_is_refused(monkeypatch: pytest.MonkeyPatch, host: object) -> None:
     del host
     import comfyui_version
 
