@@ -71,7 +71,7 @@ class Hallo3VAEDecode(io.ComfyNode):
 
 def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
     """Latents of one segment that fit identity and VAE. Raises ``ShapeError`` or ``InputError``."""
-    latents = samples.get("samples") if isinstance(samples, dict) else None
+    latents: Any = samples.get("samples") if isinstance(samples, dict) else None
     if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
         raise ShapeError(
             "These latents are not a single segment.",

@@ -81,11 +81,10 @@ def find_landmarks(folder: Path | None = None) -> FindLandmarks | None:
     None without the port and without a folder.
     """
     try:
-        create: Any = import_module("comfy_extras.nodes_mediapipe").FaceLandmarkerModel
+        create = import_module("comfy_extras.nodes_mediapipe").FaceLandmarkerModel
     except (ImportError, AttributeError):
         create = None
-    model = _find_model() if create is not None else None
-    if model is not None:
+    if create is not None and (model := _find_model()) is not None:
         return PortLandmarks(model, create)
     if folder is not None and (create is None or find_task_file(folder) is not None):
         return create_landmark_finder(folder)
