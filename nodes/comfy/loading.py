@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,8 @@ from ...hallo3.checkpoints.verify import FileVerifier
 from ...hallo3.config import Hallo3Config
 from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
-from ...hallo3.progress import ProgressCallback
 from .model import ModelConfig, attention
+from .progress import show_progress
 
 FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", "scaled_fp8")
@@ -115,25 +113,12 @@ def read_weights(path: Path | None, part: str) -> Weights:
         if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.mapped:
             cache = Path(folder_paths.get_temp_directory()) / "hallo3_examined.json"  # emptied at start
             for file in source.files:
-                FileVerifier(cache, _show_progress).hash_of(file)
+                FileVerifier(cache, show_progress).hash_of(file)
             return Weights({name: found.stored(name) for name in found.made}, config, {})
     prefix = found.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     return Weights(mine, config, metadata or {})
-
-
-@contextmanager
-def _show_progress(what: str, total: int) -> Generator[ProgressCallback]:
-    """A progress bar on the node; interruptible."""
-    logging.info("Hallo3: %s", what)
-    bar = comfy.utils.ProgressBar(total)
-
-    def report(count: int) -> None:
-        mm.throw_exception_if_processing_interrupted()
-        bar.update(count)
-
-    yield report
 
 
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:

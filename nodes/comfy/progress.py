@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
 from ...hallo3.messages import redirect_messages
+from ...hallo3.progress import ProgressCallback
 from ...hallo3.units import format_bytes, format_clock
 
 USE_VIDEO = "disconnect images and use the video output: it works at any length"
@@ -68,6 +69,19 @@ def show_messages() -> Generator[None]:
         logging.warning("Hallo3: %s", text)
     if messages:
         show_text("\n\n".join(messages))
+
+
+@contextmanager
+def show_progress(what: str, total: int) -> Generator[ProgressCallback]:
+    """ComfyUI's progress bar, interruptible; ``what`` goes into the log."""
+    logging.info("Hallo3: %s", what)
+    bar = comfy.utils.ProgressBar(total)
+
+    def advance(amount: int) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        bar.update(amount)
+
+    yield advance
 
 
 class RunProgress:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.audio_encoders.wav2vec2
 import comfy.model_management as mm
-import comfy.utils
 import folder_paths
 import torch
 from torch import Tensor
@@ -21,7 +18,6 @@ from ...hallo3.config import HALLO3, SegmentConfig
 from ...hallo3.errors import InputError
 from ...hallo3.media.audio import Recording, to_mono
 from ...hallo3.media.plots import draw_speech
-from ...hallo3.progress import ProgressCallback
 from ...hallo3.segments import plan_segments
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
 from ...hallo3.speech.features import Speech, warn_of_windows
@@ -30,7 +26,7 @@ from ...hallo3.speech.vocals import Separator, separate_vocals
 from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
-from .progress import show_messages
+from .progress import show_messages, show_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +37,6 @@ class SpeechSocket:
     speech: Speech
     recording: Recording
     signal_hash: str
-
-
-@contextmanager
-def show_progress(what: str, total: int) -> Generator[ProgressCallback]:
-    """ComfyUI's bar; each step checks for user interruption."""
-    del what
-    bar = comfy.utils.ProgressBar(total)
-
-    def advance(amount: int) -> None:
-        mm.throw_exception_if_processing_interrupted()
-        bar.update(amount)
-
-    yield advance
 
 
 def vocals_fingerprint() -> list[Any] | None:
