@@ -97,7 +97,7 @@ class SegmentConfig:
 
     @property
     def new_frames(self) -> int:
-        """Frames a segment adds to the video."""
+        """Frames that each segment adds to the video."""
         return self.frames - self.motion_frames
 
 

@@ -46,8 +46,8 @@ def without_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[di
 
 
 def rows_of_scale(scale: Tensor, rows: int, elements: int, start: int, stop: int, name: str) -> Tensor:
-    """What elements ``start`` to ``stop`` of a tensor of so many rows and elements are multiplied by: one
-    number, or one a row [rows, 1]. Raises ``CheckpointError``."""
+    """The scale of elements ``start`` to ``stop`` of a tensor with ``rows`` and ``elements``: one number, or
+    one per row [rows, 1]. Raises ``CheckpointError``."""
     if scale.numel() == 1:
         return scale.reshape(())
     if scale.numel() != rows or scale.shape[0] != rows:
@@ -151,7 +151,7 @@ class StoredComponent:
         return self.made[name].stretches[0][0] in self.scales
 
     def scale(self, name: str) -> Tensor | None:
-        """What a tensor's stored numbers are to be multiplied by: one number, one a row, or None."""
+        """The factor of a tensor's stored numbers: one number, one per row, or None."""
         if not self.scaled(name):
             return None
         found: list[Tensor] = []

@@ -73,7 +73,7 @@ def format_inspection(seen: Inspection) -> str:
     lines.append(f"  numbers   {_shares(seen.numbers)}")
     for part in seen.parts:
         lines.append(f"  {part.part}: {COMPONENT_TITLES[part.part]}, {part.names} names")
-        left = f", {part.left_out} left out" if part.left_out else ""
+        left = f", {part.left_out} not used" if part.left_out else ""
         lines.append(
             f"    {part.tensors:,} tensors, {part.parameters:,} parameters{left}: {_shares(part.numbers)}"
         )

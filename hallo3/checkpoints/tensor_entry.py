@@ -120,7 +120,7 @@ def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 def damaged(found: str, expected: str) -> CheckpointError:
     """A container that contradicts itself; the caller's file name is added by ``explained``."""
     return CheckpointError(
-        "The weights file is damaged, or was made to do harm.",
+        "The weights file is damaged or malicious.",
         found=found,
         expected=expected,
         fix="download it again from its publisher; if it stays so, do not use it",

@@ -37,7 +37,7 @@ _LOCAL, _LOCAL_SIZE = b"PK\3\4", 30
 _ENCRYPTED, _UTF8 = 1, 0x800
 
 Read = Callable[[int, int], bytes]
-"""(offset, size) -> exactly so many bytes of the file."""
+"""(offset, size) -> exactly ``size`` bytes of the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ FULL_BOOST_DB, NO_BOOST_DB = 22.0, 32.0
 """A passage is raised in full down to 22 dB below the loud ones, from 32 dB on not at all: that is more room
 than voice."""
 PASSAGE_FRAMES = 25
-"""A frame's passage is the quieter of so many frames before it and after it."""
+"""A frame's passage is the quieter of this many frames before it and after it."""
 SYLLABLE_FRAMES = 5
-"""The loudest of so many frames to either side is not raised above the loud parts, so that a loud passage
+"""The loudest of this many frames on either side is not raised above the loud parts, so that a loud passage
 stays as it is to its end. Gains are averaged over as many."""
 LOUD_PASSAGE_SHARE = 0.95
 

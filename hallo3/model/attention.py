@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether the output layer is only a product: nobody has replaced its forward or hooked it."""
+        """Whether the output layer is a plain product: its forward is neither replaced nor hooked."""
         layer = vars(self.to_out[0])
         return "forward" not in layer and not layer["_forward_hooks"]
 

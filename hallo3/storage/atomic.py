@@ -73,7 +73,7 @@ def _replace(fresh: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Windows does it by itself, and cannot open a folder."""
+    """Make a rename durable. Windows does this automatically, and cannot open a folder."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,12 +9,17 @@ from support.plain_english import find_banned
 ROOT = Path(__file__).resolve().parents[2]
 CHECKED = (
     "__init__.py",
+    "hallo3/**/*.py",
     "nodes/**/*.py",
     "locales/en/*.json",
     "web/docs/*/en.md",
     "workflows/*.json",
     "subgraphs/*.json",
     "tools/templates/*.py",
+    "*.md",
+    "docs/*.md",
+    "docs/decisions/*.md",
+    "docs/measurements/*.md",
 )
 
 

