@@ -1,7 +1,7 @@
 """Compare this package with recorded runs of the original: ``python tests/parity.py DIR [--json FILE]``.
 
-Prints a line per golden: its name, the largest absolute error, the tolerance, the verdict. Exits 1 if
-any fails or none was recognised. The format is described in tests/golden/README.md.
+Prints a line per golden: name, maximum error, tolerance, verdict. Exits 1 if any fails or none is
+recognised. tests/golden/README.md describes the format.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ CHECKS: tuple[Check, ...] = tuple(check for module in MODULES for check in modul
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one golden."""
-
     name: str
     verdict: str
     tensor: str = ""
@@ -47,7 +45,6 @@ class Verdict:
     compared: int = 0
 
     def line(self) -> str:
-        """One line for people."""
         if not self.compared:
             return f"{self.name:<28} {'':>10} {'':>8}  {self.verdict} {self.tensor}".rstrip()
         return (
@@ -58,15 +55,15 @@ class Verdict:
 
 @torch.inference_mode()
 def judge(golden: Golden) -> Verdict | None:
-    """Compare one golden. ``None`` for files that only hold weights for others."""
+    """Compare one golden; None for weights that other goldens use."""
     if golden.fault:
         return Verdict(golden.name, "FAIL", golden.fault)
     report = Report()
     try:
-        found = [check for check in CHECKS if check.recognise(golden)]
-        if not found:
+        checks = [check for check in CHECKS if check.recognise(golden)]
+        if not checks:
             return None if golden.name.startswith("weights_") else Verdict(golden.name, "not handled")
-        for check in found:
+        for check in checks:
             report.rows += check.compare(golden).rows
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""The package against the recorded runs of the original, and the comparison against itself."""
+"""The package equals the recorded runs of the original; the comparison finds wrong numbers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_every_golden_passes(name: str) -> None:
     assert verdict.verdict == "pass", verdict.line()
 
 
-def test_no_kind_went_missing() -> None:
+def test_no_golden_is_missing() -> None:
     assert len(HANDLED) == 22
 
 
-def copied(folder: Path, *names: str) -> Path:
+def copy_goldens(folder: Path, *names: str) -> Path:
     for name in names:
         for path in GOLDEN.glob(f"{name}.*"):
             shutil.copy(path, folder)
@@ -36,7 +36,7 @@ def copied(folder: Path, *names: str) -> Path:
 
 
 def test_a_wrong_number_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied(tmp_path, "vae_decode_onego", "weights_vae_decoder", "sampler_toy_8steps")
+    copy_goldens(tmp_path, "vae_decode_onego", "weights_vae_decoder", "sampler_toy_8steps")
     path = tmp_path / "sampler_toy_8steps.safetensors"
     tensors = load_file(path)
     tensors["out.final"][0, 0, 0, 0, 0] += 2e-4
@@ -65,7 +65,7 @@ BROKEN = {
 def test_broken_descriptions_do_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copied(tmp_path, "sampler_toy_8steps")
+    copy_goldens(tmp_path, "sampler_toy_8steps")
     for name, content in BROKEN.items():
         (tmp_path / f"{name}.json").write_bytes(content)
     assert parity.main([str(tmp_path)]) == 1
@@ -74,6 +74,6 @@ def test_broken_descriptions_do_not_stop_the_others(
 
 
 def test_a_missing_file_fails_without_a_traceback(tmp_path: Path) -> None:
-    copied(tmp_path, "sampler_toy_8steps")
+    copy_goldens(tmp_path, "sampler_toy_8steps")
     (tmp_path / "sampler_toy_8steps.safetensors").unlink()
     assert parity.main([str(tmp_path)]) == 1

@@ -1,4 +1,4 @@
-"""Draw the portraits that come along: ``python tools/draw_portraits.py`` (needs the extra ``training``)."""
+"""Draw the sample portraits: ``python tools/draw_portraits.py`` (needs the extra ``training``)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from training.drawing import draw  # noqa: E402
 from training.faces import Pose, make_person  # noqa: E402
 
 PEOPLE = {"portrait.png": "sample|19", "portrait_2.png": "sample|18", "portrait_3.png": "sample|17"}
-"""Nobody of them is in the training set, whose people have other names."""
+"""None is in the training set, whose people have other names."""
 SIDE = 480
 
 
 def main() -> None:
-    """Write them into ``samples/``."""
     for file, name in PEOPLE.items():
         Image.fromarray(draw(make_person(name), Pose(), SIDE)).save(ROOT / "samples" / file, optimize=True)
 

@@ -1,8 +1,8 @@
-"""Fit the colours by which ComfyUI previews latents: ``python tools/fit_previews.py``.
+"""Fit the colours of ComfyUI's latent previews: ``python tools/fit_previews.py``.
 
-For the built-in model: latents of the sample portrait, shifted in colour and noised, against the frames that
-its own VAE decodes from them, averaged to the latent grid. Least squares with a constant; what share of the
-frames' variance it explains is printed. Writes nodes/comfy/preview_factors.json.
+Least squares, for the built-in model, from noisy latents of the sample portrait in shifted colours to the
+frames that its VAE decodes from them, averaged to the latent grid. Prints the explained variance and writes
+nodes/comfy/preview_factors.json.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CLIPS, LATENT_FRAMES, NOISE = 24, 5, 0.3
 
 
 @torch.inference_mode()
-def pairs(vae: VideoVAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def sample_pairs(vae: VideoVAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Scaled latents [N, C] and the colours [N, 3] in -1..1 of the frames that decode from them."""
     generator = torch.Generator().manual_seed(0)
-    latents_seen: list[Tensor] = []
-    colours_seen: list[Tensor] = []
+    latent_rows: list[Tensor] = []
+    colour_rows: list[Tensor] = []
     for _ in range(CLIPS):
         shift = 0.5 * torch.randn(1, 3, 1, 1, 1, generator=generator)
         still = vae.encode((pixels + shift).clamp(-1, 1)).expand(-1, -1, LATENT_FRAMES, -1, -1)
@@ -42,13 +42,13 @@ def pairs(vae: VideoVAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
         frames = torch.cat(list(vae.decode(latents)), dim=2)
         first, rest = frames[:, :, :1], frames[:, :, 1:]
         pooled = torch.cat((F.avg_pool3d(first, (1, 8, 8)), F.avg_pool3d(rest, (4, 8, 8))), dim=2)
-        latents_seen.append(latents.movedim(1, -1).flatten(0, -2))
-        colours_seen.append(pooled.clamp(-1, 1).movedim(1, -1).flatten(0, -2))
-    return torch.cat(latents_seen), torch.cat(colours_seen)
+        latent_rows.append(latents.movedim(1, -1).flatten(0, -2))
+        colour_rows.append(pooled.clamp(-1, 1).movedim(1, -1).flatten(0, -2))
+    return torch.cat(latent_rows), torch.cat(colour_rows)
 
 
-def fitted(latents: Tensor, colours: Tensor) -> tuple[dict[str, list[list[float]] | list[float]], float]:
-    """Factors and bias, and the share of variance they explain."""
+def fit_factors(latents: Tensor, colours: Tensor) -> tuple[dict[str, list[list[float]] | list[float]], float]:
+    """Factors and bias, and the explained share of variance."""
     inputs = torch.cat((latents, torch.ones(len(latents), 1)), dim=1).double()
     solution = torch.linalg.lstsq(inputs, colours.double()).solution
     left = (inputs @ solution - colours).var(dim=0).sum() / colours.double().var(dim=0).sum()
@@ -57,12 +57,11 @@ def fitted(latents: Tensor, colours: Tensor) -> tuple[dict[str, list[list[float]
 
 
 def main() -> None:
-    """Fit and write."""
     models = load_models(FOLDER, torch.device("cpu"), PRECISIONS["fp32"])
     config = models.config
     pixels = fit(read_picture(ROOT / "samples" / "portrait.png"), config.segment.shape).pixels
     with models.vae as vae:
-        factors, explained = fitted(*pairs(vae, pixels))
+        factors, explained = fit_factors(*sample_pairs(vae, pixels))
     FACTORS.write_text(json.dumps({config.name: factors}, indent=1) + "\n", encoding="utf-8")
     print(f"{config.name}: {explained:.1%} of the variance explained")
 

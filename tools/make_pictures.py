@@ -1,10 +1,7 @@
-"""Make the pictures people see: template thumbnails, the README's picture, preview colours.
+"""Make template thumbnails, the README's picture and preview colours: ``make pictures``.
 
-    make pictures
-
-Runs every template on a ComfyUI server of its own, with whatever weights the pack has; so better weights make
-better pictures. A thumbnail shows the portrait and four frames of the template's video. The README's
-picture is ComfyUI's page after the first template has run.
+Runs every template on its own ComfyUI server with the pack's weights. A thumbnail shows the portrait and four
+frames of the template's video; the README's picture is ComfyUI's page after the first template has run.
 """
 
 from __future__ import annotations
@@ -33,50 +30,49 @@ README_PICTURE = ROOT / "docs" / "pictures" / "talking_portrait.png"
 SIDE, QUALITY = 320, 85
 
 
-def frames_of(path: Path, count: int) -> list[Image.Image]:
-    """So many frames, spread over a video."""
+def read_frames(path: Path, count: int) -> list[Image.Image]:
+    """``count`` frames, spread over a video."""
     with av.open(str(path)) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return [frames[(2 * index + 1) * len(frames) // (2 * count)] for index in range(count)]
 
 
-def squared(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture, side x side."""
+def crop_square(picture: Image.Image, side: int) -> Image.Image:
+    """The middle of a picture, resized to side x side."""
     least = min(picture.size)
     left, top = (picture.width - least) // 2, (picture.height - least) // 2
     return picture.crop((left, top, left + least, top + least)).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def thumbnail(video: Path, portrait: Path) -> Image.Image:
+def make_thumbnail(video: Path, portrait: Path) -> Image.Image:
     """The portrait on the left, four frames on the right."""
-    made = Image.new("RGB", (2 * SIDE, SIDE))
-    made.paste(squared(Image.open(portrait).convert("RGB"), SIDE), (0, 0))
+    image = Image.new("RGB", (2 * SIDE, SIDE))
+    image.paste(crop_square(Image.open(portrait).convert("RGB"), SIDE), (0, 0))
     half = SIDE // 2
-    for index, frame in enumerate(frames_of(video, 4)):
-        made.paste(squared(frame, half), (SIDE + half * (index % 2), half * (index // 2)))
-    return made
+    for index, frame in enumerate(read_frames(video, 4)):
+        image.paste(crop_square(frame, half), (SIDE + half * (index % 2), half * (index // 2)))
+    return image
 
 
-def video_of(server: Server, prompt: dict[str, Any]) -> Path:
-    """What a prompt saved."""
+def run_template(server: Server, prompt: dict[str, Any]) -> Path:
+    """Run a prompt; the path of its video."""
     result = server.run(prompt)
     if result["status"]["status_str"] != "success":
         raise SystemExit(json.dumps(result["status"], indent=1))
-    saved = [made for out in result["outputs"].values() for made in out.get("images", [])]
-    made = next(made for made in saved if made["filename"].endswith(".mp4"))
-    return server.base / made["type"] / made["subfolder"] / made["filename"]
+    files = [file for out in result["outputs"].values() for file in out.get("images", [])]
+    video = next(file for file in files if file["filename"].endswith(".mp4"))
+    return server.base / video["type"] / video["subfolder"] / video["filename"]
 
 
 def main() -> None:
-    """Fit, run, draw, photograph."""
     lend_operators()
     fit_previews.main()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
             for path in sorted((WORKFLOWS / "api").glob("*.json")):
-                video = video_of(server, json.loads(path.read_text(encoding="utf-8")))
-                picture = thumbnail(video, ROOT / "samples" / "portrait.png")
+                video = run_template(server, json.loads(path.read_text(encoding="utf-8")))
+                picture = make_thumbnail(video, ROOT / "samples" / "portrait.png")
                 picture.save(WORKFLOWS / f"{path.stem}.jpg", quality=QUALITY)
                 print(f"{path.stem}.jpg")
             README_PICTURE.parent.mkdir(parents=True, exist_ok=True)

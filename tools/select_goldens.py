@@ -1,6 +1,6 @@
-"""Choose the goldens the repository carries: ``python tools/select_goldens.py SOURCE tests/golden``.
+"""Select the goldens of the repository: ``python tools/select_goldens.py SOURCE tests/golden``.
 
-Whole kinds stay; of each, the tensors named here. The JSON files are rewritten to match.
+Keeps the tensors that match a kind's pattern and rewrites the JSON files accordingly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-KEPT: dict[str, str] = {
+PATTERNS: dict[str, str] = {
     "weights_main_dit": ".*",
     "weights_ref_net": ".*",
     "weights_vae_encoder": ".*",
@@ -48,7 +48,7 @@ KEPT: dict[str, str] = {
 def select(source: Path, target: Path) -> int:
     """Copy the selection and return its size in bytes."""
     target.mkdir(parents=True, exist_ok=True)
-    for name, pattern in KEPT.items():
+    for name, pattern in PATTERNS.items():
         about = json.loads((source / f"{name}.json").read_text())
         if "file" not in about:
             shutil.copy(source / f"{name}.json", target)
@@ -59,7 +59,7 @@ def select(source: Path, target: Path) -> int:
         everything = load_file(source / about["file"])
         tensors = {key: value for key, value in everything.items() if re.fullmatch(pattern, key)}
         if not tensors:
-            raise SystemExit(f"{name}: {pattern} keeps nothing")
+            raise SystemExit(f"{name}: {pattern} matches no tensor")
         save_file(tensors, target / about["file"])
         about["tensors"] = {key: value for key, value in about["tensors"].items() if key in tensors}
         about["bytes"] = (target / about["file"]).stat().st_size

@@ -1,8 +1,7 @@
 """Write workflows/, workflows/api/ and subgraphs/: ``make workflows``.
 
-Needs ComfyUI, playwright and Chromium; starts a server of its own unless one is named. Every workflow is
-opened in ComfyUI's page, and what the page itself would save is written; its API form too, since some nodes'
-inputs only the page knows.
+Needs ComfyUI, playwright and Chromium; starts a server unless --server is options. Opens every workflow in
+ComfyUI's page and writes what the page would save, and its API form, because only the page knows some inputs.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ WORKFLOWS, SUBGRAPHS = ROOT / "workflows", ROOT / "subgraphs"
 
 
 def write(path: Path, data: Any) -> None:
-    """JSON, readable and the same every time."""
+    """Write indented JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path.relative_to(ROOT))
 
 
 def tidy(saved: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
-    """A saved workflow without this user's view, language and versions."""
+    """Remove the user's view, language and versions from a saved workflow."""
     for node in saved["nodes"]:
         for slot in (*node["inputs"], *node["outputs"]):
             slot.pop("localized_name", None)
@@ -45,24 +44,23 @@ def tidy(saved: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(page: Page, name: str) -> None:
-    """Stop at a workflow that is broken, reports an error, or whose nodes lie on each other."""
-    wrong = [*page.broken(), *page.problems, *page.shown(), *overlaps(page.boxes())]
+    """Exit if a workflow is broken, reports an error, or has overlapping nodes."""
+    wrong = [*page.broken(), *page.problems, *page.shown(), *find_overlaps(page.boxes())]
     if wrong:
         raise SystemExit(f"{name}: " + "; ".join(wrong))
 
 
-def overlaps(boxes: list[dict[str, Any]]) -> list[str]:
-    """Nodes that lie on each other, and nodes that are too low for what they show."""
+def find_overlaps(boxes: list[dict[str, Any]]) -> list[str]:
+    """Problems: nodes that overlap, and nodes that are too low for their content."""
     wrong = [f"{each['name']} needs {each['least']} px" for each in boxes if each["least"] > each["high"] + 1]
     for a, b in itertools.combinations(boxes, 2):
         (ax, ay, aw, ah), (bx, by, bw, bh) = a["box"], b["box"]
         if ax < bx + bw and bx < ax + aw and ay < by + bh and by < ay + ah:
-            wrong.append(f"{a['name']} lies on {b['name']}")
+            wrong.append(f"{a['name']} overlaps {b['name']}")
     return wrong
 
 
 def write_example(page: Page, name: str, specs: dict[str, Spec], pictures: Path | None) -> None:
-    """Both forms of a workflow."""
     written = example(name, specs).as_workflow()
     page.open(written, name)
     check(page, name)
@@ -74,24 +72,23 @@ def write_example(page: Page, name: str, specs: dict[str, Spec], pictures: Path 
 
 
 def main() -> None:
-    """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", help="a ComfyUI with this pack that runs already")
-    parser.add_argument("--pictures", type=Path, help="a folder for pictures of the page")
-    given = parser.parse_args()
-    if given.server:
-        write_all(given.server, given.pictures)
+    parser.add_argument("--server", help="URL of a running ComfyUI with this pack")
+    parser.add_argument("--pictures", type=Path, help="folder for screenshots of the page")
+    options = parser.parse_args()
+    if options.server:
+        write_all(options.server, options.pictures)
         return
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
-            write_all(server.url, given.pictures)
+            write_all(server.url, options.pictures)
         finally:
             server.stop()
 
 
 def write_all(url: str, pictures: Path | None) -> None:
-    """The blueprint and every workflow, with the nodes of a server."""
+    """Write the blueprint and every workflow, with the nodes of a server."""
     specs = read_specs(url)
     write(SUBGRAPHS / f"{NAME}.json", blueprint(specs))
     with opened(url) as page:

@@ -1,1 +1,1 @@
-"""Comparison of this package with recorded runs of the original, one module per kind of golden."""
+"""Compares this package with recorded runs of the original; one module per kind of golden."""

@@ -33,20 +33,20 @@ class Golden:
 
     @property
     def listed(self) -> dict[str, Any]:
-        """What the description says of every tensor."""
+        """The description's entry for every tensor."""
         return self.about.get("tensors") or {}
 
     @property
     def guidance(self) -> float:
-        """The guidance scale: a field, or a word in the description, or the original's."""
-        told = re.search(r"guidance ([\d.]+\d)", str(self.about.get("what")))
-        return float(self.about.get("guidance") or (told[1] if told else 3.5))
+        """The guidance scale: a field, a word in the description, or the original's default."""
+        match = re.search(r"guidance ([\d.]+\d)", str(self.about.get("what")))
+        return float(self.about.get("guidance") or (match[1] if match else 3.5))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
     def names(self, prefix: str) -> list[str]:
-        """Tensor names that start so, without the prefix."""
+        """Names of tensors with a prefix, without it."""
         return [name[len(prefix) :] for name in self.listed if name.startswith(prefix)]
 
     def has(self, *names: str) -> bool:
@@ -64,7 +64,7 @@ class Report:
     rows: list[tuple[str, float, float]] = field(default_factory=list)
 
     def close(self, name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
-        """Record the largest absolute difference; another shape is an infinite one."""
+        """Record the largest absolute difference; infinite for another shape."""
         if found.shape != expected.shape:
             shapes = f"{list(found.shape)} != {list(expected.shape)}"
             self.rows.append((f"{name} {shapes}", float("inf"), tolerance))
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def worst(self) -> tuple[str, float, float]:
-        """The row that uses most of its tolerance."""
+        """The row with the largest error relative to its tolerance."""
         return max(self.rows, key=lambda row: row[1] / (row[2] or 1e-30))
 
     @property
@@ -90,14 +90,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of golden: how to know it, how to compare it."""
+    """One kind of golden: how to recognise it, how to compare it."""
 
     recognise: Callable[[Golden], bool]
     compare: Callable[[Golden], Report]
 
 
 def read_golden(path: Path) -> Golden:
-    """The golden of a description; one that cannot be read says so in ``fault``."""
+    """The golden of a description; ``fault`` if it cannot be read."""
     try:
         about = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

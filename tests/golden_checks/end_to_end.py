@@ -1,4 +1,4 @@
-"""The whole way from a portrait and a waveform to frames, under the original's recorded draws."""
+"""A whole run from portrait and waveform to frames, with the original's random draws."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,12 +25,12 @@ from hallo3.settings import Settings
 from hallo3.vae.autoencoder import VideoVAE
 
 from . import networks
-from .directory import TRAJECTORY, Check, Golden, Report, goldens, swap
+from .directory import TRAJECTORY, Check, Golden, Report, goldens, read_golden, swap
 
 
 @dataclass(frozen=True)
 class RecordedFace:
-    """The face the original's analyzers found."""
+    """The face that the original's analyzers found."""
 
     golden: Golden
     space: str = "golden"
@@ -40,13 +42,13 @@ class RecordedFace:
 
 @dataclass
 class Run:
-    """One render with everything that passes between its stages noted."""
+    """One render, with every tensor that passes between its stages in ``seen``."""
 
     golden: Golden
     seen: dict[str, Tensor] = field(default_factory=dict)
 
     def noise(self, purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """The original's draw for this purpose; its posterior draws run: segment 0, identity, segment 1 …"""
+        """The original's draw for this purpose; it draws posteriors of segment 0, identity, segment 1 …"""
         g = self.golden
         match purpose:
             case Purpose.MOTION_MASK:
@@ -63,20 +65,20 @@ class Run:
             raise ValueError(f"{purpose} {segment} {step}: {list(draw.shape)} recorded, {list(shape)} asked")
         return draw
 
-    def _watch(self, vae: VideoVAE) -> None:
-        """Note what the VAE encodes; the original counts segment 0, identity, segment 1 …"""
+    def _record(self, vae: VideoVAE) -> None:
+        """Record what the VAE encodes; the original's order is segment 0, identity, segment 1 …"""
         encode, orders = vae.encode, iter([1, 0, *range(2, 10**6)])
 
-        def watched(pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        def recorded(pixels: Tensor, noise: Tensor | None = None) -> Tensor:
             latents, order = encode(pixels, noise), next(orders)
             self.seen |= {f"mid.vae_in_{order}": pixels, f"mid.vae_latent_{order}": latents}
             if order == 1:
                 self.seen["mid.ref_latent"] = swap(latents)
             return latents
 
-        vae.encode = watched  # type: ignore[method-assign]
+        vae.encode = recorded  # type: ignore[method-assign]
 
-    def frames(self) -> Iterator[tuple[Segment, Tensor]]:
+    def render(self) -> Iterator[tuple[Segment, Tensor]]:
         golden, seen = self.golden, self.seen
         models = tiny_models(golden)
         settings = Settings(
@@ -86,7 +88,7 @@ class Run:
             posterior="sample",
         )
         with models.vae as vae:
-            self._watch(vae)
+            self._record(vae)
         picture = golden["in.image_uint8_hwc"].permute(2, 0, 1).float() / 255
         recording = Recording(golden["in.waveform"][None], models.config.segment.sample_rate)
         speech = encode_speech(recording, models)
@@ -146,31 +148,38 @@ def tiny_models(golden: Golden) -> Models:
     )
 
 
+@cache
+def render_golden(home: Path, name: str) -> tuple[Run, Tensor]:
+    """The run of a golden and its pixels; two goldens hold parts of the same run."""
+    run = Run(read_golden(home / f"{name}.json"))
+    return run, torch.cat([pixels for _, pixels in run.render()])
+
+
 def end_to_end(golden: Golden) -> Report:
-    """Latents, decoded ends, all noted intermediates, and the frames as they would be written."""
-    report, run = Report(), Run(golden)
-    pixels = torch.cat([pixels for _, pixels in run.frames()])
+    """Latents, decoded ends, all recorded intermediates, and the frames as they would be written."""
+    report = Report()
+    run, pixels = render_golden(golden.home, golden.name)
     segments = sum(name.startswith("mid.concat_chunk_") for name in run.seen)
     for name in [*golden.names("out."), *golden.names("mid.")]:
         full = f"out.{name}" if golden.has(f"out.{name}") else f"mid.{name}"
         if full in run.seen:
             expected = golden[full]
             report.close(full, run.seen[full].reshape(expected.shape), expected, TRAJECTORY)
-        elif full.startswith("out.") and not _discarded(name, segments):
+        elif full.startswith("out.") and not _is_discarded(name, segments):
             report.exact(f"{full} is compared", False, True)
     frames_golden = golden.other(str(golden.about.get("frames", "")).removesuffix(".safetensors"))
     if frames_golden.listed:
-        _frames(frames_golden, run, pixels, report)
+        _compare_frames(frames_golden, run, pixels, report)
     return report
 
 
-def _discarded(name: str, segments: int) -> bool:
-    """Whether a tensor belongs to a chunk the original renders and throws away."""
+def _is_discarded(name: str, segments: int) -> bool:
+    """Whether a tensor belongs to a chunk that the original renders and discards."""
     chunk = re.search(r"chunk_(\d+)", name)
     return chunk is not None and int(chunk[1]) >= segments
 
 
-def _frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
+def _compare_frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
     """uint8 within 1 in at most 0.01 % of values; floats within the trajectory's tolerance. Of square
     portraits the original records whole canvases, or what is left without the bars."""
     found, expected = to_uint8(pixels).permute(0, 2, 3, 1), golden["out.frames_uint8"]
@@ -189,14 +198,15 @@ def _frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
         report.close("out.frames_float", floats, expected, TRAJECTORY)
 
 
-def frames(golden: Golden) -> Report:
-    """Frames are compared with the run that made them: the one that names them, or the only one."""
+def compare_frames(golden: Golden) -> Report:
+    """Frames of the run that names them, or of the only run."""
     runs = [maker for maker in goldens(golden.home) if _is_run(maker)]
     named = [m for m in runs if str(m.about.get("frames", "")).removesuffix(".safetensors") == golden.name]
     if not (named or len(runs) == 1):
-        raise FileNotFoundError(f"no golden says it made {golden.name}")
-    report, run = Report(), Run((named or runs)[0])
-    _frames(golden, run, torch.cat([pixels for _, pixels in run.frames()]), report)
+        raise FileNotFoundError(f"no golden names {golden.name} as its frames")
+    report = Report()
+    run, pixels = render_golden(golden.home, (named or runs)[0].name)
+    _compare_frames(golden, run, pixels, report)
     return report
 
 
@@ -206,5 +216,5 @@ def _is_run(golden: Golden) -> bool:
 
 CHECKS = (
     Check(_is_run, end_to_end),
-    Check(lambda g: g.has("out.frames_uint8"), frames),
+    Check(lambda g: g.has("out.frames_uint8"), compare_frames),
 )

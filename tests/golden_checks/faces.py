@@ -9,7 +9,7 @@ from hallo3.media.framing import MASK_RATIO
 from .directory import Check, Golden, Report
 
 
-def masks(golden: Golden) -> Report:
+def compare_masks(golden: Golden) -> Report:
     """The outline's points, boxes expanded by several ratios, and whole masks."""
     report = Report()
     about = golden.about
@@ -28,4 +28,4 @@ def masks(golden: Golden) -> Report:
     return report
 
 
-CHECKS = (Check(lambda golden: "silhouette_landmark_ids" in golden.about, masks),)
+CHECKS = (Check(lambda golden: "silhouette_landmark_ids" in golden.about, compare_masks),)

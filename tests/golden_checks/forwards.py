@@ -1,5 +1,4 @@
-"""Forward passes of both networks: results, and every intermediate that a module or the injected
-attention shows."""
+"""Forward passes of both networks: results, and the intermediates of modules and attention."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from hallo3.model.transformer import Hallo3Transformer, Trunk
 from . import networks
 from .directory import FORWARD, Check, Golden, Report, swap
 
-HEARD = "self", "audio"
+ATTENTION_KINDS = "self", "audio"
 """What a block asks attention for; a face is folded, and asks none."""
 
 
 class Trace:
-    """What passed through a network: injected as its attention, hooked to its modules."""
+    """Records intermediates of a network: it is injected as attention and hooks the modules."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Tensor] = {}
@@ -37,27 +36,27 @@ class Trace:
         self._calls.append((q, k, v, context))
         return context
 
-    def follow(self, network: Trunk) -> None:
-        """Note under the goldens' names what the modules take and give."""
+    def hook(self, network: Trunk) -> None:
+        """Record inputs and outputs of the modules under the goldens' names."""
 
         def on(module: nn.Module, note: Callable[[Any, Any], None]) -> None:
             module.register_forward_hook(lambda _, inputs, output: note(inputs, output))
 
-        on(network.time_embedding, lambda _, out: self._note("time_embed_out", out))
-        on(network.norm_final, lambda _, out: self._note("final_layernorm_out", out))
-        on(network.norm_final, lambda inputs, _: self._note("final_layernorm_in", inputs[0]))
+        on(network.time_embedding, lambda _, out: self._record("time_embed_out", out))
+        on(network.norm_final, lambda _, out: self._record("final_layernorm_out", out))
+        on(network.norm_final, lambda inputs, _: self._record("final_layernorm_in", inputs[0]))
         for index, block in enumerate(network.transformer_blocks):
-            self._follow_block(index, block, on)
+            self._hook_block(index, block, on)
         if isinstance(network, Hallo3Transformer):
-            on(network.audio_proj, lambda _, out: self._note("audio_proj_out", out, join=True))
-            on(network.face_proj, lambda _, out: self._note("face_proj_out", out))
+            on(network.audio_proj, lambda _, out: self._record("audio_proj_out", out, join=True))
+            on(network.face_proj, lambda _, out: self._record("face_proj_out", out))
 
-    def _follow_block(self, i: int, block: Any, on: Callable[..., None]) -> None:
+    def _hook_block(self, i: int, block: Any, on: Callable[..., None]) -> None:
         def joined(name: str) -> Callable[[Any, Any], None]:
-            return lambda _, out: self._note(name, torch.cat((out[1], out[0]), dim=1))
+            return lambda _, out: self._record(name, torch.cat((out[1], out[0]), dim=1))
 
         def rows(name: str) -> Callable[[Any, Any], None]:
-            return lambda _, out: self._note(name, out)
+            return lambda _, out: self._record(name, out)
 
         on(block, joined(f"layer_{i}_out"))
         on(block.norm1, rows(f"L{i}_attention_in"))
@@ -67,7 +66,7 @@ class Trace:
             if hasattr(block, f"attn_{kind}"):
                 on(getattr(block, f"attn_{kind}"), rows(f"L{i}_{kind}_attn_out"))
 
-    def _note(self, name: str, value: Tensor, *, join: bool = False) -> None:
+    def _record(self, name: str, value: Tensor, *, join: bool = False) -> None:
         before = self.seen.get(name)
         self.seen[name] = torch.cat((before, value)) if before is not None and join else value
 
@@ -83,8 +82,8 @@ class Trace:
 
 
 def compare_mids(golden: Golden, seen: dict[str, Tensor], report: Report, last: Last | None = None) -> None:
-    """Every ``mid.*`` that was seen. Rows the original computes and throws away, or that it repeats for
-    the second branch, have no counterpart."""
+    """Every recorded ``mid.*``. Rows that the original discards, or repeats for the second branch, have no
+    counterpart."""
     for name in golden.names("mid."):
         expected = golden[f"mid.{name}"]
         if name in seen:
@@ -96,14 +95,14 @@ def compare_mids(golden: Golden, seen: dict[str, Tensor], report: Report, last: 
 
 
 class Last(NamedTuple):
-    """The last block, whose text goes nowhere and is not computed."""
+    """The last block, whose text rows are unused and not computed."""
 
     block: int
     text: int
     tokens: int
 
     def video(self, name: str, found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of the video where text's are missing."""
+        """Select the video's rows where text rows are missing."""
         if not re.search(r"self_(q_after|attn_ctx)|attention_out|mlp_out|layer_\d+_out", name):
             return found, expected
         end = self.text + self.tokens
@@ -136,7 +135,7 @@ def adaln_chunks(modulation: Modulation) -> dict[str, Tensor]:
 def prepared(golden: Golden, config: Hallo3Config, trace: Trace, scaled: tuple[list[str], float] = ([], 1.0)):
     """The main network with a golden's conditions: (network, run, segment, its last block)."""
     dit = networks.transformer(golden, config, trace.attention, scaled)
-    trace.follow(dit)
+    trace.hook(dit)
     banks = [golden[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     timesteps = golden["in.timestep"].flatten()[:1]
     run = dit.prepare(banks, golden["in.face_emb"], golden["in.text"], timesteps)
@@ -156,10 +155,10 @@ def dit_forward(golden: Golden) -> Report:
     else:
         one_by_one = sequential_branches(dit, run, segment)(noisy, 0)
         report.close("out.final (one by one)", swap(one_by_one), golden["out.final"], FORWARD)
-        trace.attentions(HEARD)
+        trace.attentions(ATTENTION_KINDS)
         result = batched_branches(dit, run, segment)(noisy, 0)
     report.close("out.final", swap(result), golden["out.final"], FORWARD)
-    seen = trace.seen | trace.attentions(HEARD) | adaln_chunks(run.steps[0])
+    seen = trace.seen | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
     seen |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
     text = run.text[-len(result) :]
     video = dit.embed(noisy, segment.image_latents).expand(len(result), -1, -1)
@@ -219,9 +218,9 @@ def backbone(golden: Golden) -> Report:
 def _backbone_mids(
     golden: Golden, network: Any, trace: Trace, noisy: Tensor, image: Tensor, report: Report
 ) -> None:
-    """One more pass, watched; its normed video tokens are what ``out.bank_*`` records."""
+    """One more pass with hooks; ``out.bank_*`` are its normed video tokens."""
     trace.attentions(("self",))
-    trace.follow(network)
+    trace.hook(network)
     text = golden["in.text"]
     network(noisy, image, golden["in.timestep"], text)
     modulation = network.modulate(golden["in.timestep"], noisy)
@@ -235,7 +234,7 @@ def _backbone_mids(
     compare_mids(golden, seen, report)
 
 
-def _plain(golden: Golden) -> bool:
+def _is_backbone(golden: Golden) -> bool:
     return golden.has("in.x", "in.concat", "in.text", "out.final") and not golden.has("in.audio_windows")
 
 
@@ -243,5 +242,5 @@ CHECKS = (
     Check(lambda g: g.has("in.x", "in.audio_windows", "in.bank_0", "out.final"), dit_forward),
     Check(lambda g: PATTERNS in g.about and g.has("out.final"), eps_probe),
     Check(lambda g: g.has("in.ref_latent", "out.bank_0"), ref_net),
-    Check(_plain, backbone),
+    Check(_is_backbone, backbone),
 )

@@ -1,4 +1,4 @@
-"""The bookkeeping of the long-video loop, for every segment that is not discarded."""
+"""Segment plans of the long-video loop, without the segments that the original discards."""
 
 from __future__ import annotations
 

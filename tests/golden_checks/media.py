@@ -1,4 +1,4 @@
-"""Fitting pictures to the canvas, and dropping pixels of motion frames."""
+"""Fit pictures to the canvas; drop pixels of motion frames."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def image_resize(golden: Golden) -> Report:
 
 
 def motion_mask(golden: Golden) -> Report:
-    """Which pixels stay, in float32 and bfloat16."""
+    """Which pixels are kept, in float32 and bfloat16."""
     report = Report()
     for case in sorted({name.split(".")[0] for name in golden.names("mask.")}):
         prefix = f"mask.{case}."

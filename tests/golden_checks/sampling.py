@@ -1,4 +1,4 @@
-"""The schedule and whole trajectories, with a closed-form stand-in and with the tiny network."""
+"""The schedule and whole trajectories, with a closed-form network and with the tiny network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ALPHA, MULTIPLIER = 2 * 2.0**-24, 2e-5
 logarithms, which differ by this much between processors (facts 17). Timesteps and indices are exact."""
 
 
-def table_places(steps: tuple[Step, ...]) -> Tensor:
-    """Where each step's table alpha stands in the table."""
+def find_table_indices(steps: tuple[Step, ...]) -> Tensor:
+    """Index of each step's alpha in the table."""
     values = torch.tensor([step.table_alpha for step in steps])
     return (denoiser_table()[None] == values[:, None]).int().argmax(dim=1)
 
@@ -37,7 +37,7 @@ def schedules(golden: Golden) -> Report:
         columns = {
             "timesteps": torch.tensor([step.timestep for step in steps]),
             "sqrt_alpha": torch.tensor([step.alpha for step in steps] + [1.0]),
-            "denoiser_idx": table_places(steps),
+            "denoiser_idx": find_table_indices(steps),
             "denoiser_sqrt_alpha": torch.tensor([step.table_alpha for step in steps]),
         }
         for name, found in columns.items():
@@ -93,14 +93,14 @@ def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int],
     report = Report()
     states: list[Tensor] = []
 
-    def watched(latents: Tensor, step: int) -> Tensor:
+    def recorded(latents: Tensor, step: int) -> Tensor:
         states.append(latents)
         velocity = predict(latents, step)
         if golden.has(f"net_out_{step}"):
             report.close(f"net_out_{step}", swap(velocity), golden[f"net_out_{step}"], TRAJECTORY)
         return velocity
 
-    guided = guided_denoiser(watched, golden.guidance)
+    guided = guided_denoiser(recorded, golden.guidance)
 
     def denoise(latents: Tensor, step: Step) -> Tensor:
         denoised = guided(latents, step)

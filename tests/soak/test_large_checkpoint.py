@@ -1,4 +1,4 @@
-"""A checkpoint of five gigabytes with a tensor of 2.4: converted in half a gigabyte. ``make soak``."""
+"""A checkpoint of 5 GB with a tensor of 2.4 GB converts in half a gigabyte. ``make soak``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ write_plain(Path(sys.argv[2]), from_dict(Hallo3Config, json.loads(sys.argv[1]), 
 
 
 def anonymous_mb(process: int) -> float:
-    """Memory of a process that no file stands behind."""
+    """Memory of a process that is not backed by a file."""
     try:
         rows = Path(ROLLUP.format(process)).read_text().splitlines()
     except (OSError, ProcessLookupError):
@@ -36,8 +36,8 @@ def anonymous_mb(process: int) -> float:
     return sum(int(row.split()[1]) for row in rows if row.startswith("Anonymous:")) / 1024
 
 
-def peak_of(words: list[str]) -> tuple[float, float]:
-    """Run a command: its largest anonymous memory and its seconds."""
+def measure_peak(words: list[str]) -> tuple[float, float]:
+    """Peak anonymous memory in MB and seconds of a command."""
     started, most = time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while process.poll() is None:
@@ -54,8 +54,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
     for size, layers in (("small", 2), ("large", 20)):
         folder = tmp_path / size
         source = folder / "mp_rank_00_model_states.pt"
-        write(source, layers, size == "large")
-        peak, seconds = peak_of(
+        write_checkpoint(source, layers, size == "large")
+        peak, seconds = measure_peak(
             ["-m", "hallo3", "convert", str(source), str(folder / "out"), "--dtype", dtype]
         )
         figures |= {
@@ -73,8 +73,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
     assert figures["large_peak_anonymous_mb"] - figures["small_peak_anonymous_mb"] <= 100
 
 
-def write(path: Path, layers: int, with_largest: bool) -> None:
-    """In a process of its own: a checkpoint whose audio projection can be the released model's, 2.4 GB."""
+def write_checkpoint(path: Path, layers: int, with_largest: bool) -> None:
+    """Write a checkpoint in a subprocess; with_largest adds the released audio projection, 2.4 GB."""
     from hallo3.config import NANO, AudioConfig, to_dict
 
     trunk = replace(NANO.trunk, layers=layers, heads=20, head_dim=64, time_dim=512)

@@ -27,14 +27,14 @@ pytestmark = [
 ]
 
 
-def written(name: str, figures: dict[str, Any]) -> None:
+def write_figures(name: str, figures: dict[str, Any]) -> None:
     print(figures)
     (RESULTS / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
-    """Each at a random moment after a random number of segments; then the same workflow in a new server."""
-    draw, prompt, lost, begun_again = random.Random(SEED), slow(extrapolate__seed=1), 0, 0
+    """Kill at random moments, then run the same workflow in a new server."""
+    draw, prompt, lost, restarted = random.Random(SEED), slow(extrapolate__seed=1), 0, 0
     done: list[str] = []
     job = ""
     for kill in range(KILLS):
@@ -46,12 +46,12 @@ def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
         else:
             server.queue(prompt)
             lost += not set(done) <= set(saved_segments(server)[job])
-            begun = time.monotonic()
-            while len(saved_segments(server)[job]) <= len(done) and time.monotonic() - begun < 60:
+            started = time.monotonic()
+            while len(saved_segments(server)[job]) <= len(done) and time.monotonic() - started < 60:
                 time.sleep(0.02)
         time.sleep(draw.uniform(0, 1))
         server.kill()
-        begun_again += len(saved_segments(server)[job]) < 6
+        restarted += len(saved_segments(server)[job]) < 6
         lost += not set(done) <= set(saved_segments(server)[job])
         done = saved_segments(server)[job]
         if kill % 3 == 2:
@@ -63,7 +63,8 @@ def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
             finally:
                 server.stop()
     assert lost == 0
-    written("soak_server_kills.json", {"kills": KILLS, "seed": SEED, "lost": lost, "videos": KILLS // 3})
+    figures = {"kills": KILLS, "seed": SEED, "lost": lost, "videos": KILLS // 3}
+    write_figures("soak_server_kills.json", figures)
 
 
 def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
@@ -85,6 +86,6 @@ def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
         "files": [sizes[19][2], sizes[-1][2]],
         "cores": os.cpu_count(),
     }
-    written("soak_server_prompts.json", figures)
+    write_figures("soak_server_prompts.json", figures)
     assert grown <= 20
     assert sizes[-1][1:] == sizes[19][1:]
