@@ -1,10 +1,16 @@
-"""What the doctor advises; ``cli/`` and ``comfyui/`` test its report."""
-
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 
 from hallo3 import doctor
+from hallo3.checkpoints.component_config import RELEASED_CONFIGS, build_on_meta
+from hallo3.checkpoints.locate import RELEASE, ModelFolder
+from hallo3.cli.main import main
+from hallo3.quantization.precision import PRECISIONS
+from hallo3.text_encoder import untie_embedding
 from hallo3.units import GB
 
 
@@ -38,3 +44,37 @@ def test_the_advice_fits_the_machine(gpu: int, memory: int, advice: str) -> None
     assert advice in text
     assert not gpu or "--low-memory" not in text
     assert not gpu or "--offload" not in text, "a manual offload would have no plan"
+
+
+def test_a_complete_model_is_reported(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(nano_folder)]) == 0
+    assert "The model is complete." in capsys.readouterr().out
+
+
+def test_missing_and_damaged_files_are_reported_with_their_place(
+    tmp_path: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("diffusion_models", "vae", "text_encoders", "audio_encoders"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "diffusion_models" / "hallo3_transformer_bf16.safetensors").write_text("Not Found")
+    (tmp_path / "vae" / "hallo3_vae_bf16.safetensors.aria2").touch()
+    reference = tmp_path / "diffusion_models" / "hallo3_reference_fp8.safetensors"
+    reference.write_bytes(ModelFolder(nano_folder).reference.read_bytes())
+    assert main(["doctor", str(tmp_path), "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    parts = {part["part"]: part for part in report["parts"]}
+    assert "text, beginning 'Not Found'" in parts["transformer"]["state"]
+    assert parts["reference"]["state"] == "ready"
+    assert "unfinished" in parts["vae"]["state"]
+    assert "text_encoders/hallo3_t5xxl_bf16.safetensors" in parts["text_encoder"]["advice"]
+    assert "9.5 GB" in parts["text_encoder"]["state"]
+    assert main(["doctor", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().out.count("MISSING") == 5
+
+
+def test_the_released_sizes_are_those_of_the_networks() -> None:
+    for part, published in RELEASE.items():
+        tensors = untie_embedding(build_on_meta(part, RELEASED_CONFIGS[part]).state_dict())
+        assert published.parameters == sum(tensor.numel() for tensor in tensors.values()), part
+        eight = sum(t.numel() for name, t in tensors.items() if PRECISIONS["fp8"].is_fp8(name))
+        assert published.matrices == (eight if part in ("transformer", "reference") else 0)

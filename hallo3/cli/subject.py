@@ -1,4 +1,4 @@
-"""The person to animate: a portrait, analyzed when that is needed, or a saved identity."""
+"""The person to animate: a portrait, analyzed when needed, or a saved identity."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Subject:
 
     @cached_property
     def portrait(self) -> Portrait:
-        """The analyzed portrait. Raises ``FaceError`` if no usable face is found."""
-        assert self.picture is not None  # not asked of a saved identity
+        """The analyzed portrait, if there is no identity. Raises ``FaceError`` without a usable face."""
+        assert self.picture is not None
         analyzer = create_analyzer(
             self.config.face, self.faces, choice=self.choice, unverified=self.faces_unverified
         )
@@ -51,19 +51,17 @@ class Subject:
 
     @cached_property
     def canvas(self) -> Canvas:
-        """The start of every segment; the face is looked for only if it decides the crop."""
+        """The start of every segment. The face is analyzed only if it decides the crop."""
         if self.identity is not None:
             return self.identity.canvas
         assert self.picture is not None
-        height, width = self.picture.shape[1:]
         shape = self.config.segment.shape
-        if keeps_whole(height, width, shape, self.framing):
+        if keeps_whole(*self.picture.shape[1:], shape, self.framing):
             return fit(self.picture, shape)
         return self.portrait.canvas
 
     def preview(self) -> Tensor:
-        """A picture [3, h, w] in 0..1 of what is used; the canvas of an identity that was saved without
-        one."""
+        """A picture [3, h, w] in 0..1 of what is used; the canvas of an identity without a preview."""
         picture = self.portrait.preview() if self.identity is None else self.identity.preview
         return (self.canvas.pixels[0, :, 0] + 1) / 2 if picture is None else picture / 255
 
@@ -75,18 +73,17 @@ class Subject:
                 "There is no photograph to paste the frames back into.",
                 found=f"{self.name} without one",
                 expected="an identity that was saved with its photograph",
-                fix="remove --paste-back, or make the identity again",
+                fix="remove --paste-back, or save the identity again",
             )
         return paste_back
 
     def facts(self) -> dict[str, Any]:
-        """What decides frames, for the job's key."""
+        """Everything that decides frames, for the job's key."""
         if self.identity is not None and self.identity.saved_info is not None:
             return {"identity": self.identity.saved_info.content}
         assert self.picture is not None
-        choice = self.choice
-        asked = choice.index, choice.box, choice.whole_picture, self.framing
-        return {"portrait": hash_tensor(self.picture), "asked": asked}
+        choice = self.choice.index, self.choice.box, self.choice.whole_picture, self.framing
+        return {"portrait": hash_tensor(self.picture), "asked": choice}
 
 
 def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Config) -> Subject:
@@ -95,7 +92,7 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
         index=options.face, box=_parse_box(options.face_box), whole_picture=options.whole_picture
     )
     source = options.identity or options.portrait
-    assert source is not None  # checked with the other required options
+    assert source is not None  # a required option
     subject = Subject(
         name=source.name,
         config=config,
@@ -114,7 +111,7 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
         "--framing": options.framing != "auto",
         "--whole-picture": options.whole_picture,
     }
-    if others := [name for name, given in conflicting.items() if given]:
+    if others := [name for name, is_used in conflicting.items() if is_used]:
         raise InputError(
             "Give either a portrait or --identity, not both.",
             found=f"--identity and {', '.join(others)}",

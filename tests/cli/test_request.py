@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,13 @@ import pytest
 from PIL import Image
 
 from hallo3 import loading
+from hallo3.cli import request
 from hallo3.cli.main import parse
 from hallo3.cli.request import read_request
+from hallo3.config import FaceConfig
+from hallo3.face.mediapipe import TASK_FILENAME
 from support.audio_samples import RATE, tone, write_wav
+from support.fake_mediapipe import install_mediapipe, make_task_file
 from support.resume_runs import run
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
@@ -182,3 +187,50 @@ def test_inputs_that_decide_frames_make_another_job(inputs: dict[str, str]) -> N
 
 def test_options_that_change_no_frame_leave_the_job(inputs: dict[str, str]) -> None:
     assert {key(inputs, *flags) for flags in ([], *SAME_JOB)} == {key(inputs)}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The weights in the job's key, for a request with a folder of face files."""
+    monkeypatch.setattr(request, "verify_component", lambda *_: ["hash"])
+    (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"network")
+
+    def named(*, space: str = FaceConfig().space) -> dict[str, list[str]]:
+        stub: Any = SimpleNamespace(
+            config=SimpleNamespace(face=SimpleNamespace(space=space)),
+            verifier=None,
+            files=SimpleNamespace(find=Path, faces=tmp_path, tokenizer=tmp_path / "nowhere"),
+            options=SimpleNamespace(prompt=""),
+            subject=SimpleNamespace(identity=None),
+            separator=None,
+        )
+        return request.AnimateRequest._weight_hashes(stub)
+
+    return named
+
+
+def test_mediapipe_s_file_and_version_are_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
+) -> None:
+    install_mediapipe(monkeypatch, version="0.10.31")
+    without = weights()
+    assert "faces" in without
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
+    first = weights()
+    assert {name: first[name] for name in without} == without
+    assert first.keys() - without.keys() == {"landmarks"}
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file(face_detector=b"other numbers"))
+    assert weights()["landmarks"][0] != first["landmarks"][0]
+    install_mediapipe(monkeypatch, version="0.10.33")
+    assert weights()["landmarks"][1] != first["landmarks"][1]
+
+
+def test_a_mediapipe_that_cannot_be_used_is_not_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
+) -> None:
+    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
+    install_mediapipe(monkeypatch, version="1.2.3")
+    assert "landmarks" not in weights()
+    install_mediapipe(monkeypatch)
+    assert "landmarks" in weights()
+    assert "landmarks" not in weights(space="drawn-face")

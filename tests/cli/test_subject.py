@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,10 +12,16 @@ from PIL import Image
 
 from hallo3 import attention
 from hallo3.attention import AttentionBackend
+from hallo3.checkpoints import random_weights
 from hallo3.checkpoints.random_weights import write_random_set
+from hallo3.config import NANO, FaceConfig
+from hallo3.face.arcface import RECOGNIZER_FILENAME
+from hallo3.face.scrfd import DETECTOR_FILENAME
 from hallo3.identity import Provenance
 from hallo3.identity_file import read_identity
 from hallo3.model.layers import sdpa
+from support import onnx_builder
+from support.audio_samples import tone, write_wav
 from support.resume_runs import frames_of, run
 
 
@@ -101,3 +108,66 @@ def test_an_identity_of_an_approximate_run_is_reported_in_another(
         assert run(inputs, "--plan", identity=str(path), attention=name) == 0
         err = capsys.readouterr().err
         assert err.count("note: the identity was made with attention sage (approximate)") == count
+
+
+UNVERIFIED = "--faces-unverified"
+
+
+@pytest.fixture
+def photograph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Options of a run with a random model that needs ArcFace, and small ONNX networks."""
+    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
+    photographic = replace(NANO, face=FaceConfig(tokens=2, token_dim=8))
+    monkeypatch.setitem(random_weights.SIZES, "nano", photographic)
+    random_weights.write_random_set(tmp_path / "model", 1, "nano")
+    places = tmp_path / "model" / "face_analysis" / "models"
+    places.mkdir(parents=True)
+    (places / DETECTOR_FILENAME).write_bytes(onnx_builder.detector())
+    (places / RECOGNIZER_FILENAME).write_bytes(onnx_builder.recognizer())
+    pixels = np.full((640, 640, 3), 51, np.uint8)
+    pixels[..., 0] = 0
+    for column in (160, 480):
+        pixels[320, column] = 230, 120, 128
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    pixels[320] = 0
+    Image.fromarray(pixels).save(tmp_path / "no_face.png")
+    write_wav(tmp_path / "s.wav", tone(16000, 0.6), 16000)
+    names = {"--model": "model", "--portrait": "p.png", "--speech": "s.wav", "-o": "v.mp4"}
+    return {name: str(tmp_path / value) for name, value in names.items()}
+
+
+def test_a_photograph_is_animated_and_another_face_is_another_video(
+    photograph: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(photograph) == 2
+    assert "not the published one" in capsys.readouterr().err
+    assert run(photograph, UNVERIFIED) == 0
+    first = frames_of(photograph["-o"])
+    messages = capsys.readouterr().err
+    assert "2 faces" in messages
+    assert f"{DETECTOR_FILENAME} is not the published file" in messages
+    assert run(photograph, UNVERIFIED, face="2") == 0
+    assert "2 faces" not in capsys.readouterr().err
+    assert not np.array_equal(frames_of(photograph["-o"]), first)
+    assert run(photograph, UNVERIFIED, face="3") == 2
+    assert "1 to 2 from the left" in capsys.readouterr().err
+
+
+def test_no_face_is_an_error_unless_the_whole_picture_is_asked_for(
+    photograph: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_face = photograph | {"--portrait": str(tmp_path / "no_face.png")}
+    assert run(no_face, UNVERIFIED) == 2
+    assert "No face was found" in capsys.readouterr().err
+    assert run(no_face, UNVERIFIED, "--whole-picture") == 0
+
+
+def test_files_that_are_missing_are_named_with_their_place(
+    photograph: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in Path(photograph["--model"]).rglob("*.onnx"):
+        path.unlink()
+    assert run(photograph) == 2
+    assert DETECTOR_FILENAME in capsys.readouterr().err
+    assert run(photograph, faces=str(Path(photograph["--model"]) / "nowhere")) == 2
+    assert DETECTOR_FILENAME in capsys.readouterr().err

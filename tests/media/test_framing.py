@@ -1,5 +1,3 @@
-"""Which part of a portrait is used."""
-
 from __future__ import annotations
 
 import itertools
@@ -71,7 +69,7 @@ def check_face_crop(crop: Crop, seen: PixelBox, size: tuple[int, int], shape: Vi
 @pytest.mark.parametrize("side", ["tall", "wide"])
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
 @pytest.mark.parametrize("place", [(0.3, 0.5), (0.5, 0.45), (0.7, 0.6)])
-def test_a_face_with_room_around_it_gets_its_place(
+def test_a_face_with_room_around_it_is_at_its_place(
     side: str, share: float, place: tuple[float, float]
 ) -> None:
     height, width = (1920, 1080) if side == "tall" else (1080, 1920)
@@ -95,7 +93,7 @@ def test_a_face_with_room_around_it_gets_its_place(
         ((1080, 1920), (640, 220, 1200, 880), False),  # a square would be no higher
     ],
 )
-def test_a_square_is_taken_where_the_canvas_would_be_tight(
+def test_a_square_is_used_where_the_canvas_would_be_tight(
     size: tuple[int, int], face: tuple[int, int, int, int], square: bool
 ) -> None:
     crop = plan_crop(*size, PixelBox(*face), SHAPE)
@@ -105,7 +103,7 @@ def test_a_square_is_taken_where_the_canvas_would_be_tight(
 
 
 @pytest.mark.parametrize("share", [0.45, 0.55, 0.62])
-def test_hair_is_inside_and_the_chin_is_kept(share: float) -> None:
+def test_hair_and_chin_are_inside(share: float) -> None:
     tall = share * 1080
     crop = plan_crop(1920, 1080, PixelBox(400, 600, 680, 600 + tall), SHAPE)
     assert crop.top <= 600 - 0.3 * tall
@@ -115,7 +113,7 @@ def test_hair_is_inside_and_the_chin_is_kept(share: float) -> None:
 
 
 @pytest.mark.parametrize("size", [(700, 700), (480, 720), (480, 724), (1000, 1490), (1920, 1080)])
-def test_as_the_original_does_it(size: tuple[int, int]) -> None:
+def test_a_portrait_that_is_used_whole(size: tuple[int, int]) -> None:
     face = PixelBox(10, 10, 40, 50)
     assert plan_crop(*size, face, SHAPE, "original") == Crop.whole(*size)
     assert plan_crop(*size, None, SHAPE) == Crop.whole(*size)
@@ -127,7 +125,7 @@ def test_as_the_original_does_it(size: tuple[int, int]) -> None:
     assert plan_crop(*size, face, SHAPE, "face") != Crop.whole(*size)
 
 
-def test_a_framing_that_cannot_be() -> None:
+def test_an_impossible_framing_is_refused() -> None:
     with pytest.raises(InputError, match="Unknown framing"):
         plan_crop(100, 100, None, SHAPE, "Face")
     nowhere = (None, PixelBox(200, 0, 300, 50), PixelBox(5, 5, 5, 50), PixelBox(float("nan"), 0, 50, 50))
@@ -157,27 +155,27 @@ def test_the_canvas_shows_all_of_a_crop(tall: int, shape: VideoShape) -> None:
 
 @pytest.mark.parametrize("size", [(301, 200), (200, 301), (480, 720), (300, 300), (77, 513)])
 def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
-    """A picture that says where it is: its rows and columns as brightness."""
+    """Brightness is position: red of rows, green of columns."""
     height, width = size
     rows = ((torch.arange(height) + 0.5) / height)[:, None].expand(size)
     columns = ((torch.arange(width) + 0.5) / width).expand(size)
     canvas = fit(torch.stack([rows, columns, rows]), SHAPE)
-    told = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
+    shown = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
     left, top, right, bottom = Crop.whole(*size).shown(SHAPE)
-    for told_of, low, high, side in ((told[0], top, bottom, height), (told[1].T, left, right, width)):
-        middles = low + (torch.arange(len(told_of)) + 0.5) * (high - low) / len(told_of)
-        inner = slice(len(told_of) // 8, -len(told_of) // 8)
-        assert float((told_of.mean(dim=1) * side - middles)[inner].abs().max()) < 0.05
+    for profile, low, high, side in ((shown[0], top, bottom, height), (shown[1].T, left, right, width)):
+        middles = low + (torch.arange(len(profile)) + 0.5) * (high - low) / len(profile)
+        inner = slice(len(profile) // 8, -len(profile) // 8)
+        assert float((profile.mean(dim=1) * side - middles)[inner].abs().max()) < 0.05
 
 
 @pytest.mark.parametrize("face", [(30, 40, 90, 120), (31, 41, 90, 120), (100, 60, 155, 133)])
-def test_the_face_is_what_its_mask_was_made_of(face: tuple[int, int, int, int]) -> None:
-    found = face_box(box_mask(PixelBox(*face), 200, 220))
-    assert found is not None
-    assert max(abs(a - b) for a, b in zip(found, face, strict=True)) <= 1.5
+def test_the_face_is_the_box_of_its_mask(face: tuple[int, int, int, int]) -> None:
+    box = face_box(box_mask(PixelBox(*face), 200, 220))
+    assert box is not None
+    assert max(abs(a - b) for a, b in zip(box, face, strict=True)) <= 1.5
 
 
-def test_masks_that_tell_nothing() -> None:
+def test_masks_without_information() -> None:
     assert face_box(torch.zeros(50, 60)) is None
     assert face_box(torch.full((50, 60), 0.5)) is None
     assert face_box(torch.ones(50, 60)) is None
@@ -188,6 +186,6 @@ def test_masks_that_tell_nothing() -> None:
     assert face_box(nearly) is not None
     dot = torch.zeros(50, 60)
     dot[7, 9] = 1
-    found = face_box(dot)
-    assert found is not None
-    assert found.area == pytest.approx(1 / 1.44)
+    box = face_box(dot)
+    assert box is not None
+    assert box.area == pytest.approx(1 / 1.44)

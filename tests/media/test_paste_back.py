@@ -1,5 +1,3 @@
-"""The animated part back in its photograph."""
-
 from __future__ import annotations
 
 import subprocess
@@ -30,24 +28,24 @@ def scene(height: int, width: int) -> Tensor:
 
 
 def canvas_picture(picture: Tensor, crop: Crop) -> Tensor:
-    """What a video's frame is if nothing moves: [1, 3, h, w] in 0..1."""
+    """A video frame without any movement: [1, 3, h, w] in 0..1."""
     canvas = fit(crop.of(picture), SHAPE)
     return (canvas.uncrop(canvas.pixels[:, :, 0]) + 1) / 2
 
 
-def psnr(found: Tensor, wanted: Tensor) -> float:
-    return float(-10 * torch.log10((found - wanted).square().mean()))
+def psnr(actual: Tensor, expected: Tensor) -> float:
+    return float(-10 * torch.log10((actual - expected).square().mean()))
 
 
 def changed_part(place: PixelBox) -> tuple[slice, slice]:
-    """Rows and columns that may be touched."""
+    """Rows and columns that may change."""
     return slice(round(place.top), round(place.bottom)), slice(round(place.left), round(place.right))
 
 
 @pytest.mark.parametrize("framing", ["auto", "face", "original"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("size", SIZES)
-def test_what_was_cut_out_goes_back_without_a_trace(size: str, place: str, framing: str) -> None:
+def test_a_crop_is_pasted_back_without_a_trace(size: str, place: str, framing: str) -> None:
     height, width = SIZES[size]
     picture, (x, y) = scene(height, width), PLACES[place]
     tall = 0.2 * min(height, width)
@@ -55,28 +53,28 @@ def test_what_was_cut_out_goes_back_without_a_trace(size: str, place: str, frami
         x * width - 0.4 * tall, y * height - tall / 2, x * width + 0.4 * tall, y * height + tall / 2
     )
     crop = plan_crop(height, width, face, SHAPE, framing)
-    surroundings = make_paste_back(picture, crop, SHAPE)
+    paste_back = make_paste_back(picture, crop, SHAPE)
     frame = canvas_picture(picture, crop)
-    assert surroundings.place.area == pytest.approx(crop.shown(SHAPE).area, rel=0.01)
-    pasted, photograph = surroundings.paste(frame)[0], surroundings.photograph / 255
+    assert paste_back.place.area == pytest.approx(crop.shown(SHAPE).area, rel=0.01)
+    pasted, photograph = paste_back.paste(frame)[0], paste_back.photograph / 255
     assert psnr(pasted, photograph) > 55
-    outside = torch.ones(surroundings.height, surroundings.width, dtype=torch.bool)
-    outside[changed_part(surroundings.place)] = False
+    outside = torch.ones(paste_back.height, paste_back.width, dtype=torch.bool)
+    outside[changed_part(paste_back.place)] = False
     assert torch.equal(pasted[:, outside], photograph[:, outside])
     if framing == "face":
-        other = surroundings.paste(1 - frame)[0]
+        other = paste_back.paste(1 - frame)[0]
         assert torch.equal(other[:, outside], photograph[:, outside])
         assert float((other - pasted).abs().max()) > 0.5
 
 
 @pytest.mark.parametrize(("height", "width"), [(600, 800), (540, 960)])
-def test_a_shift_by_one_pixel_would_be_noticed(height: int, width: int) -> None:
-    """What the bound of the test above is worth."""
+def test_a_shift_by_one_pixel_fails_the_same_bound(height: int, width: int) -> None:
+    """The bound of the test above is tight enough."""
     picture, crop = scene(height, width), Crop(top=100, left=100, height=300, width=450)
-    surroundings = make_paste_back(picture, crop, SHAPE)
+    paste_back = make_paste_back(picture, crop, SHAPE)
     shifted = Crop(top=101, left=100, height=300, width=450)
-    pasted = surroundings.paste(canvas_picture(picture, shifted))[0]
-    assert psnr(pasted, surroundings.photograph / 255) < 50
+    pasted = paste_back.paste(canvas_picture(picture, shifted))[0]
+    assert psnr(pasted, paste_back.photograph / 255) < 50
 
 
 @pytest.mark.parametrize("edges", ["none", "top left", "bottom", "all"])
@@ -111,18 +109,18 @@ def test_only_edges_inside_the_photograph_are_soft(edges: str) -> None:
 
 
 @pytest.mark.parametrize("place", [(200, 100, 740, 640), (0, 100, 540, 640), (400.3, 0, 1000.1, 400.2)])
-def test_a_frame_that_is_a_little_brighter_has_no_visible_edge(place: tuple[float, ...]) -> None:
-    """3 % brighter: no two neighbours differ by a level more than they did."""
+def test_a_slightly_brighter_frame_has_no_visible_edge(place: tuple[float, ...]) -> None:
+    """3 % brighter: the difference of neighbours grows by less than a level."""
     grey = torch.full((3, 720, 1080), 128, dtype=torch.uint8)
-    surroundings = PasteBack(photograph=grey, place=PixelBox(*place))
-    shown = surroundings.paste(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
+    paste_back = PasteBack(photograph=grey, place=PixelBox(*place))
+    shown = paste_back.paste(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
     assert float(shown.max()) == pytest.approx(128 / 255 * 1.03, abs=1e-6)
     for dim in (1, 2):
         assert float(shown.diff(dim=dim).abs().max()) < LEVEL
 
 
 @pytest.mark.parametrize(
-    ("size", "wanted"),
+    ("size", "expected"),
     [
         ((64, 64), (64, 64)),
         ((65, 77), (64, 76)),
@@ -135,40 +133,40 @@ def test_a_frame_that_is_a_little_brighter_has_no_visible_edge(place: tuple[floa
         ((8000, 3), (1920, 2)),
     ],
 )
-def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], expected: tuple[int, int]) -> None:
     picture = torch.full((3, *size), 0.25)
     crop = plan_crop(*size, PixelBox(0, 0, min(9, size[1]), min(9, size[0])), SHAPE, "face")
-    surroundings = make_paste_back(picture, crop, SHAPE)
-    assert (surroundings.height, surroundings.width) == wanted
-    assert max(wanted) <= MAX_PHOTOGRAPH_SIDE
-    assert surroundings.photograph.dtype == torch.uint8
+    paste_back = make_paste_back(picture, crop, SHAPE)
+    assert (paste_back.height, paste_back.width) == expected
+    assert max(expected) <= MAX_PHOTOGRAPH_SIDE
+    assert paste_back.photograph.dtype == torch.uint8
     frame = torch.full((1, 3, 240, 240), 0.25)
-    pasted = surroundings.paste(frame)
-    assert pasted.shape == (1, 3, *wanted)
+    pasted = paste_back.paste(frame)
+    assert pasted.shape == (1, 3, *expected)
     assert float((pasted - 0.25).abs().max()) <= LEVEL
 
 
-def test_what_goes_beyond_black_and_white_is_cut_off() -> None:
+def test_overshoot_is_clamped() -> None:
     """Cubic resampling overshoots at hard edges."""
     photograph = torch.zeros(3, 200, 300, dtype=torch.uint8)
-    surroundings = PasteBack(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
+    paste_back = PasteBack(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
     hard = (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
-    shown = surroundings.paste(hard)
+    shown = paste_back.paste(hard)
     assert float(shown.min()) == 0
     assert float(shown.max()) == 1
 
 
 def test_frames_do_not_depend_on_their_neighbours() -> None:
-    surroundings = make_paste_back(scene(300, 200), Crop(top=20, left=10, height=100, width=150), SHAPE)
+    paste_back = make_paste_back(scene(300, 200), Crop(top=20, left=10, height=100, width=150), SHAPE)
     frames = torch.rand(3, 3, 240, 360, generator=torch.Generator().manual_seed(0))
-    together = surroundings.paste(frames)
-    alone = torch.cat([surroundings.paste(frame[None]) for frame in frames])
+    together = paste_back.paste(frames)
+    alone = torch.cat([paste_back.paste(frame[None]) for frame in frames])
     assert torch.equal(together, alone)
-    assert surroundings.paste(frames[:0]).shape == (0, 3, 300, 200)
-    assert psnr(surroundings.paste(frames.half()), together) > 60
+    assert paste_back.paste(frames[:0]).shape == (0, 3, 300, 200)
+    assert psnr(paste_back.paste(frames.half()), together) > 60
 
 
-MEASURED = """
+MEASURE_MEMORY = """
 import sys, torch
 from pathlib import Path
 from hallo3.media.framing import Crop
@@ -182,11 +180,11 @@ make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(to
 picture = torch.full((3, 6000, 8000), 0.5)
 Path("/proc/self/clear_refs").write_text("5")
 before = figure("VmRSS")
-surroundings = make_paste_back(picture, crop, shape)
+paste_back = make_paste_back(picture, crop, shape)
 cut = figure("VmHWM") - before
 Path("/proc/self/clear_refs").write_text("5")
 before = figure("VmRSS")
-frames = surroundings.paste(torch.rand(8, 3, 480, 720))
+frames = paste_back.paste(torch.rand(8, 3, 480, 720))
 print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
 """
 
@@ -194,7 +192,7 @@ print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
 def test_a_large_photograph_takes_little_memory() -> None:
     """8000 x 6000 is 549 MB as float32: a copy would show. A frame of 1920 x 1440 is 32 MB."""
-    measured = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
-    cut, per_frame = (float(figure) for figure in measured.stdout.split())
+    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
+    cut, per_frame = (float(figure) for figure in done.stdout.split())
     assert cut < 300
     assert per_frame < 150

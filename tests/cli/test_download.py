@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hallo3.cli.main import main
+
+FILES = {
+    "hallo3/latest": b"1",
+    "hallo3/1/mp_rank_00_model_states.pt": b"weights" * 100,
+    "wav2vec/wav2vec2-base-960h/model.safetensors": b"speech" * 50,
+    "README.md": b"not needed",
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A hub with ``FILES`` that records its requests."""
+    requests: dict[str, Any] = {"files": dict(FILES)}
+
+    class Api:
+        def model_info(self, repository: str, revision: str, files_metadata: bool) -> Any:
+            assert files_metadata
+            assert repository == "fudan-generative-ai/hallo3"
+            requests["revision"] = revision
+            return SimpleNamespace(sha="c0ffee" * 6, siblings=[sibling(*item) for item in FILES.items()])
+
+    def sibling(name: str, content: bytes) -> Any:
+        lfs = SimpleNamespace(sha256=sha256(content).hexdigest()) if len(content) > 99 else None
+        return SimpleNamespace(rfilename=name, size=len(content), lfs=lfs)
+
+    def snapshot(repository: str, revision: str, allow_patterns: list[str], local_dir: str) -> None:
+        requests["fetched"], requests["from"] = allow_patterns, (repository, revision)
+        for name in allow_patterns:
+            path = Path(local_dir) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(requests["files"][name])
+
+    module = SimpleNamespace(HfApi=Api, snapshot_download=snapshot)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return requests
+
+
+def test_needed_files_are_downloaded_and_the_commit_is_recorded(
+    tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", str(tmp_path), "--dry-run"]) == 0
+    assert "fetched" not in hub
+    assert main(["download", str(tmp_path), "--part", "transformer"]) == 0
+    assert sorted(hub["fetched"]) == ["hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest"]
+    assert hub["revision"] == "main"
+    assert "python -m hallo3 convert" in capsys.readouterr().out
+    assert main(["download", str(tmp_path)]) == 0
+    assert hub["revision"] == "c0ffee" * 6
+    noted = json.loads((tmp_path / "hallo3-download.json").read_text())
+    assert set(noted["files"]) == set(FILES) - {"README.md"}
+
+
+def test_a_download_that_differs_from_the_published_file_is_refused(
+    tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "hallo3/1/mp_rank_00_model_states.pt"
+    for wrong, word in ((b"WEIGHTS" * 100, "SHA-256"), (b"weights", "7 bytes")):
+        hub["files"][name] = wrong
+        assert main(["download", str(tmp_path)]) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_a_failed_connection_is_reported(
+    tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("name resolution failed")  # as httpx's, which are no OSErrors
+
+    for called in ("snapshot_download", "HfApi"):
+        monkeypatch.setattr(sys.modules["huggingface_hub"], called, fails)
+        assert main(["download", str(tmp_path)]) == 1
+        assert "resumes where it stopped" in capsys.readouterr().err
+    del hub
+
+
+def test_the_real_library_has_the_functions_that_are_called() -> None:
+    import inspect
+
+    import huggingface_hub
+
+    assert issubclass(huggingface_hub.errors.HfHubHTTPError, OSError)
+    wanted = {"revision", "allow_patterns", "local_dir"}
+    assert wanted <= set(inspect.signature(huggingface_hub.snapshot_download).parameters)
+    assert "files_metadata" in inspect.signature(huggingface_hub.HfApi.model_info).parameters
