@@ -70,8 +70,8 @@ class AudioStats:
         """Raises ``AudioError``."""
         if self.bad_sample is not None:
             raise AudioError(
-                "The recording contains NaN values.",
-                found=f"NaN or infinity at {self.bad_sample / self.sample_rate:.3f} s",
+                "The recording contains NaN or infinite values.",
+                found=f"the first at {self.bad_sample / self.sample_rate:.3f} s",
                 expected="finite samples",
                 fix="export the recording again",
             )

@@ -36,7 +36,7 @@ than voice."""
 PASSAGE_FRAMES = 25
 """A frame's passage is the quieter of this many frames before it and after it."""
 SYLLABLE_FRAMES = 5
-"""The loudest of this many frames on either side is not raised above the loud parts, so that a loud passage
+"""The loudest of this many frames to either side is not raised above the loud parts, so that a loud passage
 stays as it is to its end. Gains are averaged over as many."""
 LOUD_PASSAGE_SHARE = 0.95
 

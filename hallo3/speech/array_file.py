@@ -38,16 +38,14 @@ class ArrayFile:
         """Rows [stop - start, width]. Raises ``OutputError`` if the file is missing or truncated."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows {start} to {stop} of {self.rows}")
-        rows = np.empty((stop - start, self.width), _FORMAT)
+        count = (stop - start) * self.width
         try:
-            with self.path.open("rb") as file:
-                file.seek(self._bytes(start))
-                size = file.readinto(rows.data.cast("B")) if rows.size else 0
+            values = np.fromfile(self.path, _FORMAT, count, offset=self._bytes(start))
         except OSError as error:
             raise self._damage_error() from error
-        if size != rows.nbytes:
+        if values.size != count:
             raise self._damage_error()
-        return torch.from_numpy(rows.astype(np.float32, copy=False))
+        return torch.from_numpy(values.astype(np.float32, copy=False).reshape(-1, self.width))
 
     def remove(self) -> None:
         """Delete the file if possible."""

@@ -210,12 +210,12 @@ class _PieceEncoder:
             return first.conv(F.pad(values, (0, stop - start - len(values))).to(self.device)[None, None])
 
         def channels() -> Iterator[Tensor]:
-            for start, stop in self.pieces(0, features, CONV_FEATURES):
+            for start, stop in self.pieces(features, CONV_FEATURES):
                 end = stop * stride // step if stop < features else (length - kernel) // step + 1
                 yield convolve_first(start * stride // step * step, (end - 1) * step + kernel)[0]
 
         mean, variance = (each.float().to(self.device) for each in mean_and_variance(channels()))
-        for start, stop in self.pieces(0, features, CONV_FEATURES):
+        for start, stop in self.pieces(features, CONV_FEATURES):
             output = convolve_first(start * stride, (stop - 1) * stride + field)
             weight, bias = norm.weight.to(output), norm.bias.to(output)
             output = F.batch_norm(output, mean, variance, weight, bias, eps=norm.eps)
@@ -227,43 +227,46 @@ class _PieceEncoder:
     def project(self, features: ArrayFile, frames: int) -> Iterator[Tensor]:
         """The input [n, D] of the first layer, one row per video frame."""
         halo = self.parts.positions.conv.kernel_size[0] // 2
-        for start, stop in self.pieces(0, frames, FRAMES):
+        for start, stop in self.pieces(frames, FRAMES):
             first, last = max(start - halo, 0), min(stop + halo, frames)
             rows = interpolate_rows(features, frames, first, last).to(self.device)
             hidden = self.parts.project(rows[None])
             hidden = (hidden + self.parts.positions(hidden))[:, start - first : stop - first]
             yield self.parts.norm(hidden)[0]
 
-    def run_layer(self, layer: Any, states: ArrayFile, window: Window) -> Iterator[Tensor]:
-        """The layer's output [n, D] for the frames that the window keeps."""
-        inputs = states.read(window.first, window.last)
-        kept = inputs[window.start - window.first : window.stop - window.first]
-        attended, attention = torch.empty_like(kept), layer.attention
-        queries = max((SCORES if self.device.type == "cpu" else GPU_SCORES) // len(inputs), 1)
+    def run_layer(self, layer: Any, inputs: ArrayFile, window: Window) -> Iterator[Tensor]:
+        """The layer's output [n, D] for frames ``start`` to ``stop`` of the window."""
+        context = inputs.read(window.first, window.last)
+        states = context[window.start - window.first : window.stop - window.first]
+        attention, attention_output = layer.attention, torch.empty_like(states)
+        queries = max((SCORES if self.device.type == "cpu" else GPU_SCORES) // len(context), 1)
         width = attention.q_proj.out_features // attention.num_heads
         for head in range(attention.num_heads):
             columns = slice(head * width, (head + 1) * width)
-
-            def project(linear: nn.Linear, rows: Tensor, columns: slice = columns) -> Tensor:
-                rows = rows.to(self.device)
-                return F.linear(rows, linear.weight[columns].to(rows), linear.bias[columns].to(rows))
-
-            keys, values = (
-                torch.cat([project(linear, rows) for rows in torch.split(inputs, FRAMES)])[None, None]
+            key, value = (
+                torch.cat([self._linear(linear, rows, columns) for rows in torch.split(context, FRAMES)])[
+                    None
+                ]
                 for linear in (attention.k_proj, attention.v_proj)
             )
-            for start, stop in self.pieces(0, len(kept), queries):
-                query = project(attention.q_proj, kept[start:stop])[None, None]
-                attended[start:stop, columns] = F.scaled_dot_product_attention(query, keys, values)[0, 0]
-        for start, stop in self.pieces(0, len(kept), FRAMES):
-            hidden = kept[start:stop].to(self.device)[None]
-            output = attention.out_proj(attended[start:stop].to(self.device)[None])
+            for start, stop in self.pieces(len(states), queries):
+                query = self._linear(attention.q_proj, states[start:stop], columns)[None]
+                output = F.scaled_dot_product_attention(query[None], key[None], value[None])
+                attention_output[start:stop, columns] = output[0, 0]
+        for start, stop in self.pieces(len(states), FRAMES):
+            hidden = states[start:stop].to(self.device)[None]
+            output = attention.out_proj(attention_output[start:stop].to(self.device)[None])
             hidden = layer.layer_norm(hidden + output)
             yield layer.final_layer_norm(hidden + layer.feed_forward(hidden))[0]
 
-    def pieces(self, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) from ``first`` to ``last``; reports progress after each."""
-        for start in range(first, last, size):
-            stop = min(start + size, last)
+    def _linear(self, linear: nn.Linear, rows: Tensor, columns: slice) -> Tensor:
+        """Some output columns of a layer whose weights may have another type."""
+        rows = rows.to(self.device)
+        return F.linear(rows, linear.weight[columns].to(rows), linear.bias[columns].to(rows))
+
+    def pieces(self, total: int, size: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) from 0 to ``total``; reports progress after each."""
+        for start in range(0, total, size):
+            stop = min(start + size, total)
             yield start, stop
             self.progress(stop - start)

@@ -2,12 +2,8 @@
 
 In windows, what precedes the transformer layers is exact: normalization, the statistics of the first
 convolution, the grid of frames. In every layer a frame then attends to its window instead of the whole
-recording; the borders of what each window contributes lie in the middle of the overlaps.
-
-Measured (docs/measurements/speech_windows.json), RMS relative to the features' variation over the recording:
-90 minutes in windows of 60, built-in encoder: 0.3 %. 4 minutes in windows of one: 6 %, of two: 4 %, whatever
-the overlap. An untrained encoder of wav2vec2-base's shape, whose attention is almost uniform: 25 % in windows
-of two minutes.
+recording; the borders of what each window contributes lie in the middle of the overlaps. Distances are in
+docs/decisions/010-speech.md.
 """
 
 from __future__ import annotations
@@ -80,7 +76,7 @@ class Windows:
     overlap: int
 
     def over(self, total: int) -> list[Window]:
-        """The windows of ``total`` frames: every frame is kept by one. A single window is exact; the last one
+        """The windows of ``total`` frames: every frame belongs to one. A single window is exact; the last one
         is as long as any other."""
         step = self.frames - self.overlap
         if not 0 <= self.overlap < self.frames:
@@ -89,8 +85,8 @@ class Windows:
         ends = [min(first + self.frames, total) for first in firsts]
         borders = [0, *((end + first) // 2 for end, first in zip(ends[:-1], firsts[1:], strict=True)), total]
         return [
-            Window(first, end, *kept)
-            for first, end, kept in zip(firsts, ends, pairwise(borders), strict=True)
+            Window(first, end, *span)
+            for first, end, span in zip(firsts, ends, pairwise(borders), strict=True)
         ]
 
 

@@ -105,12 +105,6 @@ def test_windows_are_a_warning_and_another_job(
     assert not np.array_equal(frames_of(inputs["-o"]), plain)
 
 
-def test_other_words_are_refused(inputs: dict[str, str]) -> None:
-    for name in ("level", "silence", "hearing"):
-        with pytest.raises(SystemExit):
-            run(inputs, **{name: "loud"})
-
-
 @pytest.fixture
 def model(inputs: dict[str, str], tmp_path: Path) -> Path:
     """A model folder of its own, for a vocal separator."""

@@ -64,12 +64,6 @@ def test_the_plot_is_shown_on_the_node(stages: Stages) -> None:
     assert len(outputs.ui.as_dict()["images"]) == 1
 
 
-@pytest.mark.parametrize("name", ["level", "silence", "hearing"])
-def test_other_words_are_refused(stages: Stages, name: str) -> None:
-    with pytest.raises(stages.host.module("hallo3.errors").InputError, match=f"Unknown {name}"):
-        encode(stages, uneven_audio(), **{name: "loud"})
-
-
 def test_windows_are_a_warning_and_close(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,8 +57,7 @@ def test_the_meter_keeps_two_numbers_per_frame() -> None:
     for _ in range(600):
         loudness.add(torch.ones(RATE))
     assert len(loudness.levels) == 600 * FPS
-    held = loudness.levels.nbytes + loudness.peaks.nbytes
-    assert held <= 600 * FPS * 8
+    assert loudness.levels.nbytes + loudness.peaks.nbytes <= 600 * FPS * 8
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5, 0.97])
@@ -72,12 +71,12 @@ def test_pauses_and_clicks_do_not_change_the_loud_level(pause: float) -> None:
 
 @pytest.mark.parametrize("gain", [0.0, -20.0, -40.0])
 def test_silence_is_relative_to_the_recording(gain: float) -> None:
-    """The encoder normalises: a recording that was made too quietly has the same pauses."""
+    """The encoder normalizes: a recording that was made too quietly has the same pauses."""
     spoken = torch.cat((talk(2, -20), noise(2, -60, "room"), talk(2, -20)))
-    found = find_silence(measure(spoken * 10 ** (gain / 20)).levels)
+    silent = find_silence(measure(spoken * 10 ** (gain / 20)).levels)
     inside = slice(2 * FPS + HOLD_AFTER, 4 * FPS - HOLD_BEFORE)
-    assert bool(found[inside].all())
-    assert int(found.sum()) == inside.stop - inside.start
+    assert bool(silent[inside].all())
+    assert int(silent.sum()) == inside.stop - inside.start
 
 
 def test_whispers_and_short_dips_are_not_silence() -> None:

@@ -1,4 +1,4 @@
-"""On what a figure was measured, and the file it is kept in."""
+"""Measurements of the soak tests, with the machine they were made on."""
 
 from __future__ import annotations
 

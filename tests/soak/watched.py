@@ -1,6 +1,6 @@
-"""``hallo3 animate`` in a process of its own that watches its memory, its open files and its commits.
+"""``hallo3 animate`` in a process of its own that records its memory, open files and commits; Linux only.
 
-Linux only. The peak counts from when everything that every run imports is there.
+The peak counts from after the imports.
 """
 
 from __future__ import annotations
@@ -18,76 +18,52 @@ from hallo3.cli.main import main
 from hallo3.jobs.job import Job
 from hallo3.jobs.segment_file import SegmentRecord
 
-EVERY = 0.1
-"""Seconds between looks at the open files."""
-HERE = Path("/proc/self")
+SAMPLING_SECONDS = 0.1
+PROC = Path("/proc/self")
 
 
 def memory_mb(name: str) -> float:
-    """A figure of this process: VmRSS, or VmHWM, its largest since the last ``start_again``."""
-    rows = (HERE / "status").read_text().splitlines()
+    """VmRSS, or VmHWM, the largest since ``clear_refs``."""
+    rows = (PROC / "status").read_text().splitlines()
     return next(int(row.split()[1]) for row in rows if row.startswith(name + ":")) / 1024
 
 
-def start_again() -> None:
-    """Have VmHWM count from now."""
-    (HERE / "clear_refs").write_text("5")
+def run(arguments: list[str]) -> dict[str, Any]:
+    import_module("hallo3.cli.animate")  # which the command imports late
+    commits: list[float] = []
+    open_files: list[tuple[int, int]] = []
+    peaks: list[tuple[int, float]] = []
+    real_commit, stop = Job.commit, threading.Event()
 
+    def commit(job: Job, index: int, tensors: Mapping[str, Any], **options: Any) -> SegmentRecord:
+        if index % 100 == 0:
+            peaks.append((index, memory_mb("VmHWM")))
+        started = time.perf_counter()
+        record = real_commit(job, index, tensors, **options)
+        commits.append(time.perf_counter() - started)
+        return record
 
-class Watched:
-    """What is seen while the command runs."""
+    def count_open_files() -> None:
+        while not stop.wait(SAMPLING_SECONDS):  # one of them is the listing itself
+            open_files.append((len(commits), sum(1 for _ in (PROC / "fd").iterdir()) - 1))
 
-    def __init__(self) -> None:
-        self.commits: list[float] = []
-        self.computed: list[float] = []
-        self.open: list[tuple[int, int]] = []
-        self.peaks: list[tuple[int, float]] = []
-        self._over = threading.Event()
-
-    def __enter__(self) -> Watched:
-        threading.Thread(target=self._look, daemon=True).start()
-        real = Job.commit
-
-        def commit(job: Job, index: int, tensors: Mapping[str, Any], **said: Any) -> SegmentRecord:
-            if not index % 100 or index == 1:
-                self.peaks.append((index, memory_mb("VmHWM")))
-            begun = time.perf_counter()
-            record = real(job, index, tensors, **said)
-            self.commits.append(time.perf_counter() - begun)
-            self.computed.append(time.process_time())
-            return record
-
-        Job.commit = commit
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _look(self) -> None:
-        """Open files, by how many segments are finished: one of them is the listing itself."""
-        while not self._over.wait(EVERY):
-            self.open.append((len(self.commits), sum(1 for _ in (HERE / "fd").iterdir()) - 1))
-
-
-def watch(arguments: list[str]) -> dict[str, Any]:
-    """Run the command; what was seen."""
-    import_module("hallo3.cli.animate")  # which the command would do now
     before = memory_mb("VmRSS")
-    start_again()
-    begun = time.perf_counter()
-    with Watched() as watched:
-        code = main(["animate", *arguments])
+    (PROC / "clear_refs").write_text("5")
+    Job.commit = commit
+    threading.Thread(target=count_open_files, daemon=True).start()
+    started = time.perf_counter()
+    code = main(["animate", *arguments])
+    stop.set()
     return {
         "code": code,
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - started,
         "memory_mb_at_start": before,
         "peak_mb": memory_mb("VmHWM"),
-        "peaks": watched.peaks,
-        "commits": watched.commits,
-        "computed": watched.computed,
-        "open": watched.open,
+        "peaks": peaks,
+        "commits": commits,
+        "open": open_files,
     }
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(watch(sys.argv[2:])))
+    Path(sys.argv[1]).write_text(json.dumps(run(sys.argv[2:])))

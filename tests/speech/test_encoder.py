@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import REPOSITORY
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import BUILT_IN, SPEECH_ENCODERS, SegmentConfig
@@ -236,40 +232,3 @@ def test_normalizing_uses_the_population_variance() -> None:
 def test_padding_is_whole_frames() -> None:
     assert padding(SegmentPlan(26, SEGMENT)) == (34 - 26) * 640
     assert padding(SegmentPlan(17, SEGMENT)) == 0
-
-
-PEAK = """
-import json, sys, time
-from pathlib import Path
-import torch
-from hallo3.checkpoints.random_weights import make_random_state
-from hallo3.config import SPEECH_ENCODERS, SegmentConfig
-from hallo3.segments import plan_segments
-from hallo3.speech.array_file import write_array_file
-from hallo3.speech.encoder import encode_array_file
-from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
-size, layers, seconds, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-network = build_wav2vec2(SPEECH_ENCODERS[size] | {"num_hidden_layers": layers})
-network.load_state_dict(make_random_state(network, size), assign=True)
-parts = split_wav2vec2(network.eval())
-samples = write_array_file(folder / "signal", (torch.randn(16000, 1) for _ in range(seconds)), 1)
-Path("/proc/self/clear_refs").write_text("5")
-started = time.perf_counter()
-plan = plan_segments(samples.rows, SegmentConfig())
-encode_array_file(parts, samples, plan, torch.device("cpu"), folder / "features")(range(49))
-rows = Path("/proc/self/status").read_text().splitlines()
-peak = next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmHWM"))
-print(json.dumps({"peak_mb": round(peak), "seconds": round(time.perf_counter() - started)}))
-"""
-
-
-@pytest.mark.soak
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's clear_refs")
-@pytest.mark.parametrize(
-    ("size", "layers", "seconds", "limit_mb"), [("hallo3", 12, 600, 1000), ("nano", 2, 3600, 2000)]
-)
-def test_memory_is_bounded(tmp_path: Path, size: str, layers: int, seconds: int, limit_mb: int) -> None:
-    words = [sys.executable, "-c", PEAK, size, str(layers), str(seconds), str(tmp_path)]
-    figures = json.loads(subprocess.run(words, check=True, cwd=REPOSITORY, capture_output=True).stdout)
-    print(size, layers, seconds, figures)  # noqa: T201
-    assert figures["peak_mb"] <= limit_mb

@@ -16,13 +16,13 @@ FPS, FRAME = 25, 640
 
 
 def noise(seconds: float, level: float, name: str = "noise") -> Tensor:
-    """White noise of so many dBFS."""
+    """White noise at ``level`` dBFS."""
     drawn = make_generator(name).standard_normal(round(seconds * RATE), dtype="float32")
     return torch.from_numpy(drawn) * 10 ** (level / 20)
 
 
 def talk(seconds: float, level: float, name: str = "talk") -> Tensor:
-    """Syllables: noise that swells and falls five times a second, of so many dBFS where it is loudest."""
+    """Syllables: noise that swells and fades five times a second, ``level`` dBFS where it is loudest."""
     t = torch.arange(round(seconds * RATE)) / RATE
     return noise(seconds, level, name) * torch.sin(math.pi * 5 * t).abs()
 

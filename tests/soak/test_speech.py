@@ -1,11 +1,13 @@
-"""How far features in windows are from the exact ones, and what each costs.
+"""Memory of the speech encoder; how far features in windows are from the exact ones, and what each costs.
 
-``pytest -m soak -s tests/soak/test_speech_windows.py``; two cores need half an hour.
+``pytest -m soak -s tests/soak/test_speech.py``; two cores need an hour.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,41 @@ def test_the_shipped_windows_are_near(tmp_path: Path) -> None:
     found = distance(features, exact)
     write("used", {"minutes": LONG_MINUTES, "exact, seconds": exact_seconds, "seconds": seconds, **found})
     assert found["of variation"] <= MAX_DISTANCE_SHIPPED
+
+
+PEAK = """
+import json, sys, time
+from pathlib import Path
+import torch
+from hallo3.checkpoints.random_weights import make_random_state
+from hallo3.config import SPEECH_ENCODERS, SegmentConfig
+from hallo3.segments import plan_segments
+from hallo3.speech.array_file import write_array_file
+from hallo3.speech.encoder import encode_array_file
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
+size, layers, seconds, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+network = build_wav2vec2(SPEECH_ENCODERS[size] | {"num_hidden_layers": layers})
+network.load_state_dict(make_random_state(network, size), assign=True)
+parts = split_wav2vec2(network.eval())
+samples = write_array_file(folder / "signal", (torch.randn(16000, 1) for _ in range(seconds)), 1)
+Path("/proc/self/clear_refs").write_text("5")
+started = time.perf_counter()
+plan = plan_segments(samples.rows, SegmentConfig())
+encode_array_file(parts, samples, plan, torch.device("cpu"), folder / "features")(range(49))
+rows = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmHWM"))
+print(json.dumps({"peak_mb": round(peak), "seconds": round(time.perf_counter() - started)}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's clear_refs")
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """wav2vec2-base for ten minutes; one of its twelve layers for an hour, since layers run one by one."""
+    figures: dict[str, Any] = {}
+    for layers, seconds, limit_mb in ((12, 600, 1000), (1, 3600, 2000)):
+        folder = tmp_path / str(seconds)
+        words = [sys.executable, "-c", PEAK, "hallo3", str(layers), str(seconds), str(folder)]
+        run = subprocess.run(words, check=True, cwd=REPOSITORY, capture_output=True)
+        figures[f"{seconds // 60} min, {layers} layers"] = json.loads(run.stdout) | {"limit_mb": limit_mb}
+    keep("speech_memory.json", figures)
+    assert all(each["peak_mb"] <= each["limit_mb"] for each in figures.values())
