@@ -235,7 +235,7 @@ def draw_cost(result: Result) -> Tensor:
         )
 
     flop = {"original": original["flop"], "ours": result["flop"]["step"]}
-    moved, held = (
+    moved, peaks = (
         {"original": original[kind]} | {name: row[kind] for name, row in rows.items()}
         for kind in ("bytes", "peak")
     )
@@ -245,7 +245,7 @@ def draw_cost(result: Result) -> Tensor:
         [
             panel("Operations", "FLOP; equal for all passes", flop, 1e12, "TFLOP"),
             panel("Memory traffic", "bytes read and written by all operations", moved, 1e12, "TB"),
-            panel("Activations", "bytes held at once beside weights and conditions", held, 1e9, "GB"),
+            panel("Activations", "bytes held at once beside weights and conditions", peaks, 1e9, "GB"),
         ],
     )
 

@@ -52,7 +52,7 @@ from hallo3.settings import APPROXIMATIONS, Settings, settings_for
 EXACT, ANOTHER_SEED = "exact", "another seed"
 DRAWN = "drawn-face"
 MOUTH = ("follows", "silent", "colour")
-"""Figures that know where a drawn face has its mouth and cheeks."""
+"""Figures of a drawn face's mouth and cheeks."""
 SSIM_WINDOW = 7
 SSIM_STABILIZERS = 0.01**2, 0.03**2
 """Of values in 0..1."""
@@ -263,7 +263,7 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
         reference = reference or video
     assert reference is not None
     frames, settings = reference.frames, exact.settings
-    made = {
+    facts = {
         "model": config.name,
         "frames": len(frames),
         "segments": -(-len(frames) // config.segment.new_frames),
@@ -276,7 +276,7 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
         "attention": reference.attention,
     }
     return {
-        "made": made,
+        "made": facts,
         "ways": rows,
         "left out": {name: hide_paths(reason) for name, reason in skipped.items()},
     }

@@ -85,8 +85,8 @@ def make_mixture(components: int, channels: int, name: str, apart: float = 1.0) 
 
 
 def perfect(branches: tuple[Mixture, ...], schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
-    """A perfect network's velocities of every branch: it believes the timestep that it is told, as the
-    released one does, which is a little off the alpha where the sampler stands (golden ``schedule``)."""
+    """A perfect network's velocities of every branch: it trusts its timestep, as the
+    released one does, which differs slightly from the sampler's alpha (golden ``schedule``)."""
     table = denoiser_table()
 
     def predict(latents: Tensor, step: int) -> Tensor:
@@ -107,25 +107,25 @@ def as_latents(samples: Tensor) -> Tensor:
     return samples.T[None, :, None, :, None].float()
 
 
-def sliced_w2(found: Tensor, wanted: Tensor, directions: int = 128) -> float:
+def sliced_w2(samples: Tensor, reference: Tensor, directions: int = 128) -> float:
     """Sliced Wasserstein-2 distance of two sets of samples [N, C] (Bonneel et al. 2015): 0 for equal sets."""
-    ways = draw("directions", found.shape[1], directions)
-    ways = ways / ways.norm(dim=0)
-    gap = (found @ ways).sort(dim=0).values - (wanted @ ways).sort(dim=0).values
+    axes = draw("directions", samples.shape[1], directions)
+    axes = axes / axes.norm(dim=0)
+    gap = (samples @ axes).sort(dim=0).values - (reference @ axes).sort(dim=0).values
     return float(gap.square().mean().sqrt())
 
 
-def energy_distance(found: Tensor, wanted: Tensor) -> float:
+def energy_distance(samples: Tensor, reference: Tensor) -> float:
     """Energy distance of two sets of samples [N, C] (Szekely and Rizzo 2013), unbiased: about 0, and now and
     then below, for samples of one distribution."""
 
     def own(points: Tensor) -> float:
         return float(torch.cdist(points, points).sum()) / (len(points) * (len(points) - 1))
 
-    return 2 * float(torch.cdist(found, wanted).mean()) - own(found) - own(wanted)
+    return 2 * float(torch.cdist(samples, reference).mean()) - own(samples) - own(reference)
 
 
-class Sampled(NamedTuple):
+class Samples(NamedTuple):
     """Samples [N, C], the evaluations of a branch each that they took, and what the cache did."""
 
     samples: Tensor
@@ -135,7 +135,7 @@ class Sampled(NamedTuple):
 
 def sample(
     settings: Settings, data: Mixture, count: int = COUNT, reuse: Reuse = extrapolate, name: str = "run"
-) -> Sampled:
+) -> Samples:
     """One run of the package's own machinery; the condition is some of the components."""
     steps, part, taken = make_schedule(settings.steps), data.part(CONDITION), 0
 
@@ -159,8 +159,8 @@ def sample(
     denoise = guided_denoiser(predict, settings.guidance_scale)
     cache = make_step_cache(settings, denoise, reuse)
     start = as_latents(draw(f"{name} start", count, data.means.shape[1]))
-    made = SAMPLERS[settings.sampler](cache or denoise, start, steps, noise, lambda _: None)
-    return Sampled(as_samples(made), taken, cache.report if cache else CacheReport())
+    latents = SAMPLERS[settings.sampler](cache or denoise, start, steps, noise, lambda _: None)
+    return Samples(as_samples(latents), taken, cache.report if cache else CacheReport())
 
 
 def hold_estimate(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
@@ -178,7 +178,7 @@ def hold_velocity(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -
 
 
 def extrapolate_log_snr(last: Estimate, before: Estimate, noisy: Tensor, step: Step) -> Tensor:
-    """The line through two estimates over log-SNR; the last one out of pure noise, where there is none."""
+    """The line through two estimates over log-SNR; after pure noise, which has none, the last estimate."""
     if before.step.alpha == 0:
         return hold_estimate(last, before, noisy, step)
     at = [math.log(s.alpha / noise_scale(s.alpha)) for s in (before.step, last.step, step)]
@@ -193,60 +193,62 @@ REUSES = {
 }
 
 
-def distances(found: Tensor, wanted: Tensor) -> dict[str, float]:
+def distances(samples: Tensor, reference: Tensor) -> dict[str, float]:
     return {
-        "sliced_w2": round(sliced_w2(found, wanted), 4),
-        "energy": round(energy_distance(found, wanted), 5),
+        "sliced_w2": round(sliced_w2(samples, reference), 4),
+        "energy": round(energy_distance(samples, reference), 5),
     }
 
 
-def row(found: Sampled, **more: float) -> dict[str, Any]:
-    figures: dict[str, Any] = {"evaluations": found.evaluations, **more}
-    if found.cache.steps:
-        figures |= {"reused": found.cache.reused, "worst_check": round(found.cache.worst, 3)}
-        figures |= {"switched_off": bool(found.cache.off)}
+def make_row(run: Samples, **more: float) -> dict[str, Any]:
+    figures: dict[str, Any] = {"evaluations": run.evaluations, **more}
+    if run.cache.steps:
+        figures |= {"reused": run.cache.reused, "worst_check": round(run.cache.worst, 3)}
+        figures |= {"switched_off": bool(run.cache.off)}
     return figures
 
 
-def path(found: Sampled, exact: Sampled) -> float:
-    apart = (found.samples - exact.samples).square().mean().sqrt() / exact.samples.std()
-    return round(float(apart), 4)
+def path_distance(run: Samples, exact: Samples) -> float:
+    distance = (run.samples - exact.samples).square().mean().sqrt() / exact.samples.std()
+    return round(float(distance), 4)
 
 
-def variants(settings: Settings) -> dict[str, Settings]:
+def list_variants(settings: Settings) -> dict[str, Settings]:
     """A run's approximations, alone and together."""
     chosen = list(APPROXIMATIONS.values())
     if settings.branches == 1:
         chosen = [each for each in chosen if each.name != "guidance-middle"]
-    found = {each.name: each.apply(settings) for each in chosen if "steps" not in each.changes}
+    variants = {each.name: each.apply(settings) for each in chosen if "steps" not in each.changes}
     together = settings
-    for each in (*found, "steps-30"):
+    for each in (*variants, "steps-30"):
         together = APPROXIMATIONS[each].apply(together)
-    return {**found, " + ".join((*found, "steps-30")): together}
+    return {**variants, " + ".join((*variants, "steps-30")): together}
 
 
 def compare_samplers(data: Mixture, scale: float) -> dict[str, Any]:
     """Every sampler at every number of steps, and its approximations at the most."""
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for sampler in SAMPLERS:
         exact = Settings(steps=STEPS[0], guidance_scale=scale, sampler=sampler)
         if scale == 1:
-            wanted = data.samples(COUNT, "true")
+            reference = data.samples(COUNT, "true")
         else:
-            wanted = sample(replace(exact, steps=REFERENCE), data).samples
+            reference = sample(replace(exact, steps=REFERENCE), data).samples
         base = sample(exact, data)
         for steps in STEPS:
             one = base if steps == STEPS[0] else sample(replace(exact, steps=steps), data)
-            found[f"{sampler}, {steps} steps"] = row(one, **distances(one.samples, wanted))
-        for name, settings in variants(exact).items():
+            rows[f"{sampler}, {steps} steps"] = make_row(one, **distances(one.samples, reference))
+        for name, settings in list_variants(exact).items():
             one = sample(settings, data)
-            found[f"{sampler}, {name}"] = row(one, **distances(one.samples, wanted), path=path(one, base))
-    return found
+            rows[f"{sampler}, {name}"] = make_row(
+                one, **distances(one.samples, reference), path=path_distance(one, base)
+            )
+    return rows
 
 
 def compare_reuses(data: Mixture) -> dict[str, Any]:
     """What to reuse, at several thresholds, with and without guidance."""
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for scale in (1.0, SCALE):
         for sampler in SAMPLERS:
             exact = Settings(steps=STEPS[0], guidance_scale=scale, sampler=sampler)
@@ -256,13 +258,13 @@ def compare_reuses(data: Mixture) -> dict[str, Any]:
                 for name, reuse in REUSES.items():
                     one = sample(cached, data, COUNT // 2, reuse)
                     key = f"{sampler}, guidance {scale:g}, {threshold:g}, {name}"
-                    found[key] = row(one, path=path(one, base))
-    return found
+                    rows[key] = make_row(one, path=path_distance(one, base))
+    return rows
 
 
 def compare_intervals(data: Mixture) -> dict[str, Any]:
     """Guidance in a part of 50 steps: how far from guidance throughout, and from the condition itself."""
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     truth = data.part(CONDITION).samples(COUNT, "conditional")
     exact = Settings(steps=STEPS[0], guidance_scale=SCALE, sampler="dpmpp_2m_sde")
     base = sample(exact, data)
@@ -271,8 +273,10 @@ def compare_intervals(data: Mixture) -> dict[str, Any]:
         apart = round(energy_distance(one.samples, base.samples), 5)
         true = round(energy_distance(one.samples, truth), 5)
         key = f"{low:g} to {high:g}"
-        found[key] = row(one, path=path(one, base), energy_from_guided=apart, energy_from_condition=true)
-    return found
+        rows[key] = make_row(
+            one, path=path_distance(one, base), energy_from_guided=apart, energy_from_condition=true
+        )
+    return rows
 
 
 @torch.no_grad()

@@ -71,8 +71,8 @@ def choose_place(
     if layers is None and device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] - OTHER_BYTES
         layers = max(1, room // _block_bytes(chosen, dtype))
-    kept = whole if layers is None else min(layers, whole)
-    fitting = replace(chosen, trunk=replace(chosen.trunk, layers=kept))
+    count = whole if layers is None else min(layers, whole)
+    fitting = replace(chosen, trunk=replace(chosen.trunk, layers=count))
     return Place(device=device, dtype=dtype, config=fitting, whole_layers=whole)
 
 

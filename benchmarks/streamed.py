@@ -113,11 +113,11 @@ def measure_limits(
     place: Place, clock: Clock, attention: Attention, limits: Sequence[float], resident: float | None
 ) -> dict[str, Row]:
     """A row per limit in GB; ``resident`` is the seconds of a step with all weights on the device."""
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for limit in limits:
-        found[f"{limit:g} GB"] = _measure_limit(place, clock, attention, limit, resident)
+        rows[f"{limit:g} GB"] = _measure_limit(place, clock, attention, limit, resident)
         clock.tidy()
-    return found
+    return rows
 
 
 def _measure_limit(

@@ -132,8 +132,8 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
             offload = replace(config, decode=decode)
             stages = plan_stages(sizes, requirements, offload)
             if max(stage.total for stage in stages) <= usable:
-                held = total if offload.home == RAM else sizes.transformer.once.total
-                return MemoryPlan(limit=limit, offload=offload, stages=stages, ram=held)
+                in_ram = total if offload.home == RAM else sizes.transformer.once.total
+                return MemoryPlan(limit=limit, offload=offload, stages=stages, ram=in_ram)
     least, stage = min_limit(sizes, requirements)
     smaller = " or ".join(_precisions_that_fit(sizes, requirements, limit))
     raise InputError(

@@ -65,7 +65,7 @@ def test_the_step_cache_stays_near_the_run_without(settings: Settings) -> None:
     assert cached.cache.reused >= 5
     assert cached.cache.worst < settings.step_cache_bound
     assert not cached.cache.off
-    assert 0 < mixtures.path(cached, plain) < 0.2
+    assert 0 < mixtures.path_distance(cached, plain) < 0.2
 
 
 def test_a_line_is_the_better_thing_to_reuse_without_fresh_noise() -> None:
@@ -77,7 +77,7 @@ def test_a_line_is_the_better_thing_to_reuse_without_fresh_noise() -> None:
         for name in ("line over steps", "estimate held")
     )
     assert line.cache.reused > held.cache.reused
-    assert mixtures.path(line, plain) < mixtures.path(held, plain) / 2
+    assert mixtures.path_distance(line, plain) < mixtures.path_distance(held, plain) / 2
 
 
 def test_the_whole_interval_changes_nothing_and_a_part_halves_the_rest() -> None:
@@ -98,4 +98,4 @@ def test_late_guidance_matters_least_here() -> None:
         mixtures.sample(replace(GUIDED, guidance_interval=half), DATA, COUNT)
         for half in ((0.0, 0.5), (0.5, 1.0))
     )
-    assert mixtures.path(first, whole) < mixtures.path(last, whole) / 3
+    assert mixtures.path_distance(first, whole) < mixtures.path_distance(last, whole) / 3
