@@ -135,12 +135,16 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
                 in_ram = total if offload.home == RAM else sizes.transformer.once.total
                 return MemoryPlan(limit=limit, offload=offload, stages=stages, ram=in_ram)
     least, stage = min_limit(sizes, requirements)
-    smaller = " or ".join(_precisions_that_fit(sizes, requirements, limit))
+    precision, smaller = requirements.precision, list[str]()
+    for name in ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights):
+        other = measure_sizes(sizes.config, PRECISIONS[name], sizes.text, sizes.speech)
+        if min_limit(other, replace(requirements, precision=PRECISIONS[name]))[0] <= limit:
+            smaller.append(name)
     raise InputError(
         "The run does not fit the GPU memory limit.",
         found=format_bytes(limit),
-        expected=f"at least {format_bytes(least)} in {requirements.precision.name}, for the stage {stage}",
-        fix="allow more" + f", or use {smaller}" * bool(smaller),
+        expected=f"at least {format_bytes(least)} in {precision.name}, for the stage {stage}",
+        fix="allow more" + f", or use {' or '.join(smaller)}" * bool(smaller),
     )
 
 
@@ -156,16 +160,6 @@ def min_limit(sizes: ModelSizes, requirements: MemoryRequirements) -> tuple[int,
     )
     largest = max(plan_stages(sizes, requirements, smallest), key=lambda stage: stage.total)
     return round((largest.total + RESERVE_BYTES) / (1 - FRAGMENTATION)) + 1, largest.name
-
-
-def _precisions_that_fit(sizes: ModelSizes, requirements: MemoryRequirements, limit: int) -> Iterator[str]:
-    """Precisions of smaller weights."""
-    precision = requirements.precision
-    names = ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights)
-    for name in names:
-        other = measure_sizes(sizes.config, PRECISIONS[name], sizes.text, sizes.speech)
-        if min_limit(other, replace(requirements, precision=PRECISIONS[name]))[0] <= limit:
-            yield name
 
 
 def _configs(

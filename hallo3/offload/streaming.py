@@ -114,7 +114,12 @@ class PackedTensors:
             for start in range(0, self.size, CHUNK_BYTES)
         ]
         for name, tensor in tensors.items():
-            self._write(self._slices[name].start, tensor.contiguous().reshape(-1).view(torch.uint8))
+            source, start = tensor.contiguous().reshape(-1).view(torch.uint8), self._slices[name].start
+            while len(source):
+                number, offset = divmod(start, CHUNK_BYTES)
+                part = source[: CHUNK_BYTES - offset]
+                self._chunks[number][offset : offset + len(part)] = part
+                source, start = source[len(part) :], start + len(part)
 
     def to(self, device: torch.device) -> dict[str, Tensor]:
         """New tensors on a device; copies from pinned memory are queued on the current stream."""
@@ -126,14 +131,6 @@ class PackedTensors:
             name: packed[each.start : each.start + each.bytes].view(each.dtype).view(each.shape)
             for name, each in self._slices.items()
         }
-
-    def _write(self, start: int, source: Tensor) -> None:
-        done = 0
-        while done < len(source):
-            number, offset = divmod(start + done, CHUNK_BYTES)
-            count = min(CHUNK_BYTES - offset, len(source) - done)
-            self._chunks[number][offset : offset + count] = source[done : done + count]
-            done += count
 
 
 Weights = Mapping[str, Tensor] | PackedTensors
