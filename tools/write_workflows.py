@@ -1,6 +1,6 @@
 """Write workflows/, workflows/api/ and subgraphs/: ``make workflows``.
 
-Needs ComfyUI, playwright and Chromium; starts a server unless --server is options. Opens every workflow in
+Needs ComfyUI, playwright and Chromium; starts a server unless --server is given. Opens every workflow in
 ComfyUI's page and writes what the page would save, and its API form, because only the page knows some inputs.
 """
 

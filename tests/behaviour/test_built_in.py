@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from behaviour.carry import measure_carry
-from behaviour.cases import Case, read_cases
+from behaviour.cases import Case, make_case, read_cases
 from behaviour.figures import Figures, measure_video, summarize
 from behaviour.suite import make_identity, make_long_case, measure_cases, measure_silence, render_case
 from hallo3.built_in import FOLDER
@@ -21,6 +21,7 @@ from hallo3.checkpoints.random_weights import SIZES, write_random_set
 from hallo3.config import BUILT_IN
 from hallo3.identity import Identity
 from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.quantization.precision import PRECISIONS
 
@@ -113,8 +114,13 @@ def test_segments_continue_from_their_motion_frames(cases: list[Case], models: M
 
 
 def test_the_prompt_sets_the_light(cases: list[Case], models: Models) -> None:
+    second = Recording(
+        cases[0].speech.waveform[:, : BUILT_IN.segment.sample_rate], BUILT_IN.segment.sample_rate
+    )
+    case = make_case("light", cases[0].portrait, second, BUILT_IN.segment)
+
     def mean_colour(prompt: str) -> torch.Tensor:
-        return render_case(cases[0], models, prompt=prompt).mean(dim=(0, 2, 3))
+        return render_case(case, models, prompt=prompt).mean(dim=(0, 2, 3))
 
     plain, neutral = mean_colour(""), mean_colour("A person talks to the camera.")
     warm, blue, dim = (mean_colour(f"a person in {light} light") for light in ("warm", "blue", "dim"))

@@ -29,13 +29,12 @@ class Client:
         self.values: list[tuple[int, int]] = []
         self.texts: list[str] = []
         self.previews = 0
-        self.ended_after = 0.0
 
     async def run(self, server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None) -> None:
         """Queue a prompt and listen until it ends."""
         import aiohttp
 
-        client, acted = f"watcher-{time.monotonic_ns()}", None
+        client, acted = f"watcher-{time.monotonic_ns()}", False
         address = f"{server.url}/ws?clientId={client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
             await socket.send_json({"type": "feature_flags", "data": {}})
@@ -48,12 +47,11 @@ class Client:
                 data = event.get("data", {})
                 if event["type"] == "progress" and data["node"] == "extrapolate":
                     self.values.append((data["value"], data["max"]))
-                    if during is not None and acted is None:
-                        acted = time.monotonic()
+                    if during is not None and not acted:
+                        acted = True
                         await asyncio.to_thread(during)
                 ended = event["type"] in ("execution_success", "execution_error", "execution_interrupted")
                 if ended and data.get("prompt_id") == prompt_id:
-                    self.ended_after = time.monotonic() - (acted or time.monotonic())
                     return
 
     def _binary(self, data: bytes) -> None:

@@ -74,7 +74,6 @@ def test_an_interrupt_stops_within_steps_and_the_next_prompt_works(server: Serve
         server, simple(extrapolate__seed=4, extrapolate__steps=1000), lambda: server.post("/interrupt", {})
     )
     assert client.values[-1][0] < 100
-    assert client.ended_after < 1.0
     saved_file(server, server.run(simple(extrapolate__seed=5)))
 
 
