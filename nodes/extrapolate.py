@@ -209,10 +209,7 @@ class Hallo3Extrapolate(io.ComfyNode):
                         "this unconnected for long videos."
                     ),
                 ),
-                io.String.Output(
-                    "job",
-                    tooltip="Job ID, for continue_from of another Hallo3 Extrapolate.",
-                ),
+                io.String.Output("job", tooltip="Job ID, for continue_from of another Hallo3 Extrapolate."),
                 io.Image.Output(
                     "drift",
                     tooltip=(

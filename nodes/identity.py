@@ -69,9 +69,7 @@ class Hallo3IdentityReference(io.ComfyNode):
                     ),
                 ),
                 io.Mask.Input(
-                    "face_mask",
-                    optional=True,
-                    tooltip="Face position as a mask painted on the portrait.",
+                    "face_mask", optional=True, tooltip="Face position as a mask painted on the portrait."
                 ),
                 io.BoundingBox.Input(
                     "face_box",

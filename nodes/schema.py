@@ -161,14 +161,10 @@ def job_inputs() -> list[io.Input]:
             tooltip="0 is best; -1 is the default: 17 for h264, 20 for h265. Keep -1 for prores and ffv1.",
         ),
         _text(
-            "redo",
-            "Segments to re-render, counted from 1: 14-17, or 14- for 14 to the end. Others are kept.",
+            "redo", "Segments to re-render, counted from 1: 14-17, or 14- for 14 to the end. Others are kept."
         ),
         _count(
-            "take",
-            1,
-            "Take number of the redone segments. Change it for a different result.",
-            advanced=True,
+            "take", 1, "Take number of the redone segments. Change it for a different result.", advanced=True
         ),
         _text(
             "continue_from",

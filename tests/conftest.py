@@ -85,7 +85,7 @@ def portrait() -> Tensor:
 
 
 def speech_of(samples: int, name: str = "speech") -> Recording:
-    """Noise of so many samples at 16 kHz, by name."""
+    """Noise of ``samples`` samples at 16 kHz, by name."""
     drawn = make_generator(name).standard_normal(samples, dtype="float32")
     return Recording(torch.from_numpy(drawn)[None] * 0.1, 16000)
 

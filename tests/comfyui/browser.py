@@ -33,8 +33,8 @@ ASKED_IN_VAIN = (
     "/api/workflow_templates",
     "Comfy-Org/z_image_turbo",
 )
-"""What a new user's page asks for: what is not saved yet, what a sleeping Load Audio and Load Image show,
-thumbnails, the weights of the workflow that it opens by itself."""
+"""Requests of a new user's page that fail: files not saved yet, the files of muted Load Audio and Load Image,
+thumbnails, the weights of the default workflow."""
 
 EMPTY: dict[str, Any] = {
     "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4,

@@ -1,4 +1,4 @@
-"""comfy-cli, with a home of its own so that nobody's settings are read or changed."""
+"""comfy-cli, with its own home directory, so that it neither reads nor changes the user's settings."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_a_job_is_another_with_each_and_the_same_without(
     stages: Stages, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = extrapolation(stages).about().key
-    assert "approximate" not in facts(stages, monkeypatch), "jobs of before are still gone on with"
+    assert "approximate" not in facts(stages, monkeypatch), "earlier jobs can be resumed"
     for exact in ("attention_pytorch", "attention_sub_quad"):
         started.attention(exact)
         assert extrapolation(stages).about().key == usual

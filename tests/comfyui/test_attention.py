@@ -1,4 +1,4 @@
-"""Which attention ComfyUI has selected, and what a node puts in its place, is told."""
+"""The attention that ComfyUI has selected, or that a node has set, is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved workflows go on working: the nodes are what tests/data/nodes.json says."""
+"""Saved workflows keep working: the nodes match tests/data/nodes.json."""
 
 from __future__ import annotations
 

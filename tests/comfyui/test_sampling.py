@@ -52,7 +52,7 @@ def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
 
 
 def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> None:
-    """High and low half, the second going on from the first, with a sampler that remembers nothing."""
+    """Two halves of a schedule, the second from the first's latents, with a sampler without state."""
     from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
 
     positive, negative, latent = stages.conditioning()

@@ -65,7 +65,7 @@ PLANS: dict[str, tuple[str, ...]] = {
 }
 FOUR = "four segments"
 SIDE = 64
-"""A run's first and last frames are recorded as they are, at most about so many pixels a side."""
+"""A run's first and last frames are recorded as they are, up to about this many pixels per side."""
 
 
 def machine() -> dict[str, str]:

@@ -34,7 +34,7 @@ def page_of(node: str, language: str) -> Path:
 
 
 def texts(tree: Any) -> Iterator[str]:
-    """Every text of a translation, keys left out."""
+    """Every text of a translation, without the keys."""
     if isinstance(tree, str):
         yield tree
     else:
@@ -43,7 +43,7 @@ def texts(tree: Any) -> Iterator[str]:
 
 
 def tables(page: str) -> Iterator[list[list[str]]]:
-    """The cells of a page's tables, heads left out."""
+    """The cells of a page's tables, without the heads."""
     for block in re.findall(r"(?:^\|.*\n?)+", page, re.MULTILINE):
         rows = [row.strip("| ").split(" | ") for row in block.splitlines()]
         yield rows[2:]

@@ -124,7 +124,7 @@ def test_a_note_says_what_to_do_and_where_weights_go(path: Path) -> None:
 
 @every_workflow
 def test_files_to_download_are_named_by_their_addresses(path: Path) -> None:
-    """And what needs one sleeps, so that nobody is asked for it on opening."""
+    """Nodes that need a file are muted, so that the page does not ask for it."""
     for node in read(path)["nodes"]:
         for model in node["properties"].get("models", []):
             assert node["mode"] == MUTED

@@ -1,5 +1,4 @@
-"""Files that are not what they say: damaged, foreign, or made to do harm. ``MARK`` is what those that run
-programs would make, if they could."""
+"""Damaged, foreign and malicious files. Malicious ones would create ``MARK`` if they could run code."""
 
 from __future__ import annotations
 
