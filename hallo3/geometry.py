@@ -118,15 +118,14 @@ def latent_frames(frames: int) -> int:
     return 1 + (frames - 1) // TIME_FACTOR
 
 
-def check_shape(found: tuple[int, ...], wanted: tuple[int | None, ...], what: str) -> None:
-    """Raise ``ShapeError`` unless the shape is ``wanted``, where None is any size; ``what`` names the
-    tensor."""
-    if len(found) == len(wanted) and all(w is None or f == w for f, w in zip(found, wanted, strict=True)):
+def check_shape(shape: tuple[int, ...], expected: tuple[int | None, ...], what: str) -> None:
+    """Raise ``ShapeError`` unless the shape is ``expected`` (None: any size); ``what`` names the tensor."""
+    if len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True)):
         return
-    shown = ["any" if extent is None else str(extent) for extent in wanted]
+    sizes = ["any" if size is None else str(size) for size in expected]
     raise ShapeError(
         f"{what} has the wrong shape.",
-        found=str(list(found)),
-        expected=f"[{', '.join(shown)}]",
+        found=str(list(shape)),
+        expected=f"[{', '.join(sizes)}]",
         fix="pass values made for this model's configuration",
     )

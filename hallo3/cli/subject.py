@@ -55,8 +55,8 @@ class Subject:
         if self.identity is not None:
             return self.identity.canvas
         assert self.picture is not None
-        shape = self.config.segment.shape
-        if keeps_whole(*self.picture.shape[1:], shape, self.framing):
+        (height, width), shape = self.picture.shape[1:], self.config.segment.shape
+        if keeps_whole(height, width, shape, self.framing):
             return fit(self.picture, shape)
         return self.portrait.canvas
 

@@ -88,9 +88,8 @@ class GrowingVideo:
     def __init__(
         self, path: Path, format: str, options: dict[str, str], sound: Path | None, mark: bool
     ) -> None:
-        self.path = path
-        self._format, self._options, self._mark = format, options, mark
-        self._sound_path = sound
+        self.path, self._format, self._options = path, format, options
+        self._sound_path, self._mark = sound, mark
         self._picture: Any = None
         self._count = self._frame = self._delay = 0
 

@@ -185,10 +185,8 @@ def _draw_panel(
     pen.dashes(LEFT, right, plot.y(normal), DASHES)
     pen.text(right + 10, plot.y(normal), normal_label, 12, INK)
     pen.text(LEFT, top - 15, panel.title, 15, INK)
-    summary, beside = _summarize(name, values, seconds), LEFT + pen.text_width(panel.title, 15) + 10
-    pen.text(right, top - 14, summary, 12, line, "rm")
-    if beside + pen.text_width(panel.meaning, 12) + 10 + pen.text_width(summary, 12) <= right:
-        pen.text(beside, top - 14, panel.meaning, 12, GREY)
+    pen.text(LEFT + pen.text_width(panel.title, 15) + 10, top - 14, panel.meaning, 12, GREY)
+    pen.text(right, top - 14, _summarize(name, values, seconds), 12, line, "rm")
     path: list[tuple[float, float]] = []
     for part in _split(len(values), PLOT_WIDTH // DRIFT_COLUMN):
         run = values[part][np.isfinite(values[part])]

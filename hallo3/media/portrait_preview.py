@@ -39,12 +39,12 @@ def draw_portrait_preview(
     shape: VideoShape,
     crop: Crop,
     faces: Sequence[PixelBox] = (),
-    chosen: int | None = None,
+    index: int | None = None,
 ) -> Tensor:
     """A picture [3, h, w] in 0..1 with a face mask [h, w] and a crop -> [3, H', W'], 960 px the longer side.
 
     What the canvas does not show is dark; beside a square crop are striped bars. ``faces``, from left to
-    right, have boxes with numbers from 1, and ``faces[chosen]`` has the colour of the dashed box around what
+    right, have boxes with numbers from 1, and ``faces[index]`` has the colour of the dashed box around what
     the reference network sees. All lines have dark edges, to be visible on any background.
     """
     view, canvas, used = _get_view(crop, *picture.shape[1:]), _get_canvas(crop, shape), crop.shown(shape)
@@ -58,8 +58,8 @@ def draw_portrait_preview(
     visible = mask_extent(mask > 0.5)
     if visible is not None and visible.area < mask.numel():
         _draw_dashes(pen, board.place(visible))
-    for index, face in sorted(enumerate(faces), key=lambda numbered: numbered[0] == chosen):
-        _draw_numbered_box(pen, board.place(face), index + 1, index == chosen)
+    for n, face in sorted(enumerate(faces), key=lambda numbered: numbered[0] == index):
+        _draw_numbered_box(pen, board.place(face), n + 1, n == index)
     return pen.picture()
 
 
@@ -138,10 +138,10 @@ def _draw_dashes(pen: Pen, box: Rectangle) -> None:
             pen.box((x, y, x + THIN - 1, min(y + DASH, bottom + THIN) - 1), ACCENT)
 
 
-def _draw_numbered_box(pen: Pen, box: Rectangle, number: int, chosen: bool) -> None:
+def _draw_numbered_box(pen: Pen, box: Rectangle, number: int, is_chosen: bool) -> None:
     """A box with its number on a plate above it or, at the picture's edge, inside of it."""
-    colour = ACCENT if chosen else PALE
-    _draw_frame(pen, box, colour, THICK if chosen else THIN)
+    colour = ACCENT if is_chosen else PALE
+    _draw_frame(pen, box, colour, THICK if is_chosen else THIN)
     width = round(pen.text_width(str(number), NUMBER_SIZE)) + 2 * NUMBER_MARGIN
     height = NUMBER_SIZE + NUMBER_MARGIN
     left = min(max(0, box[0]), pen.image.width - width)
