@@ -230,7 +230,7 @@ FULL_SCALE = 0.999
 """A peak from here on may be clipped."""
 AXIS_TOP_DBFS, AXIS_BOTTOM_DBFS = -60.0, -80.0
 """The axis ends at the first, or as far down as there is sound, until the second."""
-RECORDED, BAND, ADJUSTED, CLIPPED = "#0072b2", "#c4dff0", "#b84a00", "#d1232a"
+RECORDED, BAND, PROCESSED, CLIPPED = "#0072b2", "#c4dff0", "#b84a00", "#d1232a"
 SILENCE, BORDER = (0xE7, 0xE2, 0xDA), "#9a9a9a"
 
 
@@ -286,7 +286,7 @@ def _draw_levels(
     lines = {RECORDED: levels}
     if gains is not None:
         middle = (gains.edges[:-1] + gains.edges[1:]) / 2
-        lines[ADJUSTED] = (levels + 20 * middle.log10()).clamp(min=MIN_DBFS)
+        lines[PROCESSED] = (levels + 20 * middle.log10()).clamp(min=MIN_DBFS)
     for colour, line in lines.items():
         power = 10 ** (line.double() / 10)
         means = [10 * math.log10(float(power[part].mean())) for part in parts]
@@ -300,7 +300,7 @@ def _draw_levels(
             left = plot.x(start)
             pen.box((left, SPEECH_TOP - 5, max(plot.x(stop), left + 1.5), SPEECH_TOP - 1), CLIPPED)
     legend = [(RECORDED, "as recorded")] + [(BAND, "loudest")] * shared
-    legend += [(ADJUSTED, "adjusted")] * (gains is not None) + [(_shade(1), "silence")] * any(silence)
+    legend += [(PROCESSED, "processed")] * (gains is not None) + [(_shade(1), "silence")] * any(silence)
     for place, (colour, text) in enumerate([*legend, *[(CLIPPED, "full scale")] * any(clipped)]):
         x, y = LEFT + PLOT_WIDTH + 10, SPEECH_TOP + 8 + 20 * place
         pen.box((x, y - 4, x + 12, y + 4), colour)

@@ -69,9 +69,10 @@ def test_drift_that_was_not_measured() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 0.04, 3, 60, 3 * 3600])
 def test_speech_of_any_length(seconds: float) -> None:
-    loudness = meter(noise(min(seconds, 60)))
+    signal = noise(min(seconds, 60))
+    loudness = meter(signal)
     for _ in range(round(seconds / 60) - 1):
-        loudness.add(noise(60))
+        loudness.add(signal)
     chart = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, MUTED))
     check_chart(chart, draw_speech(meter(noise(5)), 15).shape[1])
     assert seconds < 1 or bool(pixels(chart, BLUE).any())
