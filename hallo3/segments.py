@@ -1,4 +1,4 @@
-"""The plan of a video in segments: which speech frames a segment uses, and which of its frames are new.
+"""The plan of a video in segments: the speech frames of each segment, and which of its frames are new.
 
 Golden ``extrapolation_loop`` has the original's bookkeeping. We plan ``ceil(n / new)`` segments for the
 recording's frames; the original plans for its padded frames and discards the rest (facts 9).

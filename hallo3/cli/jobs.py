@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError, OutputError
 from ..jobs.job import CONTENT, JobManifest, job_folder
-from ..jobs.store import KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS, JobInfo, clear_job, list_jobs
+from ..jobs.store import ASIDE_SUFFIX, KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS, clear_job, list_jobs
 from ..storage.hashing import hash_file
 from ..units import format_bytes, format_duration
 from .options import JobsOptions
@@ -32,26 +32,21 @@ def run_jobs(options: JobsOptions) -> None:
 
 def print_jobs(jobs: Path) -> None:
     """Print a line per job."""
-    found = list_jobs(jobs)
-    if not found:
+    infos = list_jobs(jobs)
+    if not infos:
         print(f"no jobs in {jobs}")
         return
     print(f"jobs in {jobs}")
-    for job in found:
-        print(_format_job(job))
+    for job in infos:
+        manifest, info = job.manifest, job.manifest.what
+        state = "finished" if manifest.finished else f"{job.done} of {manifest.segments} segments"
+        names = " + ".join(info[name] for name in ("portrait", "speech", "model") if name in info)
+        aside = ", set aside" if ASIDE_SUFFIX in job.name else ""
+        size, age = format_bytes(job.size), format_duration(job.age)
+        video = info.get("video", "")
+        print(f"  {job.name}  {state:<22}{size:>10}  {age} ago  {video}  ({names}{aside})")
     finished, unfinished = map(format_duration, (KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS))
     print(f"deleted automatically {finished} after their last use, unfinished ones after {unfinished}")
-
-
-def _format_job(job: JobInfo) -> str:
-    manifest, info = job.manifest, job.manifest.what
-    state = "finished" if manifest.finished else f"{job.done} of {manifest.segments} segments"
-    names = " + ".join(info[name] for name in ("portrait", "speech", "model") if name in info)
-    aside = ", set aside" if ".old-" in job.name else ""
-    return (
-        f"  {job.name}  {state:<22}{format_bytes(job.size):>10}  {format_duration(job.age)} ago  "
-        f"{info.get('video', '')}  ({names}{aside})"
-    )
 
 
 def find_parent(jobs: Path, name: str) -> JobManifest:

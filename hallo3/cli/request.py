@@ -387,7 +387,10 @@ def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
             expected = f"{flag} with a file name that ends in {' or '.join(suffixes)}"
         elif not path.resolve().parent.is_dir():
             found = f"{flag} {path}: there is no folder {path.resolve().parent}"
-        elif any(path.resolve() == each.resolve() or _same_file(path, each) for each in taken):
+        elif any(
+            path.resolve() == each.resolve() or (path.exists() and each.exists() and path.samefile(each))
+            for each in taken
+        ):
             found, expected = f"{flag} {path}, which is an input or another output", "a file of its own"
         else:
             taken.append(path)
@@ -402,7 +405,3 @@ def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
             expected=expected,
             fix="choose another name or folder",
         )
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    return path.exists() and other.exists() and path.samefile(other)

@@ -61,7 +61,7 @@ def test_a_job_in_use_is_not_cleared_and_jobs_are_listed_from_inside(
 
 
 def test_a_parent_is_named_by_job_or_by_content(inputs: dict[str, str], tmp_path: Path) -> None:
-    """Two videos of the same name are told apart by their content."""
+    """Two videos of the same name are distinguished by their content."""
     jobs, videos, parents = tmp_path / "jobs", [tmp_path / "x" / "v.mp4", tmp_path / "y" / "v.mp4"], []
     for seed, video in enumerate(videos):
         video.parent.mkdir()
