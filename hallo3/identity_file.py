@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints.component import find_component
-from .checkpoints.source import open_source
+from .checkpoints.source import CheckpointSource, borrow_source
 from .checkpoints.tensor_entry import header_bytes
 from .checkpoints.tensor_file import TensorFile
 from .config import Hallo3Config
@@ -56,9 +56,9 @@ def fingerprint(read: Callable[[str], Tensor]) -> Tensor:
     return torch.cat([weight.float().cpu() for weight in weights])
 
 
-def fingerprint_in(path: Path) -> Tensor:
+def fingerprint_in(where: Path | CheckpointSource) -> Tensor:
     """The fingerprint of the transformer in a file or folder. Raises ``CheckpointError``."""
-    with open_source(path) as source:
+    with borrow_source(where) as source:
         component = find_component(source, "transformer")
         return fingerprint(lambda name: component.tensor(name, torch.float32))
 

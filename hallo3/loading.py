@@ -71,25 +71,27 @@ def load_models(
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
     precision = as_precision(precision)
     check_device(precision, device)
-    config = read_model_config(files.transformer)
+    config = read_model_config(files.open("transformer"))
     if extract:
-        other = read_model_config(files.reference, "reference")
+        other = read_model_config(files.open("reference"), "reference")
         _check_equal("reference", (other.trunk, other.segment), (config.trunk, config.segment))
-    _check_equal("vae", from_dict(VAEConfig, read_component_config(files.vae, "vae"), "vae"), config.vae)
-    text = read_component_config(files.text_encoder, "text_encoder")
-    speech = read_component_config(files.speech_encoder, "speech_encoder")
+    _check_equal(
+        "vae", from_dict(VAEConfig, read_component_config(files.open("vae"), "vae"), "vae"), config.vae
+    )
+    text = read_component_config(files.open("text_encoder"), "text_encoder")
+    speech = read_component_config(files.open("speech_encoder"), "speech_encoder")
     vocabulary = text.get("vocab_size", T5_VOCABULARY)
     tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.tokenizer)
     _check_equal("text_encoder", text.get("d_model"), config.trunk.text_dim)
     sizes = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' defaults
     _check_equal("speech_encoder", sizes, (config.audio.layers, config.audio.channels))
     for name in ("transformer", "reference") if extract else ("transformer",):
-        check_file(files.find(name), name)
+        check_file(files.open(name), name)
     latent, unquantized = config.segment.shape.latent, Precision(precision.name, precision.compute)
     layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
 
     def read(name: str, precision: Precision) -> dict[str, Tensor]:
-        return read_component(files.find(name), name, precision, verifier)
+        return read_component(files.open(name), name, precision, verifier)
 
     def build_transformer() -> Hallo3Transformer:
         return Hallo3Transformer(config, layers)

@@ -27,7 +27,7 @@ from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import StoredComponent, find_component
 from .load import check_shapes, shapes_of
-from .source import open_source
+from .source import CheckpointSource, borrow_source
 
 META = Layers(device="meta")
 RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -80,19 +80,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-def read_component_config(path: Path, name: str) -> dict[str, Any]:
+def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str, Any]:
     """The configuration of a part in a file or folder.
 
     Raises ``CheckpointError`` for a file that holds another part, or is no weights file.
     """
-    with open_source(path) as source:
+    with borrow_source(where) as source:
         return get_config(find_component(source, name))
 
 
-def read_model_config(path: Path, name: str = "transformer") -> Hallo3Config:
+def read_model_config(where: Path | CheckpointSource, name: str = "transformer") -> Hallo3Config:
     """The configuration of the model that a file holds a part of; the released model's if it says nothing.
     Raises ``CheckpointError``."""
-    return from_dict(Hallo3Config, read_component_config(path, name), name)
+    return from_dict(Hallo3Config, read_component_config(where, name), name)
 
 
 def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -136,9 +136,9 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
         ) from error
 
 
-def check_file(path: Path, name: str) -> None:
+def check_file(where: Path | CheckpointSource, name: str) -> None:
     """Refuse a file of other shapes before anything is loaded from it. Raises ``CheckpointError``."""
-    with open_source(path) as source:
+    with borrow_source(where) as source:
         found = find_component(source, name)
         check_fit(found, get_config(found))
 

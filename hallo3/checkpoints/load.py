@@ -16,7 +16,7 @@ from ..errors import CheckpointError, OutputError
 from ..quantization.fp8 import FP8, fp8_scale, to_fp8
 from ..quantization.precision import Precision
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
-from .source import CheckpointSource, open_source
+from .source import CheckpointSource, borrow_source, open_source
 from .verify import FileVerifier
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -54,32 +54,27 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_component(
-    path: Path, part: str, precision: Precision, examined: FileVerifier | None = None
+    where: Path | CheckpointSource, part: str, precision: Precision, verifier: FileVerifier | None = None
 ) -> dict[str, Tensor]:
     """A part's tensors under our names, from any file or folder that holds it.
 
     Floating point ones are what the precision computes in; matrices that it holds in eight bits stay or
-    become so, with their scales. ``examined`` has the whole file looked through first, unless it was
-    before. Raises ``CheckpointError``.
+    become so, with their scales. A ``verifier`` verifies the whole file first. Raises ``CheckpointError``.
     """
-    with open_source(path) as source:
+    with borrow_source(where) as source:
         found = find_component(source, part)
-        if examined is not None:
-            _look_through(source, examined)
+        if verifier is not None:
+            verify_component(source, verifier)
         state: dict[str, Tensor] = {}
         for name in found.made:
             state.update(read_tensor(found, name, precision))
     return state
 
 
-def verify_component(path: Path, examined: FileVerifier) -> list[str]:
-    """Have a part's files examined, unless they were before: their SHA-256. Raises ``CheckpointError``."""
-    with open_source(path) as source:
-        return _look_through(source, examined)
-
-
-def _look_through(source: CheckpointSource, examined: FileVerifier) -> list[str]:
-    return [examined.hash_of(file) for file in source.files]
+def verify_component(where: Path | CheckpointSource, verifier: FileVerifier) -> list[str]:
+    """The SHA-256 of a component's files, which are verified. Raises ``CheckpointError``."""
+    with borrow_source(where) as source:
+        return [verifier.hash_of(file) for file in source.files]
 
 
 def read_tensor(found: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:

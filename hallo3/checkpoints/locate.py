@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import COMPONENTS
 from ..face.photo import FACE_DIRS
-from .source import DEEPSPEED
+from .source import DEEPSPEED, CheckpointSource, open_source
 
 REPOSITORY = "fudan-generative-ai/hallo3"
 PAGE = f"https://huggingface.co/{REPOSITORY}"
@@ -139,6 +139,9 @@ class ModelFolder:
 
     path: Path
     given: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    _sources: dict[Path, CheckpointSource] = field(
+        default_factory=dict[Path, CheckpointSource], init=False, repr=False, compare=False
+    )
 
     @property
     def transformer(self) -> Path:
@@ -177,6 +180,15 @@ class ModelFolder:
         """The vocal separator's file, if there is one."""
         places = [self.given["vocals"]] if "vocals" in self.given else [self.path / place for place in VOCALS]
         return next((place for place in places if "vocals" in self.given or place.is_file()), None)
+
+    def open(self, part: str) -> CheckpointSource:
+        """A component's open files: opened once, and again only if they were replaced. Raises
+        ``CheckpointError``."""
+        path = self.find(part)
+        source = self._sources.get(path)
+        if source is None or not source.is_current():
+            source = self._sources[path] = open_source(path)
+        return source
 
     def find(self, part: str) -> Path:
         """Where a part is; where it should be, if it is nowhere."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -52,6 +53,10 @@ class CheckpointSource:
         """Bytes of all files."""
         return sum(file.fingerprint.size for file in self.files)
 
+    def is_current(self) -> bool:
+        """Whether the open files are still those of their names."""
+        return all(file.is_current() for file in self.files)
+
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
         return self._where[name].read(name)
@@ -88,6 +93,16 @@ def open_source(path: Path) -> CheckpointSource:
             file.close()
         raise
     return CheckpointSource(path, opened)
+
+
+@contextmanager
+def borrow_source(where: Path | CheckpointSource) -> Generator[CheckpointSource]:
+    """Open a file or folder for the block; an open source stays open. Errors as of :func:`open_source`."""
+    if isinstance(where, CheckpointSource):
+        yield where
+        return
+    with open_source(where) as source:
+        yield source
 
 
 def files_of(path: Path) -> list[Path]:

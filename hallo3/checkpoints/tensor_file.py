@@ -153,6 +153,13 @@ class TensorFile:
         if self._stat() != self.fingerprint:
             raise self._changed()
 
+    def is_current(self) -> bool:
+        """Whether the open file is unchanged and still that of its name."""
+        try:
+            return _fingerprint(self.path.stat()) == self.fingerprint == self._stat()
+        except OSError:
+            return False
+
     def close(self) -> None:
         self._file.close()
 
@@ -195,8 +202,11 @@ class TensorFile:
         )
 
     def _stat(self) -> Fingerprint:
-        status = os.fstat(self._file.fileno())
-        return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
+        return _fingerprint(os.fstat(self._file.fileno()))
+
+
+def _fingerprint(status: os.stat_result) -> Fingerprint:
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _typed(raw: Tensor, dtype: torch.dtype) -> Tensor:

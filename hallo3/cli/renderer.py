@@ -64,7 +64,7 @@ class RunNetworks:
 
     def save_identity(self, path: Path) -> None:
         """Raises ``OutputError``."""
-        write_identity(self.identity, fingerprint_in(self._request.files.transformer), path)
+        write_identity(self.identity, fingerprint_in(self._request.files.open("transformer")), path)
 
     def prepare_renderer(self, watch: WatchProgress) -> LocalRenderer:
         speech = self.speech.compute(self.models)

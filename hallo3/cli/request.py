@@ -17,7 +17,6 @@ from ..built_in import FOLDER
 from ..checkpoints.component_config import read_model_config
 from ..checkpoints.load import verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
-from ..checkpoints.source import open_source
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENTS, Hallo3Config
 from ..errors import AudioError, CheckpointError, InputError
@@ -161,8 +160,8 @@ class AnimateRequest:
             weights = self.memory.ram
         else:
             for component in COMPONENTS:
-                with suppress(CheckpointError), open_source(self.files.find(component)) as source:
-                    weights += source.size
+                with suppress(CheckpointError):
+                    weights += self.files.open(component).size
         return estimate_run(
             self.plan,
             self.config.segment.shape,
@@ -228,7 +227,7 @@ class AnimateRequest:
         if not self.options.prompt.strip():
             unused.add("text_encoder")
         needed = [component for component in COMPONENTS if component not in unused]
-        hashes = {name: verify_component(self.files.find(name), self.verifier) for name in needed}
+        hashes = {name: verify_component(self.files.open(name), self.verifier) for name in needed}
         tokenizer, faces = self.files.tokenizer, self.files.faces
         if "text_encoder" in hashes and tokenizer.is_dir():
             small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER_SUFFIXES and f.is_file()]
@@ -257,7 +256,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         )
     files = ModelFolder(options.model, options.files)
     _check_outputs(options, files)
-    config = read_model_config(files.transformer)
+    config = read_model_config(files.open("transformer"))
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(

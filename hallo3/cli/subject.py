@@ -119,7 +119,7 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
             fix="remove one of them",
         )
     identity = read_identity(options.identity)
-    check_model(identity, config, lambda: fingerprint_in(files.transformer))
+    check_model(identity, config, lambda: fingerprint_in(files.open("transformer")))
     return replace(subject, identity=identity)
 
 

@@ -36,9 +36,9 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     )
     text, speech = TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]  # if the files are missing
     with suppress(CheckpointError):
-        text = read_component_config(request.files.find("text_encoder"), "text_encoder")
+        text = read_component_config(request.files.open("text_encoder"), "text_encoder")
     with suppress(CheckpointError):
-        speech = read_component_config(request.files.find("speech_encoder"), "speech_encoder")
+        speech = read_component_config(request.files.open("speech_encoder"), "speech_encoder")
     sizes = measure_sizes(request.config, precision, text, speech)
     plan = plan_memory(sizes, requirements, limit, available_bytes())
     offload = plan.offload

@@ -64,9 +64,9 @@ class Placement:
     ) -> AbstractContextManager[TextEncoder]:
         def load() -> StreamableModule[nn.Module]:
             self._verify("text_encoder")
-            check_file(self.files.text_encoder, "text_encoder")
+            check_file(self.files.open("text_encoder"), "text_encoder")
             unquantized = Precision(self.precision.name, self.precision.compute)
-            return store_text_on_disk(build(), self.files.text_encoder, unquantized)
+            return store_text_on_disk(build(), self.files.open("text_encoder"), unquantized)
 
         streamed = StreamedModule(load, self.device, keep=False)
         return DerivedModule(streamed, lambda t5: TextEncoder(tokenizer(), t5))
@@ -86,9 +86,9 @@ class Placement:
 
     def _on_disk(self, network: N, component: str, resident: int) -> StreamableModule[N]:
         self._verify(component)
-        sequences, path = split_groups(network), self.files.find(component)
+        sequences, source = split_groups(network), self.files.open(component)
         groups = choose_resident(sequences[0], resident)
-        return store_on_disk(network, sequences, path, component, self.precision, resident=groups)
+        return store_on_disk(network, sequences, source, component, self.precision, resident=groups)
 
     def _in_memory(self, network: N, component: str, resident: int) -> StreamableModule[N]:
         self._load(network, component)
@@ -98,9 +98,9 @@ class Placement:
 
     def _load(self, network: nn.Module, component: str) -> None:
         """A function of its own: no reference to the weights may outlive it (see ``store_in_memory``)."""
-        state = read_component(self.files.find(component), component, self.precision, self.verifier)
+        state = read_component(self.files.open(component), component, self.precision, self.verifier)
         load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[component])
 
     def _verify(self, component: str) -> None:
         if self.verifier is not None:
-            verify_component(self.files.find(component), self.verifier)
+            verify_component(self.files.open(component), self.verifier)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.component import find_component
 from ..checkpoints.load import read_tensor
-from ..checkpoints.source import open_source
+from ..checkpoints.source import CheckpointSource
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision, default_scales
 from .streaming import StreamableModule, WeightGroup, leaf_names, set_tensors
@@ -62,17 +61,19 @@ def choose_resident(sequence: Sequence[WeightGroup], count: int) -> frozenset[We
     return frozenset(group for place, group in enumerate(sequence) if place not in places)
 
 
-def store_text_on_disk(t5: nn.Module, path: Path, precision: Precision) -> StreamableModule[nn.Module]:
+def store_text_on_disk(
+    t5: nn.Module, checkpoint: CheckpointSource, precision: Precision
+) -> StreamableModule[nn.Module]:
     """T5's encoder, see ``store_on_disk``."""
     set_tensors(t5, {UNUSED: torch.empty(0, dtype=precision.compute)})
     names = {UNUSED: f"{EMBEDDING}.weight"}
-    return store_on_disk(t5, split_text_groups(t5), path, "text_encoder", precision, names=names)
+    return store_on_disk(t5, split_text_groups(t5), checkpoint, "text_encoder", precision, names=names)
 
 
 def store_on_disk(
     network: N,
     sequences: Sequence[Sequence[WeightGroup]],
-    path: Path,
+    checkpoint: CheckpointSource,
     component: str,
     precision: Precision,
     *,
@@ -85,7 +86,7 @@ def store_on_disk(
     The file was checked against the network before. Raises ``CheckpointError`` if it cannot be read, or has
     changed.
     """
-    source, names = find_component(open_source(path), component), names or {}
+    source, names = find_component(checkpoint, component), names or {}
     groups = {layer: group for sequence in sequences for group in sequence for layer in group}
     in_file: dict[WeightGroup, list[str]] = defaultdict(list)
     for name in source.made:
