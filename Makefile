@@ -53,7 +53,7 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 # The GPU kernels without a GPU: Triton's interpreter runs them, its compiler makes machine code of them (Linux).
 test-kernels: setup ## run the Triton kernels without a GPU (Linux)
 	$(PY) -m pip install --quiet triton
-	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/test_triton_kernels.py
+	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/kernels/test_triton_kernels.py
 
 test-gpu: setup ## run tests/gpu on an NVIDIA GPU
 	HALLO3_TEST_DEVICE=cuda $(PY) -m pytest tests/gpu

@@ -1,4 +1,4 @@
-"""What ComfyUI approximates by its own options is part of a job, and of an identity that is saved."""
+"""ComfyUI's own approximations are part of a job's key and of a saved identity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Feature(enum.Enum):
 
 
 class Started:
-    """ComfyUI as if it had been started with an attention and with ``--fast``."""
+    """Sets ComfyUI's attention and its ``--fast``."""
 
     def __init__(self, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stages, self._patch = stages, monkeypatch
@@ -56,17 +56,17 @@ EXACT = ("basic", "flash", "pytorch", "split", "sub_quad", "xformers")
 
 
 @pytest.mark.parametrize("name", [*(f"attention_{each}" for each in EXACT), "attention_sage", "of_a_pack"])
-def test_an_attention_that_is_not_known_to_be_exact_is_told(started: Started, name: str) -> None:
+def test_an_unknown_attention_is_approximate(started: Started, name: str) -> None:
     assert started.approximations == (), "as tests start ComfyUI"
     started.attention(name)
     exact = name.removeprefix("attention_") in EXACT
     assert started.approximations == (() if exact else (name,))
 
 
-def test_the_names_are_those_that_comfyui_has(stages: Stages) -> None:
+def test_all_exact_attentions_of_comfyui_are_known(stages: Stages) -> None:
     from comfy.ldm.modules import attention
 
-    known = stages.host.module("nodes.comfy.model").EXACT
+    known = stages.host.module("nodes.comfy.model").EXACT_ATTENTIONS
     assert all(callable(getattr(attention, name)) for name in known)
     there = {name for name in dir(attention) if name.startswith("attention") and "sage" not in name}
     assert {name for name in there if name.count("int8") == 0 and callable(getattr(attention, name))} == set(
@@ -87,31 +87,30 @@ def test_the_names_are_those_that_comfyui_has(stages: Stages) -> None:
         (False, ()),
     ],
 )
-def test_what_fast_gives_up_is_told(started: Started, value: Any, wanted: tuple[str, ...]) -> None:
+def test_fast_values_are_approximations(started: Started, value: Any, wanted: tuple[str, ...]) -> None:
     started.fast(value)
     assert started.approximations == wanted
 
 
-def test_the_values_are_those_that_comfyui_has() -> None:
+def test_all_fast_values_of_comfyui_are_known() -> None:
     from comfy.cli_args import PerformanceFeature
 
     assert {each.value for each in PerformanceFeature} == {each.value for each in Feature}
 
 
 def extrapolation(stages: Stages, sampler: Any = None) -> Any:
-    """A video of a workflow that is always the same."""
     sampling = stages.host.module("nodes.comfy.sampling")
     graph = SimpleNamespace(compute_hash=lambda *_: "workflow", texts=())
     return stages.host.module("nodes.extrapolate").ExtrapolateRequest(
         sampling=sampling.Sampling(stages.model, 4, 1.0, sampler=sampler),
         vae=stages.vae,
         identity=stages.identity,
-        socket=stages.speech,
+        speech=stages.speech,
         seed=5,
         motion_drop=0.1,
         encoding=stages.host.module("nodes.extrapolate").make_encoding("h264", -1),
         mark=True,
-        paste_back=False,
+        paste_back=None,
         graph=graph,
         node="1",
         parent=None,
@@ -119,51 +118,51 @@ def extrapolation(stages: Stages, sampler: Any = None) -> Any:
 
 
 def facts(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """By what its job is known."""
     found: dict[str, Any] = {}
     module = stages.host.module("nodes.extrapolate")
     real = module.hash_facts
     with monkeypatch.context() as patch:
         patch.setattr(module, "hash_facts", lambda inputs: found.update(inputs) or real(inputs))
-        extrapolation(stages).about()
+        extrapolation(stages).manifest()
     return found
 
 
-def test_a_job_is_another_with_each_and_the_same_without(
+def test_only_approximations_change_the_job_key(
     stages: Stages, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = extrapolation(stages).about().key
-    assert "approximate" not in facts(stages, monkeypatch), "earlier jobs can be resumed"
+    usual = extrapolation(stages).manifest().key
+    assert "approximate" not in facts(stages, monkeypatch), "older jobs can still be resumed"
     for exact in ("attention_pytorch", "attention_sub_quad"):
         started.attention(exact)
-        assert extrapolation(stages).about().key == usual
+        assert extrapolation(stages).manifest().key == usual
     keys = {usual}
     for value in ({Feature.FP16}, {Feature.FP8}, {Feature.FP16, Feature.FP8}):
         started.fast(value)
-        keys.add(extrapolation(stages).about().key)
+        keys.add(extrapolation(stages).manifest().key)
     started.fast({Feature.TUNE})
-    assert extrapolation(stages).about().key == usual
+    assert extrapolation(stages).manifest().key == usual
     started.attention("attention_sage")
-    keys.add(extrapolation(stages).about().key)
+    keys.add(extrapolation(stages).manifest().key)
     assert len(keys) == 5
     assert facts(stages, monkeypatch)["approximate"] == ("attention_sage",)
 
 
-def test_runs_with_a_step_cache_take_another_time(stages: Stages) -> None:
+def test_a_step_cache_changes_the_throughput_key(stages: Stages) -> None:
     def sampler(**widgets: float) -> Any:
         return stages.run("Hallo3OriginalSampler", sampler_name="dpmpp_2m", **widgets)[0]
 
     from comfy.samplers import ksampler
 
-    usual = extrapolation(stages).kind
-    assert extrapolation(stages, sampler()).kind == extrapolation(stages, ksampler("euler")).kind == usual
+    usual = extrapolation(stages).throughput_key
+    for without in (sampler(), ksampler("euler")):
+        assert extrapolation(stages, without).throughput_key == usual
     assert "step cache" not in usual
-    kinds = {extrapolation(stages, sampler(step_cache=value)).kind for value in (0.1, 0.2)}
+    kinds = {extrapolation(stages, sampler(step_cache=value)).throughput_key for value in (0.1, 0.2)}
     assert len(kinds | {usual}) == 3
     assert any(" step cache 0.1 64x64 " in kind for kind in kinds)
 
 
-def test_a_step_cache_is_bounded_without_a_word(stages: Stages) -> None:
+def test_a_step_cache_has_a_bound_by_default(stages: Stages) -> None:
     original = stages.host.module("nodes.comfy.sampling")
     bound = stages.host.module("hallo3.settings").CACHE_BOUND
     assert bound > 0
@@ -173,7 +172,7 @@ def test_a_step_cache_is_bounded_without_a_word(stages: Stages) -> None:
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "ddim", "dpmpp_2m_sde"])
-def test_a_sigma_of_next_to_nothing_is_stepped_through(stages: Stages, name: str) -> None:
+def test_tiny_sigmas_can_be_sampled(stages: Stages, name: str) -> None:
     sampler = stages.run("Hallo3OriginalSampler", sampler_name=name)[0]
 
     def sampled(*sigmas: float) -> torch.Tensor:
@@ -184,7 +183,7 @@ def test_a_sigma_of_next_to_nothing_is_stepped_through(stages: Stages, name: str
     assert difference(sampled(1.0, 1e-8), sampled(1.0, 0.0)) < 1e-4
 
 
-def test_an_identity_says_what_it_was_made_by(
+def test_a_saved_identity_names_its_approximations(
     stages: Stages, started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     import folder_paths
@@ -192,7 +191,7 @@ def test_an_identity_says_what_it_was_made_by(
     for name in ("input", "output"):
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
     inputs = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
-    names = stages.host.module("nodes.comfy.faces").identities
+    names = stages.host.module("nodes.comfy.faces").list_identities
 
     def kept(prefix: str) -> str:
         identity = stages.run("Hallo3IdentityReference", **inputs)[0]
@@ -202,11 +201,11 @@ def test_an_identity_says_what_it_was_made_by(
     plain = kept("plain")
     started.attention("attention_sage")
     approximate = kept("approximate")
-    told = "the identity was made by attention_sage (approximate)"
+    told = "the identity was made with attention_sage (approximate)"
     numbers = str(stages.reference.dtype).removeprefix("torch.")
     for file, approximations in ((plain, ()), (approximate, ("attention_sage",))):
-        made = stages.run("Hallo3LoadIdentity", file=file)[0].made
-        assert (made.precision, made.approximations) == (numbers, approximations)
+        provenance = stages.run("Hallo3LoadIdentity", file=file)[0].provenance
+        assert (provenance.precision, provenance.approximations) == (numbers, approximations)
     assert told not in caplog.text, "the run is as approximate"
     started.attention("attention_pytorch")
     stages.run("Hallo3LoadIdentity", file=plain)

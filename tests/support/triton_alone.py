@@ -1,4 +1,4 @@
-"""A subprocess of tests/model/test_triton_kernels.py, because Triton decides at import how it runs.
+"""A subprocess of tests/model/kernels/test_triton_kernels.py, because Triton decides at import how it runs.
 
 ``interpret`` runs the kernels on the CPU and prints their distances from torch's operations; ``compile``
 compiles them for several GPUs and prints the size of the machine code.

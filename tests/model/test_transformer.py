@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+import json
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.networks import OriginalStep
+from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.keymaps import KeyMap
+from hallo3.config import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import BlockConditions, Hallo3Block
 from hallo3.model.conditions import RunConditions, SegmentConditions
@@ -19,9 +24,14 @@ from hallo3.model.guidance import (
     sequential_branches,
     single_branch,
 )
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.layers import Layers
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
 from hallo3.noise import make_generator
+from hallo3.speech.wav2vec2 import build_wav2vec2
+from hallo3.text_encoder import build_t5
+from hallo3.vae.autoencoder import build_vae
+from support.published_names import to_original, to_ours
 
 STEPS = torch.tensor([999.0, 499.0])
 
@@ -208,3 +218,100 @@ def test_reference_features_are_what_enters_attention(nano: Models) -> None:
         assert features[0].shape == (1, network.latent.tokens_per_frame, network.config.width)
         for given, default in zip(network.features(latents, zeros), features, strict=True):
             assert torch.equal(given, default)
+
+
+@pytest.mark.parametrize("frames", [(0, 1), (1, 2, 3), (4,), (0, 3, 4), (3, 4, 0)])
+def test_some_latent_frames_hear_what_they_hear_in_the_whole(nano: Models, frames: tuple[int, ...]) -> None:
+    with nano.transformer as dit, torch.inference_mode():
+        windows = torch.randn(1, *dit.window_shape, generator=torch.Generator().manual_seed(0))
+        for apart, whole in zip(
+            dit.encode_audio(windows, latent_frames=frames), dit.encode_audio(windows), strict=True
+        ):
+            torch.testing.assert_close(apart.k, whole.k[list(frames)])
+            torch.testing.assert_close(apart.v, whole.v[list(frames)])
+
+
+def test_a_batch_hears_each_sample(nano: Models) -> None:
+    with nano.transformer as dit, torch.inference_mode():
+        pair = torch.randn(2, *dit.window_shape, generator=torch.Generator().manual_seed(1))
+        both = dit.encode_audio(pair)
+        singles = [dit.encode_audio(pair[i : i + 1]) for i in range(2)]
+        for index, kv in enumerate(both):
+            torch.testing.assert_close(kv.k, torch.cat([single[index].k for single in singles]))
+
+
+MANIFEST: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text()
+)
+META = Layers(device="meta")
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {key: list(tensor.shape) for key, tensor in state.items()}
+
+
+def on_meta(keys: dict[str, list[int]], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): torch.empty(shape, device="meta")
+        for key, shape in keys.items()
+        if key.startswith(prefix)
+    }
+
+
+def networks() -> list[tuple[str, nn.Module, KeyMap, dict[str, Tensor], int]]:
+    module = MANIFEST["module"]
+    reference = ReferenceNetwork(HALLO3.trunk, HALLO3.segment.shape.latent, META)
+    return [
+        (
+            "transformer",
+            Hallo3Transformer(HALLO3, META),
+            maps.TRANSFORMER,
+            on_meta(module, maps.TRANSFORMER_PREFIX),
+            3,
+        ),
+        ("reference", reference, maps.REFERENCE, on_meta(module, maps.REFERENCE_PREFIX), 3),
+        ("vae", build_vae(HALLO3.vae).network, maps.VAE, on_meta(MANIFEST["vae"], ""), 0),
+    ]
+
+
+@pytest.mark.parametrize(("name", "network", "keymap", "original", "dropped"), networks())
+def test_shapes_and_maps_agree_with_the_manifest(
+    name: str, network: nn.Module, keymap: KeyMap, original: dict[str, Tensor], dropped: int
+) -> None:
+    del name
+    ours = to_ours(keymap, original)
+    assert shapes(ours) == shapes(network.state_dict())
+    without = keymap.dropped(original)
+    assert len(without) == dropped
+    assert all(without.values())
+    back = to_original(keymap, ours)
+    assert shapes(back) == {k: s for k, s in shapes(original).items() if k not in without}
+
+
+def test_the_two_networks_are_the_whole_module() -> None:
+    prefixes = (maps.TRANSFORMER_PREFIX, maps.REFERENCE_PREFIX)
+    assert all(key.startswith(prefixes) for key in MANIFEST["module"])
+    assert len(MANIFEST["module"]) == 2238
+
+
+def test_text_encoder_is_t5_xxl() -> None:
+    assert shapes(build_t5(TEXT_ENCODERS["hallo3"]).state_dict()) == MANIFEST["text_encoder"]
+
+
+def test_speech_encoder_is_wav2vec2_base() -> None:
+    network = build_wav2vec2(SPEECH_ENCODERS["hallo3"])
+    assert sum(parameter.numel() for parameter in network.parameters()) == 94_371_712 - 768
+    audio = HALLO3.audio
+    assert network.config.num_hidden_layers == audio.layers
+    assert network.config.hidden_size == audio.channels
+
+
+def test_derived_numbers_are_the_original_s() -> None:
+    latent = HALLO3.segment.shape.latent
+    assert latent == (13, 60, 90)
+    assert latent.tokens_per_frame == 1350
+    assert latent.tokens == 17550
+    assert latent.video == HALLO3.segment.shape
+    assert HALLO3.segment.new_frames == 47
+    assert (HALLO3.trunk.width, HALLO3.trunk.in_channels) == (3072, 32)
+    assert (HALLO3.defaults.steps, HALLO3.defaults.guidance_scale) == (50, 3.5)

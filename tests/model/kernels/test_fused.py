@@ -1,4 +1,4 @@
-"""A fused kernel equals its plain form: to rounding in float32, and nearer to float64 in 16 bits."""
+"""A fused kernel equals the eager one: up to rounding in float32, and nearer to float64 in 16 bits."""
 
 from __future__ import annotations
 

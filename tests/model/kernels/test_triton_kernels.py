@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ALONE = Path(__file__).parents[1] / "support" / "triton_alone.py"
+ALONE = Path(__file__).parents[2] / "support" / "triton_alone.py"
 REQUIRED = os.environ.get("REQUIRE_TRITON") == "1"
 pytestmark = pytest.mark.skipif(
     find_spec("triton") is None and not REQUIRED, reason="Triton is not installed: make test-kernels"
