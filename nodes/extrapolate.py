@@ -269,7 +269,7 @@ class Hallo3Extrapolate(io.ComfyNode):
                 speech=speech,
                 seed=seed,
                 motion_drop=motion_drop,
-                encoding=make_encoding(codec, quality),
+                encoding=VideoEncoding(codec=codec, quality=None if quality < 0 else quality),
                 mark=mark,
                 paste_back=get_paste_back(identity) if paste_back else None,
                 graph=graph,
@@ -290,11 +290,6 @@ class Hallo3Extrapolate(io.ComfyNode):
             images = _read_images(video, request.size) if keep_images else None
             file = InputImpl.VideoFromFile(str(path))
             return io.NodeOutput(file, images, video.job.folder.name, to_images(chart[None]))
-
-
-def make_encoding(codec: str, quality: int) -> VideoEncoding:
-    """The encoding of the widgets; quality -1 is the codec's own. Raises ``InputError``."""
-    return VideoEncoding(codec=codec, quality=None if quality < 0 else quality)
 
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:

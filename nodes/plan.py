@@ -17,11 +17,12 @@ from ..hallo3.media.audio import AudioStats
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
 from ..hallo3.media.paste_back import make_paste_back
+from ..hallo3.media.video import VideoEncoding
 from ..hallo3.segments import plan_segments
 from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, to_picture, to_recording
-from .extrapolate import jobs_folder, make_encoding
+from .extrapolate import jobs_folder
 from .identity import get_paste_back
 from .schema import IdentityType
 
@@ -90,7 +91,7 @@ class Hallo3Plan(io.ComfyNode):
     ) -> io.NodeOutput:
         check_choice(model, MODELS, "model")
         recording, config = to_recording(audio), MODELS[model]
-        segment, encoding = config.segment, make_encoding(codec, -1)
+        segment, encoding = config.segment, VideoEncoding(codec=codec)
         stats = AudioStats(recording.sample_rate, *recording.waveform.shape)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
         size, jobs = _video_size(portrait, identity, paste_back, segment.shape), jobs_folder()
