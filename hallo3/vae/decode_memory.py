@@ -36,11 +36,11 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     channels = _entering(config)[-1]
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
     strips = max(plan.strips, *(min_strips(channels, shape) for shape in shapes))
-    kept, peak = 0, 0
+    cached, peak = 0, 0
     for shape in shapes:
-        slice_cost = _Slice(config, shape, strips, number, in_host=plan.caches == "host", kept=kept)
+        slice_cost = _Slice(config, shape, strips, number, in_host=plan.caches == "host", cached=cached)
         peak = max(peak, *slice_cost.moments())
-        kept = slice_cost.kept
+        cached = slice_cost.cached
     frames = 3 * 4 * sizes[0] * 64 * latent.height * latent.width
     whole = config.latent_channels * latent.frames * latent.height * latent.width
     return round(MARGIN * (peak + (frames + whole) * number))
@@ -60,19 +60,19 @@ def _entering(config: VAEConfig) -> list[int]:
 
 @dataclass(slots=True)
 class _Slice:
-    """Memory of one slice; ``kept`` grows by the causal caches on the device."""
+    """Memory of one slice; ``cached`` grows by the causal caches on the device."""
 
     config: VAEConfig
     latent: LatentShape
     strips: int
     number: int
     in_host: bool
-    kept: int
+    cached: int
 
     def moments(self) -> Iterator[int]:
         """Bytes at each moment that can be the peak."""
         widths = self.config.block_out_channels[::-1]
-        frames, first_slice = self.latent.frames, self.kept == 0
+        frames, first_slice = self.latent.frames, self.cached == 0
         entering = widths[0]
         for level, width in enumerate(widths):
             for index in range((2 if level == 0 else 0) + self.config.layers_per_block + 1):
@@ -91,26 +91,26 @@ class _Slice:
         yield x + self._convolution(width, width, frames, scale, grows=grows, in_place=True)
         if entering != width:
             copied = 0 if self._count() == 1 else self._size(entering, frames, scale, self._rows(scale))
-            yield self.kept + x + hidden + copied + self._size(width, frames, scale, self._rows(scale))
+            yield self.cached + x + hidden + copied + self._size(width, frames, scale, self._rows(scale))
 
     def _convolution(
         self, width: int, out: int, frames: int, scale: int, *, grows: bool, in_place: bool = False
     ) -> int:
         """The input, a strip's buffer, and the larger of its temporaries and its output."""
         if grows and not self.in_host:
-            self.kept += self._size(width, LOOK_BACK, scale)
+            self.cached += self._size(width, LOOK_BACK, scale)
         alone = self._count() == 1
         rows = self._rows(scale)
         whole = 0 if alone else self._size(width if in_place else out, frames, scale)
         before = 0 if in_place and not alone else whole
         buffer = self._size(width, LOOK_BACK + frames, scale, rows if alone else rows + 2)
-        made = self._size(out, frames, scale, rows)
+        output = self._size(out, frames, scale, rows)
         staged = self._size(width, LOOK_BACK, scale, rows) if self.in_host else 0
         spread = 2 * FLOAT_BYTES * min(self._numbers(width, frames, scale, rows), MAX_CHUNK_ELEMENTS) // scale
         filling = max(staged, spread)
         above = self._above(width, frames, scale)
-        beside = self.kept + self._size(width, frames, scale) + self._known(width)
-        return beside + before + buffer + above + max(made, filling)
+        beside = self.cached + self._size(width, frames, scale) + self._known(width)
+        return beside + before + buffer + above + max(output, filling)
 
     def _upsample(self, width: int, frames: int, level: int) -> int:
         scale, rows = 2**level, self._rows(2**level)
@@ -118,7 +118,9 @@ class _Slice:
         at_once = max(1, MAX_CHUNK_ELEMENTS // (4 * self._numbers(width, 1, scale, rows)))
         edge = 0 if self._count() == 1 else 2
         large = 4 * self._size(width, min(at_once, frames), scale, rows + edge)
-        return self.kept + self._size(width, frames, scale) + self._size(width, total, 2 * scale) + 2 * large
+        return (
+            self.cached + self._size(width, frames, scale) + self._size(width, total, 2 * scale) + 2 * large
+        )
 
     def _repeats(self, frames: int, level: int) -> list[tuple[int, int, int]]:
         return repeats(frames, in_time=level < TIME_DOUBLINGS)
@@ -142,5 +144,5 @@ class _Slice:
 
     def _size(self, width: int, frames: int, scale: int, rows: int | None = None) -> int:
         """Bytes of channels, frames and rows (default: all)."""
-        found = self.latent.height * scale if rows is None else rows
-        return self.number * self._numbers(width, frames, scale, found)
+        rows = self.latent.height * scale if rows is None else rows
+        return self.number * self._numbers(width, frames, scale, rows)
