@@ -1,4 +1,4 @@
-"""What tests share: random sets on disk, their networks, a picture and a sound."""
+"""Shared fixtures: random models, a portrait and speech."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One loud line for what needs a ComfyUI. Here, because with a worker a core no deeper file is asked."""
+    """One line for skipped ComfyUI tests. Here, because xdist does not call deeper conftest files."""
     skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", ())]
     why = absent() if any(name.startswith("tests/comfyui/") for name in skipped) else None
     if why is not None:
@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What commands remember stays out of the home of whoever runs the tests."""
+    """Commands do not write to the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "home", lambda: tmp_path_factory.mktemp("home"))
         yield
@@ -50,10 +50,12 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _no_unexpected_message(request: pytest.FixtureRequest) -> Iterator[None]:
     """A message to the user that a test does not expect (``support.messages``) fails it, unless it is marked
     ``any_message``."""
-    found: list[str] = []
-    with redirect_messages(found.append):
+    messages: list[str] = []
+    with redirect_messages(messages.append):
         yield
-    assert found == [] or request.node.get_closest_marker("any_message"), "unexpected messages"
+    assert messages == [] or request.node.get_closest_marker("any_message"), (
+        f"unexpected messages: {messages}"
+    )
 
 
 @pytest.fixture(scope="session")

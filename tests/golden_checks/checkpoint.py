@@ -63,11 +63,11 @@ def load_parts(part: StoredComponent) -> dict[str, Tensor]:
 def round_trip(keys: KeyMap, part: StoredComponent, prefix: str) -> bool:
     """Our tensors under the original's names again: the file's own."""
     back = to_original(keys, load_parts(part))
-    kept = {n.removeprefix(prefix) for n in part.source.entries if n.startswith(prefix)} - {
+    names_in_file = {n.removeprefix(prefix) for n in part.source.entries if n.startswith(prefix)} - {
         name.removeprefix(prefix) for name in part.dropped
     }
     same = (torch.equal(tensor, part.source.read(prefix + name)) for name, tensor in back.items())
-    return back.keys() == kept and all(same)
+    return back.keys() == names_in_file and all(same)
 
 
 def compare(report: Report, what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -42,10 +42,10 @@ class RecordedFace:
 
 @dataclass
 class Run:
-    """One render, with every tensor that passes between its stages in ``seen``."""
+    """One render, with every tensor that passes between its stages in ``intermediates``."""
 
     golden: Golden
-    seen: dict[str, Tensor] = field(default_factory=dict)
+    intermediates: dict[str, Tensor] = field(default_factory=dict)
 
     def noise(self, purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """The original's draw for this purpose; it draws posteriors of segment 0, identity, segment 1 …"""
@@ -71,15 +71,15 @@ class Run:
 
         def recorded(pixels: Tensor, noise: Tensor | None = None) -> Tensor:
             latents, order = encode(pixels, noise), next(orders)
-            self.seen |= {f"mid.vae_in_{order}": pixels, f"mid.vae_latent_{order}": latents}
+            self.intermediates |= {f"mid.vae_in_{order}": pixels, f"mid.vae_latent_{order}": latents}
             if order == 1:
-                self.seen["mid.ref_latent"] = swap(latents)
+                self.intermediates["mid.ref_latent"] = swap(latents)
             return latents
 
         vae.encode = recorded  # type: ignore[method-assign]
 
     def render(self) -> Iterator[tuple[Segment, Tensor]]:
-        golden, seen = self.golden, self.seen
+        golden, intermediates = self.golden, self.intermediates
         models = tiny_models(golden)
         settings = Settings(
             steps=int(golden.about["steps"]),
@@ -92,38 +92,38 @@ class Run:
         picture = golden["in.image_uint8_hwc"].permute(2, 0, 1).float() / 255
         recording = Recording(golden["in.waveform"][None], models.config.segment.sample_rate)
         speech = encode_speech(recording, models)
-        seen["mid.audio_emb"] = speech.read(range(speech.plan.padded))
+        intermediates["mid.audio_emb"] = speech.read(range(speech.plan.padded))
         face = RecordedFace(golden).analyze(picture)
         framed = frame_portrait(picture, face, models.config.segment.shape)
         identity = extract_identity(framed, models, settings, self.noise)
         self.canvas = identity.canvas
-        seen |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
+        intermediates |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
         prompt = golden["in.text_prompt"]
         local = LocalRenderer.prepare(identity, speech, prompt, models, settings)
-        renderer, store = RecordingRenderer(local, seen), MemoryStore(self.noise)
+        renderer, store = RecordingRenderer(local, intermediates), MemoryStore(self.noise)
         yield from render(identity.canvas.pixels, speech.plan, renderer, store, motion_drop=0.1)
 
 
 @dataclass
 class RecordingRenderer:
-    """Keeps what a local renderer makes of each segment in ``seen``."""
+    """Records a local renderer's tensors of each segment in ``intermediates``."""
 
     local: LocalRenderer
-    seen: dict[str, Tensor]
+    intermediates: dict[str, Tensor]
 
     def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
         latents = self.local.encode(pixels, segment, noise)
-        self.seen[f"mid.concat_chunk_{segment.index}_frame0"] = swap(latents[:, :, :1])
+        self.intermediates[f"mid.concat_chunk_{segment.index}_frame0"] = swap(latents[:, :, :1])
         window = self.local.speech.segment(segment.index)
-        self.seen[f"mid.audio_slots_chunk_{segment.index}"] = window[:, :, window.shape[2] // 2]
+        self.intermediates[f"mid.audio_slots_chunk_{segment.index}"] = window[:, :, window.shape[2] // 2]
         return latents
 
     def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
         latents = self.local.sample(image_latents, segment, noise)
-        self.seen[f"out.latent_chunk_{segment.index}"] = swap(latents)
+        self.intermediates[f"out.latent_chunk_{segment.index}"] = swap(latents)
         decoded = torch.cat(list(self.decode(latents)), dim=2)
         ends = torch.cat((decoded[:, :, :2], decoded[:, :, -2:]), dim=2)
-        self.seen[f"out.decoded_chunk_{segment.index}_first2_last2"] = ends
+        self.intermediates[f"out.decoded_chunk_{segment.index}_first2_last2"] = ends
         return latents
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -159,12 +159,12 @@ def end_to_end(golden: Golden) -> Report:
     """Latents, decoded ends, all recorded intermediates, and the frames as they would be written."""
     report = Report()
     run, pixels = render_golden(golden.home, golden.name)
-    segments = sum(name.startswith("mid.concat_chunk_") for name in run.seen)
+    segments = sum(name.startswith("mid.concat_chunk_") for name in run.intermediates)
     for name in [*golden.names("out."), *golden.names("mid.")]:
         full = f"out.{name}" if golden.has(f"out.{name}") else f"mid.{name}"
-        if full in run.seen:
+        if full in run.intermediates:
             expected = golden[full]
-            report.close(full, run.seen[full].reshape(expected.shape), expected, TRAJECTORY)
+            report.close(full, run.intermediates[full].reshape(expected.shape), expected, TRAJECTORY)
         elif full.startswith("out.") and not _is_discarded(name, segments):
             report.exact(f"{full} is compared", False, True)
     frames_golden = golden.other(str(golden.about.get("frames", "")).removesuffix(".safetensors"))

@@ -28,7 +28,7 @@ class Trace:
     """Records intermediates of a network: it is injected as attention and hooks the modules."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Tensor] = {}
+        self.intermediates: dict[str, Tensor] = {}
         self._calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ class Trace:
                 on(getattr(block, f"attn_{kind}"), rows(f"L{i}_{kind}_attn_out"))
 
     def _record(self, name: str, value: Tensor, *, join: bool = False) -> None:
-        before = self.seen.get(name)
-        self.seen[name] = torch.cat((before, value)) if before is not None and join else value
+        before = self.intermediates.get(name)
+        self.intermediates[name] = torch.cat((before, value)) if before is not None and join else value
 
     def attentions(self, kinds: tuple[str, ...]) -> dict[str, Tensor]:
         """Queries, keys, values and contexts by layer and kind, from the calls of one forward pass."""
@@ -81,13 +81,15 @@ class Trace:
         return found
 
 
-def compare_mids(golden: Golden, seen: dict[str, Tensor], report: Report, last: Last | None = None) -> None:
+def compare_mids(
+    golden: Golden, intermediates: dict[str, Tensor], report: Report, last: Last | None = None
+) -> None:
     """Every recorded ``mid.*``. Rows that the original discards, or repeats for the second branch, have no
     counterpart."""
     for name in golden.names("mid."):
         expected = golden[f"mid.{name}"]
-        if name in seen:
-            found = seen[name]
+        if name in intermediates:
+            found = intermediates[name]
             if last is not None and re.match(rf"(L|layer_){last.block}_", name):
                 found, expected = last.video(name, found, expected)
             found, expected = _common(name, found, expected)
@@ -151,20 +153,22 @@ def dit_forward(golden: Golden) -> Report:
     noisy = swap(golden["in.x"])
     if len(golden["out.final"]) == 1:
         result = single_branch(dit, run, segment)(noisy, 0)
-        trace.seen["audio_proj_out"] = trace.seen["audio_proj_out"][1:]
+        trace.intermediates["audio_proj_out"] = trace.intermediates["audio_proj_out"][1:]
     else:
         one_by_one = sequential_branches(dit, run, segment)(noisy, 0)
         report.close("out.final (one by one)", swap(one_by_one), golden["out.final"], FORWARD)
         trace.attentions(ATTENTION_KINDS)
         result = batched_branches(dit, run, segment)(noisy, 0)
     report.close("out.final", swap(result), golden["out.final"], FORWARD)
-    seen = trace.seen | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
-    seen |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
+    intermediates = trace.intermediates | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
+    intermediates |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
     text = run.text[-len(result) :]
     video = dit.embed(noisy, segment.image_latents).expand(len(result), -1, -1)
-    seen["embedded_tokens_with_pos"] = torch.cat((text, video), dim=1)
-    seen["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"].flatten()[:1], config.trunk.width)
-    compare_mids(golden, seen, report, last)
+    intermediates["embedded_tokens_with_pos"] = torch.cat((text, video), dim=1)
+    intermediates["timestep_sinusoid"] = timestep_sinusoid(
+        golden["in.timestep"].flatten()[:1], config.trunk.width
+    )
+    compare_mids(golden, intermediates, report, last)
     return report
 
 
@@ -179,9 +183,9 @@ def eps_probe(golden: Golden) -> Report:
     scaled = golden.about[PATTERNS], float(golden.about["factor"])
     dit, run, segment, last = prepared(base, config, trace, scaled)
     result = single_branch(dit, run, segment)(swap(base["in.x"]), 0)
-    trace.seen["audio_proj_out"] = trace.seen["audio_proj_out"][1:]
+    trace.intermediates["audio_proj_out"] = trace.intermediates["audio_proj_out"][1:]
     report.close("out.final", swap(result), golden["out.final"], FORWARD)
-    compare_mids(golden, trace.seen, report, last)
+    compare_mids(golden, trace.intermediates, report, last)
     return report
 
 
@@ -225,13 +229,13 @@ def _backbone_mids(
     network(noisy, image, golden["in.timestep"], text)
     modulation = network.modulate(golden["in.timestep"], noisy)
     tokens = torch.cat((network.patch_embed.text(text), network.embed(noisy, image)), dim=1)
-    seen = trace.seen | trace.attentions(("self",)) | adaln_chunks(modulation)
-    seen["embedded_tokens_with_pos"] = tokens
-    seen["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"], network.config.width)
+    intermediates = trace.intermediates | trace.attentions(("self",)) | adaln_chunks(modulation)
+    intermediates["embedded_tokens_with_pos"] = tokens
+    intermediates["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"], network.config.width)
     for index in golden.names("out.bank_"):
-        found = seen[f"L{index}_attention_in"][:, text.shape[1] :]
-        report.close(f"out.bank_{index} (seen)", found, golden[f"out.bank_{index}"], FORWARD)
-    compare_mids(golden, seen, report)
+        found = intermediates[f"L{index}_attention_in"][:, text.shape[1] :]
+        report.close(f"out.bank_{index} (recorded)", found, golden[f"out.bank_{index}"], FORWARD)
+    compare_mids(golden, intermediates, report)
 
 
 def _is_backbone(golden: Golden) -> bool:

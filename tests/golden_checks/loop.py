@@ -14,20 +14,20 @@ from .directory import Check, Golden, Report
 
 
 def bookkeeping(golden: Golden) -> Report:
-    """Slots, windows and kept frames; the plan has exactly the segments that keep any."""
+    """Slots, windows and output frames; the plan has exactly the chunks with output."""
     report = Report()
     for name, case in golden.about["cases"].items():
         chunks: list[dict[str, Any]] = case["chunk_list"]
         config = SegmentConfig(frames=len(chunks[0]["slots"]))
         plan = SegmentPlan(int(case["audio_length_frames"]), config)
         speech = Speech(read_from_memory(_numbered(plan.padded)), plan, _window(chunks[0]))
-        kept = [chunk for chunk in chunks if chunk["kept_output_frames_from_this_chunk"]]
+        rendered_chunks = [chunk for chunk in chunks if chunk["kept_output_frames_from_this_chunk"]]
         report.exact(f"{name}: padded", plan.padded, case["wav2vec_frames_after_padding_to_multiple_of_49"])
-        report.exact(f"{name}: segments", len(plan), len(kept))
+        report.exact(f"{name}: segments", len(plan), len(rendered_chunks))
         report.exact(
             f"{name}: frames", sum(s.keep.stop - s.keep.start for s in plan), case["output_frames_kept"]
         )
-        for segment, chunk in zip(plan, kept, strict=True):
+        for segment, chunk in zip(plan, rendered_chunks, strict=True):
             where = f"{name}: segment {segment.index}"
             windows = speech.segment(segment.index)[0, :, :, 0, 0].long() - 1
             report.exact(f"{where} slots", list(segment.slots), chunk["slots"])

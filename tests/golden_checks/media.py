@@ -46,8 +46,8 @@ def motion_mask(golden: Golden) -> Report:
             report.close(prefix + "out", found, golden[prefix + "out"], 0.0)
         else:
             draw, frames = golden[prefix + "rand"], torch.ones(1, dtype=getattr(torch, _dtype(case)))
-        kept = drop_pixels(torch.ones(1, dtype=frames.dtype), draw, 0.1) > 0
-        report.close(prefix + "keep", kept.float(), golden[prefix + "keep"].float(), 0.0)
+        keep = drop_pixels(torch.ones(1, dtype=frames.dtype), draw, 0.1) > 0
+        report.close(prefix + "keep", keep.float(), golden[prefix + "keep"].float(), 0.0)
     return report
 
 

@@ -19,10 +19,10 @@ from .directory import FORWARD, Check, Golden, Report
 
 
 def frontend(golden: Golden) -> Report:
-    """wav2vec2 with the resampling between its halves, every stage that a module shows."""
-    report, seen = Report(), dict[str, Tensor]()
+    """wav2vec2 with the resampling between its halves, and every stage that a hook can record."""
+    report, intermediates = Report(), dict[str, Tensor]()
     encoder = networks.speech_encoder(networks.weights_of(golden, networks.SPEECH), golden.about["config"])
-    watch(encoder, seen)
+    hook_encoder(encoder, intermediates)
     waveform, segment = golden["in.waveform"], SegmentConfig()
     plan = plan_segments(len(waveform), segment)
     features = encode_waveform(split_wav2vec2(encoder), waveform, plan, torch.device("cpu"))
@@ -32,37 +32,37 @@ def frontend(golden: Golden) -> Report:
     window = golden["out.windows"].shape[1]
     speech = Speech(read_from_memory(features), plan, window)
     report.close("out.windows", _all_windows(speech), golden["out.windows"], FORWARD)
-    seen["normalised"] = normalize(waveform)
+    intermediates["normalised"] = normalize(waveform)
     for name in golden.names("mid."):
-        if name in seen:
-            found, expected = seen[name], golden[f"mid.{name}"]
+        if name in intermediates:
+            found, expected = intermediates[name], golden[f"mid.{name}"]
             found = found[-len(expected) :] if name.endswith("tail") else found
             report.close(f"mid.{name}", found, expected, FORWARD)
     return report
 
 
-def watch(encoder: torch.nn.Module, seen: dict[str, Tensor]) -> None:
-    """Note the encoder's stages under the goldens' names."""
+def hook_encoder(encoder: torch.nn.Module, intermediates: dict[str, Tensor]) -> None:
+    """Record the encoder's stages under the goldens' names."""
     module = dict(encoder.named_modules())
     module["feature_extractor"].register_forward_hook(
-        lambda *a: seen.update(conv_features=a[2], padded_normalised_tail=a[1][0][0])
+        lambda *a: intermediates.update(conv_features=a[2], padded_normalised_tail=a[1][0][0])
     )
     module["feature_projection"].register_forward_hook(
-        lambda *a: seen.update(interpolated_features=a[1][0], projected=a[2][0])
+        lambda *a: intermediates.update(interpolated_features=a[1][0], projected=a[2][0])
     )
-    module["encoder.layer_norm"].register_forward_hook(lambda *a: seen.update(hidden_state_0=a[2]))
+    module["encoder.layer_norm"].register_forward_hook(lambda *a: intermediates.update(hidden_state_0=a[2]))
     count = sum(name.startswith("encoder.layers.") and name.count(".") == 2 for name in module)
     for index in range(count):
 
-        def note(_: object, __: object, out: object, index: int = index) -> None:
+        def record(_: object, __: object, out: object, index: int = index) -> None:
             value = out[0] if isinstance(out, tuple) else out
-            seen[f"hidden_state_{index + 1}"] = value
+            intermediates[f"hidden_state_{index + 1}"] = value
 
-        module[f"encoder.layers.{index}"].register_forward_hook(note)
+        module[f"encoder.layers.{index}"].register_forward_hook(record)
 
 
 def _all_windows(speech: Speech) -> Tensor:
-    """The windows of all padded frames, gathered from the segments that hear them."""
+    """The windows of all padded frames, gathered from the segments that use them."""
     rows: dict[int, Tensor] = {}
     plan = speech.plan
     for segment in plan:
@@ -70,7 +70,7 @@ def _all_windows(speech: Speech) -> Tensor:
         rows |= {slot: windows[i] for i, slot in enumerate(segment.slots) if slot >= 0}
     everything = speech.read(range(plan.padded))
     reach = speech.window // 2
-    for frame in set(range(plan.padded)) - set(rows):  # padding that no rendered segment hears
+    for frame in set(range(plan.padded)) - set(rows):  # padding that no rendered segment uses
         around = [min(max(frame + o, 0), plan.padded - 1) for o in range(-reach, reach + 1)]
         rows[frame] = everything[around]
     return torch.stack([rows[frame] for frame in range(plan.padded)])

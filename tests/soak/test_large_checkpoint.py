@@ -64,9 +64,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
             f"{size}_seconds": round(seconds, 1),
         }
         shutil.rmtree(folder)  # pytest keeps folders, and these are large
-    kept = REPOSITORY / "docs/measurements/soak_convert.json"
-    known = json.loads(kept.read_text()) if kept.exists() else {}
-    kept.write_text(json.dumps({**known, dtype: figures}, indent=1) + "\n")
+    results = REPOSITORY / "docs/measurements/soak_convert.json"
+    figures_before = json.loads(results.read_text()) if results.exists() else {}
+    results.write_text(json.dumps({**figures_before, dtype: figures}, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
     assert figures["large_gigabytes"] >= 4
     assert figures["large_peak_anonymous_mb"] <= LIMIT_MB

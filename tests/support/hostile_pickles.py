@@ -18,7 +18,7 @@ MARK = "hallo3-was-here"
 
 
 def checkpoint(**beside: Any) -> bytes:
-    """A good file of torch's, DeepSpeed's way."""
+    """A well-formed torch file in DeepSpeed's layout."""
     state: OrderedDict[str, Tensor] = OrderedDict(
         a=torch.arange(6.0).reshape(2, 3), b=torch.ones(4, dtype=torch.bfloat16)
     )
@@ -41,7 +41,7 @@ def archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, /, **members:
 def storage(
     key: Any = "0", numel: Any = 6, word: Any = "storage", device: Any = "cpu", raw: bytes = b""
 ) -> bytes:
-    """A reference to a storage, as instructions; ``raw`` ones in the place of its key."""
+    """A reference to a storage, as pickle instructions; ``raw`` ones replace its key."""
     name = raw or _plain(key)
     return b"(" + _plain(word) + b"ctorch\nFloatStorage\n" + name + _plain(device) + _plain(numel) + b"tQ"
 
@@ -51,7 +51,7 @@ def _parameter(inner: bytes) -> bytes:
 
 
 def tensor(stored: bytes | None = None, offset: Any = 0, shape: Any = (2, 3), stride: Any = (3, 1)) -> bytes:
-    """A tensor, as instructions."""
+    """A tensor, as pickle instructions."""
     head = b"ctorch._utils\n_rebuild_tensor_v2\n(" + (stored or storage())
     return head + _plain(offset) + _plain(shape) + _plain(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
 
@@ -63,7 +63,7 @@ def state(*entries: bytes) -> bytes:
 
 
 def _plain(value: Any) -> bytes:
-    """A plain value's instructions, without the frame around them and without a memo."""
+    """A plain value's pickle instructions, without frame and memo."""
     return pickletools.optimize(pickle.dumps(value, 2))[2:-1]
 
 
@@ -84,7 +84,7 @@ def by_name(module: str, name: str, *arguments: Any) -> bytes:
 
 
 def programs(mark: Path) -> Iterator[tuple[str, bytes]]:
-    """Pickles that would run something; a plain unpickler does, with most of them."""
+    """Pickles that run code in a plain unpickler."""
     touch = f"open({str(mark)!r}, 'w').close()"
     shell = f"touch {mark}"
     yield "os.system", by_name("posix", "system", shell)
@@ -121,7 +121,7 @@ def programs(mark: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def bombs() -> Iterator[tuple[str, bytes]]:
-    """Pickles that would take memory or time."""
+    """Pickles that take too much memory or time."""
     yield "memo far ahead", b"\x80\x02}r\xff\xff\xff\x7f."
     yield "deep nesting", b"\x80\x02" + b"(" * 400_000 + b"l" * 1 + b"."
     yield "deep tuples", b"\x80\x02)" + b"\x85" * 399_000 + b"."
@@ -134,7 +134,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def liars() -> Iterator[tuple[str, bytes]]:
-    """Pickles whose tensors are not where they say."""
+    """Pickles with contradictory tensors."""
     yield "beyond its storage", state(tensor(shape=(3, 3)))
     yield "offset beyond", state(tensor(offset=1))
     yield "huge shape, no steps", state(tensor(shape=(1 << 30, 1 << 30), stride=(0, 0)))

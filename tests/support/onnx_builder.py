@@ -1,7 +1,7 @@
-"""ONNX files, written field by field (onnx.proto), so that nothing need be installed to make them.
+"""ONNX files, written field by field (onnx.proto), so that tests need no onnx package.
 
-``detector`` and ``recognizer`` have the ports of the real networks and answers that follow from the pixels:
-a test paints a face, or knows what is seen of one.
+``detector`` and ``recognizer`` have the inputs and outputs of the real networks, and results that follow from
+the pixels: a test paints a face.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | str | bytes) -> bytes:
-    """One field: whole numbers as they are, texts and messages with their length."""
+    """One field: a varint, or text or a message with its length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value & (1 << 64) - 1)
     raw = value.encode() if isinstance(value, str) else value
@@ -77,7 +77,7 @@ def model(
 
 EYES, NOSE, MOUTH = ((-30, -20), (30, -20)), (0, 5), ((-22, 40), (22, 40))
 LANDMARKS = (*EYES, NOSE, *MOUTH)
-"""Where a painted face has its landmarks, in pixels from its middle, of what the network sees."""
+"""A painted face's landmarks, in pixels of the network's input from its middle."""
 RIGHT = 128
 """The level of blue at which the nose is in the middle; each level more moves it a pixel to the right."""
 
@@ -123,7 +123,7 @@ def _answers(stride: int) -> dict[str, tuple[Any, Any]]:
 
 
 def recognizer(side: int = 112, numbers: int = 512, **more: bytes) -> Content:
-    """Means of 8 x 8 pixels, channel by channel: the first 196 numbers are what is seen of red."""
+    """Means of 8 x 8 pixels, channel by channel: the first 196 numbers are red."""
     weights = [tensor("first", [numbers]), tensor("one", [1]), tensor("zero", [0])]
     nodes = [
         node("AveragePool", "pixels", "small", kernel_shape=[8, 8], strides=[8, 8]),
@@ -137,7 +137,7 @@ def recognizer(side: int = 112, numbers: int = 512, **more: bytes) -> Content:
 def separator(
     factor: float = 1, shape: Sequence[int | str] = ("batch", 4, 3072, 256), **more: bytes
 ) -> Content:
-    """Answers with what it sees, times a factor."""
+    """Outputs its input times a factor."""
     ports = [port("input", shape)], [port("output", shape)]
     return model(
         [node("Mul", "input factor", "output")], [tensor("factor", np.float32(factor))], *ports, **more
@@ -145,7 +145,7 @@ def separator(
 
 
 def deaf_separator(seed: int = 0) -> Content:
-    """Two convolutions 3 x 3 with noise for weights : every place, and how loud it is, matters."""
+    """Two 3 x 3 convolutions with random weights: the output depends on every place and level."""
     rng = np.random.default_rng(seed)
     weights = [
         tensor("first", rng.standard_normal((6, 4, 3, 3)) / 6),

@@ -1,4 +1,4 @@
-"""Checkpoints as the original publishes them, of any size: every name, the wrapping, what is dead weight."""
+"""Checkpoints of any size in the original's published form: names, wrapping, unused weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def module(
 
 
 def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
-    """Values that cost no time to make."""
+    """Constant values, which cost no time."""
     return {
         name: torch.full(tensor.shape, 0.01, dtype=torch.bfloat16)
         for name, tensor in network.state_dict().items()
@@ -56,7 +56,7 @@ def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
 def write_checkpoint(
     path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16
 ) -> dict[str, Tensor]:
-    """A DeepSpeed checkpoint with SAT's bookkeeping; what its module holds."""
+    """Write a DeepSpeed checkpoint with SAT's bookkeeping; returns its module's state."""
     state = module(config, dtype)
     whole: dict[str, Any] = {
         "module": state,
@@ -74,7 +74,7 @@ def write_checkpoint(
 
 
 def write_plain(path: Path, config: Hallo3Config) -> None:
-    """A large checkpoint, quickly."""
+    """Write a large checkpoint quickly."""
     torch.save({"module": module(config, make=constant)}, path)
 
 

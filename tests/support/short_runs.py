@@ -21,8 +21,8 @@ def settings(models: Models, **changes: Any) -> Settings:
 
 
 def video(portrait: Tensor, speech: Recording, models: Models, prompt: str = "", **changes: Any) -> Tensor:
-    made = animate(portrait, speech, prompt, models, settings(models, **changes))
-    return torch.cat([frames.pixels for frames in made])
+    segments = animate(portrait, speech, prompt, models, settings(models, **changes))
+    return torch.cat([segment.pixels for segment in segments])
 
 
 @contextmanager
