@@ -21,7 +21,7 @@ FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 """ComfyUI's words for the quantisations that are read: numbers times one scale a tensor or a row."""
 _UNUSED = (".input_scale", ".scale_input")
 _FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
-_LONGEST_NOTE = 4096
+MAX_NOTE_BYTES = 4096
 
 
 def without_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
@@ -65,7 +65,7 @@ def multiplied(stored: Tensor, scale: Tensor) -> Tensor:
 
 def _check_format(name: str, key: str, source: CheckpointSource) -> None:
     layer = name.removesuffix(_FORMAT)
-    if source.entries[key].nbytes > _LONGEST_NOTE:
+    if source.entries[key].nbytes > MAX_NOTE_BYTES:
         raise _unfit(layer, "a note of many bytes", "a word for how it is quantised")
     letters = cast("list[int]", source.read(key).to(torch.uint8).flatten().tolist())
     try:
@@ -106,7 +106,7 @@ def narrowed(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 METADATA_KEY = "hallo3"
 """Metadata entry whose JSON says which part a file is and how large."""
-LARGEST_CONFIG = 1 << 20
+MAX_CONFIG_BYTES = 1 << 20
 OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"}
 """Words by which a configuration of ours is known."""
 
@@ -116,8 +116,8 @@ class StoredComponent:
     """A part in a source.
 
     ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which
-    tensors of the file are quantised and by which other, ``dropped`` what is not needed and why, ``said``
-    what the file or one beside it says of itself, if anything.
+    tensors of the file are quantised and by which other, ``dropped`` what is not needed and why,
+    ``own_config`` what the file or one beside it says of itself, if anything.
     """
 
     source: CheckpointSource
@@ -126,7 +126,7 @@ class StoredComponent:
     made: Mapping[str, Assembly]
     scales: Mapping[str, str]
     dropped: Mapping[str, str]
-    said: Mapping[str, Any] | None
+    own_config: Mapping[str, Any] | None
 
     @property
     def part(self) -> str:
@@ -179,16 +179,16 @@ class StoredComponent:
 
 def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:
     """Every part that a source holds. Raises ``CheckpointError`` for names or scales that are not read."""
-    said = read_own_config(source.metadata, source.files[0].path)
+    own_config = read_own_config(source.metadata, source.files[0].path)
     names = source.entries.keys()
     found: dict[str, StoredComponent] = {}
     for naming in NAMINGS:
         prefix = naming.prefix_in(names)
         if prefix is None or naming.part in found:
             continue
-        if naming.part == "reference" and not prefix and (said or {}).get("part") != "reference":
+        if naming.part == "reference" and not prefix and (own_config or {}).get("part") != "reference":
             continue  # our reference network has plain CogVideoX's names: only its header tells
-        found[naming.part] = _stored(source, naming, prefix, said)
+        found[naming.part] = _stored(source, naming, prefix, own_config)
     return found
 
 
@@ -220,9 +220,9 @@ def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any
     """What a file's metadata say it is, else what a JSON file beside it says; None where neither does."""
     text = metadata.get(METADATA_KEY)
     if text is not None:
-        return _object(text[:LARGEST_CONFIG])
+        return _object(text[:MAX_CONFIG_BYTES])
     for beside in (path.with_suffix(".json"), path.parent / "hallo3.json"):
-        fields = _object(small_text(beside, LARGEST_CONFIG)) if beside.is_file() else None
+        fields = _object(small_text(beside, MAX_CONFIG_BYTES)) if beside.is_file() else None
         if fields is not None and fields.keys() & OURS:  # other programs keep notes beside files too
             return fields if "config" in fields else {"config": fields}
         if beside.is_file() and beside.name == "hallo3.json":
@@ -244,13 +244,15 @@ def _object(text: str) -> Mapping[str, Any] | None:
 
 
 def _stored(
-    source: CheckpointSource, naming: Naming, prefix: str, said: Mapping[str, Any] | None
+    source: CheckpointSource, naming: Naming, prefix: str, own_config: Mapping[str, Any] | None
 ) -> StoredComponent:
     own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
     dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
     scales, plain = without_scales({name: key for name, key in own.items() if name not in dropped}, source)
     made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
-    mine = said if said is not None and said.get("part", naming.part) == naming.part else None
+    mine = (
+        own_config if own_config is not None and own_config.get("part", naming.part) == naming.part else None
+    )
     return StoredComponent(
         source=source,
         naming=naming,
@@ -261,5 +263,5 @@ def _stored(
         },
         scales=scales,
         dropped={own[name]: why for name, why in (naming.keys.dropped(plain) | dropped).items()},
-        said=mine,
+        own_config=mine,
     )

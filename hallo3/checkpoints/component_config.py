@@ -47,11 +47,13 @@ def build_reference(trunk: TrunkConfig, latent: LatentShape) -> ReferenceNetwork
 
 def get_config(found: StoredComponent) -> dict[str, Any]:
     """A part's configuration: its file's, one in a JSON file beside it, or else the released model's."""
-    said = found.said
-    if said is None:
+    own_config = found.own_config
+    if own_config is None:
         return dict(RELEASED_CONFIGS[found.part])
-    config: Any = said.get("config")
-    if "part" not in said and isinstance(config, Mapping):  # a whole model's, beside the original's files
+    config: Any = own_config.get("config")
+    if "part" not in own_config and isinstance(
+        config, Mapping
+    ):  # a whole model's, beside the original's files
         whole = cast("Mapping[str, Any]", config)
         config = whole if found.part in ("transformer", "reference") else whole.get(found.part, {})
     if not isinstance(config, Mapping):
@@ -128,7 +130,7 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
             shapes_of(untie_embedding(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part]
         )
     except CheckpointError as error:
-        if found.said is not None:
+        if found.own_config is not None:
             raise
         advice = f"{error.fix}; other sizes than the released model's need a hallo3.json beside the file"
         raise CheckpointError(

@@ -42,15 +42,15 @@ def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored in a weights file; reads its header only. Raises ``CheckpointError``."""
     with open_source(path) as source:
-        said = read_own_config(source.metadata, path)
-    if said is None:
+        own_config = read_own_config(source.metadata, path)
+    if own_config is None:
         raise CheckpointError(
             "The weights file does not say what it is.",
             found=f"{path.name} without a readable {METADATA_KEY!r} entry in its metadata",
             expected="a file of a Hallo3 model folder",
             fix="choose a model folder written by this package",
         )
-    return dict(said)
+    return dict(own_config)
 
 
 def read_component(

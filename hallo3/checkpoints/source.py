@@ -19,7 +19,7 @@ from .tensor_file import TensorFile
 SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 """What a folder's only weights file is called, by preference."""
 DEEPSPEED = "mp_rank_00_model_states.pt"
-LARGEST_INDEX = 4 << 20
+MAX_INDEX_BYTES = 4 << 20
 _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
@@ -45,12 +45,11 @@ class CheckpointSource:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The first file's."""
+        """Of the first file."""
         return self.files[0].metadata
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
         return sum(file.fingerprint.size for file in self.files)
 
     def is_current(self) -> bool:
@@ -66,7 +65,6 @@ class CheckpointSource:
         return self._where[name].pieces(name, start, stop, most)
 
     def close(self) -> None:
-        """Let go of the files."""
         for file in self.files:
             file.close()
 
@@ -163,7 +161,7 @@ def _latest(folder: Path) -> Path:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, all of which must be there."""
     try:
-        fields: Any = json.loads(small_text(index, LARGEST_INDEX))
+        fields: Any = json.loads(small_text(index, MAX_INDEX_BYTES))
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
         named = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -29,8 +29,8 @@ DTYPES: dict[str, torch.dtype] = {
 """safetensors' names of the types that are read."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-MOST_DIMENSIONS = 8
-LARGEST_EXTENT = 1 << 40
+MAX_DIMENSIONS = 8
+MAX_EXTENT = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,10 @@ class TensorEntry:
 
     @property
     def numel(self) -> int:
-        """Elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements."""
         return self.numel * self.dtype.itemsize
 
     @property
@@ -72,8 +70,8 @@ class TensorEntry:
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
     """Refuse extents that are no tensor's. Raises ``CheckpointError``."""
-    if len(shape) > MOST_DIMENSIONS or any(not 0 <= extent <= LARGEST_EXTENT for extent in shape):
-        raise damaged(f"{name} has the shape {list(shape)[: MOST_DIMENSIONS + 1]}", "a tensor's shape")
+    if len(shape) > MAX_DIMENSIONS or any(not 0 <= extent <= MAX_EXTENT for extent in shape):
+        raise damaged(f"{name} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}", "a tensor's shape")
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -93,7 +91,7 @@ def strided(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -
     """
     shape = entry.shape
     check_shape(shape, name)
-    if len(stride) != len(shape) or any(not 0 <= step <= LARGEST_EXTENT for step in stride):
+    if len(stride) != len(shape) or any(not 0 <= step <= MAX_EXTENT for step in stride):
         raise damaged(f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis")
     usual = contiguous_stride(shape)
     same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
@@ -118,7 +116,7 @@ def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 
 
 def damaged(found: str, expected: str) -> CheckpointError:
-    """A container that contradicts itself; the caller's file name is added by ``explained``."""
+    """The error for a container that contradicts itself; ``TensorFile`` adds the file's name."""
     return CheckpointError(
         "The weights file is damaged or malicious.",
         found=found,
@@ -127,8 +125,8 @@ def damaged(found: str, expected: str) -> CheckpointError:
     )
 
 
-LARGEST, MOST = 16 << 20, 60_000
-"""Bytes of a header, and tensors in it; that of the released model has 0.3 million and two thousand."""
+MAX_HEADER_BYTES, MAX_TENSORS = 16 << 20, 60_000
+"""The released model's header has 0.3 million bytes and two thousand tensors."""
 METADATA = "__metadata__"
 
 
@@ -140,14 +138,15 @@ def read_header(
     Raises ``CheckpointError`` for a file that is cut, padded or contradicts itself.
     """
     length = int.from_bytes(read(0, 8), "little")
-    if length > LARGEST:
-        raise damaged(f"a header of {length:,} bytes", f"at most {LARGEST:,}")
+    if length > MAX_HEADER_BYTES:
+        raise damaged(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     start = 8 + length
     if start > size:
         raise incomplete(size, start, "its header")
     fields = _parsed(read(8, length))
     metadata = fields.pop(METADATA, {})
-    if not _is_text_map(metadata):
+    texts = cast("dict[str, Any]", metadata).values() if isinstance(metadata, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
         raise damaged("metadata that is not text", "names and texts")
     entries = {name: _entry(name, value, start) for name, value in fields.items()}
     _check_places(entries, start, size)
@@ -170,7 +169,6 @@ def header_bytes(
 
 
 def incomplete(size: int, needed: int, what: str) -> CheckpointError:
-    """A file that ends before ``what`` does."""
     return CheckpointError(
         "The file is incomplete.",
         found=f"{size:,} bytes",
@@ -180,13 +178,19 @@ def incomplete(size: int, needed: int, what: str) -> CheckpointError:
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
-    if raw.count(b"{") > MOST + 2 or raw.count(b"[") > 2 * MOST or raw.count(b",") > 16 * MOST:
-        raise damaged("a header of more names and numbers than a network has", f"at most {MOST:,} tensors")
+    if (
+        raw.count(b"{") > MAX_TENSORS + 2
+        or raw.count(b"[") > 2 * MAX_TENSORS
+        or raw.count(b",") > 16 * MAX_TENSORS
+    ):
+        raise damaged(
+            "a header of more names and numbers than a network has", f"at most {MAX_TENSORS:,} tensors"
+        )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
+        if len(names := dict(pairs)) != len(pairs):
             raise damaged("a name twice in the header", "every name once")
-        return found
+        return names
 
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
@@ -242,9 +246,3 @@ def _check_places(entries: dict[str, TensorEntry], start: int, size: int) -> Non
         raise incomplete(size, free, "its header")
     if free < size:
         raise damaged(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
-
-
-def _is_text_map(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return all(isinstance(text, str) for text in cast("dict[str, Any]", value).values())

@@ -124,7 +124,7 @@ def _convert(
     with open_source(path) as source:
         component = find_component(source, part)
         if sizes is not None:
-            component = replace(component, said={"config": read_json(sizes)})
+            component = replace(component, own_config={"config": read_json(sizes)})
         config = get_config(component)
         check_fit(component, config)
         metadata = {
