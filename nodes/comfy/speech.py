@@ -21,7 +21,7 @@ from ...hallo3.media.plots import draw_speech
 from ...hallo3.segments import plan_segments
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
 from ...hallo3.speech.features import Speech, warn_of_windows
-from ...hallo3.speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
+from ...hallo3.speech.preprocess import SpeechPreprocessing
 from ...hallo3.speech.vocals import Separator, separate_vocals
 from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
@@ -48,9 +48,9 @@ def vocals_fingerprint() -> list[Any] | None:
 def encode_speech(
     audio_encoder: Any,
     recording: Recording,
-    preprocessing: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
+    preprocessing: SpeechPreprocessing,
     *,
-    vocals: bool = False,
+    vocals: bool,
 ) -> tuple[SpeechSocket, Tensor]:
     """The recording's features, computed in float32 whatever the weights' type, and a chart [3, h, w] of its
     loudness. ``vocals`` removes music first.
