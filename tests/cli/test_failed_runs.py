@@ -25,7 +25,7 @@ ERRORS = (
 )
 ONCE = {
     "loading": (renderer, "load_models"),
-    "speech": (speech, "encode_streamed"),
+    "speech": (speech, "encode_array_file"),
     "identity": (renderer, "extract_identity"),
     "prompt": (renderer, "encode_prompt"),
     "join": (jobs_render, "join_segments"),
