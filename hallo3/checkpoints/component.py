@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
 from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
-from .source import CheckpointSource, small_text
+from .source import CheckpointSource, read_small_text
 
 ENDINGS = (".weight_scale", ".scale_weight")
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
@@ -24,7 +24,7 @@ _FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
 MAX_NOTE_BYTES = 4096
 
 
-def without_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
+def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
     """Of a part's names (each with its name in the file): the scale of each scaled tensor, both by their
     names in the file, and the names that remain.
 
@@ -40,23 +40,23 @@ def without_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[di
             if name.endswith(ending):
                 weight = plain.get(name.removesuffix(ending) + ".weight")
                 if weight is None:
-                    raise _unfit(name, "no weight beside it", "a weight of the same layer")
+                    raise _scale_error(name, "no weight beside it", "a weight of the same layer")
                 scales[weight] = key
     return scales, plain
 
 
-def rows_of_scale(scale: Tensor, rows: int, elements: int, start: int, stop: int, name: str) -> Tensor:
+def slice_scale(scale: Tensor, rows: int, elements: int, start: int, stop: int, name: str) -> Tensor:
     """The scale of elements ``start`` to ``stop`` of a tensor with ``rows`` and ``elements``: one number, or
     one per row [rows, 1]. Raises ``CheckpointError``."""
     if scale.numel() == 1:
         return scale.reshape(())
     if scale.numel() != rows or scale.shape[0] != rows:
-        raise _unfit(name, f"{list(scale.shape)} numbers", f"1, or one for each of {rows} rows")
+        raise _scale_error(name, f"{list(scale.shape)} numbers", f"1, or one for each of {rows} rows")
     per = elements // rows
     return scale.flatten()[start // per : stop // per].reshape(-1, 1)
 
 
-def multiplied(stored: Tensor, scale: Tensor) -> Tensor:
+def apply_scale(stored: Tensor, scale: Tensor) -> Tensor:
     """A tensor's values in float32, from its stored numbers and their scale."""
     if scale.ndim:
         scale = scale.reshape(-1, *[1] * (stored.ndim - 1))
@@ -66,7 +66,7 @@ def multiplied(stored: Tensor, scale: Tensor) -> Tensor:
 def _check_format(name: str, key: str, source: CheckpointSource) -> None:
     layer = name.removesuffix(_FORMAT)
     if source.entries[key].nbytes > MAX_NOTE_BYTES:
-        raise _unfit(layer, "a note of many bytes", "a word for how it is quantised")
+        raise _scale_error(layer, "a note of many bytes", "a word for how it is quantised")
     letters = cast("list[int]", source.read(key).to(torch.uint8).flatten().tolist())
     try:
         fields: Any = json.loads(bytes(letters).decode("utf-8"))
@@ -82,7 +82,7 @@ def _check_format(name: str, key: str, source: CheckpointSource) -> None:
         )
 
 
-def _unfit(name: str, found: str, expected: str) -> CheckpointError:
+def _scale_error(name: str, found: str, expected: str) -> CheckpointError:
     return CheckpointError(
         "A quantised tensor's scale does not fit it.",
         found=f"{name[:120]} with {found}",
@@ -91,7 +91,7 @@ def _unfit(name: str, found: str, expected: str) -> CheckpointError:
     )
 
 
-def narrowed(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+def cast_checked(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """Values in another type. Raises ``CheckpointError`` for one that is too large for it."""
     made = values.to(dtype)
     if dtype != values.dtype and dtype.is_floating_point and not bool(torch.isfinite(made).all()):
@@ -113,17 +113,17 @@ OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredComponent:
-    """A part in a source.
+    """A component in a source.
 
-    ``prefix`` is what its names begin with, ``made`` what each of our tensors is made of, ``scales`` which
-    tensors of the file are quantised and by which other, ``dropped`` what is not needed and why,
-    ``own_config`` what the file or one beside it says of itself, if anything.
+    ``prefix`` starts all its names, ``assemblies`` say how each of our tensors is put together, ``scales``
+    which tensors of the file are quantised and by which other; ``dropped`` has reasons; ``own_config`` is
+    that of the file or of one beside it, if any.
     """
 
     source: CheckpointSource
     naming: Naming
     prefix: str
-    made: Mapping[str, Assembly]
+    assemblies: Mapping[str, Assembly]
     scales: Mapping[str, str]
     dropped: Mapping[str, str]
     own_config: Mapping[str, Any] | None
@@ -135,36 +135,36 @@ class StoredComponent:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Our tensors' shapes, as the file gives them."""
-        return {name: made.shape for name, made in self.made.items()}
+        return {name: made.shape for name, made in self.assemblies.items()}
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor of ours is stored."""
-        return self.source.entries[self.made[name].stretches[0][0]].dtype
+        return self.source.entries[self.assemblies[name].stretches[0][0]].dtype
 
     def pieces(self, name: str, most: int) -> Iterator[Tensor]:
         """A tensor's elements as they are stored, in order, flat, at most ``most`` at a time."""
-        for stretch in self.made[name].stretches:
+        for stretch in self.assemblies[name].stretches:
             yield from self.source.pieces(*stretch, most)
 
     def scaled(self, name: str) -> bool:
         """Whether a tensor is stored divided by a scale."""
-        return self.made[name].stretches[0][0] in self.scales
+        return self.assemblies[name].stretches[0][0] in self.scales
 
     def scale(self, name: str) -> Tensor | None:
         """The factor of a tensor's stored numbers: one number, one per row, or None."""
         if not self.scaled(name):
             return None
         found: list[Tensor] = []
-        for key, start, stop in self.made[name].stretches:
+        for key, start, stop in self.assemblies[name].stretches:
             entry = self.source.entries[key]
             rows = entry.shape[0] if entry.shape else 1
             scale = self.source.read(self.scales[key]).float()
-            found.append(rows_of_scale(scale, rows, entry.numel, start, stop, name))
+            found.append(slice_scale(scale, rows, entry.numel, start, stop, name))
         return found[0] if len(found) == 1 or found[0].ndim == 0 else torch.cat(found)
 
     def stored(self, name: str) -> Tensor:
         """A tensor as it is stored."""
-        made = self.made[name]
+        made = self.assemblies[name]
         pieces = list(self.pieces(name, max(1, sum(stop - start for _, start, stop in made.stretches))))
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(made.shape)
 
@@ -173,8 +173,8 @@ class StoredComponent:
         value that is too large for it."""
         stored, scale = self.stored(name), self.scale(name)
         if scale is not None:
-            return narrowed(multiplied(stored, scale), dtype, name)
-        return narrowed(stored, dtype, name) if stored.is_floating_point() else stored
+            return cast_checked(apply_scale(stored, scale), dtype, name)
+        return cast_checked(stored, dtype, name) if stored.is_floating_point() else stored
 
 
 def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:
@@ -183,7 +183,7 @@ def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:
     names = source.entries.keys()
     found: dict[str, StoredComponent] = {}
     for naming in NAMINGS:
-        prefix = naming.prefix_in(names)
+        prefix = naming.find_prefix(names)
         if prefix is None or naming.part in found:
             continue
         if naming.part == "reference" and not prefix and (own_config or {}).get("part") != "reference":
@@ -200,13 +200,13 @@ def find_component(source: CheckpointSource, part: str) -> StoredComponent:
     names = list(source.entries)
     raise CheckpointError(
         "This file holds another part of the model, or another model.",
-        found=f"{source.path.name}: {matching_naming(names, found)}",
+        found=f"{source.path.name}: {describe_contents(names, found)}",
         expected=COMPONENT_TITLES[part],
         fix=f"choose the file that holds it; its first tensors here are {', '.join(names[:3])[:200]}",
     )
 
 
-def matching_naming(names: Collection[str], found: Collection[str]) -> str:
+def describe_contents(names: Collection[str], found: Collection[str]) -> str:
     """What a file's tensors seem to be."""
     if found:
         return " and ".join(COMPONENT_TITLES[part] for part in found)
@@ -222,7 +222,7 @@ def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any
     if text is not None:
         return _object(text[:MAX_CONFIG_BYTES])
     for beside in (path.with_suffix(".json"), path.parent / "hallo3.json"):
-        fields = _object(small_text(beside, MAX_CONFIG_BYTES)) if beside.is_file() else None
+        fields = _object(read_small_text(beside, MAX_CONFIG_BYTES)) if beside.is_file() else None
         if fields is not None and fields.keys() & OURS:  # other programs keep notes beside files too
             return fields if "config" in fields else {"config": fields}
         if beside.is_file() and beside.name == "hallo3.json":
@@ -248,7 +248,7 @@ def _stored(
 ) -> StoredComponent:
     own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
     dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
-    scales, plain = without_scales({name: key for name, key in own.items() if name not in dropped}, source)
+    scales, plain = split_scales({name: key for name, key in own.items() if name not in dropped}, source)
     made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
     mine = (
         own_config if own_config is not None and own_config.get("part", naming.part) == naming.part else None
@@ -257,7 +257,7 @@ def _stored(
         source=source,
         naming=naming,
         prefix=prefix,
-        made={
+        assemblies={
             name: Assembly(one.shape, tuple((plain[key], start, stop) for key, start, stop in one.stretches))
             for name, one in made.items()
         },

@@ -26,7 +26,7 @@ from ..speech.wav2vec2 import build_wav2vec2
 from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import StoredComponent, find_component
-from .load import check_shapes, shapes_of
+from .load import check_shapes, get_shapes
 from .source import CheckpointSource, borrow_source
 
 META = Layers(device="meta")
@@ -117,7 +117,7 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
     ``CheckpointError``."""
     network = build_on_meta(found.part, config)
     floating = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
-    for name in found.made:
+    for name in found.assemblies:
         if name in floating and not found.dtype(name).is_floating_point and not found.scaled(name):
             raise CheckpointError(
                 f"These weights are not {COMPONENT_TITLES[found.part]}.",
@@ -127,7 +127,7 @@ def check_fit(found: StoredComponent, config: Mapping[str, Any]) -> None:
             )
     try:
         check_shapes(
-            shapes_of(untie_embedding(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part]
+            get_shapes(untie_embedding(network.state_dict())), found.shapes(), COMPONENT_TITLES[found.part]
         )
     except CheckpointError as error:
         if found.own_config is not None:

@@ -24,7 +24,7 @@ from ..quantization.precision import Precision
 from ..storage.atomic import temporary_path, write_atomic, write_error
 from ..storage.hashing import raw_bytes
 from ..storage.lock import LOCK_FILENAME, lock_folder
-from .component import METADATA_KEY, StoredComponent, narrowed
+from .component import METADATA_KEY, StoredComponent, cast_checked
 from .tensor_entry import header_bytes
 
 BLOCK_ELEMENTS = 4 << 20
@@ -74,7 +74,7 @@ def plan_output(
     """
     tensors: list[OutputTensor] = []
     scratch = torch.empty(BLOCK_ELEMENTS if precision.fp8_weights else 0)
-    for name in component.made:
+    for name in component.assemblies:
         if precision.is_fp8(name):
             tensors += _fp8(component, name, scratch, progress)
         else:
@@ -90,9 +90,9 @@ def _plain(component: StoredComponent, name: str, compute: torch.dtype) -> Outpu
 
     def blocks() -> Iterator[Tensor]:
         for block in _values(component, name):
-            yield narrowed(block, dtype, name)
+            yield cast_checked(block, dtype, name)
 
-    return OutputTensor(name, dtype, component.made[name].shape, blocks)
+    return OutputTensor(name, dtype, component.assemblies[name].shape, blocks)
 
 
 def _fp8(
@@ -122,7 +122,7 @@ def _fp8(
     layer = name.removesuffix(".weight")
     note = torch.tensor(list(FP8_NOTE), dtype=torch.uint8)
     return [
-        OutputTensor(name, FP8, component.made[name].shape, blocks),
+        OutputTensor(name, FP8, component.assemblies[name].shape, blocks),
         OutputTensor(f"{layer}.weight_scale", torch.float32, (), lambda: iter([scale])),
         OutputTensor(f"{layer}.comfy_quant", torch.uint8, (len(FP8_NOTE),), lambda: iter([note])),
     ]

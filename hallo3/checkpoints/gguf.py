@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
-from .tensor_entry import TensorEntry, check_shape, damaged
+from .tensor_entry import TensorEntry, check_shape, damage_error
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS, MAX_FIELDS, MAX_TEXTS = 20_000, 4_096, 1_000_000
@@ -54,7 +54,7 @@ class _Cursor:
     def skip(self, count: int) -> int:
         """Return the place before it."""
         if count > self._end - self.at:
-            raise damaged(f"a GGUF header that goes beyond {self._end:,} bytes", "one inside the file")
+            raise damage_error(f"a GGUF header that goes beyond {self._end:,} bytes", "one inside the file")
         self.at += count
         return self.at - count
 
@@ -71,7 +71,7 @@ class _Cursor:
             for _ in range(count):
                 self.skip(self.number("<Q"))
         else:
-            raise damaged(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
+            raise damage_error(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
 
 
 def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -83,7 +83,9 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
     cursor.skip(4)
     version, tensors, fields = cursor.number("<I"), cursor.number("<Q"), cursor.number("<Q")
     if version not in (2, 3) or tensors > MAX_TENSORS or fields > MAX_FIELDS:
-        raise damaged(f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields", "version 2 or 3")
+        raise damage_error(
+            f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields", "version 2 or 3"
+        )
     metadata: dict[str, str] = {}
     alignment = 32
     for _ in range(fields):
@@ -97,22 +99,24 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
         else:
             cursor.skip_values(kind, 1)
     if alignment not in ALIGNMENTS:
-        raise damaged(f"a GGUF alignment of {alignment:,}", "32")
+        raise damage_error(f"a GGUF alignment of {alignment:,}", "32")
     rows = [_read_tensor(cursor) for _ in range(tensors)]
     start = -(-cursor.at // alignment) * alignment
     entries = {name: _entry(library, name, shape, kind, start + at) for name, shape, kind, at in rows}
     if len(entries) != len(rows):
-        raise damaged("two tensors of one name", "every name once")
+        raise damage_error("two tensors of one name", "every name once")
     for name, entry in entries.items():
         if entry.offset + entry.span > size:
-            raise damaged(f"{name[:80]!r} of {entry.span:,} bytes at {entry.offset:,}", "tensors in the file")
+            raise damage_error(
+                f"{name[:80]!r} of {entry.span:,} bytes at {entry.offset:,}", "tensors in the file"
+            )
     return entries, metadata
 
 
 def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name, dimensions = cursor.text(), cursor.number("<I")
     if dimensions > 4:
-        raise damaged(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
+        raise damage_error(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
     shape = tuple(reversed([cursor.number("<Q") for _ in range(dimensions)]))
     check_shape(shape, repr(name[:80]))
     return name, shape, cursor.number("<I"), cursor.number("<Q")
@@ -123,14 +127,14 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
         kind = library.GGMLQuantizationType(number)
         per, size = library.GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError) as error:
-        raise damaged(
+        raise damage_error(
             f"{name[:80]!r} of the unknown kind {number}", "a kind the gguf library knows"
         ) from error
     plain = _PLAIN.get(str(kind.name))
     if plain is not None:
         return TensorEntry(plain, shape, offset)
     if not shape or shape[-1] % per:
-        raise damaged(f"{name[:80]!r} of {list(shape)} in groups of {per}", "whole groups in every row")
+        raise damage_error(f"{name[:80]!r} of {list(shape)} in groups of {per}", "whole groups in every row")
     stored = math.prod(shape) // per * size
     return TensorEntry(torch.float32, shape, offset, quantised=str(kind.name), stored=stored)
 

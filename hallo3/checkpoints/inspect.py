@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError, sanitize
 from ..units import format_bytes
-from .component import StoredComponent, find_components, matching_naming
+from .component import StoredComponent, describe_contents, find_components
 from .component_config import check_fit, get_config
 from .locate import RELEASE
 from .source import CheckpointSource, open_source
@@ -60,7 +60,7 @@ def inspect(path: Path) -> Inspection:
             tensors=len(source.entries),
             numbers=_numbers(source.entries.values()),
             parts=tuple(_found(part, source) for part in parts.values()),
-            other="" if parts else matching_naming(list(source.entries), parts),
+            other="" if parts else describe_contents(list(source.entries), parts),
             beside=tuple(sorted({name for file in source.files for name in file.beside})),
             metadata=tuple(sorted(source.metadata)),
         )
@@ -89,12 +89,12 @@ def format_inspection(seen: Inspection) -> str:
 
 
 def _found(found: StoredComponent, source: CheckpointSource) -> FoundComponent:
-    used = [source.entries[key] for made in found.made.values() for key, _, _ in made.stretches[:1]]
+    used = [source.entries[key] for made in found.assemblies.values() for key, _, _ in made.stretches[:1]]
     return FoundComponent(
         part=found.part,
         names=found.naming.origin,
-        tensors=len(found.made),
-        parameters=sum(math.prod(made.shape) for made in found.made.values()),
+        tensors=len(found.assemblies),
+        parameters=sum(math.prod(made.shape) for made in found.assemblies.values()),
         numbers=_numbers(used),
         left_out=len(found.dropped),
         wrong=_wrong(found),

@@ -270,7 +270,7 @@ class Naming:
         """Whether the names differ from ours by more than a prefix."""
         return self.keys is not _OURS
 
-    def prefix_in(self, names: Collection[str]) -> str | None:
+    def find_prefix(self, names: Collection[str]) -> str | None:
         """The prefix that these names have, or None if they follow another naming."""
         for prefix in (wrapper + prefix for wrapper in WRAPPERS for prefix in self.prefixes):
             marked = all(prefix + mark in names for mark in self.marks)

@@ -66,7 +66,7 @@ def read_component(
         if verifier is not None:
             verify_component(source, verifier)
         state: dict[str, Tensor] = {}
-        for name in found.made:
+        for name in found.assemblies:
             state.update(read_tensor(found, name, precision))
     return state
 
@@ -74,7 +74,7 @@ def read_component(
 def verify_component(where: Path | CheckpointSource, verifier: FileVerifier) -> list[str]:
     """The SHA-256 of a component's files, which are verified. Raises ``CheckpointError``."""
     with borrow_source(where) as source:
-        return [verifier.hash_of(file) for file in source.files]
+        return [verifier.get_hash(file) for file in source.files]
 
 
 def read_tensor(found: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:
@@ -120,10 +120,10 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
     """Refuse weights whose names or shapes differ from ``wanted``; ``CheckpointError`` names the first."""
-    check_shapes(shapes_of(wanted), shapes_of(state), what)
+    check_shapes(get_shapes(wanted), get_shapes(state), what)
 
 
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def get_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shapes of tensors, by name."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 

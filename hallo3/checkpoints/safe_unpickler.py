@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from ..errors import CheckpointError
-from .tensor_entry import damaged
+from .tensor_entry import damage_error
 
 ORDERED = "collections OrderedDict"
 PARAMETER = "torch._utils _rebuild_parameter"
@@ -79,8 +79,8 @@ INERT = frozenset(
 )
 """Names whose objects become placeholders."""
 
-CALLED = INERT | {ORDERED, PARAMETER, TENSOR, TYPED_TENSOR}
-KNOWN = CALLED | frozenset(STORAGES) | frozenset(TYPES)
+ALLOWED_CALLS = INERT | {ORDERED, PARAMETER, TENSOR, TYPED_TENSOR}
+ALLOWED_NAMES = ALLOWED_CALLS | frozenset(STORAGES) | frozenset(TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +159,16 @@ def interpret(data: bytes) -> Any:
     Raises ``CheckpointError`` for whatever torch's and DeepSpeed's checkpoints do not contain.
     """
     if len(data) > MAX_PICKLE_BYTES:
-        raise damaged(f"a pickle of {len(data):,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
+        raise damage_error(f"a pickle of {len(data):,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
     machine = _Machine()
     try:
         for count, (opcode, argument, position) in enumerate(genops(data)):
             if count == MAX_INSTRUCTIONS:
-                raise damaged(f"a pickle of more than {count:,} instructions", "a few hundred thousand")
+                raise damage_error(f"a pickle of more than {count:,} instructions", "a few hundred thousand")
             if not machine.run(opcode.name, argument):
-                raise damaged(f"pickle instruction {opcode.name} at {position}", "what torch.save writes")
+                raise damage_error(
+                    f"pickle instruction {opcode.name} at {position}", "what torch.save writes"
+                )
     except (ValueError, OverflowError) as error:  # genops: cut off, or no instruction
         raise _malformed("it breaks off, or holds an unknown instruction") from error
     value = machine.pop()
@@ -210,7 +212,7 @@ class _Machine:
                 pass
             case "PROTO":
                 if argument > 5:
-                    raise damaged(f"pickle protocol {argument}", "a protocol up to 5")
+                    raise damage_error(f"pickle protocol {argument}", "a protocol up to 5")
             case "MARK":
                 push(_MARK)
             case "EMPTY_LIST":
@@ -238,7 +240,7 @@ class _Machine:
             case "BINPUT" | "LONG_BINPUT":
                 if argument > len(self._memo) + 1:
                     found = f"memo entry {argument:,} after {len(self._memo):,}"
-                    raise damaged(found, "entries one after the other")
+                    raise damage_error(found, "entries one after the other")
                 self._memo[argument] = self.top()
             case "MEMOIZE":
                 self._memo[len(self._memo)] = self.top()
@@ -259,7 +261,7 @@ class _Machine:
                     raise _malformed("a storage reference that is none")
                 push(Storage(cast("tuple[Any, ...]", fields)))
             case "REDUCE" | "NEWOBJ":
-                push(self._object(self.pop(), self.pop(), CALLED if name == "REDUCE" else INERT))
+                push(self._object(self.pop(), self.pop(), ALLOWED_CALLS if name == "REDUCE" else INERT))
             case "BUILD":
                 self.pop()
                 if not isinstance(self.top(), Inert | dict):
@@ -286,11 +288,13 @@ class _Machine:
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             small = isinstance(key, int) and abs(key) < _MAX_INT_KEY
             if not (small or isinstance(key, str | bytes | None)):
-                raise damaged(f"a dictionary with a {type(key).__name__} as a key", "text or small numbers")
+                raise damage_error(
+                    f"a dictionary with a {type(key).__name__} as a key", "text or small numbers"
+                )
             cast("dict[Any, Any]", target)[key] = value
 
     def _name(self, path: str) -> None:
-        if path not in KNOWN:
+        if path not in ALLOWED_NAMES:
             raise _refused(path[:400])
         self.stack.append(Name(path))
 
@@ -306,4 +310,4 @@ class _Machine:
 
 
 def _malformed(what: str) -> CheckpointError:
-    return damaged(f"a pickle that no program wrote: {what}", "what torch.save writes")
+    return damage_error(f"a pickle that no program wrote: {what}", "what torch.save writes")

@@ -82,7 +82,7 @@ def open_source(path: Path) -> CheckpointSource:
 
     Raises ``CheckpointError`` for anything unreadable, and for shards that are missing.
     """
-    paths = files_of(path)
+    paths = list_files(path)
     opened: list[TensorFile] = []
     try:
         opened.extend(TensorFile(part) for part in paths)
@@ -103,7 +103,7 @@ def borrow_source(where: Path | CheckpointSource) -> Generator[CheckpointSource]
         yield source
 
 
-def files_of(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """The files that a path stands for: itself, or those of one network in a folder."""
     if not path.is_dir():
         return [path]
@@ -131,7 +131,7 @@ def files_of(path: Path) -> list[Path]:
     )
 
 
-def small_text(path: Path, most: int) -> str:
+def read_small_text(path: Path, most: int) -> str:
     """The beginning of a text file. Raises ``CheckpointError`` if it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -147,7 +147,7 @@ def small_text(path: Path, most: int) -> str:
 
 def _latest(folder: Path) -> Path:
     """DeepSpeed's layout: ``latest`` names the sub-folder."""
-    text = small_text(folder / "latest", 40).strip()
+    text = read_small_text(folder / "latest", 40).strip()
     if not (text.isdecimal() or text == "release"):
         raise CheckpointError(
             "The checkpoint folder cannot be read.",
@@ -161,16 +161,16 @@ def _latest(folder: Path) -> Path:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, all of which must be there."""
     try:
-        fields: Any = json.loads(small_text(index, MAX_INDEX_BYTES))
+        fields: Any = json.loads(read_small_text(index, MAX_INDEX_BYTES))
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
         named = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _bad_index(index, "no list of files") from error
+        raise _index_error(index, "no list of files") from error
     if not names or not named:
-        raise _bad_index(index, f"{names[:1]}")
+        raise _index_error(index, f"{names[:1]}")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise _missing(index.parent, missing)
+        raise _missing_error(index.parent, missing)
     return [index.parent / name for name in names]
 
 
@@ -179,15 +179,15 @@ def _complete(found: Sequence[Path]) -> list[Path]:
     stem, _, count = found[0].stem.rpartition("-of-")
     base = stem.rpartition("-")[0]
     if not count.isdecimal() or len(count) > 5:
-        raise _bad_index(found[0], found[0].name)
+        raise _index_error(found[0], found[0].name)
     wanted = [f"{base}-{n:0{len(count)}d}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
     missing = [name for name in wanted if found[0].with_name(name) not in found]
     if missing:
-        raise _missing(found[0].parent, missing)
+        raise _missing_error(found[0].parent, missing)
     return list(found)
 
 
-def _missing(folder: Path, names: Sequence[str]) -> CheckpointError:
+def _missing_error(folder: Path, names: Sequence[str]) -> CheckpointError:
     return CheckpointError(
         "The network is incomplete.",
         found=f"{folder} without {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
@@ -196,7 +196,7 @@ def _missing(folder: Path, names: Sequence[str]) -> CheckpointError:
     )
 
 
-def _bad_index(path: Path, found: str) -> CheckpointError:
+def _index_error(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
         "The list of a network's files cannot be used.",
         found=f"{path.name}: {found}",

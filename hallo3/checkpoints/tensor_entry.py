@@ -71,7 +71,7 @@ class TensorEntry:
 def check_shape(shape: tuple[int, ...], name: str) -> None:
     """Refuse extents that are no tensor's. Raises ``CheckpointError``."""
     if len(shape) > MAX_DIMENSIONS or any(not 0 <= extent <= MAX_EXTENT for extent in shape):
-        raise damaged(f"{name} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}", "a tensor's shape")
+        raise damage_error(f"{name} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}", "a tensor's shape")
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(steps))
 
 
-def strided(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
+def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
     """The entry read with these steps, which must visit each element once, inside ``room`` bytes.
 
     Raises ``CheckpointError``.
@@ -92,16 +92,18 @@ def strided(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -
     shape = entry.shape
     check_shape(shape, name)
     if len(stride) != len(shape) or any(not 0 <= step <= MAX_EXTENT for step in stride):
-        raise damaged(f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis")
+        raise damage_error(
+            f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis"
+        )
     usual = contiguous_stride(shape)
     same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
     result = TensorEntry(entry.dtype, shape, entry.offset, None if same else stride)
     if result.stride is not None and _overlaps(shape, stride):
-        raise damaged(
+        raise damage_error(
             f"{name}: elements of {list(shape)} with strides {list(stride)} overlap", "none that do"
         )
     if result.span > room:
-        raise damaged(f"{name} needs {result.span:,} bytes of {room:,}", "tensors inside their storage")
+        raise damage_error(f"{name} needs {result.span:,} bytes of {room:,}", "tensors inside their storage")
     return result
 
 
@@ -115,7 +117,7 @@ def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return False
 
 
-def damaged(found: str, expected: str) -> CheckpointError:
+def damage_error(found: str, expected: str) -> CheckpointError:
     """The error for a container that contradicts itself; ``TensorFile`` adds the file's name."""
     return CheckpointError(
         "The weights file is damaged or malicious.",
@@ -139,16 +141,16 @@ def read_header(
     """
     length = int.from_bytes(read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
-        raise damaged(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
+        raise damage_error(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     start = 8 + length
     if start > size:
-        raise incomplete(size, start, "its header")
-    fields = _parsed(read(8, length))
+        raise incomplete_error(size, start, "its header")
+    fields = _parse_json(read(8, length))
     metadata = fields.pop(METADATA, {})
     texts = cast("dict[str, Any]", metadata).values() if isinstance(metadata, dict) else [None]
     if not all(isinstance(text, str) for text in texts):
-        raise damaged("metadata that is not text", "names and texts")
-    entries = {name: _entry(name, value, start) for name, value in fields.items()}
+        raise damage_error("metadata that is not text", "names and texts")
+    entries = {name: _parse_entry(name, value, start) for name, value in fields.items()}
     _check_places(entries, start, size)
     return entries, cast("dict[str, str]", metadata)
 
@@ -168,7 +170,7 @@ def header_bytes(
     return len(text).to_bytes(8, "little") + text
 
 
-def incomplete(size: int, needed: int, what: str) -> CheckpointError:
+def incomplete_error(size: int, needed: int, what: str) -> CheckpointError:
     return CheckpointError(
         "The file is incomplete.",
         found=f"{size:,} bytes",
@@ -177,40 +179,40 @@ def incomplete(size: int, needed: int, what: str) -> CheckpointError:
     )
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parse_json(raw: bytes) -> dict[str, Any]:
     if (
         raw.count(b"{") > MAX_TENSORS + 2
         or raw.count(b"[") > 2 * MAX_TENSORS
         or raw.count(b",") > 16 * MAX_TENSORS
     ):
-        raise damaged(
+        raise damage_error(
             "a header of more names and numbers than a network has", f"at most {MAX_TENSORS:,} tensors"
         )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(names := dict(pairs)) != len(pairs):
-            raise damaged("a name twice in the header", "every name once")
+            raise damage_error("a name twice in the header", "every name once")
         return names
 
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise damaged("a header that cannot be read", "JSON in UTF-8") from error
+        raise damage_error("a header that cannot be read", "JSON in UTF-8") from error
     if not isinstance(fields, dict):
-        raise damaged("a header that is no JSON object", "names of tensors")
+        raise damage_error("a header that is no JSON object", "names of tensors")
     return cast("dict[str, Any]", fields)
 
 
-def _entry(name: str, value: Any, start: int) -> TensorEntry:
+def _parse_entry(name: str, value: Any, start: int) -> TensorEntry:
     shown = repr(name[:80])
     if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {
         "dtype",
         "shape",
         "data_offsets",
     }:
-        raise damaged(f"{shown} without type, shape and place", "all three, and nothing else")
+        raise damage_error(f"{shown} without type, shape and place", "all three, and nothing else")
     fields = cast("dict[str, Any]", value)
-    shape, place = _numbers(fields["shape"], shown), _numbers(fields["data_offsets"], shown)
+    shape, place = _parse_numbers(fields["shape"], shown), _parse_numbers(fields["data_offsets"], shown)
     dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if dtype is None:
         raise CheckpointError(
@@ -221,16 +223,18 @@ def _entry(name: str, value: Any, start: int) -> TensorEntry:
         )
     check_shape(shape, shown)
     if len(place) != 2 or place[1] - place[0] != math.prod(shape) * dtype.itemsize:
-        raise damaged(
+        raise damage_error(
             f"{shown} of shape {list(shape)} at bytes {list(place)[:3]}", "as many bytes as its shape needs"
         )
     return TensorEntry(dtype, shape, start + place[0])
 
 
-def _numbers(value: Any, shown: str) -> tuple[int, ...]:
+def _parse_numbers(value: Any, shown: str) -> tuple[int, ...]:
     items = tuple(cast("list[Any]", value)) if isinstance(value, list) else (None,)
     if not all(type(item) is int and item >= 0 for item in items):
-        raise damaged(f"{shown} with {str(items)[:60]} for a shape or place", "whole numbers, none below 0")
+        raise damage_error(
+            f"{shown} with {str(items)[:60]} for a shape or place", "whole numbers, none below 0"
+        )
     return cast("tuple[int, ...]", items)
 
 
@@ -240,9 +244,9 @@ def _check_places(entries: dict[str, TensorEntry], start: int, size: int) -> Non
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if entry.offset != free:
             kind = "a gap before" if entry.offset > free else "an overlap at"
-            raise damaged(f"{kind} {name[:80]!r}", "tensors one after the other")
+            raise damage_error(f"{kind} {name[:80]!r}", "tensors one after the other")
         free += entry.nbytes
     if free > size:
-        raise incomplete(size, free, "its header")
+        raise incomplete_error(size, free, "its header")
     if free < size:
-        raise damaged(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
+        raise damage_error(f"{size - free:,} bytes behind the last tensor", "nothing behind it")

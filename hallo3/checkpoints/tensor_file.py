@@ -120,7 +120,7 @@ class TensorFile:
         raw = self.raw(entry.offset, entry.span)
         if entry.quantised:
             return dequantize(raw, entry)
-        flat = _typed(raw, entry.dtype)
+        flat = _view_as(raw, entry.dtype)
         if entry.stride is None:
             return flat.reshape(entry.shape)
         return flat.as_strided(entry.shape, entry.stride).contiguous()
@@ -134,7 +134,7 @@ class TensorFile:
         size = entry.dtype.itemsize
         for begin in range(start, stop, most):
             count = min(most, stop - begin)
-            yield _typed(self.raw(entry.offset + begin * size, count * size), entry.dtype)
+            yield _view_as(self.raw(entry.offset + begin * size, count * size), entry.dtype)
 
     def raw(self, offset: int, size: int) -> Tensor:
         """Bytes [size] of the file, whatever they are."""
@@ -151,7 +151,7 @@ class TensorFile:
     def check_unchanged(self) -> None:
         """Raises ``CheckpointError`` if the open file was changed; one of the same name does not matter."""
         if self._stat() != self.fingerprint:
-            raise self._changed()
+            raise self._change_error()
 
     def is_current(self) -> bool:
         """Whether the open file is unchanged and still that of its name."""
@@ -183,7 +183,7 @@ class TensorFile:
                 while position < len(view):
                     count = self._file.readinto(view[position:])
                     if not count:
-                        raise self._changed()
+                        raise self._change_error()
                     position += count
             except (OSError, ValueError) as error:
                 raise CheckpointError(
@@ -193,7 +193,7 @@ class TensorFile:
                     fix="check the disk or the network it is on, then run again",
                 ) from error
 
-    def _changed(self) -> CheckpointError:
+    def _change_error(self) -> CheckpointError:
         return CheckpointError(
             "A weights file was changed while it was being read.",
             found=f"{self.path.name}, now {self._stat().size:,} bytes",
@@ -209,7 +209,7 @@ def _fingerprint(status: os.stat_result) -> Fingerprint:
     return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _typed(raw: Tensor, dtype: torch.dtype) -> Tensor:
+def _view_as(raw: Tensor, dtype: torch.dtype) -> Tensor:
     return raw != 0 if dtype == torch.bool else raw.view(dtype)
 
 

@@ -29,7 +29,7 @@ from .safe_unpickler import (
     Storage,
     interpret,
 )
-from .tensor_entry import TensorEntry, check_shape, damaged, strided
+from .tensor_entry import TensorEntry, check_shape, damage_error, with_stride
 
 MAX_DIRECTORY_BYTES = 4 << 20
 """The released checkpoint's has 0.2 million."""
@@ -73,7 +73,7 @@ class _Positional(io.RawIOBase):
         count = max(0, self._size - self._at)
         count = count if size < 0 else min(size, count)
         if count > MAX_DIRECTORY_BYTES:
-            raise damaged(f"a directory of {count:,} bytes", f"at most {MAX_DIRECTORY_BYTES:,}")
+            raise damage_error(f"a directory of {count:,} bytes", f"at most {MAX_DIRECTORY_BYTES:,}")
         data = self._read_at(self._at, count)
         self._at += count
         return data
@@ -89,7 +89,7 @@ def read_directory(read: Read, size: int) -> dict[str, Member]:
             infos, end, comment = archive.infolist(), archive.start_dir, archive.comment
     except BadZipFile as error:
         if "not a zip" not in str(error):
-            raise damaged("an archive whose directory contradicts itself", "a whole archive") from error
+            raise damage_error("an archive whose directory contradicts itself", "a whole archive") from error
         raise CheckpointError(
             "The file is incomplete.",
             found=f"{size:,} bytes that begin as a zip archive and do not end as one",
@@ -97,38 +97,42 @@ def read_directory(read: Read, size: int) -> dict[str, Member]:
             fix="download it again; it was cut, or is still being written",
         ) from error
     except (OSError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
-        raise damaged("an archive whose directory cannot be read", "a whole archive") from error
+        raise damage_error("an archive whose directory cannot be read", "a whole archive") from error
     if comment:
-        raise damaged("an archive with a comment", "nothing behind the directory")
+        raise damage_error("an archive with a comment", "nothing behind the directory")
     count, start = struct.unpack(
         "<10xH4xI2x", read(size - 22, 22)
     )  # superseded by zip64's, if all bits are set
     if count not in (0xFFFF, len(infos)) or start not in (0xFFFFFFFF, end):
-        raise damaged(f"two directories, of {count:,} and {len(infos):,} members", "one")
+        raise damage_error(f"two directories, of {count:,} and {len(infos):,} members", "one")
     members: dict[str, Member] = {}
     free = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
         name, shown, offset = info.orig_filename, repr(info.orig_filename[:80]), info.header_offset
         if name in members:
-            raise damaged(f"two members named {shown}", "each name once")
+            raise damage_error(f"two members named {shown}", "each name once")
         if not name or name.startswith("/") or set(name) & set("\\:\0") or ".." in name.split("/"):
-            raise damaged(f"a member named {shown}", "names that lead nowhere outside the archive")
+            raise damage_error(f"a member named {shown}", "names that lead nowhere outside the archive")
         stored = info.compress_type == ZIP_STORED and info.compress_size == info.file_size
         if not stored or info.flag_bits & _ENCRYPTED:
-            raise damaged(f"{shown} is compressed or encrypted", "members stored as they are")
+            raise damage_error(f"{shown} is compressed or encrypted", "members stored as they are")
         if offset < free or (not members and offset) or offset + _LOCAL_SIZE > end:
-            raise damaged(f"{shown} at {offset:,} overlaps, or has bytes before it", "members in order")
+            raise damage_error(f"{shown} at {offset:,} overlaps, or has bytes before it", "members in order")
         fixed = read(offset, _LOCAL_SIZE)
         name_length, extra_length = struct.unpack("<26x2H", fixed)
         start = offset + _LOCAL_SIZE + name_length + extra_length
         free = start + info.file_size
         if free > end:
-            raise damaged(f"{shown} of {info.file_size:,} bytes leaves the file", "members inside the file")
+            raise damage_error(
+                f"{shown} of {info.file_size:,} bytes leaves the file", "members inside the file"
+            )
         own_name = read(offset + _LOCAL_SIZE, name_length)
         if not fixed.startswith(_LOCAL) or own_name != name.encode(
             "utf-8" if info.flag_bits & _UTF8 else "cp437", "replace"
         ):
-            raise damaged(f"{shown} has another name, or none, at {offset:,}", "the name of the directory")
+            raise damage_error(
+                f"{shown} has another name, or none, at {offset:,}", "the name of the directory"
+            )
         members[name] = Member(name, start, info.file_size, info.CRC)
     return members
 
@@ -160,17 +164,17 @@ def read_torch(read: Read, size: int) -> TorchContents:
     _check_byte_order(read, members, root)
     pickle = members[f"{root}/data.pkl"]
     if pickle.size > MAX_PICKLE_BYTES:
-        raise damaged(f"a pickle of {pickle.size:,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
+        raise damage_error(f"a pickle of {pickle.size:,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
     value = interpret(read(pickle.offset, pickle.size))
-    name, state = _state_of(value)
+    name, state = _find_state(value)
     entries: dict[str, TensorEntry] = {}
     for key, item in state.items():
         if isinstance(item, Rebuilt):
             if not isinstance(key, str):
-                raise damaged(f"a tensor named by a {type(key).__name__}", "text as its name")
+                raise damage_error(f"a tensor named by a {type(key).__name__}", "text as its name")
             entries[key] = _place_tensor(key, item, members, root)
     other = value if name else {key: item for key, item in state.items() if not isinstance(item, Rebuilt)}
-    beside = {str(key): _in_words(item) for key, item in other.items() if key != name}
+    beside = {str(key): _describe(item) for key, item in other.items() if key != name}
     return TorchContents(entries, beside, members)
 
 
@@ -202,10 +206,10 @@ def _not_torch(found: str, fix: str) -> CheckpointError:
 def _check_byte_order(read: Read, members: dict[str, Member], root: str) -> None:
     order = members.get(f"{root}/byteorder")
     if order is not None and (order.size != 6 or read(order.offset, 6) != b"little"):
-        raise damaged("numbers in another byte order", "little-endian numbers")
+        raise damage_error("numbers in another byte order", "little-endian numbers")
 
 
-def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
+def _find_state(value: Any) -> tuple[str, dict[Any, Any]]:
     """The network's dictionary, and the name of the entry that held it, if any."""
     if isinstance(value, dict):
         whole = cast("dict[Any, Any]", value)
@@ -216,7 +220,7 @@ def _state_of(value: Any) -> tuple[str, dict[Any, Any]]:
             return "", whole
     raise CheckpointError(
         "The file holds no tensors by name.",
-        found=_in_words(value),
+        found=_describe(value),
         expected="a dictionary of tensors, or one under " + ", ".join(repr(name) for name in STATES),
         fix="save the network's state_dict()",
     )
@@ -228,25 +232,29 @@ def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: st
     if item.path == PARAMETER:
         inner = item.arguments[0] if item.arguments else None
         if not isinstance(inner, Rebuilt):
-            raise damaged(f"{shown}, a parameter without a tensor", "a tensor inside")
+            raise damage_error(f"{shown}, a parameter without a tensor", "a tensor inside")
         item = inner
     given: list[Any] = list(item.arguments)
     known = item.path in (TENSOR, TYPED_TENSOR) and 6 <= len(given) <= 8
     if not known or not isinstance(given[0], Storage):
-        raise damaged(f"{shown}, described by {len(given)} values", "a storage, offset, shape and strides")
+        raise damage_error(
+            f"{shown}, described by {len(given)} values", "a storage, offset, shape and strides"
+        )
     stored, member = _storage(shown, given[0], members, root)
     dtype = stored
     if item.path == TYPED_TENSOR:
         dtype = TYPES.get(given[6].path) if len(given) > 6 and isinstance(given[6], Name) else None
         if dtype is None:
-            raise damaged(f"{shown} of no known type", "a type that is read")
-    offset, shape, stride = given[1], _numbers(given[2]), _numbers(given[3])
+            raise damage_error(f"{shown} of no known type", "a type that is read")
+    offset, shape, stride = given[1], _parse_numbers(given[2]), _parse_numbers(given[3])
     if type(offset) is not int or offset < 0 or shape is None or stride is None:
-        raise damaged(f"{shown} with an offset, shape or strides that are no numbers", "whole numbers from 0")
+        raise damage_error(
+            f"{shown} with an offset, shape or strides that are no numbers", "whole numbers from 0"
+        )
     check_shape(shape, shown)
     begin = offset * dtype.itemsize
     entry = TensorEntry(dtype, shape, member.offset + begin)
-    return strided(entry, stride, member.size - begin, shown)
+    return with_stride(entry, stride, member.size - begin, shown)
 
 
 def _storage(
@@ -254,40 +262,44 @@ def _storage(
 ) -> tuple[torch.dtype, Member]:
     """Type and bytes of a storage: ("storage", its class, key, device, length)."""
     if len(storage.fields) != 5:
-        raise damaged(f"{shown} in a storage described by {len(storage.fields)} values", "five of torch's")
+        raise damage_error(
+            f"{shown} in a storage described by {len(storage.fields)} values", "five of torch's"
+        )
     word, named, key, device, length = storage.fields
     if word != "storage" or not isinstance(named, Name):
-        raise damaged(f"{shown} in a storage of no class", "one of torch's")
+        raise damage_error(f"{shown} in a storage of no class", "one of torch's")
     kind = named.path
     dtype = STORAGES.get(kind)
     if dtype is None or not isinstance(key, str) or not (key.isascii() and key.isdigit() and len(key) < 10):
-        raise damaged(f"{shown} in the storage {_shown(key)} of {kind}", "a numbered storage")
+        raise damage_error(f"{shown} in the storage {_format_value(key)} of {kind}", "a numbered storage")
     member = members.get(f"{root}/data/{key}")
     if member is None:
-        raise damaged(f"{shown} in storage {key}, which the archive lacks", "a member for every storage")
+        raise damage_error(f"{shown} in storage {key}, which the archive lacks", "a member for every storage")
     if not isinstance(device, str) or type(length) is not int or length * dtype.itemsize != member.size:
-        raise damaged(f"storage {key} of {_shown(length)} numbers in {member.size:,} bytes", "equal sizes")
+        raise damage_error(
+            f"storage {key} of {_format_value(length)} numbers in {member.size:,} bytes", "equal sizes"
+        )
     return dtype, member
 
 
-def _numbers(value: Any) -> tuple[int, ...] | None:
+def _parse_numbers(value: Any) -> tuple[int, ...] | None:
     if not isinstance(value, tuple) or len(cast("tuple[Any, ...]", value)) > 64:
         return None
     items = cast("tuple[Any, ...]", value)
     return items if all(type(item) is int and item >= 0 for item in items) else None
 
 
-def _in_words(item: Any) -> str:
+def _describe(item: Any) -> str:
     if isinstance(item, Rebuilt):
         return "a tensor"
     if isinstance(item, Inert | Name):
         return f"an object of {item.path.replace(' ', '.')}"
     if isinstance(item, dict | list | tuple):
         return f"a {type(cast(object, item)).__name__} of {len(cast('tuple[Any, ...]', item))}"
-    return "nothing" if item is None else f"{type(item).__name__} {_shown(item)}"
+    return "nothing" if item is None else f"{type(item).__name__} {_format_value(item)}"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A plain value, briefly; of others their type only, for they may be endless."""
     if isinstance(value, str | bytes):
         return repr(value[:40])

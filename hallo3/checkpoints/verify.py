@@ -124,7 +124,7 @@ class FileVerifier:
     def __init__(self, cache_path: Path | None = None, open_progress: OpenProgress = no_display) -> None:
         self._hashes, self._open_progress = FileHashCache(cache_path), open_progress
 
-    def hash_of(self, file: TensorFile) -> str:
+    def get_hash(self, file: TensorFile) -> str:
         """The file's SHA-256. Raises ``CheckpointError``."""
 
         def verify(path: Path) -> str:

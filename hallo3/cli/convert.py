@@ -131,7 +131,7 @@ def _convert(
             "part": part,
             "config": config,
             "precision": precision.name,
-            "source": {file.path.name: verifier.hash_of(file) for file in source.files},
+            "source": {file.path.name: verifier.get_hash(file) for file in source.files},
             "dropped": dict(component.dropped),
             "writer": f"hallo3 {__version__}",
         }
@@ -145,8 +145,8 @@ def _convert(
             write_output(output, target, progress)
         seconds = time.monotonic() - started
         print(
-            f"{target}: {COMPONENT_TITLES[part]}, {len(component.made)} tensors, {output.size:,} bytes, "
-            f"in {seconds:.1f} s"
+            f"{target}: {COMPONENT_TITLES[part]}, {len(component.assemblies)} tensors, "
+            f"{output.size:,} bytes, in {seconds:.1f} s"
         )
         _print_dropped(component)
 

@@ -89,7 +89,7 @@ def store_on_disk(
     source, names = find_component(checkpoint, component), names or {}
     groups = {layer: group for sequence in sequences for group in sequence for layer in group}
     in_file: dict[WeightGroup, list[str]] = defaultdict(list)
-    for name in source.made:
+    for name in source.assemblies:
         group = groups.get(names.get(name, name).rpartition(".")[0])
         if group is None:
             set_tensors(network, read_tensor(source, name, precision))

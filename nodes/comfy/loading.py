@@ -113,8 +113,8 @@ def read_weights(path: Path | None, part: str) -> Weights:
         if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.mapped:
             cache = Path(folder_paths.get_temp_directory()) / "hallo3_examined.json"  # emptied at start
             for file in source.files:
-                FileVerifier(cache, show_progress).hash_of(file)
-            return Weights({name: found.stored(name) for name in found.made}, config, {})
+                FileVerifier(cache, show_progress).get_hash(file)
+            return Weights({name: found.stored(name) for name in found.assemblies}, config, {})
     prefix = found.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -59,7 +59,7 @@ def test_a_file_is_verified_once_until_it_changes(tmp_path: Path) -> None:
     def verified() -> bool:
         shown.clear()
         with open_source(path) as source:
-            FileVerifier(cache, lambda what, _: shown.append(what) or no_display()).hash_of(source.files[0])
+            FileVerifier(cache, lambda what, _: shown.append(what) or no_display()).get_hash(source.files[0])
         return shown == ["checking a.safetensors"]
 
     assert [verified(), verified()] == [True, False]

@@ -57,7 +57,7 @@ def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[
 
 
 def load_parts(part: StoredComponent) -> dict[str, Tensor]:
-    return {name: part.stored(name) for name in part.made}
+    return {name: part.stored(name) for name in part.assemblies}
 
 
 def round_trip(keys: KeyMap, part: StoredComponent, prefix: str) -> bool:
