@@ -101,11 +101,13 @@ def match_landmarks(picture: Tensor, face: DetectedFace, detect: DetectLandmarks
     landmarks = _pick_nearest(detect(levels), face.box)
     if landmarks is not None:
         return landmarks
-    left, top, right, bottom = _get_search_region(face.box, *levels.shape[:2])
-    if left >= right or top >= bottom:
+    half = max(face.box.right - face.box.left, face.box.bottom - face.box.top) * SEARCH_RATIO / 2
+    x, y = (face.box.left + face.box.right) / 2, (face.box.top + face.box.bottom) / 2
+    left, top = max(0, int(x - half)), max(0, int(y - half))
+    region = levels[top : max(0, int(y + half)), left : max(0, int(x + half))].contiguous()
+    if not region.numel():
         return None
-    region, corner = levels[top:bottom, left:right].contiguous(), torch.tensor([left, top])
-    return _pick_nearest([points + corner for points in detect(region)], face.box)
+    return _pick_nearest([points + torch.tensor([left, top]) for points in detect(region)], face.box)
 
 
 def _pick_nearest(faces: Iterable[Tensor], box: PixelBox) -> Tensor | None:
@@ -114,10 +116,3 @@ def _pick_nearest(faces: Iterable[Tensor], box: PixelBox) -> Tensor | None:
     finite = [points for points in faces if bool(points.isfinite().all())]
     best = max(finite, key=lambda points: _get_outline_box(points).overlap(box), default=None)
     return best if best is not None and _get_outline_box(best).overlap(box) >= MIN_OVERLAP else None
-
-
-def _get_search_region(box: PixelBox, height: int, width: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a square around a face, cut at the picture's edges."""
-    half = max(box.right - box.left, box.bottom - box.top) * SEARCH_RATIO / 2
-    x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
-    return max(0, int(x - half)), max(0, int(y - half)), min(width, int(x + half)), min(height, int(y + half))

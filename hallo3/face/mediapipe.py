@@ -7,6 +7,7 @@ Original (facts, face landmarks): FaceLandmarker on single pictures with
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from dataclasses import dataclass
 from importlib import import_module
@@ -116,7 +117,7 @@ def read_task_file(path: Path) -> bytes:
             expected=TASK_FILENAME,
             fix="take it from face_analysis/models of fudan-generative-ai/hallo3 on huggingface.co, or "
             "face_landmarker.task from MediaPipe's pages, and put it there"
-            + ("" if _is_installed() else f"; and {INSTALL}"),
+            + ("" if sys.modules.get("mediapipe") or find_spec("mediapipe") else f"; and {INSTALL}"),
         ) from error
     except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _task_file_error(path, f"not a complete archive ({error})") from error
@@ -156,13 +157,6 @@ def _import_mediapipe() -> Any:
             fix=INSTALL,
         )
     return library
-
-
-def _is_installed() -> bool:
-    try:
-        return find_spec("mediapipe") is not None
-    except ValueError:  # in sys.modules without a spec
-        return True
 
 
 def _get_first_line(error: Exception) -> str:

@@ -60,10 +60,7 @@ class PhotographAnalyzer:
     embed: EmbedFace
     landmarks: FindLandmarks | None = None
     choice: FaceChoice = field(default_factory=FaceChoice)
-
-    @property
-    def space(self) -> str:
-        return ARCFACE_SPACE
+    space: str = ARCFACE_SPACE
 
     @staticmethod
     def from_folder(
@@ -96,13 +93,10 @@ class PhotographAnalyzer:
         faces = sorted(confident or detected, key=lambda face: face.box.left + face.box.right)
         mask = self.choice.make_mask(height, width)
         face, notes = select_face(faces, self.choice)
-        if face is None:
-            mask = torch.ones(height, width) if mask is None else mask
-        else:
+        if face is not None:
             notes += describe_problems(face, height, width)
-            if mask is None:
-                mask, more = self._make_mask(picture, face)
-                notes += more
+        if mask is None:
+            mask = torch.ones(height, width) if face is None else self._make_mask(picture, face, notes)
         return FaceSelection(faces=tuple(faces), face=face, mask=mask, notes=tuple(notes))
 
     def analyze(self, picture: Tensor) -> Face:
@@ -123,9 +117,9 @@ class PhotographAnalyzer:
             index=next(n for n, face in enumerate(selection.faces) if face is selection.face),
         )
 
-    def _make_mask(self, picture: Tensor, face: DetectedFace) -> tuple[Tensor, list[str]]:
-        """The mask of a face, and notes for the user."""
-        box, notes, (height, width) = face.box, list[str](), picture.shape[1:]
+    def _make_mask(self, picture: Tensor, face: DetectedFace, notes: list[str]) -> Tensor:
+        """Adds to the notes for the user."""
+        box = face.box
         try:
             if self.landmarks is not None:
                 points = self.landmarks(picture, face)
@@ -135,7 +129,7 @@ class PhotographAnalyzer:
                     box = silhouette_box(points)
         except (CheckpointError, DependencyError) as error:
             notes.append(f"{BOX_FALLBACK}. {error.headline} Found: {error.found}. Fix: {error.fix}.")
-        return box_mask(box, height, width), notes
+        return box_mask(box, *picture.shape[1:])
 
 
 def _find_file(folder: Path, name: str) -> Path:

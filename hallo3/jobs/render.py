@@ -23,7 +23,7 @@ from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
 from ..media.drift import Drift, measure_drift
-from ..media.mux import decode_frames, encode_soundtrack, join_segments, open_growing_video
+from ..media.mux import GrowingVideo, decode_frames, encode_soundtrack, join_segments
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
@@ -243,7 +243,7 @@ class VideoJob(JobStore):
         seconds, encoded_bytes, frames = list[float](), 0, 0
         own = render(self.canvas.pixels, self.plan, renderer, self, motion_drop=motion_drop)
         try:
-            with open_growing_video(so_far, self.soundtrack(), self.mark) as video:
+            with GrowingVideo(so_far, self.soundtrack(), self.mark) as video:
                 for result in chain(self.inherited_results(), own):
                     piece = self.job.piece(result.index)
                     video.append(piece)

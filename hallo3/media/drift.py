@@ -45,10 +45,8 @@ class Drift:
         Raises ``ValueError`` for anything but finite numbers.
         """
         measures: dict[str, float] = {}
-        for name in (field.name for field in fields(cls)):
-            value = values.get(name)
-            if value is None:
-                continue
+        for name in (field.name for field in fields(cls) if values.get(field.name) is not None):
+            value = values[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e308:
                 raise ValueError(f"{name} must be a finite number, not {value!r:.60}")
             measures[name] = float(value)
@@ -69,19 +67,25 @@ def measure_drift(frames: Tensor, portrait: Tensor, before: Tensor | None) -> Dr
             raise ValueError(f"{name} is {list(picture.shape)}, but frames are {list(frames.shape[1:])} each")
     frames = frames.detach()
     reference = portrait.detach().to(frames.device, torch.float32).clamp(0, 1)
-    sample = frames[_spread(len(frames), frames.shape[-2:].numel()).to(frames.device)].float()
+    sample = frames[_spread(frames)].float()
     colours, own = F.adaptive_avg_pool2d(torch.stack((sample.mean(dim=0), reference)), PATCHES)
+    seam = None
+    if before is not None and len(frames) > 1:
+        first = _spread(frames[1:])
+        inside = (frames[first + 1].float() - frames[first].float()).abs().mean()
+        across = (frames[0].float() - before.detach().to(frames.device, torch.float32)).abs().mean()
+        seam = _ratio(float(across), float(inside))
     return Drift(
         sharpness=_ratio(_measure_detail(sample), _measure_detail(reference[None])),
         colour=float((colours - own).abs().mean() * 255),
-        seam=None if before is None or len(frames) < 2 else _measure_seam(frames, before.detach()),
+        seam=seam,
     )
 
 
-def _spread(count: int, pixels: int) -> Tensor:
+def _spread(frames: Tensor) -> Tensor:
     """Indices of the frames to measure, from the first to the last."""
-    measured = min(count, max(MIN_FRAMES, MAX_PIXELS // pixels))
-    return torch.linspace(0, count - 1, measured, dtype=torch.float64).round().long()
+    count = min(len(frames), max(MIN_FRAMES, MAX_PIXELS // frames.shape[-2:].numel()))
+    return torch.linspace(0, len(frames) - 1, count, dtype=torch.float64).round().long().to(frames.device)
 
 
 def _measure_detail(frames: Tensor) -> float:
@@ -89,13 +93,6 @@ def _measure_detail(frames: Tensor) -> float:
     soft edge than for a hard one of the same height."""
     grey = frames.mean(dim=1)
     return float(sum(grey.diff(n=2, dim=axis).abs().mean() for axis in (-1, -2)))
-
-
-def _measure_seam(frames: Tensor, before: Tensor) -> float:
-    first = _spread(len(frames) - 1, frames.shape[-2:].numel()).to(frames.device)
-    inside = (frames[first + 1].float() - frames[first].float()).abs().mean()
-    across = (frames[0].float() - before.to(frames.device, torch.float32)).abs().mean()
-    return _ratio(float(across), float(inside))
 
 
 def _ratio(value: float, reference: float) -> float:

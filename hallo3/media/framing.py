@@ -60,7 +60,7 @@ class Crop:
         """This part of a picture or a mask [..., h, w]: a view."""
         return picture[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def shown(self, shape: VideoShape) -> PixelBox:
+    def visible_box(self, shape: VideoShape) -> PixelBox:
         """What the canvas shows of the portrait: ``fit`` cuts all but squares to the canvas' aspect."""
         if self.height == self.width:
             return self.box

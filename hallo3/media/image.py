@@ -32,7 +32,13 @@ def read_picture(path: Path) -> Tensor:
             fix="check the path",
         )
     try:
-        rgb = _decode(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.init()
+            formats = [each for each in PICTURE_FORMATS if each in Image.OPEN]
+            with Image.open(path, formats=formats) as image:
+                ImageOps.exif_transpose(image, in_place=True)
+                rgb = _convert_to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PortraitError(
             "The portrait is too large.",
@@ -96,17 +102,8 @@ def check_picture(picture: Tensor) -> Tensor:
     return picture
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
-    """[h, w, 3]. No other copy of the picture stays in memory."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.init()
-        with Image.open(path, formats=[each for each in PICTURE_FORMATS if each in Image.OPEN]) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _convert_to_rgb(image)
-
-
 def _convert_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """[h, w, 3]."""
     if image.mode.startswith(("I", "F")):  # Pillow would clip 16-bit and floating-point grey, not scale it
         grey = np.array(image, dtype=np.float32)
         if not np.isfinite(grey).all():

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -31,8 +31,9 @@ AI_COMMENT = "AI-generated: this person was animated by a machine (Hallo3)."
 HEADLINE = "The video cannot be written."
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
 GROWING_OPTIONS = {"mp4": FRAGMENTS, "mov": FRAGMENTS, "matroska": {"cluster_time_limit": "400"}}
-"""FFmpeg's options for a file that plays while it grows, and after a crash without its last 0.4 seconds."""
-FINAL_OPTIONS = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
+"""FFmpeg's options for a file that plays while it grows."""
+FASTSTART = {"movflags": "faststart"}
+FINAL_OPTIONS: dict[str, dict[str, str]] = {"mp4": FASTSTART, "mov": FASTSTART, "matroska": {}}
 REORDERED_FRAMES = 2
 """By which decoding is ahead of display. Short segments may need fewer; a joined video must have one
 value."""
@@ -82,14 +83,14 @@ def _report_errors(path: Path) -> Generator[None]:
 class GrowingVideo:
     """A video file to append segments to, as a context manager. ``sound`` is an MP4 with sound only.
 
-    Raises ``OutputError`` if it cannot be written.
+    It plays while it grows, and after a crash without its last 0.4 seconds; with a ``final_suffix``, the
+    ending of its later name, it plays when it is complete. Raises ``OutputError`` if it cannot be written.
     """
 
-    def __init__(
-        self, path: Path, format: str, options: dict[str, str], sound: Path | None, mark: bool
-    ) -> None:
-        self.path, self._format, self._options = path, format, options
-        self._sound_path, self._mark = sound, mark
+    def __init__(self, path: Path, sound: Path | None, mark: bool = True, *, final_suffix: str = "") -> None:
+        self.path, self._sound_path, self._mark = path, sound, mark
+        self._format = FORMATS.get((final_suffix or path.suffix).lower(), "mp4")
+        self._options = (FINAL_OPTIONS if final_suffix else GROWING_OPTIONS)[self._format]
         self._picture: Any = None
         self._count = self._frame = self._delay = 0
 
@@ -143,30 +144,25 @@ class GrowingVideo:
         if self._sound is not None:
             self._sound.target = self._container.add_stream_from_template(self._sound.track)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and self._sound is not None and self._picture is not None:
-                self._sound.mux_until(None, self._container)
-            self._close()
+            try:
+                if self._picture is not None:
+                    if kind is None and self._sound is not None:
+                        self._sound.mux_until(None, self._container)
+                    self._container.close()
+                self._file.check()
+            finally:
+                if self._sound is not None:
+                    self._sound.close()
+                self._file.close()
+            if self._picture is None:  # no segment: not a video
+                self.path.unlink(missing_ok=True)
         except OSError as failure:
             with suppress(OSError):
                 self._file.close()
             if kind is None:
                 raise write_error(HEADLINE, self.path, failure) from failure
-
-    def _close(self) -> None:
-        try:
-            if self._picture is not None:
-                self._container.close()
-            self._file.check()
-        finally:
-            if self._sound is not None:
-                self._sound.close()
-            self._file.close()
-        if self._picture is None:  # no segment: not a video
-            self.path.unlink(missing_ok=True)
 
 
 class _SoundPackets:
@@ -184,25 +180,16 @@ class _SoundPackets:
 
     def mux_until(self, time: Fraction | None, container: Any) -> None:
         """Mux the packets that start before a time in seconds, or all."""
-        while True:
-            packet, self._next = self._next or next(self._packets, None), None
-            if packet is None or not packet.size:
-                return
+        while (packet := self._next or next(self._packets, None)) is not None and packet.size:
+            self._next = packet
             if time is not None and packet.pts * packet.time_base >= time:
-                self._next = packet
                 return
-            packet.stream = self.target
+            packet.stream, self._next = self.target, None
             container.mux(packet)
 
     def close(self) -> None:
         self._container.close()
         self._file.close()
-
-
-def open_growing_video(path: Path, sound: Path | None, mark: bool = True) -> GrowingVideo:
-    """A video that plays while it grows, and after a crash without its last 0.4 seconds."""
-    format = FORMATS.get(path.suffix.lower(), "mp4")
-    return GrowingVideo(path, format, GROWING_OPTIONS[format], sound, mark)
 
 
 def join_segments(
@@ -212,11 +199,10 @@ def join_segments(
 
     Raises ``OutputError`` if it cannot be written; an earlier file at ``path`` is then still there.
     """
-    format = FORMATS[path.suffix.lower()]
     fresh = temporary_path(path.with_name(name) if name else path)
     try:
         with _report_errors(path):
-            with GrowingVideo(fresh, format, FINAL_OPTIONS[format], sound, mark) as video:
+            with GrowingVideo(fresh, sound, mark, final_suffix=path.suffix) as video:
                 for segment in segments:
                     video.append(segment)
             finalize_file(fresh, path)
@@ -286,39 +272,31 @@ def _resample(source: Path | Recording, rate: int, layout: str) -> Iterator[np.n
     import av
 
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in _read_frames(source):
+    for frame in chain(_read_frames(source), [None]):
         for block in resampler.resample(frame):
             yield block.to_ndarray()
-    for block in resampler.resample(None):
-        yield block.to_ndarray()
 
 
 def _read_frames(source: Path | Recording) -> Iterator[Any]:
-    if isinstance(source, Recording):
-        yield from _make_frames(source, 0)
-        return
-    with open_audio(source) as file:
-        if file.channels <= MAX_MIXED_CHANNELS:
-            yield from file.container.decode(file.track)
-            return
-    start = 0
-    for piece in read_pieces(source):
-        yield from _make_frames(piece, start)
-        start += piece.waveform.shape[1]
-
-
-def _make_frames(source: Recording, first: int) -> Iterator[Any]:
-    """FFmpeg's frames of a recording, or of a part of one that starts at sample ``first``."""
+    """FFmpeg's frames of a recording."""
     import av
 
-    waveform = source.waveform if source.waveform.shape[0] <= 2 else source.waveform.mean(0, keepdim=True)
-    for start in range(0, waveform.shape[1], BLOCK_SAMPLES):
-        samples = waveform[:, start : start + BLOCK_SAMPLES].float().clamp(-1, 1).contiguous().numpy()
-        layout = "mono" if len(samples) == 1 else "stereo"
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = source.sample_rate, first + start
-        frame.time_base = Fraction(1, source.sample_rate)
-        yield frame
+    if not isinstance(source, Recording):
+        with open_audio(source) as file:
+            if file.channels <= MAX_MIXED_CHANNELS:
+                yield from file.container.decode(file.track)
+                return
+    start = 0
+    for piece in [source] if isinstance(source, Recording) else read_pieces(source):
+        waveform = piece.waveform if piece.waveform.shape[0] <= 2 else piece.waveform.mean(0, keepdim=True)
+        for block in torch.split(waveform, BLOCK_SAMPLES, dim=1):
+            samples = block.float().clamp(-1, 1).contiguous().numpy()
+            layout = "mono" if len(samples) == 1 else "stereo"
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = piece.sample_rate, start
+            frame.time_base = Fraction(1, piece.sample_rate)
+            start += samples.shape[1]
+            yield frame
 
 
 def _fit_length(blocks: Iterator[np.ndarray[Any, Any]], missing: int) -> Iterator[np.ndarray[Any, Any]]:

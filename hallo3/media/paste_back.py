@@ -67,7 +67,7 @@ def make_paste_back(picture: Tensor, crop: Crop, shape: VideoShape) -> PasteBack
     for into, channel in zip(photograph, picture[:, None], strict=True):
         whole = channel if size == (h, w) else resize(channel, size, "bicubic")
         into.copy_((whole[0, : into.shape[0], : into.shape[1]].clamp(0, 1) * 255).round())
-    left, top, right, bottom = crop.shown(shape)
+    left, top, right, bottom = crop.visible_box(shape)
     x, y = size[1] / w, size[0] / h
     return PasteBack(photograph=photograph, place=PixelBox(left * x, top * y, right * x, bottom * y))
 

@@ -144,7 +144,7 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
     """
     if not drifts or not 0 < seconds_per_segment < math.inf:
         raise ValueError(f"cannot draw {len(drifts)} segments of {seconds_per_segment} s")
-    values = {name: _get_values(drifts, name) for name in PANELS}
+    values = {name: np.array([getattr(drift, name) for drift in drifts], np.float64) for name in PANELS}
     shown = [name for name in PANELS if name != "face" or bool(np.isfinite(values[name]).any())]
     bottom = DRIFT_HEADER + len(shown) * (TITLE + PANEL + BETWEEN) - BETWEEN
     pen, seconds = Pen.on_page(WIDTH, bottom + FOOTER), len(drifts) * seconds_per_segment
@@ -160,21 +160,16 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
     return pen.picture()
 
 
-def _get_values(drifts: Sequence[Drift], name: str) -> np.ndarray:
-    """[N]; NaN where there is no finite value."""
-    values = np.array([getattr(drift, name) for drift in drifts], dtype=np.float64)
-    return np.where(np.isfinite(values), values.clip(-MAX_VALUE, MAX_VALUE), np.nan)
-
-
 def _draw_panel(
     pen: Pen, name: str, values: np.ndarray, top: float, ticks: Sequence[float], seconds: float
 ) -> None:
     panel, right = PANELS[name], LEFT + PLOT_WIDTH
+    values = np.where(np.isfinite(values), values.clip(-MAX_VALUE, MAX_VALUE), np.nan)
     (line, band), (normal, normal_label) = panel.colours, panel.normal
-    known = values[np.isfinite(values)]
-    step = round_step((max([panel.range[1], *known]) - min([panel.range[0], *known])) / 4)
-    low = step * math.floor(min([panel.range[0], *known]) / step + 1e-6)
-    high = step * math.ceil(max([panel.range[1], *known]) / step - 1e-6)
+    finite = values[np.isfinite(values)]
+    low, high = min([panel.range[0], *finite]), max([panel.range[1], *finite])
+    step = round_step((high - low) / 4)
+    low, high = step * math.floor(low / step + 1e-6), step * math.ceil(high / step - 1e-6)
     plot = _Plot(pen, top, top + PANEL, low, high)
     for start, stop, label in panel.doubtful:
         plot.box(0, stop, 1, start, DOUBTFUL)
@@ -206,13 +201,13 @@ def _draw_panel(
 
 
 def _summarize(name: str, values: np.ndarray, seconds: float) -> str:
-    known = values[np.isfinite(values)]
-    if not known.size:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return "no seam yet" if name == "seam" else "not measured"
     if name == "seam":
         at = int(np.nanargmax(values)) * seconds / len(values)
-        return f"highest {_format_value(known.max())} at {_format_time(at, seconds < SHORT_SECONDS)}"
-    first, last = _format_value(known[0]), _format_value(known[-1])
+        return f"highest {_format_value(finite.max())} at {_format_time(at, seconds < SHORT_SECONDS)}"
+    first, last = _format_value(finite[0]), _format_value(finite[-1])
     return first if len(values) == 1 else f"first {first}, last {last}"
 
 
@@ -247,23 +242,18 @@ def draw_speech(
     if not len(levels) or frames_per_segment < 1:
         raise ValueError(f"cannot draw {len(levels)} frames, {frames_per_segment} per segment")
     pen, seconds = Pen.on_page(WIDTH, SPEECH_BOTTOM + LANE + FOOTER), len(levels) / loudness.fps
-    _draw_speech_header(pen, loudness, levels, frames_per_segment)
-    ticks = _draw_time_axis(pen, SPEECH_BOTTOM + LANE, seconds)
-    _draw_levels(pen, levels, loudness.peaks, gains, ticks)
-    _draw_segments(pen, len(levels), frames_per_segment)
-    return pen.picture()
-
-
-def _draw_speech_header(pen: Pen, loudness: LoudnessMeter, levels: Tensor, frames_per_segment: int) -> None:
-    frames, seconds = len(levels), len(levels) / loudness.fps
-    segments = -(-frames // frames_per_segment)
     pen.text(16, 26, f"Speech over {_format_time(seconds, seconds < SHORT_SECONDS)}", 19, INK)
+    frames, segments = len(levels), -(-len(levels) // frames_per_segment)
     length = f" of {frames_per_segment / loudness.fps:.3g} s" if segments > 1 else ""
     left = f"{frames:,} frame{'s' * (frames > 1)} in {segments:,} segment{'s' * (segments > 1)}{length}"
     pen.text(16, 50, left, 13, GREY)
     loud, silent = loud_level(levels), float(find_silence(levels).float().mean())
     right = f"loud parts {loud:.0f} dBFS, {silent:.0%} silence" if loud > MIN_DBFS else "digital silence"
     pen.text(LEFT + PLOT_WIDTH, 50, right, 13, RECORDED, "rm")
+    ticks = _draw_time_axis(pen, SPEECH_BOTTOM + LANE, seconds)
+    _draw_levels(pen, levels, loudness.peaks, gains, ticks)
+    _draw_segments(pen, len(levels), frames_per_segment)
+    return pen.picture()
 
 
 def _draw_levels(
@@ -272,16 +262,17 @@ def _draw_levels(
     parts = _split(len(levels), PLOT_WIDTH // SPEECH_COLUMN)
     edges = [(part.start / len(levels), part.stop / len(levels)) for part in parts]
     highest = [float(levels[part].max()) for part in parts]
-    silent = find_silence(levels).float()
-    silence = [float(silent[part].mean()) for part in parts]
-    clipped = [bool((peaks[part] >= FULL_SCALE).any()) for part in parts]
-    shared = len(levels) > len(parts)
+    silent, clipped = find_silence(levels), peaks >= FULL_SCALE
+    has_band = len(levels) > len(parts)
     faintest = min((level for level in highest if level > AXIS_BOTTOM_DBFS), default=AXIS_TOP_DBFS)
     low = max(min(AXIS_TOP_DBFS, 20 * math.floor(faintest / 20)), AXIS_BOTTOM_DBFS)
     plot = _Plot(pen, SPEECH_TOP, SPEECH_BOTTOM, low, 0)
-    for (start, stop), share in zip(edges, silence, strict=True):
-        if share:
-            plot.box(start, 0, stop, low, _shade(math.sqrt(share)))
+    for part, (start, stop) in zip(parts, edges, strict=True):
+        if bool(silent[part].any()):
+            plot.box(start, 0, stop, low, _shade(math.sqrt(float(silent[part].float().mean()))))
+        if bool(clipped[part].any()):
+            left = plot.x(start)
+            pen.box((left, SPEECH_TOP - 5, max(plot.x(stop), left + 1.5), SPEECH_TOP - 1), CLIPPED)
     plot.grid(range(round(low), 1, 20), ticks, " dB")
     lines = {RECORDED: levels}
     if gains is not None:
@@ -290,18 +281,15 @@ def _draw_levels(
     for colour, line in lines.items():
         power = 10 ** (line.double() / 10)
         means = [10 * math.log10(float(power[part].mean())) for part in parts]
-        if shared and colour == RECORDED:
+        if has_band and colour == RECORDED:
             for (start, stop), mean, high in zip(edges, means, highest, strict=True):
                 plot.box(start, high, stop, mean, BAND)
         middles = [((start + stop) / 2, mean) for (start, stop), mean in zip(edges, means, strict=True)]
         plot.line([(0, means[0]), *middles, (1, means[-1])], colour, 1.5)
-    for (start, stop), full in zip(edges, clipped, strict=True):
-        if full:
-            left = plot.x(start)
-            pen.box((left, SPEECH_TOP - 5, max(plot.x(stop), left + 1.5), SPEECH_TOP - 1), CLIPPED)
-    legend = [(RECORDED, "as recorded")] + [(BAND, "loudest")] * shared
-    legend += [(PROCESSED, "processed")] * (gains is not None) + [(_shade(1), "silence")] * any(silence)
-    for place, (colour, text) in enumerate([*legend, *[(CLIPPED, "full scale")] * any(clipped)]):
+    legend = [(RECORDED, "as recorded")] + [(BAND, "loudest")] * has_band
+    legend += [(PROCESSED, "processed")] * (gains is not None)
+    legend += [(_shade(1), "silence")] * bool(silent.any()) + [(CLIPPED, "full scale")] * bool(clipped.any())
+    for place, (colour, text) in enumerate(legend):
         x, y = LEFT + PLOT_WIDTH + 10, SPEECH_TOP + 8 + 20 * place
         pen.box((x, y - 4, x + 12, y + 4), colour)
         pen.text(x + 18, y, text, 12, INK)
@@ -316,12 +304,12 @@ def _draw_segments(pen: Pen, frames: int, frames_per_segment: int) -> None:
     """A lane below the plot with borders and numbers of segments, from 1 as for ``--redo``."""
     width, count = PLOT_WIDTH * frames_per_segment / frames, -(-frames // frames_per_segment)
     pen.text(LEFT - 8, SPEECH_BOTTOM + LANE / 2 + 2, "segment", 12, GREY, "rm")
-    numbered = round(round_step(max(1, (NUMBER_WIDTH + 6 * len(str(count))) / width)))
-    drawn = round(round_step(max(1, BORDER_WIDTH / width)))
-    drawn = next(step for step in range(drawn, numbered + 1) if numbered % step == 0)
-    for index in range(0, count, drawn):
-        x, has_number = LEFT + width * index, index % numbered == 0
-        if index and width * drawn > 12:
+    number_step = round(round_step(max(1, (NUMBER_WIDTH + 6 * len(str(count))) / width)))
+    least = round(round_step(max(1, BORDER_WIDTH / width)))
+    step = next(step for step in range(least, number_step + 1) if number_step % step == 0)
+    for index in range(0, count, step):
+        x, has_number = LEFT + width * index, index % number_step == 0
+        if index and width * step > 12:
             for y in range(SPEECH_TOP, SPEECH_BOTTOM, 6):
                 pen.line([(x, y), (x, min(y + 3, SPEECH_BOTTOM))], BORDER, 1)
         pen.line([(x, SPEECH_BOTTOM), (x, SPEECH_BOTTOM + LANE / (1 if has_number else 3))], BORDER, 1)

@@ -47,7 +47,8 @@ def draw_portrait_preview(
     right, have boxes with numbers from 1, and ``faces[index]`` has the colour of the dashed box around what
     the reference network sees. All lines have dark edges, to be visible on any background.
     """
-    view, canvas, used = _get_view(crop, *picture.shape[1:]), _get_canvas(crop, shape), crop.shown(shape)
+    view = _get_view(crop, *picture.shape[1:])
+    canvas, used = _get_canvas(crop, shape), crop.visible_box(shape)
     left, top = min(view.box.left, canvas.left), min(view.box.top, canvas.top)
     width = max(view.box.right, canvas.right) - left
     height = max(view.box.bottom, canvas.bottom) - top
@@ -75,7 +76,7 @@ def _get_view(crop: Crop, height: int, width: int) -> Crop:
 def _get_canvas(crop: Crop, shape: VideoShape) -> PixelBox:
     """The canvas on the portrait; the bars of a square may leave it."""
     if crop.height != crop.width:
-        return crop.shown(shape)
+        return crop.visible_box(shape)
     left, top, right, bottom = crop.box
     scale = crop.height / min(shape.height, shape.width)
     across, down = (shape.width * scale - crop.width) / 2, (shape.height * scale - crop.height) / 2

@@ -52,8 +52,7 @@ class VideoVAE(nn.Module):
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Frames -> scaled latents [B, C, T, h, w]: the posterior's mean, or its sample under ``noise``."""
         posterior = self.posterior(pixels)
-        latents = posterior.mean if noise is None else posterior.sample(noise)
-        return latents * self.scaling_factor
+        return (posterior.mean if noise is None else posterior.sample(noise)) * self.scaling_factor
 
     def decode(
         self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None

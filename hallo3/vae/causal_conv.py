@@ -8,7 +8,7 @@ may replace the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,9 +43,7 @@ class DecodePlan:
 
     def __post_init__(self) -> None:
         if self.strips < 1 or self.caches not in CACHES:
-            raise ValueError(
-                f"{self.strips} strips with caches on {self.caches!r}: not at least 1, or not of {CACHES}"
-            )
+            raise ValueError(f"{self.strips} strips with caches on {self.caches!r}: at least 1, on {CACHES}")
 
 
 def cuts(latent_rows: int, strips: int, scale: int) -> list[tuple[int, int]]:
@@ -54,8 +52,7 @@ def cuts(latent_rows: int, strips: int, scale: int) -> list[tuple[int, int]]:
     Strips are whole latent rows, as equal as possible, and at most one per latent row.
     """
     count = min(strips, latent_rows)
-    edges = [scale * (latent_rows * index // count) for index in range(count + 1)]
-    return list(pairwise(edges))
+    return list(pairwise(scale * (latent_rows * index // count) for index in range(count + 1)))
 
 
 def min_strips(channels: int, slice_shape: LatentShape) -> int:
@@ -94,34 +91,27 @@ class CausalCache:
 
     def store(self, key: Key, frames: Tensor) -> None:
         """Replace the stored frames by ``frames`` [B, C, 2, rows, W]."""
-        if key not in self._frames and self._in_host:
+        if not self._in_host:
+            if key not in self._frames:
+                self._frames[key] = frames.new_empty(frames.shape)
+            self._frames[key].copy_(frames)
+            return
+        if key not in self._frames:
             allocator = self._allocator if frames.is_cuda else PinnedAllocator(wanted=False)
             self._frames[key] = allocator.empty(frames.shape, frames.dtype)
-        elif key not in self._frames:
-            self._frames[key] = frames.new_empty(frames.shape)
         stored = self._frames[key]
-        if self._in_host:
-            stored.copy_(frames.contiguous(), non_blocking=frames.is_cuda and stored.is_pinned())
-        else:
-            stored.copy_(frames)
+        stored.copy_(frames.contiguous(), non_blocking=frames.is_cuda and stored.is_pinned())
 
 
 class OneDNNConvolutions(TorchFunctionMode):
     """While entered, ``conv3d`` of float32 CPU tensors without gradients runs in oneDNN, which torch does not
     use for small batches."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv3d and not kwargs and len(args) == 7 and _suits_onednn(args[0], args[1]):
             signal, weight, bias, stride, padding, dilation, groups = args
             return _onednn_convolve(signal, weight, bias, padding, stride, dilation, groups)
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 _onednn_convolve = cast(Callable[..., Tensor], getattr(torch, "mkldnn_convolution", None))
@@ -143,8 +133,7 @@ WeightAndBias = tuple[Tensor, Tensor | None]
 
 def own_parameters(layer: nn.Module, like: Tensor) -> AbstractContextManager[WeightAndBias]:
     del like
-    known = cast(Any, layer)
-    return nullcontext((known.weight, known.bias))
+    return nullcontext((cast(Any, layer).weight, cast(Any, layer).bias))
 
 
 def convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
@@ -194,8 +183,6 @@ def tensor_input(tensor: Tensor) -> StripInput:
 
 @dataclass(frozen=True, slots=True)
 class StripConvolver:
-    """Causal convolutions over one cache."""
-
     cache: CausalCache
     access: LayerAccess
 

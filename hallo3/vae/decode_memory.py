@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from ..config import VAEConfig
 from ..geometry import LatentShape
 from .autoencoder import decode_slices
-from .causal_conv import LOOK_BACK, DecodePlan, cuts, min_strips
+from .causal_conv import LOOK_BACK, DecodePlan, min_strips
 from .decoder import MAX_CHUNK_ELEMENTS, repeats
 
 PLANS = tuple(
@@ -33,7 +34,7 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     At full size it is 0 to 15 % above a count operation by operation (tests/vae/test_decode_memory.py).
     """
     sizes = decode_slices(latent.frames)
-    channels = _entering(config)[-1]
+    channels = config.block_out_channels[:2][-1]  # of the input of the last level
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
     strips = max(plan.strips, *(min_strips(channels, shape) for shape in shapes))
     cached, peak = 0, 0
@@ -50,12 +51,6 @@ def choose_decode_plan(config: VAEConfig, latent: LatentShape, number: int, free
     """The fastest of :data:`PLANS` that needs at most ``free`` bytes; the smallest if none does."""
     fitting = (plan for plan in PLANS if decode_bytes(config, latent, plan, number) <= free)
     return next(fitting, PLANS[-1])
-
-
-def _entering(config: VAEConfig) -> list[int]:
-    """Input channels of each level."""
-    widths = config.block_out_channels[::-1]
-    return [widths[0], *widths[:-1]]
 
 
 @dataclass(slots=True)
@@ -80,8 +75,10 @@ class _Slice:
                 yield from self._resnet(entering, inside, frames, 2**level, grows=first_slice)
                 entering = inside
             if level < len(widths) - 1:
-                yield self._upsample(width, frames, level)
-                frames = sum((last - first) * times for first, last, times in self._repeats(frames, level))
+                spans = repeats(frames, in_time=level < TIME_DOUBLINGS)
+                total = sum((last - first) * times for first, last, times in spans)
+                yield self._upsample(width, frames, total, 2**level)
+                frames = total
         yield self._convolution(entering, 3, frames, 2 ** (len(widths) - 1), grows=first_slice)
 
     def _resnet(self, entering: int, width: int, frames: int, scale: int, *, grows: bool) -> Iterator[int]:
@@ -90,59 +87,44 @@ class _Slice:
         hidden = self._size(width, frames, scale)
         yield x + self._convolution(width, width, frames, scale, grows=grows, in_place=True)
         if entering != width:
-            copied = 0 if self._count() == 1 else self._size(entering, frames, scale, self._rows(scale))
-            yield self.cached + x + hidden + copied + self._size(width, frames, scale, self._rows(scale))
+            copy = 0 if self._is_whole() else self._size(entering, frames, scale, self._rows(scale))
+            yield self.cached + x + hidden + copy + self._size(width, frames, scale, self._rows(scale))
 
     def _convolution(
         self, width: int, out: int, frames: int, scale: int, *, grows: bool, in_place: bool = False
     ) -> int:
-        """The input, a strip's buffer, and the larger of its temporaries and its output."""
+        """The input, a strip's buffer with halo rows of this strip and the next, and the larger of its
+        temporaries and its output."""
         if grows and not self.in_host:
             self.cached += self._size(width, LOOK_BACK, scale)
-        alone = self._count() == 1
-        rows = self._rows(scale)
-        whole = 0 if alone else self._size(width if in_place else out, frames, scale)
-        before = 0 if in_place and not alone else whole
-        buffer = self._size(width, LOOK_BACK + frames, scale, rows if alone else rows + 2)
-        output = self._size(out, frames, scale, rows)
-        staged = self._size(width, LOOK_BACK, scale, rows) if self.in_host else 0
+        whole, rows = self._is_whole(), self._rows(scale)
+        norm = 2 * FLOAT_BYTES * width * prod(self.latent)  # scale and shift, at the latents' size
+        earlier = 0 if in_place or whole else self._size(out, frames, scale)
+        buffer = self._size(width, LOOK_BACK + frames, scale, rows if whole else rows + 6)
+        staging = self._size(width, LOOK_BACK, scale, rows) if self.in_host else 0
         spread = 2 * FLOAT_BYTES * min(self._numbers(width, frames, scale, rows), MAX_CHUNK_ELEMENTS) // scale
-        filling = max(staged, spread)
-        above = self._above(width, frames, scale)
-        beside = self.cached + self._size(width, frames, scale) + self._known(width)
-        return beside + before + buffer + above + max(output, filling)
+        temporary = max(self._size(out, frames, scale, rows), staging, spread)
+        return self.cached + self._size(width, frames, scale) + norm + earlier + buffer + temporary
 
-    def _upsample(self, width: int, frames: int, level: int) -> int:
-        scale, rows = 2**level, self._rows(2**level)
-        total = sum((last - first) * times for first, last, times in self._repeats(frames, level))
+    def _upsample(self, width: int, frames: int, total: int, scale: int) -> int:
+        rows = self._rows(scale)
         at_once = max(1, MAX_CHUNK_ELEMENTS // (4 * self._numbers(width, 1, scale, rows)))
-        edge = 0 if self._count() == 1 else 2
-        large = 4 * self._size(width, min(at_once, frames), scale, rows + edge)
+        large = 4 * self._size(width, min(at_once, frames), scale, rows if self._is_whole() else rows + 2)
         return (
             self.cached + self._size(width, frames, scale) + self._size(width, total, 2 * scale) + 2 * large
         )
 
-    def _repeats(self, frames: int, level: int) -> list[tuple[int, int, int]]:
-        return repeats(frames, in_time=level < TIME_DOUBLINGS)
-
-    def _known(self, width: int) -> int:
-        """Scale and shift of a norm, at the latents' size."""
-        return 2 * FLOAT_BYTES * width * self.latent.frames * self.latent.height * self.latent.width
-
-    def _above(self, width: int, frames: int, scale: int) -> int:
-        """Halo rows of this strip and of the next."""
-        return 0 if self._count() == 1 else self._size(width, LOOK_BACK + frames, scale, 4)
-
-    def _count(self) -> int:
-        return len(cuts(self.latent.height, self.strips, 1))
+    def _is_whole(self) -> bool:
+        return self._rows(1) == self.latent.height
 
     def _rows(self, scale: int) -> int:
-        return max(last - first for first, last in cuts(self.latent.height, self.strips, scale))
+        """Of the highest strip."""
+        return scale * -(-self.latent.height // self.strips)
 
     def _numbers(self, width: int, frames: int, scale: int, rows: int) -> int:
         return width * frames * rows * self.latent.width * scale
 
     def _size(self, width: int, frames: int, scale: int, rows: int | None = None) -> int:
         """Bytes of channels, frames and rows (default: all)."""
-        rows = self.latent.height * scale if rows is None else rows
-        return self.number * self._numbers(width, frames, scale, rows)
+        height = self.latent.height * scale if rows is None else rows
+        return self.number * self._numbers(width, frames, scale, height)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,24 +68,24 @@ class _SliceDecoder:
     strips: int
 
     def decode(self, decoder: nn.Module) -> Tensor:
-        known = cast(Any, decoder)
-        x = self._convolve("conv_in", known.conv_in, tensor_input(self.latents))
-        for index, resnet in enumerate(known.mid_block.resnets):
+        layers = cast(Any, decoder)
+        x = self._convolve("conv_in", layers.conv_in, tensor_input(self.latents))
+        for index, resnet in enumerate(layers.mid_block.resnets):
             x = self._resnet(f"mid_block.resnets.{index}", resnet, x)
-        for level, block in enumerate(known.up_blocks):
+        for level, block in enumerate(layers.up_blocks):
             for index, resnet in enumerate(block.resnets):
                 x = self._resnet(f"up_blocks.{level}.resnets.{index}", resnet, x)
             for upsampler in block.upsamplers or ():
                 x = upsample(upsampler, x, self._cuts(x), self.convolver.access)
-        return self._convolve("conv_out", known.conv_out, self._normalize(known.norm_out, x))
+        return self._convolve("conv_out", layers.conv_out, self._normalize(layers.norm_out, x))
 
     def _resnet(self, name: str, resnet: nn.Module, x: Tensor) -> Tensor:
         """Norm, convolution, norm, convolution, plus the input."""
-        known = cast(Any, resnet)
-        hidden = self._convolve(f"{name}.conv1", known.conv1, self._normalize(known.norm1, x))
-        source = self._normalize(known.norm2, hidden)
-        has_shortcut = known.in_channels != known.out_channels
-        for strip in self._strips(f"{name}.conv2", known.conv2, source):
+        layers = cast(Any, resnet)
+        hidden = self._convolve(f"{name}.conv1", layers.conv1, self._normalize(layers.norm1, x))
+        source = self._normalize(layers.norm2, hidden)
+        has_shortcut = layers.in_channels != layers.out_channels
+        for strip in self._strips(f"{name}.conv2", layers.conv2, source):
             rows = hidden[:, :, :, strip.first : strip.last]
             if has_shortcut:
                 rows.copy_(strip.rows)
@@ -95,7 +95,7 @@ class _SliceDecoder:
         if has_shortcut:
             del source
             access = self.convolver.access
-            with access.parameters(known.conv_shortcut, x) as (weight, bias):
+            with access.parameters(layers.conv_shortcut, x) as (weight, bias):
                 for first, last in self._cuts(x):
                     shortcut = access.convolve(x[:, :, :, first:last].contiguous(), weight, bias, (0, 0, 0))
                     hidden[:, :, :, first:last].add_(shortcut)
@@ -126,7 +126,7 @@ class _SliceDecoder:
 
 
 def repeats(frames: int, *, in_time: bool) -> list[tuple[int, int, int]]:
-    """(first, last + 1, times): how often each frame of a stretch is repeated; the first of an odd number is
+    """(first, last + 1, times): how often each frame of a span is repeated; the first of an odd number is
     not."""
     if not in_time or frames == 1:
         return [(0, frames, 1)]
@@ -135,16 +135,16 @@ def repeats(frames: int, *, in_time: bool) -> list[tuple[int, int, int]]:
 
 def upsample(upsampler: nn.Module, x: Tensor, cuts: list[tuple[int, int]], access: LayerAccess) -> Tensor:
     """x [B, C, T, H, W] -> [B, C', T or 2 T or 2 T - 1, 2 H, 2 W], in strips of ``cuts``."""
-    known = cast(Any, upsampler)
+    layers = cast(Any, upsampler)
     batch, channels, frames, height, width = x.shape
-    stretches = repeats(frames, in_time=known.compress_time)
-    total = sum((last - first) * times for first, last, times in stretches)
-    out = x.new_empty(batch, known.conv.out_channels, total, 2 * height, 2 * width)
+    spans = repeats(frames, in_time=layers.compress_time)
+    total = sum((last - first) * times for first, last, times in spans)
+    out = x.new_empty(batch, layers.conv.out_channels, total, 2 * height, 2 * width)
     rows = max(last - first for first, last in cuts)
     step = chunk_size(x, batch * channels * 4 * rows * width)
-    with access.parameters(known.conv, x) as parameters:
+    with access.parameters(layers.conv, x) as parameters:
         start = 0
-        for first, last, times in stretches:
+        for first, last, times in spans:
             for frame in range(first, last, step):
                 chunk = x[:, :, frame : min(frame + step, last)]
                 stop = start + chunk.shape[2] * times
@@ -171,29 +171,17 @@ def _upsample_rows(
         out[:, :, copy::times, 2 * first : 2 * last] = convolved
 
 
-class FrameSpan(NamedTuple):
-    """Frames first..last, an equal number for each of the latent frames ``latent_first``..``latent_last``."""
-
-    first: int
-    last: int
-    latent_first: int
-    latent_last: int
-
-
-def frame_spans(frames: int, latents: int) -> list[FrameSpan]:
-    """Which latent frame each frame reads: the first of an odd number of frames has one to itself."""
+def frame_spans(frames: int, latents: int) -> list[tuple[slice, slice]]:
+    """Frames, and the latent frames that they read, each by an equal number of frames: the first of an odd
+    number of frames has one to itself."""
     if frames > 1 and frames % 2:
-        return [FrameSpan(0, 1, 0, 1), FrameSpan(1, frames, 1, latents)]
-    return [FrameSpan(0, frames, 0, latents)]
+        return [(slice(0, 1), slice(0, 1)), (slice(1, frames), slice(1, latents))]
+    return [(slice(0, frames), slice(0, latents))]
 
 
 def chunk_size(x: Tensor, elements: int) -> int:
     """How many times ``elements`` elements to process at a time, at least once."""
     return max(1, CHUNK_ELEMENTS.get(x.device.type, MAX_CHUNK_ELEMENTS) // max(1, elements))
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -212,7 +200,7 @@ def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each row of [B, C, T, N]. 16-bit rows are summed in float32 as they are read;
     their few digits lose nothing in the difference of the two sums."""
-    if _at_least_float32(rows.dtype) != rows.dtype:
+    if rows.element_size() < 4:
         mean = rows.sum(dim=-1, dtype=torch.float32) / rows.shape[-1]
         return mean, (_mean_square(rows) - mean.square()).clamp_min_(0)
     mean = rows.mean(dim=-1)
@@ -220,8 +208,8 @@ def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_square(rows: Tensor) -> Tensor:
-    norm = cast(Tensor, torch.linalg.vector_norm(rows, dim=-1, dtype=_at_least_float32(rows.dtype)))
-    return norm.square() / rows.shape[-1]
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    return cast(Tensor, torch.linalg.vector_norm(rows, dim=-1, dtype=dtype)).square() / rows.shape[-1]
 
 
 def spatial_modulation(
@@ -229,11 +217,11 @@ def spatial_modulation(
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift [B, C, n, h, w], in at least float32: the norm of x [B, C, T, H, W] is x * scale +
     shift."""
-    known = cast(Any, norm)
-    y, b = (convolve_pointwise(layer.conv, latents, access) for layer in (known.conv_y, known.conv_b))
-    mean, variance = group_moments(x, known.norm_layer.num_groups)
-    with access.parameters(known.norm_layer, x) as (weight, bias):
-        rate = torch.rsqrt(variance + known.norm_layer.eps)[..., None]
+    layers = cast(Any, norm)
+    y, b = (convolve_pointwise(layer.conv, latents, access) for layer in (layers.conv_y, layers.conv_b))
+    mean, variance = group_moments(x, layers.norm_layer.num_groups)
+    with access.parameters(layers.norm_layer, x) as (weight, bias):
+        rate = torch.rsqrt(variance + layers.norm_layer.eps)[..., None]
         scale = weight.to(rate.dtype).view(1, rate.shape[1], -1) * rate
         shift = cast(Tensor, bias).to(rate.dtype).view(1, rate.shape[1], -1) - mean[..., None] * scale
     scale, shift = scale.flatten(1)[..., None, None, None], shift.flatten(1)[..., None, None, None]
@@ -253,31 +241,19 @@ def norm_input(norm: nn.Module, x: Tensor, latents: Tensor, access: LayerAccess)
 
     def fill(destination: Tensor, first: int, last: int) -> None:
         step = chunk_size(x, destination[:, :1].numel())
+        down, across = (x.shape[axis] // latents.shape[axis] for axis in (3, 4))
+        rows = slice(first // down, last // down)
         for channel in range(0, x.shape[1], step):
             channels = slice(channel, channel + step)
-            for span in spans:
-                _modulate(modulation, x, destination, span, channels, (first, last))
+            for frames, part in spans:
+                scale, shift = (enlarge_width(each[:, channels, part, rows], across) for each in modulation)
+                source = split_by_latents(x[:, channels, frames, first:last], scale.shape[2], down)
+                out = split_by_latents(destination[:, channels, frames], scale.shape[2], down)
+                torch.addcmul(shift, source, scale, out=out)
+                del scale, shift  # before the next ones are computed
             F.silu(destination[:, channels], inplace=True)
 
     return StripInput(fill, x.shape, x)
-
-
-def _modulate(
-    modulation: tuple[Tensor, Tensor],
-    x: Tensor,
-    destination: Tensor,
-    span: FrameSpan,
-    channels: slice,
-    rows: tuple[int, int],
-) -> None:
-    """Write x * scale + shift of some channels, frames and rows."""
-    frames, latents = slice(span.first, span.last), slice(span.latent_first, span.latent_last)
-    down, across = (x.shape[axis] // modulation[0].shape[axis] for axis in (3, 4))
-    latent_rows = slice(rows[0] // down, rows[1] // down)
-    scale, shift = (enlarge_width(each[:, channels, latents, latent_rows], across) for each in modulation)
-    grid = span.latent_last - span.latent_first, down
-    source = split_by_latents(x[:, channels, frames, rows[0] : rows[1]], *grid)
-    torch.addcmul(shift, source, scale, out=split_by_latents(destination[:, channels, frames], *grid))
 
 
 def split_by_latents(x: Tensor, latents: int, down: int) -> Tensor:

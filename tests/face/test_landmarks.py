@@ -9,19 +9,13 @@ from hallo3.errors import FaceError
 from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, silhouette_box
 from hallo3.geometry import PixelBox
 from hallo3.media.framing import mask_extent
-
-
-def make_landmarks(left: float, top: float, right: float, bottom: float) -> torch.Tensor:
-    """The outline's first points at the corners, the others in the middle, all others far away."""
-    points = torch.full((478, 2), 1e6, dtype=torch.float64)
-    points[list(SILHOUETTE)] = torch.tensor([(left + right) / 2, (top + bottom) / 2]).double()
-    points[SILHOUETTE[0]] = torch.tensor([left, top]).double()
-    points[SILHOUETTE[1]] = torch.tensor([right, bottom]).double()
-    return points
+from support.fake_mediapipe import make_landmarks
 
 
 def test_only_the_outline_counts_and_halves_are_rounded_to_even() -> None:
-    assert silhouette_box(make_landmarks(10.5, 11.5, 30.5, 33.4)) == (10, 12, 30, 33)
+    points = make_landmarks(10.5, 11.5, 30.5, 33.4)
+    points[[n for n in range(478) if n not in SILHOUETTE]] = 1e6
+    assert silhouette_box(points) == (10, 12, 30, 33)
 
 
 MASKS = {
@@ -40,32 +34,24 @@ def test_masks_are_filled_boxes(box: tuple[int, int, int, int], expected: tuple[
     assert mask.sum() == PixelBox(*expected).area
 
 
-def test_a_negative_edge_of_the_original_is_cut() -> None:
-    assert expand(PixelBox(10, 10, 390, 290), 300, 400).left < 0
-
-
-def test_the_smallest_box_has_a_pixel() -> None:
+def test_the_smallest_and_the_largest_box() -> None:
+    assert expand(PixelBox(10, 10, 390, 290), 300, 400).left < 0, "which the mask cuts"
     assert box_mask(PixelBox(50.2, 50.2, 50.4, 50.4), 100, 100).sum() >= 1
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_landmarks_that_are_not_finite_are_refused(number: float) -> None:
-    points = make_landmarks(10, 10, 30, 30)
-    points[SILHOUETTE[5], 1] = number
-    with pytest.raises(FaceError, match="not finite"):
-        silhouette_box(points)
+def test_landmarks_of_another_shape_or_not_finite_are_refused() -> None:
+    for number in (float("nan"), float("inf")):
+        points = make_landmarks(10, 10, 30, 30)
+        points[SILHOUETTE[5], 1] = number
+        with pytest.raises(FaceError, match="not finite"):
+            silhouette_box(points)
+    for shape in ((5, 2), (478, 3), (478,), (1, 478, 2), (0, 2)):
+        with pytest.raises(FaceError, match=r"\[478, 2\]"):
+            silhouette_box(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("shape", [(5, 2), (478, 3), (478,), (1, 478, 2), (0, 2)])
-def test_landmarks_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(FaceError, match=r"\[478, 2\]"):
-        silhouette_box(torch.zeros(shape))
-
-
-@pytest.mark.parametrize(
-    "box",
-    [(float("nan"), 1, 9, 9), (0, 0, float("inf"), 9), (9, 9, 1, 1), (200, 0, 300, 9), (-9, -9, 0, 0)],
-)
-def test_boxes_outside_of_the_picture_or_not_finite_are_refused(box: tuple[float, ...]) -> None:
-    with pytest.raises(FaceError, match="inside 100 x 100 px"):
-        box_mask(PixelBox(*box), 100, 100)
+def test_boxes_outside_of_the_picture_or_not_finite_are_refused() -> None:
+    edges = (float("nan"), 1, 9, 9), (0, 0, float("inf"), 9), (9, 9, 1, 1), (200, 0, 300, 9), (-9, -9, 0, 0)
+    for box in edges:
+        with pytest.raises(FaceError, match="inside 100 x 100 px"):
+            box_mask(PixelBox(*box), 100, 100)

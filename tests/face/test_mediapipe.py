@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +50,16 @@ def check_fallback(folder: Path, *expected: str) -> None:
     assert all(text in note for text in expected), note
 
 
+def check_landmarks(path: Path, box: PixelBox, expected: Tensor) -> None:
+    landmarks = create_landmark_finder(path.parent)(PICTURE, replace(DETECTED, box=box))
+    assert landmarks is not None
+    assert torch.allclose(landmarks, expected, atol=1e-9)
+
+
 def test_landmarks_are_in_pixels_and_make_the_mask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, pictures = make_landmarks(105, 50, 195, 178), list[np.ndarray[Any, Any]]()
     library = install_mediapipe(monkeypatch, lambda levels: pictures.append(levels) or [expected])
-    landmarks = create_landmark_finder(path.parent)(PICTURE, DETECTED)
-    assert landmarks is not None
-    assert torch.allclose(landmarks, expected, atol=1e-9)
+    check_landmarks(path, DETECTED.box, expected)
     face, notes = analyze(create_landmark_finder(path.parent))
     assert notes == []
     assert torch.equal(face.mask, box_mask(silhouette_box(expected), 300, 400))
@@ -73,9 +75,7 @@ def test_of_several_faces_the_detected_one_is_used(path: Path, monkeypatch: pyte
     broken[300] = float("nan")
     install_mediapipe(monkeypatch, lambda _: [right, broken, left])
     for box, expected in ((DETECTED.box, left), (PixelBox(205, 60, 305, 180), right)):
-        landmarks = create_landmark_finder(path.parent)(PICTURE, replace(DETECTED, box=box))
-        assert landmarks is not None
-        assert torch.allclose(landmarks, expected, atol=1e-9)
+        check_landmarks(path, box, expected)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,6 @@ def test_of_several_faces_the_detected_one_is_used(path: Path, monkeypatch: pyte
         (PixelBox(0, 0, 40, 40), (0, 0, 70, 70)),
         (PixelBox(370, 240, 400, 300), (310, 195, 400, 300)),
     ],
-    ids=["in the middle", "upper left", "lower right"],
 )
 def test_a_face_too_small_for_the_whole_picture_is_found_in_a_region(
     path: Path, monkeypatch: pytest.MonkeyPatch, box: PixelBox, region: tuple[int, int, int, int]
@@ -99,9 +98,7 @@ def test_a_face_too_small_for_the_whole_picture_is_found_in_a_region(
         return [make_landmarks(box.left - left, box.top - top, box.right - left, box.bottom - top)]
 
     install_mediapipe(monkeypatch, detect)
-    landmarks = create_landmark_finder(path.parent)(PICTURE, replace(DETECTED, box=box))
-    assert landmarks is not None
-    assert torch.allclose(landmarks, make_landmarks(*box), atol=1e-9)
+    check_landmarks(path, box, make_landmarks(*box))
 
 
 @pytest.mark.parametrize("faces", [[], [make_landmarks(250, 60, 350, 180)]], ids=["no face", "another face"])
@@ -120,27 +117,23 @@ def test_the_file_is_found_where_archives_put_it_or_beside(tmp_path: Path, place
     assert find_task_file(folder) is None
     (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / place / name).write_bytes(b"not read yet")
-    found = find_task_file(folder)
-    assert found is not None
-    assert found.samefile(folder / place / name)
-
-
-def make_archive(**members: bytes) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return content.getvalue()
+    path = find_task_file(folder)
+    assert path is not None
+    assert path.samefile(folder / place / name)
 
 
 WHOLE = make_task_file()
 FILES: dict[str, tuple[bytes | None, str]] = {
     "missing": (None, "is missing"),
+    "a folder": (b"folder", "cannot be used"),
     "empty": (b"", "not a complete archive"),
     "a web page": (b"<html>not found</html>", "not a complete archive"),
     "truncated": (WHOLE[:900], "not a complete archive"),
     "changed": (WHOLE.replace(b"numbers of", b"numbers if", 1), "face_detector.tflite: wrong checksum"),
-    "another archive": (make_archive(model=b"1"), "an archive of model"),
+    "another archive": (
+        WHOLE.replace(b"face_detector", b"nose_detector"),
+        "an archive of face_landmarks_detector.tflite, n",
+    ),
 }
 
 
@@ -149,7 +142,9 @@ def test_a_damaged_file_is_refused_before_mediapipe_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, expected: str
 ) -> None:
     library = install_mediapipe(monkeypatch)
-    if content is not None:
+    if content == b"folder":
+        (tmp_path / TASK_FILENAME).mkdir()
+    elif content is not None:
         (tmp_path / TASK_FILENAME).write_bytes(content)
     with pytest.raises(CheckpointError, match=expected) as error:
         MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
@@ -158,30 +153,27 @@ def test_a_damaged_file_is_refused_before_mediapipe_reads_it(
     assert library.landmarkers == []
 
 
-def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / TASK_FILENAME).mkdir()
-    with pytest.raises(CheckpointError, match="cannot be used"):
-        MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
+ERRORS = [
+    ValueError("not a valid Flatbuffer"),
+    RuntimeError(""),
+    OSError("no"),
+    RuntimeError("Out of memory"),
+]
 
 
-@pytest.mark.parametrize("error", [ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")])
-def test_mediapipe_s_errors_are_the_file_s(
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+def test_mediapipe_s_errors_are_the_file_s_unless_memory_runs_out(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(_: object) -> list[Tensor]:
         raise error
 
     install_mediapipe(monkeypatch, fail)
-    check_fallback(path.parent, f"{TASK_FILENAME}: {str(error) or 'RuntimeError'}")
-
-
-def test_running_out_of_memory_is_not_the_file_s_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> list[Tensor]:
-        raise RuntimeError("Out of memory")
-
-    install_mediapipe(monkeypatch, fail)
-    with pytest.raises(MemoryError):
-        make_analyzer(create_landmark_finder(path.parent)).analyze(PICTURE)
+    if "memory" in str(error):
+        with pytest.raises(MemoryError):
+            make_analyzer(create_landmark_finder(path.parent)).analyze(PICTURE)
+    else:
+        check_fallback(path.parent, f"{TASK_FILENAME}: {str(error) or 'RuntimeError'}")
 
 
 def test_without_the_package_the_note_says_how_to_install_it(
@@ -193,14 +185,12 @@ def test_without_the_package_the_note_says_how_to_install_it(
     check_fallback(path.parent, TASK_FILENAME, INSTALL)
 
 
-PACKAGES = [
-    "raise TypeError('Descriptors cannot be created directly')",
-    "raise ImportError('numpy.core.multiarray failed to import')",
-    "raise OSError('libGL.so.1')",
-    "raise SystemError('initialization failed')",
+PACKAGES = (
+    "raise TypeError('Descriptors')",
+    "raise SystemError('failed')",
     "__version__ = 'unknown'",
     "pass",
-]
+)
 
 
 @pytest.mark.parametrize("body", PACKAGES)
@@ -216,11 +206,11 @@ def test_a_package_that_cannot_be_imported_is_not_used(
     assert get_landmark_version(path.parent) is None
 
 
-@pytest.mark.parametrize("version", ["0.10.21", "0.10.30", "0.10.33"])
-def test_the_version_that_decides_the_mask(path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    install_mediapipe(monkeypatch, version=version)
-    assert get_landmark_version(path.parent) == (path, version)
-    assert get_landmark_version(path.parent / "elsewhere" / "below") is None
+def test_the_version_that_decides_the_mask(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("0.10.21", "0.10.30", "0.10.33"):
+        install_mediapipe(monkeypatch, version=version)
+        assert get_landmark_version(path.parent) == (path, version)
+        assert get_landmark_version(path.parent / "elsewhere" / "below") is None
 
 
 @pytest.mark.parametrize("version", ["0.10.35", "1.2.3", "0.11", "1.0.0rc1"])

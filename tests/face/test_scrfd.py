@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_networks_with_an_axis_for_pictures_and_open_sizes_work(tmp_path: Path, 
         assert (face.box, face.score) == (expected.box, expected.score)
 
 
-BOXES: dict[str, tuple[list[tuple[int, int, int, int, int]], list[tuple[int, int, int, int]]]] = {
+BOXES: dict[str, tuple[list[Any], list[tuple[int, int, int, int]]]] = {
     "nothing": ([], []),
     "on the finest grid only": ([(328, 320, 204, 100, 128)], [(228, 220, 428, 420)]),
     "on two grids": ([(336, 320, 204, 100, 128)], [(236, 220, 436, 420)]),
@@ -74,13 +75,12 @@ BOXES: dict[str, tuple[list[tuple[int, int, int, int, int]], list[tuple[int, int
 }
 
 
-@pytest.mark.parametrize(("faces", "boxes"), BOXES.values(), ids=BOXES.keys())
-def test_boxes(
-    detect: Detector, faces: list[tuple[int, int, int, int, int]], boxes: list[tuple[int, int, int, int]]
-) -> None:
+@pytest.mark.parametrize("case", BOXES)
+def test_boxes(detect: Detector, case: str) -> None:
+    faces, boxes = BOXES[case]
     detected = detect(draw_faces(640, 640, *faces))
     assert [face.box for face in detected] == [pytest.approx(box, abs=0.1) for box in boxes]
-    if boxes == [(0, 220, 132, 420)]:
+    if case == "cut at the edge":
         assert detected[0].visible == pytest.approx(132 / 200, abs=0.01)
 
 

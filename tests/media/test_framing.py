@@ -148,7 +148,7 @@ def test_a_crop_is_a_view() -> None:
 def test_the_canvas_shows_all_of_a_crop(tall: int, shape: VideoShape) -> None:
     """Half a pixel of the portrait each side at most; where the canvas' steps are small, nothing."""
     crop = plan_crop(1000, 1400, PixelBox(600, 300, 600 + 0.8 * tall, 300 + tall), shape, "face")
-    lost = [abs(a - b) for a, b in zip(crop.shown(shape), crop.box, strict=True)]
+    lost = [abs(a - b) for a, b in zip(crop.visible_box(shape), crop.box, strict=True)]
     assert max(lost) <= 0.5
     assert shape.height * 3 != shape.width * 2 or max(lost) == 0
 
@@ -161,7 +161,7 @@ def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
     columns = ((torch.arange(width) + 0.5) / width).expand(size)
     canvas = fit(torch.stack([rows, columns, rows]), SHAPE)
     shown = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
-    left, top, right, bottom = Crop.whole(*size).shown(SHAPE)
+    left, top, right, bottom = Crop.whole(*size).visible_box(SHAPE)
     for profile, low, high, side in ((shown[0], top, bottom, height), (shown[1].T, left, right, width)):
         middles = low + (torch.arange(len(profile)) + 0.5) * (high - low) / len(profile)
         inner = slice(len(profile) // 8, -len(profile) // 8)

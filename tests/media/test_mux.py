@@ -17,11 +17,11 @@ from hallo3.errors import OutputError
 from hallo3.media.audio import Recording
 from hallo3.media.mux import (
     AI_COMMENT,
+    GrowingVideo,
     OutputFile,
     decode_frames,
     encode_soundtrack,
     join_segments,
-    open_growing_video,
 )
 from hallo3.media.video import CODECS, VideoEncoding, encode_segment
 from support.audio_samples import tone, write_wav
@@ -107,7 +107,7 @@ def test_picture_and_sound_are_in_sync_to_the_end(tmp_path: Path, name: str, rat
     encode_soundtrack([(Recording(samples, rate), Fraction(seconds))], tmp_path / "s.mp4")
     encoded = [encode_segment(part, H264, 25) for part in shown.split(15)]
     join_segments(encoded, tmp_path / "s.mp4", tmp_path / name)
-    with open_growing_video(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
+    with GrowingVideo(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
         for segment in encoded:
             live.append(segment)
     for path in (tmp_path / name, tmp_path / f"live.{name}"):
@@ -145,7 +145,7 @@ def test_every_codec_plays_in_every_file_type(tmp_path: Path, codec: str, suffix
 def test_the_video_plays_while_it_grows(tmp_path: Path, name: str) -> None:
     """A copy at any moment is what a crash would leave: all but the last half second plays."""
     encode_soundtrack([(Recording(torch.zeros(1, 64000), 16000), Fraction(4))], tmp_path / "s.mp4")
-    with open_growing_video(tmp_path / name, tmp_path / "s.mp4") as live:
+    with GrowingVideo(tmp_path / name, tmp_path / "s.mp4") as live:
         for index, segment in enumerate(segments(98)):
             live.append(segment)
             (tmp_path / f"copy.{name}").write_bytes((tmp_path / name).read_bytes())
@@ -195,7 +195,7 @@ def test_an_older_video_survives_a_failure(tmp_path: Path) -> None:
 
 
 def test_no_file_is_left_if_nothing_was_appended(tmp_path: Path) -> None:
-    live = open_growing_video(tmp_path / "v.mp4", None)
+    live = GrowingVideo(tmp_path / "v.mp4", None)
     with suppress(KeyboardInterrupt), live:
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +203,7 @@ def test_no_file_is_left_if_nothing_was_appended(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"):
-        open_growing_video(tmp_path / "absent" / "v.mp4", None).__enter__()
+        GrowingVideo(tmp_path / "absent" / "v.mp4", None).__enter__()
     with pytest.raises(OutputError, match="absent"):
         join_segments(segments(7), None, tmp_path / "absent" / "v.mp4")
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -55,7 +52,7 @@ def test_a_crop_is_pasted_back_without_a_trace(size: str, place: str, framing: s
     crop = plan_crop(height, width, face, SHAPE, framing)
     paste_back = make_paste_back(picture, crop, SHAPE)
     frame = canvas_picture(picture, crop)
-    assert paste_back.place.area == pytest.approx(crop.shown(SHAPE).area, rel=0.01)
+    assert paste_back.place.area == pytest.approx(crop.visible_box(SHAPE).area, rel=0.01)
     pasted, photograph = paste_back.paste(frame)[0], paste_back.photograph / 255
     assert psnr(pasted, photograph) > 55
     outside = torch.ones(paste_back.height, paste_back.width, dtype=torch.bool)
@@ -77,14 +74,11 @@ def test_a_shift_by_one_pixel_fails_the_same_bound(height: int, width: int) -> N
     assert psnr(pasted, paste_back.photograph / 255) < 50
 
 
-@pytest.mark.parametrize("edges", ["none", "top left", "bottom", "all"])
-def test_only_edges_inside_the_photograph_are_soft(edges: str) -> None:
-    place = {
-        "none": PixelBox(20, 30, 120, 130),
-        "top left": PixelBox(0, 0, 100, 100),
-        "bottom": PixelBox(20.4, 60.6, 119.4, 160),
-        "all": PixelBox(0, 0, 150, 160),
-    }[edges]
+@pytest.mark.parametrize(
+    "edges", [(20, 30, 120, 130), (0, 0, 100, 100), (20.4, 60.6, 119.4, 160), (0, 0, 150, 160)]
+)
+def test_only_edges_inside_the_photograph_are_soft(edges: tuple[float, ...]) -> None:
+    place = PixelBox(*edges)
     black = torch.zeros(3, 160, 150, dtype=torch.uint8)
     shown = PasteBack(photograph=black, place=place).paste(torch.ones(1, 3, 64, 64))[0, 0]
     rows, columns = changed_part(place)
@@ -92,19 +86,17 @@ def test_only_edges_inside_the_photograph_are_soft(edges: str) -> None:
     margin = int(feather) + 2
     assert float(part[margin:-margin, margin:-margin].min()) > 1 - 1e-5
     middle = part.shape[0] // 2
-    sides = {
-        "top": (place.top > 0, part[:margin, middle]),
-        "bottom": (place.bottom < 160, part[-margin:, middle].flip(0)),
-        "left": (place.left > 0, part[middle, :margin]),
-        "right": (place.right < 150, part[middle, -margin:].flip(0)),
-    }
-    for name, (soft, run) in sides.items():
+    for soft, run in (
+        (place.top > 0, part[:margin, middle]),
+        (place.bottom < 160, part[-margin:, middle].flip(0)),
+        (place.left > 0, part[middle, :margin]),
+        (place.right < 150, part[middle, -margin:].flip(0)),
+    ):
         if soft:
-            assert run[0] < 0.1, name
-            assert bool((run.diff() > -1e-5).all()), name
-            assert bool((run.diff() <= 1.6 / feather).all()), name
+            assert run[0] < 0.1
+            assert -1e-5 < float(run.diff().min()) <= float(run.diff().max()) <= 1.6 / feather
         else:
-            assert float(run.min()) > 1 - 1e-5, name
+            assert float(run.min()) > 1 - 1e-5
     assert float(shown.sum()) == pytest.approx(float(part.sum()))
 
 
@@ -122,15 +114,9 @@ def test_a_slightly_brighter_frame_has_no_visible_edge(place: tuple[float, ...])
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((64, 64), (64, 64)),
-        ((65, 77), (64, 76)),
-        ((1080, 1920), (1080, 1920)),
-        ((1921, 1080), (1920, 1078)),  # scaled to 1079 columns
-        ((3000, 4000), (1440, 1920)),
-        ((4000, 2251), (1920, 1080)),
-        ((4096, 16), (1920, 8)),
-        ((16, 4096), (8, 1920)),
-        ((8000, 3), (1920, 2)),
+        *(((64, 64), (64, 64)), ((65, 77), (64, 76)), ((1080, 1920), (1080, 1920))),
+        *(((1921, 1080), (1920, 1078)), ((3000, 4000), (1440, 1920)), ((4000, 2251), (1920, 1080))),
+        *(((4096, 16), (1920, 8)), ((16, 4096), (8, 1920)), ((8000, 3), (1920, 2))),
     ],
 )
 def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -164,35 +150,3 @@ def test_frames_do_not_depend_on_their_neighbours() -> None:
     assert torch.equal(together, alone)
     assert paste_back.paste(frames[:0]).shape == (0, 3, 300, 200)
     assert psnr(paste_back.paste(frames.half()), together) > 60
-
-
-MEASURE_MEMORY = """
-import sys, torch
-from pathlib import Path
-from hallo3.media.framing import Crop
-from hallo3.media.paste_back import make_paste_back
-from hallo3.geometry import VideoShape
-def figure(name):
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
-shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
-make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(torch.rand(1, 3, 48, 72))
-picture = torch.full((3, 6000, 8000), 0.5)
-Path("/proc/self/clear_refs").write_text("5")
-before = figure("VmRSS")
-paste_back = make_paste_back(picture, crop, shape)
-cut = figure("VmHWM") - before
-Path("/proc/self/clear_refs").write_text("5")
-before = figure("VmRSS")
-frames = paste_back.paste(torch.rand(8, 3, 480, 720))
-print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
-def test_a_large_photograph_takes_little_memory() -> None:
-    """8000 x 6000 is 549 MB as float32: a copy would show. A frame of 1920 x 1440 is 32 MB."""
-    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
-    cut, per_frame = (float(figure) for figure in done.stdout.split())
-    assert cut < 300
-    assert per_frame < 150

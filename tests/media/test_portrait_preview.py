@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from hallo3.geometry import PixelBox, VideoShape
-from hallo3.media.framing import Crop, plan_crop
+from hallo3.media.framing import Crop, mask_extent, plan_crop
 from hallo3.media.portrait_preview import (
     ACCENT,
     BAR_LEVELS,
@@ -27,18 +27,10 @@ from hallo3.media.portrait_preview import (
 SHAPE = VideoShape(49, 320, 480)
 
 
-def is_near(found: PixelBox | None, wanted: PixelBox) -> bool:
-    return found is not None and max(abs(a - b) for a, b in zip(found, wanted, strict=True)) <= 1.5
-
-
 def box_of_colour(shown: Tensor, colour: str) -> PixelBox | None:
     """The box around all that has a colour."""
-    wanted = torch.tensor(ImageColor.getrgb(colour)) / 255
-    alike = (shown - wanted[:, None, None]).abs().amax(dim=0) < 1.5 / 255
-    if not bool(alike.any()):
-        return None
-    rows, columns = alike.any(dim=1).nonzero(), alike.any(dim=0).nonzero()
-    return PixelBox(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    expected = torch.tensor(ImageColor.getrgb(colour)) / 255
+    return mask_extent((shown - expected[:, None, None]).abs().amax(dim=0) < 1.5 / 255)
 
 
 def test_what_is_not_used_is_dark() -> None:
@@ -74,10 +66,10 @@ def test_faces_have_boxes_and_the_chosen_one_its_colour(brightness: float) -> No
     mask[106:274, 388:532] = 1
     assert box_of_colour(draw_portrait_preview(picture, nothing, SHAPE, crop, faces), ACCENT) is None
     shown = draw_portrait_preview(picture, nothing, SHAPE, crop, faces, 1)
-    assert is_near(box_of_colour(shown, ACCENT), PixelBox(400, 120 - 32, 520, 260))  # with its number
+    assert box_of_colour(shown, ACCENT) == pytest.approx((400, 120 - 32, 520, 260), abs=1.5)  # its number
     shown = draw_portrait_preview(picture, mask, SHAPE, crop, faces, 1)
-    assert is_near(box_of_colour(shown, ACCENT), PixelBox(388, 88, 532, 274))  # with the mask
-    assert is_near(box_of_colour(shown[:, :, :224], PALE), PixelBox(100, 68, 200, 220))
+    assert box_of_colour(shown, ACCENT) == pytest.approx((388, 88, 532, 274), abs=1.5)  # with the mask
+    assert box_of_colour(shown[:, :, :224], PALE) == pytest.approx((100, 68, 200, 220), abs=1.5)
     for line in (shown[:, 150, 95:106], shown[:, 95:106, 170]):  # visible on any background
         assert float(line.max() - line.min()) > 0.7
 
@@ -140,7 +132,7 @@ for framing in ("face", "original"):
     crop = plan_crop(*picture.shape[1:], face, shape, framing)
     fit(crop.of(picture), shape)
     fit(crop.of(picture), shape, mask=crop.of(mask))
-    make_paste_back(picture, crop, shape)
+    make_paste_back(picture, crop, shape).paste(torch.rand(1, 3, 480, 720))
     draw_portrait_preview(picture, mask, shape, crop, [face], 0)
 print(figure("VmHWM") - before - picture.numel() * 4 / 2**20)
 """

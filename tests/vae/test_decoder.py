@@ -183,23 +183,14 @@ def interpolated(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
     return F.interpolate(latents, size=size)
 
 
-def laid_out(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """The same by runs and spreading."""
-    parts = [
-        enlarge_width(latents[:, :, run.latent_first : run.latent_last], size[2] // latents.shape[4])
-        .expand(
-            -1,
-            -1,
-            -1,
-            (run.last - run.first) // (run.latent_last - run.latent_first),
-            -1,
-            size[1] // latents.shape[3],
-            -1,
-        )
-        .flatten(4, 5)
-        .flatten(2, 3)
-        for run in frame_spans(size[0], latents.shape[2])
-    ]
+def enlarge(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The same by spans and repetition."""
+    down, across = size[1] // latents.shape[3], size[2] // latents.shape[4]
+    parts: list[Tensor] = []
+    for frames, part in frame_spans(size[0], latents.shape[2]):
+        times = (frames.stop - frames.start) // (part.stop - part.start)
+        wide = enlarge_width(latents[:, :, part], across).expand(-1, -1, -1, times, -1, down, -1)
+        parts.append(wide.flatten(4, 5).flatten(2, 3))
     return torch.cat(parts, dim=2)
 
 
@@ -218,7 +209,7 @@ def test_looking_up_before_spreading_changes_no_bit(
     size = (frames, 5 * scale, 6 * scale)
     for layer in (norm.conv_y.conv, norm.conv_b.conv):
         assert torch.equal(
-            laid_out(convolve_pointwise(layer, latents, LayerAccess()), size),
+            enlarge(convolve_pointwise(layer, latents, LayerAccess()), size),
             layer(interpolated(latents, size)),
         )
 
