@@ -72,7 +72,7 @@ bench-comfyui: $(COMFYUI_READY) ## compare with ComfyUI's own sampling and torch
 	$(COMFYUI_PY) -m benchmarks stock-schedule --json docs/measurements/stock_schedule.json
 	$(COMFYUI_PY) -m benchmarks torch-compile --json docs/measurements/torch_compile.json
 
-contract: $(COMFYUI_READY) ## write tests/data/nodes.json and the English texts of the nodes
+contract: $(COMFYUI_READY) ## write tests/data/nodes.json and the pages of help for other languages
 	cd tests && ../$(COMFYUI_PY) -m comfyui.contract
 
 soak: setup ## run long tests; results go to docs/measurements

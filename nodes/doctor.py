@@ -14,23 +14,17 @@ from ..hallo3.doctor import Machine, diagnose, format_report
 from ..hallo3.errors import CheckpointError
 from .comfy.model import attention_in_use
 from .loaders import SAFE
+from .schema import make_schema
 
 
 class Hallo3Doctor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3Doctor",
-            display_name="Hallo3 Doctor",
-            category="Hallo3",
-            description=(
-                "Checks which files of the released model you have, which are missing or damaged, where "
-                "missing ones go, and what this computer can run. Reads only the beginning of each file; "
-                "changes nothing."
-            ),
             search_aliases=["hallo3", "check models", "missing models", "diagnose"],
             inputs=[],
-            outputs=[io.String.Output("report", tooltip="The report as text.")],
+            outputs=[io.String.Output("report")],
             is_output_node=True,
             not_idempotent=True,
         )

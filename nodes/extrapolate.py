@@ -36,7 +36,6 @@ from ..hallo3.noise import Noise
 from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
-from . import schema as inputs
 from .comfy import vae as host_vae
 from .comfy.faces import faces_folder
 from .comfy.model import SegmentInput, approximations
@@ -54,6 +53,7 @@ from .comfy.workflow import Graph, hash_named_files, running_graph
 from .convert import check_fit, to_images
 from .identity import get_paste_back
 from .sampling import check_numbers
+from .schema import job_inputs, make_schema, render_inputs
 
 JOBS_DIR = "hallo3_jobs"
 """In ComfyUI's output folder."""
@@ -182,15 +182,8 @@ class ComfyRenderer:
 class Hallo3Extrapolate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3Extrapolate",
-            display_name="Hallo3 Extrapolate",
-            category="Hallo3",
-            description=(
-                "Renders the whole talking portrait: samples and decodes segment after segment, each "
-                "continuing from the last frames of the previous one, to the end of the speech. Finished "
-                "segments are saved: after a stop, queue the same workflow again to resume."
-            ),
             search_aliases=[
                 "hallo3",
                 "talking portrait",
@@ -199,24 +192,12 @@ class Hallo3Extrapolate(io.ComfyNode):
                 "long video",
                 "animate",
             ],
-            inputs=[*inputs.render_inputs(single_segment=False), *inputs.job_inputs()],
+            inputs=[*render_inputs(single_segment=False), *job_inputs()],
             outputs=[
-                io.Video.Output("video", tooltip="The finished video with sound, for Save Video."),
-                io.Image.Output(
-                    "images",
-                    tooltip=(
-                        "The frames, 25 per second, for other nodes. They must all fit in memory; leave "
-                        "this unconnected for long videos."
-                    ),
-                ),
-                io.String.Output("job", tooltip="Job ID, for continue_from of another Hallo3 Extrapolate."),
-                io.Image.Output(
-                    "drift",
-                    tooltip=(
-                        "Chart of sharpness, color, seams and, if measured, likeness over time; for Preview "
-                        "Image."
-                    ),
-                ),
+                io.Video.Output("video"),
+                io.Image.Output("images"),
+                io.String.Output("job"),
+                io.Image.Output("drift"),
             ],
             hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
         )

@@ -20,7 +20,6 @@ from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, 
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.units import format_bytes
-from . import schema as inputs
 from .comfy import vae as host_vae
 from .comfy.faces import (
     IDENTITY_FOLDER,
@@ -33,7 +32,7 @@ from .comfy.loading import ReferenceSocket, extract_features
 from .comfy.model import approximations, config_of, model_fingerprint
 from .comfy.progress import check_memory, show_messages, show_warning
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
-from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType
+from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType, make_schema
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
@@ -43,82 +42,23 @@ MAX_FACES = 1000
 class Hallo3IdentityReference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3IdentityReference",
-            display_name="Hallo3 Identity Reference",
-            category="Hallo3",
-            description=(
-                "Analyzes a portrait once: who is in it and how it is cropped. The preview shows what the "
-                "model gets: dark parts are cropped, striped bars are padding, faces are numbered, and the "
-                "bright box marks the face used."
-            ),
             search_aliases=["hallo3", "portrait", "reference image", "face identity", "face crop"],
             has_intermediate_output=True,
             inputs=[
-                io.Image.Input("portrait", tooltip="One picture of one person, at least 64 px per side."),
-                inputs.vae_input(),
-                ReferenceNetworkType.Input(
-                    "reference_network", tooltip="The reference network that belongs to the model."
-                ),
-                FaceAnalyzerType.Input(
-                    "face_analyzer",
-                    optional=True,
-                    tooltip=(
-                        "Replaces the model's face analyzer. Default: drawn faces for the built-in model, "
-                        "antelopev2 for the released one."
-                    ),
-                ),
-                io.Mask.Input(
-                    "face_mask", optional=True, tooltip="Face position as a mask painted on the portrait."
-                ),
-                io.BoundingBox.Input(
-                    "face_box",
-                    optional=True,
-                    force_input=True,
-                    tooltip="Face position as a box from a detection node; the first box is used.",
-                ),
-                io.Combo.Input(
-                    "framing",
-                    options=list(FRAMINGS),
-                    default="auto",
-                    optional=True,
-                    tooltip=(
-                        "face crops around the face; original crops the center; auto is face unless the "
-                        "portrait is square or 3:2. Extrapolate can paste the crop back (paste_back)."
-                    ),
-                ),
-                io.Int.Input(
-                    "face",
-                    default=0,
-                    min=0,
-                    max=MAX_FACES,
-                    optional=True,
-                    tooltip="Number of the face to use, as shown in the preview; 0 = the largest.",
-                ),
-                io.Combo.Input(
-                    "no_face",
-                    options=list(NO_FACE),
-                    default=ERROR,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "If no face is found: stop, or continue with the whole picture and no identity."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "unverified",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Accept face networks that are not the published files of antelopev2.",
-                ),
+                io.Image.Input("portrait"),
+                io.Vae.Input("vae"),
+                ReferenceNetworkType.Input("reference_network"),
+                FaceAnalyzerType.Input("face_analyzer", optional=True),
+                io.Mask.Input("face_mask", optional=True),
+                io.BoundingBox.Input("face_box", optional=True, force_input=True),
+                io.Combo.Input("framing", options=list(FRAMINGS), default="auto", optional=True),
+                io.Int.Input("face", default=0, min=0, max=MAX_FACES, optional=True),
+                io.Combo.Input("no_face", options=list(NO_FACE), default=ERROR, optional=True, advanced=True),
+                io.Boolean.Input("unverified", default=False, optional=True, advanced=True),
             ],
-            outputs=[
-                IdentityType.Output(
-                    "identity", tooltip="The person's identity; use it for as many speeches as you like."
-                ),
-                io.Image.Output("overview", tooltip="Preview of the crop and the face used."),
-            ],
+            outputs=[IdentityType.Output("identity"), io.Image.Output("overview")],
         )
 
     @classmethod
@@ -172,29 +112,13 @@ class Hallo3IdentityReference(io.ComfyNode):
 class Hallo3LoadIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3LoadIdentity",
-            display_name="Load Hallo3 Identity",
             category="Hallo3/identity",
-            description=(
-                "Loads an identity saved with Save Hallo3 Identity, instead of portrait, reference network "
-                "and Identity Reference. It works only with the model it was saved for."
-            ),
             search_aliases=["hallo3", "load identity", "load face", "avatar"],
             has_intermediate_output=True,
-            inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=list_identities(),
-                    tooltip=(
-                        "From hallo3_identities in ComfyUI's output or input folder. Press R to refresh."
-                    ),
-                )
-            ],
-            outputs=[
-                IdentityType.Output("identity", tooltip="The saved identity."),
-                io.Image.Output("overview", tooltip="Preview of the crop and the face used."),
-            ],
+            inputs=[io.Combo.Input("file", options=list_identities())],
+            outputs=[IdentityType.Output("identity"), io.Image.Output("overview")],
         )
 
     @classmethod
@@ -226,23 +150,12 @@ MAX_ASPECT_ERROR = 0.01
 class Hallo3PasteBack(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3PasteBack",
-            display_name="Hallo3 Paste Back",
             category="Hallo3/identity",
-            description=(
-                "Pastes the animated crop back into the whole photograph, with a soft edge: a tall "
-                "photograph gives a tall video. Use it for frames from Hallo3 VAE Decode or frames that "
-                "other nodes have processed. Hallo3 Extrapolate does this itself if paste_back is on."
-            ),
             search_aliases=["hallo3", "composite", "uncrop", "stitch", "paste back"],
-            inputs=[
-                io.Image.Input(
-                    "images", tooltip="Frames of the crop, at any size with the same aspect ratio."
-                ),
-                IdentityType.Input("identity", tooltip="The identity these frames were rendered with."),
-            ],
-            outputs=[io.Image.Output("images", tooltip="Frames of the photograph.")],
+            inputs=[io.Image.Input("images"), IdentityType.Input("identity")],
+            outputs=[io.Image.Output("images")],
         )
 
     @classmethod
@@ -296,29 +209,17 @@ def _crop_frames(images: Any, identity: Identity) -> Tensor:
 class Hallo3SaveIdentity(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3SaveIdentity",
-            display_name="Save Hallo3 Identity",
             category="Hallo3/identity",
-            description=(
-                "Saves the identity extracted from a portrait. Load Hallo3 Identity restores it bit for "
-                "bit, without reference network, face analyzer or portrait. The file contains the portrait, "
-                "so treat it as private."
-            ),
             search_aliases=["hallo3", "save identity", "save face", "avatar"],
             is_output_node=True,
             inputs=[
-                IdentityType.Input("identity", tooltip="From Hallo3 Identity Reference."),
-                io.Model.Input("model", tooltip="The model it is for; other models refuse it."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="person",
-                    tooltip=(
-                        "File name in hallo3_identities of ComfyUI's output folder; a number is appended."
-                    ),
-                ),
+                IdentityType.Input("identity"),
+                io.Model.Input("model"),
+                io.String.Input("filename_prefix", default="person"),
             ],
-            outputs=[IdentityType.Output("identity", tooltip="The same identity, unchanged.")],
+            outputs=[IdentityType.Output("identity")],
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from ..hallo3.media.image import read_picture
 from .comfy.builtin import load_speech_encoder, load_text_encoder, load_vae
 from .comfy.loading import FP8, load_model, load_reference_network
 from .convert import to_audio, to_images
-from .schema import ReferenceNetworkType
+from .schema import ReferenceNetworkType, make_schema
 
 CATEGORY = "Hallo3/loaders"
 SAFE = (".safetensors", ".sft", ".pt")
@@ -35,41 +35,15 @@ def weights_path(name: str) -> Path | None:
 class Hallo3LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3LoadModel",
-            display_name="Load Hallo3 Model",
             category=CATEGORY,
-            description=(
-                "Loads Hallo3's diffusion transformer as a MODEL. LoRA loaders, EasyCache, torch.compile "
-                "and all samplers work with it."
-            ),
             search_aliases=["hallo3", "talking portrait model", "lip sync model", "unet loader"],
             inputs=[
-                io.Combo.Input(
-                    "model_name",
-                    options=weights_files(),
-                    default=BUILT_IN,
-                    tooltip=(
-                        "A file from models/diffusion_models, or the small built-in model, for drawn faces "
-                        "only."
-                    ),
-                ),
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=["default", *FP8],
-                    default="default",
-                    advanced=True,
-                    tooltip=(
-                        "Data type of the weights in memory. fp8 halves the memory of 16 bit and costs some "
-                        "quality."
-                    ),
-                ),
+                io.Combo.Input("model_name", options=weights_files(), default=BUILT_IN),
+                io.Combo.Input("weight_dtype", options=["default", *FP8], default="default", advanced=True),
             ],
-            outputs=[
-                io.Model.Output(
-                    "model", tooltip="The transformer, for Hallo3 Extrapolate, KSampler and others."
-                )
-            ],
+            outputs=[io.Model.Output("model")],
         )
 
     @classmethod
@@ -80,30 +54,12 @@ class Hallo3LoadModel(io.ComfyNode):
 class Hallo3LoadReferenceNetwork(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3LoadReferenceNetwork",
-            display_name="Load Hallo3 Reference Network",
             category=CATEGORY,
-            description=(
-                "Loads the identity reference network. It runs once per portrait and can be unloaded before "
-                "sampling."
-            ),
             search_aliases=["hallo3", "reference net", "identity network"],
-            inputs=[
-                io.Combo.Input(
-                    "reference_network_name",
-                    options=weights_files(),
-                    default=BUILT_IN,
-                    tooltip=(
-                        "A file from models/diffusion_models, or the built-in model's reference network."
-                    ),
-                )
-            ],
-            outputs=[
-                ReferenceNetworkType.Output(
-                    "reference_network", tooltip="The reference network, for Hallo3 Identity Reference."
-                )
-            ],
+            inputs=[io.Combo.Input("reference_network_name", options=weights_files(), default=BUILT_IN)],
+            outputs=[ReferenceNetworkType.Output("reference_network")],
         )
 
     @classmethod
@@ -114,23 +70,17 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
 class Hallo3LoadBuiltIn(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3LoadBuiltIn",
-            display_name="Load Hallo3 Built-in",
             category=CATEGORY,
-            description=(
-                "All networks for a talking portrait, included with the pack: a small trained model that "
-                "runs on any computer. It knows drawn faces and makes 64 x 64 px videos; photographs need "
-                "the released weights."
-            ),
             search_aliases=["hallo3", "talking portrait", "demo model", "tiny model"],
             inputs=[],
             outputs=[
-                io.Model.Output("model", tooltip="The transformer."),
-                ReferenceNetworkType.Output("reference_network", tooltip="The identity reference network."),
-                io.Vae.Output("vae", tooltip="The 3D VAE."),
-                io.AudioEncoder.Output("audio_encoder", tooltip="The speech encoder."),
-                io.Clip.Output("clip", tooltip="The text encoder, for CLIP Text Encode (Prompt)."),
+                io.Model.Output("model"),
+                ReferenceNetworkType.Output("reference_network"),
+                io.Vae.Output("vae"),
+                io.AudioEncoder.Output("audio_encoder"),
+                io.Clip.Output("clip"),
             ],
         )
 
@@ -153,29 +103,11 @@ PORTRAITS = ("portrait", "portrait_2", "portrait_3")
 class Hallo3Sample(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3Sample",
-            display_name="Hallo3 Sample",
-            category="Hallo3",
-            description=(
-                "A sample portrait and sentence, to try a workflow right away. To use your own files, "
-                "replace this node with Load Image and Load Audio. The built-in model knows portraits like "
-                "these."
-            ),
             search_aliases=["hallo3", "example portrait", "example speech"],
-            inputs=[
-                io.Combo.Input(
-                    "portrait",
-                    options=list(PORTRAITS),
-                    default=PORTRAITS[0],
-                    optional=True,
-                    tooltip="Which sample portrait to use.",
-                )
-            ],
-            outputs=[
-                io.Image.Output("portrait", tooltip="A drawn portrait, free to use (CC0)."),
-                io.Audio.Output("speech", tooltip="A spoken sentence, free to use (CC0)."),
-            ],
+            inputs=[io.Combo.Input("portrait", options=list(PORTRAITS), default=PORTRAITS[0], optional=True)],
+            outputs=[io.Image.Output("portrait"), io.Audio.Output("speech")],
         )
 
     @classmethod

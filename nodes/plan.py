@@ -19,12 +19,11 @@ from ..hallo3.media.framing import Crop
 from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.media.video import VideoEncoding
 from ..hallo3.segments import plan_segments
-from . import schema as inputs
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, to_picture, to_recording
 from .extrapolate import jobs_folder
 from .identity import get_paste_back
-from .schema import IdentityType
+from .schema import IdentityType, codec_input, make_schema, paste_back_input, steps_and_guidance
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 WEIGHT_BYTES = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
@@ -34,44 +33,24 @@ WEIGHT_BYTES = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "buil
 class Hallo3Plan(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3Plan",
-            display_name="Hallo3 Plan",
-            category="Hallo3",
-            description=(
-                "Estimates segments, frames, disk, memory and time on this machine before loading anything, "
-                "and stops if the video cannot fit. Put it between Load Audio and Hallo3 Encode Speech, or "
-                "run it alone."
-            ),
             search_aliases=["hallo3", "estimate", "how long", "disk space", "eta"],
             inputs=[
-                io.Audio.Input("audio", tooltip="The speech; passed through unchanged."),
-                io.Combo.Input("model", options=list(MODELS), tooltip="The model that will render."),
-                *inputs.steps_and_guidance(),
-                io.Image.Input(
-                    "portrait",
-                    optional=True,
-                    tooltip="Its shape determines the video's size. Default: 3:2.",
-                ),
-                io.Boolean.Input(
-                    "images",
-                    default=False,
-                    optional=True,
-                    tooltip="Whether the images output of Hallo3 Extrapolate will be connected.",
-                ),
-                inputs.codec_input(),
-                IdentityType.Input(
-                    "identity",
-                    optional=True,
-                    tooltip="Instead of portrait: its crop is known, so the size is exact.",
-                ),
-                inputs.paste_back_input(),
+                io.Audio.Input("audio"),
+                io.Combo.Input("model", options=list(MODELS)),
+                *steps_and_guidance(),
+                io.Image.Input("portrait", optional=True),
+                io.Boolean.Input("images", default=False, optional=True),
+                codec_input(),
+                IdentityType.Input("identity", optional=True),
+                paste_back_input(),
             ],
             outputs=[
-                io.Audio.Output("audio", tooltip="The speech, for Hallo3 Encode Speech."),
-                io.String.Output("plan", tooltip="The estimate as text."),
-                io.Int.Output("segments", tooltip="Number of segments."),
-                io.Int.Output("frames", tooltip="Number of frames."),
+                io.Audio.Output("audio"),
+                io.String.Output("plan"),
+                io.Int.Output("segments"),
+                io.Int.Output("frames"),
             ],
             is_output_node=True,
         )

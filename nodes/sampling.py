@@ -18,42 +18,27 @@ from ..hallo3.pipeline import collect_frames, conditioning_pixels, first_motion
 from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND, settings_for
-from . import schema as inputs
 from .comfy import vae as comfy_vae
 from .comfy.model import SegmentInput, branches, config_of
 from .comfy.progress import RunProgress
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
-from .schema import KEEP, IdentityType
+from .schema import KEEP, IdentityType, make_schema, render_inputs, steps_input
 
 
 class Hallo3VAEDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3VAEDecode",
-            display_name="Hallo3 VAE Decode",
-            category="Hallo3",
-            description=(
-                "Decodes a segment slice by slice, as the original does; ComfyUI's VAE Decode gives a "
-                "slightly different picture. Outputs the segment's new frames and the motion frames for the "
-                "next segment."
-            ),
             search_aliases=["hallo3", "decode video", "3d vae"],
             inputs=[
-                io.Latent.Input("samples", tooltip="Latents of one segment."),
-                inputs.vae_input(),
-                IdentityType.Input(
-                    "identity",
-                    optional=True,
-                    tooltip="Removes the padding bars of a square portrait. Default: they stay.",
-                ),
+                io.Latent.Input("samples"),
+                io.Vae.Input("vae"),
+                IdentityType.Input("identity", optional=True),
             ],
-            outputs=[
-                io.Image.Output("images", tooltip="The new frames of this segment."),
-                io.Image.Output("motion_frames", tooltip="For the next segment; padding bars included."),
-            ],
+            outputs=[io.Image.Output("images"), io.Image.Output("motion_frames")],
         )
 
     @classmethod
@@ -125,34 +110,14 @@ CATEGORY = "Hallo3/sampling"
 class Hallo3OriginalSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3OriginalSampler",
-            display_name="Hallo3 Original Sampler",
             category=CATEGORY,
-            description=(
-                "The sampler of the original Hallo3. With the sigmas of Hallo3 Original Schedule it takes "
-                "exactly the original's steps; other sigmas work too."
-            ),
             search_aliases=["hallo3", "dpmpp_2m_sde", "ddim", "sampler select"],
             inputs=[
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(SAMPLERS),
-                    default="dpmpp_2m_sde",
-                    tooltip="dpmpp_2m_sde is the original's; ddim and dpmpp_2m are deterministic.",
-                ),
+                io.Combo.Input("sampler_name", options=list(SAMPLERS), default="dpmpp_2m_sde"),
                 io.Float.Input(
-                    "step_cache",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "An approximation, not yet tested on the released weights; 0 is off. Skips steps "
-                        "that the previous two predict to within this error: 0.1 is 10 %."
-                    ),
+                    "step_cache", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
                 ),
                 io.Float.Input(
                     "step_cache_bound",
@@ -162,17 +127,9 @@ class Hallo3OriginalSampler(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip=(
-                        "Every fourth such step is computed as a check. If its error exceeds this limit, "
-                        "the cache is off for the rest of the segment."
-                    ),
                 ),
             ],
-            outputs=[
-                io.Sampler.Output(
-                    "sampler", tooltip="For Hallo3 Extrapolate, Hallo3 Sampler, SamplerCustomAdvanced."
-                )
-            ],
+            outputs=[io.Sampler.Output("sampler")],
         )
 
     @classmethod
@@ -185,17 +142,12 @@ class Hallo3OriginalSampler(io.ComfyNode):
 class Hallo3OriginalSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3OriginalSchedule",
-            display_name="Hallo3 Original Schedule",
             category=CATEGORY,
-            description="The noise schedule of the original Hallo3 as sigmas, for any sampler.",
             search_aliases=["hallo3", "sigmas", "scheduler", "zero snr"],
-            inputs=[
-                io.Model.Input("model", tooltip="The Hallo3 model to sample."),
-                inputs.steps_input(),
-            ],
-            outputs=[io.Sigmas.Output("sigmas", tooltip="The schedule, from pure noise to none.")],
+            inputs=[io.Model.Input("model"), steps_input()],
+            outputs=[io.Sigmas.Output("sigmas")],
         )
 
     @classmethod
@@ -248,17 +200,11 @@ def _to_latent(latents: Tensor, segment: Segment) -> dict[str, Any]:
 class Hallo3Sampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3Sampler",
-            display_name="Hallo3 Sampler",
-            category="Hallo3",
-            description=(
-                "Samples one segment of the video. For a whole speech use Hallo3 Extrapolate, which does "
-                "this for every segment."
-            ),
             search_aliases=["hallo3", "dit sampler", "ksampler", "talking head"],
-            inputs=inputs.render_inputs(single_segment=True),
-            outputs=[io.Latent.Output("latent", tooltip="The segment's latents, for Hallo3 VAE Decode.")],
+            inputs=render_inputs(single_segment=True),
+            outputs=[io.Latent.Output("latent")],
         )
 
     @classmethod
@@ -294,21 +240,15 @@ class Hallo3Sampler(io.ComfyNode):
 class Hallo3SegmentConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="Hallo3SegmentConditioning",
-            display_name="Hallo3 Segment Conditioning",
             category="Hallo3/sampling",
-            description=(
-                "Identity, speech and motion of one segment as conditioning for KSampler and "
-                "SamplerCustomAdvanced. Connect positive, negative and latent to the sampler, and its "
-                "output to Hallo3 VAE Decode. The original uses cfg 3.5."
-            ),
             search_aliases=["hallo3", "conditioning", "image to video", "ksampler"],
-            inputs=inputs.render_inputs(single_segment=True, sampled=False),
+            inputs=render_inputs(single_segment=True, sampled=False),
             outputs=[
-                io.Conditioning.Output("positive", tooltip="Prompt, speech and identity."),
-                io.Conditioning.Output("negative", tooltip="The identity without prompt and speech."),
-                io.Latent.Output("latent", tooltip="Empty latents of one segment."),
+                io.Conditioning.Output("positive"),
+                io.Conditioning.Output("negative"),
+                io.Latent.Output("latent"),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""What saved workflows rely on, and the English texts: ``make contract`` writes both."""
+"""What saved workflows rely on; ``make contract`` records it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,11 @@ from typing import Any
 
 CONTRACT = Path(__file__).resolve().parents[1] / "data" / "nodes.json"
 HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
-TEXTS = Path(__file__).resolve().parents[2] / "locales" / "en" / "nodeDefs.json"
 
 
 def contract_of(host: Any) -> dict[str, Any]:
     """Every node's contract, in menu order."""
     return {node.GET_SCHEMA().node_id: _node(node) for node in host.module("nodes.extension").NODES}
-
-
-def texts_of(host: Any) -> dict[str, Any]:
-    """The nodes' own texts in the form of ComfyUI's locale files."""
-    return {
-        node.GET_SCHEMA().node_id: _texts(node.GET_SCHEMA()) for node in host.module("nodes.extension").NODES
-    }
-
-
-def _texts(schema: Any) -> dict[str, Any]:
-    inputs = {i.id: {"name": i.display_name or i.id, "tooltip": i.tooltip} for i in schema.inputs}
-    outputs = {str(n): {"name": o.display_name, "tooltip": o.tooltip} for n, o in enumerate(schema.outputs)}
-    texts = {"display_name": schema.display_name, "description": schema.description}
-    return texts | ({"inputs": inputs} if inputs else {}) | {"outputs": outputs}
 
 
 def _node(node: Any) -> dict[str, Any]:
@@ -64,9 +49,7 @@ if __name__ == "__main__":
     from comfyui.host import Host
 
     with tempfile.TemporaryDirectory() as folder:
-        host = Host(Path(folder))
-        written = {CONTRACT: contract_of(host), TEXTS: texts_of(host)}
-    for page in HELP.glob("*/en.md"):  # what a page in any other language falls back to
+        contract = json.dumps(contract_of(Host(Path(folder))), indent=2, ensure_ascii=False)
+    CONTRACT.write_text(contract + "\n", encoding="utf-8")
+    for page in HELP.glob("*/en.md"):  # the page for languages without their own
         page.parent.with_suffix(".md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
-    for path, content in written.items():
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 
-from comfyui.contract import CONTRACT, TEXTS, contract_of, texts_of
+from comfyui.contract import CONTRACT, contract_of
 from comfyui.host import Host
 
 
 def test_the_nodes_are_as_they_were(host: Host) -> None:
     """Inputs are only ever appended; what changes here breaks somebody's workflow."""
     assert contract_of(host) == json.loads(CONTRACT.read_text(encoding="utf-8"))
-
-
-def test_the_english_texts_are_the_nodes_own(host: Host) -> None:
-    """``make contract`` writes them."""
-    assert texts_of(host) == json.loads(TEXTS.read_text(encoding="utf-8"))
 
 
 def test_every_node_explains_itself(host: Host) -> None:
