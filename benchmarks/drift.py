@@ -204,10 +204,10 @@ def list_variants(
 def render_variant(variant: Variant, inputs: Inputs) -> Video:
     """On CUDA with the memory plan of the command. Raises the errors of :mod:`hallo3.errors`."""
     files, settings, plan = ModelFolder(inputs.model), variant.settings, None
-    config = read_model_config(files.transformer)
+    config = read_model_config(files.find("transformer"))
     if inputs.device.type == "cuda":
-        text = read_component_config(files.text_encoder, "text_encoder")
-        speech = read_component_config(files.speech_encoder, "speech_encoder")
+        text = read_component_config(files.find("text_encoder"), "text_encoder")
+        speech = read_component_config(files.find("speech_encoder"), "speech_encoder")
         requirements = MemoryRequirements(
             precision=variant.precision, steps=settings.steps, branches=settings.branches
         )
@@ -241,7 +241,7 @@ def render_variant(variant: Variant, inputs: Inputs) -> Video:
 def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: Mapping[str, str]) -> Result:
     """The first of ``variants`` is the exact one."""
     files = ModelFolder(inputs.model)
-    config = read_model_config(files.transformer)
+    config = read_model_config(files.find("transformer"))
     analyzer = create_analyzer(config.face, files.faces)
     face = analyze_portrait(inputs.portrait, analyzer, config.face)
     similarity, exact = similarity_to(face.embedding, analyzer), variants[EXACT]
@@ -304,7 +304,7 @@ def _measure_alone(
 
 def measure(options: Namespace) -> Result:
     device = get_device(options.device)
-    config = read_model_config(ModelFolder(options.model).transformer)
+    config = read_model_config(ModelFolder(options.model).find("transformer"))
     settings = settings_for(
         config.defaults,
         steps=options.steps,

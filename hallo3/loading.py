@@ -81,7 +81,7 @@ def load_models(
     text = read_component_config(files.open("text_encoder"), "text_encoder")
     speech = read_component_config(files.open("speech_encoder"), "speech_encoder")
     vocabulary = text.get("vocab_size", T5_VOCABULARY)
-    tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.tokenizer)
+    tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.find("tokenizer"))
     _check_equal("text_encoder", text.get("d_model"), config.trunk.text_dim)
     sizes = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' defaults
     _check_equal("speech_encoder", sizes, (config.audio.layers, config.audio.channels))

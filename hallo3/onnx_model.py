@@ -54,15 +54,14 @@ class Expected:
     channels: tuple[int, ...]
 
     def __str__(self) -> str:
-        sizes = ", ".join(map(str, self.channels))
         one = f"one input {list(self.input)} of float32".replace("None", "any")
-        return f"{one} and {len(self.channels)} outputs that end in {sizes}"
+        return f"{one} and {len(self.channels)} outputs that end in {', '.join(map(str, self.channels))}"
 
     def fits(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
         """Whether onnxruntime's inputs and outputs are those; a size that a file leaves open fits any."""
         if len(inputs) != 1 or len(outputs) != len(self.channels) or inputs[0].type != "tensor(float)":
             return False
-        pairs = list(zip(_sizes(inputs[0]), self.input, strict=False))
+        pairs = zip(_sizes(inputs[0]), self.input, strict=False)
         same = all(size is None or wanted is None or size == wanted for size, wanted in pairs)
         last = [(_sizes(port) or [None])[-1] for port in outputs]
         known = sorted(size for size in last if size is not None)
@@ -100,13 +99,24 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
     content = _read(path, origin)
     verified = hash_bytes(content) == expected.sha256
     if not verified and not unverified:
+        start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
+        foreign = next((f"{what}, " for magic, what in FOREIGN.items() if start.startswith(magic)), "")
+        described = f"{foreign}{len(content):,} bytes, SHA-256 {hash_bytes(content)}"
         raise CheckpointError(
             f"{origin.what}'s file is not the published one.",
-            found=f"{path.name}: {_describe(content)}",
+            found=f"{path.name}: {described if content else 'an empty file'}",
             expected=f"{path.name} of {origin.belongs_to}, SHA-256 {expected.sha256}",
             fix=f"download the file again; {origin.accept}",
         )
-    library = _import_onnxruntime(origin)
+    try:
+        library = import_module("onnxruntime")
+    except ImportError as error:
+        raise DependencyError(
+            f"{origin.need} a library that is not installed.",
+            found=(str(error).splitlines() or ["onnxruntime cannot be imported"])[0],
+            expected="onnxruntime 1.20 or newer",
+            fix=f"pip install onnxruntime, or {origin.instead}",
+        ) from error
     options = library.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -133,14 +143,6 @@ def _sizes(port: Any) -> list[int | None]:
 def _describe_ports(ports: Sequence[Any]) -> str:
     shown = (f"{port.name} {['?' if s is None else s for s in _sizes(port)]}" for port in ports[:10])
     return sanitize("; ".join(shown).replace("'", "")) or "nothing"
-
-
-def _describe(content: bytes) -> str:
-    if not content:
-        return "an empty file"
-    start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-    foreign = next((f"{what}, " for magic, what in FOREIGN.items() if start.startswith(magic)), "")
-    return f"{foreign}{len(content):,} bytes, SHA-256 {hash_bytes(content)}"
 
 
 def _read(path: Path, origin: Origin) -> bytes:
@@ -183,15 +185,3 @@ def _run_error(path: Path, origin: Origin, error: Exception) -> Exception:
         expected="a network that onnxruntime runs on the CPU",
         fix="download the file again, or install a newer onnxruntime",
     )
-
-
-def _import_onnxruntime(origin: Origin) -> Any:
-    try:
-        return import_module("onnxruntime")
-    except ImportError as error:
-        raise DependencyError(
-            f"{origin.need} a library that is not installed.",
-            found=(str(error).splitlines() or ["onnxruntime cannot be imported"])[0],
-            expected="onnxruntime 1.20 or newer",
-            fix=f"pip install onnxruntime, or {origin.instead}",
-        ) from error

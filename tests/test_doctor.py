@@ -59,7 +59,7 @@ def test_missing_and_damaged_files_are_reported_with_their_place(
     (tmp_path / "diffusion_models" / "hallo3_transformer_bf16.safetensors").write_text("Not Found")
     (tmp_path / "vae" / "hallo3_vae_bf16.safetensors.aria2").touch()
     reference = tmp_path / "diffusion_models" / "hallo3_reference_fp8.safetensors"
-    reference.write_bytes(ModelFolder(nano_folder).reference.read_bytes())
+    reference.write_bytes(ModelFolder(nano_folder).find("reference").read_bytes())
     assert main(["doctor", str(tmp_path), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     parts = {part["part"]: part for part in report["parts"]}

@@ -363,7 +363,7 @@ def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
     """bf16 as published, compared with fp32."""
     assert write_release(tmp_path, NANO)
     plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
-    found = fingerprint_in(ModelFolder(tmp_path).transformer)
+    found = fingerprint_in(ModelFolder(tmp_path).find("transformer"))
     assert same_model(fingerprint(lambda name: plain[name]), found)
 
 

@@ -17,7 +17,7 @@ PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A tensor cut into ``pieces`` along its first dimension; each target takes those listed, in order."""
+    """A tensor cut into ``pieces`` along its first dimension; each target takes its own, in order."""
 
     pieces: int
     targets: Mapping[str, tuple[int, ...]]
@@ -112,12 +112,7 @@ _TRUNK: Rules = {
     "time_embed.0.{p}": "time_embedding.linear_1.{p}",
     "time_embed.2.{p}": "time_embedding.linear_2.{p}",
     f"{_LAYER}.attention.query_key_value.{{p}}": Split(
-        3,
-        {
-            f"{_BLOCK}.attn1.to_q.{{p}}": (0,),
-            f"{_BLOCK}.attn1.to_k.{{p}}": (1,),
-            f"{_BLOCK}.attn1.to_v.{{p}}": (2,),
-        },
+        3, {f"{_BLOCK}.attn1.to_{name}.{{p}}": (n,) for n, name in enumerate("qkv")}
     ),
     f"{_LAYER}.attention.dense.{{p}}": f"{_BLOCK}.attn1.to_out.0.{{p}}",
     f"{_ADALN}.query_layernorm_list.{{i}}.{{p}}": f"{_BLOCK}.attn1.norm_q.{{p}}",
@@ -248,12 +243,12 @@ def _wav2vec2(weight_norm: tuple[str, ...]) -> KeyMap:
     )
 
 
-_OURS = KeyMap("", _same("{rest}"))
+OUR_KEYS = KeyMap("", _same("{rest}"))
 WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")
 """What training programs put before every name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Naming:
     """How a file names the tensors of a component: one of ``prefixes``, then names that ``keys`` maps to
     ours. A file uses it if all ``marks`` are there and not the ``stranger``."""
@@ -261,14 +256,9 @@ class Naming:
     part: str
     origin: str
     prefixes: tuple[str, ...]
-    keys: KeyMap = _OURS
     marks: tuple[str, ...]
+    keys: KeyMap = OUR_KEYS
     stranger: str = ""
-
-    @property
-    def mapped(self) -> bool:
-        """Whether the names differ from ours by more than a prefix."""
-        return self.keys is not _OURS
 
     def find_prefix(self, names: Collection[str]) -> str | None:
         """The prefix that these names have, or None if they follow another naming."""
@@ -288,71 +278,26 @@ _T5_PREFIXES = (
     *(f"{n}.transformer." for n in ("conditioner.embedders.0", "text_encoders.t5xxl", "t5xxl")),
 )
 
+_T5_MARK = "encoder.block.0.layer.0.SelfAttention.q.weight"
+_WAV2VEC2_MARK = "feature_projection.projection.weight"
+_GGUF_MARKS = "enc.blk.0.attn_q.weight", "enc.blk.0.attn_rel_b.weight"
+_VAE_MARK, _VAE_DIFFUSERS_MARK = (
+    f"encoder.{n}.0.conv1.conv.weight" for n in ("down.0.block", "down_blocks.0.resnets")
+)
+_SAT, _DIFFUSERS, _TRANSFORMERS = "the original's", "diffusers'", "transformers'"
+_TRUNKS = ("", TRANSFORMER_PREFIX, "diffusion_model.")
 NAMINGS = (
-    Naming(
-        part="transformer",
-        origin="the original's",
-        prefixes=(TRANSFORMER_PREFIX,),
-        keys=TRANSFORMER,
-        marks=(_FUSED, _FUSED_AUDIO),
-    ),
-    Naming(
-        part="reference",
-        origin="the original's",
-        prefixes=(REFERENCE_PREFIX,),
-        keys=REFERENCE,
-        marks=(_FUSED,),
-        stranger=_FUSED_AUDIO,
-    ),
-    Naming(
-        part="transformer",
-        origin="diffusers'",
-        prefixes=("", TRANSFORMER_PREFIX, "diffusion_model."),
-        marks=(_QUERY, _AUDIO_QUERY),
-    ),
-    Naming(
-        part="reference",
-        origin="diffusers'",
-        prefixes=("", REFERENCE_PREFIX),
-        marks=(_QUERY,),
-        stranger=_AUDIO_QUERY,
-    ),
-    Naming(
-        part="vae",
-        origin="the original's",
-        prefixes=("", VAE_PREFIX),
-        keys=VAE,
-        marks=("encoder.down.0.block.0.conv1.conv.weight",),
-    ),
-    Naming(
-        part="vae",
-        origin="diffusers'",
-        prefixes=("", VAE_PREFIX, "vae."),
-        marks=("encoder.down_blocks.0.resnets.0.conv1.conv.weight",),
-    ),
-    Naming(
-        part="text_encoder",
-        origin="transformers'",
-        prefixes=_T5_PREFIXES,
-        keys=_T5,
-        marks=("encoder.block.0.layer.0.SelfAttention.q.weight",),
-    ),
-    Naming(
-        part="text_encoder",
-        origin="llama.cpp's",
-        prefixes=("",),
-        keys=_T5_GGUF,
-        marks=("enc.blk.0.attn_q.weight", "enc.blk.0.attn_rel_b.weight"),
-    ),
+    Naming("transformer", _SAT, (TRANSFORMER_PREFIX,), (_FUSED, _FUSED_AUDIO), TRANSFORMER),
+    Naming("reference", _SAT, (REFERENCE_PREFIX,), (_FUSED,), REFERENCE, _FUSED_AUDIO),
+    Naming("transformer", _DIFFUSERS, _TRUNKS, (_QUERY, _AUDIO_QUERY)),
+    Naming("reference", _DIFFUSERS, ("", REFERENCE_PREFIX), (_QUERY,), stranger=_AUDIO_QUERY),
+    Naming("vae", _SAT, ("", VAE_PREFIX), (_VAE_MARK,), VAE),
+    Naming("vae", _DIFFUSERS, ("", VAE_PREFIX, "vae."), (_VAE_DIFFUSERS_MARK,)),
+    Naming("text_encoder", _TRANSFORMERS, _T5_PREFIXES, (_T5_MARK,), _T5),
+    Naming("text_encoder", "llama.cpp's", ("",), _GGUF_MARKS, _T5_GGUF),
     *(
-        Naming(
-            part="speech_encoder",
-            origin="transformers'",
-            prefixes=("wav2vec2.", ""),
-            keys=_wav2vec2(weight_norm),
-            marks=("feature_projection.projection.weight", weight_norm[0]),
-        )
-        for weight_norm in (_OLD_NORM, _NEW_NORM)
+        Naming("speech_encoder", _TRANSFORMERS, ("wav2vec2.", ""), (_WAV2VEC2_MARK, norm[0]), _wav2vec2(norm))
+        for norm in (_OLD_NORM, _NEW_NORM)
     ),
 )
 """Of two namings that fit, the first counts."""

@@ -15,14 +15,14 @@ REPOSITORY = "fudan-generative-ai/hallo3"
 PAGE = f"https://huggingface.co/{REPOSITORY}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ReleasedComponent:
     """A part as it is published: ``files`` in the repository, ``parameters`` that are needed of it, and the
     ``folder`` among ComfyUI's models. ``matrices`` of the parameters become fp8 where that is asked for."""
 
     files: tuple[str, ...]
-    parameters: int
     folder: str
+    parameters: int
     matrices: int = 0
 
     def size(self, bits: int = 16) -> int:
@@ -33,64 +33,32 @@ class ReleasedComponent:
 
 
 _CHECKPOINT = ("hallo3/latest", "hallo3/1/mp_rank_00_model_states.pt")
-
-RELEASE: dict[str, ReleasedComponent] = {
-    "transformer": ReleasedComponent(
-        files=_CHECKPOINT,
-        parameters=8_921_057_344,
-        folder="diffusion_models",
-        matrices=6_804_209_664,
-    ),
-    "reference": ReleasedComponent(
-        files=_CHECKPOINT,
-        parameters=5_625_087_552,
-        folder="diffusion_models",
-        matrices=4_756_340_736,
-    ),
-    "vae": ReleasedComponent(
-        files=("cogvideox-5b-i2v-sat/vae/3d-vae.pt",),
-        parameters=215_583_907,
-        folder="vae",
-    ),
-    "text_encoder": ReleasedComponent(
-        files=("t5-v1_1-xxl/*",),
-        parameters=4_762_310_656,
-        folder="text_encoders",
-    ),
-    "speech_encoder": ReleasedComponent(
-        files=("wav2vec/wav2vec2-base-960h/*",),
-        parameters=94_370_944,
-        folder="audio_encoders",
-    ),
+_VAE, _T5, _WAV2VEC2 = "cogvideox-5b-i2v-sat/vae/3d-vae.pt", "t5-v1_1-xxl", "wav2vec/wav2vec2-base-960h"
+RELEASE = {
+    "transformer": ReleasedComponent(_CHECKPOINT, "diffusion_models", 8_921_057_344, 6_804_209_664),
+    "reference": ReleasedComponent(_CHECKPOINT, "diffusion_models", 5_625_087_552, 4_756_340_736),
+    "vae": ReleasedComponent((_VAE,), "vae", 215_583_907),
+    "text_encoder": ReleasedComponent((f"{_T5}/*",), "text_encoders", 4_762_310_656),
+    "speech_encoder": ReleasedComponent((f"{_WAV2VEC2}/*",), "audio_encoders", 94_370_944),
 }
-"""Every part, under its name."""
 CHECKPOINT_SIZE = 29_102_061_824
 """Bytes of the two networks in one file, at least: training's frozen tensors may be in it too."""
 
 
-_CHECKPOINT_PATHS = (
-    f"hallo3/*/{DEEPSPEED}",
-    f"*/{DEEPSPEED}",
-    DEEPSPEED,
-)
+def _network_places(part: str) -> tuple[str, ...]:
+    own = f"{part}.safetensors"
+    comfyui = f"diffusion_models/hallo3_{part}*.safetensors", f"diffusion_models/*/{own}"
+    return own, *comfyui, f"hallo3/*/{DEEPSPEED}", f"*/{DEEPSPEED}", DEEPSPEED
+
+
 PLACES: dict[str, tuple[str, ...]] = {
-    "transformer": (
-        "transformer.safetensors",
-        "diffusion_models/hallo3_transformer*.safetensors",
-        "diffusion_models/*/transformer.safetensors",
-        *_CHECKPOINT_PATHS,
-    ),
-    "reference": (
-        "reference.safetensors",
-        "diffusion_models/hallo3_reference*.safetensors",
-        "diffusion_models/*/reference.safetensors",
-        *_CHECKPOINT_PATHS,
-    ),
+    "transformer": _network_places("transformer"),
+    "reference": _network_places("reference"),
     "vae": (
         "vae.safetensors",
         "vae/hallo3*.safetensors",
         "vae/cogvideox*.safetensors",
-        "cogvideox-5b-i2v-sat/vae/3d-vae.pt",
+        _VAE,
         "vae/3d-vae.pt",
         "3d-vae.pt",
         "vae/diffusion_pytorch_model.safetensors",
@@ -100,7 +68,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "text_encoders/hallo3*.safetensors",
         "text_encoders/t5xxl*.safetensors",
         "clip/t5xxl*.safetensors",
-        "t5-v1_1-xxl",
+        _T5,
         "text_encoder",
         "t5xxl*.safetensors",
     ),
@@ -108,11 +76,11 @@ PLACES: dict[str, tuple[str, ...]] = {
         "speech_encoder.safetensors",
         "audio_encoders/hallo3*.safetensors",
         "audio_encoders/wav2vec2*base*.safetensors",
-        "wav2vec/wav2vec2-base-960h",
+        _WAV2VEC2,
         "wav2vec2-base-960h",
         "wav2vec2*base*.safetensors",
     ),
-    "tokenizer": ("tokenizer", "text_encoders/hallo3_tokenizer", "t5-v1_1-xxl"),
+    "tokenizer": ("tokenizer", "text_encoders/hallo3_tokenizer", _T5),
 }
 """For each part the places where it may be, by preference; the first is a model folder's own."""
 
@@ -144,42 +112,16 @@ class ModelFolder:
     )
 
     @property
-    def transformer(self) -> Path:
-        return self.find("transformer")
-
-    @property
-    def reference(self) -> Path:
-        return self.find("reference")
-
-    @property
-    def vae(self) -> Path:
-        return self.find("vae")
-
-    @property
-    def text_encoder(self) -> Path:
-        return self.find("text_encoder")
-
-    @property
-    def speech_encoder(self) -> Path:
-        return self.find("speech_encoder")
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.find("tokenizer")
-
-    @property
     def faces(self) -> Path | None:
         """The folder with the face analyzer's files, if there is one."""
-        places = (
-            [self.given["faces"]] if "faces" in self.given else [self.path / place for place in FACE_DIRS]
-        )
-        return next((place for place in places if "faces" in self.given or place.is_dir()), None)
+        places = (self.path / place for place in FACE_DIRS)
+        return self.given.get("faces") or next((place for place in places if place.is_dir()), None)
 
     @property
     def vocals(self) -> Path | None:
         """The vocal separator's file, if there is one."""
-        places = [self.given["vocals"]] if "vocals" in self.given else [self.path / place for place in VOCALS]
-        return next((place for place in places if "vocals" in self.given or place.is_file()), None)
+        places = (self.path / place for place in VOCALS)
+        return self.given.get("vocals") or next((place for place in places if place.is_file()), None)
 
     def open(self, part: str) -> CheckpointSource:
         """A component's open files: opened once, and again only if they were replaced. Raises
@@ -199,10 +141,9 @@ class ModelFolder:
                 if not self.own(part).exists() and (folder / "latest").is_file():
                     return folder
         for pattern in PLACES[part]:
-            found = sorted(self.path.glob(pattern)) if "*" in pattern else [self.path / pattern]
-            for place in found:
-                if place.exists():
-                    return place
+            places = sorted(self.path.glob(pattern)) if "*" in pattern else [self.path / pattern]
+            if place := next((place for place in places if place.exists()), None):
+                return place
         return self.own(part)
 
     def own(self, part: str) -> Path:

@@ -7,13 +7,12 @@ import shutil
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .. import __version__
-from ..checkpoints.component import StoredComponent, find_component, find_components
+from ..checkpoints.component import find_component, find_components
 from ..checkpoints.component_config import check_fit, get_config, read_json
 from ..checkpoints.convert import plan_output, write_output
 from ..checkpoints.load import read_config
@@ -36,14 +35,15 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 M_MMAP_THRESHOLD = -3
-"""glibc's number for the size from which memory is asked of the system and given back to it."""
 MAX_NAMED = 3
 """Dropped tensors that are named one by one."""
 
 
 def run_convert(options: ConvertOptions) -> None:
     """Convert file by file; those that an earlier call finished are not written again."""
-    _return_freed_memory()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # glibc: give back freed blocks from 1 MB; kept ones leave holes that add up
+        mallopt(M_MMAP_THRESHOLD, 1 << 20)
     precision = get_precision(options.dtype)
     sources = _find_sources(options)
     targets = {
@@ -54,31 +54,29 @@ def run_convert(options: ConvertOptions) -> None:
     verifier = file_verifier()
     for part, source in sources.items():
         _convert(part, source, targets[part], _precision_of(part, precision), verifier, options.config)
-    if "text_encoder" in sources and options.source.is_dir():
-        _copy_tokenizer(options)
-
-
-def _return_freed_memory() -> None:
-    """Have glibc give blocks of a megabyte and more back when they are freed. By default it learns to keep
-    them, and holes of many sizes add up to several times what is in use. Elsewhere there is nothing to do."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    tokenizer = ModelFolder(options.source).find("tokenizer")
+    target = output_path(options.target, "tokenizer", "")
+    files = [tokenizer / name for name in TOKENIZER_FILES if (tokenizer / name).is_file()]
+    if "text_encoder" in sources and files and tokenizer.resolve() != target.resolve():
+        target.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            shutil.copyfile(path, target / path.name)
+        print(f"{target}: T5's tokenizer, {len(files)} files")
 
 
 def _find_sources(options: ConvertOptions) -> dict[str, Path]:
     """Components that are asked for: in a folder wherever a model folder finds them, else in the one file or
     network that is given. Raises ``CheckpointError`` where one is missing."""
     source = options.source
-    there = dict[str, Path]()
+    paths = dict[str, Path]()
     if source.is_dir():
         places = {part: ModelFolder(source).find(part) for part in COMPONENTS}
-        there = {part: path for part, path in places.items() if path.exists()}
-    if not there and source.exists():
+        paths = {part: path for part, path in places.items() if path.exists()}
+    if not paths and source.exists():
         with open_source(source) as opened:
-            there = dict.fromkeys(find_components(opened), source)
-    missing = [part for part in options.part if part not in there]
-    if missing or not there:
+            paths = dict.fromkeys(find_components(opened), source)
+    missing = [part for part in options.part if part not in paths]
+    if missing or not paths:
         what = COMPONENT_TITLES[missing[0]] if missing else "component of Hallo3"
         raise CheckpointError(
             "There is nothing to convert.",
@@ -86,7 +84,7 @@ def _find_sources(options: ConvertOptions) -> dict[str, Path]:
             expected="a checkpoint, or the folder into which the original's files were downloaded",
             fix="choose that file or folder; `hallo3 inspect` tells what a file is",
         )
-    return {part: there[part] for part in options.part or COMPONENTS if part in there}
+    return {part: paths[part] for part in options.part or COMPONENTS if part in paths}
 
 
 def _check_target(source: Path, target: Path) -> None:
@@ -135,9 +133,10 @@ def _convert(
             "dropped": dict(component.dropped),
             "writer": f"hallo3 {__version__}",
         }
-        if _read_metadata(target) == metadata:
-            print(f"{target}: already there")
-            return
+        with suppress(CheckpointError):
+            if target.exists() and read_config(target) == metadata:
+                print(f"{target}: already there")
+                return
         bar = show_bytes("measuring", source.size) if precision.fp8_weights else nullcontext(no_progress)
         with bar as progress:
             output = plan_output(component, precision, metadata, progress)
@@ -148,32 +147,10 @@ def _convert(
             f"{target}: {COMPONENT_TITLES[part]}, {len(component.assemblies)} tensors, "
             f"{output.size:,} bytes, in {seconds:.1f} s"
         )
-        _print_dropped(component)
-
-
-def _read_metadata(target: Path) -> dict[str, Any] | None:
-    try:
-        return read_config(target) if target.exists() else None
-    except CheckpointError:
-        return None
-
-
-def _print_dropped(component: StoredComponent) -> None:
-    for reason, count in Counter(component.dropped.values()).items():
-        names = [name for name, why in component.dropped.items() if why == reason][:MAX_NAMED]
-        shown = ", ".join(names) + ", ..." * (count > MAX_NAMED)
-        print(sanitize(f"  dropped: {count} ({shown}): {reason}"))
-    entries = {name for file in component.source.files for name in file.beside}
-    if entries:
-        print(f"  dropped: {len(entries)} entries that training kept beside the weights")
-
-
-def _copy_tokenizer(options: ConvertOptions) -> None:
-    """Copy T5's tokenizer beside T5."""
-    source, target = ModelFolder(options.source).tokenizer, output_path(options.target, "tokenizer", "")
-    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if files and source.resolve() != target.resolve():
-        target.mkdir(parents=True, exist_ok=True)
-        for path in files:
-            shutil.copyfile(path, target / path.name)
-        print(f"{target}: T5's tokenizer, {len(files)} files")
+        for reason, count in Counter(component.dropped.values()).items():
+            names = [name for name, why in component.dropped.items() if why == reason][:MAX_NAMED]
+            shown = ", ".join(names) + ", ..." * (count > MAX_NAMED)
+            print(sanitize(f"  dropped: {count} ({shown}): {reason}"))
+        beside = {name for file in component.source.files for name in file.beside}
+        if beside:
+            print(f"  dropped: {len(beside)} entries that training kept beside the weights")

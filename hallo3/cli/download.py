@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,16 @@ def run_download(options: DownloadOptions) -> None:
 
     Raises ``OutputError`` when they cannot be downloaded, ``CheckpointError`` for one with other content.
     """
-    hub, folder = _import_hub(), options.folder
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise DependencyError(
+            "Downloading needs a library that is not installed.",
+            found=str(error),
+            fix=f"pip install huggingface_hub, or download the files from {PAGE} by hand",
+        ) from error
+    hub: Any = huggingface_hub
+    folder = options.folder
     notes = read_json_or_empty(folder / NOTES_FILENAME)
     known: dict[str, Any] = notes["files"] if isinstance(notes.get("files"), dict) else {}
     patterns = sorted({pattern for name in options.part or COMPONENTS for pattern in RELEASE[name].files})
@@ -43,24 +52,21 @@ def run_download(options: DownloadOptions) -> None:
             REPOSITORY, revision=commit, allow_patterns=list(published), local_dir=str(folder)
         )
     except Exception as error:  # the hub's errors, and those of its network libraries
-        raise _failed(error) from error
-    _check_files(folder, published, known)
+        raise _download_error(error) from error
+    for name, (size, digest) in published.items():
+        path = folder / name
+        actual_size = path.stat().st_size if path.is_file() else 0
+        if actual_size != size:
+            raise _content_error(path, f"{actual_size:,} bytes", f"{size:,} bytes")
+        if digest and known.get(name) != {"size": size, "sha256": digest}:  # not checked before
+            with show_bytes(f"checking {path.name}", size) as progress:
+                actual = hash_file(path, progress)
+            if actual != digest:
+                raise _content_error(path, f"SHA-256 {actual}", digest)
     entries = {name: {"size": size, "sha256": digest} for name, (size, digest) in published.items()}
     content = {"repository": REPOSITORY, "revision": commit, "files": {**known, **entries}}
     (folder / NOTES_FILENAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{folder}: complete. Next: python -m hallo3 convert {folder} DST")
-
-
-def _import_hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise DependencyError(
-            "Downloading needs a library that is not installed.",
-            found=str(error),
-            fix=f"pip install huggingface_hub, or download the files from {PAGE} by hand",
-        ) from error
-    return huggingface_hub
 
 
 def _list_published(
@@ -70,7 +76,7 @@ def _list_published(
     try:
         info = hub.HfApi().model_info(REPOSITORY, revision=revision, files_metadata=True)
     except Exception as error:
-        raise _failed(error) from error
+        raise _download_error(error) from error
     files: dict[str, tuple[int, str]] = {}
     for file in info.siblings or ():
         if any(fnmatchcase(file.rfilename, pattern) for pattern in patterns):
@@ -85,21 +91,7 @@ def _list_published(
     return str(info.sha), files
 
 
-def _check_files(folder: Path, published: Mapping[str, tuple[int, str]], known: Mapping[str, Any]) -> None:
-    """Check every size, and the hash of each file that was not checked before."""
-    for name, (size, digest) in published.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else 0
-        if found != size:
-            raise _wrong(path, f"{found:,} bytes", f"{size:,} bytes")
-        if digest and known.get(name) != {"size": size, "sha256": digest}:
-            with show_bytes(f"checking {path.name}", size) as progress:
-                actual = hash_file(path, progress)
-            if actual != digest:
-                raise _wrong(path, f"SHA-256 {actual}", digest)
-
-
-def _wrong(path: Path, found: str, expected: str) -> CheckpointError:
+def _content_error(path: Path, found: str, expected: str) -> CheckpointError:
     return CheckpointError(
         "A downloaded file is not the published one.",
         found=f"{path}: {found}",
@@ -108,7 +100,7 @@ def _wrong(path: Path, found: str, expected: str) -> CheckpointError:
     )
 
 
-def _failed(error: Exception) -> OutputError:
+def _download_error(error: Exception) -> OutputError:
     return OutputError(
         "The download did not finish.",
         found=(str(error).splitlines() or ["no reason given"])[0][:300],

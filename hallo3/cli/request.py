@@ -228,7 +228,7 @@ class AnimateRequest:
             unused.add("text_encoder")
         needed = [component for component in COMPONENTS if component not in unused]
         hashes = {name: verify_component(self.files.open(name), self.verifier) for name in needed}
-        tokenizer, faces = self.files.tokenizer, self.files.faces
+        tokenizer, faces = self.files.find("tokenizer"), self.files.faces
         if "text_encoder" in hashes and tokenizer.is_dir():
             small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER_SUFFIXES and f.is_file()]
             hashes["tokenizer"] = [hash_file(file) for file in small]

@@ -96,13 +96,15 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
 
 
 def load_vae() -> BuiltInVAE:
-    return BuiltInVAE(read_model_config(FILES.transformer).vae, read_state(FILES.vae, torch.float32))
+    return BuiltInVAE(
+        read_model_config(FILES.find("transformer")).vae, read_state(FILES.find("vae"), torch.float32)
+    )
 
 
 def load_speech_encoder() -> BuiltInSpeechEncoder:
-    sizes = read_component_config(FILES.speech_encoder, "speech_encoder")
-    state = read_state(FILES.speech_encoder, torch.float32)
-    return BuiltInSpeechEncoder(sizes, state, read_model_config(FILES.transformer).segment)
+    sizes = read_component_config(FILES.find("speech_encoder"), "speech_encoder")
+    state = read_state(FILES.find("speech_encoder"), torch.float32)
+    return BuiltInSpeechEncoder(sizes, state, read_model_config(FILES.find("transformer")).segment)
 
 
 TOKENS_KEY = "hallo3"
@@ -160,9 +162,9 @@ class ComfyT5(nn.Module):
 
 def load_text_encoder() -> Any:
     """A CLIP for CLIP Text Encode (Prompt) and similar nodes."""
-    sizes = read_component_config(FILES.text_encoder, "text_encoder")
-    length = read_model_config(FILES.transformer).trunk.text_tokens
+    sizes = read_component_config(FILES.find("text_encoder"), "text_encoder")
+    length = read_model_config(FILES.find("transformer")).trunk.text_tokens
     tokenizer = ComfyTokenizer(make_tokenizer(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)(), length)
-    network = ComfyT5(sizes, read_state(FILES.text_encoder, torch.float32), length)
+    network = ComfyT5(sizes, read_state(FILES.find("text_encoder"), torch.float32), length)
     target = SimpleNamespace(params={}, clip=lambda **_: network, tokenizer=lambda **_: tokenizer)
     return comfy.sd.CLIP(target, model_options={"dtype": torch.float32}, disable_dynamic=True)

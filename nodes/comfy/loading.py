@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...hallo3.built_in import FOLDER
 from ...hallo3.checkpoints.component import find_component
 from ...hallo3.checkpoints.component_config import META, build_reference, read_model_config
+from ...hallo3.checkpoints.keymaps import OUR_KEYS
 from ...hallo3.checkpoints.load import check_state
 from ...hallo3.checkpoints.source import open_source
 from ...hallo3.checkpoints.tensor_file import FileFormat
@@ -110,7 +111,7 @@ def read_weights(path: Path | None, part: str) -> Weights:
     config = read_model_config(path, part)
     with open_source(path) as source:
         found = find_component(source, part)
-        if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.mapped:
+        if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.keys is not OUR_KEYS:
             cache = Path(folder_paths.get_temp_directory()) / "hallo3_examined.json"  # emptied at start
             for file in source.files:
                 FileVerifier(cache, show_progress).get_hash(file)

@@ -48,7 +48,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Pat
     vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
     for path, whole in (
         (checkpoint, {"module": module, "iteration": 1}),
-        (vae, {"state_dict": to_original(maps.VAE, load_file(files.vae))}),
+        (vae, {"state_dict": to_original(maps.VAE, load_file(files.find("vae")))}),
     ):
         path.parent.mkdir(parents=True)
         torch.save(whole, path)
@@ -73,13 +73,13 @@ def test_the_originals_files_load_as_they_are(nano_folder: Path, original: Path)
 def test_the_vae_loads_from_diffusers_and_comfyuis_form(
     tmp_path: Path, nano_folder: Path, prefix: str
 ) -> None:
-    state = load_file(ModelFolder(nano_folder).vae)
+    state = load_file(ModelFolder(nano_folder).find("vae"))
     save_file({prefix + name: t for name, t in state.items()}, tmp_path / "vae.safetensors")
     assert same(read_component(tmp_path / "vae.safetensors", "vae", FP32), state)
 
 
 def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: Path) -> None:
-    state = load_file(ModelFolder(nano_folder).text_encoder)
+    state = load_file(ModelFolder(nano_folder).find("text_encoder"))
     names, folder = list(state), tmp_path / "t5-v1_1-xxl"
     folder.mkdir()
     shards = {f"model-{n + 1:05d}-of-00002.safetensors": names[n::2] for n in range(2)}
@@ -116,7 +116,7 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
 def test_wav2vec2_loads_with_either_weight_norm(
     tmp_path: Path, nano_folder: Path, naming: str, container: str
 ) -> None:
-    state = load_file(ModelFolder(nano_folder).speech_encoder)
+    state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
     folder = tmp_path / "wav2vec2-base-960h"
     folder.mkdir()
     new = "conv.parametrizations.weight.original"
@@ -128,7 +128,7 @@ def test_wav2vec2_loads_with_either_weight_norm(
         torch.save(whole, folder / "pytorch_model.bin")
     else:
         save_file(whole, folder / "model.safetensors")
-    wanted = load_file(ModelFolder(nano_folder).speech_encoder)
+    wanted = load_file(ModelFolder(nano_folder).find("speech_encoder"))
     assert same(read_component(folder, "speech_encoder", FP32), wanted)
 
 
@@ -166,7 +166,7 @@ def refused(path: Path, part: str) -> str:
 
 def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
     files = ModelFolder(nano_folder)
-    state, header = load_file(files.transformer), io.BytesIO(files.transformer.read_bytes())
+    state, header = load_file(files.find("transformer")), io.BytesIO(files.find("transformer").read_bytes())
     said = {"hallo3": json.dumps({"part": "transformer", "config": to_dict(NANO)})}
     path = tmp_path / "a.safetensors"
     assert header.getvalue()
@@ -178,9 +178,9 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
     save_file(sat, path)
     assert "plain CogVideoX" in refused(path, "transformer")
 
-    shutil.copy(files.reference, path)
+    shutil.copy(files.find("reference"), path)
     assert "reference network" in refused(path, "transformer")
-    shutil.copy(files.transformer, path)
+    shutil.copy(files.find("transformer"), path)
     assert "Hallo3's transformer" in refused(path, "reference")
 
     key = "transformer_blocks.1.attn1.to_k.weight"
@@ -208,7 +208,7 @@ def test_other_models_are_recognised(tmp_path: Path) -> None:
 
 
 def test_a_quantisation_that_is_not_read_is_named(tmp_path: Path, nano_folder: Path) -> None:
-    state = load_file(ModelFolder(nano_folder).transformer)
+    state = load_file(ModelFolder(nano_folder).find("transformer"))
     note = torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)
     save_file({**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}, tmp_path / "a.safetensors")
     with open_source(tmp_path / "a.safetensors") as source, pytest.raises(CheckpointError, match="nvfp4"):

@@ -32,7 +32,7 @@ LLAMA = {
 @pytest.mark.parametrize(("kind", "error"), [("F16", 1e-3), ("BF16", 1e-2), ("Q8_0", 2e-2), ("Q4_0", 0.2)])
 def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error: float) -> None:
     gguf = pytest.importorskip("gguf")
-    state = load_file(ModelFolder(nano_folder).text_encoder)
+    state = load_file(ModelFolder(nano_folder).find("text_encoder"))
     path, chosen = tmp_path / "t5.gguf", gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(path, "t5encoder")
     for name, tensor in state.items():

@@ -68,7 +68,7 @@ def test_a_file_holds_its_configuration(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
-    whole = ModelFolder(nano_folder).vae
+    whole = ModelFolder(nano_folder).find("vae")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-100])
     empty = tmp_path / "empty.safetensors"
@@ -84,7 +84,7 @@ def test_a_folder_with_swapped_files_is_refused(tmp_path: Path, nano_folder: Pat
     folder = tmp_path / "swapped"
     shutil.copytree(nano_folder, folder)
     files = ModelFolder(folder)
-    shutil.copy(files.reference, files.transformer)
+    shutil.copy(files.find("reference"), files.find("transformer"))
     with pytest.raises(CheckpointError, match=r"another part.*\n.*transformer.safetensors"):
         load_models(folder, CPU, PRECISIONS["fp32"])
 
@@ -92,7 +92,7 @@ def test_a_folder_with_swapped_files_is_refused(tmp_path: Path, nano_folder: Pat
 def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny_folder: Path) -> None:
     folder = tmp_path / "mixed"
     shutil.copytree(nano_folder, folder)
-    shutil.copy(ModelFolder(tiny_folder).vae, ModelFolder(folder).vae)
+    shutil.copy(ModelFolder(tiny_folder).find("vae"), ModelFolder(folder).find("vae"))
     with pytest.raises(CheckpointError, match="vae file belongs to another model"):
         load_models(folder, CPU, PRECISIONS["fp32"])
 
@@ -112,19 +112,19 @@ def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny
 def test_impossible_configurations_are_refused(
     tmp_path: Path, nano_folder: Path, change: dict[str, object], message: str
 ) -> None:
-    source = ModelFolder(nano_folder).transformer
+    source = ModelFolder(nano_folder).find("transformer")
     header = read_config(source)
     for key, value in change.items():
         header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
     write_weights(tmp_path / source.name, load_file(source), header)
     with pytest.raises(InputError, match=message):
-        read_model_config(ModelFolder(tmp_path).transformer)
+        read_model_config(ModelFolder(tmp_path).find("transformer"))
 
 
 def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, nano_folder: Path) -> None:
     folder = tmp_path / "arcface"
     shutil.copytree(nano_folder, folder)
-    path = ModelFolder(folder).transformer
+    path = ModelFolder(folder).find("transformer")
     header = read_config(path)
     header["config"]["face"]["space"] = "arcface-glintr100"
     write_weights(path, load_file(path), header)
@@ -135,7 +135,7 @@ def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, n
 def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Path, nano_folder: Path) -> None:
     folder = tmp_path / "syllables"
     shutil.copytree(nano_folder, folder)
-    path = ModelFolder(folder).text_encoder
+    path = ModelFolder(folder).find("text_encoder")
     header = read_config(path)
     header["config"]["tokenizer"] = "syllables"
     write_weights(path, load_file(path), header)
@@ -158,7 +158,7 @@ def test_a_random_set_is_complete_small_and_repeatable(tmp_path: Path, tiny_fold
     for path in tiny_folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert sum(path.stat().st_size for path in tiny_folder.iterdir()) <= 8_000_000
-    assert read_model_config(ModelFolder(tiny_folder).transformer) == TINY
+    assert read_model_config(ModelFolder(tiny_folder).find("transformer")) == TINY
     write_random_set(tmp_path / "again", 8, "tiny")
     for path in tiny_folder.iterdir():
         assert path.read_bytes() != (tmp_path / "again" / path.name).read_bytes()
@@ -170,6 +170,6 @@ def test_a_random_set_overwrites_nothing_else(tmp_path: Path) -> None:
         write_random_set(tmp_path, 0, "nano")
     real = tmp_path / "real"
     real.mkdir()
-    write_weights(ModelFolder(real).vae, {"a": torch.zeros(1)}, {"part": "vae", "config": {}})
+    write_weights(ModelFolder(real).find("vae"), {"a": torch.zeros(1)}, {"part": "vae", "config": {}})
     with pytest.raises(InputError, match=r"vae\.safetensors"):
         write_random_set(real, 0, "nano")

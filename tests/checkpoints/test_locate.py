@@ -17,8 +17,8 @@ def test_a_component_is_opened_once_until_its_file_is_replaced(tmp_path: Path, n
     source = files.open("vae")
     assert files.open("vae") is source
     shutil.copyfile(nano_folder / "vae.safetensors", tmp_path / "new")
-    (tmp_path / "new").replace(files.vae)
+    (tmp_path / "new").replace(files.find("vae"))
     assert files.open("vae") is not source
-    files.vae.unlink()
+    files.find("vae").unlink()
     with pytest.raises(CheckpointError, match="cannot be opened"):
         files.open("vae")

@@ -199,7 +199,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         stub: Any = SimpleNamespace(
             config=SimpleNamespace(face=SimpleNamespace(space=space)),
             verifier=None,
-            files=SimpleNamespace(open=Path, faces=tmp_path, tokenizer=tmp_path / "nowhere"),
+            files=SimpleNamespace(open=Path, faces=tmp_path, find=lambda _: tmp_path / "nowhere"),
             options=SimpleNamespace(prompt=""),
             subject=SimpleNamespace(identity=None),
             separator=None,

@@ -53,11 +53,11 @@ def test_the_built_in_weights_are_the_files(stages: Stages) -> None:
     """Half precision on disk, float32 in memory; the VAE's too, though ComfyUI's own class holds them."""
     files = ModelFolder(FOLDER)
     loaded = {
-        files.transformer: stages.model.model.diffusion_model,
-        files.reference: stages.reference.patcher.model,
-        files.vae: stages.vae.first_stage_model,
-        files.speech_encoder: stages.audio_encoder.model,
-        files.text_encoder: stages.clip.cond_stage_model.t5,
+        files.find("transformer"): stages.model.model.diffusion_model,
+        files.find("reference"): stages.reference.patcher.model,
+        files.find("vae"): stages.vae.first_stage_model,
+        files.find("speech_encoder"): stages.audio_encoder.model,
+        files.find("text_encoder"): stages.clip.cond_stage_model.t5,
     }
     for path, network in loaded.items():
         stored, found = load_file(path), network.state_dict()

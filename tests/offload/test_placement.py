@@ -61,7 +61,7 @@ def test_pinning_holds_hardly_more_than_the_weights(
         lambda *args, **named: store_in_memory(*args, **named | {"pinned": True}),
     )
     monkeypatch.setattr(streaming, "PackedTensors", CountingPack)
-    config = read_model_config(ModelFolder(tiny_folder).transformer)
+    config = read_model_config(ModelFolder(tiny_folder).find("transformer"))
     with place(tiny_folder, MANUAL_OFFLOADS["blocks"]).transformer(lambda: Hallo3Transformer(config, LAYERS)):
         weights = sum(count for _, count in read_bytes.values())
         assert packed[0] > 0.7 * weights
@@ -80,7 +80,7 @@ def test_only_blocks_of_the_transformer_are_resident(
         return real(*arguments, **named)
 
     monkeypatch.setattr(placement, "store_on_disk", record)
-    config = read_model_config(ModelFolder(nano_folder).transformer)
+    config = read_model_config(ModelFolder(nano_folder).find("transformer"))
     placed = place(nano_folder, OffloadConfig(home=DISK, resident=1, passes="layer-major"))
     latent = config.segment.shape.latent
     with placed.reference(lambda: ReferenceNetwork(config.trunk, latent, LAYERS)):

@@ -55,8 +55,8 @@ def test_fp8_files_load_in_other_precisions(eight: Path, name: str) -> None:
 
 
 def test_only_matrices_of_blocks_are_fp8(nano_folder: Path) -> None:
-    state = read_component(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS["fp8"])
-    exact = read_component(ModelFolder(nano_folder).transformer, "transformer", PRECISIONS["bf16"])
+    state = read_component(ModelFolder(nano_folder).find("transformer"), "transformer", PRECISIONS["fp8"])
+    exact = read_component(ModelFolder(nano_folder).find("transformer"), "transformer", PRECISIONS["bf16"])
     for key, tensor in exact.items():
         if PRECISIONS["fp8"].is_fp8(key):
             assert state[key].dtype == FP8
