@@ -25,9 +25,8 @@ from .geometry import PixelBox
 from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
 from .media.paste_back import MAX_PHOTOGRAPH_SIDE, PasteBack
-from .storage.atomic import write_atomic, write_error
+from .storage.atomic import parse_json_object, write_atomic, write_error
 from .storage.hashing import hash_tensor, hash_text, raw_bytes
-from .storage.json_file import parse_json_object
 
 IDENTITY_SUFFIX = ".safetensors"
 METADATA_KEY, COMPONENT, FORMAT = "hallo3", "identity", 1

@@ -54,7 +54,7 @@ def run_animate(options: AnimateOptions) -> None:
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
-                _render(plan_run_memory(request), video, so_far)
+                _render(_plan_memory(request), video, so_far)
             if missing or not output.is_file() or manifest.what.get(CONTENT) != hash_file(output):
                 video.join(output)
         if options.chart is not None:
@@ -79,7 +79,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
     manifest = create_manifest(key, request.plan, request.headers, request.info, parent)
     redo = parse_redo(options.redo, options.take, manifest.segments, manifest.segments - len(request.plan))
     if options.fresh:
-        plan_run_memory(request)  # a refusal sets nothing aside
+        _plan_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:
             logger.warning(f"earlier work was moved to {aside}")
     if warning := machine_warning(jobs, manifest):
@@ -113,6 +113,10 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
     elif job.done:
         logger.warning(f"resuming after {job.done} of {manifest.segments} finished segments")
     return video
+
+
+def _plan_memory(request: AnimateRequest) -> AnimateRequest:
+    return plan_run_memory(request) if request.has_memory_limit else request
 
 
 def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
@@ -168,7 +172,7 @@ def _print_plan(request: AnimateRequest) -> None:
         with TemporaryDirectory(prefix="hallo3_") as folder:
             write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
     try:
-        request = plan_run_memory(request)
+        request = _plan_memory(request)
     except InputError as error:
         if options.vram is not None:
             raise

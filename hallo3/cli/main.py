@@ -17,7 +17,6 @@ from .. import __version__
 from ..errors import Hallo3Error, InputError, is_out_of_memory
 from ..messages import redirect_messages
 from . import options
-from .parser import add_options
 
 DONE, FAILED, REFUSED = 0, 1, 2
 ABOUT = "Make a portrait talk (Hallo3)."
@@ -103,7 +102,7 @@ def parse(words: list[str] | None) -> tuple[Command, Any]:
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         parser = parsers.add_parser(name, help=command.help, description=command.description or None)
-        add_options(parser, command.options)
+        options.add_options(parser, command.options)
     values = vars(top.parse_args(words))
     command = COMMANDS[values.pop("command")]
     return command, command.options(**values)

@@ -1,10 +1,14 @@
-"""Every option of every command: a field of a dataclass, in the order of the help."""
+"""Every option of every command: a field of a dataclass, in the order of the help. Its annotation is the
+option's type; each base class is a group of options with the class's ``title`` and ``about``."""
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
-from dataclasses import dataclass
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from inspect import get_annotations
 from pathlib import Path
+from typing import Any
 
 from ..attention import BACKENDS
 from ..built_in import FOLDER, NAME
@@ -16,14 +20,35 @@ from ..model.kernels.select import NAMES as KERNELS
 from ..sampling.samplers import SAMPLERS
 from ..settings import APPROXIMATIONS, POSTERIORS, UNTESTED
 from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
-from .parser import argument, choice, option, switch
 
 AUTO = "auto"
 IN_MODEL_FOLDER = Path()
 """Value of ``--vocals`` without a file."""
 DEVICES = (AUTO, "cpu", "cuda", "mps")
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
-CONVERT_DTYPES = ("fp32", "bf16", "fp16", "fp8")
+TYPES: dict[str, Any] = {"int": int, "float": float, "Path": Path}
+
+
+def option(metavar: str, help: str, *, default: Any = None, short: str = "", **settings: Any) -> Any:
+    """A field that is an option, named after the field. ``settings`` are those of ``add_argument``."""
+    settings |= {"help": help or None} | ({"metavar": metavar} if metavar else {})
+    metadata = {"flags": (short,) if short else (), "settings": settings}
+    if isinstance(default, list):
+        return field(default_factory=list[Any], metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def choice(choices: Iterable[str], help: str, *, default: str | None = None) -> Any:
+    return option("", help, default=default, choices=tuple(choices))
+
+
+def switch(help: str) -> Any:
+    return option("", help, default=False, action="store_true")
+
+
+def argument(metavar: str, help: str, **settings: Any) -> Any:
+    """A field that is a positional argument."""
+    return field(metadata={"settings": settings | {"metavar": metavar, "help": help}})
 
 
 def dash(words: str) -> str:
@@ -236,7 +261,9 @@ class AnimateOptions(
 class ConvertOptions(CommonOptions):
     source: Path = argument("SRC", "a checkpoint, or the folder of the original's files")
     target: Path = argument("DST", "folder to write to; ComfyUI's models folder is recognized")
-    dtype: str = choice(CONVERT_DTYPES, "data type of the written weights (default: bf16)", default="bf16")
+    dtype: str = choice(
+        ("fp32", "bf16", "fp16", "fp8"), "data type of the written weights (default: bf16)", default="bf16"
+    )
     part: list[str] = option(
         "",
         "convert this component only; can be repeated (default: all that are there)",
@@ -286,3 +313,22 @@ class TinyOptions(CommonOptions):
     folder: Path = argument("DIR", "new or empty folder")
     seed: int = option("N", "0 to 2^64 - 1 (default: 0)", default=0)
     size: str = choice(("tiny", "nano"), "tiny: 64 x 96, 49 frames; nano: 32 x 32, 17 frames", default="tiny")
+
+
+def add_options(parser: ArgumentParser, options: type) -> None:
+    for group in (options, *options.__bases__):
+        title, own = vars(group).get("title"), get_annotations(group)
+        add = (parser.add_argument_group(title, vars(group).get("about")) if title else parser).add_argument
+        for each in fields(options):
+            if each.name not in own:
+                continue
+            settings = dict(each.metadata["settings"])
+            kind = TYPES.get(str(each.type).removeprefix("list[").removesuffix("]").removesuffix(" | None"))
+            if kind is not None and "action" not in settings:
+                settings.setdefault("type", kind)
+            if "flags" not in each.metadata:
+                add(each.name, **settings)
+                continue
+            default = each.default_factory() if each.default_factory is not MISSING else each.default
+            name = f"--{each.name.replace('_', '-')}"
+            add(*each.metadata["flags"], name, dest=each.name, default=default, **settings)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from ..attention import AUTO
 from ..built_in import FOLDER
 from ..face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..identity import Identity, Provenance
@@ -35,14 +36,15 @@ class RunNetworks:
         request = self._request
         if request.options.model.resolve() == FOLDER:
             logger.warning("the built-in model knows drawn faces only, not photographs.")
-        limit_gpu_memory(request)
+        if request.device.type == "cuda":
+            limit_gpu_memory(request)
         return load_models(
             request.files,
             request.device,
             request.precision,
             offload=request.offload,
             memory=request.memory,
-            attention=request.attention,
+            attention=request.attention.attend,
             kernels=request.kernels.kernels,
             verifier=request.verifier,
             extract=request.subject.identity is None,
@@ -85,5 +87,6 @@ class RunNetworks:
     def describe(self) -> str:
         """Which attention and kernels compute."""
         kernels, reason = self._request.kernels
-        attention = self._request.attention.title
+        used = self._request.attention
+        attention = "torch (automatic)" if used is AUTO else used.title
         return f"attention by {attention}; {kernels.name} kernels" + (f" ({reason})" if reason else "")

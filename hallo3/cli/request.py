@@ -124,6 +124,11 @@ class AnimateRequest:
         }
 
     @property
+    def has_memory_limit(self) -> bool:
+        """``--vram``, or by default a GPU's free memory."""
+        return self.options.vram is not None or self.device.type == "cuda"
+
+    @property
     def preprocessing(self) -> SpeechPreprocessing:
         options = self.options
         level, silence = (word.replace("-", " ") for word in (options.level, options.silence))
@@ -301,7 +306,9 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         device=device,
         precision=precision,
-        attention=get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
+        attention=AUTO
+        if options.attention == AUTO.name
+        else get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
         verifier=FileVerifier() if built_in else file_verifier(),
         speech_hash=hash_file(options.speech),
         separator=separator,

@@ -18,8 +18,7 @@ from ..face.selection import FaceChoice
 from ..geometry import PixelBox
 from ..identity import Identity, Portrait, frame_portrait
 from ..identity_file import check_model, fingerprint_in, read_identity
-from ..media.canvas import Canvas, fit
-from ..media.framing import keeps_whole
+from ..media.canvas import Canvas, fit, keeps_whole
 from ..media.image import read_picture
 from ..media.paste_back import PasteBack
 from ..storage.hashing import hash_tensor

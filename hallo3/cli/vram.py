@@ -54,11 +54,10 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
 
 
 def limit_gpu_memory(request: AnimateRequest) -> None:
-    """Let PyTorch enforce ``--vram``, or nothing."""
-    if request.device.type == "cuda":
-        explicit = request.memory is not None and isinstance(request.options.vram, float)
-        limit = request.memory.torch_limit if request.memory and explicit else total_bytes(request.device)
-        limit_torch(limit, request.device)
+    """Let PyTorch enforce ``--vram`` on a CUDA device; by default the device is the limit."""
+    explicit = request.memory is not None and isinstance(request.options.vram, float)
+    limit = request.memory.torch_limit if request.memory and explicit else total_bytes(request.device)
+    limit_torch(limit, request.device)
 
 
 def check_vram(request: AnimateRequest) -> None:

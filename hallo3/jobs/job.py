@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
-from ..storage.atomic import TEMPORARY_SUFFIX, write_atomic, write_error
+from ..storage.atomic import TEMPORARY_SUFFIX, parse_json_object, read_json_object, write_atomic, write_error
 from ..storage.hashing import BLOCK_BYTES, hash_tensor, hash_text
-from ..storage.json_file import parse_json_object, read_json_object
 from ..storage.lock import lock_folder
 from .segment_file import (
     MOTION,

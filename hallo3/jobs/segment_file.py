@@ -19,8 +19,8 @@ from torch import Tensor
 from ..checkpoints.tensor_entry import header_bytes
 from ..checkpoints.tensor_file import TensorFile
 from ..errors import CheckpointError
+from ..storage.atomic import parse_json_object
 from ..storage.hashing import hash_tensor, hash_text, raw_bytes
-from ..storage.json_file import parse_json_object
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
 """Tensors of a file: encoded video [bytes], motion frames [1, 3, m, H, W] float32, and optionally the frames

@@ -11,6 +11,8 @@ from ..geometry import VideoShape
 
 MAX_STRIP = 5
 """Length of a strip in canvases; what is beyond would be cropped either way."""
+ASPECT_TOLERANCE = 0.01
+"""Relative difference of aspects that count as equal."""
 BAND_ROWS = 128
 """Rows that are masked at a time."""
 
@@ -36,6 +38,13 @@ class Canvas:
     def uncrop(self, frames: Tensor) -> Tensor:
         """Frames [..., H, W] without the bars that fitting added."""
         return frames[..., self.rows, self.columns]
+
+
+def keeps_whole(height: int, width: int, shape: VideoShape, framing: str) -> bool:
+    """Whether a portrait is used whole wherever its face is: with "original", and with "auto" if it is square
+    or has the canvas' aspect."""
+    fits = abs(width * shape.height / (height * shape.width) - 1) <= ASPECT_TOLERANCE
+    return framing == "original" or (framing == "auto" and (height == width or fits))
 
 
 def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Canvas:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError, check_choice
 from ..geometry import PixelBox, VideoShape
-from .canvas import cover_size
+from .canvas import cover_size, keeps_whole
 
 FRAMINGS = ("auto", "original", "face")
 """How a portrait is cropped: around the face if useful, like the original, always around the face."""
@@ -27,8 +27,6 @@ CHIN_ROOM = 0.06
 """Below the chin of a face taller than the crop, in heights of the crop: it must not be on a soft edge."""
 TIGHT_HEIGHT = 0.55
 """A face's height, in heights of the crop, from which a square is used if it is roomier."""
-ASPECT_TOLERANCE = 0.01
-"""Relative difference of aspects that count as equal."""
 MAX_FACE_AREA = 0.98
 """A face with a larger share of the picture says nothing about where the face is."""
 MASK_RATIO = 1.2
@@ -105,13 +103,6 @@ def plan_crop(
     tightness = _measure_tightness(visible, canvas)
     roomier = tightness > 1 and _measure_tightness(visible, square) < tightness
     return _place_crop(visible, square if roomier else canvas, whole)
-
-
-def keeps_whole(height: int, width: int, shape: VideoShape, framing: str) -> bool:
-    """Whether a portrait is used whole wherever its face is: with "original", and with "auto" if it is square
-    or has the canvas' aspect."""
-    fits = abs(width * shape.height / (height * shape.width) - 1) <= ASPECT_TOLERANCE
-    return framing == "original" or (framing == "auto" and (height == width or fits))
 
 
 def face_box(mask: Tensor) -> PixelBox | None:

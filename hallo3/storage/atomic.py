@@ -1,4 +1,4 @@
-"""Files that are complete or absent, even after a crash or power cut.
+"""Files that are complete or absent, even after a crash or power cut, and JSON objects in them.
 
 python-atomicwrites, which did this, is abandoned; the standard library has no call that writes, syncs and
 renames.
@@ -7,12 +7,14 @@ renames.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from ..errors import OutputError
 
@@ -23,6 +25,7 @@ DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 REPLACE_DELAYS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else ()
 """Seconds between attempts to replace a file that a player or a virus scanner has open on Windows."""
 WRITE_BYTES = 64 << 20
+MAX_JSON_BYTES = 1 << 20
 
 
 def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
@@ -109,3 +112,37 @@ def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> O
         expected="a folder that exists and that you may write to",
         fix="repair the folder, remove what is in the way, or choose another folder; then run the same again",
     )
+
+
+def parse_json_object(text: str | bytes) -> dict[str, Any]:
+    """Raises ``ValueError`` for anything but a JSON object, deep nesting included."""
+    try:
+        value: object = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Raises ``OSError`` for a file that cannot be read, ``ValueError`` for one that is too large or holds
+    something else."""
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"more than {max_bytes:,} bytes")
+    return parse_json_object(data)
+
+
+def read_json_or_empty(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in a file, or an empty one where there is none that can be used."""
+    try:
+        return read_json_object(path, max_bytes)
+    except (OSError, ValueError):
+        return {}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write atomically. Raises ``OSError``."""
+    write_atomic(path, [json.dumps(value).encode()])

@@ -38,7 +38,7 @@ def test_a_video_has_all_frames_and_the_sound(
     assert "55 frames, 2.20 s, 32 x 32" in out
     assert "8/8" in err
     assert "segment 4/4" in err
-    assert re.findall("note: .*", err) == ["note: attention by auto; plain kernels"]
+    assert re.findall("note: .*", err) == ["note: attention by torch (automatic); plain kernels"]
     assert frames_of(inputs["-o"]).shape == (55, 48, 32)  # yuv420p
     seconds, samples = sound_of(inputs["-o"])
     assert abs(seconds - 2.2) < 0.05

@@ -42,7 +42,7 @@ def test_another_kernel_makes_the_same_video(
     inputs: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(inputs) == 0
-    assert "note: attention by auto; plain kernels" in capfd.readouterr().err
+    assert "note: attention by torch (automatic); plain kernels" in capfd.readouterr().err
     wanted = frames_in(inputs["-o"]).astype(int)
     assert run(inputs, attention="math") == 0  # the same job: nothing is left to do, and nothing ran
     err = capfd.readouterr().err

@@ -48,7 +48,7 @@ def test_messages_are_notes_not_python_warnings(
     assert err.count("note: the built-in model knows drawn faces only, not photographs.\n") == 1
     assert err.count("note: The portrait looks like a photograph") == 1
     assert err.count("note: The prompt has 41 tokens; the model reads 16") == 1
-    assert err.count("note: attention by auto; plain kernels") == 1
+    assert err.count("note: attention by torch (automatic); plain kernels") == 1
     assert all(line.startswith("note: ") for line in re.split(r"[\r\n]", err) if "note: " in line)
     assert "Warning" not in err
     assert ".py" not in err
@@ -61,7 +61,7 @@ def test_a_drawing_needs_one_note(
     del inputs["--model"]
     assert run(inputs, portrait=str(samples / "portrait.png"), steps="1", prompt="A person talks.") == 0
     notes = re.findall("note: .*", capsys.readouterr().err)
-    assert [note[6:25] for note in notes] == ["the built-in model ", "attention by auto; "]
+    assert [note[6:25] for note in notes] == ["the built-in model ", "attention by torch "]
 
 
 def test_names_that_a_terminal_cannot_show_fail_nothing(
