@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from hallo3.errors import CheckpointError, DependencyError
-from hallo3.face import arcface
-from hallo3.face import scrfd as detector
-from hallo3.face.scrfd import ANTELOPE
+from hallo3.face.arcface import RECOGNIZER_FILENAME, Recognizer
+from hallo3.face.scrfd import ANTELOPE, Detector
 from hallo3.onnx_model import Expected, open_network
 from support import onnx_builder
 from support.messages import expect_message
 from support.onnx_builder import field, node, port
 
-GOOD = onnx_builder.recognizer()
+GOOD, EXPECTED = onnx_builder.recognizer(), Recognizer.expected
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def _onnxruntime() -> None:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
 
 
-def write(folder: Path, content: bytes, name: str = arcface.RECOGNIZER_FILENAME) -> Path:
+def write(folder: Path, content: bytes, name: str = RECOGNIZER_FILENAME) -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
@@ -64,13 +63,13 @@ def test_another_file_is_refused_before_anything_of_it_runs(
     with pytest.raises(
         CheckpointError, match=rf"not the published one(?s:.*){found}(?s:.*)4ab1d643"
     ) as error:
-        open_network(path, arcface.EXPECTED, ANTELOPE)
+        open_network(path, EXPECTED, ANTELOPE)
     assert "--faces-unverified" in error.value.fix
 
 
 @pytest.mark.usefixtures("_onnxruntime")
 def test_the_published_file_runs_without_a_word(tmp_path: Path) -> None:
-    expected = replace(arcface.EXPECTED, sha256=sha256(GOOD).hexdigest())
+    expected = replace(EXPECTED, sha256=sha256(GOOD).hexdigest())
     network = open_network(write(tmp_path, GOOD), expected, ANTELOPE)
     (embedding,) = network(torch.zeros(1, 3, 112, 112))
     assert embedding.shape == (1, 512)
@@ -85,19 +84,19 @@ def test_the_published_file_runs_without_a_word(tmp_path: Path) -> None:
 def test_a_file_that_is_accepted_unverified_runs_with_a_warning(tmp_path: Path, more: bytes) -> None:
     path = write(tmp_path, onnx_builder.recognizer(in_graph=more))
     with expect_message("not the published file"):
-        network = open_network(path, arcface.EXPECTED, ANTELOPE, unverified=True)
+        network = open_network(path, EXPECTED, ANTELOPE, unverified=True)
     assert network.input == "pixels"
 
 
 OTHER: dict[str, tuple[Expected, bytes]] = {
-    "the other file": (arcface.EXPECTED, onnx_builder.detector()),
-    "the other way round": (detector.EXPECTED, GOOD),
-    "another size": (arcface.EXPECTED, onnx_builder.recognizer(side=160)),
-    "another length": (arcface.EXPECTED, onnx_builder.recognizer(numbers=256)),
-    "another input size": (detector.EXPECTED, onnx_builder.detector(320)),
-    "a further input": (arcface.EXPECTED, onnx_builder.recognizer(in_graph=field(11, port("more", [1])))),
+    "the other file": (EXPECTED, onnx_builder.detector()),
+    "the other way round": (Detector.expected, GOOD),
+    "another size": (EXPECTED, onnx_builder.recognizer(side=160)),
+    "another length": (EXPECTED, onnx_builder.recognizer(numbers=256)),
+    "another input size": (Detector.expected, onnx_builder.detector(320)),
+    "a further input": (EXPECTED, onnx_builder.recognizer(in_graph=field(11, port("more", [1])))),
     "whole numbers": (
-        arcface.EXPECTED,
+        EXPECTED,
         onnx_builder.model(
             [node("Identity", "i", "o")],
             [],
@@ -144,15 +143,15 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
 def test_an_unverified_file_that_onnxruntime_refuses_is_an_error(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be run(?s:.*)glintr100\.onnx"):
-        open_network(write(tmp_path, content), arcface.EXPECTED, ANTELOPE, unverified=True)
+        open_network(write(tmp_path, content), EXPECTED, ANTELOPE, unverified=True)
 
 
 def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / arcface.RECOGNIZER_FILENAME).mkdir()
+    (tmp_path / RECOGNIZER_FILENAME).mkdir()
     with pytest.raises(CheckpointError, match="cannot be opened"):
-        open_network(tmp_path / arcface.RECOGNIZER_FILENAME, arcface.EXPECTED, ANTELOPE)
+        open_network(tmp_path / RECOGNIZER_FILENAME, EXPECTED, ANTELOPE)
     with pytest.raises(CheckpointError, match="missing"):
-        open_network(tmp_path / "absent.onnx", arcface.EXPECTED, ANTELOPE)
+        open_network(tmp_path / "absent.onnx", EXPECTED, ANTELOPE)
 
 
 def test_without_onnxruntime_the_error_says_how_to_install_it(
@@ -160,4 +159,4 @@ def test_without_onnxruntime_the_error_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DependencyError, match="pip install onnxruntime"):
-        open_network(write(tmp_path, GOOD), arcface.EXPECTED, ANTELOPE, unverified=True)
+        open_network(write(tmp_path, GOOD), EXPECTED, ANTELOPE, unverified=True)

@@ -6,10 +6,6 @@ to see them (Deng et al. 2019, arXiv 1801.07698; the fit: Umeyama 1991, TPAMI 13
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,17 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FaceError
-from ..onnx_model import Expected, Network, open_network
-from .scrfd import ANTELOPE
+from ..onnx_model import Expected
+from .scrfd import FaceNetwork
 
 RECOGNIZER_FILENAME = "glintr100.onnx"
 ARCFACE_SPACE = "arcface-glintr100"
 CROP_SIDE, EMBEDDING_DIM = 112, 512
-EXPECTED = Expected(
-    sha256="4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
-    input=(None, 3, CROP_SIDE, CROP_SIDE),
-    channels=(EMBEDDING_DIM,),
-)
 TEMPLATE = (
     (38.2946, 51.6963),
     (73.5318, 51.5014),
@@ -38,17 +29,12 @@ TEMPLATE = (
 """Eyes, nose and corners of the mouth in the aligned 112 x 112 pixels: x and y."""
 
 
-@dataclass(frozen=True)
-class Recognizer:
-    """Computes face embeddings with the network in a file, which is opened on first use."""
-
-    path: Path
-    unverified: bool = False
-
-    @cached_property
-    def network(self) -> Network:
-        """Errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED, ANTELOPE, unverified=self.unverified)
+class Recognizer(FaceNetwork):
+    expected = Expected(
+        sha256="4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+        input=(None, 3, CROP_SIDE, CROP_SIDE),
+        channels=(EMBEDDING_DIM,),
+    )
 
     def __call__(self, picture: Tensor, landmarks: Tensor) -> Tensor:
         """The embedding [1, 512] of the face with these landmarks [5, 2] in a picture [3, h, w] in 0..1.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,11 +39,6 @@ INPUT_SIDE = 640
 STRIDES, ANCHORS = (8, 16, 32), 2
 CHANNELS = (1, 4, 10)
 """Of the three outputs of a grid: a score, four distances, five points."""
-EXPECTED = Expected(
-    sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
-    input=(None, 3, INPUT_SIDE, INPUT_SIDE),
-    channels=tuple(channels for channels in CHANNELS for _ in STRIDES),
-)
 CONFIDENT_SCORE, MIN_SCORE = 0.5, 0.3
 """The original's threshold, and that of doubtful faces, which are used if there is no other."""
 MAX_OVERLAP = 0.4
@@ -64,16 +60,25 @@ class DetectedFace:
 
 
 @dataclass(frozen=True)
-class Detector:
-    """Detects faces with the network in a file, which is opened on first use."""
+class FaceNetwork:
+    """A network in a file of antelopev2, which is opened on first use."""
 
+    expected: ClassVar[Expected]
     path: Path
     unverified: bool = False
 
     @cached_property
     def network(self) -> Network:
         """Errors as of :func:`open_network`."""
-        return open_network(self.path, EXPECTED, ANTELOPE, unverified=self.unverified)
+        return open_network(self.path, self.expected, ANTELOPE, unverified=self.unverified)
+
+
+class Detector(FaceNetwork):
+    expected = Expected(
+        sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+        input=(None, 3, INPUT_SIDE, INPUT_SIDE),
+        channels=tuple(channels for channels in CHANNELS for _ in STRIDES),
+    )
 
     def __call__(self, picture: Tensor) -> list[DetectedFace]:
         """The faces in a picture [3, h, w] in 0..1 with a score of at least ``MIN_SCORE``, best first.

@@ -86,7 +86,11 @@ def plan_crop(
     """
     check_choice(framing, FRAMINGS, "framing")
     whole = Crop.whole(height, width)
-    visible = None if face is None else _clip_face(face, whole.box)
+    visible: PixelBox | None = None
+    if face is not None:
+        left, top, right, bottom = inside = face.intersect(whole.box)
+        if all(map(math.isfinite, inside)) and inside.area > 0:
+            visible = PixelBox(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
     if keeps_whole(height, width, shape, framing):
         return whole
     if framing == "auto" and (visible is None or visible.area >= MAX_FACE_AREA * whole.box.area):
@@ -126,15 +130,6 @@ def mask_extent(mask: Tensor) -> PixelBox | None:
     if not len(rows):
         return None
     return PixelBox(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-
-
-def _clip_face(face: PixelBox, picture: PixelBox) -> PixelBox | None:
-    """The face inside of the picture, in whole pixels."""
-    inside = face.intersect(picture)
-    if not all(math.isfinite(edge) for edge in inside) or inside.area <= 0:
-        return None
-    left, top, right, bottom = inside
-    return PixelBox(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
 
 
 def _measure_tightness(face: PixelBox, size: tuple[int, int]) -> float:

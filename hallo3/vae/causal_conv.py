@@ -162,23 +162,15 @@ class Strip(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class StripInput:
     """Input [B, C, T, H, W] of a strip convolution: ``fill`` writes rows first..last to a destination;
-    ``like`` gives type and device."""
+    ``like`` gives shape, type and device."""
 
-    fill: Callable[[Tensor, int, int], None]
-    shape: torch.Size
+    fill: Callable[[Tensor, int, int], object]
     like: Tensor
 
     def new_buffer(self, rows: int) -> Tensor:
         """Rows of the slice and of the frames before it."""
-        batch, channels, frames, _, width = self.shape
+        batch, channels, frames, _, width = self.like.shape
         return self.like.new_empty(batch, channels, LOOK_BACK + frames, rows, width)
-
-
-def tensor_input(tensor: Tensor) -> StripInput:
-    def fill(destination: Tensor, first: int, last: int) -> None:
-        destination.copy_(tensor[:, :, :, first:last])
-
-    return StripInput(fill, tensor.shape, tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +187,7 @@ class StripConvolver:
         layer = cast(Any, convolution).conv
         with self.access.parameters(layer, source.like) as (weight, bias):
             if len(cuts) == 1:
-                buffer = source.new_buffer(source.shape[3])
+                buffer = source.new_buffer(source.like.shape[3])
                 self._write((name, 0), source, buffer, cuts[0])
                 out = self.access.convolve(buffer, weight, bias, (0, 1, 1))
                 del buffer

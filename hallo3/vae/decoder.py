@@ -29,7 +29,6 @@ from .causal_conv import (
     WeightAndBias,
     cuts,
     min_strips,
-    tensor_input,
 )
 
 CHUNK_ELEMENTS = {"cpu": 2**22}
@@ -69,7 +68,10 @@ class _SliceDecoder:
 
     def decode(self, decoder: nn.Module) -> Tensor:
         layers = cast(Any, decoder)
-        x = self._convolve("conv_in", layers.conv_in, tensor_input(self.latents))
+        source = StripInput(
+            lambda out, first, last: out.copy_(self.latents[:, :, :, first:last]), self.latents
+        )
+        x = self._convolve("conv_in", layers.conv_in, source)
         for index, resnet in enumerate(layers.mid_block.resnets):
             x = self._resnet(f"mid_block.resnets.{index}", resnet, x)
         for level, block in enumerate(layers.up_blocks):
@@ -105,11 +107,11 @@ class _SliceDecoder:
     def _convolve(self, name: str, convolution: nn.Module, source: StripInput) -> Tensor:
         out: Tensor | None = None
         for strip in self._strips(name, convolution, source):
-            if strip.last - strip.first == source.shape[3]:
+            if strip.last - strip.first == source.like.shape[3]:
                 out = strip.rows
                 continue
             if out is None:
-                out = strip.rows.new_empty(*strip.rows.shape[:2], *source.shape[2:])
+                out = strip.rows.new_empty(*strip.rows.shape[:2], *source.like.shape[2:])
             out[:, :, :, strip.first : strip.last] = strip.rows
             del strip  # before the next one is computed
         return cast(Tensor, out)
@@ -253,7 +255,7 @@ def norm_input(norm: nn.Module, x: Tensor, latents: Tensor, access: LayerAccess)
                 del scale, shift  # before the next ones are computed
             F.silu(destination[:, channels], inplace=True)
 
-    return StripInput(fill, x.shape, x)
+    return StripInput(fill, x)
 
 
 def split_by_latents(x: Tensor, latents: int, down: int) -> Tensor:

