@@ -31,7 +31,7 @@ from behaviour.figures import measure_video
 from behaviour.pixels import measure_changes, measure_seams, measure_sharpness
 from benchmarks.report import Result, Scenario, format_table, get_device, hide_paths
 from hallo3.attention import BACKENDS, get_backend, why_unsupported
-from hallo3.checkpoints.component_config import read_component_config, read_model_config
+from hallo3.checkpoints.load import read_component_config, read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
 from hallo3.errors import InputError

@@ -10,8 +10,13 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from .checkpoints.component_config import check_file, read_component_config, read_model_config
-from .checkpoints.load import load_strict, read_component
+from .checkpoints.load import (
+    check_file,
+    load_strict,
+    read_component,
+    read_component_config,
+    read_model_config,
+)
 from .checkpoints.locate import ModelFolder
 from .checkpoints.verify import FileVerifier
 from .config import COMPONENT_TITLES, VAEConfig, from_dict

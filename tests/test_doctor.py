@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hallo3 import doctor
-from hallo3.checkpoints.component_config import RELEASED_CONFIGS, build_on_meta
+from hallo3.checkpoints.load import RELEASED_CONFIGS, build_on_meta
 from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
 from hallo3.quantization.precision import PRECISIONS

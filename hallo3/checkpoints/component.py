@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
+from ..storage.hashing import raw_bytes
+from ..storage.json_file import parse_json_object
 from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
 from .source import CheckpointSource, read_small_text
 
@@ -67,11 +69,10 @@ def _check_format(name: str, key: str, source: CheckpointSource) -> None:
     layer = name.removesuffix(_FORMAT)
     if source.entries[key].nbytes > MAX_NOTE_BYTES:
         raise _scale_error(layer, "a note of many bytes", "a word for how it is quantised")
-    letters = cast("list[int]", source.read(key).to(torch.uint8).flatten().tolist())
+    note = raw_bytes(source.read(key).to(torch.uint8))
     try:
-        fields: Any = json.loads(bytes(letters).decode("utf-8"))
-        word = str(fields["format"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        word = str(parse_json_object(bytes(note))["format"])
+    except (ValueError, KeyError):
         word = "a note that is none"
     if word not in FORMATS:
         raise CheckpointError(
@@ -93,15 +94,15 @@ def _scale_error(name: str, found: str, expected: str) -> CheckpointError:
 
 def cast_checked(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """Values in another type. Raises ``CheckpointError`` for one that is too large for it."""
-    made = values.to(dtype)
-    if dtype != values.dtype and dtype.is_floating_point and not bool(torch.isfinite(made).all()):
+    converted = values.to(dtype)
+    if dtype != values.dtype and dtype.is_floating_point and not bool(torch.isfinite(converted).all()):
         raise CheckpointError(
             "A value is too large for this precision.",
             found=f"{float(values.float().abs().max()):.3g} in {name}, as {str(dtype)[6:]}",
             expected=f"values up to {torch.finfo(dtype).max:.3g}",
             fix="use fp32, or bf16 instead of fp16",
         )
-    return made
+    return converted
 
 
 METADATA_KEY = "hallo3"
@@ -130,12 +131,7 @@ class StoredComponent:
 
     @property
     def part(self) -> str:
-        """Which of the five networks this is."""
         return self.naming.part
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Our tensors' shapes, as the file gives them."""
-        return {name: made.shape for name, made in self.assemblies.items()}
 
     def dtype(self, name: str) -> torch.dtype:
         """The type in which a tensor of ours is stored."""
@@ -154,19 +150,19 @@ class StoredComponent:
         """The factor of a tensor's stored numbers: one number, one per row, or None."""
         if not self.scaled(name):
             return None
-        found: list[Tensor] = []
+        scales: list[Tensor] = []
         for key, start, stop in self.assemblies[name].stretches:
             entry = self.source.entries[key]
             rows = entry.shape[0] if entry.shape else 1
             scale = self.source.read(self.scales[key]).float()
-            found.append(slice_scale(scale, rows, entry.numel, start, stop, name))
-        return found[0] if len(found) == 1 or found[0].ndim == 0 else torch.cat(found)
+            scales.append(slice_scale(scale, rows, entry.numel, start, stop, name))
+        return scales[0] if len(scales) == 1 or scales[0].ndim == 0 else torch.cat(scales)
 
     def stored(self, name: str) -> Tensor:
         """A tensor as it is stored."""
-        made = self.assemblies[name]
-        pieces = list(self.pieces(name, max(1, sum(stop - start for _, start, stop in made.stretches))))
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(made.shape)
+        shape = self.assemblies[name].shape
+        pieces = list(self.pieces(name, max(1, math.prod(shape))))
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(shape)
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor's values; floating point and quantised ones as ``dtype``. Raises ``CheckpointError`` for a
@@ -237,10 +233,9 @@ def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any
 
 def _object(text: str) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json_object(text)
+    except ValueError:
         return None
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _stored(
@@ -249,19 +244,18 @@ def _stored(
     own = {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)}
     dropped = {name: why for name in own for start, why in OUTSIDE.items() if name.startswith(start)}
     scales, plain = split_scales({name: key for name, key in own.items() if name not in dropped}, source)
-    made = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
-    mine = (
-        own_config if own_config is not None and own_config.get("part", naming.part) == naming.part else None
-    )
+    ours = naming.keys.assemble({name: source.entries[key].shape for name, key in plain.items()})
+    if own_config is not None and own_config.get("part", naming.part) != naming.part:
+        own_config = None
     return StoredComponent(
         source=source,
         naming=naming,
         prefix=prefix,
         assemblies={
             name: Assembly(one.shape, tuple((plain[key], start, stop) for key, start, stop in one.stretches))
-            for name, one in made.items()
+            for name, one in ours.items()
         },
         scales=scales,
         dropped={own[name]: why for name, why in (naming.keys.dropped(plain) | dropped).items()},
-        own_config=mine,
+        own_config=own_config,
     )

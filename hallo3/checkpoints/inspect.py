@@ -12,7 +12,7 @@ from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError, sanitize
 from ..units import format_bytes
 from .component import StoredComponent, describe_contents, find_components
-from .component_config import check_fit, get_config
+from .load import check_fit, get_config
 from .locate import RELEASE
 from .source import CheckpointSource, open_source
 from .tensor_entry import NAMES, TensorEntry

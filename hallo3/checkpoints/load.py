@@ -1,4 +1,7 @@
-"""safetensors files with their configuration inside: reading, writing, and loading without leniency."""
+"""A component's configuration, its network without memory, whether the two fit, and its tensors.
+
+Files of this package are safetensors files with their configuration inside.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,36 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, OutputError
+from ..config import COMPONENT_TITLES, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, VAEConfig, from_dict
+from ..errors import CheckpointError, Hallo3Error, OutputError
+from ..model.layers import Layers
+from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..quantization.fp8 import FP8, fp8_scale, to_fp8
 from ..quantization.precision import Precision
+from ..speech.wav2vec2 import build_wav2vec2
+from ..storage.atomic import temporary_path
+from ..storage.json_file import read_json_object
+from ..text_encoder import build_t5, untie_embedding
+from ..vae.autoencoder import build_vae
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
 from .source import CheckpointSource, borrow_source, open_source
 from .verify import FileVerifier
 
-Shapes = Mapping[str, tuple[int, ...]]
+META = Layers(device="meta")
+RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "reference": {},
+    "vae": {},
+    "text_encoder": TEXT_ENCODERS["hallo3"],
+    "speech_encoder": SPEECH_ENCODERS["hallo3"],
+}
+"""Sizes of files that say nothing of themselves."""
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Tensors and their configuration in one file, complete or not there at all."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = temporary_path(path)
     try:
         header = {METADATA_KEY: json.dumps(config)}  # a single entry: several have no fixed order
         cast(Any, safetensors_torch).save_file(tensors, str(unfinished), metadata=header)
@@ -53,6 +72,107 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(own_config)
 
 
+def get_config(component: StoredComponent) -> dict[str, Any]:
+    """A part's configuration: its file's, one in a JSON file beside it, or else the released model's."""
+    own_config = component.own_config
+    if own_config is None:
+        return dict(RELEASED_CONFIGS[component.part])
+    config: Any = own_config.get("config")
+    if "part" not in own_config and isinstance(config, Mapping):  # of a whole model, beside the original's
+        whole = cast("Mapping[str, Any]", config)
+        config = whole if component.part in ("transformer", "reference") else whole.get(component.part, {})
+    if not isinstance(config, Mapping):
+        raise CheckpointError(
+            "The configuration stored with the weights cannot be used.",
+            found=f"{type(config).__name__} in {component.source.path.name}",
+            expected="an object with the model's sizes",
+            fix="use a file written by `hallo3 convert`",
+        )
+    return {**RELEASED_CONFIGS[component.part], **cast("Mapping[str, Any]", config)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration that a user gives. Raises ``CheckpointError``."""
+    try:
+        return read_json_object(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "The configuration cannot be read.",
+            found=f"{path}: {error}"[:200],
+            expected="a JSON object with the model's sizes",
+            fix="give a file like the `config` entry in a converted file's metadata",
+        ) from error
+
+
+def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str, Any]:
+    """The configuration of a part in a file or folder.
+
+    Raises ``CheckpointError`` for a file that holds another part, or is no weights file.
+    """
+    with borrow_source(where) as source:
+        return get_config(find_component(source, name))
+
+
+def read_model_config(where: Path | CheckpointSource, name: str = "transformer") -> Hallo3Config:
+    """The configuration of the model that a file holds a part of; the released model's if it says nothing.
+    Raises ``CheckpointError``."""
+    return from_dict(Hallo3Config, read_component_config(where, name), name)
+
+
+def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A part's network without memory. Raises ``CheckpointError`` for a configuration that is none."""
+    try:
+        if name == "vae":
+            return cast(nn.Module, build_vae(from_dict(VAEConfig, config, name)).network)
+        if name == "text_encoder":
+            return build_t5({key: size for key, size in config.items() if key != "tokenizer"})
+        if name == "speech_encoder":
+            return build_wav2vec2(config)
+        model = from_dict(Hallo3Config, config, name)
+        if name == "reference":
+            return ReferenceNetwork(model.trunk, model.segment.shape.latent, META)
+        return Hallo3Transformer(model, META)
+    except Hallo3Error:
+        raise
+    except Exception as error:  # sizes that contradict each other, in torch's and transformers' own words
+        raise CheckpointError(
+            "The configuration stored with the weights cannot be used.",
+            found=f"{name}: {(str(error).splitlines() or [''])[0][:160]}",
+            expected="sizes of which a network can be built",
+            fix="use the configuration that belongs to the weights",
+        ) from error
+
+
+def check_fit(component: StoredComponent, config: Mapping[str, Any]) -> None:
+    """Refuse a part whose tensors are not those of its configuration, by name and shape alone. Raises
+    ``CheckpointError``."""
+    network = build_on_meta(component.part, config)
+    floating = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    for name in component.assemblies:
+        if name in floating and not component.dtype(name).is_floating_point and not component.scaled(name):
+            raise CheckpointError(
+                f"These weights are not {COMPONENT_TITLES[component.part]}.",
+                found=f"{name} of whole numbers, without a scale",
+                expected="floating point numbers, or whole ones with their scale",
+                fix="use a file in bf16, fp16, fp32 or scaled fp8",
+            )
+    shapes = {name: assembly.shape for name, assembly in component.assemblies.items()}
+    advice = "; other sizes than the released model's need a hallo3.json beside the file"
+    check_shapes(
+        untie_embedding(network.state_dict()),
+        shapes,
+        COMPONENT_TITLES[component.part],
+        advice if component.own_config is None else "",
+    )
+
+
+def check_file(where: Path | CheckpointSource, name: str) -> None:
+    """Refuse a file of other shapes before anything is loaded from it. Raises ``CheckpointError``."""
+    with borrow_source(where) as source:
+        component = find_component(source, name)
+        check_fit(component, get_config(component))
+
+
 def read_component(
     where: Path | CheckpointSource, part: str, precision: Precision, verifier: FileVerifier | None = None
 ) -> dict[str, Tensor]:
@@ -62,12 +182,12 @@ def read_component(
     become so, with their scales. A ``verifier`` verifies the whole file first. Raises ``CheckpointError``.
     """
     with borrow_source(where) as source:
-        found = find_component(source, part)
+        component = find_component(source, part)
         if verifier is not None:
             verify_component(source, verifier)
         state: dict[str, Tensor] = {}
-        for name in found.assemblies:
-            state.update(read_tensor(found, name, precision))
+        for name in component.assemblies:
+            state.update(read_tensor(component, name, precision))
     return state
 
 
@@ -77,16 +197,16 @@ def verify_component(where: Path | CheckpointSource, verifier: FileVerifier) -> 
         return [verifier.get_hash(file) for file in source.files]
 
 
-def read_tensor(found: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:
+def read_tensor(component: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:
     """One tensor of a component in a precision, with its scale if it is fp8."""
     if not precision.is_fp8(name):
-        return {name: found.tensor(name, precision.compute)}
-    scale = found.scale(name)
-    if found.dtype(name) == FP8 and (scale is None or scale.numel() == 1):
-        numbers = found.stored(name)
+        return {name: component.tensor(name, precision.compute)}
+    scale = component.scale(name)
+    if component.dtype(name) == FP8 and (scale is None or scale.numel() == 1):
+        numbers = component.stored(name)
         scale = torch.ones(()) if scale is None else scale.float().reshape(())
     else:
-        values = found.tensor(name, torch.float32)
+        values = component.tensor(name, torch.float32)
         scale = fp8_scale(values.abs().max())
         numbers = to_fp8(values, scale)
     return {name: numbers, name.removesuffix("weight") + "weight_scale": scale}
@@ -120,23 +240,20 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
     """Refuse weights whose names or shapes differ from ``wanted``; ``CheckpointError`` names the first."""
-    check_shapes(get_shapes(wanted), get_shapes(state), what)
+    check_shapes(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()}, what)
 
 
-def get_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shapes of tensors, by name."""
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:
+def check_shapes(
+    wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str, advice: str = ""
+) -> None:
     """Refuse names or shapes that differ from ``wanted``; ``CheckpointError`` names the first of each."""
     wrong = {
-        "unknown": sorted(set(found) - set(wanted)),
-        "missing": sorted(set(wanted) - set(found)),
+        "unknown": sorted(set(shapes) - set(wanted)),
+        "missing": sorted(set(wanted) - set(shapes)),
         "of another shape": [
-            f"{name} {list(found[name])} instead of {list(wanted[name])}"
-            for name in wanted
-            if name in found and found[name] != wanted[name]
+            f"{name} {list(shapes[name])} instead of {list(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in shapes and shapes[name] != tuple(tensor.shape)
         ],
     }
     problems = [f"{len(keys)} keys {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
@@ -145,5 +262,5 @@ def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:
             f"These weights are not {what}.",
             found="; ".join(problems),
             expected=f"exactly its {len(wanted)} tensors",
-            fix="check that the file is complete and belongs to this configuration",
+            fix=f"check that the file is complete and belongs to this configuration{advice}",
         )

@@ -14,8 +14,7 @@ from ..config import COMPONENTS, NANO, SPEECH_ENCODERS, TEXT_ENCODERS, TINY, Hal
 from ..errors import InputError, check_range
 from ..noise import MAX_SEED, make_generator
 from ..text_encoder import untie_embedding
-from .component_config import build_on_meta
-from .load import read_config, write_weights
+from .load import build_on_meta, read_config, write_weights
 from .locate import ModelFolder
 
 SIZES = {"tiny": TINY, "nano": NANO}

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..checkpoints.component import find_component, find_components
-from ..checkpoints.component_config import check_fit, get_config, read_json
 from ..checkpoints.convert import plan_output, write_output
-from ..checkpoints.load import read_config
+from ..checkpoints.load import check_fit, get_config, read_config, read_json
 from ..checkpoints.locate import ModelFolder, output_path
 from ..checkpoints.source import open_source
 from ..checkpoints.verify import FileVerifier

@@ -14,8 +14,7 @@ import torch
 
 from ..attention import AUTO, AttentionBackend, get_backend
 from ..built_in import FOLDER
-from ..checkpoints.component_config import read_model_config
-from ..checkpoints.load import verify_component
+from ..checkpoints.load import read_model_config, verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENTS, Hallo3Config

@@ -6,7 +6,7 @@ import math
 from contextlib import suppress
 from dataclasses import replace
 
-from ..checkpoints.component_config import read_component_config
+from ..checkpoints.load import read_component_config
 from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
 from ..errors import CheckpointError, InputError
 from ..messages import logger

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.component_config import build_on_meta
+from ..checkpoints.load import build_on_meta
 from ..config import Hallo3Config, to_dict
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision

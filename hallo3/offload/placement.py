@@ -10,8 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.component_config import check_file
-from ..checkpoints.load import load_strict, read_component, verify_component
+from ..checkpoints.load import check_file, load_strict, read_component, verify_component
 from ..checkpoints.locate import ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES

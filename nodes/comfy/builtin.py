@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.checkpoints.component_config import read_component_config, read_model_config
-from ...hallo3.checkpoints.load import load_strict, read_state
+from ...hallo3.checkpoints.load import load_strict, read_component_config, read_model_config, read_state
 from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
 from ...hallo3.checkpoints.component import find_component
-from ...hallo3.checkpoints.component_config import META, build_reference, read_model_config
 from ...hallo3.checkpoints.keymaps import OUR_KEYS
-from ...hallo3.checkpoints.load import check_state
+from ...hallo3.checkpoints.load import META, check_state, read_model_config
 from ...hallo3.checkpoints.source import open_source
 from ...hallo3.checkpoints.tensor_file import FileFormat
 from ...hallo3.checkpoints.verify import FileVerifier
@@ -90,7 +89,7 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     )
     config = weights.config
     latent = config.segment.shape.latent
-    _check_state(build_reference(config.trunk, latent), weights.state, "Hallo3's reference network")
+    _check_state(ReferenceNetwork(config.trunk, latent, META), weights.state, "Hallo3's reference network")
     network = ReferenceNetwork(config.trunk, latent, layers)
     mm.archive_model_dtypes(network)
     patcher = comfy.model_patcher.CoreModelPatcher(

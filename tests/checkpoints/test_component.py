@@ -14,8 +14,7 @@ from torch import Tensor
 
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component import find_component
-from hallo3.checkpoints.component_config import check_file
-from hallo3.checkpoints.load import read_component
+from hallo3.checkpoints.load import check_file, read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.source import open_source
 from hallo3.config import to_dict

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
-from hallo3.checkpoints.component_config import read_model_config
-from hallo3.checkpoints.load import load_strict, read_config, read_state, write_weights
+from hallo3.checkpoints.load import load_strict, read_config, read_model_config, read_state, write_weights
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.random_weights import make_random_state, write_random_set
 from hallo3.config import NANO, TINY

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hallo3.checkpoints.component import find_component
-from hallo3.checkpoints.component_config import check_file
 from hallo3.checkpoints.convert import plan_output, write_output
+from hallo3.checkpoints.load import check_file
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.verify import verify_file

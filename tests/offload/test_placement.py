@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3.checkpoints.component_config import read_model_config
+from hallo3.checkpoints.load import read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.loading import load_models
 from hallo3.model.layers import Layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.checkpoints import keymaps as maps
-from hallo3.checkpoints.component_config import META, build_reference
+from hallo3.checkpoints.load import META
 from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO, Hallo3Config, to_dict
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.vae.autoencoder import build_vae
 from support.published_names import to_original
 
@@ -35,7 +36,7 @@ def module(
     shape = config.segment.shape.latent
     networks: tuple[tuple[str, Any, nn.Module], ...] = (
         (maps.TRANSFORMER_PREFIX, maps.TRANSFORMER, Hallo3Transformer(config, META)),
-        (maps.REFERENCE_PREFIX, maps.REFERENCE, build_reference(config.trunk, shape)),
+        (maps.REFERENCE_PREFIX, maps.REFERENCE, ReferenceNetwork(config.trunk, shape, META)),
     )
     for prefix, keys, network in networks:
         original = to_original(keys, make(network, prefix))
@@ -80,8 +81,6 @@ def write_plain(path: Path, config: Hallo3Config) -> None:
 
 def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:
     """The original's folder: the checkpoint and the 3D VAE, with the configuration beside them."""
-    import json
-
     checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
     state = write_checkpoint(checkpoint, config)
     (folder / "hallo3" / "latest").write_text("1")
