@@ -22,8 +22,7 @@ from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..quantization.fp8 import FP8, fp8_scale, to_fp8
 from ..quantization.precision import Precision
 from ..speech.wav2vec2 import build_wav2vec2
-from ..storage.atomic import temporary_path
-from ..storage.json_file import read_json_object
+from ..storage.atomic import read_json_object, temporary_path
 from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
