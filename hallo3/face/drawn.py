@@ -163,12 +163,9 @@ def looks_drawn(picture: Tensor) -> bool:
     right = (middle[:, :-1, 1:] - middle[:, :-1, :-1]).abs().amax(dim=0)
     below = (middle[:, 1:, :-1] - middle[:, :-1, :-1]).abs().amax(dim=0)
     flat = (torch.maximum(right, below) < FLAT_STEP).float().mean()
-    return _measure_palette_distance(middle) < MAX_PALETTE_DISTANCE or float(flat) > MIN_FLAT
-
-
-def _measure_palette_distance(picture: Tensor) -> float:
-    """Median distance of the pixels from a palette that is fitted to them, relative to their spread."""
-    pixels = picture.flatten(1).T
+    if float(flat) > MIN_FLAT:
+        return True
+    pixels = middle.flatten(1).T
     spread = (pixels - pixels.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp_min(0.02)
     ranks = torch.linspace(0, len(pixels) - 1, PALETTE_SIZE).long()
     palette = pixels[pixels.sum(dim=1).argsort()[ranks]]
@@ -177,4 +174,5 @@ def _measure_palette_distance(picture: Tensor) -> float:
         count = nearest.bincount(minlength=PALETTE_SIZE)[:, None]
         total = torch.zeros_like(palette).index_add_(0, nearest, pixels)
         palette = torch.where(count > 0, total / count.clamp_min(1), palette)
-    return float(torch.cdist(pixels, palette).amin(dim=1).median() / spread)
+    distance = torch.cdist(pixels, palette).amin(dim=1).median() / spread
+    return float(distance) < MAX_PALETTE_DISTANCE

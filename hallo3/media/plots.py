@@ -145,8 +145,8 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
     if not drifts or not 0 < seconds_per_segment < math.inf:
         raise ValueError(f"cannot draw {len(drifts)} segments of {seconds_per_segment} s")
     values = {name: np.array([getattr(drift, name) for drift in drifts], np.float64) for name in PANELS}
-    shown = [name for name in PANELS if name != "face" or bool(np.isfinite(values[name]).any())]
-    bottom = DRIFT_HEADER + len(shown) * (TITLE + PANEL + BETWEEN) - BETWEEN
+    names = [name for name in PANELS if name != "face" or bool(np.isfinite(values[name]).any())]
+    bottom = DRIFT_HEADER + len(names) * (TITLE + PANEL + BETWEEN) - BETWEEN
     pen, seconds = Pen.on_page(WIDTH, bottom + FOOTER), len(drifts) * seconds_per_segment
     pen.text(16, 26, f"Drift over {_format_time(seconds, seconds < SHORT_SECONDS)}", 19, INK)
     subtitle = f"{len(drifts)} segment{'s' * (len(drifts) > 1)} of {seconds_per_segment:.3g} s"
@@ -154,7 +154,7 @@ def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
         subtitle += "; line: mean of several, band: lowest to highest"
     pen.text(16, 47, subtitle, 13, GREY)
     ticks = _draw_time_axis(pen, bottom, seconds)
-    for place, name in enumerate(shown):
+    for place, name in enumerate(names):
         top = DRIFT_HEADER + place * (TITLE + PANEL + BETWEEN) + TITLE
         _draw_panel(pen, name, values[name], top, ticks, seconds)
     return pen.picture()

@@ -106,17 +106,17 @@ class _Board:
         bright[:, top:bottom, left:right] = resize(
             picture.float(), (bottom - top, right - left), "bilinear"
         ).clamp(0, 1)
-        shown = bright * UNUSED_BRIGHTNESS
-        opacity = torch.ones_like(shown[0])
+        preview = bright * UNUSED_BRIGHTNESS
+        opacity = torch.ones_like(preview[0])
         opacity[top:bottom, left:right] = BAR_OPACITY
         left, top, right, bottom = self.place(canvas)
         bars = slice(max(0, top), bottom), slice(max(0, left), right)
-        y, x = torch.arange(shown[0][bars].shape[0])[:, None], torch.arange(shown[0][bars].shape[1])
+        y, x = torch.arange(preview[0][bars].shape[0])[:, None], torch.arange(preview[0][bars].shape[1])
         stripes = torch.where(((x + y) // BAR_STRIPE) % 2 == 0, *BAR_LEVELS)
-        shown[:, *bars].lerp_(stripes.expand(3, -1, -1), opacity[bars].expand(3, -1, -1))
+        preview[:, *bars].lerp_(stripes.expand(3, -1, -1), opacity[bars].expand(3, -1, -1))
         left, top, right, bottom = self.place(used)
-        shown[:, top:bottom, left:right] = bright[:, top:bottom, left:right]
-        return shown
+        preview[:, top:bottom, left:right] = bright[:, top:bottom, left:right]
+        return preview
 
 
 def _draw_frame(pen: Pen, box: Rectangle, colour: str, width: int) -> None:

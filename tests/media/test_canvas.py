@@ -13,11 +13,11 @@ from hallo3.media.canvas import enlarge, fit
 def test_any_picture_fits_any_canvas(canvas: tuple[int, int], picture: tuple[int, int]) -> None:
     fitted = fit(torch.full((3, *picture), 0.75), VideoShape.checked(17, *canvas))
     assert fitted.pixels.shape == (1, 3, 1, *canvas)
-    shown = fitted.uncrop(fitted.pixels)
-    assert torch.allclose(shown, torch.tensor(0.5), atol=1e-5)
-    assert shown.shape[-2:] == (fitted.height, fitted.width)
+    visible = fitted.uncrop(fitted.pixels)
+    assert torch.allclose(visible, torch.tensor(0.5), atol=1e-5)
+    assert visible.shape[-2:] == (fitted.height, fitted.width)
     is_square = picture[0] == picture[1]
-    assert (fitted.height == fitted.width == min(canvas)) if is_square else shown.shape[-2:] == canvas
+    assert (fitted.height == fitted.width == min(canvas)) if is_square else visible.shape[-2:] == canvas
     assert is_square or bool((fitted.pixels > 0).all())
 
 
@@ -37,8 +37,8 @@ def test_only_the_middle_of_a_strip_is_scaled(size: tuple[int, int]) -> None:
     ramp = (torch.arange(length) + 0.5) / length
     picture = (ramp if size[1] == length else ramp[:, None]).expand(3, *size)
     shape = VideoShape(17, 64, 96)
-    shown = (fit(picture, shape).pixels[0, 0, 0] + 1) / 2 * length
-    along = shown.mean(dim=0 if size[1] == length else 1)
+    visible = (fit(picture, shape).pixels[0, 0, 0] + 1) / 2 * length
+    along = visible.mean(dim=0 if size[1] == length else 1)
     scale = 64 / shape.height if size[1] == length else 64 / shape.width
     middles = length / 2 + scale * (torch.arange(len(along)) + 0.5 - len(along) / 2)
     assert float((along - middles).abs().max()) < 1

@@ -17,8 +17,8 @@ def test_a_page_and_a_picture_are_drawn_on_in_their_own_pixels() -> None:
     picture = torch.zeros(3, 20, 30)
     for pen in (Pen.on_picture(picture), Pen.on_page(30, 20)):
         pen.box((10, 5, 19, 14), "#ff0000")
-        shown = pen.picture()
-        assert shown.shape == (3, 20, 30)
-        assert shown[:, 6, 12].tolist() == [1, 0, 0]
-        assert shown[:, 16, 12].tolist() != [1, 0, 0]
+        drawing = pen.picture()
+        assert drawing.shape == (3, 20, 30)
+        assert drawing[:, 6, 12].tolist() == [1, 0, 0]
+        assert drawing[:, 16, 12].tolist() != [1, 0, 0]
     assert float(picture.max()) == 0

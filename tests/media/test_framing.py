@@ -51,17 +51,19 @@ def test_any_face_gets_a_crop_inside_the_picture(size: tuple[int, int], shape: V
             check_face_crop(crop, face.intersect(PixelBox(0, 0, width, height)), size, shape)
 
 
-def check_face_crop(crop: Crop, seen: PixelBox, size: tuple[int, int], shape: VideoShape) -> None:
+def check_face_crop(crop: Crop, inside: PixelBox, size: tuple[int, int], shape: VideoShape) -> None:
     """It has one of the two aspects, and holds the face if any crop of these could."""
     (height, width), aspect = size, shape.width / shape.height
     assert crop.height == crop.width or abs(crop.width - crop.height * aspect) <= 0.5
-    tall, wide = seen.bottom - seen.top, seen.right - seen.left
+    tall, wide = inside.bottom - inside.top, inside.right - inside.left
     if crop.height >= tall + 2 and crop.width >= wide + 2:
-        assert crop.box.intersect(seen) == seen
+        assert crop.box.intersect(inside) == inside
         return
     canvas, square = min(height, width / aspect), min(height, width)
     for h, w in ((canvas, canvas * aspect), (square, square)):
-        assert h <= tall * 1.035 + 2 or w <= wide * 1.035 + 2, f"{crop}, although {h} x {w} would hold {seen}"
+        assert h <= tall * 1.035 + 2 or w <= wide * 1.035 + 2, (
+            f"{crop}, although {h} x {w} would hold {inside}"
+        )
 
 
 @pytest.mark.parametrize("side", ["tall", "wide"])
@@ -156,9 +158,9 @@ def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
     rows = ((torch.arange(height) + 0.5) / height)[:, None].expand(size)
     columns = ((torch.arange(width) + 0.5) / width).expand(size)
     canvas = fit(torch.stack([rows, columns, rows]), SHAPE)
-    shown = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
+    visible = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
     left, top, right, bottom = Crop.whole(*size).visible_box(SHAPE)
-    for profile, low, high, side in ((shown[0], top, bottom, height), (shown[1].T, left, right, width)):
+    for profile, low, high, side in ((visible[0], top, bottom, height), (visible[1].T, left, right, width)):
         middles = low + (torch.arange(len(profile)) + 0.5) * (high - low) / len(profile)
         inner = slice(len(profile) // 8, -len(profile) // 8)
         assert float((profile.mean(dim=1) * side - middles)[inner].abs().max()) < 0.05

@@ -58,10 +58,10 @@ def test_the_video_is_as_long_as_its_frames(tmp_path: Path, rate: int, channels:
     path = write_video(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(rate, 2.0, channels), rate))
     with av.open(str(path)) as container:
         picture, track = container.streams.video[0], container.streams.audio[0]
-        shown = list(container.decode(picture))
-        assert len(shown) == 30
+        pictures = list(container.decode(picture))
+        assert len(pictures) == 30
         assert (picture.width, picture.height, picture.average_rate) == (64, 48, 25)
-        assert [round(float(frame.time) * 25) for frame in shown] == list(range(30))
+        assert [round(float(frame.time) * 25) for frame in pictures] == list(range(30))
         assert abs(float(track.duration * track.time_base) - 1.2) < 0.04
 
 
@@ -85,27 +85,27 @@ def test_colours_and_sound_come_back(tmp_path: Path) -> None:
 def find_flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
     """When a video is bright, and when it is loud, in seconds."""
     with av.open(str(path)) as container:
-        shown = [(float(f.time), f.to_ndarray(format="gray").mean()) for f in container.decode(video=0)]
+        pictures = [(float(f.time), f.to_ndarray(format="gray").mean()) for f in container.decode(video=0)]
     clicks: list[float] = []
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
             loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.5)
             if len(loud) and (at := float(frame.time) + loud[0] / frame.sample_rate) - sum(clicks[-1:]) > 0.5:
                 clicks.append(at)
-    return [time for time, light in shown if light > 128], clicks
+    return [time for time, light in pictures if light > 128], clicks
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_picture_and_sound_are_in_sync_to_the_end(tmp_path: Path, name: str, rate: int) -> None:
     seconds = 8
-    shown = torch.zeros(25 * seconds, 3, 32, 32)
-    shown[25::25] = 1.0
+    pictures = torch.zeros(25 * seconds, 3, 32, 32)
+    pictures[25::25] = 1.0
     samples = torch.zeros(2, seconds * rate)
     for second in range(1, seconds):
         samples[:, second * rate : second * rate + rate // 50] = 0.9
     encode_soundtrack([(Recording(samples, rate), Fraction(seconds))], tmp_path / "s.mp4")
-    encoded = [encode_segment(part, H264, 25) for part in shown.split(15)]
+    encoded = [encode_segment(part, H264, 25) for part in pictures.split(15)]
     join_segments(encoded, tmp_path / "s.mp4", tmp_path / name)
     with GrowingVideo(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
         for segment in encoded:

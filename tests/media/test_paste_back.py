@@ -80,9 +80,9 @@ def test_a_shift_by_one_pixel_fails_the_same_bound(height: int, width: int) -> N
 def test_only_edges_inside_the_photograph_are_soft(edges: tuple[float, ...]) -> None:
     place = PixelBox(*edges)
     black = torch.zeros(3, 160, 150, dtype=torch.uint8)
-    shown = PasteBack(photograph=black, place=place).paste(torch.ones(1, 3, 64, 64))[0, 0]
+    result = PasteBack(photograph=black, place=place).paste(torch.ones(1, 3, 64, 64))[0, 0]
     rows, columns = changed_part(place)
-    part, feather = shown[rows, columns], FEATHER * min(place.right - place.left, place.bottom - place.top)
+    part, feather = result[rows, columns], FEATHER * min(place.right - place.left, place.bottom - place.top)
     margin = int(feather) + 2
     assert float(part[margin:-margin, margin:-margin].min()) > 1 - 1e-5
     middle = part.shape[0] // 2
@@ -97,7 +97,7 @@ def test_only_edges_inside_the_photograph_are_soft(edges: tuple[float, ...]) -> 
             assert -1e-5 < float(run.diff().min()) <= float(run.diff().max()) <= 1.6 / feather
         else:
             assert float(run.min()) > 1 - 1e-5
-    assert float(shown.sum()) == pytest.approx(float(part.sum()))
+    assert float(result.sum()) == pytest.approx(float(part.sum()))
 
 
 @pytest.mark.parametrize("place", [(200, 100, 740, 640), (0, 100, 540, 640), (400.3, 0, 1000.1, 400.2)])
@@ -105,10 +105,10 @@ def test_a_slightly_brighter_frame_has_no_visible_edge(place: tuple[float, ...])
     """3 % brighter: the difference of neighbours grows by less than a level."""
     grey = torch.full((3, 720, 1080), 128, dtype=torch.uint8)
     paste_back = PasteBack(photograph=grey, place=PixelBox(*place))
-    shown = paste_back.paste(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
-    assert float(shown.max()) == pytest.approx(128 / 255 * 1.03, abs=1e-6)
+    result = paste_back.paste(torch.full((1, 3, 240, 240), 128 / 255 * 1.03))[0]
+    assert float(result.max()) == pytest.approx(128 / 255 * 1.03, abs=1e-6)
     for dim in (1, 2):
-        assert float(shown.diff(dim=dim).abs().max()) < LEVEL
+        assert float(result.diff(dim=dim).abs().max()) < LEVEL
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_overshoot_is_clamped() -> None:
     photograph = torch.zeros(3, 200, 300, dtype=torch.uint8)
     paste_back = PasteBack(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
     hard = (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
-    shown = paste_back.paste(hard)
-    assert float(shown.min()) == 0
-    assert float(shown.max()) == 1
+    result = paste_back.paste(hard)
+    assert float(result.min()) == 0
+    assert float(result.max()) == 1
 
 
 def test_frames_do_not_depend_on_their_neighbours() -> None:

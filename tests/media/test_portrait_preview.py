@@ -27,32 +27,32 @@ from hallo3.media.portrait_preview import (
 SHAPE = VideoShape(49, 320, 480)
 
 
-def box_of_colour(shown: Tensor, colour: str) -> PixelBox | None:
+def box_of_colour(preview: Tensor, colour: str) -> PixelBox | None:
     """The box around all that has a colour."""
     expected = torch.tensor(ImageColor.getrgb(colour)) / 255
-    return mask_extent((shown - expected[:, None, None]).abs().amax(dim=0) < 1.5 / 255)
+    return mask_extent((preview - expected[:, None, None]).abs().amax(dim=0) < 1.5 / 255)
 
 
 def test_what_is_not_used_is_dark() -> None:
     picture = torch.full((3, 960, 480), 0.8)
     crop = Crop(top=100, left=0, height=320, width=480)
-    shown = draw_portrait_preview(picture, torch.ones(960, 480), SHAPE, crop)
-    assert shown.shape == (3, 960, 480)
-    torch.testing.assert_close(shown[:, 104:416, 4:476], picture[:, 104:416, 4:476], atol=0.005, rtol=0)
-    for outside in (shown[:, :98], shown[:, 422:]):
+    preview = draw_portrait_preview(picture, torch.ones(960, 480), SHAPE, crop)
+    assert preview.shape == (3, 960, 480)
+    torch.testing.assert_close(preview[:, 104:416, 4:476], picture[:, 104:416, 4:476], atol=0.005, rtol=0)
+    for outside in (preview[:, :98], preview[:, 422:]):
         expected = picture[:, : outside.shape[1]] * UNUSED_BRIGHTNESS
         torch.testing.assert_close(outside, expected, atol=0.005, rtol=0)
 
 
 def test_bars_beside_a_square_crop_may_leave_the_portrait() -> None:
     picture, mask = torch.full((3, 640, 320), 0.9), torch.ones(640, 320)
-    shown = draw_portrait_preview(picture, mask, SHAPE, Crop.whole(320, 320))
-    assert shown.shape == (3, PREVIEW_SIDE, 720)  # 480 columns of canvas, of which 320 are portrait
-    bars = shown[:, 20:460, :100]
+    preview = draw_portrait_preview(picture, mask, SHAPE, Crop.whole(320, 320))
+    assert preview.shape == (3, PREVIEW_SIDE, 720)  # 480 columns of canvas, of which 320 are portrait
+    bars = preview[:, 20:460, :100]
     assert min(BAR_LEVELS) - 0.01 < float(bars.max()) <= max(BAR_LEVELS) + 0.01
     assert float(bars.std()) > 0.02
-    assert float(shown[:, 20:460, 140:580].min()) > 0.85
-    assert float(shown[:, 500:, :100].max()) < 0.1
+    assert float(preview[:, 20:460, 140:580].min()) > 0.85
+    assert float(preview[:, 500:, :100].max()) < 0.1
     upright = draw_portrait_preview(picture, mask, VideoShape(49, 96, 64), Crop.whole(320, 320))
     assert upright.shape == (3, PREVIEW_SIDE, round(PREVIEW_SIDE * 320 / 720))
 
@@ -65,21 +65,21 @@ def test_faces_have_boxes_and_the_chosen_one_its_colour(brightness: float) -> No
     mask = nothing.clone()
     mask[106:274, 388:532] = 1
     assert box_of_colour(draw_portrait_preview(picture, nothing, SHAPE, crop, faces), ACCENT) is None
-    shown = draw_portrait_preview(picture, nothing, SHAPE, crop, faces, 1)
-    assert box_of_colour(shown, ACCENT) == pytest.approx((400, 120 - 32, 520, 260), abs=1.5)  # its number
-    shown = draw_portrait_preview(picture, mask, SHAPE, crop, faces, 1)
-    assert box_of_colour(shown, ACCENT) == pytest.approx((388, 88, 532, 274), abs=1.5)  # with the mask
-    assert box_of_colour(shown[:, :, :224], PALE) == pytest.approx((100, 68, 200, 220), abs=1.5)
-    for line in (shown[:, 150, 95:106], shown[:, 95:106, 170]):  # visible on any background
+    preview = draw_portrait_preview(picture, nothing, SHAPE, crop, faces, 1)
+    assert box_of_colour(preview, ACCENT) == pytest.approx((400, 120 - 32, 520, 260), abs=1.5)  # its number
+    preview = draw_portrait_preview(picture, mask, SHAPE, crop, faces, 1)
+    assert box_of_colour(preview, ACCENT) == pytest.approx((388, 88, 532, 274), abs=1.5)  # with the mask
+    assert box_of_colour(preview[:, :, :224], PALE) == pytest.approx((100, 68, 200, 220), abs=1.5)
+    for line in (preview[:, 150, 95:106], preview[:, 95:106, 170]):  # visible on any background
         assert float(line.max() - line.min()) > 0.7
 
 
 def test_each_face_has_its_own_number() -> None:
     faces = [PixelBox(60 + 90 * n, 200, 130 + 90 * n, 290) for n in range(10)]
-    shown = draw_portrait_preview(
+    preview = draw_portrait_preview(
         torch.zeros(3, 480, 960), torch.zeros(480, 960), SHAPE, Crop.whole(480, 960), faces
     )
-    plates = [shown[:, 169:198, 60 + 90 * n : 104 + 90 * n] for n in range(10)]
+    plates = [preview[:, 169:198, 60 + 90 * n : 104 + 90 * n] for n in range(10)]
     for index, plate in enumerate(plates):
         assert float(plate.std()) > 0.1
         assert all(float((plate - other).abs().max()) > 0.3 for other in plates[:index])
@@ -90,9 +90,9 @@ def test_boxes_at_and_beyond_the_edges(chosen: int | None) -> None:
     faces = [PixelBox(-50, -40, 30, 40), PixelBox(90, 60, 400, 300), PixelBox(40, 40, 40.2, 40.1)]
     faces.append(PixelBox(500, 500, 600, 600))
     picture, mask = torch.rand(3, 96, 128), torch.zeros(96, 128)
-    shown = draw_portrait_preview(picture, mask, SHAPE, Crop.whole(96, 128), faces, chosen)
-    assert shown.shape == (3, 720, 960)
-    assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
+    preview = draw_portrait_preview(picture, mask, SHAPE, Crop.whole(96, 128), faces, chosen)
+    assert preview.shape == (3, 720, 960)
+    assert 0 <= float(preview.min()) <= float(preview.max()) <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 4096), (4096, 16), (64, 64), (64, 8192)])
@@ -101,12 +101,12 @@ def test_of_a_strip_the_part_around_the_crop_is_shown(height: int, width: int) -
     crop = plan_crop(height, width, face, SHAPE, "face")
     picture = torch.zeros(3, height, width)
     crop.of(picture).fill_(1)
-    shown = draw_portrait_preview(picture, torch.zeros(height, width), SHAPE, crop, [face], 0)
-    assert max(shown.shape[1:]) == PREVIEW_SIDE
-    assert min(shown.shape[1:]) >= PREVIEW_SIDE // MAX_ASPECT
+    preview = draw_portrait_preview(picture, torch.zeros(height, width), SHAPE, crop, [face], 0)
+    assert max(preview.shape[1:]) == PREVIEW_SIDE
+    assert min(preview.shape[1:]) >= PREVIEW_SIDE // MAX_ASPECT
     used = crop.height * crop.width
     area = min(height, MAX_ASPECT * width) * min(width, MAX_ASPECT * height)
-    assert float((shown > 0.99).all(dim=0).float().mean()) > 0.5 * used / (area + used)
+    assert float((preview > 0.99).all(dim=0).float().mean()) > 0.5 * used / (area + used)
 
 
 MEASURE_MEMORY = """

@@ -108,7 +108,7 @@ def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
 
     class Seen(CausalCache):
         def places(self) -> dict[Any, int]:
-            return {key: kept.data_ptr() for key, kept in self._frames.items()}
+            return {key: frames.data_ptr() for key, frames in self._frames.items()}
 
     cache = Seen()
     slices = decode_parts(vae.network.decoder, latents_of(5).split([3, 2], dim=2), DecodePlan(3), cache=cache)
@@ -140,8 +140,8 @@ def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
         assert not out
         out.append(layer)
         borrowed.add(names[layer])
-        known: Any = layer
-        yield known.weight.to(like), known.bias.to(like)
+        module: Any = layer
+        yield module.weight.to(like), module.bias.to(like)
         out.remove(layer)
 
     parts = latents_of(5).split([3, 2], dim=2)
