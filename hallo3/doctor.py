@@ -185,7 +185,15 @@ def format_report(report: Report) -> str:
 def _check_component(files: ModelFolder, name: str) -> ComponentReport:
     path = files.find(name)
     if not path.exists():
-        return _report_missing(files.path, name)
+        precision, bits = ("fp32", 32) if name == "speech_encoder" else ("bf16", 16)
+        place = COMFYUI[name].format(precision=precision) if is_comfyui(files.path) else PLACES[name][0]
+        if unfinished := unfinished_sibling(files.path / place, (*UNFINISHED_SUFFIXES, TEMPORARY_SUFFIX)):
+            state = f"{unfinished.name} is unfinished"
+            advice = "run the command that writes it again: it resumes"
+        else:
+            state = f"about {format_bytes(RELEASE[name].size(bits))} in {precision}"
+            advice = f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` writes it there"
+        return ComponentReport(part=name, path="", size=0, state=state, advice=advice)
     state, advice = "ready", ""
     try:
         component = next((each for each in inspect(path).parts if each.part == name), None)
@@ -198,15 +206,3 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
     content = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
     size = sum(file.stat().st_size for file in content)
     return ComponentReport(part=name, path=str(path), size=size, state=state, advice=advice)
-
-
-def _report_missing(folder: Path, name: str) -> ComponentReport:
-    precision, bits = ("fp32", 32) if name == "speech_encoder" else ("bf16", 16)
-    place = COMFYUI[name].format(precision=precision) if is_comfyui(folder) else PLACES[name][0]
-    if unfinished := unfinished_sibling(folder / place, (*UNFINISHED_SUFFIXES, TEMPORARY_SUFFIX)):
-        state = f"{unfinished.name} is unfinished"
-        advice = "run the command that writes it again: it resumes"
-    else:
-        state = f"about {format_bytes(RELEASE[name].size(bits))} in {precision}"
-        advice = f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` writes it there"
-    return ComponentReport(part=name, path="", size=0, state=state, advice=advice)

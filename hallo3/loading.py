@@ -44,8 +44,6 @@ from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
 
 N = TypeVar("N", bound=Trunk)
-T5_VOCABULARY = 32128
-"""Default of files that do not say it."""
 
 
 def load_models(
@@ -85,7 +83,7 @@ def load_models(
     )
     text = read_component_config(files.open("text_encoder"), "text_encoder")
     speech = read_component_config(files.open("speech_encoder"), "speech_encoder")
-    vocabulary = text.get("vocab_size", T5_VOCABULARY)
+    vocabulary = text.get("vocab_size", 32128)  # transformers' default
     tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.find("tokenizer"))
     _check_equal("text_encoder", text.get("d_model"), config.trunk.text_dim)
     sizes = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' defaults

@@ -23,44 +23,32 @@ ABOUT = "Make a portrait talk (Hallo3)."
 
 
 class Command(NamedTuple):
-    """``function`` of a module in this folder, imported only when the command runs."""
+    """``run_`` and the command's name is a function of ``module`` in this folder, imported when it runs."""
 
     options: type
     module: str
-    function: str
     help: str
-    description: str = ""
+    description: str | None = None
 
 
 COMMANDS = {
-    "animate": Command(
-        options.AnimateOptions, "animate", "run_animate", "portrait and speech in, video out", ABOUT
-    ),
-    "jobs": Command(options.JobsOptions, "jobs", "run_jobs", "list and delete kept jobs"),
+    "animate": Command(options.AnimateOptions, "animate", "portrait and speech in, video out", ABOUT),
+    "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
     "convert": Command(
         options.ConvertOptions,
         "convert",
-        "run_convert",
         "the original's checkpoints to safetensors",
         "Read tensors from the original's checkpoints, without running any code in them, and write "
         "safetensors files. Run the same command again after a stop: finished files are kept.",
     ),
-    "inspect": Command(options.InspectOptions, "inspect", "run_inspect", "show what a weights file is"),
+    "inspect": Command(options.InspectOptions, "inspect", "show what a weights file is"),
     "doctor": Command(
-        options.DoctorOptions,
-        "inspect",
-        "run_doctor",
-        "check whether a model is complete and how it runs on this machine",
+        options.DoctorOptions, "inspect", "check whether a model is complete and how it runs on this machine"
     ),
     "download": Command(
-        options.DownloadOptions,
-        "download",
-        "run_download",
-        "download the original's files (uses the network)",
+        options.DownloadOptions, "download", "download the original's files (uses the network)"
     ),
-    "tiny": Command(
-        options.TinyOptions, "inspect", "run_tiny", "write a complete model of small random weights"
-    ),
+    "tiny": Command(options.TinyOptions, "inspect", "write a complete model of small random weights"),
 }
 
 
@@ -69,10 +57,10 @@ def main(words: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have letters that a terminal has not
-    command, values = parse(words)
+    name, values = parse(words)
     try:
         with redirect_messages(lambda text: tqdm.write(f"note: {text}", file=sys.stderr)):  # above a bar
-            getattr(import_module(f".{command.module}", __package__), command.function)(values)
+            getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")(values)
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED
@@ -95,17 +83,17 @@ def main(words: list[str] | None = None) -> int:
     return DONE
 
 
-def parse(words: list[str] | None) -> tuple[Command, Any]:
-    """A command line as a command and its options; exits as ``argparse`` does."""
+def parse(words: list[str] | None) -> tuple[str, Any]:
+    """A command line as a command's name and its options; exits as ``argparse`` does."""
     top = ArgumentParser(prog="hallo3", description=ABOUT)
     top.add_argument("--version", action="version", version=__version__)
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        parser = parsers.add_parser(name, help=command.help, description=command.description or None)
+        parser = parsers.add_parser(name, help=command.help, description=command.description)
         options.add_options(parser, command.options)
     values = vars(top.parse_args(words))
-    command = COMMANDS[values.pop("command")]
-    return command, command.options(**values)
+    name = values.pop("command")
+    return name, COMMANDS[name].options(**values)
 
 
 def _print_unexpected(error: Exception, with_traceback: bool) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,18 +17,14 @@ from ..sampling.step_cache import CacheReport
 
 
 @contextmanager
-def show_bytes(what: str, total: int) -> Generator[ProgressCallback]:
-    """A bar of bytes with the time left, removed when it is full."""
-    with tqdm(total=total, unit="B", unit_scale=True, desc=what, leave=False) as bar:
+def _show(what: str, total: int, **layout: Any) -> Generator[ProgressCallback]:
+    """A bar with the time left, removed when it is full."""
+    with tqdm(total=total, desc=what, leave=False, **layout) as bar:
         yield bar.update
 
 
-@contextmanager
-def show_percent(what: str, total: int) -> Generator[ProgressCallback]:
-    """A bar of per cent with the time left, removed when it is full."""
-    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
-    with tqdm(total=total, desc=what, leave=False, bar_format=layout) as bar:
-        yield bar.update
+show_bytes = partial(_show, unit="B", unit_scale=True)
+show_percent = partial(_show, bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}")
 
 
 class StepBar:

@@ -46,7 +46,6 @@ MAX_RAM_SHARE = 0.85
 DECODE_PLANS = tuple(
     DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
 )
-_ORIGINS = {RAM: "RAM", DISK: "disk"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,26 +90,16 @@ class MemoryPlan:
             )
             lines.append(
                 f"{stage.name:<10} {stage.total / GB:7.2f} {weights:>8} {conditions:>11} {activations:>12}  "
-                f"{stage.description}{_describe_streaming(stage)}"
+                f"{stage.text}"
             )
         return "\n".join(lines)
 
     def line(self) -> str:
         sample, decode = self.stage("sample"), self.stage("decode")
-        return (
-            f"{sample.description}{_describe_streaming(sample)}; decode: {decode.description}; "
-            f"peak {format_bytes(self.peak)}"
-        )
+        return f"{sample.text}; decode: {decode.description}; peak {format_bytes(self.peak)}"
 
     def stage(self, name: str) -> StagePlan:
         return next(stage for stage in self.stages if stage.name == name)
-
-
-def _describe_streaming(stage: StagePlan) -> str:
-    if not stage.streamed:
-        return ""
-    per_step = " per step" if stage.name == "sample" else ""
-    return f", {format_bytes(stage.streamed)}{per_step} from {_ORIGINS[stage.origin]}"
 
 
 def usable_bytes(limit: int) -> int:

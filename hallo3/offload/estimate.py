@@ -19,6 +19,7 @@ from ..checkpoints.load import build_on_meta
 from ..config import Hallo3Config, to_dict
 from ..model.transformer import Trunk
 from ..quantization.precision import Precision
+from ..units import format_bytes
 from ..vae.autoencoder import DEFAULT_PLAN
 from ..vae.causal_conv import DecodePlan
 from ..vae.decode_memory import decode_bytes
@@ -273,6 +274,14 @@ class StagePlan:
     @property
     def total(self) -> int:
         return self.weights + self.conditions + self.activations
+
+    @property
+    def text(self) -> str:
+        if not self.streamed:
+            return self.description
+        per_step = " per step" if self.name == "sample" else ""
+        origin = "RAM" if self.origin == RAM else "disk"
+        return f"{self.description}, {format_bytes(self.streamed)}{per_step} from {origin}"
 
     def as_dict(self) -> dict[str, Any]:
         facts = asdict(self)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoints.load import check_file, load_strict, read_component, verify_component
 from ..checkpoints.locate import ModelFolder
@@ -21,8 +21,8 @@ from ..text_encoder import TextEncoder, Tokenizer
 from ..vae.autoencoder import VideoVAE
 from ..vae.causal_conv import DecodePlan
 from .estimate import DEVICE, DISK, RAM, OffloadConfig
-from .streaming import ResidentModule, StreamableModule, StreamedModule, WeightGroup, store_in_memory
-from .weight_store import choose_resident, split_groups, store_on_disk, store_text_on_disk
+from .streaming import ResidentModule, StreamableModule, StreamedModule, set_tensors, store_in_memory
+from .weight_store import EMBEDDING, UNUSED, choose_resident, split_groups, split_text_groups, store_on_disk
 
 N = TypeVar("N", bound=Trunk)
 MANUAL_DECODE = DecodePlan(strips=8, caches="host")
@@ -63,25 +63,20 @@ class Placement:
     ) -> AbstractContextManager[TextEncoder]:
         def load() -> StreamableModule[nn.Module]:
             self._verify("text_encoder")
-            check_file(self.files.open("text_encoder"), "text_encoder")
-            unquantized = Precision(self.precision.name, self.precision.compute)
-            return store_text_on_disk(build(), self.files.open("text_encoder"), unquantized)
+            source = self.files.open("text_encoder")
+            check_file(source, "text_encoder")
+            t5, unquantized = build(), Precision(self.precision.name, self.precision.compute)
+            set_tensors(t5, {UNUSED: torch.empty(0, dtype=unquantized.compute)})
+            groups, names = split_text_groups(t5), {UNUSED: f"{EMBEDDING}.weight"}
+            return store_on_disk(t5, groups, source, "text_encoder", unquantized, names=names)
 
         streamed = StreamedModule(load, self.device, keep=False)
         return DerivedModule(streamed, lambda t5: TextEncoder(tokenizer(), t5))
 
     def vae(self, load: Callable[[], VideoVAE]) -> AbstractContextManager[VideoVAE]:
         """Small enough not to be split."""
-
-        def no_groups(group: WeightGroup) -> Mapping[str, Tensor]:
-            raise KeyError(group)
-
-        def load_whole() -> StreamableModule[VideoVAE]:
-            return StreamableModule(load(), [], no_groups)
-
-        if self.config.home == DEVICE:
-            return ResidentModule(load_whole, self.device)
-        return StreamedModule(load_whole, self.device)
+        residency = ResidentModule[VideoVAE] if self.config.home == DEVICE else StreamedModule[VideoVAE]
+        return residency(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
 
     def _on_disk(self, network: N, component: str, resident: int) -> StreamableModule[N]:
         self._verify(component)

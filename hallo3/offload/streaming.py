@@ -137,6 +137,8 @@ Weights = Mapping[str, Tensor] | PackedTensors
 """Tensors by their names in the network."""
 WeightStore = Callable[[WeightGroup], Weights]
 """Loads a group's weights from RAM or disk."""
+Fetched = tuple[Mapping[str, Tensor], Any]
+"""A group's tensors on the device, and a CUDA event of their arrival, or None."""
 
 
 def send(weights: Weights, device: torch.device, allocator: PinnedAllocator) -> Mapping[str, Tensor]:
@@ -228,14 +230,11 @@ class StreamedModule(Generic[M]):
             self._ungrouped = dict(ungrouped_tensors(network, sequences))
             set_tensors(network, {name: each.to(self._device) for name, each in self._ungrouped.items()})
         except BaseException:
-            self._leave()
+            self.__exit__()
             raise
         return network
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -244,13 +243,6 @@ class StreamedModule(Generic[M]):
         self._ungrouped = {}
         if not self._keep:
             self._module = None
-
-
-class _Fetched(NamedTuple):
-    """A group's tensors on the device; ``arrival`` is a CUDA event or None."""
-
-    tensors: Mapping[str, Tensor]
-    arrival: Any
 
 
 class WeightStream:
@@ -265,7 +257,7 @@ class WeightStream:
         self._current: WeightGroup = ()
         self._loaded: dict[int, WeightGroup] = {}  # by sequence
         self._resident_loaded: set[WeightGroup] = set()
-        self._prefetches: dict[int, tuple[WeightGroup, Future[_Fetched]]] = {}  # by sequence
+        self._prefetches: dict[int, tuple[WeightGroup, Future[Fetched]]] = {}  # by sequence
         self._evicted: Any = None  # CUDA event after the last use of what was evicted
         for group in (group for groups in module.sequences for group in groups):
             _clear_group(self._network, group, device)
@@ -304,13 +296,13 @@ class WeightStream:
             else:
                 self._cancel_prefetch(sequence)
                 future = self._executor.submit(self._fetch, group, self._evicted)
-            fetched = future.result()
+            tensors, arrival = future.result()
             if self._copy_stream is not None:
                 stream = torch.cuda.current_stream(self._device)
-                stream.wait_event(fetched.arrival)
-                for tensor in fetched.tensors.values():
+                stream.wait_event(arrival)
+                for tensor in tensors.values():
                     tensor.record_stream(stream)
-            set_tensors(self._network, fetched.tensors)
+            set_tensors(self._network, tensors)
             if group in self._resident:
                 self._resident_loaded.add(group)
         self._loaded[sequence] = group
@@ -351,14 +343,14 @@ class WeightStream:
         self._evict(list(self._loaded))
 
     @torch.inference_mode()
-    def _fetch(self, group: WeightGroup, evicted: Any) -> _Fetched:
+    def _fetch(self, group: WeightGroup, evicted: Any) -> Fetched:
         """In the prefetch thread: send a group to the device, once the device is done with what was evicted;
         otherwise a fast CPU would fill it with groups that wait."""
         weights = self._store(group)
         if self._copy_stream is None:
-            return _Fetched(send(weights, self._device, self._allocator), None)
+            return send(weights, self._device, self._allocator), None
         if evicted is not None:
             evicted.synchronize()
         with torch.cuda.stream(self._copy_stream):
             tensors = send(weights, self._device, self._allocator)
-            return _Fetched(tensors, self._copy_stream.record_event())
+            return tensors, self._copy_stream.record_event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from contextlib import suppress
@@ -22,7 +23,17 @@ def ram_bytes(root: Path = ROOT) -> int:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return _windows_ram()
+
+        class WindowsMemory(ctypes.Structure):
+            _fields_ = (
+                ("length", ctypes.c_ulong),
+                ("load", ctypes.c_ulong),
+                *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
+            )
+
+        status = WindowsMemory(length=ctypes.sizeof(WindowsMemory))
+        kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
+        return status.total if kernel and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0
     limits = (_read_number(root / path, r"\s*(\d+)\s*") for path in CGROUP_LIMITS)
     return min([total, *(limit for limit in limits if limit is not None)])
 
@@ -44,9 +55,8 @@ def total_bytes(device: torch.device) -> int:
 
 def limit_torch(limit: int, device: torch.device) -> None:
     """Let PyTorch raise an out-of-memory error above ``limit`` bytes of a CUDA device."""
-    index = cast("int | None", device.index)
-    number = torch.cuda.current_device() if index is None else index
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total_bytes(device)), number)
+    share = min(1.0, limit / total_bytes(device))
+    torch.cuda.set_per_process_memory_fraction(share, cast("int | None", device.index))
 
 
 def _read_number(path: Path, pattern: str) -> int | None:
@@ -55,18 +65,3 @@ def _read_number(path: Path, pattern: str) -> int | None:
         match = re.fullmatch(pattern, path.read_text(encoding="ascii"), re.DOTALL | re.MULTILINE)
         return int(match[1]) if match else None
     return None
-
-
-def _windows_ram() -> int:
-    import ctypes
-
-    class MemoryStatus(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
-        )
-
-    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
-    kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
-    return status.total if kernel is not None and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0

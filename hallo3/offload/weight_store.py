@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ..checkpoints.component import find_component
@@ -59,15 +58,6 @@ def choose_resident(sequence: Sequence[WeightGroup], count: int) -> frozenset[We
     streamed = max(0, len(sequence) - count)
     places = {(2 * number + 1) * len(sequence) // (2 * streamed) for number in range(streamed)}
     return frozenset(group for place, group in enumerate(sequence) if place not in places)
-
-
-def store_text_on_disk(
-    t5: nn.Module, checkpoint: CheckpointSource, precision: Precision
-) -> StreamableModule[nn.Module]:
-    """T5's encoder, see ``store_on_disk``."""
-    set_tensors(t5, {UNUSED: torch.empty(0, dtype=precision.compute)})
-    names = {UNUSED: f"{EMBEDDING}.weight"}
-    return store_on_disk(t5, split_text_groups(t5), checkpoint, "text_encoder", precision, names=names)
 
 
 def store_on_disk(

@@ -16,7 +16,7 @@ from hallo3.jobs import render as jobs_render
 from hallo3.media.mux import GrowingVideo
 from hallo3.pipeline import LocalRenderer
 from support.kill_process import read_segments, strip_headers
-from support.resume_runs import inputs_in, record_rendered, run
+from support.resume_runs import inputs_in, run
 
 ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -46,16 +46,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> 
     inputs = inputs_in(folder, nano_folder)
     assert run(inputs) == 0
     return Path(inputs["-o"]).read_bytes(), strip_headers(read_segments(folder / "hallo3_jobs"))
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, nano_folder: Path) -> dict[str, str]:
-    return inputs_in(tmp_path, nano_folder)
-
-
-@pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return record_rendered(monkeypatch)
 
 
 def fail_from(place: Any, name: str, call: int, error: BaseException) -> pytest.MonkeyPatch:

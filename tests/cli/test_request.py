@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3 import loading
+from hallo3 import attention, loading
+from hallo3.attention import BACKENDS
 from hallo3.cli import request
 from hallo3.cli.main import parse
-from hallo3.cli.request import read_request
+from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.config import FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
+from hallo3.model.kernels.eager import PLAIN
+from hallo3.model.kernels.select import KernelChoice
+from hallo3.settings import APPROXIMATIONS, UNTESTED
 from support.audio_samples import RATE, tone, write_wav
 from support.fake_mediapipe import install_mediapipe, make_task_file
-from support.resume_runs import run
+from support.messages import expect_message
+from support.resume_runs import frames_of, run
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "no portrait": ({"portrait": "absent.png"}, "no file absent.png"),
@@ -90,9 +98,16 @@ def test_bad_input_is_refused_before_weights_are_read(
         (("--paste-back", "--enlarge", "2"), "--enlarge 2 with --paste-back"),
         (("--plan", "--chart", "x.png"), "--plan renders nothing"),
         (("--device", "cuda"), "Expected: cpu"),
+        (("--attention", "cudnn", "--device", "cpu"), "This attention cannot run here."),
+        (("--attention", "sage", "--device", "cpu"), "it runs on cuda only"),
+        (("--attention", "fast"), "Unknown attention."),
+        (("--approximate", "steps-40"), "steps-30 or steps-20 or guidance-middle or step-cache"),
+        (("--approximate", ""), "Unknown approximation"),
+        (("--approximate", "steps-30,steps-20"), "steps-30 and steps-20"),
+        (("--approximate", "steps-30", "--steps", "40"), "--steps 40 and --approximate steps-30"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(
+def test_options_that_cannot_be_used_are_refused(
     inputs: dict[str, str], flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(inputs, *flags) == 2
@@ -166,12 +181,17 @@ SAME_JOB = [
     ["--no-mark"],
     ["--offload", "disk"],
     ["--attention", "math"],
+    ["--kernels", "fused"],
 ]
 
 
-def key(inputs: dict[str, str], *flags: str) -> str:
+def request_of(inputs: dict[str, str], *flags: str) -> AnimateRequest:
     words = (word for pair in inputs.items() for word in pair)
-    return read_request(parse(["animate", *words, *flags])[1]).job_key("")
+    return read_request(parse(["animate", *words, *flags])[1])
+
+
+def key(inputs: dict[str, str], *flags: str) -> str:
+    return request_of(inputs, *flags).job_key("")
 
 
 def test_inputs_that_decide_frames_make_another_job(inputs: dict[str, str]) -> None:
@@ -234,3 +254,135 @@ def test_a_mediapipe_that_cannot_be_used_is_not_in_the_key(
     install_mediapipe(monkeypatch)
     assert "landmarks" in weights()
     assert "landmarks" not in weights(space="drawn-face")
+
+
+@pytest.fixture
+def short(inputs: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Two segments, kept without loss."""
+    write_wav(tmp_path / "s.wav", tone(RATE, 0.72), RATE)
+    return inputs | {"-o": str(tmp_path / "v.mkv"), "--codec": "ffv1", "--pixels": "yuv444p"}
+
+
+def test_attention_and_kernels_make_the_same_video(
+    short: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(short) == 0
+    assert "note: attention by torch (automatic); plain kernels" in capfd.readouterr().err
+    expected = frames_of(short["-o"]).astype(int)
+    assert run(short, attention="math") == 0  # the same job: nothing is left to render
+    err = capfd.readouterr().err
+    assert "all 2 segments were already rendered" in err
+    assert "attention by" not in err
+    for name, value, note in (("attention", "math", "attention by math"), ("kernels", "fused", "; fused")):
+        assert run(short, "--fresh", **{name: value}) == 0
+        assert note in capfd.readouterr().err
+        assert np.abs(frames_of(short["-o"]).astype(int) - expected).max() <= 1
+        assert request_of(short).throughput_key != request_of(short, f"--{name}", value).throughput_key
+    monkeypatch.setattr(request, "choose_kernels", lambda *_: KernelChoice(PLAIN, "Triton is not installed"))
+    assert run(short, "--fresh") == 0
+    assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
+    monkeypatch.setattr(request, "choose_kernels", None)  # a plan and a finished job try no kernels
+    assert request_of(short, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
+    assert run(short) == 0
+
+
+def test_only_an_approximate_attention_makes_another_job(short: dict[str, str]) -> None:
+    usual = request_of(short)
+    keys = {name: replace(usual, attention=each).job_key("") for name, each in BACKENDS.items()}
+    approximate = {name for name, each in BACKENDS.items() if not each.exact}
+    assert {name for name, key in keys.items() if key != usual.job_key("")} == approximate
+    assert len({keys[name] for name in approximate}) == len(approximate)
+
+
+@pytest.mark.parametrize("name", ["math", "sage"])
+@pytest.mark.parametrize("model", ["nano", "built-in"])
+def test_an_approximate_attention_is_reported_before_the_run(
+    short: dict[str, str],
+    name: str,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All were tried with the built-in model."""
+    monkeypatch.setattr(attention, "why_unsupported", lambda *_: "")
+    short |= {"--model": model} if model == "built-in" else {}
+    assert run(short, "--plan", "--json", "--whole-picture", attention=name) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["attention"] == BACKENDS[name].title
+    message = f"note: attention {name} is approximate: 8-bit products; {UNTESTED}\n"
+    assert err.count(message) == (name == "sage" and model == "nano")
+
+
+@pytest.mark.parametrize(
+    ("names", "evaluations", "at_most"),
+    [
+        ("", 200, ""),
+        ("steps-30", 120, ""),
+        ("steps-20", 80, ""),
+        ("guidance-middle", 160, ""),
+        ("step-cache", 200, "at most "),
+        ("steps-30,guidance-middle,step-cache", 96, "at most "),
+    ],
+)
+def test_a_plan_counts_approximate_evaluations(
+    short: dict[str, str],
+    names: str,
+    evaluations: int,
+    at_most: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two segments, two branches, 50 steps as the released model's."""
+    real = request.read_model_config
+
+    def read_config(path: Path) -> Any:
+        config = real(path)
+        return replace(config, defaults=replace(config.defaults, steps=50))
+
+    monkeypatch.setattr(request, "read_model_config", read_config)
+    flags = ["--approximate", names] if names else []
+    assert run(short, *flags, "--plan") == 0
+    out, err = capsys.readouterr()
+    assert f"network   {at_most}{evaluations} evaluations" in out
+    assert (UNTESTED in err) == bool(names)
+    assert run(short, *flags, "--plan", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["network_evaluations"] == evaluations
+    assert ("reuses" in plan) == bool(at_most)
+
+
+def test_approximations_that_save_nothing_are_not_used(
+    short: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The built-in model takes one step without guidance."""
+    names = ",".join(name for name in APPROXIMATIONS if name != "steps-20")
+    assert run(short, "--whole-picture", "--plan", model="built-in", approximate=names) == 0
+    out, err = capsys.readouterr()
+    assert len(re.findall(r"saves nothing here \(1 step, guidance 1\) and is not used", err)) == 3
+    assert UNTESTED not in err
+    assert "evaluations" in out
+
+
+def test_each_approximation_makes_another_job(short: dict[str, str]) -> None:
+    keys = {key(short, "--steps", "12")}
+    for names in ("guidance-middle", "step-cache", "guidance-middle,step-cache"):
+        with expect_message(UNTESTED):
+            keys.add(key(short, "--steps", "12", "--approximate", names))
+    assert len(keys) == 4
+    without = key(short, "--guidance", "1")
+    with expect_message("saves nothing"):
+        assert key(short, "--guidance", "1", "--approximate", "guidance-middle") == without
+
+
+def test_a_run_reports_its_step_cache(short: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"steps": "40", "sampler": "dpmpp_2m"}
+    assert run(short, **options) == 0
+    assert "step cache" not in capsys.readouterr().err
+    exact = frames_of(short["-o"])
+    for rendered in (True, False):
+        assert run(short, **options, approximate="step-cache") == 0
+        err = capsys.readouterr().err
+        assert ("of 80 steps were not computed" in err) == rendered
+        assert ("note: step cache:" in err) == rendered
+        assert "note: step cache: 0 of" not in err
+    assert not np.array_equal(frames_of(short["-o"]), exact)

@@ -48,11 +48,10 @@ def test_torch_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU of 12 GB, 8 of them free."""
     fractions, gpu = list[Any](), torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * GB, 12 * GB))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: fractions.append(args))
     assert free_bytes(gpu) == 8 * GB + CONTEXT_BYTES
     assert total_bytes(gpu) == 12 * GB
     limit_torch(6 * GB, gpu)
     limit_torch(12 * GB, torch.device("cuda"))
     limit_torch(13 * GB, gpu)
-    assert fractions == [(0.5, 1), (1.0, 3), (1.0, 1)]
+    assert fractions == [(0.5, 1), (1.0, None), (1.0, 1)]
