@@ -29,12 +29,11 @@ from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording
 from hallo3.media.image import read_picture
-from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Layers, LazyParameters
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.transformer import Hallo3Transformer, SegmentConditions
 from hallo3.noise import make_generator, make_noise
 from hallo3.pipeline import encode_speech, extract_identity
 from hallo3.quantization.precision import PRECISIONS

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 from hallo3.config import HALLO3, TINY, Hallo3Config
 from hallo3.model.blocks import Hallo3Block
-from hallo3.model.conditions import RunConditions, SegmentConditions
 from hallo3.model.embeddings import Rotary, rotary_tables
 from hallo3.model.kernels.eager import Kernels, merge_heads, modulate, rotate, split_heads
 from hallo3.model.layers import Attention, Layers, sdpa
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.transformer import Hallo3Transformer, RunConditions, SegmentConditions
 from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae, decode_slices
 from hallo3.vae.causal_conv import DecodePlan

@@ -63,11 +63,6 @@ class AttentionBackend:
         return self.name if self.exact else f"{self.name} (approximate)"
 
 
-def _attend_by_kernel(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    with sdpa_kernel(kernel):
-        return sdpa(q, k, v)
-
-
 def attend_by_diffusers(value: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``value`` is one of diffusers' ``AttentionBackendName``. diffusers takes [B, N, H, D]: views."""
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -78,7 +73,7 @@ def attend_by_diffusers(value: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _kernel(name: str, kernel: SDPBackend, *devices: str) -> AttentionBackend:
-    return AttentionBackend(name=name, attend=partial(_attend_by_kernel, kernel), devices=devices)
+    return AttentionBackend(name=name, attend=sdpa_kernel(kernel)(sdpa), devices=devices)
 
 
 def _library(name: str, value: str, module: str, package: str, *, exact: bool = True) -> AttentionBackend:
@@ -166,12 +161,9 @@ def why_unsupported(
                 raise
             if "'NoneType'" in str(error):  # diffusers' placeholder for what it could not import
                 return f"diffusers cannot use the {backend.module} that is installed: too old, or broken"
-            return "; ".join(_first_sentence(each) for each in (*(each.message for each in caught), error))
-
-
-def _first_sentence(reason: Warning | Exception | str) -> str:
-    line = (str(reason).splitlines() or [type(reason).__name__])[0]
-    return line.split(" (Triggered internally")[0].split(". ")[0].strip(" .")
+            reasons = *(each.message for each in caught), error
+            lines = ((str(reason).splitlines() or [type(reason).__name__])[0] for reason in reasons)
+            return "; ".join(x.split(" (Triggered internally")[0].split(". ")[0].strip(" .") for x in lines)
 
 
 def _try(attend: Attention, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:

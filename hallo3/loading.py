@@ -30,13 +30,7 @@ from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
 from .offload.placement import MANUAL_OFFLOADS, Placement
-from .quantization.precision import (
-    PRECISIONS,
-    Precision,
-    add_missing_scales,
-    as_precision,
-    check_device,
-)
+from .quantization.precision import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
 from .text_encoder import TextEncoder, build_t5, make_tokenizer, tie_embedding
@@ -72,7 +66,7 @@ def load_models(
     the model's embedding space, ``InputError`` for a device that does not support the precision.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
-    precision = as_precision(precision)
+    precision = get_precision(precision)
     check_device(precision, device)
     config = read_model_config(files.open("transformer"))
     if extract:

@@ -23,8 +23,8 @@ from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono
 from .media.canvas import drop_pixels
 from .media.image import check_picture
-from .model.conditions import RunConditions, SegmentConditions
 from .model.guidance import GUIDANCE_PASSES, single_branch
+from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress

@@ -58,7 +58,25 @@ class T5Tokenizer:
                 expected="the tokenizer files that came with the T5 text encoder",
                 fix=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
             )
-        self._tokenizer = _load_tokenizer(folder)
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = cast(Any, AutoTokenizer).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except ImportError as error:
+            raise DependencyError(
+                "The T5 tokenizer needs a library that is not installed.",
+                found=str(error).splitlines()[0],
+                fix="pip install sentencepiece protobuf",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                "The text encoder's tokenizer cannot be read.",
+                found=str(error).splitlines()[0],
+                expected=f"T5 tokenizer files in {folder}",
+                fix="copy the tokenizer files of the T5 text encoder there again",
+            ) from error
 
     def __call__(self, prompt: str, length: int) -> Tensor:
         _warn_if_cut(len(self._tokenizer(prompt)["input_ids"]), length)
@@ -84,27 +102,6 @@ def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], 
             fix="use a text encoder that was written for this version, or update the package",
         )
     return factories[str(name)]
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    loader = cast(Any, AutoTokenizer)
-    try:
-        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except ImportError as error:
-        raise DependencyError(
-            "The T5 tokenizer needs a library that is not installed.",
-            found=str(error).splitlines()[0],
-            fix="pip install sentencepiece protobuf",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "The text encoder's tokenizer cannot be read.",
-            found=str(error).splitlines()[0],
-            expected=f"T5 tokenizer files in {folder}",
-            fix="copy the tokenizer files of the T5 text encoder there again",
-        ) from error
 
 
 def _pad(ids: list[int], length: int) -> Tensor:

@@ -133,43 +133,30 @@ def test_equal_identities_have_equal_files(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_features_keep_their_type(
-    dtype: torch.dtype, folder: Path, identity: Identity, tmp_path: Path
-) -> None:
+def test_features_keep_their_type(dtype: torch.dtype, identity: Identity, tmp_path: Path) -> None:
     stored = replace(identity, reference_features=tuple(f.to(dtype) for f in identity.reference_features))
-    mark = fingerprint_in(folder / "transformer.safetensors")
-    write_identity(stored, mark, tmp_path / "a.safetensors")
-    for one, other in zip(
-        stored.reference_features,
-        read_identity(tmp_path / "a.safetensors").reference_features,
-        strict=True,
-    ):
+    write_identity(stored, torch.ones(8), tmp_path / "a.safetensors")
+    read = read_identity(tmp_path / "a.safetensors")
+    for one, other in zip(stored.reference_features, read.reference_features, strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
     "provenance",
-    [
-        Provenance(),
-        Provenance("bf16"),
-        Provenance("int8", ("int8", "attention sage")),
-        Provenance("", ("attention_sage",)),
-    ],
+    [Provenance(), Provenance("int8", ("int8", "attention sage")), Provenance("", ("attention_sage",))],
 )
-def test_provenance_is_kept(provenance: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
-    mark, files = torch.ones(8), [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    write_identity(replace(identity, provenance=provenance), mark, files[0])
-    read = read_identity(files[0])
+def test_provenance_is_stored(provenance: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
+    mark, file = torch.ones(8), tmp_path / "a.safetensors"
+    write_identity(replace(identity, provenance=provenance), mark, file)
+    read, content = read_identity(file), file.read_bytes()
     assert read.provenance == provenance
-    write_identity(read, mark, files[1])
-    assert files[0].read_bytes() == files[1].read_bytes()
+    write_identity(read, mark, file)
+    assert file.read_bytes() == content
     before = read_identity(path)
     assert before.provenance == Provenance(), "unknown"
-    assert before.saved_info is not None
-    assert read.saved_info is not None
-    write_identity(before, mark, files[1])
-    assert (files[0].read_bytes() == files[1].read_bytes()) == (provenance == Provenance()), (
+    write_identity(before, mark, file)
+    assert (file.read_bytes() == content) == (provenance == Provenance()), (
         "files without provenance do not change"
     )
 
@@ -218,28 +205,20 @@ def test_a_cut_file_is_refused(share: float, path: Path, tmp_path: Path) -> None
         read_identity(broken)
 
 
-def test_other_files_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="not a Hallo3 identity"):
-        read_identity(folder / "reference.safetensors")
-    with pytest.raises(CheckpointError, match="cannot be opened"):
-        read_identity(tmp_path / "absent.safetensors")
-
-
-def test_another_format_is_refused(path: Path, tmp_path: Path) -> None:
-    content = path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2')
-    (tmp_path / "later.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"another version(.|\n)*format 2"):
-        read_identity(tmp_path / "later.safetensors")
-
-
-def test_a_read_only_folder_is_reported(folder: Path, identity: Identity, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def test_other_files_and_places_are_refused(
+    folder: Path, path: Path, identity: Identity, tmp_path: Path
+) -> None:
+    later = tmp_path / "later.safetensors"
+    later.write_bytes(path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    for file, reason in (
+        (folder / "reference.safetensors", "not a Hallo3 identity"),
+        (tmp_path / "absent.safetensors", "cannot be opened"),
+        (later, r"another version(.|\n)*format 2"),
+    ):
+        with pytest.raises(CheckpointError, match=reason):
+            read_identity(file)
     with pytest.raises(OutputError, match="cannot be saved"):
-        write_identity(
-            identity,
-            fingerprint_in(folder / "transformer.safetensors"),
-            tmp_path / "file" / "a.safetensors",
-        )
+        write_identity(identity, torch.ones(8), later / "a.safetensors")
 
 
 def test_the_file_contains_no_code(path: Path) -> None:
@@ -272,11 +251,6 @@ def small_identity() -> Identity:
         paste_back=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
         preview=SHOWN,
     )
-
-
-def test_a_valid_identity_is_read(small_identity: Identity, tmp_path: Path) -> None:
-    write_identity(small_identity, torch.ones(8), tmp_path / "a.safetensors")
-    assert read_identity(tmp_path / "a.safetensors").space == "thumbnail"
 
 
 @pytest.mark.parametrize(
@@ -316,13 +290,10 @@ def test_impossible_values_are_refused_even_with_a_valid_hash(
     [
         {},
         [],
-        "int8",
         7,
         {"precision": "int8"},
         {"precision": 8, "approximations": []},
         {"precision": "int8", "approximations": "int8"},
-        {"precision": "int8", "approximations": {"int8": 1}},
-        {"precision": "int8", "approximations": 3},
         {"precision": "int8", "approximations": [["int8"]]},
         {"precision": "int8", "approximations": ["a"] * 100},
         {"precision": "int8", "approximations": ["a" * 61]},

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
-import numpy as np
 import pytest
 import torch
 
@@ -51,16 +48,6 @@ def test_the_numbers_stay_what_they_are() -> None:
 
 
 STORED = [-1.39997935, -0.42306212, -1.24960148, 0.18270253]
-
-
-def test_global_generators_are_neither_read_nor_moved() -> None:
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    first = make_noise(1)(Purpose.START, 0, 0, SHAPE)
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
-    with torch.random.fork_rng():
-        torch.manual_seed(99)
-        assert torch.equal(first, make_noise(1)(Purpose.START, 0, 0, SHAPE))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -6,9 +6,9 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ from hallo3.pipeline import (
 )
 from hallo3.quantization.precision import Precision
 from hallo3.segments import Segment
-from hallo3.settings import settings_for
 from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message
 from support.short_runs import settings, unused_network, video
@@ -74,7 +73,7 @@ def test_every_input_counts(portrait: Tensor, speech: Recording, nano: Models) -
     later.waveform[0, 12000:12400] *= -1
     videos = [
         video(portrait, speech, nano),
-        *(video(portrait, speech, nano, seed=seed) for seed in (2**32, 2**63, 2**64 - 1)),
+        video(portrait, speech, nano, seed=2**64 - 1),
         video(brighter, speech, nano),
         video(portrait, later, nano),
         video(portrait, speech, nano, "hi"),
@@ -128,30 +127,21 @@ def test_inputs_are_refused_before_any_network_is_used(portrait: Tensor, nano: M
         next(animate(portrait, speech_of(16000), "", stranger, settings(nano)))
 
 
-class BrokenAnalyzer:
-    """An analyzer whose face is invalid."""
-
-    space = "thumbnail"
-
-    def __init__(self, face: Face) -> None:
-        self.face = face
-
-    def analyze(self, picture: Tensor) -> Face:
-        del picture
-        return self.face
-
-
 @pytest.mark.parametrize(
-    "face",
+    ("mask", "embedding"),
     [
-        Face(mask=torch.ones(80, 64), embedding=torch.zeros(1, 47)),
-        Face(mask=torch.ones(80, 64), embedding=torch.full((1, 48), float("nan"))),
-        Face(mask=torch.ones(8, 8), embedding=torch.zeros(1, 48)),
+        (torch.ones(80, 64), torch.zeros(1, 47)),
+        (torch.ones(80, 64), torch.full((1, 48), float("nan"))),
+        (torch.ones(8, 8), torch.zeros(1, 48)),
     ],
 )
-def test_a_wrong_analyzer_is_refused(portrait: Tensor, speech: Recording, nano: Models, face: Face) -> None:
+def test_a_wrong_analyzer_is_refused(
+    portrait: Tensor, speech: Recording, nano: Models, mask: Tensor, embedding: Tensor
+) -> None:
+    face = Face(mask=mask, embedding=embedding)
+    broken: Any = SimpleNamespace(space="thumbnail", analyze=lambda _: face)
     with pytest.raises(FaceError):
-        next(animate(portrait, speech, "", replace(nano, face=BrokenAnalyzer(face)), settings(nano)))
+        next(animate(portrait, speech, "", replace(nano, face=broken), settings(nano)))
 
 
 def prepare(portrait: Tensor, speech: Recording, models: Models) -> tuple[Tensor, LocalRenderer]:
@@ -229,7 +219,7 @@ def test_the_last_segment_is_decoded_only_as_far_as_needed(portrait: Tensor, nan
 
 def test_one_network_at_a_time_and_encoders_once(portrait: Tensor, speech: Recording, nano: Models) -> None:
     active, names = list[Any](), ("speech", "text", "vae", "reference", "transformer")
-    counted = {name: CountingResidency(getattr(nano, name), active=active) for name in names}
+    counted = {name: CountingResidency(getattr(nano, name), active) for name in names}
     list(animate(portrait, speech, "hi", replace(nano, **counted), settings(nano)))
     entered = {name: residency.entered for name, residency in counted.items()}
     assert entered == {"speech": 1, "text": 1, "reference": 1, "vae": 1 + 2 * 3, "transformer": 1 + 3}
@@ -247,32 +237,14 @@ def loaded_encoders() -> dict[int, str]:
 
 def test_encoders_are_unloaded_before_sampling(portrait: Tensor, speech: Recording, nano: Models) -> None:
     before, during = loaded_encoders(), list[dict[int, str]]()
-    next(
-        animate(
-            portrait, speech, "hi", nano, settings(nano), watch=lambda _: during.append(loaded_encoders())
-        )
-    )
+    watch = lambda _: during.append(loaded_encoders())  # noqa: E731
+    next(animate(portrait, speech, "hi", nano, settings(nano), watch=watch))
     assert set(during[0]) <= set(before)
 
 
 def test_no_prompt_needs_no_text_encoder(portrait: Tensor, speech: Recording, nano: Models) -> None:
     models = replace(nano, text=unused_network())
     next(animate(portrait, speech, "  ", models, settings(nano)))
-
-
-def test_guidance_of_one_is_the_conditional_branch_alone(
-    portrait: Tensor, speech: Recording, nano: Models
-) -> None:
-    batches: list[int] = []
-    with nano.transformer as dit:
-        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
-    try:
-        next(animate(portrait, speech, "", nano, settings(nano, guidance_scale=1.0)))
-        next(animate(portrait, speech, "", nano, settings(nano)))
-        next(animate(portrait, speech, "", nano, settings(nano, passes="sequential")))
-    finally:
-        hook.remove()
-    assert batches == [1, 1, 2, 2, 1, 1, 1, 1]
 
 
 def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models) -> None:
@@ -322,50 +294,20 @@ def test_half_precision_is_close_to_full_precision(
 
 
 class CountingResidency:
-    """Counts how often a residency is entered, and calls of the network's ``layers`` by name; refuses to be
-    entered while another of ``active`` is."""
+    """Counts how often a residency is entered; refuses to be entered while another of ``active`` is."""
 
-    def __init__(self, residency: Any, *layers: str, active: list[Any] | None = None) -> None:
-        self._residency, self._layers = residency, layers
-        self._active = [] if active is None else active
-        self.entered, self.calls = 0, Counter[str]()
+    def __init__(self, residency: Any, active: list[Any]) -> None:
+        self._residency, self._active, self.entered = residency, active, 0
 
     def __enter__(self) -> Any:
         assert not self._active, "two networks in use at once"
         self._active.append(self)
-        network = self._residency.__enter__()
         self.entered += 1
-        self._hooks = [
-            module.register_forward_pre_hook(lambda *_, name=name: self.calls.update([name]))
-            for name, module in self._modules(network)
-        ]
-        return network
+        return self._residency.__enter__()
 
     def __exit__(self, *stopped: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
         self._active.remove(self)
         self._residency.__exit__(*stopped)
-
-    def _modules(self, network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if self._layers:
-            yield from (each for each in network.named_modules() if each[0] in self._layers)
-
-
-@contextmanager
-def count_calls(models: Models, called: Counter[str]) -> Iterator[Models]:
-    """Count calls of the transformer's layers, and of what runs once per video by name."""
-    in_block = ("attn1.to_k", "norm1.linear", "attn_face.to_k", "attn_audio.to_k")
-    layers = ["audio_proj", "face_proj", "patch_embed.text_proj"]
-    layers += [f"transformer_blocks.0.{layer}" for layer in in_block]
-    with pytest.MonkeyPatch.context() as patch:
-        for kind, name in ((ReferenceNetwork, "features"), (TextEncoder, "encode")):
-            patch.setattr(kind, name, count(getattr(kind, name), called))
-        yield replace(
-            models,
-            transformer=CountingResidency(models.transformer, *layers),
-            speech=CountingResidency(models.speech, "encoder.layers.0"),
-        )
 
 
 def count(real: Callable[..., Any], called: Counter[str]) -> Callable[..., Any]:
@@ -377,22 +319,34 @@ def count(real: Callable[..., Any], called: Counter[str]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("passes", GUIDANCE_PASSES)
-def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passes: str) -> None:
-    defaults = nano.config.defaults
-    settings = replace(settings_for(defaults, steps=STEPS, guidance_scale=3.5), passes=passes)
-    samples = SEGMENTS * nano.config.segment.new_frames * 640
-    called: Counter[str] = Counter()
-    with count_calls(nano, called) as models:
-        frames = list(animate(portrait, speech_of(samples), "a man", models, settings))
+def test_what_is_constant_is_computed_once(
+    nano: Models, portrait: Tensor, passes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, block = Counter[str](), "transformer_blocks.0"
+    for kind, name in ((ReferenceNetwork, "features"), (TextEncoder, "encode")):
+        monkeypatch.setattr(kind, name, count(getattr(kind, name), calls))
+    branches, samples = 1 if passes == "batched" else 2, SEGMENTS * nano.config.segment.new_frames * 640
+    expected = {
+        "face_proj": 1,
+        "patch_embed.text_proj": 1,
+        "audio_proj": SEGMENTS + 1,  # once for silence
+        f"{block}.attn_face.to_k": 1,
+        f"{block}.attn_audio.to_k": SEGMENTS + 1,
+        f"{block}.norm1.linear": 1,  # all timesteps at once
+        f"{block}.attn1.to_k": SEGMENTS * STEPS * branches + 1,  # once for the reference
+    }
+    layer = "encoder.layers.0"
+    with nano.transformer as dit, nano.speech as wav2vec2:
+        modules = {name: dit.get_submodule(name) for name in expected} | {
+            layer: wav2vec2.get_submodule(layer)
+        }
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+        for name, module in modules.items()
+    ]
+    chosen = settings(nano, steps=STEPS, guidance_scale=3.5, passes=passes)
+    frames = list(animate(portrait, speech_of(samples), "a man", nano, chosen))
+    for hook in hooks:
+        hook.remove()
     assert len(frames) == SEGMENTS
-    assert called == {"features": 1, "encode": 1}
-    assert models.speech.entered == 1  # type: ignore[attr-defined]
-    assert models.speech.calls == {"encoder.layers.0": 1}  # type: ignore[attr-defined]
-    calls: Counter[str] = models.transformer.calls  # type: ignore[attr-defined]
-    block, branches = "transformer_blocks.0", 1 if passes == "batched" else 2
-    assert calls["face_proj"] == calls["patch_embed.text_proj"] == 1
-    assert calls["audio_proj"] == SEGMENTS + 1, "once per segment, and once for silence"
-    assert calls[f"{block}.attn_face.to_k"] == 1
-    assert calls[f"{block}.attn_audio.to_k"] == SEGMENTS + 1
-    assert calls[f"{block}.norm1.linear"] == 1, "all timesteps at once"
-    assert calls[f"{block}.attn1.to_k"] == SEGMENTS * STEPS * branches + 1, "once more for the reference"
+    assert calls == expected | {"features": 1, "encode": 1, layer: 1}

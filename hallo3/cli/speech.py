@@ -53,9 +53,9 @@ class SpeechFeatures:
     @cached_property
     def _recorded(self) -> tuple[ArrayFile, LoudnessMeter, GainCurve | None]:
         """The mono signal [samples, 1] at the encoder's rate, how loud it is, and the gains to apply."""
-        request, sample_rate = self._request, self._request.config.segment.sample_rate
-        meter = request.preprocessing.new_meter(request.config.segment)
-        inputs = request.speech, sample_rate, request.stats
+        request, segment = self._request, self._request.config.segment
+        meter = LoudnessMeter(segment.sample_rate, segment.fps)
+        inputs = request.speech, segment.sample_rate, request.stats
         if request.separator is None:
             pieces = stream_mono(*inputs)
         else:

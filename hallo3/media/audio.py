@@ -4,7 +4,7 @@ encoder."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -253,20 +253,17 @@ def stream_mono(path: Path, sample_rate: int, stats: AudioStats | None = None) -
     The file is read twice, or once if ``stats`` are given. Raises and warns as ``to_mono`` before it returns;
     raises ``AudioError`` while it reads if the file has changed.
     """
-    stats = stats or measure_recording(path)
-    return _stream(path, sample_rate, stats, stats.to_mono, 1)
+    return _stream(path, sample_rate, stats or measure_recording(path), 1)
 
 
-def stream_stereo(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
+def stream_stereo(path: Path, sample_rate: int, stats: AudioStats) -> Iterator[Tensor]:
     """``stream_mono`` with two channels, [2, n]; see ``AudioStats.to_stereo``."""
-    stats = stats or measure_recording(path)
-    return _stream(path, sample_rate, stats, stats.to_stereo, 2)
+    return _stream(path, sample_rate, stats, 2)
 
 
-def _stream(
-    path: Path, sample_rate: int, stats: AudioStats, mix: Callable[[Tensor], Tensor], channels: int
-) -> Iterator[Tensor]:
+def _stream(path: Path, sample_rate: int, stats: AudioStats, channels: int) -> Iterator[Tensor]:
     stats.warn()
+    mix = stats.to_mono if channels == 1 else stats.to_stereo
 
     def mixed_pieces() -> Iterator[Tensor]:
         samples, changed = 0, False

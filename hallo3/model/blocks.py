@@ -40,42 +40,34 @@ class Modulation(NamedTuple):
         return Modulation(tuple(blocks), self.head[one])
 
 
-class AdaLayerNormZero(nn.Module):
-    """One LayerNorm for video and text, with separate modulation and gates (facts 3.1)."""
+class AdaLayerNorm(nn.Module):
+    """The norm before the output head; its eps is 1e-6, all others' 1e-5 (facts 2.5)."""
+
+    rows, eps = 2, HEAD_EPS
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
-        self.linear = layers.linear(config.time_dim, 6 * config.width)
-        self.norm = layers.norm(config.width, BLOCK_EPS)
+        self.linear = layers.linear(config.time_dim, self.rows * config.width)
+        self.norm = layers.norm(config.width, self.eps)
         self.kernels = layers.kernels
 
     def modulation(self, time: Tensor) -> Tensor:
-        """Time vectors [S, time_dim] -> [S, 6, D]."""
-        return self.linear(F.silu(time)).unflatten(-1, (6, -1))
+        """Time vectors [S, time_dim] -> [S, rows, D]."""
+        return self.linear(F.silu(time)).unflatten(-1, (self.rows, -1))
 
     def video(self, video: Tensor, modulation: Tensor) -> Tensor:
-        """Normed, modulated video tokens: the reference network's features."""
+        """Normed, modulated video tokens: also the reference network's features."""
         return modulate(self.norm(video), modulation[:, 0:1], modulation[:, 1:2])
+
+
+class AdaLayerNormZero(AdaLayerNorm):
+    """One LayerNorm for video and text, with separate modulation and gates (facts 3.1)."""
+
+    rows, eps = 6, BLOCK_EPS
 
     def forward(self, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         """Norm and modulate video [B, N, D] and text [B, M, D] -> one sequence [B, M + N, D], text first."""
         return self.kernels.adaln_modulate(self.norm, video, text, modulation)
-
-
-class AdaLayerNorm(nn.Module):
-    """The norm before the output head; its eps is 1e-6, all others' 1e-5 (facts 2.5)."""
-
-    def __init__(self, config: TrunkConfig, layers: Layers) -> None:
-        super().__init__()
-        self.linear = layers.linear(config.time_dim, 2 * config.width)
-        self.norm = layers.norm(config.width, HEAD_EPS)
-
-    def modulation(self, time: Tensor) -> Tensor:
-        """Time vectors [S, time_dim] -> [S, 2, D]."""
-        return self.linear(F.silu(time)).unflatten(-1, (2, -1))
-
-    def forward(self, video: Tensor, modulation: Tensor) -> Tensor:
-        return modulate(self.norm(video), modulation[:, 0:1], modulation[:, 1:2])
 
 
 class GELU(nn.Module):
@@ -195,10 +187,6 @@ class Hallo3Block(Block):
         video = video + self.attn_face(self.norm_face(video), conditions.face, norm_q, rotary.frame_0)
         video = video + self.attn_audio(self.norm_audio(video), conditions.audio, norm_q, rotary.frame_0)
         return self.feed_forward(video, text, modulation, return_text=return_text)
-
-    def reference_kv(self, features: Tensor) -> KV:
-        """Of this block's reference features [1, R, D]."""
-        return self.attn1.project(features)
 
     def face_kv(self, tokens: Tensor) -> KV:
         """Of the face tokens [1, n, token_dim]."""

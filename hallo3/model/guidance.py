@@ -8,21 +8,17 @@ import torch
 from torch import Tensor
 
 from .attention import KV
-from .conditions import Conditions, RunConditions, SegmentConditions
 from .layers import LazyParameters
-from .transformer import Hallo3Transformer
+from .transformer import Conditions, Hallo3Transformer, RunConditions, SegmentConditions
 
 Predict = Callable[[Tensor, int], Tensor]
 """Latents [1, C, T, H, W] and a step index -> velocities of every branch [B, C, T, H, W]."""
 
 
-def unconditional(run: RunConditions) -> Conditions:
-    """Zero text and silent audio; face, reference and image latents stay (facts 6)."""
-    return _conditions(run, run.text[:1], run.silence)
-
-
-def conditional(run: RunConditions, segment: SegmentConditions) -> Conditions:
-    return _conditions(run, run.text[1:], segment.audio)
+def branches(run: RunConditions, segment: SegmentConditions) -> tuple[Conditions, Conditions]:
+    """The unconditional branch has zero text and silent audio; face, reference and image latents stay
+    (facts 6)."""
+    return _conditions(run, run.text[:1], run.silence), _conditions(run, run.text[1:], segment.audio)
 
 
 def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:
@@ -42,21 +38,19 @@ def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: Segmen
 
 def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """Two forward passes: half the activations, the same numbers."""
-    branches = unconditional(run), conditional(run, segment)
-
-    def predict(latents: Tensor, step: int) -> Tensor:
-        return torch.cat([_forward(dit, run, segment, branch, latents, step) for branch in branches])
-
-    return predict
+    both = branches(run, segment)
+    return lambda latents, step: torch.cat(
+        [_forward(dit, run, segment, branch, latents, step) for branch in both]
+    )
 
 
 def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """Both branches through each block in turn, so that streamed weights are fetched once per step."""
-    branches = unconditional(run), conditional(run, segment)
+    both = branches(run, segment)
 
     def predict(latents: Tensor, step: int) -> Tensor:
         noisy, image_latents = latents.to(run.text), segment.image_latents.to(run.text)
-        return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], branches))
+        return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], both))
 
     return predict
 
@@ -70,7 +64,7 @@ GUIDANCE_PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentCo
 
 def single_branch(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """The conditional branch alone, for a guidance scale of 1."""
-    alone = conditional(run, segment)
+    alone = branches(run, segment)[1]
     return lambda latents, step: _forward(dit, run, segment, alone, latents, step)
 
 

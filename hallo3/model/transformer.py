@@ -1,11 +1,13 @@
 """Hallo3's diffusion transformer and reference network: prepare what is constant, then predict the velocity.
 
-B batch, C latent channels, T latent frames, F video frames, R reference tokens, D width.
+B batch, C latent channels, T latent frames, F video frames, R reference tokens, M text tokens, D width.
+Sequences have one item per block: tuples, or ``LazyParameters``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar, cast
 
@@ -14,10 +16,17 @@ from torch import Tensor, nn
 
 from ..config import Hallo3Config, TrunkConfig
 from ..geometry import PATCH, LatentShape, check_shape
-from .attention import KV
+from .attention import KV, FoldedKV
 from .blocks import BLOCK_EPS, AdaLayerNorm, Block, BlockConditions, CogVideoXBlock, Hallo3Block, Modulation
-from .conditions import Conditions, RunConditions
-from .embeddings import AudioProjection, FaceProjection, PatchEmbed, TimestepEmbedding, rotary_tables, unpatch
+from .embeddings import (
+    AudioProjection,
+    FaceProjection,
+    PatchEmbed,
+    Rotary,
+    TimestepEmbedding,
+    rotary_tables,
+    unpatch,
+)
 from .layers import Layers, LazyParameters
 
 
@@ -55,7 +64,7 @@ class Trunk(nn.Module):
     def head(self, video: Tensor, modulation: Tensor) -> Tensor:
         """Video tokens -> prediction [B, C, T, H, W]: two LayerNorms in a row, eps 1e-5 and 1e-6."""
         grid = self.latent._replace(frames=video.shape[1] // self.latent.tokens_per_frame)
-        return unpatch(self.proj_out(self.norm_out(self.norm_final(video), modulation)), grid)
+        return unpatch(self.proj_out(self.norm_out.video(self.norm_final(video), modulation)), grid)
 
     def _block(self, index: int) -> Block:
         return cast(Block, self.transformer_blocks[index])
@@ -108,6 +117,41 @@ class ReferenceNetwork(Trunk):
         for block, m in zip(self.transformer_blocks, modulation.blocks, strict=True):
             video, text = cast(CogVideoXBlock, block)(video, text, m, rotary)
             yield video, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConditions:
+    """Constant for a run.
+
+    ``text`` [2, M, D] has projected text tokens, unconditional (zero text) first. ``silence`` is the audio of
+    the unconditional branch: all-zero windows, projected. ``steps`` has one modulation per step.
+    """
+
+    text: Tensor
+    reference: Sequence[KV]
+    face: Sequence[FoldedKV]
+    silence: Sequence[KV]
+    rotary: Rotary
+    steps: Sequence[Modulation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentConditions:
+    """Constant for a segment: audio keys/values [T, H, n, d] and image latents [1, C, T, H, W]."""
+
+    audio: Sequence[KV]
+    image_latents: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Conditions of one forward pass, for a batch of B guidance branches."""
+
+    text: Tensor
+    reference: Sequence[KV]
+    face: Sequence[KV | FoldedKV]
+    audio: Sequence[KV]
+    rotary: Rotary
 
 
 T = TypeVar("T")
@@ -170,15 +214,21 @@ class Hallo3Transformer(Trunk):
         like = prompt_embeds
         texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
         face_tokens = self.face_proj(face_embedding.to(like))
+        steps: Sequence[Modulation] = LazyParameters(
+            lambda index: self.modulate(timesteps[index : index + 1], like, on_access=True), len(timesteps)
+        )
+        if not steps_on_access:
+            modulation = self.modulate(timesteps, like)
+            steps = tuple(modulation.step(index) for index in range(len(timesteps)))
         return RunConditions(
             text=self.patch_embed.text(texts),
             reference=self._per_block(
-                lambda block, i: block.reference_kv(reference_features[i].to(like)), on_access
+                lambda block, i: block.attn1.project(reference_features[i].to(like)), on_access
             ),
             face=self._per_block(lambda block, _: block.fold_output_projection(face_tokens), False),
             silence=self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=on_access),
             rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
-            steps=self._steps(timesteps.to(like.device), like, steps_on_access),
+            steps=steps,
         )
 
     def conditions(
@@ -202,7 +252,7 @@ class Hallo3Transformer(Trunk):
         return Conditions(
             text=self.patch_embed.text(prompt_embeds),
             reference=self._per_block(
-                lambda block, i: block.reference_kv(reference_features[i].to(like)), True
+                lambda block, i: block.attn1.project(reference_features[i].to(like)), True
             ),
             face=self._per_block(
                 lambda block, _: (
@@ -228,16 +278,6 @@ class Hallo3Transformer(Trunk):
             tokens = tokens[:, list(latent_frames)]
         tokens = tokens.flatten(0, 1)
         return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
-
-    def _steps(self, timesteps: Tensor, like: Tensor, on_access: bool) -> Sequence[Modulation]:
-        if on_access:
-
-            def step(index: int) -> Modulation:
-                return self.modulate(timesteps[index : index + 1], like, on_access=True)
-
-            return LazyParameters(step, len(timesteps))
-        modulation = self.modulate(timesteps, like)
-        return tuple(modulation.step(index) for index in range(len(timesteps)))
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
         lazy = LazyParameters(

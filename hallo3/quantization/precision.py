@@ -52,16 +52,15 @@ PRECISIONS = {
 _ALIASES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "fp8_e4m3fn": "fp8"}
 
 
-def get_precision(name: str) -> Precision:
-    """A precision by its name or torch's. Raises ``InputError`` for an unknown name."""
+def get_precision(value: Precision | torch.dtype | str) -> Precision:
+    """A precision as it is, by its name or torch's, or for a torch type. Raises ``InputError`` for an unknown
+    name."""
+    if isinstance(value, Precision):
+        return value
+    name = str(value).removeprefix("torch.")
     name = _ALIASES.get(name, name)
     check_choice(name, PRECISIONS, "precision")
     return PRECISIONS[name]
-
-
-def as_precision(value: Precision | torch.dtype | str) -> Precision:
-    """A precision as it is, by name, or for a torch type. Raises ``InputError``."""
-    return value if isinstance(value, Precision) else get_precision(str(value).removeprefix("torch."))
 
 
 def check_device(precision: Precision, device: torch.device) -> None:

@@ -60,17 +60,12 @@ def make_schedule(steps: int) -> Schedule:
     table = denoiser_table()
     timesteps, alphas = select_alphas(steps)
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
-
-    def step(index: int) -> Step:
-        return Step(
-            index=index,
-            timestep=timesteps[index],
-            alpha=float(alphas[index]),
-            next_alpha=float(alphas[index + 1]),
-            table_alpha=float(table[nearest[index]]),
+    return Schedule(
+        tuple(
+            Step(i, timesteps[i], float(alphas[i]), float(alphas[i + 1]), float(table[nearest[i]]))
+            for i in range(steps)
         )
-
-    return Schedule(tuple(step(index) for index in range(steps)))
+    )
 
 
 def select_alphas(steps: int) -> tuple[list[int], Tensor]:

@@ -25,8 +25,6 @@ CHECK_INTERVAL = 4
 
 
 class Estimate(NamedTuple):
-    """A computed estimate."""
-
     step: Step
     noisy: Tensor
     denoised: Tensor
@@ -104,7 +102,9 @@ class StepCache:
         self.report += CacheReport(steps=1)
         if self.report.off:
             return self._denoise(noisy, step)
-        if not self._can_skip(step):
+        if step.index in self._always or len(self._last_two) < 2:
+            return self._compute(noisy, step)[0]
+        if not self._error_per_step * (step.index - self._last_two[-1].step.index) < self._threshold:
             return self._compute(noisy, step)[0]
         self._candidates += 1
         if self._candidates % CHECK_INTERVAL:
@@ -114,12 +114,6 @@ class StepCache:
         denoised, error = self._compute(noisy, step)
         self.report += CacheReport(checks=1, worst=error, off=int(not error <= self._bound))
         return denoised
-
-    def _can_skip(self, step: Step) -> bool:
-        if step.index in self._always or len(self._last_two) < 2:
-            return False
-        since = step.index - self._last_two[-1].step.index
-        return self._error_per_step * since < self._threshold
 
     def _compute(self, noisy: Tensor, step: Step) -> tuple[Tensor, float]:
         """The network's estimate, and the relative error of the line's."""

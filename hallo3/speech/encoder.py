@@ -138,7 +138,8 @@ def encode_array_file(
     spans = windows.over(plan.padded) if windows else [Window(0, plan.padded, 0, plan.padded)]
     field, stride = parts.receptive_field
     length = samples.rows + padding(plan)
-    features = ArrayFile(folder / "conv.f32", (length - field) // stride + 1, parts.conv_width)
+    width = parts.convolutions[-1].conv.out_channels
+    features = ArrayFile(folder / "conv.f32", (length - field) // stride + 1, width)
     passes = [1 + layer.attention.num_heads for layer in parts.layers]
     with (
         torch.no_grad(),
@@ -244,14 +245,12 @@ class _PieceEncoder:
         for head in range(attention.num_heads):
             columns = slice(head * width, (head + 1) * width)
             key, value = (
-                torch.cat([self._linear(linear, rows, columns) for rows in torch.split(context, FRAMES)])[
-                    None
-                ]
+                torch.cat([self._linear(linear, rows, columns) for rows in torch.split(context, FRAMES)])
                 for linear in (attention.k_proj, attention.v_proj)
             )
             for start, stop in self.pieces(len(states), queries):
-                query = self._linear(attention.q_proj, states[start:stop], columns)[None]
-                output = F.scaled_dot_product_attention(query[None], key[None], value[None])
+                query = self._linear(attention.q_proj, states[start:stop], columns)
+                output = F.scaled_dot_product_attention(query[None, None], key[None, None], value[None, None])
                 attention_output[start:stop, columns] = output[0, 0]
         for start, stop in self.pieces(len(states), FRAMES):
             hidden = states[start:stop].to(self.device)[None]

@@ -51,9 +51,6 @@ class SpeechPreprocessing:
         """The windows in which a recording is encoded; None for exactly."""
         return choose_windows(self.hearing, plan)
 
-    def new_meter(self, config: SegmentConfig) -> LoudnessMeter:
-        return LoudnessMeter(config.sample_rate, config.fps)
-
     def make_gains(self, meter: LoudnessMeter) -> GainCurve | None:
         """Gains for the signal that was measured; None to leave it as recorded. Warns if all of it is
         muted."""
@@ -70,7 +67,7 @@ class SpeechPreprocessing:
     ) -> tuple[Tensor, LoudnessMeter, GainCurve | None]:
         """A mono signal [samples] at the encoder's rate with its gains, how loud it was before, and the
         gains."""
-        meter = self.new_meter(config)
+        meter = LoudnessMeter(config.sample_rate, config.fps)
         for piece in torch.split(waveform, PIECE_SAMPLES):
             meter.add(piece)
         gains = self.make_gains(meter)

@@ -61,11 +61,6 @@ class Wav2Vec2Parts:
     layers: Sequence[Any]
 
     @property
-    def conv_width(self) -> int:
-        """C"""
-        return self.convolutions[-1].conv.out_channels
-
-    @property
     def width(self) -> int:
         """D"""
         return self.positions.conv.out_channels

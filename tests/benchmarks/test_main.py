@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: names, options, and what every result says of itself."""
+"""``python -m benchmarks``: names, options, and the facts in every result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_a_result_says_its_command_and_machine(
+def test_a_result_has_its_command_and_machine(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     module = import_module(f"benchmarks.{command.SCENARIOS[name][0].partition('.')[0]}")

@@ -20,7 +20,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.config import to_dict
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
-from hallo3.model.conditions import Conditions
+from hallo3.model.transformer import Conditions
 from hallo3.quantization.precision import PRECISIONS
 from support import original_checkpoints as checkpoints
 from support.published_names import to_original

@@ -21,8 +21,8 @@ from hallo3.face.analyzer import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import to_mono
-from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import batched_branches
+from hallo3.model.transformer import SegmentConditions
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import (

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from hallo3.config import Hallo3Config
 from hallo3.model.blocks import Modulation
-from hallo3.model.conditions import SegmentConditions
 from hallo3.model.embeddings import timestep_sinusoid
 from hallo3.model.guidance import batched_branches, sequential_branches, single_branch
 from hallo3.model.layers import sdpa
-from hallo3.model.transformer import Hallo3Transformer, Trunk
+from hallo3.model.transformer import Hallo3Transformer, SegmentConditions, Trunk
 
 from . import networks
 from .directory import FORWARD, Check, Golden, Report, swap

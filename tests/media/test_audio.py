@@ -115,7 +115,7 @@ def test_memory_is_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_two_channels_stay_and_others_are_mixed_and_doubled(tmp_path: Path, rate: int, channels: int) -> None:
     sound = tone(rate, 3.3, channels) * np.linspace(1, 0.5, channels, dtype=np.float32)[:, None]
     path = write_wav(tmp_path / "a.wav", sound, rate)
-    stereo = torch.cat(list(stream_stereo(path, 44100)), dim=1)
+    stereo = torch.cat(list(stream_stereo(path, 44100, measure_recording(path))), dim=1)
     mono = torch.cat(list(stream_mono(path, 44100)))
     assert stereo.shape == (2, len(mono))
     assert torch.allclose(stereo.mean(dim=0), mono, atol=1e-6)

@@ -75,14 +75,9 @@ def test_more_memory_never_makes_a_plan_slower(name: str) -> None:
             continue
         plan = plan_memory(sizes, requirements(name), limit, 128 * GB)
         assert plan.peak <= usable_bytes(limit)
-        offload = plan.offload
-        rank = (
-            not offload.steps_on_access,
-            not offload.on_access,
-            offload.resident,
-            offload.passes == "batched",
-            offload.home == DEVICE,
-        )
+        each = plan.offload
+        waits = not each.steps_on_access, not each.on_access
+        rank = (*waits, each.resident, each.passes == "batched", each.home == DEVICE)
         assert rank >= before
         before = rank
     assert before[-1]
@@ -106,8 +101,7 @@ def test_the_smallest_limit_fits_and_less_is_refused(sizes: ModelSizes) -> None:
 def test_a_refusal_offers_precisions_that_fit(name: str, limit: float, fix: str) -> None:
     with pytest.raises(InputError, match="does not fit") as refusal:
         plan_memory(full_size(name), requirements(name), round(limit * GB), 64 * GB)
-    assert refusal.value.found == f"{limit} GB"
-    assert refusal.value.fix == fix
+    assert (refusal.value.found, refusal.value.fix) == (f"{limit} GB", fix)
 
 
 def test_weights_stream_from_disk_if_ram_is_small(sizes: ModelSizes) -> None:
@@ -147,16 +141,8 @@ def test_the_video_is_the_same_under_any_plan(
     planned = load_models(nano_folder, CPU, precision, memory=plan_with(offload))
     passes = "batched" if offload.passes == "batched" else "sequential"
     expected = video(portrait, speech, without, "a man", passes=passes, steps=2)
-    frames = video(
-        portrait,
-        speech,
-        planned,
-        "a man",
-        steps=2,
-        passes=offload.passes,
-        on_access=offload.on_access,
-        steps_on_access=offload.steps_on_access,
-    )
+    access = {name: getattr(offload, name) for name in ("passes", "on_access", "steps_on_access")}
+    frames = video(portrait, speech, planned, "a man", steps=2, **access)
     if offload.steps_on_access:  # modulations of one timestep are another matrix product
         assert torch.allclose(frames, expected, atol=1e-5)
     else:

@@ -13,12 +13,11 @@ from torch import Tensor
 from benchmarks.ceilings import full_size
 from benchmarks.counts import META, Tracker, attention
 from hallo3.config import HALLO3, TEXT_ENCODERS
-from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES, single_branch
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Layers
-from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, SegmentConditions
 from hallo3.offload.estimate import RAM, MemoryRequirements, OffloadConfig, TensorSizes, plan_stages
 from hallo3.quantization.precision import PRECISIONS
 from hallo3.text_encoder import build_t5
@@ -95,10 +94,8 @@ def test_t5_and_audio_projection() -> None:
 def test_resident_blocks_and_passes_decide_sampling() -> None:
     sizes = full_size()
     requirements = MemoryRequirements(precision=BF16, steps=50, branches=2)
-    config, block = (
-        OffloadConfig(home=RAM, resident=0, passes="layer-major"),
-        sizes.transformer.blocks.largest,
-    )
+    config = OffloadConfig(home=RAM, resident=0, passes="layer-major")
+    block = sizes.transformer.blocks.largest
 
     def stages(**changes: Any) -> dict[str, Any]:
         return {each.name: each for each in plan_stages(sizes, requirements, replace(config, **changes))}
@@ -113,12 +110,12 @@ def test_resident_blocks_and_passes_decide_sampling() -> None:
 
 def test_configurations_of_different_speed_have_different_labels() -> None:
     config = OffloadConfig(home=RAM, resident=2, passes="layer-major")
-    others = [
-        replace(config, resident=3),
-        replace(config, on_access=True),
-        replace(config, steps_on_access=True),
-        replace(config, on_access=True, steps_on_access=True),
-        replace(config, decode=DecodePlan(8)),
-        replace(config, decode=DecodePlan(8, "host")),
+    changes = [
+        {"resident": 3},
+        {"on_access": True},
+        {"steps_on_access": True},
+        {"decode": DecodePlan(8)},
+        {"decode": DecodePlan(8, "host")},
     ]
-    assert len({each.label for each in (config, *others)}) == 1 + len(others)
+    labels = {replace(config, **change).label for change in changes} | {config.label}
+    assert len(labels) == 1 + len(changes)

@@ -55,11 +55,8 @@ def test_pinning_holds_hardly_more_than_the_weights(
 
     read_component = placement.read_component
     monkeypatch.setattr(placement, "read_component", read)
-    monkeypatch.setattr(
-        placement,
-        "store_in_memory",
-        lambda *args, **named: store_in_memory(*args, **named | {"pinned": True}),
-    )
+    pin = lambda *args, **named: store_in_memory(*args, **named | {"pinned": True})  # noqa: E731
+    monkeypatch.setattr(placement, "store_in_memory", pin)
     monkeypatch.setattr(streaming, "PackedTensors", CountingPack)
     config = read_model_config(ModelFolder(tiny_folder).find("transformer"))
     with place(tiny_folder, MANUAL_OFFLOADS["blocks"]).transformer(lambda: Hallo3Transformer(config, LAYERS)):

@@ -17,9 +17,8 @@ from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.model.conditions import SegmentConditions
 from hallo3.model.guidance import GUIDANCE_PASSES
-from hallo3.model.transformer import Hallo3Transformer
+from hallo3.model.transformer import Hallo3Transformer, SegmentConditions
 from hallo3.noise import make_generator
 from hallo3.offload.streaming import StreamedModule, WeightGroup, Weights, store_in_memory
 from hallo3.offload.weight_store import choose_resident, split_groups
@@ -76,7 +75,7 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, 
         assert torch.equal(predict(noisy, 1), expected)
     counts = Counter(fetched)
     blocks, modulations, projections, once = module.sequences
-    assert [counts[group] for group in blocks] == [1] * len(blocks)
+    assert all(counts[group] == 1 for group in blocks)
     assert all(counts[group] <= 1 for group in (*modulations, *projections, *once))
     assert sum(counts[group] for group in modulations) == steps_on_access * len(modulations)
     assert sum(counts[group] for group in projections) == on_access * len(projections)
@@ -87,14 +86,10 @@ def prepare(
 ) -> tuple[Callable[[Tensor, int], Tensor], Tensor]:
     trunk, grid = dit.config, dit.latent
     features = [draw(f"feature {i}", 1, grid.tokens_per_frame, trunk.width) for i in range(trunk.layers)]
-    run = dit.prepare(
-        features,
-        draw("face", 1, dit.face_proj.proj.in_features),
-        draw("prompt", 1, trunk.text_tokens, trunk.text_dim),
-        torch.tensor([999.0, 499.0]),
-        on_access=access[0],
-        steps_on_access=access[1],
-    )
+    face = draw("face", 1, dit.face_proj.proj.in_features)
+    prompt = draw("prompt", 1, trunk.text_tokens, trunk.text_dim)
+    options = dict(zip(("on_access", "steps_on_access"), access, strict=True))
+    run = dit.prepare(features, face, prompt, torch.tensor([999.0, 499.0]), **options)
     audio = dit.encode_audio(draw("windows", 1, *dit.window_shape), on_access=access[0])
     image = draw("image", 1, trunk.latent_channels, *grid)
     segment = SegmentConditions(audio=audio, image_latents=image)

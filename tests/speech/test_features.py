@@ -66,9 +66,9 @@ def test_loudness_does_not_matter(nano: Models, factor: float) -> None:
     assert torch.allclose(one, other, atol=2e-3)
 
 
-@pytest.mark.parametrize("total", [1, 60, 61, 99, 100, 130, 1000])
+@pytest.mark.parametrize("total", [1, 60, 61, 130, 1000])
 @pytest.mark.parametrize(("frames", "overlap"), [(60, 0), (60, 1), (60, 20), (60, 59), (1, 0)])
-def test_every_frame_is_kept_once_with_its_neighbours(total: int, frames: int, overlap: int) -> None:
+def test_every_frame_is_in_one_window_with_its_neighbours(total: int, frames: int, overlap: int) -> None:
     windows = Windows(frames, overlap).over(total)
     assert [frame for window in windows for frame in range(window.start, window.stop)] == list(range(total))
     for window in windows:
@@ -89,11 +89,9 @@ def test_windows_that_do_not_advance_are_refused(frames: int, overlap: int) -> N
 @pytest.mark.parametrize(
     ("hearing", "minutes", "exact"),
     [
-        ("auto", 1, True),
         ("auto", EXACT_MINUTES, True),
         ("auto", EXACT_MINUTES + 1, False),
         ("exact", 10 * EXACT_MINUTES, True),
-        ("windows", 1, True),
         ("windows", WINDOW_MINUTES - 1, True),
         ("windows", WINDOW_MINUTES + 1, False),
     ],

@@ -37,19 +37,11 @@ def run_kills(folder: Path, model: Path, *, kills: int, seed: int) -> dict[str, 
     write_wav(folder / "s.wav", tone(16000, 2.9), 16000)
     root = Path(__file__).resolve().parents[2]
     inputs = [str(model), str(folder / "p.png"), str(folder / "s.wav"), str(folder)]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    words = [sys.executable, __file__, *inputs, str(kills), str(seed)]
     done = subprocess.run(
-        [sys.executable, __file__, *inputs, str(kills), str(seed)],
-        cwd=root,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(folder),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60 + 15 * kills,
-        check=False,
+        words, cwd=root, env=environment, capture_output=True, text=True, timeout=60 + 15 * kills, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -154,13 +146,8 @@ def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int,
             assert output.read_bytes() == video
             assert [path.name for path in sorted(work.iterdir())] == ["hallo3_jobs", "v.mp4"]
             videos += 1
-    return {
-        "kills": killed,
-        "videos": videos,
-        "segments": total,
-        "started again": repeated,
-        "at most": longest,
-    }
+    counts = {"kills": killed, "videos": videos, "segments": total}
+    return counts | {"started again": repeated, "at most": longest}
 
 
 if __name__ == "__main__":

@@ -32,14 +32,18 @@ def inputs_in(folder: Path, model: Path) -> dict[str, str]:
 def record_rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The indices of segments that are rendered from now on."""
     indices: list[int] = []
+    _before_sampling(monkeypatch, indices.append)
+    return indices
+
+
+def _before_sampling(patch: pytest.MonkeyPatch, work: Callable[[int], object]) -> None:
     real = LocalRenderer.sample
 
     def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
-        indices.append(segment.index)
+        work(segment.index)
         return real(self, latents, segment, noise)
 
-    monkeypatch.setattr(LocalRenderer, "sample", sample)
-    return indices
+    patch.setattr(LocalRenderer, "sample", sample)
 
 
 def run(inputs: dict[str, str], *flags: str, **changes: str) -> int:
@@ -49,14 +53,8 @@ def run(inputs: dict[str, str], *flags: str, **changes: str) -> int:
 
 def before_segment(index: int, work: Callable[[], object]) -> pytest.MonkeyPatch:
     """Call ``work`` right before a segment is sampled; until the result is undone."""
-    patch, real = pytest.MonkeyPatch(), LocalRenderer.sample
-
-    def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
-        if segment.index == index:
-            work()
-        return real(self, latents, segment, noise)
-
-    patch.setattr(LocalRenderer, "sample", sample)
+    patch = pytest.MonkeyPatch()
+    _before_sampling(patch, lambda number: work() if number == index else None)
     return patch
 
 

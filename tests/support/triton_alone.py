@@ -70,15 +70,10 @@ def compile_kernels() -> dict[str, int]:
     for name, constants in kernels.items():
         program: Any = getattr(programs, name)
         kinds = {
-            argument: "constexpr"
-            if argument in constants
-            else "fp32"
-            if argument == "eps"
-            else "i32"
-            if argument in numbers or argument.endswith(("_batch", "_row"))
-            else "*bf16"
+            argument: "i32" if argument in numbers or argument.endswith(("_batch", "_row")) else "*bf16"
             for argument in program.arg_names
         }
+        kinds |= dict.fromkeys(constants, "constexpr") | ({"eps": "fp32"} if "eps" in kinds else {})
         values = {(program.arg_names.index(key),): value for key, value in constants.items()}
         for capability in CAPABILITIES:
             source = compiler.ASTSource(fn=program, signature=kinds, constexprs=values)

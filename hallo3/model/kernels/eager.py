@@ -1,11 +1,11 @@
-"""The four kernels as torch operations: with gradients, with any host's layers, on any device.
+"""The kernels as torch operations: with gradients, with any host's layers, on any device.
 
 B batch, M text tokens, N video tokens, R reference tokens, D width, H heads, d head channels, S timesteps.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,11 @@ def dense(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     return known.weight.to(like), known.bias.to(like)
 
 
-class Kernels(Protocol):
-    """What a block does between its matrix products. Layers are modules, of any host."""
+class Kernels:
+    """What a block does between its matrix products, each step a torch operation that rounds to the compute
+    type. Layers are modules of any host."""
 
-    name: str
+    name = "plain"
 
     def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         """Norm and modulation of video [B, N, D] and text [B, M, D] -> one sequence [B, M + N, D], text
@@ -32,34 +33,6 @@ class Kernels(Protocol):
 
         ``modulation`` [S, 6, D] has video's shift and scale at 0 and 1, text's at 3 and 4.
         """
-        ...
-
-    def qk_norm_rope(
-        self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
-    ) -> Tensor:
-        """Norm of each head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
-        [1, H, R, d] is appended unchanged."""
-        ...
-
-    def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
-        """Linear of x [B, N, D], with ``tail`` [1, R, D] appended -> [B, N + R, D]."""
-        ...
-
-    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        """x + gate * update: [B, N, D] with a gate [S, 1, D]."""
-        ...
-
-    def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4)."""
-        ...
-
-
-class Plain:
-    """Each step is a torch operation, rounded to the compute type. See :class:`Kernels`."""
-
-    name = "plain"
-
-    def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         m = modulation
         parts = modulate(norm(text), m[:, 3:4], m[:, 4:5]), modulate(norm(video), m[:, 0:1], m[:, 1:2])
         return torch.cat(parts, dim=1)
@@ -67,24 +40,29 @@ class Plain:
     def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
+        """Norm of each head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
+        [1, H, R, d] is appended unchanged."""
         x = rotate(norm(split_heads(x, heads)), cos, sin)
         return x if tail is None else torch.cat((x, tail.expand(len(x), -1, -1, -1)), dim=2)
 
     def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
+        """Linear of x [B, N, D], with ``tail`` [1, R, D] appended -> [B, N + R, D]."""
         return torch.cat((linear(x), tail.expand(len(x), -1, -1)), dim=1)
 
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        """x + gate * update: [B, N, D] with a gate [S, 1, D]."""
         return x + gate * update
 
     def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """In place if no gradient needs the input."""
+        """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4), in place if no
+        gradient needs its input."""
         hidden = linear(x)
         if torch.is_grad_enabled():
             return nn.functional.gelu(hidden, approximate="tanh")
         return cast(Any, torch.ops.aten).gelu_(hidden, approximate="tanh")
 
 
-PLAIN = Plain()
+PLAIN = Kernels()
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -14,33 +14,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .eager import PLAIN, dense, rotate
+from .eager import Kernels, dense, rotate
 
 
-class Fused:
-    """See :class:`~.eager.Kernels`."""
-
+class Fused(Kernels):
     name = "fused"
 
     def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return PLAIN.adaln_modulate(norm, video, text, modulation)
+            return super().adaln_modulate(norm, video, text, modulation)
         weight, bias = dense(norm, video)
-        return _adaln_modulate(video, text, weight, bias, modulation, _eps(norm))
+        return _adaln_modulate(video, text, weight, bias, modulation, cast(Any, norm).eps)
 
     def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
         if torch.is_grad_enabled():
-            return PLAIN.qk_norm_rope(norm, x, heads, cos, sin, tail)
+            return super().qk_norm_rope(norm, x, heads, cos, sin, tail)
         weight, bias = dense(norm, x)
         tail = None if tail is None else tail.transpose(1, 2)
-        return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, _eps(norm)).transpose(1, 2)
+        return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, cast(Any, norm).eps).transpose(1, 2)
 
     def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         """The product is written in place, before ``tail``."""
         if type(linear) is not nn.Linear or torch.is_grad_enabled():
-            return PLAIN.linear_concat(linear, x, tail)
+            return super().linear_concat(linear, x, tail)
         out = x.new_empty(len(x), x.shape[1] + tail.shape[1], linear.out_features)
         for sample, rows in zip(x, out, strict=True):
             torch.addmm(linear.bias, sample, linear.weight.t(), out=rows[: len(sample)])
@@ -49,18 +47,14 @@ class Fused:
 
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return PLAIN.gated_residual(x, update, gate)
+            return super().gated_residual(x, update, gate)
         return _gated_residual(x, update, gate)
 
     def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
         """GELU is the product's epilogue; subclasses of ``nn.Linear`` are called as they are."""
         if type(linear) is not nn.Linear or torch.is_grad_enabled():
-            return PLAIN.linear_gelu(linear, x)
+            return super().linear_gelu(linear, x)
         return _linear_gelu(x, linear.weight, linear.bias)
-
-
-def _eps(norm: nn.Module) -> float:
-    return float(cast(Any, norm).eps)
 
 
 def _launch(kernel: str, out: Tensor, *inputs: Any) -> Tensor:
