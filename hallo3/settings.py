@@ -165,10 +165,10 @@ def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
 
     Raises ``InputError`` for an unknown name, and for two that change the same setting.
     """
-    wanted = set(names)
-    for name in sorted(wanted):
+    unique = set(names)
+    for name in sorted(unique):
         check_choice(name, APPROXIMATIONS, "approximation")
-    chosen = tuple(row for name, row in APPROXIMATIONS.items() if name in wanted)
+    chosen = tuple(row for name, row in APPROXIMATIONS.items() if name in unique)
     for row, other in combinations(chosen, 2):
         if row.changes.keys() & other.changes.keys():
             raise InputError(

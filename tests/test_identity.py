@@ -30,6 +30,6 @@ def test_approximations_that_a_run_does_not_use_are_reported(
         reference_features=(),
         provenance=Provenance("bf16", provenance),
     )
-    found = identity.approximation_warning(now)
-    assert warning in found
-    assert bool(found) == bool(warning)
+    text = identity.approximation_warning(now)
+    assert warning in text
+    assert bool(text) == bool(warning)

@@ -113,11 +113,9 @@ def test_the_video_is_equal(path: Path, identity: Identity, models: Models) -> N
 
     def video(identity: Identity) -> Tensor:
         with torch.inference_mode():
-            speech = encode_speech(speech_of(16000), models)
-            prompt, noise = encode_prompt("", models), make_noise(5)
-            return torch.cat(
-                [f.pixels for f in render_identity(identity, speech, prompt, models, chosen, noise)]
-            )
+            speech, prompt = encode_speech(speech_of(16000), models), encode_prompt("", models)
+            frames = render_identity(identity, speech, prompt, models, chosen, make_noise(5))
+            return torch.cat([each.pixels for each in frames])
 
     assert torch.equal(video(read_identity(path)), video(identity))
 
@@ -186,23 +184,15 @@ def test_other_sizes_are_refused(what: str, path: Path, models: Models) -> None:
         check_model(identity, others[what], lambda: torch.zeros(0))
 
 
-def test_every_flipped_byte_is_detected(path: Path, tmp_path: Path) -> None:
+def test_every_flipped_byte_and_every_cut_is_detected(path: Path, tmp_path: Path) -> None:
     content, broken = path.read_bytes(), tmp_path / "b.safetensors"
-    places = [*random.Random(2).sample(range(len(content)), 60), *range(0, 400, 20)]
-    for place in places:
-        wrong = bytearray(content)
-        wrong[place] ^= 0x20
+    wrongs = [content[: int(share * len(content))] for share in (0.0, 0.01, 0.5, 0.999)]
+    for place in [*random.Random(2).sample(range(len(content)), 60), *range(0, 400, 20)]:
+        wrongs.append(content[:place] + bytes([content[place] ^ 0x20]) + content[place + 1 :])
+    for wrong in wrongs:
         broken.write_bytes(wrong)
         with pytest.raises(CheckpointError):
             read_identity(broken)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_cut_file_is_refused(share: float, path: Path, tmp_path: Path) -> None:
-    content, broken = path.read_bytes(), tmp_path / "b.safetensors"
-    broken.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError):
-        read_identity(broken)
 
 
 def test_other_files_and_places_are_refused(
@@ -257,11 +247,9 @@ def small_identity() -> Identity:
     "wrong",
     [
         {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(-100, -100, -50, -50))},
-        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(40, 40, 10, 10))},
         {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(5, 5, 5, 5))},
         {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, float("nan"), 9))},
         {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 1e300, 9))},
-        {"paste_back": PasteBack(photograph=SHOWN[0], place=PixelBox(0, 0, 9, 9))},
         {"paste_back": PasteBack(photograph=SHOWN[:, :63], place=PixelBox(0, 0, 9, 9))},
         {"paste_back": PasteBack(photograph=SHOWN.float(), place=PixelBox(0, 0, 9, 9))},
         {"preview": SHOWN[0]},
@@ -333,8 +321,8 @@ def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
     """bf16 as published, compared with fp32."""
     assert write_release(tmp_path, NANO)
     plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
-    found = fingerprint_in(ModelFolder(tmp_path).find("transformer"))
-    assert same_model(fingerprint(lambda name: plain[name]), found)
+    published = fingerprint_in(ModelFolder(tmp_path).find("transformer"))
+    assert same_model(fingerprint(lambda name: plain[name]), published)
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])

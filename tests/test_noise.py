@@ -42,9 +42,9 @@ def test_draws_are_what_they_say() -> None:
 
 def test_the_numbers_stay_what_they_are() -> None:
     """A saved seed must give the same video with the next numpy."""
-    found = make_noise(42)(Purpose.START, 1, 0, (4,))
+    values = make_noise(42)(Purpose.START, 1, 0, (4,))
     expected = torch.tensor(STORED)
-    assert torch.allclose(found, expected, atol=1e-7)
+    assert torch.allclose(values, expected, atol=1e-7)
 
 
 STORED = [-1.39997935, -0.42306212, -1.24960148, 0.18270253]

@@ -98,10 +98,7 @@ OTHER: dict[str, tuple[Expected, bytes]] = {
     "whole numbers": (
         EXPECTED,
         onnx_builder.model(
-            [node("Identity", "i", "o")],
-            [],
-            [port("i", [1, 3, 112, 112], 7)],
-            [port("o", [1, 3, 112, 112], 7)],
+            [node("Identity", "i", "o")], [], *([port(name, [1, 3, 112, 112], 7)] for name in "io")
         ),
     ),
 }

@@ -96,14 +96,14 @@ FIFTY = Settings(steps=50, guidance_scale=3.5, sampler="dpmpp_2m_sde")
 
 def passes(portrait: Tensor, speech: Recording, nano: Models, **changes: Any) -> list[int]:
     """Branches of every forward pass of the first segment."""
-    found: list[int] = []
+    batches: list[int] = []
     with nano.transformer as dit:
-        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: found.append(len(inputs[0])))
+        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     try:
         next(animate(portrait, speech, "", nano, settings(nano, **changes)))
     finally:
         hook.remove()
-    return found
+    return batches
 
 
 def test_an_empty_interval_is_guidance_of_one(portrait: Tensor, speech: Recording, nano: Models) -> None:
@@ -131,11 +131,11 @@ def test_outside_the_interval_only_the_conditional_branch_is_computed(
     branches: list[int],
     each: str,
 ) -> None:
-    found = passes(portrait, speech, nano, steps=5, guidance_interval=interval, passes=each)
+    actual = passes(portrait, speech, nano, steps=5, guidance_interval=interval, passes=each)
     chosen = settings(nano, steps=5, guidance_interval=interval)
-    assert sum(found) == sum(branches) == chosen.evaluations
+    assert sum(actual) == sum(branches) == chosen.evaluations
     if each == "batched":
-        assert found == branches
+        assert actual == branches
 
 
 def test_the_step_cache_computes_what_it_reports(portrait: Tensor, speech: Recording, nano: Models) -> None:

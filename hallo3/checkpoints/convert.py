@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
-from ..quantization.fp8 import FP8, fp8_scale, to_fp8
-from ..quantization.precision import Precision
+from ..quantization.precision import FP8, Precision, fp8_scale, to_fp8
 from ..storage.atomic import temporary_path, write_atomic, write_error
 from ..storage.hashing import raw_bytes
 from ..storage.lock import LOCK_FILENAME, lock_folder

@@ -49,15 +49,15 @@ def test_a_fused_kernel_counts_by_its_inputs_and_outputs(counts: dict[str, Any])
 
 
 def test_operations_count_what_they_read_and_write() -> None:
-    there = torch.empty(100, 10, device="meta")
+    matrix = torch.empty(100, 10, device="meta")
     with Tracker() as tracker:
-        made = there + there[:, :1].expand(100, 10)
+        result = matrix + matrix[:, :1].expand(100, 10)
     assert tracker.traffic == 4 * (1000 + 100 + 1000)
     assert (tracker.operations, tracker.live) == (1, 4000)
     with Tracker() as tracker:
-        made.add_(1)
-        made.view(10, 100)
-        torch.add(there, there, out=made)
+        result.add_(1)
+        result.view(10, 100)
+        torch.add(matrix, matrix, out=result)
     assert tracker.traffic == 4 * (2000 + 3000)
     assert tracker.live == 0
 
@@ -76,11 +76,11 @@ def test_the_peak_is_what_is_held_at_once() -> None:
 
 def test_bars_are_as_long_as_their_values() -> None:
     """The longest bar is the original's, the next our plain kernels'."""
-    kept = json.loads((REPOSITORY / "docs" / "measurements" / "ledger.json").read_text())
-    picture = draw_cost(kept)
+    ledger = json.loads((REPOSITORY / "docs" / "measurements" / "ledger.json").read_text())
+    picture = draw_cost(ledger)
     lengths = [
         int((picture - torch.tensor(rgb)[:, None, None] / 255).abs().amax(0).lt(0.02).sum(1).max())
         for rgb in ((0x8A, 0x83, 0x78), (0x00, 0x72, 0xB2))
     ]
-    moved = kept["steps"]["plain, batched"]["bytes"] / kept["original"]["bytes"]
-    assert lengths[1] / lengths[0] == pytest.approx(max(kept["ratio"], moved), abs=0.01)
+    moved = ledger["steps"]["plain, batched"]["bytes"] / ledger["original"]["bytes"]
+    assert lengths[1] / lengths[0] == pytest.approx(max(ledger["ratio"], moved), abs=0.01)

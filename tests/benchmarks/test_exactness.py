@@ -10,15 +10,15 @@ from benchmarks.exactness import KINDS, MAX_RATIO, SAVINGS, measure_errors
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("measure", ["block", "step"])
 def test_a_saving_is_as_exact_as_the_original_s_way(measure: str, kind: str) -> None:
-    found = measure_errors(kind, measure, 4)
-    original = found.pop("original")
+    errors = measure_errors(kind, measure, 4)
+    original = errors.pop("original")
     assert 1e-3 < original < 0.1, "bfloat16 was not bfloat16"
-    assert {name: error / original for name, error in found.items() if error > MAX_RATIO * original} == {}
+    assert {name: error / original for name, error in errors.items() if error > MAX_RATIO * original} == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fifty_steps_are_as_exact(kind: str) -> None:
     """All savings together, the sampler's noise the same. One draw: rounding is luck, hence the wider
     bound; the bench has the figures (docs/measurements/exactness.json)."""
-    found = measure_errors(kind, "trajectory", 1, {"all": SAVINGS["layer by layer"]})
-    assert found["all"] <= 1.15 * found["original"]
+    errors = measure_errors(kind, "trajectory", 1, {"all": SAVINGS["layer by layer"]})
+    assert errors["all"] <= 1.15 * errors["original"]

@@ -21,18 +21,18 @@ CACHE = APPROXIMATIONS["step-cache"]
 
 
 def energy(settings: Settings) -> float:
-    found = mixtures.sample(settings, DATA, COUNT).samples
-    return mixtures.energy_distance(found, DATA.samples(COUNT, "true"))
+    samples = mixtures.sample(settings, DATA, COUNT).samples
+    return mixtures.energy_distance(samples, DATA.samples(COUNT, "true"))
 
 
 def test_the_ideal_denoiser_is_the_mean_of_what_could_have_been() -> None:
     """Regression of x0 on noisy samples leaves nothing: E[(x0 - estimate) f(noisy)] is 0 for any f."""
     alpha, clean = 0.6, DATA.samples(40_000, "clean")
     noisy = alpha * clean + (1 - alpha**2) ** 0.5 * mixtures.draw("dirt", *clean.shape)
-    left = clean - DATA.denoised(noisy, alpha)
+    residual = clean - DATA.denoised(noisy, alpha)
     for feature in (torch.ones(len(clean), 1).double(), noisy, noisy.tanh()):
-        assert float((left.T @ feature / len(clean)).abs().max()) < 0.02
-    assert float(left.std()) < 0.7 * float((clean - noisy / alpha).std())
+        assert float((residual.T @ feature / len(clean)).abs().max()) < 0.02
+    assert float(residual.std()) < 0.7 * float((clean - noisy / alpha).std())
 
 
 def test_distances_tell_what_is_apart() -> None:

@@ -18,8 +18,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.verify import verify_file
 from hallo3.config import to_dict
 from hallo3.errors import CheckpointError
-from hallo3.quantization.fp8 import fp8_scale
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization.precision import PRECISIONS, fp8_scale
 from support import original_checkpoints as checkpoints
 
 CONFIG = checkpoints.NANO

@@ -16,8 +16,14 @@ from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.quantization import precision
-from hallo3.quantization.fp8 import FP8, FP8Linear
-from hallo3.quantization.precision import PRECISIONS, check_device, get_precision, supports_fp8
+from hallo3.quantization.precision import (
+    FP8,
+    PRECISIONS,
+    FP8Linear,
+    check_device,
+    get_precision,
+    supports_fp8,
+)
 from support.short_runs import video
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -33,23 +39,23 @@ def eight(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Path:
 
 def weights(folder: Path, name: str) -> dict[str, Tensor]:
     """The weights of a precision, scaled back to float32."""
-    found: dict[str, Tensor] = {}
+    loaded: dict[str, Tensor] = {}
     with load_models(folder, CPU, name).transformer as network:
         for place, module in cast("list[tuple[str, nn.Module]]", list(network.named_modules())):
             if isinstance(module, FP8Linear):
-                found[f"{place}.weight"] = module.dense(torch.empty(0))[0]
+                loaded[f"{place}.weight"] = module.dense(torch.empty(0))[0]
             elif isinstance(module, nn.Linear):
-                found[f"{place}.weight"] = module.weight.float()
-    return found
+                loaded[f"{place}.weight"] = module.weight.float()
+    return loaded
 
 
 @pytest.mark.parametrize("name", ["fp8", "bf16"])
 def test_fp8_files_load_in_other_precisions(eight: Path, name: str) -> None:
-    stored, found = weights(eight, "fp32"), weights(eight, name)
-    assert stored.keys() == found.keys()
-    for key, wanted in stored.items():
+    stored, loaded = weights(eight, "fp32"), weights(eight, name)
+    assert stored.keys() == loaded.keys()
+    for key, tensor in stored.items():
         exact = PRECISIONS[name].is_fp8(key)
-        assert torch.equal(found[key], wanted if exact else wanted.to(torch.bfloat16).float()), key
+        assert torch.equal(loaded[key], tensor if exact else tensor.to(torch.bfloat16).float()), key
 
 
 def test_only_matrices_of_blocks_are_fp8(nano_folder: Path) -> None:

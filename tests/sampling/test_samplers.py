@@ -40,8 +40,8 @@ def test_other_step_counts_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_a_perfect_denoiser_ends_at_its_target(name: str, steps: int) -> None:
     reports: list[int] = []
-    found = SAMPLERS[name](lambda _x, _step: TARGET, noise(-1), make_schedule(steps), noise, reports.append)
-    assert torch.allclose(found, TARGET, atol=1e-5)
+    latents = SAMPLERS[name](lambda _x, _step: TARGET, noise(-1), make_schedule(steps), noise, reports.append)
+    assert torch.allclose(latents, TARGET, atol=1e-5)
     assert reports == list(range(1, steps + 1))
 
 
@@ -133,8 +133,8 @@ def test_no_coefficient_is_infinite(steps: int) -> None:
 def test_a_part_that_starts_and_ends_in_noise_follows_the_exact_solution() -> None:
     part = sigmas_to_schedule(torch.logspace(1, -1, 41, dtype=torch.float64), 4518.0, lambda _: 0.0)
     first, last = part.steps[0].alpha, part.steps[-1].next_alpha
-    found = run_2m(sample_dpmpp_2m, part, exact(first))
-    assert float((found - exact(last)).abs().max()) < 2e-3
+    latents = run_2m(sample_dpmpp_2m, part, exact(first))
+    assert float((latents - exact(last)).abs().max()) < 2e-3
 
 
 TINY_SIGMAS = {
@@ -168,8 +168,8 @@ def test_tiny_sigmas_give_finite_latents(name: str, case: str) -> None:
 @pytest.mark.parametrize("tiny", [1e-8, 1e-12])
 def test_a_step_through_no_noise_changes_nothing(name: str, tiny: float) -> None:
     """The denoiser of normal data returns clean data as they are."""
-    found, wanted = (
+    latents, expected = (
         run_sigmas(name, [1.0, 0.5, tiny, 0.0], denoise_normal),
         run_sigmas(name, [1.0, 0.5, 0.0], denoise_normal),
     )
-    assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(latents, expected, atol=1e-6)

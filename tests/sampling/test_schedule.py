@@ -54,8 +54,8 @@ def test_sigmas_fall_from_pure_noise_to_nothing() -> None:
     assert sigmas[-1] == 0
     assert bool((sigmas.diff() < 0).all())
     alphas = torch.tensor([step.alpha for step in make_schedule(50).steps[1:]])
-    found = torch.tensor([sigma_to_alpha(float(sigma)) for sigma in sigmas[1:-1]])
-    assert float((found - alphas).abs().max()) < 1e-6
+    inverse = torch.tensor([sigma_to_alpha(float(sigma)) for sigma in sigmas[1:-1]])
+    assert float((inverse - alphas).abs().max()) < 1e-6
 
 
 def test_other_sigmas_are_used_as_they_are() -> None:
@@ -86,6 +86,6 @@ def test_a_schedule_that_ends_in_noise_can_be_continued(sample) -> None:
 @pytest.mark.parametrize(("first", "last"), [(0, 3), (3, 8), (2, 5)])
 def test_a_part_of_the_originals_sigmas_keeps_its_steps(first: int, last: int) -> None:
     part = sigmas_to_schedule(schedule_to_sigmas(8, PURE)[first : last + 1], PURE, lambda _: math.nan)
-    wanted = make_schedule(8).steps[first:last]
+    expected = make_schedule(8).steps[first:last]
     assert part.first == first
-    assert part.steps == tuple(replace(step, index=index) for index, step in enumerate(wanted))
+    assert part.steps == tuple(replace(step, index=index) for index, step in enumerate(expected))

@@ -49,8 +49,8 @@ def test_another_size_is_an_error(file: ArrayFile, size: int | None) -> None:
         file.path.write_bytes(content[:size])
     assert not file.complete
     if size != 161:
-        found = "missing" if size is None else f"{size} bytes"
-        with pytest.raises(OutputError, match=rf"a\.f32: {found}\n.*160 readable bytes, 10 rows of 4"):
+        state = "missing" if size is None else f"{size} bytes"
+        with pytest.raises(OutputError, match=rf"a\.f32: {state}\n.*160 readable bytes, 10 rows of 4"):
             file.read(9, 10)
 
 

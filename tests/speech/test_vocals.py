@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,15 +81,13 @@ def fading_tone(rate: int, seconds: float, channels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("samples", BORDERS)
-def test_weights_of_windows_sum_to_one_and_keep_the_length(samples: int) -> None:
-    ones = torch.ones(2, WINDOW)
-    whole = torch.cat(list(overlap_add((ones for _ in window_spans(samples)), samples)), dim=1)
-    assert whole.shape == (2, samples)
-    assert float((whole - 1).abs().max()) <= 1e-6
+def test_windows_add_up_to_the_recording(samples: int) -> None:
     sound = noise(samples)
     for size in (1 << 20, 4001):
         windows = cut_windows(sound.split(size, dim=1), samples)
-        assert float((torch.cat(list(overlap_add(windows, samples)), dim=1) - sound).abs().max()) <= 1e-6
+        whole = torch.cat(list(overlap_add(windows, samples)), dim=1)
+        assert whole.shape == sound.shape
+        assert float((whole - sound).abs().max()) <= 1e-6
 
 
 def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
@@ -115,28 +113,21 @@ def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
         assert torch.equal(separate(separator, sound, size), streamed)
 
 
-def curvature(sound: Tensor, borders: Iterable[int]) -> tuple[float, float]:
-    """The largest second difference near borders, and elsewhere."""
-    second = (sound[:, 2:] - 2 * sound[:, 1:-1] + sound[:, :-2]).abs().amax(dim=0)
-    near = torch.zeros(len(second), dtype=torch.bool)
-    for border in borders:
-        near[max(border - 50, 0) : max(border + 50, 0)] = True
-    return float(second[near].max()), float(second[~near].max())
-
-
-def test_no_clicks_where_windows_meet(make: MakeSeparator) -> None:
-    """A steady tone, and then windows with outputs of very different loudness."""
+def test_no_clicks_where_windows_meet() -> None:
+    """A steady tone in windows of very different loudness: second differences near borders, and elsewhere."""
     samples = 20 * RATE
     sound = sine(samples, 330, fades=False).expand(2, -1)
     starts = [start - MARGIN for start, _ in window_spans(samples)]
     borders = [b for start in starts for b in (start, start + WINDOW) if 100 < b < samples - 100]
     assert len(borders) >= 7
-    near, elsewhere = curvature(separate(make(onnx_builder.separator(0.5)), sound), borders)
-    assert near <= elsewhere * 1.01
     gains = iter([1.0, 0.1] * len(starts))
     windows = (next(gains) * window for window in cut_windows([sound], samples))
-    near, elsewhere = curvature(torch.cat(list(overlap_add(windows, samples)), dim=1), borders)
-    assert near <= elsewhere * 1.01
+    joined = torch.cat(list(overlap_add(windows, samples)), dim=1)
+    second = (joined[:, 2:] - 2 * joined[:, 1:-1] + joined[:, :-2]).abs().amax(dim=0)
+    near = torch.zeros(len(second), dtype=torch.bool)
+    for border in borders:
+        near[border - 50 : border + 50] = True
+    assert second[near].max() <= second[~near].max() * 1.01
 
 
 @pytest.mark.parametrize(("hertz", "share"), [(18500, 0.01), (8, 0.15), (60, 1), (17000, 1)])

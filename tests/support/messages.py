@@ -12,21 +12,21 @@ from hallo3.messages import redirect_messages
 @contextmanager
 def collect_messages() -> Generator[list[str]]:
     """The messages of the block, in order."""
-    found: list[str] = []
-    with redirect_messages(found.append):
-        yield found
+    messages: list[str] = []
+    with redirect_messages(messages.append):
+        yield messages
 
 
 @contextmanager
 def expect_message(pattern: str) -> Generator[list[str]]:
     """Messages of the block, of which at least one matches."""
-    with collect_messages() as found:
-        yield found
-    assert any(re.search(pattern, message) for message in found), found
+    with collect_messages() as messages:
+        yield messages
+    assert any(re.search(pattern, message) for message in messages), messages
 
 
 @contextmanager
 def expect_no_message() -> Generator[None]:
-    with collect_messages() as found:
+    with collect_messages() as messages:
         yield
-    assert found == []
+    assert messages == []

@@ -14,8 +14,8 @@ from hallo3.checkpoints.keymaps import PLACEHOLDERS, KeyMap, Split
 def to_ours(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plan = keys.assemble({name: tuple(tensor.shape) for name, tensor in state.items()})
     return {
-        name: torch.cat([state[key].flatten()[a:b] for key, a, b in made.stretches]).reshape(made.shape)
-        for name, made in plan.items()
+        name: torch.cat([state[key].flatten()[a:b] for key, a, b in source.stretches]).reshape(source.shape)
+        for name, source in plan.items()
     }
 
 

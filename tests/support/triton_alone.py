@@ -52,10 +52,10 @@ def interpret() -> dict[str, float]:
     return distances
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
+def distance(result: Tensor, expected: Tensor) -> float:
     """In roundings of the type."""
-    step = torch.finfo(found.dtype).eps * expected.float().abs().clamp(min=1)
-    return float(((found.float() - expected.float()).abs() / step).max())
+    step = torch.finfo(result.dtype).eps * expected.float().abs().clamp(min=1)
+    return float(((result.float() - expected.float()).abs() / step).max())
 
 
 def compile_kernels() -> dict[str, int]:
@@ -84,5 +84,5 @@ def compile_kernels() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    found = interpret() if sys.argv[1] == "interpret" else compile_kernels()
-    sys.stdout.write(json.dumps(found) + "\n")
+    result = interpret() if sys.argv[1] == "interpret" else compile_kernels()
+    sys.stdout.write(json.dumps(result) + "\n")

@@ -76,7 +76,7 @@ def why_unsupported(device: torch.device, dtype: torch.dtype) -> str:
             raise
         lines = str(error).strip().splitlines() or ["no message"]
         return f"{type(error).__name__}: {lines[0][:200]}"
-    distances = [relative_distance(found, expected) for found, expected in zip(fused, plain, strict=True)]
+    distances = [relative_distance(actual, expected) for actual, expected in zip(fused, plain, strict=True)]
     far = [each for each in distances if not each <= MAX_DISTANCE]  # NaN is far, too
     return f"results {far[0]:.3f} away from torch's own" if far else ""
 
@@ -112,7 +112,7 @@ def _results(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> tupl
     )
 
 
-def relative_distance(found: Tensor, expected: Tensor) -> float:
+def relative_distance(actual: Tensor, expected: Tensor) -> float:
     """L2."""
-    found, expected = found.double(), expected.double()
-    return ((found - expected).square().sum() / expected.square().sum()).sqrt().item()
+    actual, expected = actual.double(), expected.double()
+    return ((actual - expected).square().sum() / expected.square().sum()).sqrt().item()

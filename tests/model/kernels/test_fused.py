@@ -21,11 +21,11 @@ def draw(name: str, *shape: int) -> Tensor:
 
 
 def layer(kind: type[nn.Module], *sizes: int, **options: float) -> nn.Module:
-    made = kind(*sizes, **options)
-    for name, parameter in made.named_parameters():
+    module = kind(*sizes, **options)
+    for name, parameter in module.named_parameters():
         nn.init.constant_(parameter, 0)
         parameter.data += draw(f"{kind.__name__} {name}", *parameter.shape) * 0.3 + (name == "weight") * 0.2
-    return made.requires_grad_(False)
+    return module.requires_grad_(False)
 
 
 def adaln_modulate(kernels: Kernels, dtype: torch.dtype, rows: int = 1) -> Tensor:
