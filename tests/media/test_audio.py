@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,11 +65,6 @@ def test_resampling_is_librosa_s_whole_and_in_pieces(tmp_path: Path, rate: int) 
     pieces = torch.cat(list(stream_mono(path, RATE))).numpy()
     assert pieces.shape == expected.shape
     assert np.abs(pieces - expected).max() <= 1e-5
-
-
-def test_at_the_encoder_s_rate_nothing_is_copied() -> None:
-    mono = torch.zeros(100)
-    assert resample(mono, RATE, RATE) is mono
 
 
 SIZES = [(1, 1), (1, 100001), (2, 54321), (6, 33333), (1, 331), *((1, 44100 + n) for n in range(4))]
@@ -274,27 +268,17 @@ def test_a12_a_length_that_no_header_states_is_counted(
         read_recording(path)
 
 
-@pytest.mark.parametrize("rate", [MIN_SAMPLE_RATE, RATE, MAX_SAMPLE_RATE], ids="A12-{}".format)
-def test_12_hours_are_accepted(rate: int) -> None:
-    check_audio_format(rate, 64, MAX_HOURS * HOUR * rate)
-    with pytest.raises(AudioError, match="too long"):
-        check_audio_format(rate, 64, MAX_HOURS * HOUR * rate + 1)
-
-
-def in_a_thread(waveform: Tensor) -> Tensor:
-    """A copy in memory that another thread allocated."""
-    copies: list[np.ndarray] = []
-    thread = threading.Thread(target=lambda: copies.append(waveform.numpy().copy()))
-    thread.start()
-    thread.join()
-    return torch.from_numpy(copies[0])
+def test_a12_12_hours_are_accepted() -> None:
+    for rate in (MIN_SAMPLE_RATE, RATE, MAX_SAMPLE_RATE):
+        check_audio_format(rate, 64, MAX_HOURS * HOUR * rate)
+        with pytest.raises(AudioError, match="too long"):
+            check_audio_format(rate, 64, MAX_HOURS * HOUR * rate + 1)
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "A20-channels last": lambda plain: plain.T.contiguous().T,
     "A20-every second": lambda plain: plain.repeat_interleave(2, dim=1)[:, ::2],
     "A20-a part": lambda plain: torch.cat((plain, plain), dim=1)[:, : plain.shape[1]],
-    "A20-another thread's": in_a_thread,
 }
 
 
@@ -302,6 +286,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("rate", [RATE, 44100])
 def test_memory_layout_does_not_matter(layout: Callable[[Tensor], Tensor], rate: int) -> None:
     plain = torch.randn(2, 9000, generator=torch.Generator().manual_seed(1))
+    assert resample(plain[0], RATE, RATE).data_ptr() == plain.data_ptr(), "nothing is copied"
     other = layout(plain)
     before = other.clone()
     assert torch.equal(to_mono(Recording(other, rate), RATE), to_mono(Recording(plain, rate), RATE))

@@ -160,20 +160,14 @@ VALID_WAVS: dict[str, tuple[bytes, tuple[int, int], float | None]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("content", "shape", "fifth"), VALID_WAVS.values(), ids=[f"M03-{name}" for name in VALID_WAVS]
-)
-def test_a_wav_has_the_samples_that_are_there(
-    tmp_path: Path, content: bytes, shape: tuple[int, int], fifth: float | None
-) -> None:
-    path = tmp_path / "a.wav"
+@pytest.mark.parametrize("case", VALID_WAVS, ids="M03-{}".format)
+def test_a_wav_has_the_samples_that_are_there(tmp_path: Path, case: str) -> None:
+    (content, shape, fifth), path = VALID_WAVS[case], tmp_path / "a.wav"
     path.write_bytes(content)
     with collect_messages() as messages:
         recording = read_recording(path)
     assert tuple(recording.waveform.shape) == shape
-    assert ["shorter than its header" in each for each in messages] == [True] * (
-        content == VALID_WAVS["claims more"][0]
-    )
+    assert ["shorter than its header" in each for each in messages] == [True] * (case == "claims more")
     if fifth is not None:
         assert recording.waveform[:, 4].tolist() == pytest.approx([fifth] * shape[0], abs=1e-6)
 
@@ -202,10 +196,9 @@ INVALID_WAVS: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"), INVALID_WAVS.values(), ids=[f"M03-{name}" for name in INVALID_WAVS]
-)
-def test_an_invalid_wav_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+@pytest.mark.parametrize("case", INVALID_WAVS, ids="M03-{}".format)
+def test_an_invalid_wav_is_refused(tmp_path: Path, case: str) -> None:
+    content, expected = INVALID_WAVS[case]
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(AudioError, match=expected):
         read_recording(tmp_path / "a.wav")
@@ -239,13 +232,11 @@ def test_every_audio_format_has_its_length(tmp_path: Path, name: str, codec: str
 VIDEOS = [("v.mp4", "mpeg4", "aac"), ("v.mkv", "libx264", "libopus"), ("v.avi", "mpeg4", "pcm_s16le")]
 
 
-@pytest.mark.parametrize(("name", "codec", "sound"), VIDEOS, ids=[f"M04-{video[0]}" for video in VIDEOS])
-def test_the_sound_of_a_video_is_read_and_one_without_is_refused(
-    tmp_path: Path, name: str, codec: str, sound: str
-) -> None:
-    assert abs(read_recording(video(tmp_path / name, codec, sound, 2)).seconds - 2) <= FRAME
-    with pytest.raises(AudioError, match=rf"no audio that can be read(.|\n)*{name}: 1 tracks"):
-        read_recording(video(tmp_path / name, codec, None))
+def test_m04_the_sound_of_a_video_is_read_and_one_without_is_refused(tmp_path: Path) -> None:
+    for name, codec, sound in VIDEOS:
+        assert abs(read_recording(video(tmp_path / name, codec, sound, 2)).seconds - 2) <= FRAME
+        with pytest.raises(AudioError, match=rf"no audio that can be read(.|\n)*{name}: 1 tracks"):
+            read_recording(video(tmp_path / name, codec, None))
 
 
 STREAMED = {"a.ogg", "a.aac"}
