@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
-from .tensor_entry import TensorEntry, check_shape, damage_error
+from .tensor_entry import DTYPES, TensorEntry, check_shape, damage_error
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS, MAX_FIELDS, MAX_TEXTS = 20_000, 4_096, 1_000_000
@@ -24,16 +24,6 @@ ALIGNMENTS = (8, 16, 32, 64, 128, 256, 4096)
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of the plain values, by the format's number for their type."""
 _TEXT, _ARRAY, _UINT32 = 8, 9, 4
-_PLAIN = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-}
 
 
 class _Cursor:
@@ -100,7 +90,14 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
             cursor.skip_values(kind, 1)
     if alignment not in ALIGNMENTS:
         raise damage_error(f"a GGUF alignment of {alignment:,}", "32")
-    rows = [_read_tensor(cursor) for _ in range(tensors)]
+    rows: list[tuple[str, tuple[int, ...], int, int]] = []
+    for _ in range(tensors):
+        name, dimensions = cursor.text(), cursor.number("<I")
+        if dimensions > 4:
+            raise damage_error(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
+        shape = tuple(reversed([cursor.number("<Q") for _ in range(dimensions)]))
+        check_shape(shape, repr(name[:80]))
+        rows.append((name, shape, cursor.number("<I"), cursor.number("<Q")))
     start = -(-cursor.at // alignment) * alignment
     entries = {name: _entry(library, name, shape, kind, start + at) for name, shape, kind, at in rows}
     if len(entries) != len(rows):
@@ -113,15 +110,6 @@ def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, T
     return entries, metadata
 
 
-def _read_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name, dimensions = cursor.text(), cursor.number("<I")
-    if dimensions > 4:
-        raise damage_error(f"{name[:80]!r} of {dimensions} dimensions", "up to four")
-    shape = tuple(reversed([cursor.number("<Q") for _ in range(dimensions)]))
-    check_shape(shape, repr(name[:80]))
-    return name, shape, cursor.number("<I"), cursor.number("<Q")
-
-
 def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset: int) -> TensorEntry:
     try:
         kind = library.GGMLQuantizationType(number)
@@ -130,7 +118,7 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
         raise damage_error(
             f"{name[:80]!r} of the unknown kind {number}", "a kind the gguf library knows"
         ) from error
-    plain = _PLAIN.get(str(kind.name))
+    plain = DTYPES.get(str(kind.name))
     if plain is not None:
         return TensorEntry(plain, shape, offset)
     if not shape or shape[-1] % per:

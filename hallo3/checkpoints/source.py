@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..storage.atomic import parse_json_object
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
 
@@ -24,11 +23,14 @@ _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
 class CheckpointSource:
-    """Tensors of one or several files under their names; a context manager that closes them."""
+    """Tensors of one or several files under their names, with the metadata of the first file; a context
+    manager that closes them."""
 
     def __init__(self, path: Path, files: Sequence[TensorFile]) -> None:
         self.path, self.files = path, tuple(files)
+        self.metadata = files[0].metadata
         self._where = {name: file for file in files for name in file.entries}
+        self.entries: Mapping[str, TensorEntry] = {name: f.entries[name] for name, f in self._where.items()}
         if len(self._where) != sum(len(file.entries) for file in files):
             self.close()
             raise CheckpointError(
@@ -37,16 +39,6 @@ class CheckpointSource:
                 expected="every tensor in one of them",
                 fix="keep the files of one download only in the folder",
             )
-
-    @property
-    def entries(self) -> Mapping[str, TensorEntry]:
-        """Every tensor's type, shape and place."""
-        return {name: file.entries[name] for name, file in self._where.items()}
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Of the first file."""
-        return self.files[0].metadata
 
     @property
     def size(self) -> int:
@@ -71,9 +63,7 @@ class CheckpointSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -109,26 +99,64 @@ def list_files(path: Path) -> list[Path]:
         return [path]
     if (path / DEEPSPEED).is_file():
         return [path / DEEPSPEED]
-    if (path / "latest").is_file():
-        return [_latest(path)]
-    for ending in ("safetensors", "bin"):
-        indexes = sorted(path.glob(f"*.{ending}.index.json"))
-        if indexes:
-            return _shards(indexes[0])
-    for name in SINGLE:
-        if (path / name).is_file():
-            return [path / name]
-    found = sorted(path.glob("*.safetensors"))
-    if found and all(_NUMBERED.search(one.stem) for one in found):
-        return _complete(found)
-    if len(found) == 1:
-        return found
-    raise CheckpointError(
-        "The folder holds no network.",
-        found=f"{path} with {len(found)} safetensors files" if found else f"no weights in {path}",
-        expected="one weights file, or the numbered files of one network with their index",
-        fix="choose the file itself, or the folder it was downloaded into",
-    )
+    if (path / "latest").is_file():  # DeepSpeed's layout: it names the sub-folder
+        text = read_small_text(path / "latest", 40).strip()
+        if not (text.isdecimal() or text == "release"):
+            raise CheckpointError(
+                "The checkpoint folder cannot be read.",
+                found=f"{text!r} in {path / 'latest'}",
+                expected="the number of a folder",
+                fix="download the checkpoint's folder again, or choose the .pt file in it",
+            )
+        return [path / text / DEEPSPEED]
+    indexes = [*sorted(path.glob("*.safetensors.index.json")), *sorted(path.glob("*.bin.index.json"))]
+    files = sorted(path.glob("*.safetensors"))
+    single = [path / name for name in SINGLE if (path / name).is_file()]
+    if indexes:
+        names = _read_index(indexes[0])
+    elif single or (len(files) == 1 and not _NUMBERED.search(files[0].stem)):
+        return [*single, *files][:1]
+    elif files and all(_NUMBERED.search(file.stem) for file in files):
+        names = sorted({file.name for file in files} | _expected_names(files[0]))
+    else:
+        raise CheckpointError(
+            "The folder holds no network.",
+            found=f"{path} with {len(files)} safetensors files" if files else f"no weights in {path}",
+            expected="one weights file, or the numbered files of one network with their index",
+            fix="choose the file itself, or the folder it was downloaded into",
+        )
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(
+            "The network is incomplete.",
+            found=f"{path} without {missing[0]}{more}",
+            expected="all of its numbered files",
+            fix="download the missing files into the same folder",
+        )
+    return [path / name for name in names]
+
+
+def _read_index(index: Path) -> list[str]:
+    """The names of the files in an index, which must be beside it."""
+    try:
+        fields = parse_json_object(read_small_text(index, MAX_INDEX_BYTES))
+        names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
+        beside = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _index_error(index, "no list of files") from error
+    if not names or not beside:
+        raise _index_error(index, f"{names[:1]}")
+    return names
+
+
+def _expected_names(file: Path) -> set[str]:
+    """Numbered files without an index: the number behind ``-of-`` says how many there must be."""
+    stem, _, count = file.stem.rpartition("-of-")
+    if not count.isdecimal() or len(count) > 5:
+        raise _index_error(file, file.name)
+    base = stem.rpartition("-")[0]
+    return {f"{base}-{n:0{len(count)}d}-of-{count}.safetensors" for n in range(1, int(count) + 1)}
 
 
 def read_small_text(path: Path, most: int) -> str:
@@ -143,57 +171,6 @@ def read_small_text(path: Path, most: int) -> str:
             expected="a file that you may read",
             fix="check its permissions",
         ) from error
-
-
-def _latest(folder: Path) -> Path:
-    """DeepSpeed's layout: ``latest`` names the sub-folder."""
-    text = read_small_text(folder / "latest", 40).strip()
-    if not (text.isdecimal() or text == "release"):
-        raise CheckpointError(
-            "The checkpoint folder cannot be read.",
-            found=f"{text!r} in {folder / 'latest'}",
-            expected="the number of a folder",
-            fix="download the checkpoint's folder again, or choose the .pt file in it",
-        )
-    return folder / text / DEEPSPEED
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all of which must be there."""
-    try:
-        fields: Any = json.loads(read_small_text(index, MAX_INDEX_BYTES))
-        names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
-        named = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _index_error(index, "no list of files") from error
-    if not names or not named:
-        raise _index_error(index, f"{names[:1]}")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise _missing_error(index.parent, missing)
-    return [index.parent / name for name in names]
-
-
-def _complete(found: Sequence[Path]) -> list[Path]:
-    """Numbered files without an index: the number behind ``-of-`` says how many there must be."""
-    stem, _, count = found[0].stem.rpartition("-of-")
-    base = stem.rpartition("-")[0]
-    if not count.isdecimal() or len(count) > 5:
-        raise _index_error(found[0], found[0].name)
-    wanted = [f"{base}-{n:0{len(count)}d}-of-{count}.safetensors" for n in range(1, int(count) + 1)]
-    missing = [name for name in wanted if found[0].with_name(name) not in found]
-    if missing:
-        raise _missing_error(found[0].parent, missing)
-    return list(found)
-
-
-def _missing_error(folder: Path, names: Sequence[str]) -> CheckpointError:
-    return CheckpointError(
-        "The network is incomplete.",
-        found=f"{folder} without {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
-        expected="all of its numbered files",
-        fix="download the missing files into the same folder",
-    )
 
 
 def _index_error(path: Path, found: str) -> CheckpointError:

@@ -98,23 +98,15 @@ def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: st
     usual = contiguous_stride(shape)
     same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
     result = TensorEntry(entry.dtype, shape, entry.offset, None if same else stride)
-    if result.stride is not None and _overlaps(shape, stride):
-        raise damage_error(
-            f"{name}: elements of {list(shape)} with strides {list(stride)} overlap", "none that do"
-        )
+    reach = 0
+    for step, extent in sorted((s, e) for s, e in zip(stride, shape, strict=True) if e > 1):
+        if result.stride is not None and step <= reach:  # a step must lead beyond the axes of smaller ones
+            shown = f"{name}: elements of {list(shape)} with strides {list(stride)} overlap"
+            raise damage_error(shown, "none that do")
+        reach += step * (extent - 1)
     if result.span > room:
         raise damage_error(f"{name} needs {result.span:,} bytes of {room:,}", "tensors inside their storage")
     return result
-
-
-def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether two elements can lie at the same place: axes in order of their steps must not reach over."""
-    reach = 0
-    for step, extent in sorted((s, e) for s, e in zip(stride, shape, strict=True) if e > 1):
-        if step <= reach:
-            return True
-        reach += step * (extent - 1)
-    return False
 
 
 def damage_error(found: str, expected: str) -> CheckpointError:
@@ -151,7 +143,16 @@ def read_header(
     if not all(isinstance(text, str) for text in texts):
         raise damage_error("metadata that is not text", "names and texts")
     entries = {name: _parse_entry(name, value, start) for name, value in fields.items()}
-    _check_places(entries, start, size)
+    free = start  # tensors fill the file to its end, without gaps and overlaps
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if entry.offset != free:
+            kind = "a gap before" if entry.offset > free else "an overlap at"
+            raise damage_error(f"{kind} {name[:80]!r}", "tensors one after the other")
+        free += entry.nbytes
+    if free > size:
+        raise incomplete_error(size, free, "its header")
+    if free < size:
+        raise damage_error(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
     return entries, cast("dict[str, str]", metadata)
 
 
@@ -236,17 +237,3 @@ def _parse_numbers(value: Any, shown: str) -> tuple[int, ...]:
             f"{shown} with {str(items)[:60]} for a shape or place", "whole numbers, none below 0"
         )
     return cast("tuple[int, ...]", items)
-
-
-def _check_places(entries: dict[str, TensorEntry], start: int, size: int) -> None:
-    """Tensors fill the file from the header to its end, without gaps and without overlaps."""
-    free = start
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
-        if entry.offset != free:
-            kind = "a gap before" if entry.offset > free else "an overlap at"
-            raise damage_error(f"{kind} {name[:80]!r}", "tensors one after the other")
-        free += entry.nbytes
-    if free > size:
-        raise incomplete_error(size, free, "its header")
-    if free < size:
-        raise damage_error(f"{size - free:,} bytes behind the last tensor", "nothing behind it")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self, cast
 
 import torch
@@ -41,13 +40,10 @@ class FileFormat(Enum):
 
 _UNPACK = "unpack it and choose the weights inside"
 _AGAIN = "download the file again, and compare its size with the one its page gives"
+_PULL = "run `git lfs pull` there"
 _DELETE = "delete it unless you know where it came from; choose the weights"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer, not the weights it points to",
-        "run `git lfs pull` there",
-    ),
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights it points to", _PULL),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
     (b"\x1f\x8b", "a gzip archive", _UNPACK),
@@ -89,30 +85,25 @@ class TensorFile:
         self.members: tuple[Member, ...] = ()
         try:
             self.fingerprint = self._stat()
-            self._read_header()
+            size = self.fingerprint.size
+            self.kind = _detect_format(self.path, self.bytes(0, min(HEAD_BYTES, size)), size)
+            if self.kind is FileFormat.SAFETENSORS:
+                self.entries, self.metadata = read_header(self.bytes, size)
+            elif self.kind is FileFormat.ZIP:
+                contents = read_torch(self.bytes, size)
+                self.entries, self.beside = contents.entries, contents.beside
+                self.members = tuple(member for member in contents.members.values() if member.crc)
+            else:
+                self.entries, self.metadata = read_gguf(self.bytes, size)
         except CheckpointError as error:
             self.close()
             if path.name in error.found or path.name in error.headline:
                 raise
-            found = f"{path.name}: {error.found}"
-            raise CheckpointError(
-                error.headline, found=found, expected=error.expected, fix=error.fix
-            ) from error
+            place, rest = f"{path.name}: {error.found}", {"expected": error.expected, "fix": error.fix}
+            raise CheckpointError(error.headline, found=place, **rest) from error
         except BaseException:
             self.close()
             raise
-
-    def _read_header(self) -> None:
-        size = self.fingerprint.size
-        self.kind = _detect_format(self.path, self.bytes(0, min(HEAD_BYTES, size)), size)
-        if self.kind is FileFormat.SAFETENSORS:
-            self.entries, self.metadata = read_header(self.bytes, size)
-        elif self.kind is FileFormat.ZIP:
-            contents = read_torch(self.bytes, size)
-            self.entries, self.beside = contents.entries, contents.beside
-            self.members = tuple(member for member in contents.members.values() if member.crc)
-        else:
-            self.entries, self.metadata = read_gguf(self.bytes, size)
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own."""
@@ -170,9 +161,7 @@ class TensorFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read_into(self, view: memoryview, offset: int) -> None:
@@ -257,10 +246,10 @@ def _detect_format(path: Path, head: bytes, size: int) -> FileFormat:
         and 2 <= int.from_bytes(head[:8], "little") <= max(size, 1 << 40)
     ):
         return FileFormat.SAFETENSORS
-    found, fix = _describe_foreign(head, size)
+    description, fix = _describe_foreign(head, size)
     raise CheckpointError(
         f"{path.name} holds no weights that can be read.",
-        found=f"{found} ({size:,} bytes)",
+        found=f"{description} ({size:,} bytes)",
         expected="a safetensors file, or a zip archive written by torch.save",
         fix=fix,
     )
@@ -282,9 +271,9 @@ def _describe_foreign(head: bytes, size: int) -> tuple[str, str]:
     """What it is, and what to do."""
     if size == 0:
         return "an empty file", _AGAIN
-    for magic, found, fix in _FOREIGN:
+    for magic, description, fix in _FOREIGN:
         if head.startswith(magic):
-            return found, fix
+            return description, fix
     if head[:1] == b"\x80" and head[1:2] in b"\1\2\3\4\5":
         return (
             "a pickle in the form of torch before 1.6, which can hold programs",
