@@ -14,12 +14,12 @@ from ..units import format_bytes
 from .component import StoredComponent, describe_contents, find_components
 from .load import check_fit, get_config
 from .locate import RELEASE
-from .source import CheckpointSource, open_source
+from .source import open_source
 from .tensor_entry import NAMES, TensorEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundComponent:
+class ComponentSummary:
     """A part in a file. ``wrong`` says why it cannot be used as it is, empty if it can."""
 
     part: str
@@ -42,7 +42,7 @@ class Inspection:
     kind: str
     tensors: int
     numbers: dict[str, int]
-    parts: tuple[FoundComponent, ...]
+    parts: tuple[ComponentSummary, ...]
     other: str
     beside: tuple[str, ...]
     metadata: tuple[str, ...]
@@ -58,20 +58,23 @@ def inspect(path: Path) -> Inspection:
             size=source.size,
             kind=source.files[0].kind.value,
             tensors=len(source.entries),
-            numbers=_numbers(source.entries.values()),
-            parts=tuple(_found(part, source) for part in parts.values()),
+            numbers=_count_bytes(source.entries.values()),
+            parts=tuple(map(_summarize, parts.values())),
             other="" if parts else describe_contents(list(source.entries), parts),
             beside=tuple(sorted({name for file in source.files for name in file.beside})),
             metadata=tuple(sorted(source.metadata)),
         )
 
 
-def format_inspection(seen: Inspection) -> str:
+def format_inspection(inspection: Inspection) -> str:
     """For people to read."""
-    several = f"{seen.files} files, " if seen.files > 1 else ""
-    lines = [f"{seen.path}", f"  {seen.kind}, {several}{seen.size:,} bytes, {seen.tensors:,} tensors"]
-    lines.append(f"  numbers   {_shares(seen.numbers)}")
-    for part in seen.parts:
+    several = f"{inspection.files} files, " if inspection.files > 1 else ""
+    lines = [
+        f"{inspection.path}",
+        f"  {inspection.kind}, {several}{inspection.size:,} bytes, {inspection.tensors:,} tensors",
+    ]
+    lines.append(f"  numbers   {_shares(inspection.numbers)}")
+    for part in inspection.parts:
         lines.append(f"  {part.part}: {COMPONENT_TITLES[part.part]}, {part.names} names")
         left = f", {part.left_out} not used" if part.left_out else ""
         lines.append(
@@ -79,41 +82,39 @@ def format_inspection(seen: Inspection) -> str:
         )
         lines.append(f"    {'complete' if not part.wrong else part.wrong}")
         lines.append(f"    belongs in models/{RELEASE[part.part].folder}")
-    if seen.other:
-        lines.append(f"  no part of Hallo3: {seen.other}")
-    if seen.beside:
-        lines.append(f"  besides tensors: {', '.join(seen.beside)}"[:300])
-    if seen.metadata:
-        lines.append(f"  metadata  {', '.join(seen.metadata)}"[:300])
+    if inspection.other:
+        lines.append(f"  no part of Hallo3: {inspection.other}")
+    if inspection.beside:
+        lines.append(f"  besides tensors: {', '.join(inspection.beside)}"[:300])
+    if inspection.metadata:
+        lines.append(f"  metadata  {', '.join(inspection.metadata)}"[:300])
     return "\n".join(sanitize(line) for line in lines)
 
 
-def _found(found: StoredComponent, source: CheckpointSource) -> FoundComponent:
-    used = [source.entries[key] for made in found.assemblies.values() for key, _, _ in made.stretches[:1]]
-    return FoundComponent(
-        part=found.part,
-        names=found.naming.origin,
-        tensors=len(found.assemblies),
-        parameters=sum(math.prod(made.shape) for made in found.assemblies.values()),
-        numbers=_numbers(used),
-        left_out=len(found.dropped),
-        wrong=_wrong(found),
+def _summarize(component: StoredComponent) -> ComponentSummary:
+    entries = component.source.entries
+    assemblies = component.assemblies.values()
+    wrong = ""
+    try:
+        check_fit(component, get_config(component))
+    except CheckpointError as error:
+        wrong = f"{error.headline} {error.found}"
+    return ComponentSummary(
+        part=component.part,
+        names=component.naming.origin,
+        tensors=len(assemblies),
+        parameters=sum(math.prod(assembly.shape) for assembly in assemblies),
+        numbers=_count_bytes(entries[assembly.stretches[0][0]] for assembly in assemblies),
+        left_out=len(component.dropped),
+        wrong=wrong,
     )
 
 
-def _wrong(found: StoredComponent) -> str:
-    try:
-        check_fit(found, get_config(found))
-    except CheckpointError as error:
-        return f"{error.headline} {error.found}"
-    return ""
-
-
-def _numbers(entries: Iterable[TensorEntry]) -> dict[str, int]:
-    counted: Counter[str] = Counter()
+def _count_bytes(entries: Iterable[TensorEntry]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
     for entry in entries:
-        counted[entry.quantised or NAMES[entry.dtype]] += entry.span
-    return dict(counted.most_common())
+        sizes[entry.quantised or NAMES[entry.dtype]] += entry.span
+    return dict(sizes.most_common())
 
 
 def _shares(numbers: dict[str, int]) -> str:

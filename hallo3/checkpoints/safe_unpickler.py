@@ -44,39 +44,24 @@ TYPES: dict[str, torch.dtype] = {
     for dtype in (*_STORED.values(), torch.float8_e4m3fn, torch.float8_e5m2)
 }
 
-_BUILTINS = ("set", "frozenset", "slice", "dict", "list", "complex", "bytearray")
-_NUMPY = ("_reconstruct", "scalar", "_frombuffer")
-
-INERT = frozenset(
-    {
-        *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in _BUILTINS),
-        *(
-            f"{module} {name}"
-            for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-            for name in _NUMPY
-        ),
-        "_codecs encode",
-        "argparse Namespace",
-        "collections defaultdict",
-        "datetime date",
-        "datetime datetime",
-        "datetime timedelta",
-        "numpy ndarray",
-        "numpy dtype",
-        "pathlib PosixPath",
-        "pathlib PurePosixPath",
-        "pathlib WindowsPath",
-        "torch Generator",
-        "torch Size",
-        "torch device",
-        "deepspeed.runtime.fp16.loss_scaler DynamicLossScaler",
-        "deepspeed.runtime.fp16.loss_scaler LossScaler",
-        "deepspeed.runtime.zero.config DeepSpeedZeroConfig",
-        "deepspeed.runtime.zero.config ZeroStageEnum",
-        "deepspeed.utils.tensor_fragment fragment_address",
-        "deepspeed.utils.tensor_fragment tensor_fragment",
-    }
-)
+_BUILTINS, _ARRAYS = "set frozenset slice dict list complex bytearray", "_reconstruct scalar _frombuffer"
+_INERT = {
+    "__builtin__": _BUILTINS,
+    "builtins": _BUILTINS,
+    "numpy.core.multiarray": _ARRAYS,
+    "numpy._core.multiarray": _ARRAYS,
+    "numpy": "ndarray dtype",
+    "_codecs": "encode",
+    "argparse": "Namespace",
+    "collections": "defaultdict",
+    "datetime": "date datetime timedelta",
+    "pathlib": "PosixPath PurePosixPath WindowsPath",
+    "torch": "Generator Size device",
+    "deepspeed.runtime.fp16.loss_scaler": "DynamicLossScaler LossScaler",
+    "deepspeed.runtime.zero.config": "DeepSpeedZeroConfig ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment": "fragment_address tensor_fragment",
+}
+INERT = frozenset(f"{module} {name}" for module, names in _INERT.items() for name in names.split())
 """Names whose objects become placeholders."""
 
 ALLOWED_CALLS = INERT | {ORDERED, PARAMETER, TENSOR, TYPED_TENSOR}
@@ -112,7 +97,7 @@ class Rebuilt:
     arguments: tuple[Any, ...]
 
 
-def _refused(path: str) -> CheckpointError:
+def _name_error(path: str) -> CheckpointError:
     """The error for a global that is not on the allow-list."""
     module, _, name = path.partition(" ")
     dotted = path.replace(" ", ".")
@@ -170,10 +155,10 @@ def interpret(data: bytes) -> Any:
                     f"pickle instruction {opcode.name} at {position}", "what torch.save writes"
                 )
     except (ValueError, OverflowError) as error:  # genops: cut off, or no instruction
-        raise _malformed("it breaks off, or holds an unknown instruction") from error
+        raise _pickle_error("it breaks off, or holds an unknown instruction") from error
     value = machine.pop()
     if machine.stack:
-        raise _malformed("values are left over")
+        raise _pickle_error("values are left over")
     return value
 
 
@@ -184,7 +169,7 @@ class _Machine:
 
     def top(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise _malformed("a value is missing")
+            raise _pickle_error("a value is missing")
         return self.stack[-1]
 
     def pop(self) -> Any:
@@ -198,7 +183,7 @@ class _Machine:
                 items = self.stack[index + 1 :]
                 del self.stack[index:]
                 return items
-        raise _malformed("a group has no beginning")
+        raise _pickle_error("a group has no beginning")
 
     def run(self, name: str, argument: Any) -> bool:
         """Run one instruction; False for one that torch does not write."""
@@ -246,26 +231,36 @@ class _Machine:
                 self._memo[len(self._memo)] = self.top()
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise _malformed(f"memo entry {argument} is missing")
+                    raise _pickle_error(f"memo entry {argument} is missing")
                 push(self._memo[argument])
             case "GLOBAL":
                 self._name(argument)
             case "STACK_GLOBAL":
                 word, module = self.pop(), self.pop()
                 if not isinstance(word, str) or not isinstance(module, str):
-                    raise _malformed("a name that is no text")
+                    raise _pickle_error("a name that is no text")
                 self._name(f"{module} {word}")
             case "BINPERSID":
                 fields = self.pop()
                 if not isinstance(fields, tuple):
-                    raise _malformed("a storage reference that is none")
+                    raise _pickle_error("a storage reference that is none")
                 push(Storage(cast("tuple[Any, ...]", fields)))
             case "REDUCE" | "NEWOBJ":
-                push(self._object(self.pop(), self.pop(), ALLOWED_CALLS if name == "REDUCE" else INERT))
+                arguments, function = self.pop(), self.pop()
+                allowed = ALLOWED_CALLS if name == "REDUCE" else INERT
+                known = isinstance(function, Name) and function.path in allowed
+                if not known or not isinstance(arguments, tuple):
+                    raise _pickle_error("a call of what is not to be called")
+                if function.path in INERT:
+                    push(Inert(function.path))
+                elif function.path == ORDERED:
+                    push({})
+                else:
+                    push(Rebuilt(function.path, cast("tuple[Any, ...]", arguments)))
             case "BUILD":
                 self.pop()
                 if not isinstance(self.top(), Inert | dict):
-                    raise _malformed("attributes for what has none")
+                    raise _pickle_error("attributes for what has none")
             case _:
                 return False
         return True
@@ -275,39 +270,28 @@ class _Machine:
         if isinstance(target, list):
             cast("list[Any]", target).extend(items)
         elif not isinstance(target, Inert):
-            raise _malformed("items go to what is no list")
+            raise _pickle_error("items go to what is no list")
 
     def _update(self, pairs: list[Any]) -> None:
         target = self.top()
         if len(pairs) % 2:
-            raise _malformed("a key has no value")
+            raise _pickle_error("a key has no value")
         if isinstance(target, Inert):
             return
         if not isinstance(target, dict):
-            raise _malformed("entries go to what is no dictionary")
+            raise _pickle_error("entries go to what is no dictionary")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             small = isinstance(key, int) and abs(key) < _MAX_INT_KEY
             if not (small or isinstance(key, str | bytes | None)):
-                raise damage_error(
-                    f"a dictionary with a {type(key).__name__} as a key", "text or small numbers"
-                )
+                shown = f"a dictionary with a {type(key).__name__} as a key"
+                raise damage_error(shown, "text or small numbers")
             cast("dict[Any, Any]", target)[key] = value
 
     def _name(self, path: str) -> None:
         if path not in ALLOWED_NAMES:
-            raise _refused(path[:400])
+            raise _name_error(path[:400])
         self.stack.append(Name(path))
 
-    def _object(self, arguments: Any, function: Any, allowed: frozenset[str]) -> Any:
-        known = isinstance(function, Name) and function.path in allowed
-        if not known or not isinstance(arguments, tuple):
-            raise _malformed("a call of what is not to be called")
-        if function.path in INERT:
-            return Inert(function.path)
-        if function.path == ORDERED:
-            return {}
-        return Rebuilt(function.path, cast("tuple[Any, ...]", arguments))
 
-
-def _malformed(what: str) -> CheckpointError:
+def _pickle_error(what: str) -> CheckpointError:
     return damage_error(f"a pickle that no program wrote: {what}", "what torch.save writes")

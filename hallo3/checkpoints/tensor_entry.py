@@ -74,16 +74,6 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
         raise damage_error(f"{name} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}", "a tensor's shape")
 
 
-def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Steps between neighbours along each axis in the usual order."""
-    steps: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        steps.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(steps))
-
-
 def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
     """The entry read with these steps, which must visit each element once, inside ``room`` bytes.
 
@@ -92,10 +82,9 @@ def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: st
     shape = entry.shape
     check_shape(shape, name)
     if len(stride) != len(shape) or any(not 0 <= step <= MAX_EXTENT for step in stride):
-        raise damage_error(
-            f"{name} of shape {list(shape)} has the strides {list(stride)}", "one for each axis"
-        )
-    usual = contiguous_stride(shape)
+        strides = f"{name} of shape {list(shape)} has the strides {list(stride)}"
+        raise damage_error(strides, "one for each axis")
+    usual = [math.prod(max(extent, 1) for extent in shape[axis:]) for axis in range(1, len(shape) + 1)]
     same = all(s == u or e <= 1 for s, u, e in zip(stride, usual, shape, strict=True))
     result = TensorEntry(entry.dtype, shape, entry.offset, None if same else stride)
     reach = 0

@@ -161,7 +161,9 @@ def read_torch(read: Read, size: int) -> TorchContents:
     """What a torch archive of ``size`` bytes holds. Raises ``CheckpointError``."""
     members = read_directory(read, size)
     root = _root(members)
-    _check_byte_order(read, members, root)
+    order = members.get(f"{root}/byteorder")
+    if order is not None and (order.size != 6 or read(order.offset, 6) != b"little"):
+        raise damage_error("numbers in another byte order", "little-endian numbers")
     pickle = members[f"{root}/data.pkl"]
     if pickle.size > MAX_PICKLE_BYTES:
         raise damage_error(f"a pickle of {pickle.size:,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
@@ -185,28 +187,21 @@ def _root(members: dict[str, Member]) -> str:
     for root in roots:
         for ending, what in _OTHER_ARCHIVES:
             if f"{root}/{ending}" in members or ending in members:
-                raise _not_torch(what, "save its state_dict() with torch.save, or as safetensors")
+                raise _archive_error(what, "save its state_dict() with torch.save, or as safetensors")
     if len(pickles) != 1 or len(roots) != 1:
         shown = next(iter(sorted(members)), "nothing")
-        raise _not_torch(
-            f"a zip archive that holds {shown[:80]!r}", "unpack it and choose the weights inside"
-        )
+        holds = f"a zip archive that holds {shown[:80]!r}"
+        raise _archive_error(holds, "unpack it and choose the weights inside")
     return roots.pop()
 
 
-def _not_torch(found: str, fix: str) -> CheckpointError:
+def _archive_error(found: str, fix: str) -> CheckpointError:
     return CheckpointError(
         "The archive is not a file of weights.",
         found=found,
         expected="an archive written by torch.save",
         fix=fix,
     )
-
-
-def _check_byte_order(read: Read, members: dict[str, Member], root: str) -> None:
-    order = members.get(f"{root}/byteorder")
-    if order is not None and (order.size != 6 or read(order.offset, 6) != b"little"):
-        raise damage_error("numbers in another byte order", "little-endian numbers")
 
 
 def _find_state(value: Any) -> tuple[str, dict[Any, Any]]:
@@ -234,23 +229,20 @@ def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: st
         if not isinstance(inner, Rebuilt):
             raise damage_error(f"{shown}, a parameter without a tensor", "a tensor inside")
         item = inner
-    given: list[Any] = list(item.arguments)
-    known = item.path in (TENSOR, TYPED_TENSOR) and 6 <= len(given) <= 8
-    if not known or not isinstance(given[0], Storage):
-        raise damage_error(
-            f"{shown}, described by {len(given)} values", "a storage, offset, shape and strides"
-        )
-    stored, member = _storage(shown, given[0], members, root)
-    dtype = stored
+    arguments: list[Any] = list(item.arguments)
+    known = item.path in (TENSOR, TYPED_TENSOR) and 6 <= len(arguments) <= 8
+    if not known or not isinstance(arguments[0], Storage):
+        described = f"{shown}, described by {len(arguments)} values"
+        raise damage_error(described, "a storage, offset, shape and strides")
+    dtype, member = _storage(shown, arguments[0], members, root)
     if item.path == TYPED_TENSOR:
-        dtype = TYPES.get(given[6].path) if len(given) > 6 and isinstance(given[6], Name) else None
-        if dtype is None:
+        if len(arguments) < 7 or not isinstance(arguments[6], Name) or arguments[6].path not in TYPES:
             raise damage_error(f"{shown} of no known type", "a type that is read")
-    offset, shape, stride = given[1], _parse_numbers(given[2]), _parse_numbers(given[3])
+        dtype = TYPES[arguments[6].path]
+    offset, shape, stride = arguments[1], _parse_numbers(arguments[2]), _parse_numbers(arguments[3])
     if type(offset) is not int or offset < 0 or shape is None or stride is None:
-        raise damage_error(
-            f"{shown} with an offset, shape or strides that are no numbers", "whole numbers from 0"
-        )
+        numbers = f"{shown} with an offset, shape or strides that are no numbers"
+        raise damage_error(numbers, "whole numbers from 0")
     check_shape(shape, shown)
     begin = offset * dtype.itemsize
     entry = TensorEntry(dtype, shape, member.offset + begin)
@@ -262,9 +254,8 @@ def _storage(
 ) -> tuple[torch.dtype, Member]:
     """Type and bytes of a storage: ("storage", its class, key, device, length)."""
     if len(storage.fields) != 5:
-        raise damage_error(
-            f"{shown} in a storage described by {len(storage.fields)} values", "five of torch's"
-        )
+        described = f"{shown} in a storage described by {len(storage.fields)} values"
+        raise damage_error(described, "five of torch's")
     word, named, key, device, length = storage.fields
     if word != "storage" or not isinstance(named, Name):
         raise damage_error(f"{shown} in a storage of no class", "one of torch's")
@@ -276,9 +267,8 @@ def _storage(
     if member is None:
         raise damage_error(f"{shown} in storage {key}, which the archive lacks", "a member for every storage")
     if not isinstance(device, str) or type(length) is not int or length * dtype.itemsize != member.size:
-        raise damage_error(
-            f"storage {key} of {_format_value(length)} numbers in {member.size:,} bytes", "equal sizes"
-        )
+        sizes = f"storage {key} of {_format_value(length)} numbers in {member.size:,} bytes"
+        raise damage_error(sizes, "equal sizes")
     return dtype, member
 
 
