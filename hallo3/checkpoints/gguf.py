@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError
-from .tensor_entry import DTYPES, TensorEntry, check_shape, damage_error
+from .tensor_entry import DTYPES, Read, TensorEntry, check_shape, damage_error
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS, MAX_FIELDS, MAX_TEXTS = 20_000, 4_096, 1_000_000
@@ -29,7 +28,7 @@ _TEXT, _ARRAY, _UINT32 = 8, 9, 4
 class _Cursor:
     """Reads a header front to back, never beyond the file or its limit."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+    def __init__(self, read: Read, size: int) -> None:
         self._read, self._end, self.at = read, min(size, MAX_HEADER_BYTES), 0
         self._window, self._from = b"", 0
 
@@ -64,8 +63,8 @@ class _Cursor:
             raise damage_error(f"{count:,} GGUF values of kind {kind}", "the format's own kinds")
 
 
-def read_gguf(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors of a GGUF file of ``size`` bytes, and its architecture; ``read(offset, size)`` reads it.
+def read_gguf(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Tensors of a GGUF file of ``size`` bytes, and its architecture.
 
     Raises ``DependencyError`` without the library, ``CheckpointError`` for a file that contradicts itself.
     """

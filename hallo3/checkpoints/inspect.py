@@ -69,11 +69,8 @@ def inspect(path: Path) -> Inspection:
 def format_inspection(inspection: Inspection) -> str:
     """For people to read."""
     several = f"{inspection.files} files, " if inspection.files > 1 else ""
-    lines = [
-        f"{inspection.path}",
-        f"  {inspection.kind}, {several}{inspection.size:,} bytes, {inspection.tensors:,} tensors",
-    ]
-    lines.append(f"  numbers   {_shares(inspection.numbers)}")
+    head = f"{inspection.kind}, {several}{inspection.size:,} bytes, {inspection.tensors:,} tensors"
+    lines = [inspection.path, f"  {head}", f"  numbers   {_shares(inspection.numbers)}"]
     for part in inspection.parts:
         lines.append(f"  {part.part}: {COMPONENT_TITLES[part.part]}, {part.names} names")
         left = f", {part.left_out} not used" if part.left_out else ""

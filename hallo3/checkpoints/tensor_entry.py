@@ -29,8 +29,9 @@ DTYPES: dict[str, torch.dtype] = {
 """safetensors' names of the types that are read."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-MAX_DIMENSIONS = 8
-MAX_EXTENT = 1 << 40
+MAX_DIMENSIONS, MAX_EXTENT = 8, 1 << 40
+Read = Callable[[int, int], bytes]
+"""(offset, size) -> exactly ``size`` bytes of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,8 @@ MAX_HEADER_BYTES, MAX_TENSORS = 16 << 20, 60_000
 METADATA = "__metadata__"
 
 
-def read_header(
-    read: Callable[[int, int], bytes], size: int
-) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and metadata of a safetensors file of ``size`` bytes; ``read(offset, size)`` reads it.
+def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of ``size`` bytes.
 
     Raises ``CheckpointError`` for a file that is cut, padded or contradicts itself.
     """
@@ -170,22 +169,18 @@ def incomplete_error(size: int, needed: int, what: str) -> CheckpointError:
 
 
 def _parse_json(raw: bytes) -> dict[str, Any]:
-    if (
-        raw.count(b"{") > MAX_TENSORS + 2
-        or raw.count(b"[") > 2 * MAX_TENSORS
-        or raw.count(b",") > 16 * MAX_TENSORS
-    ):
-        raise damage_error(
-            "a header of more names and numbers than a network has", f"at most {MAX_TENSORS:,} tensors"
-        )
+    for mark, most in ((b"{", MAX_TENSORS + 2), (b"[", 2 * MAX_TENSORS), (b",", 16 * MAX_TENSORS)):
+        if raw.count(mark) > most:
+            expected = f"at most {MAX_TENSORS:,} tensors"
+            raise damage_error("a header of more names and numbers than a network has", expected)
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(names := dict(pairs)) != len(pairs):
+    def check_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(fields := dict(pairs)) != len(pairs):
             raise damage_error("a name twice in the header", "every name once")
-        return names
+        return fields
 
     try:
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=check_unique)
     except (ValueError, RecursionError) as error:
         raise damage_error("a header that cannot be read", "JSON in UTF-8") from error
     if not isinstance(fields, dict):
@@ -195,13 +190,9 @@ def _parse_json(raw: bytes) -> dict[str, Any]:
 
 def _parse_entry(name: str, value: Any, start: int) -> TensorEntry:
     shown = repr(name[:80])
-    if not isinstance(value, dict) or set(cast("dict[str, Any]", value)) != {
-        "dtype",
-        "shape",
-        "data_offsets",
-    }:
+    fields = cast("dict[str, Any]", value if isinstance(value, dict) else {})
+    if fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise damage_error(f"{shown} without type, shape and place", "all three, and nothing else")
-    fields = cast("dict[str, Any]", value)
     shape, place = _parse_numbers(fields["shape"], shown), _parse_numbers(fields["data_offsets"], shown)
     dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if dtype is None:
@@ -213,16 +204,14 @@ def _parse_entry(name: str, value: Any, start: int) -> TensorEntry:
         )
     check_shape(shape, shown)
     if len(place) != 2 or place[1] - place[0] != math.prod(shape) * dtype.itemsize:
-        raise damage_error(
-            f"{shown} of shape {list(shape)} at bytes {list(place)[:3]}", "as many bytes as its shape needs"
-        )
+        position = f"{shown} of shape {list(shape)} at bytes {list(place)[:3]}"
+        raise damage_error(position, "as many bytes as its shape needs")
     return TensorEntry(dtype, shape, start + place[0])
 
 
 def _parse_numbers(value: Any, shown: str) -> tuple[int, ...]:
     items = tuple(cast("list[Any]", value)) if isinstance(value, list) else (None,)
     if not all(type(item) is int and item >= 0 for item in items):
-        raise damage_error(
-            f"{shown} with {str(items)[:60]} for a shape or place", "whole numbers, none below 0"
-        )
+        numbers = f"{shown} with {str(items)[:60]} for a shape or place"
+        raise damage_error(numbers, "whole numbers, none below 0")
     return cast("tuple[int, ...]", items)

@@ -90,9 +90,8 @@ class TensorFile:
             if self.kind is FileFormat.SAFETENSORS:
                 self.entries, self.metadata = read_header(self.bytes, size)
             elif self.kind is FileFormat.ZIP:
-                contents = read_torch(self.bytes, size)
-                self.entries, self.beside = contents.entries, contents.beside
-                self.members = tuple(member for member in contents.members.values() if member.crc)
+                self.entries, self.beside, members = read_torch(self.bytes, size)
+                self.members = tuple(member for member in members.values() if member.crc)
             else:
                 self.entries, self.metadata = read_gguf(self.bytes, size)
         except CheckpointError as error:

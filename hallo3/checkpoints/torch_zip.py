@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -29,15 +28,12 @@ from .safe_unpickler import (
     Storage,
     interpret,
 )
-from .tensor_entry import TensorEntry, check_shape, damage_error, with_stride
+from .tensor_entry import Read, TensorEntry, check_shape, damage_error, with_stride
 
 MAX_DIRECTORY_BYTES = 4 << 20
 """The released checkpoint's has 0.2 million."""
 _LOCAL, _LOCAL_SIZE = b"PK\3\4", 30
 _ENCRYPTED, _UTF8 = 1, 0x800
-
-Read = Callable[[int, int], bytes]
-"""(offset, size) -> exactly ``size`` bytes of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +144,9 @@ _OTHER_ARCHIVES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TorchContents:
-    """``entries`` by name; ``beside``: what else the checkpoint holds; the archive's ``members``."""
-
-    entries: dict[str, TensorEntry]
-    beside: dict[str, str]
-    members: dict[str, Member]
-
-
-def read_torch(read: Read, size: int) -> TorchContents:
-    """What a torch archive of ``size`` bytes holds. Raises ``CheckpointError``."""
+def read_torch(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str], dict[str, Member]]:
+    """The tensors of a torch archive of ``size`` bytes, what else it holds in words, and the archive's
+    members. Raises ``CheckpointError``."""
     members = read_directory(read, size)
     root = _root(members)
     order = members.get(f"{root}/byteorder")
@@ -177,7 +165,7 @@ def read_torch(read: Read, size: int) -> TorchContents:
             entries[key] = _place_tensor(key, item, members, root)
     other = value if name else {key: item for key, item in state.items() if not isinstance(item, Rebuilt)}
     beside = {str(key): _describe(item) for key, item in other.items() if key != name}
-    return TorchContents(entries, beside, members)
+    return entries, beside, members
 
 
 def _root(members: dict[str, Member]) -> str:

@@ -24,10 +24,10 @@ def verify_file(file: TensorFile, progress: ProgressCallback = no_progress) -> s
     NaN or infinite values, by its name.
     """
     checks = _Checksums(file)
-    in_order, apart = _arrange(file)
+    regions, apart = _split_regions(file)
 
     def check_blocks() -> Iterator[memoryview]:
-        for offset, size, tensor in _regions(file, in_order):
+        for offset, size, tensor in regions:
             for start in range(0, size, BLOCK_BYTES):
                 block = file.raw(offset + start, min(BLOCK_BYTES, size - start))
                 raw = raw_bytes(block)
@@ -44,10 +44,10 @@ def verify_file(file: TensorFile, progress: ProgressCallback = no_progress) -> s
     return digest
 
 
-def _arrange(file: TensorFile) -> tuple[list[str], list[str]]:
-    """Tensors that lie one after the other and can be checked in passing, and those that must be read apart:
-    strided, or sharing bytes with another. A second name for the same bytes is not checked again."""
-    in_order: list[str] = []
+def _split_regions(file: TensorFile) -> tuple[list[tuple[int, int, str]], list[str]]:
+    """The whole file cut into regions (offset, size, the tensor's name or ""), and the tensors that must be
+    read apart: strided, or sharing bytes with another. A second name for the same bytes is not checked."""
+    regions: list[tuple[int, int, str]] = []
     apart: list[str] = []
     done: set[tuple[int, int, torch.dtype]] = set()
     free = 0
@@ -58,23 +58,14 @@ def _arrange(file: TensorFile) -> tuple[list[str], list[str]]:
         if entry.stride is not None or (entry.offset < free and place not in done):
             apart.append(name)
         elif place not in done:
-            in_order.append(name)
+            if entry.offset > free:
+                regions.append((free, entry.offset - free, ""))
+            regions.append((entry.offset, entry.span, name))
             free = entry.offset + entry.span
             done.add(place)
-    return in_order, apart
-
-
-def _regions(file: TensorFile, in_order: list[str]) -> Iterator[tuple[int, int, str]]:
-    """The whole file cut at these tensors' borders: (offset, size, the tensor's name or "")."""
-    free = 0
-    for name in in_order:
-        entry = file.entries[name]
-        if entry.offset > free:
-            yield free, entry.offset - free, ""
-        yield entry.offset, entry.span, name
-        free = entry.offset + entry.span
     if free < file.fingerprint.size:
-        yield free, file.fingerprint.size - free, ""
+        regions.append((free, file.fingerprint.size - free, ""))
+    return regions, apart
 
 
 def _check_finite(values: Tensor, name: str) -> None:
