@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hallo3.checkpoints.load import write_weights
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
+from hallo3.config import COMPONENTS, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
 from hallo3.errors import CheckpointError
 from hallo3.text_encoder import untie_embedding
 
@@ -57,7 +57,7 @@ def load_trained_model(
 def write_model(model: TrainedModel, folder: Path) -> None:
     """Raises ``CheckpointError`` for a value beyond half precision's range."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in ModelFolder(folder).all():
+    for path in map(ModelFolder(folder).own, COMPONENTS):
         name = path.stem
         halves = {key: value.to(torch.float16) for key, value in model.states[name].items()}
         if wrong := [key for key, value in halves.items() if not bool(value.isfinite().all())]:

@@ -37,7 +37,7 @@ def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict
     scales: dict[str, str] = {}
     for name, key in own.items():
         if name.endswith(_FORMAT):
-            _check_format(name, key, source)
+            _check_format(name.removesuffix(_FORMAT), key, source)
         for ending in ENDINGS:
             if name.endswith(ending):
                 weight = plain.get(name.removesuffix(ending) + ".weight")
@@ -65,8 +65,7 @@ def apply_scale(stored: Tensor, scale: Tensor) -> Tensor:
     return stored.float() * scale
 
 
-def _check_format(name: str, key: str, source: CheckpointSource) -> None:
-    layer = name.removesuffix(_FORMAT)
+def _check_format(layer: str, key: str, source: CheckpointSource) -> None:
     if source.entries[key].nbytes > MAX_NOTE_BYTES:
         raise _scale_error(layer, "a note of many bytes", "a word for how it is quantised")
     note = raw_bytes(source.read(key).to(torch.uint8))
@@ -134,7 +133,6 @@ class StoredComponent:
         return self.naming.part
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type in which a tensor of ours is stored."""
         return self.source.entries[self.assemblies[name].stretches[0][0]].dtype
 
     def pieces(self, name: str, most: int) -> Iterator[Tensor]:
@@ -159,7 +157,6 @@ class StoredComponent:
         return scales[0] if len(scales) == 1 or scales[0].ndim == 0 else torch.cat(scales)
 
     def stored(self, name: str) -> Tensor:
-        """A tensor as it is stored."""
         shape = self.assemblies[name].shape
         pieces = list(self.pieces(name, max(1, math.prod(shape))))
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(shape)
@@ -203,7 +200,6 @@ def find_component(source: CheckpointSource, part: str) -> StoredComponent:
 
 
 def describe_contents(names: Collection[str], found: Collection[str]) -> str:
-    """What a file's tensors seem to be."""
     if found:
         return " and ".join(COMPONENT_TITLES[part] for part in found)
     for mark, what in LOOKS_LIKE:

@@ -67,7 +67,6 @@ def inspect(path: Path) -> Inspection:
 
 
 def format_inspection(inspection: Inspection) -> str:
-    """For people to read."""
     several = f"{inspection.files} files, " if inspection.files > 1 else ""
     head = f"{inspection.kind}, {several}{inspection.size:,} bytes, {inspection.tensors:,} tensors"
     lines = [inspection.path, f"  {head}", f"  numbers   {_shares(inspection.numbers)}"]

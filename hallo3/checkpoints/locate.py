@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import COMPONENTS
 from ..face.photo import FACE_DIRS
 from .source import DEEPSPEED, CheckpointSource, open_source
 
@@ -113,13 +112,11 @@ class ModelFolder:
 
     @property
     def faces(self) -> Path | None:
-        """The folder with the face analyzer's files, if there is one."""
         places = (self.path / place for place in FACE_DIRS)
         return self.given.get("faces") or next((place for place in places if place.is_dir()), None)
 
     @property
     def vocals(self) -> Path | None:
-        """The vocal separator's file, if there is one."""
         places = (self.path / place for place in VOCALS)
         return self.given.get("vocals") or next((place for place in places if place.is_file()), None)
 
@@ -150,13 +147,8 @@ class ModelFolder:
         """A part's place in a model folder of this package's making."""
         return self.path / PLACES[part][0]
 
-    def all(self) -> tuple[Path, ...]:
-        """The five files of this package's making."""
-        return tuple(self.own(part) for part in COMPONENTS)
-
 
 def is_comfyui(folder: Path) -> bool:
-    """Whether a folder is ComfyUI's folder of models."""
     return (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir()
 
 

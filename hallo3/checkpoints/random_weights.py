@@ -28,8 +28,7 @@ def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
     64 bits.
     """
     check_range("seed", seed, 0, MAX_SEED)
-    files = ModelFolder(folder)
-    paths = {path.stem: path for path in files.all()}
+    paths = {name: ModelFolder(folder).own(name) for name in COMPONENTS}
     _claim(folder, list(paths.values()))
     configs = {
         "vae": to_dict(SIZES[size].vae),

@@ -138,7 +138,6 @@ def list_files(path: Path) -> list[Path]:
 
 
 def _read_index(index: Path) -> list[str]:
-    """The names of the files in an index, which must be beside it."""
     try:
         fields = parse_json_object(read_small_text(index, MAX_INDEX_BYTES))
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))

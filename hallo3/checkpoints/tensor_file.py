@@ -31,8 +31,6 @@ UNFINISHED_SUFFIXES = (".part", ".partial", ".incomplete", ".aria2", ".crdownloa
 
 
 class FileFormat(Enum):
-    """The containers that are read."""
-
     ZIP = "a zip archive, as torch.save writes"
     SAFETENSORS = "a safetensors file"
     GGUF = "a GGUF file"
@@ -267,7 +265,6 @@ def unfinished_sibling(path: Path, suffixes: tuple[str, ...] = UNFINISHED_SUFFIX
 
 
 def _describe_foreign(head: bytes, size: int) -> tuple[str, str]:
-    """What it is, and what to do."""
     if size == 0:
         return "an empty file", _AGAIN
     for magic, description, fix in _FOREIGN:

@@ -210,7 +210,6 @@ def _find_state(value: Any) -> tuple[str, dict[Any, Any]]:
 
 
 def _place_tensor(name: str, item: Rebuilt, members: dict[str, Member], root: str) -> TensorEntry:
-    """A tensor's place, checked against its storage."""
     shown = repr(name[:80])
     if item.path == PARAMETER:
         inner = item.arguments[0] if item.arguments else None
