@@ -28,7 +28,7 @@ from ..hallo3.jobs.render import (
     parent_state,
     parse_redo,
 )
-from ..hallo3.jobs.store import list_jobs, remove_stale_jobs
+from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
 from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
 from ..hallo3.media.video import VideoEncoding, stream_headers
@@ -275,11 +275,9 @@ class Hallo3Extrapolate(io.ComfyNode):
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:
     """The finished job of that name; None for an empty name. Raises ``InputError``."""
-    if not name.strip():
-        return None
-    for job in list_jobs(jobs):
-        if job.name == name.strip() and job.manifest.finished:
-            return job.manifest
+    parent = find_finished_job(jobs, name.strip())
+    if parent is not None or not name.strip():
+        return parent
     raise InputError(
         "There is no video to continue.",
         found=repr(name[:60]),

@@ -6,8 +6,15 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError, OutputError
-from ..jobs.job import CONTENT, JobManifest, job_folder
-from ..jobs.store import ASIDE_SUFFIX, KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS, clear_job, list_jobs
+from ..jobs.job import JobManifest
+from ..jobs.store import (
+    ASIDE_SUFFIX,
+    KEEP_FINISHED_SECONDS,
+    KEEP_UNFINISHED_SECONDS,
+    clear_job,
+    find_finished_job,
+    list_jobs,
+)
 from ..storage.hashing import hash_file
 from ..units import format_bytes, format_duration
 from .options import JobsOptions
@@ -53,12 +60,8 @@ def find_parent(jobs: Path, name: str) -> JobManifest:
     """The finished job of a name, or the one that made the file at a path. Raises ``InputError``."""
     path = Path(name)
     content = hash_file(path) if path.is_file() else ""
-    for job in list_jobs(jobs):
-        manifest = job.manifest
-        if not manifest.finished or job.folder != job_folder(jobs, manifest.key):
-            continue
-        if job.name == name or content == manifest.what.get(CONTENT, "?"):
-            return manifest
+    if (parent := find_finished_job(jobs, name, content)) is not None:
+        return parent
     raise InputError(
         "There is no video to continue.",
         found=f"{name!r}, which is {'of' if content else 'no file, and'} no finished job in {jobs}",

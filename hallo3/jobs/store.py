@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InputError, OutputError
 from ..storage.lock import HOLDER_FILENAME
 from .job import (
+    CONTENT,
     PARENT,
     SEGMENTS_DIR,
     JobManifest,
@@ -66,6 +67,17 @@ def _inspect(folder: Path) -> JobInfo | None:
     dated = [path for path in (*files, folder / SEGMENTS_DIR, folder / HOLDER_FILENAME) if path.exists()]
     age = max(0.0, time.time() - max(path.stat().st_mtime for path in dated))
     return JobInfo(folder=folder, manifest=manifest, done=len(files), size=folder_size(folder), age=age)
+
+
+def find_finished_job(jobs: Path, name: str, content: str = "") -> JobManifest | None:
+    """The finished job of a name, or whose video has the hash ``content``; none that was set aside."""
+    for job in list_jobs(jobs):
+        manifest = job.manifest
+        if not manifest.finished or job.folder != job_folder(jobs, manifest.key):
+            continue
+        if job.name == name or (content and content == manifest.what.get(CONTENT)):
+            return manifest
+    return None
 
 
 def clear_job(jobs: Path, name: str) -> JobInfo:

@@ -198,17 +198,6 @@ class NativeTransformer(Hallo3Transformer):
     ) -> Tensor:
         """The forward pass inside the wrappers of other nodes."""
         channels, frames = self.config.latent_channels, x.shape[2]
-        self._check_frames(frames, windows, latent_frames)
-        original = transformer_options.get(TIMESTEP)
-        if original is not None:
-            timesteps = torch.full_like(timesteps, original)
-        conditions = self.conditions(
-            identity.reference_features, identity.face_embedding, context, windows, latent_frames
-        )
-        modulation = self.modulate(timesteps, x, on_access=True)
-        return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
-
-    def _check_frames(self, frames: int, windows: Tensor, latent_frames: Sequence[int] | None) -> None:
         expected = len(latent_frames) if latent_frames is not None else self.latent.frames
         if frames != expected or windows.shape[1] != self.window_shape[0]:
             raise ShapeError(
@@ -217,6 +206,14 @@ class NativeTransformer(Hallo3Transformer):
                 expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
                 fix="sample the LATENT output of Hallo3 Segment Conditioning",
             )
+        original = transformer_options.get(TIMESTEP)
+        if original is not None:
+            timesteps = torch.full_like(timesteps, original)
+        conditions = self.conditions(
+            identity.reference_features, identity.face_embedding, context, windows, latent_frames
+        )
+        modulation = self.modulate(timesteps, x, on_access=True)
+        return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
 
 
 EXACT_ATTENTIONS = (
@@ -234,11 +231,7 @@ EXACT_FAST = ("autotune",)
 
 def approximations() -> tuple[str, ...]:
     """What ComfyUI approximates: an attention that is not known to be exact, and ``--fast``. Empty if it is
-    exact.
-
-    A node that replaces the attention is part of the workflow, and not named here.
-
-    """
+    exact. A node that replaces the attention is part of the workflow, and not named here."""
     selected = attention_in_use()
     attention = () if selected in EXACT_ATTENTIONS else (selected,)
     return (*attention, *(f"--fast {name}" for name in sorted(_fast()) if name not in EXACT_FAST))

@@ -104,18 +104,27 @@ def _sample(
     """
     del disable
     extra_args = extra_args or {}
-    inner = model.inner_model.inner_model
     check_sigmas(sigmas)
-    _check_prediction(inner.model_sampling)
+    table = model.inner_model.inner_model.model_sampling
+    if not isinstance(table, comfy.model_sampling.V_PREDICTION):
+        raise InputError(
+            "The original's sampler does not fit this model's sampling.",
+            found=" + ".join(kind.__name__ for kind in type(table).__mro__[1:-1][:3]),
+            expected="v-prediction, as Hallo3's networks were trained",
+            fix="remove the ModelSampling node, or connect another sampler",
+        )
     source = noise_source or seeded_step_noise(make_noise(extra_args.get("seed") or 0), 0)
-    largest = float(inner.model_sampling.sigma_max)
-    steps = sigmas_to_schedule(sigmas, largest, lambda sigma: _timestep(inner, sigma))
+    steps = sigmas_to_schedule(
+        sigmas, float(table.sigma_max), lambda sigma: float(table.timestep(torch.tensor(sigma)))
+    )
     sizes = [float(sigma) for sigma in sigmas]
 
     def compute(latents: Tensor, step: Step) -> Tensor:
         sigma = sizes[step.index]
         scale = (1 + sigma**2) ** 0.5
-        args = _with_timestep(extra_args, step.timestep)
+        options = dict(extra_args.get("model_options") or {})
+        options["transformer_options"] = {**options.get("transformer_options", {}), TIMESTEP: step.timestep}
+        args = {**extra_args, "model_options": options}
         estimate = model(latents * scale, sigmas[step.index].expand(len(x)), **args)
         velocity = (latents / scale - estimate) * (scale / sigma)
         return step.table_alpha * latents - noise_scale(step.table_alpha) * velocity
@@ -142,26 +151,6 @@ def _sample(
 def seeded_step_noise(noise: Noise, segment: int) -> Any:
     """A run's noise as the source of one segment's steps."""
     return lambda index, shape: noise(Purpose.STEP, segment, index, shape)
-
-
-def _with_timestep(extra_args: dict[str, Any], timestep: float) -> dict[str, Any]:
-    options = dict(extra_args.get("model_options") or {})
-    options["transformer_options"] = {**options.get("transformer_options", {}), TIMESTEP: timestep}
-    return {**extra_args, "model_options": options}
-
-
-def _check_prediction(model_sampling: Any) -> None:
-    if not isinstance(model_sampling, comfy.model_sampling.V_PREDICTION):
-        raise InputError(
-            "The original's sampler does not fit this model's sampling.",
-            found=" + ".join(kind.__name__ for kind in type(model_sampling).__mro__[1:-1][:3]),
-            expected="v-prediction, as Hallo3's networks were trained",
-            fix="remove the ModelSampling node, or connect another sampler",
-        )
-
-
-def _timestep(inner: Any, sigma: float) -> float:
-    return float(inner.model_sampling.timestep(torch.tensor(sigma)))
 
 
 def step_cache_threshold(sampler: Any) -> float:
@@ -208,7 +197,9 @@ class Sampling:
                 expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
                 fix="connect one of these, or disconnect sampler",
             )
-        if self.positive is not None and not _is_conditioning(self.positive):
+        positive: Any = self.positive
+        valid = isinstance(positive, list) and positive and all(len(entry) == 2 for entry in positive)
+        if positive is not None and not valid:
             raise InputError(
                 "The positive conditioning cannot be used.",
                 found=repr(self.positive)[:60],
@@ -298,7 +289,3 @@ class Sampling:
 def segment_seed(seed: int, segment: int) -> int:
     """Seed of ComfyUI's samplers, a different one per segment."""
     return int.from_bytes(blake2b(f"{seed}|{segment}".encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _is_conditioning(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(len(entry) == 2 for entry in value)

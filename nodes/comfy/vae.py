@@ -59,7 +59,7 @@ def decode(vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None) -
     decodes slice by slice, in as many strips as memory needs. ``done`` is called after every slice.
     """
     check_vae(vae)
-    plan = _make_room(vae, LatentShape(*latents.shape[2:]))
+    plan = _reserve_memory(vae, LatentShape(*latents.shape[2:]))
     parts = torch.split(latents.to(vae.device, vae.vae_dtype), decode_slices(latents.shape[2]), dim=2)
     for frames in decode_parts(vae.first_stage_model.decoder, parts, plan, _COMFY_ACCESS):
         done()
@@ -87,7 +87,7 @@ def free_beside(vae: Any) -> int:
     return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - loaded)
 
 
-def _make_room(vae: Any, latent: LatentShape) -> DecodePlan:
+def _reserve_memory(vae: Any, latent: LatentShape) -> DecodePlan:
     """Choose the fastest plan for the free memory, and have ComfyUI free as much as it needs."""
     config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
     free = free_beside(vae)

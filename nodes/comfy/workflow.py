@@ -38,7 +38,11 @@ class Graph:
         stack = [node_id]
         while stack:  # no recursion: chains may be long
             current = stack[-1]
-            inputs = self._inputs(current, ignored if current == node_id else ())
+            inputs = {
+                name: self._resolve(value)
+                for name, value in self._node(current).get("inputs", {}).items()
+                if current != node_id or name not in ignored
+            }
             missing = [
                 i for value in inputs.values() if _is_link(value) and (i := value[0]) not in self._hashes
             ]
@@ -53,7 +57,7 @@ class Graph:
                     values[name] = {"value": value}
                     self.texts |= _texts(value)
             facts = [self._node(current)["class_type"], values]
-            self._hashes[current] = hash_text(json.dumps(facts, sort_keys=True, default=_stand_in))
+            self._hashes[current] = hash_text(json.dumps(facts, sort_keys=True, default=_encode))
             stack.pop()
         return self._hashes[node_id]
 
@@ -61,10 +65,6 @@ class Graph:
         return any(
             link == [node_id, output] for i in self._all for link in self._node(i).get("inputs", {}).values()
         )
-
-    def _inputs(self, node_id: str, ignored: tuple[str, ...]) -> dict[str, Any]:
-        inputs = self._node(node_id).get("inputs", {})
-        return {name: self._resolve(value) for name, value in inputs.items() if name not in ignored}
 
     def _resolve(self, value: Any) -> Any:
         """A link past nodes that pass their input through."""
@@ -116,7 +116,7 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
-def _stand_in(value: Any) -> str:
+def _encode(value: Any) -> str:
     """For a value that JSON cannot hold: a tensor's hash; anything else never equals itself again."""
     return hash_tensor(value) if isinstance(value, torch.Tensor) else uuid.uuid4().hex
 
