@@ -95,9 +95,9 @@ class Hallo3IdentityReference(io.ComfyNode):
                 whole_picture=no_face == WHOLE_PICTURE,
             )
             analyzer = face_analyzer or create_face_analyzer(config.face, choice, unverified=unverified)
-            found = analyze_face(picture, analyzer, config.face, choice)
+            face_analysis = analyze_face(picture, analyzer, config.face, choice)
         identity = build_identity(
-            frame_portrait(picture, found, config.segment.shape, framing),
+            frame_portrait(picture, face_analysis, config.segment.shape, framing),
             config.face.space,
             encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
             features=lambda latents: extract_features(reference_network, latents),
@@ -105,8 +105,8 @@ class Hallo3IdentityReference(io.ComfyNode):
         )
         numbers = str(reference_network.dtype).removeprefix("torch.")
         identity = replace(identity, provenance=Provenance(numbers, approximations()))
-        shown = to_preview(identity)
-        return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
+        preview = to_preview(identity)
+        return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
 class Hallo3LoadIdentity(io.ComfyNode):
@@ -139,8 +139,8 @@ class Hallo3LoadIdentity(io.ComfyNode):
         identity = read_identity(find_identity(file) or Path(file))
         if warning := identity.approximation_warning(approximations()):
             show_warning(warning)
-        shown = to_preview(identity)
-        return io.NodeOutput(identity, shown, ui=ui.PreviewImage(shown, cls=cls))
+        preview = to_preview(identity)
+        return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
 USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"

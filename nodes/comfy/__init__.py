@@ -35,10 +35,10 @@ def check_version() -> None:
     missing: list[str] = []
     for module, names in REQUIRED_NAMES.items():
         try:
-            found = import_module(module)
+            imported = import_module(module)
         except ImportError:
-            found = None
-        missing += [f"{module}.{name}" for name in names if not hasattr(found, name)]
+            imported = None
+        missing += [f"{module}.{name}" for name in names if not hasattr(imported, name)]
     if missing:
         raise ImportError(
             f"ComfyUI-Hallo3 was tested with ComfyUI {NEWEST_TESTED} and does not work with {version}, which "

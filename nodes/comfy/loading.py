@@ -109,13 +109,13 @@ def read_weights(path: Path | None, part: str) -> Weights:
     path = path or FOLDER / f"{part}.safetensors"
     config = read_model_config(path, part)
     with open_source(path) as source:
-        found = find_component(source, part)
-        if source.files[0].kind is not FileFormat.SAFETENSORS or found.naming.keys is not OUR_KEYS:
+        component = find_component(source, part)
+        if source.files[0].kind is not FileFormat.SAFETENSORS or component.naming.keys is not OUR_KEYS:
             cache = Path(folder_paths.get_temp_directory()) / "hallo3_examined.json"  # emptied at start
             for file in source.files:
                 FileVerifier(cache, show_progress).get_hash(file)
-            return Weights({name: found.stored(name) for name in found.assemblies}, config, {})
-    prefix = found.prefix
+            return Weights({name: component.stored(name) for name in component.assemblies}, config, {})
+    prefix = component.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     return Weights(mine, config, metadata or {})
@@ -124,11 +124,11 @@ def read_weights(path: Path | None, part: str) -> Weights:
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:
     if weight_dtype in FP8:
         return FP8[weight_dtype]
-    found = None if quantised else comfy.utils.weight_dtype(state)
+    stored = None if quantised else comfy.utils.weight_dtype(state)
     return mm.unet_dtype(
         model_params=comfy.utils.calculate_parameters(state),
         supported_dtypes=ModelConfig.supported_inference_dtypes,
-        weight_dtype=found,
+        weight_dtype=stored,
     )
 
 

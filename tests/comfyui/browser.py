@@ -85,13 +85,11 @@ ENDED = """() => new Promise(resolve => {
 
 
 def find_chromium() -> str | None:
-    """``CHROMIUM``, or one on the path."""
     named = os.environ.get("CHROMIUM")
     return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 def absent() -> str | None:
-    """Why there is no browser here; None when there is."""
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed"
     return None if find_chromium() else "no Chromium on the path and none named by CHROMIUM"
@@ -112,14 +110,12 @@ class Page:
             self.problems.append(text)
 
     def start(self) -> None:
-        """Open the page and wait until it can be used."""
         self.page.goto(self.url)
         self.page.wait_for_function(READY, timeout=120_000)
         self.page.wait_for_timeout(1000)
         self.problems.clear()
 
     def open(self, workflow: dict[str, Any], name: str) -> None:
-        """Open a workflow in a tab of its own."""
         self.page.evaluate(OPEN, [workflow, name])
         self.page.wait_for_timeout(1500)
 
@@ -129,7 +125,6 @@ class Page:
         return workflow, prompt
 
     def broken(self) -> list[str]:
-        """Missing nodes and links that do not fit."""
         return self.page.evaluate(BROKEN)
 
     def boxes(self) -> list[dict[str, Any]]:
@@ -137,7 +132,6 @@ class Page:
         return self.page.evaluate(BOXES)
 
     def shown(self) -> list[str]:
-        """Texts of the dialogs and alerts that are open."""
         return self.page.evaluate(SHOWN)
 
     def run(self) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,6 @@ from comfyui.server import Server
 
 
 def saved_file(server: Server, result: dict[str, Any], node: str = "save") -> Path:
-    """The video a prompt saved."""
     assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
     entry = result["outputs"][node]["images"][0]
     return server.base / "output" / entry["subfolder"] / entry["filename"]
@@ -76,13 +75,11 @@ def packets(path: Path, kind: str) -> list[bytes]:
 
 
 def saved_segments(server: Server) -> dict[str, list[str]]:
-    """The saved segments of every job."""
     jobs = (server.base / "output" / "hallo3_jobs").glob("*/segments")
     return {job.parent.name: sorted(path.stem for path in job.glob("*.safetensors")) for job in jobs}
 
 
 def slow(**changes: Any) -> dict[str, Any]:
-    """Six segments of a second each."""
     return simple(extrapolate__steps=60, **changes)
 
 

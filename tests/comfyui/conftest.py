@@ -41,13 +41,11 @@ def comfyui() -> None:
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """ComfyUI in this process."""
     return Host(tmp_path_factory.mktemp("comfyui"))
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI server with this pack."""
     running = Server(tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
@@ -61,13 +59,11 @@ def picture(samples: Path) -> Tensor:
 
 @pytest.fixture(scope="session")
 def recording(samples: Path) -> hallo3.Recording:
-    """The speech the repository ships."""
     return hallo3.read_recording(samples / "speech.wav")
 
 
 @pytest.fixture(scope="session")
 def stages(host: Host, picture: Tensor, recording: hallo3.Recording) -> Stages:
-    """The built-in set's model, speech and identity."""
     return Stages(host, picture, recording)
 
 

@@ -12,7 +12,6 @@ HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
 
 
 def contract_of(host: Any) -> dict[str, Any]:
-    """Every node's contract, in menu order."""
     return {node.GET_SCHEMA().node_id: _node(node) for node in host.module("nodes.extension").NODES}
 
 

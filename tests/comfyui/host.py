@@ -44,9 +44,27 @@ def _comfy_which() -> str | None:
 
 
 def comfy_command() -> str | None:
-    """comfy-cli, beside this Python or on the path."""
     beside = shutil.which("comfy", path=str(Path(sys.executable).parent))
     return beside or shutil.which("comfy")
+
+
+def comfy(folder: Path, *words: str) -> str:
+    """Output of comfy-cli in a folder, with a home of its own. Fails the test if it is missing or fails."""
+    command = comfy_command()
+    assert command is not None, "comfy-cli is not installed"
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [command, "--skip-prompt", *words],
+        cwd=folder,
+        env={**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def absent() -> str | None:
@@ -80,7 +98,6 @@ class Host:
         self.pack = load_pack()
 
     def module(self, name: str) -> Any:
-        """A module of the pack: ``nodes.values``, ``hallo3.config``."""
         return importlib.import_module(f"{self.pack.__name__}.{name}")
 
     def node(self, name: str) -> Any:

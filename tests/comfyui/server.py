@@ -62,7 +62,6 @@ class Server:
         raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text(encoding='utf-8')[-4000:]}")
 
     def stop(self) -> None:
-        """End it."""
         self._process.terminate()
         try:
             self._process.wait(timeout=20)
@@ -85,12 +84,10 @@ class Server:
         )
 
     def get(self, path: str) -> Any:
-        """A JSON answer."""
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.load(answer)
 
     def post(self, path: str, data: Any) -> Any:
-        """A JSON answer, also to what is refused."""
         body = json.dumps(data).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
@@ -106,7 +103,6 @@ class Server:
         return answer["prompt_id"]
 
     def finished(self, prompt_id: str, limit: float = 120.0) -> dict[str, Any]:
-        """What became of a prompt."""
         begun = time.monotonic()
         while time.monotonic() - begun < limit:
             history = self.get(f"/history/{prompt_id}")
@@ -116,7 +112,6 @@ class Server:
         raise TimeoutError(f"{prompt_id} has not finished after {limit} s")
 
     def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
-        """Queue and wait."""
         return self.finished(self.queue(prompt))
 
     def error(self, prompt: dict[str, Any]) -> str:

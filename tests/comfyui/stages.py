@@ -32,7 +32,6 @@ class Stages:
             )
 
     def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
-        """A node's outputs."""
         return self.host.node(node).execute(**inputs).result
 
     def inputs(self, **changes: Any) -> dict[str, Any]:

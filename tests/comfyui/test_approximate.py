@@ -1,4 +1,5 @@
-"""ComfyUI's own approximations are part of a job's key and of a saved identity."""
+"""ComfyUI's own approximations are part of a job's key and of a saved identity; the attention of a run is
+logged."""
 
 from __future__ import annotations
 
@@ -14,8 +15,6 @@ from comfyui.stages import Stages, difference
 
 
 class Feature(enum.Enum):
-    """ComfyUI's values of ``--fast``."""
-
     FP16 = "fp16_accumulation"
     FP8 = "fp8_matrix_mult"
     CUBLAS = "cublas_ops"
@@ -23,8 +22,6 @@ class Feature(enum.Enum):
 
 
 class Started:
-    """Sets ComfyUI's attention and its ``--fast``."""
-
     def __init__(self, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stages, self._patch = stages, monkeypatch
 
@@ -162,15 +159,6 @@ def test_a_step_cache_changes_the_throughput_key(stages: Stages) -> None:
     assert any(" step cache 0.1 64x64 " in kind for kind in kinds)
 
 
-def test_a_step_cache_has_a_bound_by_default(stages: Stages) -> None:
-    original = stages.host.module("nodes.comfy.sampling")
-    bound = stages.host.module("hallo3.settings").CACHE_BOUND
-    assert bound > 0
-    made = original.original_sampler("dpmpp_2m", 0.1)
-    assert made.extra_options["step_cache_bound"] == bound
-    assert original._sample.__kwdefaults__["step_cache_bound"] == bound
-
-
 @pytest.mark.parametrize("name", ["dpmpp_2m", "ddim", "dpmpp_2m_sde"])
 def test_tiny_sigmas_can_be_sampled(stages: Stages, name: str) -> None:
     sampler = stages.run("Hallo3OriginalSampler", sampler_name=name)[0]
@@ -212,3 +200,71 @@ def test_a_saved_identity_names_its_approximations(
     assert told not in caplog.text
     stages.run("Hallo3LoadIdentity", file=approximate)
     assert told in caplog.text
+
+
+@pytest.fixture
+def selected(stages: Stages) -> str:
+    """The name of ComfyUI's own choice; ``stages`` has made ComfyUI importable."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    del stages
+    return optimized_attention.__name__
+
+
+def patched(model: Any, attention: Any) -> Any:
+    mine = model.clone()
+    mine.model_options["transformer_options"]["optimized_attention_override"] = attention
+    return mine
+
+
+def attention_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.message.startswith("Hallo3: attention")]
+
+
+def test_a_run_says_which_attention_computes_it(
+    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    used: list[str] = []
+
+    def attention_of_a_node(function: Any, *inputs: Any, **rest: Any) -> Any:
+        used.append(function.__name__)
+        return function(*inputs, **rest)
+
+    with caplog.at_level("INFO"):
+        plain = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2))[0]["samples"]
+        model = patched(stages.model, attention_of_a_node)
+        found = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2, model=model))[0]["samples"]
+    assert difference(found, plain) == 0
+    assert set(used) == {selected}
+    other = f"attention_of_a_node, with which a node replaces {selected}"
+    assert attention_messages(caplog) == [f"Hallo3: attention by {selected}", f"Hallo3: attention by {other}"]
+
+
+def test_a_guider_brings_the_attention_of_its_model(
+    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from comfy_extras.nodes_custom_sampler import BasicGuider
+
+    class Attention:
+        def __call__(self, function: Any, *inputs: Any, **rest: Any) -> Any:
+            return function(*inputs, **rest)
+
+    positive, _, _ = stages.conditioning()
+    guider = BasicGuider.execute(patched(stages.model, Attention()), positive).result[0]
+    with caplog.at_level("INFO"):
+        stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1, guider=guider))
+    other = f"Attention, with which a node replaces {selected}"
+    assert attention_messages(caplog) == [f"Hallo3: attention by {other}"]
+
+
+def test_extrapolate_says_it_once_for_all_its_segments(
+    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(stages.speech.speech.plan) > 1
+    with caplog.at_level("INFO"):
+        stages.run("Hallo3Extrapolate", **stages.inputs(steps=1, seed=77))
+    assert attention_messages(caplog) == [f"Hallo3: attention by {selected}"]
+
+
+def test_the_doctor_says_it_too(stages: Stages, selected: str) -> None:
+    assert f"\n  attention: {selected}\n" in stages.run("Hallo3Doctor")[0]

@@ -1,13 +1,16 @@
-"""The built-in VAE, speech encoder and text encoder are ComfyUI's: its own nodes take them."""
+"""The built-in VAE, speech encoder and text encoder are ComfyUI's: its own nodes take them; memory of a
+decode."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from comfyui.host import Host
 from comfyui.stages import Stages, difference
 
 
@@ -99,3 +102,30 @@ def test_the_built_in_set_can_be_moved_and_unloaded(stages: Stages) -> None:
     mm.unload_all_models()
     again = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=2))[0]["samples"]
     assert difference(again, before) == 0
+
+
+FREE, SIZE = 1_000_000, 4 * 1000
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "loaded", "left"),
+    [
+        (False, 0, FREE - SIZE),
+        (False, 1000, FREE - SIZE + 1000),
+        (False, SIZE, FREE),
+        (True, SIZE, FREE - SIZE),
+    ],
+)
+def test_loaded_weights_are_not_subtracted_from_free_memory(
+    host: Host, monkeypatch: pytest.MonkeyPatch, dynamic: bool, loaded: int, left: int
+) -> None:
+    """ComfyUI does not call it free; its dynamic memory does."""
+    from comfy.model_patcher import ModelPatcher
+
+    vae: Any = host.module("nodes.comfy.vae")
+    patcher: Any = ModelPatcher(nn.Linear(1000, 1, bias=False), load_device=CPU, offload_device=CPU)
+    patcher.model.model_loaded_weight_memory = loaded
+    monkeypatch.setattr(patcher, "get_free_memory", lambda _: FREE)
+    monkeypatch.setattr(patcher, "is_dynamic", lambda: dynamic)
+    assert vae.free_beside(SimpleNamespace(patcher=patcher, device=CPU)) == left

@@ -46,7 +46,6 @@ def test_the_model_gives_the_golden(host: Host, tmp_path: Path, name: str) -> No
     branches = len(wanted)
 
     def both(inputs: Tensor) -> Tensor:
-        """Unconditional first, if the golden has it."""
         return torch.cat((torch.zeros_like(inputs), inputs))[-branches:]
 
     x = torch.cat((swap(golden["in.x"]), swap(golden["in.concat"])), dim=1)

@@ -25,7 +25,6 @@ SAVE = {
 
 @pytest.fixture
 def folders(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ComfyUI's output and input folders, for a test."""
     import folder_paths
 
     assert stages  # ComfyUI is there
@@ -141,8 +140,6 @@ def test_a_box_equals_the_same_mask(stages: Stages, box: Any) -> None:
 
 
 class OtherAnalyzer:
-    """A face analyzer of another embedding space."""
-
     space = "arcface-glintr100"
 
     def analyze(self, _: Tensor) -> Any:

@@ -56,7 +56,6 @@ def write_original(path: Path) -> None:
 
 
 def with_files(transformer: str, reference: str) -> dict[str, Any]:
-    """The simple prompt with the transformer and the reference network from files."""
     return simple(
         model={
             "class_type": "Hallo3LoadModel",
@@ -73,7 +72,6 @@ def with_files(transformer: str, reference: str) -> dict[str, Any]:
 
 
 def frames_of(server: Server, prompt: dict[str, Any]) -> np.ndarray:
-    """The frames of the video that a prompt saves."""
     saved = server.run(prompt)["outputs"]["save"]["images"][0]
     with av.open(str(server.base / "output" / saved["subfolder"] / saved["filename"])) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

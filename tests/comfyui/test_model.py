@@ -15,6 +15,16 @@ def input_error(stages: Stages) -> Any:
     return stages.host.module("hallo3.errors").InputError
 
 
+def run_ksampler(stages: Stages, samples: Tensor, **conditioning: Any) -> Tensor:
+    """Two steps of ComfyUI's KSampler on latents, with a segment's conditioning unless it is replaced."""
+    import nodes
+
+    positive, negative, latent = stages.conditioning()
+    branches = conditioning.get("positive", positive), conditioning.get("negative", negative)
+    latent = {**latent, "samples": samples}
+    return nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", *branches, latent)[0]["samples"]
+
+
 def test_another_clones_model_sampling_does_not_leak(stages: Stages) -> None:
     """The schedule is that of the MODEL that is sampled, whatever clone was sampled before it."""
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -60,14 +70,11 @@ def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
 
 def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Stages) -> None:
     """Also when another node changed it after Segment Conditioning."""
-    import nodes
-
-    positive, negative, latent = stages.conditioning()
+    [[_, extras]] = stages.conditioning()[0]
 
     def run(tokens: int) -> Tensor:
-        changed = [[torch.zeros(1, tokens, 32), positive[0][1]]]
-        output = nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", changed, negative, latent)
-        return output[0]["samples"]
+        text = [[torch.zeros(1, tokens, 32), extras]]
+        return run_ksampler(stages, torch.zeros(1, 16, 9, 8, 8), positive=text)
 
     assert difference(run(32), run(16)) == 0
     with pytest.raises(input_error(stages), match="at least 16 tokens"):
@@ -76,19 +83,15 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
 
 def test_latents_that_are_no_segment_are_refused(stages: Stages) -> None:
     latent = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1))[0]
-    refused = input_error(stages)
-
-    def decoded(**changes: Any) -> Any:
-        return stages.run("Hallo3VAEDecode", samples={**latent, **changes}, vae=stages.vae)
-
-    with pytest.raises(refused, match="cut or joined"):
-        decoded(samples=torch.cat((latent["samples"],) * 2, dim=2))
-    with pytest.raises(refused, match="NaN"):
-        decoded(samples=latent["samples"] * float("nan"))
-    with pytest.raises(refused, match="do not match the VAE"):
-        decoded(samples=latent["samples"][:, :8])
-    with pytest.raises(refused, match="not a single segment"):
-        decoded(samples=latent["samples"].repeat(2, 1, 1, 1, 1))
+    samples, refused = latent["samples"], input_error(stages)
+    for changed, message in (
+        (torch.cat((samples, samples), dim=2), "cut or joined"),
+        (samples * float("nan"), "NaN"),
+        (samples[:, :8], "do not match the VAE"),
+        (samples.repeat(2, 1, 1, 1, 1), "not a single segment"),
+    ):
+        with pytest.raises(refused, match=message):
+            stages.run("Hallo3VAEDecode", samples={**latent, "samples": changed}, vae=stages.vae)
 
 
 def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
@@ -101,31 +104,16 @@ def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
         stages.run("Hallo3Extrapolate", **stages.inputs())
 
 
-def test_plain_conditioning_is_refused_when_it_is_sampled(stages: Stages) -> None:
-    import nodes
-
+def test_ksampler_refuses_plain_conditioning_and_another_length(stages: Stages) -> None:
     plain = [[torch.zeros(1, 16, 32), {}]]
-    empty = {"samples": torch.zeros(1, 16, 9, 8, 8)}
     with pytest.raises(input_error(stages), match="not made for Hallo3"):
-        nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", plain, plain, empty)
-
-
-@pytest.mark.parametrize("frames", [8, 10, 17])
-def test_latents_of_another_length_are_refused(stages: Stages, frames: int) -> None:
-    import nodes
-
-    positive, negative, _ = stages.conditioning()
-    wrong = {"samples": torch.zeros(1, 16, frames, 8, 8)}
-    with pytest.raises(Exception, match="does not have a segment's length"):
-        nodes.common_ksampler(stages.model, 0, 1, 3.5, "euler", "simple", positive, negative, wrong)
+        run_ksampler(stages, torch.zeros(1, 16, 9, 8, 8), positive=plain, negative=plain)
+    for frames in (8, 10, 17):
+        with pytest.raises(Exception, match="does not have a segment's length"):
+            run_ksampler(stages, torch.zeros(1, 16, frames, 8, 8))
 
 
 def test_a_batch_of_latents_is_sampled(stages: Stages) -> None:
-    import nodes
-
-    positive, negative, latent = stages.conditioning()
-    pair = {**latent, "samples": latent["samples"].repeat(2, 1, 1, 1, 1)}
-    output = nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", positive, negative, pair)
-    samples = output[0]["samples"]
+    samples = run_ksampler(stages, torch.zeros(2, 16, 9, 8, 8))
     assert samples.shape == (2, 16, 9, 8, 8)
     assert difference(samples[:1], samples[1:]) > 0.1

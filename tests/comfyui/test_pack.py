@@ -1,4 +1,4 @@
-"""The pack as ComfyUI and its registry see it: imports, archive, version check."""
+"""The pack as ComfyUI and its registry see it: nodes, imports, archive, version check."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyui.comfy_cli import comfy
-from comfyui.host import REPOSITORY, Host, find_comfyui
+from comfyui.contract import CONTRACT, contract_of
+from comfyui.host import REPOSITORY, Host, comfy, find_comfyui
 
 IMPORT = """
 import asyncio, sys
@@ -106,3 +106,21 @@ def test_nothing_of_the_borrowed_base_class_is_used(host: Host) -> None:
         name for name in vars(comfy.model_base.QwenImage) if not name.startswith("__") or name == "__init__"
     }
     assert theirs <= set(vars(ours))
+
+
+def test_the_nodes_are_as_they_were(host: Host) -> None:
+    """Inputs are only ever appended; what changes here breaks somebody's workflow."""
+    assert contract_of(host) == json.loads(CONTRACT.read_text(encoding="utf-8"))
+
+
+def test_every_node_explains_itself(host: Host) -> None:
+    for node in host.module("nodes.extension").NODES:
+        schema = node.GET_SCHEMA()
+        assert schema.node_id.startswith("Hallo3")
+        assert schema.display_name
+        assert schema.category.startswith("Hallo3")
+        assert schema.search_aliases
+        assert len(schema.description) > 40
+        for each in (*schema.inputs, *schema.outputs):
+            assert each.tooltip, f"{schema.node_id}: {each.id}"
+            assert each.tooltip.endswith("."), f"{schema.node_id}: {each.id}"

@@ -14,30 +14,19 @@ from torch import Tensor
 from comfyui.stages import SEED, STEPS, Stages, difference
 
 SAMPLERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim", "res_multistep")
-SCHEDULERS = (
-    "simple",
-    "normal",
-    "karras",
-    "exponential",
-    "sgm_uniform",
-    "ddim_uniform",
-    "beta",
-    "kl_optimal",
-)
+SCHEDULERS = ["normal", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "kl_optimal"]
 
 
 def finite(latents: Tensor) -> bool:
     return latents.shape == (1, 16, 9, 8, 8) and bool(latents.isfinite().all())
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_ksampler_with_its_samplers(stages: Stages, sampler: str) -> None:
-    assert finite(stages.run_ksampler(sampler, "simple"))
-
-
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_ksampler_with_its_schedulers(stages: Stages, scheduler: str) -> None:
-    assert finite(stages.run_ksampler("euler", scheduler))
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [*((name, "simple") for name in SAMPLERS), *(("euler", name) for name in SCHEDULERS)],
+)
+def test_ksampler_with_its_samplers_and_schedulers(stages: Stages, sampler: str, scheduler: str) -> None:
+    assert finite(stages.run_ksampler(sampler, scheduler))
 
 
 def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
@@ -71,8 +60,6 @@ def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> Non
 
 
 class Fixed:
-    """NOISE that is the package's own."""
-
     def __init__(self, start: Tensor) -> None:
         self.start, self.seed = start, SEED
 

@@ -28,7 +28,6 @@ def uneven_audio() -> dict[str, Any]:
 
 
 def encode(stages: Stages, audio: Any, **options: str) -> tuple[Tensor, Tensor]:
-    """All features, and the plot."""
     with torch.inference_mode():
         outputs = stages.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=stages.audio_encoder, **options)
     socket, segments, frames, fps, plot = outputs

@@ -18,7 +18,6 @@ STEPS = 20
 
 @contextmanager
 def counting(stages: Stages) -> Iterator[list[int]]:
-    """Branches of every forward pass inside."""
     found: list[int] = []
     network = stages.model.model.diffusion_model
     hook = network.register_forward_pre_hook(lambda _, inputs: found.append(len(inputs[0])))
@@ -71,12 +70,6 @@ def test_every_step_is_seen_though_it_is_not_computed(stages: Stages) -> None:
         seed=1,
     )
     assert seen == list(range(STEPS))
-
-
-def test_a_threshold_that_is_no_share_is_refused(stages: Stages) -> None:
-    error = stages.host.module("hallo3.errors").InputError
-    with pytest.raises(error, match="step cache"):
-        stages.run("Hallo3OriginalSampler", sampler_name="ddim", step_cache=1.5)
 
 
 def test_cfg_override_guides_in_the_middle_only(stages: Stages) -> None:
