@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -99,13 +99,9 @@ def settings_for(
     seed: int = 0,
 ) -> Settings:
     """A model's defaults with the user's choices."""
-    return Settings(
-        steps=defaults.steps if steps is None else steps,
-        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        sampler=defaults.sampler if sampler is None else sampler,
-        seed=seed,
-        motion_drop=defaults.motion_drop,
-    )
+    choices = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler}
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    return Settings(**asdict(defaults) | chosen, seed=seed)
 
 
 def check_step_cache(threshold: float, bound: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from .config import check_sizes
+from .config import TEXT_ENCODERS, check_sizes
 from .errors import CheckpointError, DependencyError
 from .messages import logger
 
@@ -118,20 +118,11 @@ def _warn_if_cut(tokens: int, length: int) -> None:
         )
 
 
-_T5_SIZES = frozenset(
-    [
-        "d_model",
-        "d_ff",
-        "d_kv",
-        "num_heads",
-        "num_layers",
-        "vocab_size",
-        "feed_forward_proj",
-        "relative_attention_num_buckets",
-        "relative_attention_max_distance",
-        "layer_norm_epsilon",
-    ]
-)
+_T5_SIZES = frozenset(TEXT_ENCODERS["nano"]) | {
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "layer_norm_epsilon",
+}
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 

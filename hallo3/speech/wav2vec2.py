@@ -14,25 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..config import check_sizes
+from ..config import SPEECH_ENCODERS, check_sizes
 
-SIZES = frozenset(
-    [
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "conv_dim",
-        "conv_stride",
-        "conv_kernel",
-        "conv_bias",
-        "num_conv_pos_embeddings",
-        "num_conv_pos_embedding_groups",
-        "layer_norm_eps",
-        "hidden_act",
-        "feat_extract_activation",
-    ]
-)
+SIZES = frozenset(SPEECH_ENCODERS["nano"]) | {
+    "conv_bias",
+    "layer_norm_eps",
+    "hidden_act",
+    "feat_extract_activation",
+}
 # The base variant that Hallo3 was trained with; nothing is masked or dropped.
 _FIXED: dict[str, Any] = {
     "do_stable_layer_norm": False,
