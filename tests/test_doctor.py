@@ -48,7 +48,9 @@ def test_the_advice_fits_the_machine(gpu: int, memory: int, advice: str) -> None
 
 def test_a_complete_model_is_reported(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(nano_folder)]) == 0
-    assert "The model is complete." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "The model is complete." in out
+    assert "  attention: auto, flash" in out
 
 
 def test_missing_and_damaged_files_are_reported_with_their_place(

@@ -269,7 +269,16 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
             expected=f"a whole number from 1 to {MAX_ENLARGE}{pasted}",
             fix="choose a value in that range, or remove --enlarge",
         )
-    device = _get_device(options.device)
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    automatic = "cuda" if available["cuda"] else "cpu"
+    device = torch.device(automatic if options.device == "auto" else options.device)
+    if not available[device.type]:
+        raise InputError(
+            "This device is not available.",
+            found=f"--device {options.device}",
+            expected=" or ".join(name for name, is_available in available.items() if is_available),
+            fix="choose one of these, or remove --device",
+        )
     dtype = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
     precision = get_precision(dtype)
     check_device(precision, device)
@@ -350,21 +359,6 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
     if used and not tested:
         logger.warning(f"{', '.join(used)}: {UNTESTED}")
     return settings
-
-
-def _get_device(name: str) -> torch.device:
-    """``auto`` is a GPU if there is one. Raises ``InputError``."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise InputError(
-            "This device is not available.",
-            found=f"--device {name}",
-            expected=" or ".join(device for device, there in available.items() if there),
-            fix="choose one of these, or remove --device",
-        )
-    return torch.device(name)
 
 
 def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:

@@ -40,7 +40,17 @@ class SpeechFeatures:
         layers = layer_files(folder, plan, audio.layers, audio.channels)
         if not all(layer.complete for layer in layers):
             warn_of_windows(windows, plan)
-            samples = self._preprocess()
+            samples, meter, gains = self._recorded
+            if gains is not None:
+                starts = range(0, samples.rows, meter.sample_rate)
+                pieces = (
+                    samples.read(start, min(start + meter.sample_rate, samples.rows))[:, 0]
+                    for start in starts
+                )
+                changed = (piece[:, None] for piece in gains.over(pieces))
+                signal = write_array_file(folder / "changed.f32", changed, 1)
+                samples.remove()
+                samples = signal
             request.check_speech()
             with models.speech as network:
                 parts, device = split_wav2vec2(network), next(network.parameters()).device
@@ -68,17 +78,3 @@ class SpeechFeatures:
 
         recorded = write_array_file(self._folder / "mono.f32", measured_pieces(), 1)
         return recorded, meter, request.preprocessing.make_gains(meter)
-
-    def _preprocess(self) -> ArrayFile:
-        """What the encoder gets, [samples, 1]."""
-        recorded, meter, gains = self._recorded
-        if gains is None:
-            return recorded
-        starts = range(0, recorded.rows, meter.sample_rate)
-        pieces = (
-            recorded.read(start, min(start + meter.sample_rate, recorded.rows))[:, 0] for start in starts
-        )
-        changed = (piece[:, None] for piece in gains.over(pieces))
-        signal = write_array_file(self._folder / "changed.f32", changed, 1)
-        recorded.remove()
-        return signal

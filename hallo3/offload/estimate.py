@@ -157,18 +157,13 @@ class TensorSizes:
         return steps * (trunk.layers * 12 + 2) * trunk.width * self.itemsize
 
     @property
-    def face(self) -> int:
-        """Keys and values of the face tokens, folded into the output projection, of all blocks."""
-        trunk, tokens = self.config.trunk, self.config.face.tokens
-        block = tokens * trunk.width + trunk.heads * tokens * trunk.width + trunk.width
-        return trunk.layers * block * self.itemsize
-
-    @property
-    def text_and_rotary(self) -> int:
-        """Projected text of both branches, and the rotary tables."""
-        trunk = self.config.trunk
+    def face_text_rotary(self) -> int:
+        """Keys and values of the face tokens, folded into the output projection, of all blocks; projected
+        text of both branches; the rotary tables."""
+        trunk, faces = self.config.trunk, self.config.face.tokens
         rows = trunk.text_tokens + self.config.segment.shape.latent.tokens
-        return (2 * trunk.text_tokens * trunk.width + 2 * rows * trunk.head_dim) * self.itemsize
+        face = trunk.layers * (faces + trunk.heads * faces + 1) * trunk.width
+        return (face + 2 * trunk.text_tokens * trunk.width + 2 * rows * trunk.head_dim) * self.itemsize
 
     def _tokens(self, video_tokens: int) -> int:
         """Text and video tokens in the compute dtype; 109 MB for a segment of the released model."""
@@ -298,7 +293,7 @@ def plan_stages(
     features, audio_kv, layers = tensors.reference_features, tensors.audio_kv, config.trunk.layers
     # Conditions prepared for a run and for a segment; those on access are projected when they are read.
     run = features if offload.on_access else 2 * features + audio_kv
-    run += tensors.face + tensors.text_and_rotary
+    run += tensors.face_text_rotary
     run += 0 if offload.steps_on_access else tensors.modulations(requirements.steps)
     segment = run + (0 if offload.on_access else audio_kv)
     # Weights of a step: resident blocks, two streamed ones, two groups of each sequence read on access.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
@@ -254,7 +255,6 @@ class WeightStream:
         self._alone = [number for number, groups in enumerate(module.sequences) if len(groups) == 1]
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._allocator = PinnedAllocator()
-        self._current: WeightGroup = ()
         self._loaded: dict[int, WeightGroup] = {}  # by sequence
         self._resident_loaded: set[WeightGroup] = set()
         self._prefetches: dict[int, tuple[WeightGroup, Future[Fetched]]] = {}  # by sequence
@@ -262,8 +262,8 @@ class WeightStream:
         for group in (group for groups in module.sequences for group in groups):
             _clear_group(self._network, group, device)
         self._hooks = [
-            self._network.get_submodule(name).register_forward_pre_hook(self._hook(sequence, index))
-            for name, (sequence, index) in map_modules_to_groups(module.sequences).items()
+            self._network.get_submodule(name).register_forward_pre_hook(partial(self._load_group, *place))
+            for name, place in map_modules_to_groups(module.sequences).items()
         ]
 
     def close(self) -> None:
@@ -272,20 +272,11 @@ class WeightStream:
         self._executor.shutdown(cancel_futures=True)
         self._evict_all()
 
-    def _hook(self, sequence: int, index: int) -> Callable[[nn.Module, Any], None]:
+    def _load_group(self, sequence: int, index: int, *_: object) -> None:
+        """Before a layer of the group runs."""
         group = self._sequences[sequence][index]
-
-        def load_group(layer: nn.Module, inputs: Any) -> None:
-            del layer, inputs
-            if group != self._current:
-                self._current = ()  # if loading fails, the group before is evicted already
-                if self._loaded.get(sequence) != group:
-                    self._load_group(sequence, index, group)
-                self._current = group
-
-        return load_group
-
-    def _load_group(self, sequence: int, index: int, group: WeightGroup) -> None:
+        if self._loaded.get(sequence) == group:
+            return
         if sequence in self._alone:
             self._evict_all()
         else:
