@@ -47,24 +47,6 @@ def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict
     return scales, plain
 
 
-def slice_scale(scale: Tensor, rows: int, elements: int, start: int, stop: int, name: str) -> Tensor:
-    """The scale of elements ``start`` to ``stop`` of a tensor with ``rows`` and ``elements``: one number, or
-    one per row [rows, 1]. Raises ``CheckpointError``."""
-    if scale.numel() == 1:
-        return scale.reshape(())
-    if scale.numel() != rows or scale.shape[0] != rows:
-        raise _scale_error(name, f"{list(scale.shape)} numbers", f"1, or one for each of {rows} rows")
-    per = elements // rows
-    return scale.flatten()[start // per : stop // per].reshape(-1, 1)
-
-
-def apply_scale(stored: Tensor, scale: Tensor) -> Tensor:
-    """A tensor's values in float32, from its stored numbers and their scale."""
-    if scale.ndim:
-        scale = scale.reshape(-1, *[1] * (stored.ndim - 1))
-    return stored.float() * scale
-
-
 def _check_format(layer: str, key: str, source: CheckpointSource) -> None:
     if source.entries[key].nbytes > MAX_NOTE_BYTES:
         raise _scale_error(layer, "a note of many bytes", "a word for how it is quantised")
@@ -153,7 +135,13 @@ class StoredComponent:
             entry = self.source.entries[key]
             rows = entry.shape[0] if entry.shape else 1
             scale = self.source.read(self.scales[key]).float()
-            scales.append(slice_scale(scale, rows, entry.numel, start, stop, name))
+            if scale.numel() == 1:
+                scales.append(scale.reshape(()))
+                continue
+            if scale.numel() != rows or scale.shape[0] != rows:
+                raise _scale_error(name, f"{list(scale.shape)} numbers", f"1, or one for each of {rows} rows")
+            per_row = entry.numel // rows
+            scales.append(scale.flatten()[start // per_row : stop // per_row].reshape(-1, 1))
         return scales[0] if len(scales) == 1 or scales[0].ndim == 0 else torch.cat(scales)
 
     def stored(self, name: str) -> Tensor:
@@ -164,10 +152,12 @@ class StoredComponent:
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A tensor's values; floating point and quantised ones as ``dtype``. Raises ``CheckpointError`` for a
         value that is too large for it."""
-        stored, scale = self.stored(name), self.scale(name)
+        values, scale = self.stored(name), self.scale(name)
         if scale is not None:
-            return cast_checked(apply_scale(stored, scale), dtype, name)
-        return cast_checked(stored, dtype, name) if stored.is_floating_point() else stored
+            if scale.ndim:
+                scale = scale.reshape(-1, *[1] * (values.ndim - 1))
+            values = values.float() * scale
+        return cast_checked(values, dtype, name) if values.is_floating_point() else values
 
 
 def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:

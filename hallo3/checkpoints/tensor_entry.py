@@ -124,7 +124,7 @@ def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str
         raise damage_error(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     start = 8 + length
     if start > size:
-        raise incomplete_error(size, start, "its header")
+        raise incomplete_error(size, start)
     fields = _parse_json(read(8, length))
     metadata = fields.pop(METADATA, {})
     texts = cast("dict[str, Any]", metadata).values() if isinstance(metadata, dict) else [None]
@@ -138,7 +138,7 @@ def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str
             raise damage_error(f"{kind} {name[:80]!r}", "tensors one after the other")
         free += entry.nbytes
     if free > size:
-        raise incomplete_error(size, free, "its header")
+        raise incomplete_error(size, free)
     if free < size:
         raise damage_error(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
     return entries, cast("dict[str, str]", metadata)
@@ -159,11 +159,11 @@ def header_bytes(
     return len(text).to_bytes(8, "little") + text
 
 
-def incomplete_error(size: int, needed: int, what: str) -> CheckpointError:
+def incomplete_error(size: int, needed: int) -> CheckpointError:
     return CheckpointError(
         "The file is incomplete.",
         found=f"{size:,} bytes",
-        expected=f"{needed:,} bytes, by {what}",
+        expected=f"{needed:,} bytes, by its header",
         fix="download it again; it was cut, or is still being written",
     )
 

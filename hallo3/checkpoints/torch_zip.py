@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, cast
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
@@ -148,7 +149,14 @@ def read_torch(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str,
     """The tensors of a torch archive of ``size`` bytes, what else it holds in words, and the archive's
     members. Raises ``CheckpointError``."""
     members = read_directory(read, size)
-    root = _root(members)
+    roots = {name.partition("/")[0] for name in members}  # torch puts everything into one folder
+    for (ending, what), root in product(_OTHER_ARCHIVES, roots):
+        if f"{root}/{ending}" in members or ending in members:
+            raise _archive_error(what, "save its state_dict() with torch.save, or as safetensors")
+    root = next(iter(roots), "")
+    if len(roots) != 1 or f"{root}/data.pkl" not in members:
+        holds = f"a zip archive that holds {next(iter(sorted(members)), 'nothing')[:80]!r}"
+        raise _archive_error(holds, "unpack it and choose the weights inside")
     order = members.get(f"{root}/byteorder")
     if order is not None and (order.size != 6 or read(order.offset, 6) != b"little"):
         raise damage_error("numbers in another byte order", "little-endian numbers")
@@ -166,21 +174,6 @@ def read_torch(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str,
     other = value if name else {key: item for key, item in state.items() if not isinstance(item, Rebuilt)}
     beside = {str(key): _describe(item) for key, item in other.items() if key != name}
     return entries, beside, members
-
-
-def _root(members: dict[str, Member]) -> str:
-    """The folder inside the archive in which everything is."""
-    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-    roots = {name.partition("/")[0] for name in members}
-    for root in roots:
-        for ending, what in _OTHER_ARCHIVES:
-            if f"{root}/{ending}" in members or ending in members:
-                raise _archive_error(what, "save its state_dict() with torch.save, or as safetensors")
-    if len(pickles) != 1 or len(roots) != 1:
-        shown = next(iter(sorted(members)), "nothing")
-        holds = f"a zip archive that holds {shown[:80]!r}"
-        raise _archive_error(holds, "unpack it and choose the weights inside")
-    return roots.pop()
 
 
 def _archive_error(found: str, fix: str) -> CheckpointError:

@@ -88,7 +88,6 @@ class _Checksums:
         self._at, self._crc = 0, 0
 
     def update(self, raw: memoryview) -> None:
-        """The next bytes of the file."""
         end = self._at + len(raw)
         while self._waiting and self._waiting[-1].offset < end:
             member = self._waiting[-1]

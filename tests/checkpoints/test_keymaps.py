@@ -64,14 +64,6 @@ def test_fused_rows_land_where_the_original_reads_them() -> None:
     assert found[block + "attn_face.to_v.bias"].tolist() == [2, 3]
 
 
-@pytest.mark.parametrize("naming", keymaps.NAMINGS, ids=lambda each: f"{each.part}, {each.origin}")
-def test_every_piece_of_a_tensor_is_used_once(naming: keymaps.Naming) -> None:
-    for rule in naming.keys.rules.values():
-        if isinstance(rule, Split):
-            pieces = [piece for group in rule.targets.values() for piece in group]
-            assert sorted(pieces) == list(range(rule.pieces))
-
-
 @pytest.mark.parametrize(
     ("table", "key"),
     [

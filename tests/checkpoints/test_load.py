@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,25 +121,24 @@ def test_impossible_configurations_are_refused(
         read_model_config(ModelFolder(tmp_path).find("transformer"))
 
 
-def test_a_model_of_another_embedding_space_needs_its_analyzer(tmp_path: Path, nano_folder: Path) -> None:
-    folder = tmp_path / "arcface"
+@pytest.mark.parametrize(
+    ("part", "change", "error", "message"),
+    [
+        ("transformer", {"face": {"space": "arcface-glintr100"}}, FaceError, "arcface-glintr100"),
+        ("text_encoder", {"tokenizer": "syllables"}, CheckpointError, r"'syllables'\n.*t5 or words or bytes"),
+    ],
+)
+def test_a_folder_that_needs_what_is_not_there_is_refused(
+    tmp_path: Path, nano_folder: Path, part: str, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    folder = tmp_path / "changed"
     shutil.copytree(nano_folder, folder)
-    path = ModelFolder(folder).find("transformer")
+    path = ModelFolder(folder).find(part)
     header = read_config(path)
-    header["config"]["face"]["space"] = "arcface-glintr100"
+    for key, value in change.items():
+        header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
     write_weights(path, load_file(path), header)
-    with pytest.raises(FaceError, match="arcface-glintr100"):
-        load_models(folder, CPU, PRECISIONS["fp32"])
-
-
-def test_an_unknown_tokenizer_is_refused_when_the_folder_is_opened(tmp_path: Path, nano_folder: Path) -> None:
-    folder = tmp_path / "syllables"
-    shutil.copytree(nano_folder, folder)
-    path = ModelFolder(folder).find("text_encoder")
-    header = read_config(path)
-    header["config"]["tokenizer"] = "syllables"
-    write_weights(path, load_file(path), header)
-    with pytest.raises(CheckpointError, match=r"'syllables'\n.*t5 or words or bytes"):
+    with pytest.raises(error, match=message):
         load_models(folder, CPU, PRECISIONS["fp32"])
 
 

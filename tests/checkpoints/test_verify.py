@@ -67,3 +67,23 @@ def test_a_file_is_verified_once_until_it_changes(tmp_path: Path) -> None:
     assert [verified(), verified()] == [True, False]
     cache.write_text("{")
     assert [verified(), verified()] == [True, False]
+
+
+def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
+    x = torch.ones(10)
+    x[9] = float("nan")
+    grid = torch.ones(4, 4)
+    grid[:, 3] = float("nan")
+    cases = (
+        ({"a": x[:6], "b": x[4:]}, False),
+        ({"a": x[:6], "b": x[2:8]}, True),
+        ({"a": grid[:, :2]}, True),
+    )
+    for state, good in cases:
+        torch.save(state, tmp_path / "a.pt")
+        with open_source(tmp_path / "a.pt") as source:
+            if good:
+                verify_file(source.files[0])
+            else:
+                with pytest.raises(CheckpointError, match="NaN or infinity in b"):
+                    verify_file(source.files[0])

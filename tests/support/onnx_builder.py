@@ -66,13 +66,12 @@ def model(
     outputs: Sequence[Content],
     *,
     in_graph: bytes = b"",
-    in_model: bytes = b"",
 ) -> Content:
     graph = b"".join(field(1, each) for each in nodes) + field(2, "graph")
     graph += b"".join(field(5, each) for each in weights)
     graph += b"".join(field(11, each) for each in inputs)
     graph += b"".join(field(12, each) for each in outputs) + in_graph
-    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13)) + in_model
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
 
 
 EYES, NOSE, MOUTH = ((-30, -20), (30, -20)), (0, 5), ((-22, 40), (22, 40))
