@@ -20,7 +20,7 @@ from hallo3.config import BUILT_IN
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording
 from hallo3.media.image import read_picture
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 from .cases import make_case, read_cases
 from .figures import measure_video, summarize

@@ -39,7 +39,7 @@ from hallo3.offload.streaming import (
 )
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import LocalRenderer
-from hallo3.quantization.precision import FP8, PRECISIONS, Precision
+from hallo3.quantization import FP8, PRECISIONS, Precision
 from hallo3.residency import CPU
 from hallo3.segments import SegmentPlan
 from hallo3.settings import Settings, settings_for

@@ -30,7 +30,7 @@ from behaviour.cases import make_case
 from behaviour.figures import measure_video
 from behaviour.pixels import measure_changes, measure_seams, measure_sharpness
 from benchmarks.report import Result, Scenario, format_table, get_device, hide_paths
-from hallo3.attention import BACKENDS, get_backend, why_unsupported
+from hallo3.attention_backend import BACKENDS, get_backend, why_unsupported
 from hallo3.checkpoints.load import read_component_config, read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
@@ -45,7 +45,7 @@ from hallo3.offload.budget import plan_memory
 from hallo3.offload.estimate import MemoryRequirements, measure_sizes
 from hallo3.offload.system_memory import free_bytes, ram_bytes
 from hallo3.pipeline import RenderProgress, animate
-from hallo3.quantization.precision import PRECISIONS, Precision, check_device, get_precision
+from hallo3.quantization import PRECISIONS, Precision, check_device, get_precision
 from hallo3.sampling.step_cache import CacheReport
 from hallo3.settings import APPROXIMATIONS, Settings, settings_for
 

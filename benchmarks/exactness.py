@@ -36,7 +36,7 @@ from hallo3.model.layers import Layers, LazyParameters
 from hallo3.model.transformer import Hallo3Transformer, SegmentConditions
 from hallo3.noise import make_generator, make_noise
 from hallo3.pipeline import encode_speech, extract_identity
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
 from hallo3.settings import settings_for

@@ -38,7 +38,7 @@ from hallo3.offload.streaming import (
 )
 from hallo3.offload.system_memory import limit_torch, ram_bytes, total_bytes
 from hallo3.offload.weight_store import choose_resident, split_groups
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.units import GB
 
 Row = dict[str, Any]

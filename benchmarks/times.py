@@ -36,7 +36,7 @@ from benchmarks.report import (
     get_device,
 )
 from benchmarks.streamed import Clock, Row, measure_limits
-from hallo3.attention import AUTO, BACKENDS, get_backend, list_runnable
+from hallo3.attention_backend import AUTO, BACKENDS, get_backend, list_runnable
 from hallo3.config import Hallo3Config
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN

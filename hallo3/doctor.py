@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from .attention import list_runnable_titles
+from .attention_backend import list_runnable_titles
 from .checkpoints.inspect import inspect
 from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
@@ -20,8 +20,8 @@ from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import plan_memory
 from .offload.estimate import MemoryRequirements, measure_sizes
 from .offload.system_memory import ram_bytes
-from .quantization.precision import PRECISIONS
-from .storage.atomic import TEMPORARY_SUFFIX
+from .quantization import PRECISIONS
+from .storage.files import TEMPORARY_SUFFIX
 from .units import GB, format_bytes
 
 COMMON_LIMITS = (6, 8, 12, 16, 24)

@@ -25,7 +25,7 @@ from .geometry import PixelBox
 from .identity import Identity, Provenance, SavedIdentityInfo
 from .media.canvas import Canvas
 from .media.paste_back import MAX_PHOTOGRAPH_SIDE, PasteBack
-from .storage.atomic import parse_json_object, write_atomic, write_error
+from .storage.files import parse_json_object, write_atomic, write_error
 from .storage.hashing import hash_tensor, hash_text, raw_bytes
 
 IDENTITY_SUFFIX = ".safetensors"

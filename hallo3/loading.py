@@ -30,7 +30,7 @@ from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
 from .offload.placement import MANUAL_OFFLOADS, Placement
-from .quantization.precision import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
+from .quantization import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
 from .text_encoder import TextEncoder, build_t5, make_tokenizer, tie_embedding

@@ -20,7 +20,8 @@ from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similari
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
 from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit_segments, open_job
-from ..hallo3.jobs.render import (
+from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
+from ..hallo3.jobs.video_job import (
     NUMERICS,
     VideoJob,
     create_manifest,
@@ -28,7 +29,6 @@ from ..hallo3.jobs.render import (
     parent_state,
     parse_redo,
 )
-from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
 from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
 from ..hallo3.media.video import VideoEncoding, stream_headers

@@ -25,7 +25,7 @@ from hallo3.media.audio import Recording
 from hallo3.messages import redirect_messages
 from hallo3.models import Models
 from hallo3.noise import make_generator
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ from hallo3 import doctor
 from hallo3.checkpoints.load import RELEASED_CONFIGS, build_on_meta
 from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.text_encoder import untie_embedding
 from hallo3.units import GB
 

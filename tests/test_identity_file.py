@@ -39,7 +39,7 @@ from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.settings import Settings
 from support.original_checkpoints import write_release
 from support.short_runs import settings

@@ -37,7 +37,7 @@ from hallo3.pipeline import (
     extract_identity,
     render,
 )
-from hallo3.quantization.precision import Precision
+from hallo3.quantization import Precision
 from hallo3.segments import Segment
 from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message

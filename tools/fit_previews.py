@@ -22,7 +22,7 @@ from hallo3.built_in import FOLDER  # noqa: E402
 from hallo3.loading import load_models  # noqa: E402
 from hallo3.media.canvas import fit  # noqa: E402
 from hallo3.media.image import read_picture  # noqa: E402
-from hallo3.quantization.precision import PRECISIONS  # noqa: E402
+from hallo3.quantization import PRECISIONS  # noqa: E402
 from hallo3.vae.autoencoder import VideoVAE  # noqa: E402
 
 FACTORS = ROOT / "nodes" / "comfy" / "preview_factors.json"

@@ -15,7 +15,7 @@ from behaviour.cases import read_cases
 from behaviour.pixels import resize_square
 from behaviour.suite import render_case
 from hallo3.loading import load_models
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 WIDTH, HEIGHT, MARGIN = 560, 240, 36
 INK, PAPER = (40, 60, 90), (255, 255, 255)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
-from ..storage.atomic import parse_json_object
+from ..storage.files import parse_json_object
 from ..storage.hashing import raw_bytes
 from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
 from .source import CheckpointSource, read_small_text

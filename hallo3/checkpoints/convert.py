@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
-from ..quantization.precision import FP8, Precision, fp8_scale, to_fp8
-from ..storage.atomic import temporary_path, write_atomic, write_error
+from ..quantization import FP8, Precision, fp8_scale, to_fp8
+from ..storage.files import temporary_path, write_atomic, write_error
 from ..storage.hashing import raw_bytes
 from ..storage.lock import LOCK_FILENAME, lock_folder
 from .component import METADATA_KEY, StoredComponent, cast_checked

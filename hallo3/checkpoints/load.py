@@ -19,9 +19,9 @@ from ..config import COMPONENT_TITLES, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Con
 from ..errors import CheckpointError, Hallo3Error, OutputError
 from ..model.layers import Layers
 from ..model.transformer import Hallo3Transformer, ReferenceNetwork
-from ..quantization.precision import FP8, Precision, fp8_scale, to_fp8
+from ..quantization import FP8, Precision, fp8_scale, to_fp8
 from ..speech.wav2vec2 import build_wav2vec2
-from ..storage.atomic import read_json_object, temporary_path
+from ..storage.files import read_json_object, temporary_path
 from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config

@@ -11,7 +11,7 @@ from typing import Self, cast
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..storage.atomic import parse_json_object
+from ..storage.files import parse_json_object
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
 

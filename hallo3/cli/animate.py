@@ -16,8 +16,8 @@ import torch
 from ..errors import InputError
 from ..jobs.estimate import check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, inherit_segments, open_job
-from ..jobs.render import NO_REDO, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
 from ..jobs.store import remove_stale_jobs, set_job_aside
+from ..jobs.video_job import NO_REDO, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
 from ..media.image import write_picture
 from ..media.plots import draw_drift
 from ..messages import logger

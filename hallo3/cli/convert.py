@@ -21,8 +21,8 @@ from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES, COMPONENTS
 from ..errors import CheckpointError, InputError, sanitize
 from ..progress import no_progress
-from ..quantization.precision import PRECISIONS, Precision, get_precision
-from ..storage.atomic import temporary_path
+from ..quantization import PRECISIONS, Precision, get_precision
+from ..storage.files import temporary_path
 from .options import ConvertOptions
 from .progress import file_verifier, show_bytes
 

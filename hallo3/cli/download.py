@@ -11,7 +11,7 @@ from typing import Any
 from ..checkpoints.locate import PAGE, RELEASE, REPOSITORY
 from ..config import COMPONENTS
 from ..errors import CheckpointError, DependencyError, OutputError
-from ..storage.atomic import read_json_or_empty
+from ..storage.files import read_json_or_empty
 from ..storage.hashing import hash_file
 from ..units import format_bytes
 from .options import DownloadOptions

@@ -10,7 +10,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
-from ..attention import BACKENDS
+from ..attention_backend import BACKENDS
 from ..built_in import FOLDER, NAME
 from ..config import COMPONENTS
 from ..media.framing import FRAMINGS

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from ..attention import AUTO
+from ..attention_backend import AUTO
 from ..built_in import FOLDER
 from ..face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..identity import Identity, Provenance
 from ..identity_file import fingerprint_in, write_identity
-from ..jobs.render import derive_seed
+from ..jobs.video_job import derive_seed
 from ..loading import load_models
 from ..messages import logger
 from ..models import Models

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..attention import AUTO, AttentionBackend, get_backend
+from ..attention_backend import AUTO, AttentionBackend, get_backend
 from ..built_in import FOLDER
 from ..checkpoints.load import read_model_config, verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
@@ -23,7 +23,7 @@ from ..face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME
 from ..face.mediapipe import get_landmark_version
 from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
-from ..jobs.render import NUMERICS
+from ..jobs.video_job import NUMERICS
 from ..media.audio import AudioStats, measure_recording
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
@@ -31,7 +31,7 @@ from ..messages import logger
 from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernels
 from ..offload.budget import MemoryPlan
-from ..quantization.precision import Precision, check_device, get_precision
+from ..quantization import Precision, check_device, get_precision
 from ..segments import SegmentPlan, plan_segments
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing

@@ -13,7 +13,7 @@ from ..messages import logger
 from ..offload.budget import plan_memory
 from ..offload.estimate import MemoryRequirements, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
-from ..quantization.precision import PRECISIONS
+from ..quantization import PRECISIONS
 from ..units import GB, format_bytes
 from .request import AnimateRequest
 

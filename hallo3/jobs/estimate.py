@@ -13,7 +13,7 @@ from ..geometry import VideoShape
 from ..media.video import VideoEncoding
 from ..segments import SegmentPlan
 from ..settings import Settings
-from ..storage.atomic import read_json_or_empty, write_json
+from ..storage.files import read_json_or_empty, write_json
 from ..units import format_bytes, format_duration
 
 THROUGHPUT_FILENAME = "pace.json"

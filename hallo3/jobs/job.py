@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
-from ..storage.atomic import TEMPORARY_SUFFIX, parse_json_object, read_json_object, write_atomic, write_error
+from ..storage.files import TEMPORARY_SUFFIX, parse_json_object, read_json_object, write_atomic, write_error
 from ..storage.hashing import BLOCK_BYTES, hash_tensor, hash_text
 from ..storage.lock import lock_folder
 from .segment_file import (

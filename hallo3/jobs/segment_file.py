@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checkpoints.tensor_entry import header_bytes
 from ..checkpoints.tensor_file import TensorFile
 from ..errors import CheckpointError
-from ..storage.atomic import parse_json_object
+from ..storage.files import parse_json_object
 from ..storage.hashing import hash_tensor, hash_text, raw_bytes
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import finalize_file, temporary_path, write_error
+from ..storage.files import finalize_file, temporary_path, write_error
 from .audio import Recording, read_pieces
 from .audio_decoder import open_audio
 

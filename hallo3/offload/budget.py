@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
-from ..quantization.precision import PRECISIONS
+from ..quantization import PRECISIONS
 from ..units import GB, format_bytes
 from ..vae.causal_conv import DecodePlan
 from .estimate import (

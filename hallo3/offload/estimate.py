@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..checkpoints.load import build_on_meta
 from ..config import Hallo3Config, to_dict
 from ..model.transformer import Trunk
-from ..quantization.precision import Precision
+from ..quantization import Precision
 from ..units import format_bytes
 from ..vae.autoencoder import DEFAULT_PLAN
 from ..vae.causal_conv import DecodePlan

@@ -15,7 +15,7 @@ from ..checkpoints.locate import ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES
 from ..model.transformer import Trunk
-from ..quantization.precision import Precision, add_missing_scales
+from ..quantization import Precision, add_missing_scales
 from ..residency import DerivedModule
 from ..text_encoder import TextEncoder, Tokenizer
 from ..vae.autoencoder import VideoVAE

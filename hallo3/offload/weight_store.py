@@ -12,7 +12,7 @@ from ..checkpoints.component import find_component
 from ..checkpoints.load import read_tensor
 from ..checkpoints.source import CheckpointSource
 from ..model.transformer import Trunk
-from ..quantization.precision import Precision, default_scales
+from ..quantization import Precision, default_scales
 from .streaming import StreamableModule, WeightGroup, leaf_names, set_tensors
 
 N = TypeVar("N", bound=nn.Module)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.atomic import finalize_file, temporary_path, write_error
+from ..storage.files import finalize_file, temporary_path, write_error
 
 _FORMAT = np.dtype("<f4")
 

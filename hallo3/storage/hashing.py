@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..progress import ProgressCallback, no_progress
-from .atomic import read_json_or_empty, write_json
+from .files import read_json_or_empty, write_json
 
 BLOCK_BYTES = 1 << 20
 CACHE_FILENAME, MAX_CACHE_BYTES = "contents.json", 4 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import OutputError
-from .atomic import read_json_or_empty, write_json
+from .files import read_json_or_empty, write_json
 
 LOCK_FILENAME, HOLDER_FILENAME = "lock", "holder.json"
 

@@ -23,7 +23,7 @@ from hallo3.identity import Identity
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 MAX_PATCH_ERROR = 15
 """Mean over clips of the worst patch's colour error, in 255ths: 5 for the model, 26 with another person's

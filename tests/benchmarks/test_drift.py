@@ -16,7 +16,7 @@ from benchmarks.drift import Variant, compare_videos, list_variants, psnr, ssim
 from conftest import REPOSITORY
 from hallo3.built_in import FOLDER
 from hallo3.errors import InputError
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.settings import Settings
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from hallo3.errors import InputError
 from hallo3.model.kernels.select import KernelChoice, choose_kernels
 from hallo3.model.layers import sdpa
 from hallo3.offload.estimate import DEVICE, RAM, OffloadConfig, measure_sizes
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 CPU = torch.device("cpu")
 ONCE = Clock(device=CPU, count=1, warm=0)

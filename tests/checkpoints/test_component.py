@@ -21,7 +21,7 @@ from hallo3.config import to_dict
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
 from hallo3.model.transformer import Conditions
-from hallo3.quantization.precision import PRECISIONS, fp8_scale
+from hallo3.quantization import PRECISIONS, fp8_scale
 from support import original_checkpoints as checkpoints
 from support.published_names import to_original
 

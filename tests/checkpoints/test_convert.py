@@ -25,7 +25,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.cli.main import main
 from hallo3.config import COMPONENTS
 from hallo3.errors import CheckpointError, OutputError
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from support import original_checkpoints as checkpoints
 from support.published_names import to_ours
 
@@ -162,7 +162,7 @@ from pathlib import Path
 from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.source import open_source
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 left = iter(range(20))
 with open_source(Path(sys.argv[1])) as source:
     output = plan_output(find_component(source, "transformer"), PRECISIONS["bf16"], {})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 FP32 = PRECISIONS["fp32"]
 LLAMA = {

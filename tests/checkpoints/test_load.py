@@ -20,7 +20,7 @@ from hallo3.errors import CheckpointError, FaceError, InputError
 from hallo3.loading import load_models
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import ReferenceNetwork
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 
 CPU = torch.device("cpu")
 

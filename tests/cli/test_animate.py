@@ -16,7 +16,7 @@ from PIL import Image
 from hallo3 import loading
 from hallo3.cli import renderer
 from hallo3.cli.main import main
-from hallo3.jobs import render as video_job
+from hallo3.jobs import video_job
 from hallo3.media.video import CODECS
 from support.audio_samples import tone, write_wav
 from support.kill_process import run_kills

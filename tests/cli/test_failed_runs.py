@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hallo3.cli import renderer, speech
-from hallo3.jobs import render as jobs_render
+from hallo3.jobs import video_job as jobs_render
 from hallo3.media.mux import GrowingVideo
 from hallo3.pipeline import LocalRenderer
 from support.kill_process import read_segments, strip_headers

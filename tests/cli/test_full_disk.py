@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hallo3.cli.speech import SpeechFeatures
-from hallo3.jobs import render as video_job
+from hallo3.jobs import video_job
 from hallo3.media.mux import GrowingVideo
 from support.kill_process import read_segments, strip_headers
 from support.resume_runs import before, before_segment, inputs_in, run

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3 import attention, loading
-from hallo3.attention import BACKENDS
+from hallo3 import attention_backend as attention
+from hallo3 import loading
+from hallo3.attention_backend import BACKENDS
 from hallo3.cli import request
 from hallo3.cli.main import parse
 from hallo3.cli.request import AnimateRequest, read_request

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3 import attention
-from hallo3.attention import AttentionBackend
+from hallo3 import attention_backend as attention
+from hallo3.attention_backend import AttentionBackend
 from hallo3.checkpoints import random_weights
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.config import NANO, FaceConfig

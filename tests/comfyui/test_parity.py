@@ -26,7 +26,7 @@ from hallo3.model.transformer import SegmentConditions
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import LocalRenderer, collect_frames, encode_prompt, encode_speech, extract_identity
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.segments import plan_segments
 from hallo3.speech.encoder import encode_waveform
 from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2

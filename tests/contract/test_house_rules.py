@@ -19,7 +19,7 @@ LEVELS = (
     {"geometry", "noise", "residency", "sampling", "storage"},
     {"config", "media", "onnx_model"},
     {"segments", "model", "vae", "text_encoder", "face"},
-    {"attention", "quantization", "settings", "identity", "speech"},
+    {"attention_backend", "quantization", "settings", "identity", "speech"},
     {"checkpoints", "models"},
     {"identity_file", "offload", "pipeline"},
     {"loading", "jobs", "doctor"},
@@ -29,7 +29,7 @@ LEVELS = (
 """Rooms of the package from the bottom up: each may import from the levels below it, and from itself."""
 LIBRARIES = {
     "transformers": {"speech", "text_encoder"},
-    "diffusers": {"vae", "attention"},
+    "diffusers": {"vae", "attention_backend"},
     "safetensors": {"checkpoints"},
     "av": {"media"},
     "PIL": {"media"},

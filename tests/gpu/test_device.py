@@ -17,7 +17,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.model.kernels.select import choose_kernels, why_unsupported
 from hallo3.models import Models
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from support.short_runs import video
 
 DEVICE = torch.device(os.environ.get("HALLO3_TEST_DEVICE", "cpu"))

@@ -16,7 +16,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.offload.budget import MemoryPlan, min_limit, plan_memory, usable_bytes
 from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, ModelSizes, OffloadConfig
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.units import GB
 from hallo3.vae.causal_conv import DecodePlan
 from support.short_runs import video

@@ -19,7 +19,7 @@ from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, SegmentConditions
 from hallo3.offload.estimate import RAM, MemoryRequirements, OffloadConfig, TensorSizes, plan_stages
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.text_encoder import build_t5
 from hallo3.units import GB
 from hallo3.vae.autoencoder import build_vae

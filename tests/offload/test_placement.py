@@ -20,7 +20,7 @@ from hallo3.offload import placement, streaming
 from hallo3.offload.estimate import DISK, OffloadConfig
 from hallo3.offload.placement import MANUAL_DECODE, MANUAL_OFFLOADS, Placement
 from hallo3.offload.streaming import PackedTensors, store_in_memory
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.residency import PinnedAllocator
 from hallo3.vae.autoencoder import DEFAULT_PLAN
 

@@ -23,7 +23,7 @@ from hallo3.config import HALLO3, SPEECH_ENCODERS
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording, to_mono
 from hallo3.noise import make_generator
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.segments import plan_segments
 from hallo3.speech.array_file import write_array_file
 from hallo3.speech.encoder import encode_array_file

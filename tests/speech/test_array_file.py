@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallo3.errors import OutputError
 from hallo3.speech.array_file import ArrayFile, write_array_file
-from hallo3.storage.atomic import TEMPORARY_SUFFIX
+from hallo3.storage.files import TEMPORARY_SUFFIX
 
 ROWS = torch.arange(40, dtype=torch.float32).reshape(10, 4)
 

@@ -22,7 +22,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import read_recording
 from hallo3.noise import make_generator
 from hallo3.progress import OpenProgress, ProgressCallback, no_display
-from hallo3.quantization.precision import PRECISIONS
+from hallo3.quantization import PRECISIONS
 from hallo3.segments import plan_segments
 from hallo3.speech import encoder as module
 from hallo3.speech.array_file import write_array_file

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallo3.config import NANO
 from hallo3.jobs.job import Job, JobManifest, open_job
-from hallo3.jobs.render import NO_REDO, JobStore, Redo, SegmentResult
+from hallo3.jobs.video_job import NO_REDO, JobStore, Redo, SegmentResult
 from hallo3.noise import Noise, Purpose, make_generator
 from hallo3.pipeline import render
 from hallo3.segments import Segment, SegmentPlan

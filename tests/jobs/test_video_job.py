@@ -11,7 +11,7 @@ import pytest
 
 from hallo3.errors import InputError, OutputError
 from hallo3.jobs.job import JobManifest, inherit_segments, open_job
-from hallo3.jobs.render import Redo, derive_seed, parse_redo
+from hallo3.jobs.video_job import Redo, derive_seed, parse_redo
 from hallo3.noise import make_noise
 from hallo3.segments import SegmentPlan
 from support.fault_injection import Fault, faults_in

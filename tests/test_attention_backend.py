@@ -13,8 +13,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallo3 import attention as backends
-from hallo3.attention import (
+from hallo3 import attention_backend as backends
+from hallo3.attention_backend import (
     AUTO,
     BACKENDS,
     UNSUPPORTED_ERRORS,

@@ -29,7 +29,7 @@ from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
 from ..pipeline import Rendered, Renderer, render
 from ..segments import Segment, SegmentPlan
-from ..storage.atomic import finalize_file, temporary_path, write_error
+from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
 from .estimate import Throughput, save_throughput
 from .job import HEADLINE, MADE_WITH, PARENT, Job, JobManifest, job_folder, read_manifest

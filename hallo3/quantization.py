@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError, check_choice, is_out_of_memory
-from ..model.layers import Layers, Ops
+from .errors import InputError, check_choice, is_out_of_memory
+from .model.layers import Layers, Ops
 
 FP8 = torch.float8_e4m3fn
 MAX_FP8 = 448.0

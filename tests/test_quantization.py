@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hallo3 import quantization as precision
 from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.cli.main import main
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.quantization import precision
-from hallo3.quantization.precision import (
+from hallo3.quantization import (
     FP8,
     PRECISIONS,
     FP8Linear,

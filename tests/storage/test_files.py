@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hallo3.storage import atomic
-from hallo3.storage.atomic import finalize_file, temporary_path, write_atomic, write_error
+from hallo3.storage import files
+from hallo3.storage.files import finalize_file, temporary_path, write_atomic, write_error
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
@@ -57,11 +57,11 @@ def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.Monk
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", busy)
-    monkeypatch.setattr(atomic, "REPLACE_DELAYS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(files, "REPLACE_DELAYS", (0.0, 0.0, 0.0))
     write_atomic(tmp_path / "file", BLOCKS)
     assert len(tries) == 4
     tries.clear()
-    monkeypatch.setattr(atomic, "REPLACE_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(files, "REPLACE_DELAYS", (0.0, 0.0))
     with pytest.raises(PermissionError):
         write_atomic(tmp_path / "file", BLOCKS)
 
@@ -75,7 +75,7 @@ def test_only_a_folder_that_supports_no_sync_is_ignored(
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match=os.strerror(number)) if fails else nullcontext():
-        atomic._sync_folder(tmp_path)
+        files._sync_folder(tmp_path)
 
 
 def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
