@@ -16,12 +16,9 @@ from ..geometry import PixelBox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
-    """The face of a picture.
-
-    ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere; ``embedding`` [1, E] is in the
-    analyzer's embedding space. For previews: the ``boxes`` of all faces, from left to right, and the
-    ``index`` of this one.
-    """
+    """The face of a picture. ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere;
+    ``embedding`` [1, E] is in the analyzer's embedding space. For previews: the ``boxes`` of all faces, from
+    left to right, and the ``index`` of this one."""
 
     mask: Tensor
     embedding: Tensor
@@ -41,10 +38,8 @@ class FaceAnalyzer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailAnalyzer:
-    """The whole picture is the face, and a standardised thumbnail is its embedding.
-
-    For random weights, which have learned no embedding: every code path runs, nothing is recognised.
-    """
+    """The whole picture is the face, and a standardised thumbnail is its embedding. For random weights, which
+    have learned no embedding: every code path runs, nothing is recognised."""
 
     embedding_dim: int
     space: str = "thumbnail"
@@ -75,10 +70,8 @@ class NoFaceAnalyzer:
 
 
 def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
-    """The face in a picture, in the embedding space that the model was trained in.
-
-    Raises ``FaceError`` for another space or size, or an embedding that is not finite.
-    """
+    """The face in a picture, in the embedding space that the model was trained in. Raises ``FaceError`` for
+    another space or size, or an embedding that is not finite."""
     if analyzer.space != config.space:
         raise FaceError(
             "This face analyzer does not belong to this model.",

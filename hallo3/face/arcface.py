@@ -37,20 +37,16 @@ class Recognizer(FaceNetwork):
     )
 
     def __call__(self, picture: Tensor, landmarks: Tensor) -> Tensor:
-        """The embedding [1, 512] of the face with these landmarks [5, 2] in a picture [3, h, w] in 0..1.
-
-        It is not normalised, because Hallo3 was trained so. Errors as of :func:`align`.
-        """
+        """The embedding [1, 512] of the face with these landmarks [5, 2] in a picture [3, h, w] in 0..1. It
+        is not normalised, because Hallo3 was trained so. Errors as of :func:`align`."""
         levels = align(picture, landmarks)
         return self.network((levels[None] - 127.5) / 127.5)[0].reshape(1, -1)
 
 
 def align(picture: Tensor, landmarks: Tensor) -> Tensor:
-    """Crop a face as ArcFace expects it, [3, 112, 112] RGB in whole levels of 0..255.
-
-    ``picture`` [3, h, w] in 0..1; ``landmarks`` [5, 2] x and y in its pixels. Bilinear; outside of the
-    picture is black. Raises ``FaceError`` if the landmarks coincide or are not finite.
-    """
+    """Crop a face as ArcFace expects it, [3, 112, 112] RGB in whole levels of 0..255. ``picture`` [3, h, w]
+    in 0..1; ``landmarks`` [5, 2] x and y in its pixels. Bilinear; outside of the picture is black. Raises
+    ``FaceError`` if the landmarks coincide or are not finite."""
     matrix = np.concatenate(
         (fit_similarity(landmarks.double().numpy(), np.array(TEMPLATE)), [[0.0, 0.0, 1.0]])
     )
@@ -66,11 +62,9 @@ def align(picture: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def fit_similarity(points: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix [2, 3] that rotates, scales and shifts ``points`` [n, 2] to ``targets`` [n, 2].
-
-    Least squares, without mirroring (Umeyama 1991, equations 39 to 43). Raises ``FaceError`` for points that
-    coincide or are not finite.
-    """
+    """The matrix [2, 3] that rotates, scales and shifts ``points`` [n, 2] to ``targets`` [n, 2]. Least
+    squares, without mirroring (Umeyama 1991, equations 39 to 43). Raises ``FaceError`` for points that
+    coincide or are not finite."""
     if not np.isfinite(points).all():
         raise _landmark_error("numbers that are not finite")
     spread = points - points.mean(axis=0)

@@ -93,10 +93,8 @@ class DrawnFaceAnalyzer:
 
 
 def face_box(picture: Tensor) -> Box | None:
-    """The extent of a drawn face's skin in a picture [3, h, w] in 0..1, None if there is none.
-
-    What reaches from edge to edge is a wall.
-    """
+    """The extent of a drawn face's skin in a picture [3, h, w] in 0..1, None if there is none. What reaches
+    from edge to edge is a wall."""
     small = _average(picture, (SEARCH_SIDE, SEARCH_SIDE))
     colours = small[:, *MIDDLE].flatten(1).T
     brightness = _norm(colours, 1)

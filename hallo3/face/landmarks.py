@@ -30,11 +30,9 @@ picture (faces of 140 to 240 px), in narrower ones by 3.5 px."""
 
 
 def silhouette_box(landmarks: Tensor) -> PixelBox:
-    """The box around a face, in whole pixels.
-
-    ``landmarks`` [478, 2] (or 468, without the irises) are x and y in pixels, in MediaPipe's order. Extremes
-    are rounded half to even. Raises ``FaceError`` for another shape or numbers that are not finite.
-    """
+    """The box around a face, in whole pixels. ``landmarks`` [478, 2] (or 468, without the irises) are x and y
+    in pixels, in MediaPipe's order. Extremes are rounded half to even. Raises ``FaceError`` for another shape
+    or numbers that are not finite."""
     fits = landmarks.ndim == 2 and landmarks.shape[1] == 2 and len(landmarks) > max(SILHOUETTE)
     if not fits or not bool(landmarks[list(SILHOUETTE)].isfinite().all()):
         raise FaceError(
@@ -52,11 +50,9 @@ def _get_outline_box(landmarks: Tensor) -> PixelBox:
 
 
 def expand(box: PixelBox, height: int, width: int, ratio: float = MASK_RATIO) -> PixelBox:
-    """Expand a box in whole pixels around its middle, in a picture of height x width.
-
-    Like the original: the middle and the halves are rounded down, and a box that leaves the picture is
-    shifted back, so its opposite side may leave it then.
-    """
+    """Expand a box in whole pixels around its middle, in a picture of height x width. Like the original: the
+    middle and the halves are rounded down, and a box that leaves the picture is shifted back, so its opposite
+    side may leave it then."""
 
     def expand_side(low: float, high: float, side: int) -> tuple[float, float]:
         middle, half = (low + high) // 2, (high - low) * ratio // 2
@@ -73,12 +69,10 @@ def expand(box: PixelBox, height: int, width: int, ratio: float = MASK_RATIO) ->
 
 
 def box_mask(box: PixelBox, height: int, width: int) -> Tensor:
-    """A mask [h, w] of 0 and 1: the box of a face, rounded to whole pixels, expanded and filled.
-
-    If it is wider than the picture once expanded, it fills the picture; in the original a negative edge
-    counts from the other end and leaves the mask empty. Raises ``FaceError`` for a box outside of the picture
-    or with numbers that are not finite.
-    """
+    """A mask [h, w] of 0 and 1: the box of a face, rounded to whole pixels, expanded and filled. If it is
+    wider than the picture once expanded, it fills the picture; in the original a negative edge counts from
+    the other end and leaves the mask empty. Raises ``FaceError`` for a box outside of the picture or with
+    numbers that are not finite."""
     picture = PixelBox(0, 0, width, height)
     if not all(math.isfinite(edge) for edge in box) or box.intersect(picture).area <= 0:
         raise FaceError(

@@ -39,10 +39,8 @@ INSTALL = "pip install mediapipe==0.10.31"
 
 
 def create_landmark_finder(folder: Path) -> FindLandmarks:
-    """A finder with the file in a folder of the face analyzer's files, or beside it.
-
-    Nothing is read or imported before the first face: errors are those of :class:`MediaPipeLandmarks`.
-    """
+    """A finder with the file in a folder of the face analyzer's files, or beside it. Nothing is read or
+    imported before the first face: errors are those of :class:`MediaPipeLandmarks`."""
     return MediaPipeLandmarks(find_task_file(folder) or folder / TASK_FILENAME)
 
 
@@ -70,10 +68,8 @@ class MediaPipeLandmarks:
 
     def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
         """The landmarks [478, 2] in pixels of a face in a picture [3, h, w] in 0..1; None if not found.
-
         Raises ``CheckpointError`` for a file that is missing, damaged or another, ``DependencyError`` if
-        mediapipe is missing, broken or would report its use.
-        """
+        mediapipe is missing, broken or would report its use."""
         content, library = read_task_file(self.path), _import_mediapipe()
         try:
             vision, base = library.tasks.vision, library.tasks.BaseOptions

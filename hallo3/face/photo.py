@@ -70,10 +70,8 @@ class PhotographAnalyzer:
         choice: FaceChoice | None = None,
         unverified: bool = False,
     ) -> PhotographAnalyzer:
-        """The analyzer with the files in a folder. Raises ``CheckpointError`` if one is missing.
-
-        Files are read, and onnxruntime is imported, when the first picture is analyzed.
-        """
+        """The analyzer with the files in a folder. Raises ``CheckpointError`` if one is missing. Files are
+        read, and onnxruntime is imported, when the first picture is analyzed."""
         return PhotographAnalyzer(
             detect=Detector(_find_file(folder, DETECTOR_FILENAME), unverified),
             embed=Recognizer(_find_file(folder, RECOGNIZER_FILENAME), unverified),
@@ -82,11 +80,8 @@ class PhotographAnalyzer:
         )
 
     def select(self, picture: Tensor) -> FaceSelection:
-        """Detect the faces in a picture [3, h, w] in 0..1 and choose one.
-
-        Raises ``FaceError`` if there is none, unless the whole picture may be used, and for an invalid
-        choice.
-        """
+        """Detect the faces in a picture [3, h, w] in 0..1 and choose one. Raises ``FaceError`` if there is
+        none, unless the whole picture may be used, and for an invalid choice."""
         height, width = picture.shape[1:]
         detected = self.detect(picture)
         confident = [face for face in detected if face.score >= CONFIDENT_SCORE]
@@ -100,11 +95,9 @@ class PhotographAnalyzer:
         return FaceSelection(faces=tuple(faces), face=face, mask=mask, notes=tuple(notes))
 
     def analyze(self, picture: Tensor) -> Face:
-        """The chosen face of a picture [3, h, w] in 0..1; warns with the notes of :meth:`select`.
-
-        The embedding is zeros if the whole picture is used. Errors as of :meth:`select`, and ``FaceError``
-        for landmarks that ArcFace cannot align.
-        """
+        """The chosen face of a picture [3, h, w] in 0..1; warns with the notes of :meth:`select`. The
+        embedding is zeros if the whole picture is used. Errors as of :meth:`select`, and ``FaceError`` for
+        landmarks that ArcFace cannot align."""
         selection = self.select(picture)
         for note in selection.notes:
             logger.warning(note)

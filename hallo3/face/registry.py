@@ -31,12 +31,10 @@ def create_analyzer(
     choice: FaceChoice | None = None,
     unverified: bool = False,
 ) -> FaceAnalyzer:
-    """The analyzer of the model's embedding space.
-
-    For photographs: ``folder`` has the analyzer's files; without ``landmarks``, MediaPipe's package and its
-    file in the folder are used if available; with ``unverified`` its networks need not be the published
-    files. Raises ``FaceError`` if there is no analyzer, ``CheckpointError`` if a file is missing.
-    """
+    """The analyzer of the model's embedding space. For photographs: ``folder`` has the analyzer's files;
+    without ``landmarks``, MediaPipe's package and its file in the folder are used if available; with
+    ``unverified`` its networks need not be the published files. Raises ``FaceError`` if there is no analyzer,
+    ``CheckpointError`` if a file is missing."""
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
     if config.space == "drawn-face":
@@ -59,9 +57,7 @@ def create_analyzer(
 
 def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: FaceChoice) -> Face:
     """The face in a picture [3, h, w] in 0..1, with the mask or box of the choice in place of the analyzer's.
-
-    Errors as of :func:`analyze_portrait`, and ``FaceError`` for a mask or a box that does not fit.
-    """
+    Errors as of :func:`analyze_portrait`, and ``FaceError`` for a mask or a box that does not fit."""
     if choice.index and choice.place is not None:
         raise FaceError(
             "Choose a face either by its number or by its place.",

@@ -81,10 +81,8 @@ class Detector(FaceNetwork):
     )
 
     def __call__(self, picture: Tensor) -> list[DetectedFace]:
-        """The faces in a picture [3, h, w] in 0..1 with a score of at least ``MIN_SCORE``, best first.
-
-        Raises ``FaceError`` if the network's output is not finite, ``CheckpointError`` for another network.
-        """
+        """The faces in a picture [3, h, w] in 0..1 with a score of at least ``MIN_SCORE``, best first. Raises
+        ``FaceError`` if the network's output is not finite, ``CheckpointError`` for another network."""
         pixels, scale = letterbox(picture)
         scores, boxes, points = self._decode(self.network(pixels))
         likely = scores >= MIN_SCORE
@@ -135,12 +133,10 @@ class Detector(FaceNetwork):
 
 
 def letterbox(picture: Tensor) -> tuple[Tensor, float]:
-    """The network's input [1, 3, 640, 640] for a picture [3, h, w] in 0..1, and its scale.
-
-    The picture keeps its aspect and is in the upper left corner, the rest is black; whole levels of 0..255
-    become (x - 127.5) / 128. Bilinear without antialiasing. Like in the original, the scale is the height's,
-    though rounding shortens the other side: at 3:2 it is right to 0.2 %.
-    """
+    """The network's input [1, 3, 640, 640] for a picture [3, h, w] in 0..1, and its scale. The picture keeps
+    its aspect and is in the upper left corner, the rest is black; whole levels of 0..255 become (x - 127.5) /
+    128. Bilinear without antialiasing. Like in the original, the scale is the height's, though rounding
+    shortens the other side: at 3:2 it is right to 0.2 %."""
     height, width = picture.shape[1:]
     if height >= width:
         rows, columns = INPUT_SIDE, max(1, int(INPUT_SIDE / (height / width)))
@@ -159,10 +155,8 @@ def make_anchors(stride: int) -> Tensor:
 
 
 def suppress_overlaps(boxes: Tensor) -> list[int]:
-    """Non-maximum suppression of boxes [n, 4], best first: the indices of those to keep.
-
-    Sides are one pixel longer than their difference, as in the original, unlike torchvision's ``nms``.
-    """
+    """Non-maximum suppression of boxes [n, 4], best first: the indices of those to keep. Sides are one pixel
+    longer than their difference, as in the original, unlike torchvision's ``nms``."""
     left, top, right, bottom = boxes.unbind(dim=1)
     areas = (right - left + 1) * (bottom - top + 1)
     remaining = torch.ones(len(boxes), dtype=torch.bool)

@@ -30,13 +30,10 @@ MIN_EYE_DISTANCE = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceChoice:
-    """Which face of a picture to use; the largest by default.
-
-    ``index``: its number from the left, 0 for the largest. ``box``: the face in this box, which also replaces
-    its own box for the mask. ``mask`` [h, w]: what the reference network may see, from 0.5 on, and which
-    face. ``whole_picture``: if no face is found, continue like the original, with an embedding of zeros and a
-    mask of ones.
-    """
+    """Which face of a picture to use; the largest by default. ``index``: its number from the left, 0 for the
+    largest. ``box``: the face in this box, which also replaces its own box for the mask. ``mask`` [h, w]:
+    what the reference network may see, from 0.5 on, and which face. ``whole_picture``: if no face is found,
+    continue like the original, with an embedding of zeros and a mask of ones."""
 
     index: int = 0
     box: PixelBox | None = None
@@ -65,11 +62,9 @@ class FaceChoice:
 
 
 def select_face(faces: Sequence[DetectedFace], choice: FaceChoice) -> tuple[DetectedFace | None, list[str]]:
-    """The chosen one of ``faces``, which are in order from left to right, and notes for the user.
-
-    None if there is no face and the whole picture may be used. Raises ``FaceError`` if it may not, and for a
-    number that no face has.
-    """
+    """The chosen one of ``faces``, which are in order from left to right, and notes for the user. None if
+    there is no face and the whole picture may be used. Raises ``FaceError`` if it may not, and for a number
+    that no face has."""
     count = "1 face is" if len(faces) == 1 else f"{len(faces)} faces are"
     if faces and not 0 <= choice.index <= len(faces):
         raise FaceError(

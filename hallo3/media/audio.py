@@ -44,11 +44,8 @@ class Recording:
 
 @dataclass(slots=True)
 class AudioStats:
-    """Length, loudness and faults of a recording, gathered piece by piece.
-
-    ``peak`` is over all channels, ``mono_peak`` over their mean; ``bad_sample`` is the first that is not
-    finite.
-    """
+    """Length, loudness and faults of a recording, gathered piece by piece. ``peak`` is over all channels,
+    ``mono_peak`` over their mean; ``bad_sample`` is the first that is not finite."""
 
     sample_rate: int
     channels: int
@@ -147,11 +144,9 @@ def read_recording(path: Path) -> Recording:
 
 
 def read_pieces(path: Path) -> Iterator[Recording]:
-    """The first audio track of a file, about a second at a time, no piece empty.
-
-    Warns of a file that is shorter than its header says. Raises ``AudioError`` for anything that is not
-    audio, for a format that ``check_audio_format`` refuses, and at the end for a track without samples.
-    """
+    """The first audio track of a file, about a second at a time, no piece empty. Warns of a file that is
+    shorter than its header says. Raises ``AudioError`` for anything that is not audio, for a format that
+    ``check_audio_format`` refuses, and at the end for a track without samples."""
     samples, pieces, seconds = 0, list[Recording](), 0.0
     with open_audio(path) as file:
         check_audio_format(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
@@ -248,11 +243,9 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
 
 
 def stream_mono(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
-    """``to_mono(read_recording(path), sample_rate)`` in pieces [n] of about a second.
-
-    The file is read twice, or once if ``stats`` are given. Raises and warns as ``to_mono`` before it returns;
-    raises ``AudioError`` while it reads if the file has changed.
-    """
+    """``to_mono(read_recording(path), sample_rate)`` in pieces [n] of about a second. The file is read twice,
+    or once if ``stats`` are given. Raises and warns as ``to_mono`` before it returns; raises ``AudioError``
+    while it reads if the file has changed."""
     return _stream(path, sample_rate, stats or measure_recording(path), 1)
 
 

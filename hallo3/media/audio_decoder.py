@@ -49,11 +49,9 @@ class AudioFile:
 
 @contextmanager
 def open_audio(path: Path) -> Generator[AudioFile]:
-    """A file and its first audio track. Warns of an FFmpeg with known faults.
-
-    Raises ``AudioError`` for a file that cannot be opened, one without audio that is supported, and one that
-    FFmpeg fails to read, also while it is open.
-    """
+    """A file and its first audio track. Warns of an FFmpeg with known faults. Raises ``AudioError`` for a
+    file that cannot be opened, one without audio that is supported, and one that FFmpeg fails to read, also
+    while it is open."""
     import av
     from av.error import ArgumentError, FFmpegError
 

@@ -48,11 +48,9 @@ def keeps_whole(height: int, width: int, shape: VideoShape, framing: str) -> boo
 
 
 def fit(picture: Tensor, shape: VideoShape, *, mask: Tensor | None = None) -> Canvas:
-    """Fit a picture [3, h, w] in 0..1 to the model's canvas.
-
-    Square pictures are scaled to the shorter side, between bars; all others cover the canvas and are cropped.
-    With a ``mask`` [h, w], the same as ``fit(picture * mask, shape)`` without that copy.
-    """
+    """Fit a picture [3, h, w] in 0..1 to the model's canvas. Square pictures are scaled to the shorter side,
+    between bars; all others cover the canvas and are cropped. With a ``mask`` [h, w], the same as
+    ``fit(picture * mask, shape)`` without that copy."""
     if picture.shape[1] == picture.shape[2]:
         side = min(shape.height, shape.width)
         top, left = (shape.height - side) // 2, (shape.width - side) // 2
@@ -98,10 +96,8 @@ def pad_square(picture: Tensor, height: int, width: int, mask: Tensor | None = N
 
 
 def resize(picture: Tensor, size: tuple[int, int], mode: str, mask: Tensor | None = None) -> Tensor:
-    """Scale a picture [C, h, w], times a mask [h, w] if given, with antialiasing.
-
-    Torch scales across before down, so the mask can be applied to a band of rows at a time, bit for bit.
-    """
+    """Scale a picture [C, h, w], times a mask [h, w] if given, with antialiasing. Torch scales across before
+    down, so the mask can be applied to a band of rows at a time, bit for bit."""
     if mask is not None:
         narrow = picture.new_empty(*picture.shape[:2], size[1])
         for top in range(0, picture.shape[1], BAND_ROWS):
@@ -125,9 +121,7 @@ def enlarge(frames: Tensor, times: int) -> Tensor:
 
 
 def drop_pixels(frames: Tensor, draw: Tensor, rate: float) -> Tensor:
-    """Set a random share of the pixels of motion frames [B, 3, F, H, W] to mid grey (0).
-
-    One uniform draw [H, W] is for all frames and channels, and compared in the frames' type as in the
-    original (golden ``motion_mask``).
-    """
+    """Set a random share of the pixels of motion frames [B, 3, F, H, W] to mid grey (0). One uniform draw [H,
+    W] is for all frames and channels, and compared in the frames' type as in the original (golden
+    ``motion_mask``)."""
     return frames * (draw.to(frames) > rate)

@@ -40,10 +40,8 @@ class Drift:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Drift:
-        """Read :meth:`as_dict`. Unknown names are ignored, missing ones and null are not measured.
-
-        Raises ``ValueError`` for anything but finite numbers.
-        """
+        """Read :meth:`as_dict`. Unknown names are ignored, missing ones and null are not measured. Raises
+        ``ValueError`` for anything but finite numbers."""
         measures: dict[str, float] = {}
         for name in (field.name for field in fields(cls) if values.get(field.name) is not None):
             value = values[name]
@@ -55,11 +53,9 @@ class Drift:
 
 def measure_drift(frames: Tensor, portrait: Tensor, before: Tensor | None) -> Drift:
     """The drift of a segment's new frames [F, 3, H, W] from the portrait [3, H, W], all in 0..1 and finite.
-
     ``portrait`` is the canvas as the frames show it, ``before`` [3, H, W] the last frame of the previous
     segment. Of large pictures only some frames are measured, evenly spread and always the same. Raises
-    ``ValueError`` for shapes that do not fit.
-    """
+    ``ValueError`` for shapes that do not fit."""
     if frames.ndim != 4 or frames.shape[1] != 3 or min(3 * len(frames), *frames.shape[2:]) < 3:
         raise ValueError(f"frames are [F, 3, H, W] of at least 3 x 3 pixels, not {list(frames.shape)}")
     for name, picture in (("portrait", portrait), ("before", before)):

@@ -110,11 +110,8 @@ def plan_crop(
 
 
 def face_box(mask: Tensor) -> PixelBox | None:
-    """The box of the face that a mask [h, w] was made for, which is smaller than the mask's.
-
-    None for an empty mask, or one that covers (nearly) the whole picture: nothing is known about the face
-    then.
-    """
+    """The box of the face that a mask [h, w] was made for, which is smaller than the mask's. None for an
+    empty mask, or one that covers (nearly) the whole picture: nothing is known about the face then."""
     box = mask_extent(mask > 0.5)
     if box is None or box.area >= MAX_FACE_AREA * mask.numel():
         return None
@@ -155,10 +152,8 @@ def _plan_size(face: PixelBox, whole: Crop, rows: int, columns: int) -> tuple[in
 
 
 def _place_crop(face: PixelBox, size: tuple[int, int], whole: Crop) -> Crop:
-    """A crop of a size inside of the picture, with the face inside of it if possible.
-
-    Of a face that is taller than the crop, the chin is preferred to the forehead: a mouth moves.
-    """
+    """A crop of a size inside of the picture, with the face inside of it if possible. Of a face that is
+    taller than the crop, the chin is preferred to the forehead: a mouth moves."""
     (height, width), face_height = size, face.bottom - face.top
     room = min(HEADROOM * face_height, MAX_SHARE_ABOVE * (height - face_height))
     above = max(FACE_CENTRE * height - face_height / 2, room)

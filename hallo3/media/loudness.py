@@ -108,11 +108,9 @@ def find_silence(levels: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class GainCurve:
-    """A factor for every sample, linear between ``edges`` [frames + 1], the borders of video frames.
-
-    Where both edges of a frame are 0 or both are 1, every factor in it is exactly that. A factor depends on
-    the sample's position alone: pieces equal the whole, bit for bit.
-    """
+    """A factor for every sample, linear between ``edges`` [frames + 1], the borders of video frames. Where
+    both edges of a frame are 0 or both are 1, every factor in it is exactly that. A factor depends on the
+    sample's position alone: pieces equal the whole, bit for bit."""
 
     edges: Tensor
     samples_per_frame: int
@@ -155,11 +153,8 @@ def _gains_at_edges(gains: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -
 
 
 def even_levels(levels: Tensor) -> Tensor:
-    """Factors [frames] that bring quiet passages to the level of the loud ones, from dBFS [frames].
-
-    Nothing is lowered, and silence stays as it is. A single gain would change nothing: the encoder
-    normalizes.
-    """
+    """Factors [frames] that bring quiet passages to the level of the loud ones, from dBFS [frames]. Nothing
+    is lowered, and silence stays as it is. A single gain would change nothing: the encoder normalizes."""
     sound, quiet = find_sound(levels), find_silence(levels)
     if not bool(sound.any()):
         return torch.ones_like(levels)

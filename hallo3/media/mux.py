@@ -41,9 +41,7 @@ value."""
 
 class OutputFile(io.BufferedWriter):
     """A file for FFmpeg to write, which does not handle errors: the first one is kept for :meth:`check`.
-
-    Raises ``OSError`` if it cannot be opened.
-    """
+    Raises ``OSError`` if it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
@@ -81,11 +79,9 @@ def _report_errors(path: Path) -> Generator[None]:
 
 
 class GrowingVideo:
-    """A video file to append segments to, as a context manager. ``sound`` is an MP4 with sound only.
-
-    It plays while it grows, and after a crash without its last 0.4 seconds; with a ``final_suffix``, the
-    ending of its later name, it plays when it is complete. Raises ``OutputError`` if it cannot be written.
-    """
+    """A video file to append segments to, as a context manager. ``sound`` is an MP4 with sound only. It plays
+    while it grows, and after a crash without its last 0.4 seconds; with a ``final_suffix``, the ending of its
+    later name, it plays when it is complete. Raises ``OutputError`` if it cannot be written."""
 
     def __init__(self, path: Path, sound: Path | None, mark: bool = True, *, final_suffix: str = "") -> None:
         self.path, self._sound_path, self._mark = path, sound, mark
@@ -195,10 +191,8 @@ class _SoundPackets:
 def join_segments(
     segments: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = ""
 ) -> None:
-    """Write the finished video at ``path``: complete or not at all. ``name`` is its name until then.
-
-    Raises ``OutputError`` if it cannot be written; an earlier file at ``path`` is then still there.
-    """
+    """Write the finished video at ``path``: complete or not at all. ``name`` is its name until then. Raises
+    ``OutputError`` if it cannot be written; an earlier file at ``path`` is then still there."""
     fresh = temporary_path(path.with_name(name) if name else path)
     try:
         with _report_errors(path):
@@ -231,10 +225,8 @@ BLOCK_SAMPLES = 1 << 16
 
 def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
     """Encode recordings one after the other as AAC in an MP4, each cut or padded with silence to its seconds.
-
     The sound is streamed, and clipped to full scale as any player would: far beyond it the encoder fails.
-    Raises ``AudioError``, or ``OSError`` if it cannot be written.
-    """
+    Raises ``AudioError``, or ``OSError`` if it cannot be written."""
     import av
 
     rate, layout = _choose_format([source for source, _ in parts])

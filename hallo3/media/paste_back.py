@@ -36,10 +36,8 @@ class PasteBack:
         return self.photograph.shape[2]
 
     def paste(self, frames: Tensor) -> Tensor:
-        """Frames without bars [F, 3, h, w] in 0..1 -> [F, 3, H, W] float32 in 0..1 on the photograph.
-
-        Outside of the place the photograph is unchanged. Takes the memory of the result and of one frame.
-        """
+        """Frames without bars [F, 3, h, w] in 0..1 -> [F, 3, H, W] float32 in 0..1 on the photograph. Outside
+        of the place the photograph is unchanged. Takes the memory of the result and of one frame."""
         left, top, right, bottom = self.place
         feather = FEATHER * min(right - left, bottom - top)
         down = _Axis.of(top, bottom, self.height, frames.shape[2], feather)
@@ -55,11 +53,9 @@ class PasteBack:
 
 
 def make_paste_back(picture: Tensor, crop: Crop, shape: VideoShape) -> PasteBack:
-    """The photograph around a crop of a picture [3, h, w] in 0..1, and the place of what the canvas shows.
-
-    A side longer than ``MAX_PHOTOGRAPH_SIDE`` is scaled down to it; then an odd last row or column is cut
-    off, because video codecs need even sides.
-    """
+    """The photograph around a crop of a picture [3, h, w] in 0..1, and the place of what the canvas shows. A
+    side longer than ``MAX_PHOTOGRAPH_SIDE`` is scaled down to it; then an odd last row or column is cut off,
+    because video codecs need even sides."""
     h, w = picture.shape[1:]
     scale = min(1.0, MAX_PHOTOGRAPH_SIDE / max(h, w))
     size = max(2, round(h * scale)), max(2, round(w * scale))
@@ -99,9 +95,7 @@ class _Axis:
 
 def _make_resampling(positions: Tensor, side: int, scale: float) -> Tensor:
     """Weights [n, side] of a frame's pixels at n positions: cubic (a = -0.5), antialiased if it shrinks.
-
-    torch's ``interpolate`` cannot place a frame between the pixels of a photograph.
-    """
+    torch's ``interpolate`` cannot place a frame between the pixels of a photograph."""
     width = max(1.0, scale)
     distance = (positions[:, None] - (torch.arange(side, dtype=torch.float64) + 0.5)).abs() / width
     near = (1.5 * distance - 2.5) * distance**2 + 1

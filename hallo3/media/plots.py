@@ -137,11 +137,9 @@ PANELS = {
 
 def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
     """The drift of each segment as a chart [3, H, 960] in 0..1; H depends on the number of panels only.
-
     Values are steps as long as their segment; seams stand where segments meet. If segments are narrower than
     4 pixels, a line shows the mean of several, on a band from their lowest to their highest value. Raises
-    ``ValueError`` without segments or duration.
-    """
+    ``ValueError`` without segments or duration."""
     if not drifts or not 0 < seconds_per_segment < math.inf:
         raise ValueError(f"cannot draw {len(drifts)} segments of {seconds_per_segment} s")
     values = {name: np.array([getattr(drift, name) for drift in drifts], np.float64) for name in PANELS}
@@ -233,11 +231,9 @@ def draw_speech(
     loudness: LoudnessMeter, frames_per_segment: int, *, gains: GainCurve | None = None
 ) -> Tensor:
     """A chart [3, H, 960] in 0..1 of the levels of a recording, with its silence and the segments of a video.
-
     If frames are narrower than 2 pixels, the line shows the mean of their power, with a band up to the
     loudest. With ``gains`` a second line shows what the speech encoder gets. Raises ``ValueError`` without
-    frames.
-    """
+    frames."""
     levels = loudness.levels
     if not len(levels) or frames_per_segment < 1:
         raise ValueError(f"cannot draw {len(levels)} frames, {frames_per_segment} per segment")

@@ -42,11 +42,9 @@ def draw_portrait_preview(
     index: int | None = None,
 ) -> Tensor:
     """A picture [3, h, w] in 0..1 with a face mask [h, w] and a crop -> [3, H', W'], 960 px the longer side.
-
     What the canvas does not show is dark; beside a square crop are striped bars. ``faces``, from left to
     right, have boxes with numbers from 1, and ``faces[index]`` has the colour of the dashed box around what
-    the reference network sees. All lines have dark edges, to be visible on any background.
-    """
+    the reference network sees. All lines have dark edges, to be visible on any background."""
     view = _get_view(crop, *picture.shape[1:])
     canvas, used = _get_canvas(crop, shape), crop.visible_box(shape)
     left, top = min(view.box.left, canvas.left), min(view.box.top, canvas.top)

@@ -124,10 +124,8 @@ def _encoding_error(found: str, expected: str) -> InputError:
 
 
 def encode_segment(frames: Iterable[Tensor], encoding: VideoEncoding, fps: int) -> bytes:
-    """Encode frames, each [3, H, W] in 0..1, truncated to 8 bits as in the original.
-
-    Equal frames give equal bytes on any number of cores.
-    """
+    """Encode frames, each [3, H, W] in 0..1, truncated to 8 bits as in the original. Equal frames give equal
+    bytes on any number of cores."""
     import av
 
     colours: dict[str, Any] = {}
@@ -171,9 +169,7 @@ def _add_stream(container: Any, encoding: VideoEncoding, width: int, height: int
 
 def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -> str:
     """A hash of the headers of every segment of this size: segments with other headers cannot be joined.
-
-    Another build of the encoder may write others. Raises ``InputError`` if the encoder is not available.
-    """
+    Another build of the encoder may write others. Raises ``InputError`` if the encoder is not available."""
     import av
 
     if encoding.kind.encoder not in av.codecs_available:
