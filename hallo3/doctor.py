@@ -24,8 +24,7 @@ from .quantization import PRECISIONS
 from .storage.files import TEMPORARY_SUFFIX
 from .units import GB, format_bytes
 
-COMMON_LIMITS = (6, 8, 12, 16, 24)
-"""GB of common GPUs."""
+COMMON_LIMITS = (6, 8, 12, 16, 24)  # GB of common GPUs
 WORKING_BYTES = 6 * GB
 """GPU memory beside the weights at full size, from shapes: activations, keys and values, a decode."""
 NO_GPU = "No GPU that PyTorch can use: the released model would take days. The built-in model runs."
@@ -88,11 +87,9 @@ class Report:
 
 
 def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bool = True) -> Report:
-    """Check a model folder, the original's folder, or ComfyUI's models folder.
-
-    ``headless`` advises on the options of the command; ComfyUI places weights itself. Missing and broken
-    files are in the report and raise nothing.
-    """
+    """Check a model folder, the original's folder, or ComfyUI's models folder. ``headless`` advises on the
+    options of the command; ComfyUI places weights itself. Missing and broken files are in the report and
+    raise nothing."""
     machine = machine or Machine.here(files.path)
     parts = tuple(_check_component(files, name) for name in COMPONENTS)
     limits = describe_limits(machine.gpu_memory, machine.memory) if headless else ()

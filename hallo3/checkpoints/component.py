@@ -28,10 +28,8 @@ MAX_NOTE_BYTES = 4096
 
 def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
     """Of a part's names (each with its name in the file): the scale of each scaled tensor, both by their
-    names in the file, and the names that remain.
-
-    Raises ``CheckpointError`` for a scale that belongs to nothing, or another quantisation.
-    """
+    names in the file, and the names that remain. Raises ``CheckpointError`` for a scale that belongs to
+    nothing, or another quantisation."""
     extras = (*ENDINGS, *_UNUSED, _FORMAT)
     plain = {name: key for name, key in own.items() if not name.endswith(extras) and name != _MARK}
     scales: dict[str, str] = {}
@@ -86,8 +84,7 @@ def cast_checked(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return converted
 
 
-METADATA_KEY = "hallo3"
-"""Metadata entry whose JSON says which part a file is and how large."""
+METADATA_KEY = "hallo3"  # metadata entry whose JSON says which part a file is and how large
 MAX_CONFIG_BYTES = 1 << 20
 OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"}
 """Words by which a configuration of ours is known."""
@@ -95,12 +92,9 @@ OURS = {"part", "config", "trunk", "audio", "face", "vae", "segment", "defaults"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredComponent:
-    """A component in a source.
-
-    ``prefix`` starts all its names, ``assemblies`` say how each of our tensors is put together, ``scales``
-    which tensors of the file are quantised and by which other; ``dropped`` has reasons; ``own_config`` is
-    that of the file or of one beside it, if any.
-    """
+    """A component in a source. ``prefix`` starts all its names, ``assemblies`` say how each of our tensors is
+    put together, ``scales`` which tensors of the file are quantised and by which other; ``dropped`` has
+    reasons; ``own_config`` is that of the file or of one beside it, if any."""
 
     source: CheckpointSource
     naming: Naming

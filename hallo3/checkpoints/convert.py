@@ -26,8 +26,7 @@ from ..storage.lock import LOCK_FILENAME, lock_folder
 from .component import METADATA_KEY, StoredComponent, cast_checked
 from .tensor_entry import header_bytes
 
-BLOCK_ELEMENTS = 4 << 20
-"""In memory at a time."""
+BLOCK_ELEMENTS = 4 << 20  # in memory at a time
 FP8_NOTE = json.dumps({"format": "float8_e4m3fn"}).encode()
 """What ComfyUI reads beside a layer to know how its weight is quantised."""
 
@@ -68,9 +67,7 @@ def plan_output(
     progress: ProgressCallback = no_progress,
 ) -> OutputFile:
     """How a component is written in a precision. For fp8 every matrix is read once here, to find its scale.
-
-    Raises ``CheckpointError``.
-    """
+    Raises ``CheckpointError``."""
     tensors: list[OutputTensor] = []
     scratch = torch.empty(BLOCK_ELEMENTS if precision.fp8_weights else 0)
     for name in component.assemblies:

@@ -64,10 +64,8 @@ class _Cursor:
 
 
 def read_gguf(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors of a GGUF file of ``size`` bytes, and its architecture.
-
-    Raises ``DependencyError`` without the library, ``CheckpointError`` for a file that contradicts itself.
-    """
+    """Tensors of a GGUF file of ``size`` bytes, and its architecture. Raises ``DependencyError`` without the
+    library, ``CheckpointError`` for a file that contradicts itself."""
     library, cursor = _import_gguf(), _Cursor(read, size)
     cursor.skip(4)
     version, tensors, fields = cursor.number("<I"), cursor.number("<Q"), cursor.number("<Q")

@@ -30,8 +30,7 @@ class Drop:
     reason: str
 
 
-Rules = Mapping[str, str | Split | Drop]
-"""By published name: our name, or several."""
+Rules = Mapping[str, str | Split | Drop]  # by published name: our name, or several
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,8 @@ class KeyMap:
     rules: Rules
 
     def assemble(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Assembly]:
-        """Our tensors, from the published names and shapes alone.
-
-        Raises ``CheckpointError`` for a name without a rule, and a shape that cannot be cut.
-        """
+        """Our tensors, from the published names and shapes alone. Raises ``CheckpointError`` for a name
+        without a rule, and a shape that cannot be cut."""
         ours: dict[str, Assembly] = {}
         for name, shape in shapes.items():
             rule, words = self._match(name)
@@ -244,8 +241,7 @@ def _wav2vec2(weight_norm: tuple[str, ...]) -> KeyMap:
 
 
 OUR_KEYS = KeyMap("", _same("{rest}"))
-WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")
-"""What training programs put before every name."""
+WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")  # what training programs put before every name
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,10 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str, Any]:
-    """The configuration of a part in a file or folder.
-
-    Raises ``CheckpointError`` for a file that holds another part, or is no weights file.
-    """
+    """The configuration of a part in a file or folder. Raises ``CheckpointError`` for a file that holds
+    another part, or is no weights file."""
     with borrow_source(where) as source:
         return get_config(find_component(source, name))
 
@@ -174,11 +172,9 @@ def check_file(where: Path | CheckpointSource, name: str) -> None:
 def read_component(
     where: Path | CheckpointSource, part: str, precision: Precision, verifier: FileVerifier | None = None
 ) -> dict[str, Tensor]:
-    """A part's tensors under our names, from any file or folder that holds it.
-
-    Floating point ones are what the precision computes in; matrices that it holds in eight bits stay or
-    become so, with their scales. A ``verifier`` verifies the whole file first. Raises ``CheckpointError``.
-    """
+    """A part's tensors under our names, from any file or folder that holds it. Floating point ones are what
+    the precision computes in; matrices that it holds in eight bits stay or become so, with their scales. A
+    ``verifier`` verifies the whole file first. Raises ``CheckpointError``."""
     with borrow_source(where) as source:
         component = find_component(source, part)
         if verifier is not None:
@@ -218,11 +214,9 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Give a network on meta its tensors; nothing unknown, missing, misshapen or left on meta.
-
-    Raises ``CheckpointError`` with the first keys of each kind. Leaves the network in eval mode, without
-    gradients.
-    """
+    """Give a network on meta its tensors; nothing unknown, missing, misshapen or left on meta. Raises
+    ``CheckpointError`` with the first keys of each kind. Leaves the network in eval mode, without
+    gradients."""
     check_state(network.state_dict(), state, what)
     network.load_state_dict(state, strict=True, assign=True)
     tensors = [*network.named_parameters(), *network.named_buffers()]

@@ -22,11 +22,8 @@ RANDOM_MARK = "random"
 
 
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
-    """A complete model folder with random weights; the same seed gives the same bytes.
-
-    Raises ``InputError`` if the folder holds anything but an earlier random set, or for a seed outside
-    64 bits.
-    """
+    """A complete model folder with random weights; the same seed gives the same bytes. Raises ``InputError``
+    if the folder holds anything but an earlier random set, or for a seed outside 64 bits."""
     check_range("seed", seed, 0, MAX_SEED)
     paths = {name: ModelFolder(folder).own(name) for name in COMPONENTS}
     _claim(folder, list(paths.values()))

@@ -125,8 +125,7 @@ def _name_error(path: str) -> CheckpointError:
     )
 
 
-MAX_PICKLE_BYTES = 16 << 20
-"""The released checkpoint's has well under one million."""
+MAX_PICKLE_BYTES = 16 << 20  # the released checkpoint's has well under one million
 MAX_INSTRUCTIONS = 400_000
 _MAX_INT_KEY = 1 << 31
 _PLAIN = {
@@ -139,10 +138,8 @@ _MARK = object()  # where a group of items begins on the stack
 
 
 def interpret(data: bytes) -> Any:
-    """The pickle's value, of dicts, lists, tuples, plain values and the classes above.
-
-    Raises ``CheckpointError`` for whatever torch's and DeepSpeed's checkpoints do not contain.
-    """
+    """The pickle's value, of dicts, lists, tuples, plain values and the classes above. Raises
+    ``CheckpointError`` for whatever torch's and DeepSpeed's checkpoints do not contain."""
     if len(data) > MAX_PICKLE_BYTES:
         raise damage_error(f"a pickle of {len(data):,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
     machine = _Machine()

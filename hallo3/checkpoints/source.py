@@ -68,10 +68,8 @@ class CheckpointSource:
 
 
 def open_source(path: Path) -> CheckpointSource:
-    """A weights file, or a folder that holds the file or files of one network.
-
-    Raises ``CheckpointError`` for anything unreadable, and for shards that are missing.
-    """
+    """A weights file, or a folder that holds the file or files of one network. Raises ``CheckpointError`` for
+    anything unreadable, and for shards that are missing."""
     paths = list_files(path)
     opened: list[TensorFile] = []
     try:

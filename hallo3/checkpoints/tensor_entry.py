@@ -30,18 +30,15 @@ DTYPES: dict[str, torch.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_DIMENSIONS, MAX_EXTENT = 8, 1 << 40
-Read = Callable[[int, int], bytes]
-"""(offset, size) -> exactly ``size`` bytes of the file."""
+Read = Callable[[int, int], bytes]  # (offset, size) -> exactly ``size`` bytes of the file
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor in a file: ``shape`` elements of ``dtype`` whose first byte is at ``offset``.
-
-    ``stride`` is None for the usual order, the last axis fastest; ``span`` is the number of bytes from the
-    first to the last element. A tensor whose numbers are ``quantised`` (GGUF's word for how) takes ``stored``
-    bytes, and ``dtype`` is what they become.
-    """
+    """A tensor in a file: ``shape`` elements of ``dtype`` whose first byte is at ``offset``. ``stride`` is
+    None for the usual order, the last axis fastest; ``span`` is the number of bytes from the first to the
+    last element. A tensor whose numbers are ``quantised`` (GGUF's word for how) takes ``stored`` bytes, and
+    ``dtype`` is what they become."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -76,10 +73,8 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
-    """The entry read with these steps, which must visit each element once, inside ``room`` bytes.
-
-    Raises ``CheckpointError``.
-    """
+    """The entry read with these steps, which must visit each element once, inside ``room`` bytes. Raises
+    ``CheckpointError``."""
     shape = entry.shape
     check_shape(shape, name)
     if len(stride) != len(shape) or any(not 0 <= step <= MAX_EXTENT for step in stride):
@@ -115,10 +110,8 @@ METADATA = "__metadata__"
 
 
 def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and metadata of a safetensors file of ``size`` bytes.
-
-    Raises ``CheckpointError`` for a file that is cut, padded or contradicts itself.
-    """
+    """Tensors and metadata of a safetensors file of ``size`` bytes. Raises ``CheckpointError`` for a file
+    that is cut, padded or contradicts itself."""
     length = int.from_bytes(read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
         raise damage_error(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")

@@ -24,8 +24,7 @@ from .gguf import dequantize, read_gguf
 from .tensor_entry import read_header
 from .torch_zip import Member, read_torch
 
-HEAD_BYTES = 512
-"""Bytes from which a file's format is recognized."""
+HEAD_BYTES = 512  # bytes from which a file's format is recognized
 UNFINISHED_SUFFIXES = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".download")
 """What programs that download add to the name of a file that is not finished."""
 
@@ -69,10 +68,8 @@ class Fingerprint:
 
 class TensorFile:
     """``entries`` by name, in the file's order; ``metadata``; ``beside``: what else it holds, in words;
-    ``members`` of a zip archive that have a checksum.
-
-    A context manager. Raises ``CheckpointError`` for a file that is not whole, not weights, or hostile.
-    """
+    ``members`` of a zip archive that have a checksum. A context manager. Raises ``CheckpointError`` for a
+    file that is not whole, not weights, or hostile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

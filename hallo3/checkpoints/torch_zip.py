@@ -31,8 +31,7 @@ from .safe_unpickler import (
 )
 from .tensor_entry import Read, TensorEntry, check_shape, damage_error, with_stride
 
-MAX_DIRECTORY_BYTES = 4 << 20
-"""The released checkpoint's has 0.2 million."""
+MAX_DIRECTORY_BYTES = 4 << 20  # the released checkpoint's has 0.2 million
 _LOCAL, _LOCAL_SIZE = b"PK\3\4", 30
 _ENCRYPTED, _UTF8 = 1, 0x800
 
@@ -77,10 +76,8 @@ class _Positional(io.RawIOBase):
 
 
 def read_directory(read: Read, size: int) -> dict[str, Member]:
-    """Every member of the archive under its name.
-
-    Raises ``CheckpointError`` for an archive that is cut, compressed, encrypted, ambiguous or absurd.
-    """
+    """Every member of the archive under its name. Raises ``CheckpointError`` for an archive that is cut,
+    compressed, encrypted, ambiguous or absurd."""
     try:
         with ZipFile(cast(Any, _Positional(read, size))) as archive:
             infos, end, comment = archive.infolist(), archive.start_dir, archive.comment

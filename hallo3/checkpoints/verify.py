@@ -18,11 +18,8 @@ BLOCK_BYTES = 16 << 20
 
 
 def verify_file(file: TensorFile, progress: ProgressCallback = no_progress) -> str:
-    """Read every byte; return the file's SHA-256.
-
-    Raises ``CheckpointError`` for a member whose checksum differs from the file's own, and for a tensor with
-    NaN or infinite values, by its name.
-    """
+    """Read every byte; return the file's SHA-256. Raises ``CheckpointError`` for a member whose checksum
+    differs from the file's own, and for a tensor with NaN or infinite values, by its name."""
     checks = _Checksums(file)
     regions, apart = _split_regions(file)
 

@@ -30,8 +30,7 @@ from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
 from .vram import check_vram, plan_run_memory
 
-SPEECH_DIR = "speech"
-"""Of an unfinished job: the recording's features."""
+SPEECH_DIR = "speech"  # of an unfinished job: the recording's features
 
 
 def run_animate(options: AnimateOptions) -> None:

@@ -34,8 +34,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 M_MMAP_THRESHOLD = -3
-MAX_NAMED = 3
-"""Dropped tensors that are named one by one."""
+MAX_NAMED = 3  # dropped tensors that are named one by one
 
 
 def run_convert(options: ConvertOptions) -> None:

@@ -22,10 +22,8 @@ NOTES_FILENAME = "hallo3-download.json"
 
 
 def run_download(options: DownloadOptions) -> None:
-    """Download the original's files into a folder, resuming an earlier call, and check them.
-
-    Raises ``OutputError`` when they cannot be downloaded, ``CheckpointError`` for one with other content.
-    """
+    """Download the original's files into a folder, resuming an earlier call, and check them. Raises
+    ``OutputError`` when they cannot be downloaded, ``CheckpointError`` for one with other content."""
     try:
         import huggingface_hub
     except ImportError as error:

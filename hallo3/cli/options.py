@@ -22,8 +22,7 @@ from ..settings import APPROXIMATIONS, POSTERIORS, UNTESTED
 from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 
 AUTO = "auto"
-IN_MODEL_FOLDER = Path()
-"""Value of ``--vocals`` without a file."""
+IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
 DEVICES = (AUTO, "cpu", "cuda", "mps")
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 TYPES: dict[str, Any] = {"int": int, "float": float, "Path": Path}
@@ -157,10 +156,7 @@ class ApproximationOptions:
         f"{row.name}: {row.about}." for row in APPROXIMATIONS.values()
     )
     approximate: list[str] = option(
-        "NAME[,NAME]",
-        "approximations by name; can be repeated (default: none)",
-        default=[],
-        action="append",
+        "NAME[,NAME]", "approximations by name; can be repeated (default: none)", default=[], action="append"
     )
 
 
@@ -296,11 +292,7 @@ class DoctorOptions(CommonOptions):
 class DownloadOptions(CommonOptions):
     folder: Path = argument("DIR", "folder to download to; run the same again to resume")
     part: list[str] = option(
-        "",
-        "download this component only; can be repeated",
-        default=[],
-        action="append",
-        choices=COMPONENTS,
+        "", "download this component only; can be repeated", default=[], action="append", choices=COMPONENTS
     )
     revision: str | None = option(
         "REV", "commit to download (default: that of an earlier call, else the newest)"

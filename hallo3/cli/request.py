@@ -42,8 +42,7 @@ from .progress import file_verifier
 from .subject import Subject, read_subject
 
 MAX_ENLARGE = 16
-JOBS_DIR = "hallo3_jobs"
-"""Beside the video."""
+JOBS_DIR = "hallo3_jobs"  # beside the video
 OUTPUTS = {
     "output": (".mp4", ".mov", ".mkv"),
     "chart": (".png",),
@@ -188,11 +187,9 @@ class AnimateRequest:
             )
 
     def job_key(self, parent_state: str) -> str:
-        """The key of the request's job: a hash of everything that decides the frames of its video.
-
-        How memory is saved is not part of it: a run that ran out of memory is resumed with less. Nor is an
-        exact attention, which differs from others by rounding only; an approximate one is.
-        """
+        """The key of the request's job: a hash of everything that decides the frames of its video. How memory
+        is saved is not part of it: a run that ran out of memory is resumed with less. Nor is an exact
+        attention, which differs from others by rounding only; an approximate one is."""
         settings, options = self.settings, self.options
         preprocessing = self.preprocessing.key_facts(self.plan)
         facts: dict[str, Any] = {

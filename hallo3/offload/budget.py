@@ -34,12 +34,9 @@ from .estimate import (
     plan_stages,
 )
 
-CONTEXT_BYTES = 500_000_000
-"""What CUDA itself takes of a device, outside of PyTorch's allocator."""
-RESERVE_BYTES = CONTEXT_BYTES + 200_000_000
-"""With workspaces of matrix products and convolutions."""
-FRAGMENTATION = 0.05
-"""Share of the limit that is lost between tensors."""
+CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
+RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
+FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
 OTHER_RAM_BYTES = 3 * GB
 """RAM for everything but the transformer's weights: Python, PyTorch, frames, caches of a decode."""
 MAX_RAM_SHARE = 0.85
@@ -108,10 +105,8 @@ def usable_bytes(limit: int) -> int:
 
 
 def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int, ram: int) -> MemoryPlan:
-    """The fastest configuration for ``limit`` bytes of GPU memory and ``ram`` bytes of RAM.
-
-    Raises ``InputError`` if nothing fits.
-    """
+    """The fastest configuration for ``limit`` bytes of GPU memory and ``ram`` bytes of RAM. Raises
+    ``InputError`` if nothing fits."""
     usable, total = usable_bytes(limit), sizes.transformer.total
     home = RAM if total + OTHER_RAM_BYTES <= MAX_RAM_SHARE * ram else DISK
     for config in _configs(sizes, requirements, home, usable):
@@ -160,11 +155,7 @@ def _configs(
             yield OffloadConfig(home=place, resident=blocks.count, passes=passes)
     for on_access, steps_on_access in ((False, False), (True, False), (True, True)):
         streamed = OffloadConfig(
-            home=home,
-            resident=0,
-            passes="layer-major",
-            on_access=on_access,
-            steps_on_access=steps_on_access,
+            home=home, resident=0, passes="layer-major", on_access=on_access, steps_on_access=steps_on_access
         )
         stages = plan_stages(sizes, requirements, streamed)
         sample = next(stage for stage in stages if stage.name == "sample")

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from ..residency import CPU, PinnedAllocator
 
-WeightGroup = tuple[str, ...]
-"""Names of layers that are loaded and evicted together."""
+WeightGroup = tuple[str, ...]  # names of layers that are loaded and evicted together
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -134,10 +133,8 @@ class PackedTensors:
         }
 
 
-Weights = Mapping[str, Tensor] | PackedTensors
-"""Tensors by their names in the network."""
-WeightStore = Callable[[WeightGroup], Weights]
-"""Loads a group's weights from RAM or disk."""
+Weights = Mapping[str, Tensor] | PackedTensors  # tensors by their names in the network
+WeightStore = Callable[[WeightGroup], Weights]  # loads a group's weights from RAM or disk
 Fetched = tuple[Mapping[str, Tensor], Any]
 """A group's tensors on the device, and a CUDA event of their arrival, or None."""
 

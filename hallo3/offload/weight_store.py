@@ -16,8 +16,7 @@ from ..quantization import Precision, default_scales
 from .streaming import StreamableModule, WeightGroup, leaf_names, set_tensors
 
 N = TypeVar("N", bound=nn.Module)
-MODULATIONS = ("norm1.linear", "norm2.linear")
-"""Layers of a block that run once for all steps."""
+MODULATIONS = ("norm1.linear", "norm2.linear")  # layers of a block that run once for all steps
 PROJECTIONS = ("attn_face.to_k", "attn_face.to_v", "attn_face.to_out.0", "attn_audio.to_k", "attn_audio.to_v")
 """Layers of a block that prepare conditions, once per run or segment."""
 UNGROUPED = ("attn1.norm_q", "attn1.norm_k")
@@ -71,11 +70,8 @@ def store_on_disk(
     resident: Iterable[WeightGroup] = (),
 ) -> StreamableModule[N]:
     """A network on meta whose groups are read from its checkpoint each time they are needed; the other
-    tensors are read now. ``names`` maps names in the file to those in the network.
-
-    The file was checked against the network before. Raises ``CheckpointError`` if it cannot be read, or has
-    changed.
-    """
+    tensors are read now. ``names`` maps names in the file to those in the network. The file was checked
+    against the network before. Raises ``CheckpointError`` if it cannot be read, or has changed."""
     source, names = find_component(checkpoint, component), names or {}
     groups = {layer: group for sequence in sequences for group in sequence for layer in group}
     in_file: dict[WeightGroup, list[str]] = defaultdict(list)
