@@ -11,7 +11,7 @@ import torch
 
 from .attention_backend import list_runnable_titles
 from .checkpoints.inspect import inspect
-from .checkpoints.locate import CHECKPOINT_SIZE, COMFYUI, PAGE, PLACES, RELEASE, ModelFolder, is_comfyui
+from .checkpoints.locate import CHECKPOINT_SIZE, PAGE, RELEASE, ModelFolder, output_path
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
 from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
 from .errors import Hallo3Error, InputError, sanitize
@@ -25,8 +25,7 @@ from .storage.files import TEMPORARY_SUFFIX
 from .units import GB, format_bytes
 
 COMMON_LIMITS = (6, 8, 12, 16, 24)  # GB of common GPUs
-WORKING_BYTES = 6 * GB
-"""GPU memory beside the weights at full size, from shapes: activations, keys and values, a decode."""
+WORKING_BYTES = 6 * GB  # beside weights, from shapes: activations, keys and values, a decode
 NO_GPU = "No GPU that PyTorch can use: the released model would take days. The built-in model runs."
 
 
@@ -98,8 +97,7 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
 
 
 def describe_limits(gpu_memory: int, ram: int) -> tuple[str, ...]:
-    """One line for this computer's GPU (0: none) and for each of ``COMMON_LIMITS``: how a run with guidance
-    in bf16 fits."""
+    """How a guided bf16 run fits this GPU (0: none) and each of ``COMMON_LIMITS``, a line each."""
     precision = PRECISIONS["bf16"]
     sizes = measure_sizes(HALLO3, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
     kernels = expected_kernels(AUTO, torch.device("cuda" if gpu_memory else "cpu")).kernels
@@ -138,7 +136,6 @@ def advise(machine: Machine, limits: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def advise_comfyui(machine: Machine) -> tuple[str, ...]:
-    """Which files to load in ComfyUI."""
     bf16, fp8 = (RELEASE["transformer"].size(bits) for bits in (16, 8))
     if not machine.gpu:
         return (NO_GPU,)
@@ -183,12 +180,13 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
     path = files.find(name)
     if not path.exists():
         precision, bits = ("fp32", 32) if name == "speech_encoder" else ("bf16", 16)
-        place = COMFYUI[name].format(precision=precision) if is_comfyui(files.path) else PLACES[name][0]
-        if unfinished := unfinished_sibling(files.path / place, (*UNFINISHED_SUFFIXES, TEMPORARY_SUFFIX)):
+        target = output_path(files.path, name, precision)
+        if unfinished := unfinished_sibling(target, (*UNFINISHED_SUFFIXES, TEMPORARY_SUFFIX)):
             state = f"{unfinished.name} is unfinished"
             advice = "run the command that writes it again: it resumes"
         else:
             state = f"about {format_bytes(RELEASE[name].size(bits))} in {precision}"
+            place = target.relative_to(files.path).as_posix()
             advice = f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` writes it there"
         return ComponentReport(part=name, path="", size=0, state=state, advice=advice)
     state, advice = "ready", ""

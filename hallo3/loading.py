@@ -90,11 +90,8 @@ def load_models(
     def read(name: str, precision: Precision) -> dict[str, Tensor]:
         return read_component(files.open(name), name, precision, verifier)
 
-    def build_transformer() -> Hallo3Transformer:
-        return Hallo3Transformer(config, layers)
-
-    def build_reference() -> ReferenceNetwork:
-        return ReferenceNetwork(config.trunk, latent, layers)
+    build_transformer = partial(Hallo3Transformer, config, layers)
+    build_reference = partial(ReferenceNetwork, config.trunk, latent, layers)
 
     def load_trunk(network: N, name: str) -> N:
         load_strict(network, add_missing_scales(network, read(name, precision)), COMPONENT_TITLES[name])

@@ -23,13 +23,11 @@ FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 """ComfyUI's words for the quantisations that are read: numbers times one scale a tensor or a row."""
 _UNUSED = (".input_scale", ".scale_input")
 _FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
-MAX_NOTE_BYTES = 4096
 
 
 def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict[str, str], dict[str, str]]:
-    """Of a part's names (each with its name in the file): the scale of each scaled tensor, both by their
-    names in the file, and the names that remain. Raises ``CheckpointError`` for a scale that belongs to
-    nothing, or another quantisation."""
+    """The scale of each scaled tensor of a part, by their names in the file, and the names that remain.
+    Raises ``CheckpointError`` for a scale that belongs to nothing, or another quantisation."""
     extras = (*ENDINGS, *_UNUSED, _FORMAT)
     plain = {name: key for name, key in own.items() if not name.endswith(extras) and name != _MARK}
     scales: dict[str, str] = {}
@@ -46,7 +44,7 @@ def split_scales(own: Mapping[str, str], source: CheckpointSource) -> tuple[dict
 
 
 def _check_format(layer: str, key: str, source: CheckpointSource) -> None:
-    if source.entries[key].nbytes > MAX_NOTE_BYTES:
+    if source.entries[key].nbytes > 4096:
         raise _scale_error(layer, "a note of many bytes", "a word for how it is quantised")
     note = raw_bytes(source.read(key).to(torch.uint8))
     try:
@@ -117,7 +115,6 @@ class StoredComponent:
             yield from self.source.pieces(*stretch, most)
 
     def scaled(self, name: str) -> bool:
-        """Whether a tensor is stored divided by a scale."""
         return self.assemblies[name].stretches[0][0] in self.scales
 
     def scale(self, name: str) -> Tensor | None:
@@ -144,8 +141,7 @@ class StoredComponent:
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(shape)
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor's values; floating point and quantised ones as ``dtype``. Raises ``CheckpointError`` for a
-        value that is too large for it."""
+        """Floating point and quantised values as ``dtype``. Raises ``CheckpointError`` for one too large."""
         values, scale = self.stored(name), self.scale(name)
         if scale is not None:
             if scale.ndim:

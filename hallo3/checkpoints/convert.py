@@ -27,8 +27,7 @@ from .component import METADATA_KEY, StoredComponent, cast_checked
 from .tensor_entry import header_bytes
 
 BLOCK_ELEMENTS = 4 << 20  # in memory at a time
-FP8_NOTE = json.dumps({"format": "float8_e4m3fn"}).encode()
-"""What ComfyUI reads beside a layer to know how its weight is quantised."""
+FP8_NOTE = json.dumps({"format": "float8_e4m3fn"}).encode()  # ComfyUI's mark of the layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,6 @@ class OutputTensor:
     shape: tuple[int, ...]
     blocks: Callable[[], Iterator[Tensor]]
 
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
@@ -52,7 +47,7 @@ class OutputFile:
 
     @property
     def size(self) -> int:
-        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+        return len(self.header) + sum(math.prod(t.shape) * t.dtype.itemsize for t in self.tensors)
 
     def blocks(self) -> Iterator[bytes | memoryview]:
         yield self.header
@@ -66,8 +61,7 @@ def plan_output(
     metadata: Mapping[str, Any],
     progress: ProgressCallback = no_progress,
 ) -> OutputFile:
-    """How a component is written in a precision. For fp8 every matrix is read once here, to find its scale.
-    Raises ``CheckpointError``."""
+    """Plan a component's file. For fp8 all matrices are read, for scales. Raises ``CheckpointError``."""
     tensors: list[OutputTensor] = []
     scratch = torch.empty(BLOCK_ELEMENTS if precision.fp8_weights else 0)
     for name in component.assemblies:

@@ -19,9 +19,7 @@ from .tensor_entry import DTYPES, Read, TensorEntry, check_shape, damage_error
 
 MAX_HEADER_BYTES = 64 << 20
 MAX_TENSORS, MAX_FIELDS, MAX_TEXTS = 20_000, 4_096, 1_000_000
-ALIGNMENTS = (8, 16, 32, 64, 128, 256, 4096)
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of the plain values, by the format's number for their type."""
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes by type
 _TEXT, _ARRAY, _UINT32 = 8, 9, 4
 
 
@@ -70,9 +68,8 @@ def read_gguf(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, 
     cursor.skip(4)
     version, tensors, fields = cursor.number("<I"), cursor.number("<Q"), cursor.number("<Q")
     if version not in (2, 3) or tensors > MAX_TENSORS or fields > MAX_FIELDS:
-        raise damage_error(
-            f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields", "version 2 or 3"
-        )
+        counts = f"GGUF version {version}, {tensors:,} tensors, {fields:,} fields"
+        raise damage_error(counts, "version 2 or 3")
     metadata: dict[str, str] = {}
     alignment = 32
     for _ in range(fields):
@@ -85,7 +82,7 @@ def read_gguf(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, 
             cursor.skip_values(cursor.number("<I"), cursor.number("<Q"))
         else:
             cursor.skip_values(kind, 1)
-    if alignment not in ALIGNMENTS:
+    if alignment not in (8, 16, 32, 64, 128, 256, 4096):
         raise damage_error(f"a GGUF alignment of {alignment:,}", "32")
     rows: list[tuple[str, tuple[int, ...], int, int]] = []
     for _ in range(tensors):
@@ -101,9 +98,8 @@ def read_gguf(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, 
         raise damage_error("two tensors of one name", "every name once")
     for name, entry in entries.items():
         if entry.offset + entry.span > size:
-            raise damage_error(
-                f"{name[:80]!r} of {entry.span:,} bytes at {entry.offset:,}", "tensors in the file"
-            )
+            place = f"{name[:80]!r} of {entry.span:,} bytes at {entry.offset:,}"
+            raise damage_error(place, "tensors in the file")
     return entries, metadata
 
 
@@ -112,9 +108,8 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
         kind = library.GGMLQuantizationType(number)
         per, size = library.GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError) as error:
-        raise damage_error(
-            f"{name[:80]!r} of the unknown kind {number}", "a kind the gguf library knows"
-        ) from error
+        unknown = f"{name[:80]!r} of the unknown kind {number}"
+        raise damage_error(unknown, "a kind the gguf library knows") from error
     plain = DTYPES.get(str(kind.name))
     if plain is not None:
         return TensorEntry(plain, shape, offset)
@@ -125,8 +120,7 @@ def _entry(library: Any, name: str, shape: tuple[int, ...], number: int, offset:
 
 
 def dequantize(raw: Tensor, entry: TensorEntry) -> Tensor:
-    """A quantised tensor's bytes -> its values in float32. Raises ``CheckpointError`` for a kind that the
-    library cannot turn into floats."""
+    """A quantised tensor's values in float32. Raises ``CheckpointError`` for an unknown kind."""
     library = _import_gguf()
     kind = library.GGMLQuantizationType[entry.quantised]
     try:

@@ -11,8 +11,7 @@ from functools import cache
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
 
-PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}
-"""What stands for a ``{name}`` in a table's names."""
+PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "p": "weight|bias", "rest": r".+"}  # for ``{name}``
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,6 @@ class KeyMap:
         return ours
 
     def dropped(self, names: Iterable[str]) -> dict[str, str]:
-        """The names that we do not need, and why."""
         rules = ((name, self._match(name)[0]) for name in names)
         return {name: rule.reason for name, rule in rules if isinstance(rule, Drop)}
 
@@ -323,4 +321,3 @@ LOOKS_LIKE = (
     ("lora_up.weight", "a LoRA"),
     ("model.layers.0.self_attn.q_proj.weight", "a language model"),
 )
-"""Ends of names by which other models are known."""

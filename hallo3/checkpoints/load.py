@@ -103,15 +103,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str, Any]:
-    """The configuration of a part in a file or folder. Raises ``CheckpointError`` for a file that holds
-    another part, or is no weights file."""
+    """A part's configuration. Raises ``CheckpointError`` for a file of another part, or no weights."""
     with borrow_source(where) as source:
         return get_config(find_component(source, name))
 
 
 def read_model_config(where: Path | CheckpointSource, name: str = "transformer") -> Hallo3Config:
-    """The configuration of the model that a file holds a part of; the released model's if it says nothing.
-    Raises ``CheckpointError``."""
+    """A part's model configuration; the released model's if it says none. Raises ``CheckpointError``."""
     return from_dict(Hallo3Config, read_component_config(where, name), name)
 
 
@@ -140,8 +138,7 @@ def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def check_fit(component: StoredComponent, config: Mapping[str, Any]) -> None:
-    """Refuse a part whose tensors are not those of its configuration, by name and shape alone. Raises
-    ``CheckpointError``."""
+    """Refuse a part of other names or shapes than its configuration's. Raises ``CheckpointError``."""
     network = build_on_meta(component.part, config)
     floating = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     for name in component.assemblies:
@@ -214,9 +211,8 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Give a network on meta its tensors; nothing unknown, missing, misshapen or left on meta. Raises
-    ``CheckpointError`` with the first keys of each kind. Leaves the network in eval mode, without
-    gradients."""
+    """Give a network on meta all its tensors, for evaluation. Raises ``CheckpointError`` with the first keys
+    that are unknown, missing or misshapen."""
     check_state(network.state_dict(), state, what)
     network.load_state_dict(state, strict=True, assign=True)
     tensors = [*network.named_parameters(), *network.named_buffers()]

@@ -40,8 +40,7 @@ RELEASE = {
     "text_encoder": ReleasedComponent((f"{_T5}/*",), "text_encoders", 4_762_310_656),
     "speech_encoder": ReleasedComponent((f"{_WAV2VEC2}/*",), "audio_encoders", 94_370_944),
 }
-CHECKPOINT_SIZE = 29_102_061_824
-"""Bytes of the two networks in one file, at least: training's frozen tensors may be in it too."""
+CHECKPOINT_SIZE = 29_102_061_824  # of both networks in one file, at least: with frozen tensors it is larger
 
 
 def _network_places(part: str) -> tuple[str, ...]:
@@ -97,7 +96,6 @@ COMFYUI = {
     "speech_encoder": "audio_encoders/hallo3_wav2vec2_base_{precision}.safetensors",
     "tokenizer": "text_encoders/hallo3_tokenizer",
 }
-"""What converted parts are called among ComfyUI's models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +119,7 @@ class ModelFolder:
         return self.given.get("vocals") or next((place for place in places if place.is_file()), None)
 
     def open(self, part: str) -> CheckpointSource:
-        """A component's open files: opened once, and again only if they were replaced. Raises
-        ``CheckpointError``."""
+        """A component's files, opened again only if they were replaced. Raises ``CheckpointError``."""
         path = self.find(part)
         source = self._sources.get(path)
         if source is None or not source.is_current():
@@ -148,12 +145,8 @@ class ModelFolder:
         return self.path / PLACES[part][0]
 
 
-def is_comfyui(folder: Path) -> bool:
-    return (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir()
-
-
 def output_path(folder: Path, part: str, precision: str) -> Path:
     """Where a converted part goes: under its own name among ComfyUI's models, else as a model folder's."""
-    if is_comfyui(folder):
+    if (folder / "diffusion_models").is_dir() and (folder / "vae").is_dir():
         return folder / COMFYUI[part].format(precision=precision)
     return ModelFolder(folder).own(part)

@@ -62,7 +62,6 @@ _INERT = {
     "deepspeed.utils.tensor_fragment": "fragment_address tensor_fragment",
 }
 INERT = frozenset(f"{module} {name}" for module, names in _INERT.items() for name in names.split())
-"""Names whose objects become placeholders."""
 
 ALLOWED_CALLS = INERT | {ORDERED, PARAMETER, TENSOR, TYPED_TENSOR}
 ALLOWED_NAMES = ALLOWED_CALLS | frozenset(STORAGES) | frozenset(TYPES)
@@ -98,7 +97,6 @@ class Rebuilt:
 
 
 def _name_error(path: str) -> CheckpointError:
-    """The error for a global that is not on the allow-list."""
     module, _, name = path.partition(" ")
     dotted = path.replace(" ", ".")
     if module in ("torch", "torch.storage") and (
@@ -132,14 +130,12 @@ _PLAIN = {
     *("BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1", "BINUNICODE", "SHORT_BINUNICODE"),
     *("BINBYTES", "SHORT_BINBYTES", "SHORT_BINSTRING"),
 }
-"""Instructions whose argument is a value."""
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MARK = object()  # where a group of items begins on the stack
 
 
 def interpret(data: bytes) -> Any:
-    """The pickle's value, of dicts, lists, tuples, plain values and the classes above. Raises
-    ``CheckpointError`` for whatever torch's and DeepSpeed's checkpoints do not contain."""
+    """The pickle's value in plain types and these classes. Raises ``CheckpointError`` for other content."""
     if len(data) > MAX_PICKLE_BYTES:
         raise damage_error(f"a pickle of {len(data):,} bytes", f"at most {MAX_PICKLE_BYTES:,}")
     machine = _Machine()
@@ -148,9 +144,8 @@ def interpret(data: bytes) -> Any:
             if count == MAX_INSTRUCTIONS:
                 raise damage_error(f"a pickle of more than {count:,} instructions", "a few hundred thousand")
             if not machine.run(opcode.name, argument):
-                raise damage_error(
-                    f"pickle instruction {opcode.name} at {position}", "what torch.save writes"
-                )
+                found = f"pickle instruction {opcode.name} at {position}"
+                raise damage_error(found, "what torch.save writes")
     except (ValueError, OverflowError) as error:  # genops: cut off, or no instruction
         raise _pickle_error("it breaks off, or holds an unknown instruction") from error
     value = machine.pop()
@@ -197,10 +192,8 @@ class _Machine:
                     raise damage_error(f"pickle protocol {argument}", "a protocol up to 5")
             case "MARK":
                 push(_MARK)
-            case "EMPTY_LIST":
-                push([])
-            case "EMPTY_DICT":
-                push({})
+            case "EMPTY_LIST" | "EMPTY_DICT":
+                push([] if name == "EMPTY_LIST" else {})
             case "EMPTY_SET":
                 push(Inert("builtins set"))
             case "FROZENSET":
@@ -209,8 +202,7 @@ class _Machine:
             case "TUPLE":
                 push(tuple(self.group()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                items = [self.pop() for _ in range(int(name[-1]))]
-                push(tuple(reversed(items)))
+                push(tuple([self.pop() for _ in range(int(name[-1]))][::-1]))
             case "APPEND":
                 self._extend([self.pop()])
             case "APPENDS" | "ADDITEMS":

@@ -15,16 +15,13 @@ from ..storage.files import parse_json_object
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
 
-SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
-"""What a folder's only weights file is called, by preference."""
+SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")  # by preference
 DEEPSPEED = "mp_rank_00_model_states.pt"
-MAX_INDEX_BYTES = 4 << 20
 _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
 class CheckpointSource:
-    """Tensors of one or several files under their names, with the metadata of the first file; a context
-    manager that closes them."""
+    """Tensors of files by name, with the first file's metadata; a context manager that closes them."""
 
     def __init__(self, path: Path, files: Sequence[TensorFile]) -> None:
         self.path, self.files = path, tuple(files)
@@ -45,11 +42,9 @@ class CheckpointSource:
         return sum(file.fingerprint.size for file in self.files)
 
     def is_current(self) -> bool:
-        """Whether the open files are still those of their names."""
         return all(file.is_current() for file in self.files)
 
     def read(self, name: str) -> Tensor:
-        """A tensor in memory of its own."""
         return self._where[name].read(name)
 
     def pieces(self, name: str, start: int, stop: int, most: int) -> Iterator[Tensor]:
@@ -68,8 +63,7 @@ class CheckpointSource:
 
 
 def open_source(path: Path) -> CheckpointSource:
-    """A weights file, or a folder that holds the file or files of one network. Raises ``CheckpointError`` for
-    anything unreadable, and for shards that are missing."""
+    """A weights file, or a network's folder. Raises ``CheckpointError`` for unreadable or missing ones."""
     paths = list_files(path)
     opened: list[TensorFile] = []
     try:
@@ -137,7 +131,7 @@ def list_files(path: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[str]:
     try:
-        fields = parse_json_object(read_small_text(index, MAX_INDEX_BYTES))
+        fields = parse_json_object(read_small_text(index, 4 << 20))
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
         beside = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

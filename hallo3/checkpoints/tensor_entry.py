@@ -26,7 +26,6 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""safetensors' names of the types that are read."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_DIMENSIONS, MAX_EXTENT = 8, 1 << 40
@@ -57,7 +56,6 @@ class TensorEntry:
 
     @property
     def span(self) -> int:
-        """Bytes from the first element to the end of the last."""
         if self.quantised:
             return self.stored
         if self.stride is None or self.numel == 0:
@@ -73,8 +71,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def with_stride(entry: TensorEntry, stride: tuple[int, ...], room: int, name: str) -> TensorEntry:
-    """The entry read with these steps, which must visit each element once, inside ``room`` bytes. Raises
-    ``CheckpointError``."""
+    """The entry read with these steps; ``CheckpointError`` if they overlap, or leave ``room`` bytes."""
     shape = entry.shape
     check_shape(shape, name)
     if len(stride) != len(shape) or any(not 0 <= step <= MAX_EXTENT for step in stride):
@@ -104,20 +101,18 @@ def damage_error(found: str, expected: str) -> CheckpointError:
     )
 
 
-MAX_HEADER_BYTES, MAX_TENSORS = 16 << 20, 60_000
-"""The released model's header has 0.3 million bytes and two thousand tensors."""
+MAX_HEADER_BYTES, MAX_TENSORS = 16 << 20, 60_000  # the released model's: 300,000; 2,000
 METADATA = "__metadata__"
 
 
 def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Tensors and metadata of a safetensors file of ``size`` bytes. Raises ``CheckpointError`` for a file
-    that is cut, padded or contradicts itself."""
+    """Tensors and metadata; ``CheckpointError`` for a file that is cut, padded or contradicts itself."""
     length = int.from_bytes(read(0, 8), "little")
     if length > MAX_HEADER_BYTES:
         raise damage_error(f"a header of {length:,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     start = 8 + length
     if start > size:
-        raise incomplete_error(size, start)
+        raise incomplete_error(f"{size:,} bytes", f"{start:,} bytes, by its header")
     fields = _parse_json(read(8, length))
     metadata = fields.pop(METADATA, {})
     texts = cast("dict[str, Any]", metadata).values() if isinstance(metadata, dict) else [None]
@@ -131,7 +126,7 @@ def read_header(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str
             raise damage_error(f"{kind} {name[:80]!r}", "tensors one after the other")
         free += entry.nbytes
     if free > size:
-        raise incomplete_error(size, free)
+        raise incomplete_error(f"{size:,} bytes", f"{free:,} bytes, by its header")
     if free < size:
         raise damage_error(f"{size - free:,} bytes behind the last tensor", "nothing behind it")
     return entries, cast("dict[str, str]", metadata)
@@ -152,11 +147,11 @@ def header_bytes(
     return len(text).to_bytes(8, "little") + text
 
 
-def incomplete_error(size: int, needed: int) -> CheckpointError:
+def incomplete_error(found: str, expected: str) -> CheckpointError:
     return CheckpointError(
         "The file is incomplete.",
-        found=f"{size:,} bytes",
-        expected=f"{needed:,} bytes, by its header",
+        found=found,
+        expected=expected,
         fix="download it again; it was cut, or is still being written",
     )
 

@@ -24,7 +24,6 @@ from .gguf import dequantize, read_gguf
 from .tensor_entry import read_header
 from .torch_zip import Member, read_torch
 
-HEAD_BYTES = 512  # bytes from which a file's format is recognized
 UNFINISHED_SUFFIXES = (".part", ".partial", ".incomplete", ".aria2", ".crdownload", ".download")
 """What programs that download add to the name of a file that is not finished."""
 
@@ -81,7 +80,7 @@ class TensorFile:
         try:
             self.fingerprint = self._stat()
             size = self.fingerprint.size
-            self.kind = _detect_format(self.path, self.bytes(0, min(HEAD_BYTES, size)), size)
+            self.kind = _detect_format(self.path, self.bytes(0, min(512, size)), size)
             if self.kind is FileFormat.SAFETENSORS:
                 self.entries, self.metadata = read_header(self.bytes, size)
             elif self.kind is FileFormat.ZIP:

@@ -29,7 +29,7 @@ from .safe_unpickler import (
     Storage,
     interpret,
 )
-from .tensor_entry import Read, TensorEntry, check_shape, damage_error, with_stride
+from .tensor_entry import Read, TensorEntry, check_shape, damage_error, incomplete_error, with_stride
 
 MAX_DIRECTORY_BYTES = 4 << 20  # the released checkpoint's has 0.2 million
 _LOCAL, _LOCAL_SIZE = b"PK\3\4", 30
@@ -76,27 +76,20 @@ class _Positional(io.RawIOBase):
 
 
 def read_directory(read: Read, size: int) -> dict[str, Member]:
-    """Every member of the archive under its name. Raises ``CheckpointError`` for an archive that is cut,
-    compressed, encrypted, ambiguous or absurd."""
+    """Members by name; ``CheckpointError`` for a cut, compressed, encrypted, ambiguous or absurd archive."""
     try:
         with ZipFile(cast(Any, _Positional(read, size))) as archive:
             infos, end, comment = archive.infolist(), archive.start_dir, archive.comment
     except BadZipFile as error:
         if "not a zip" not in str(error):
             raise damage_error("an archive whose directory contradicts itself", "a whole archive") from error
-        raise CheckpointError(
-            "The file is incomplete.",
-            found=f"{size:,} bytes that begin as a zip archive and do not end as one",
-            expected="the archive's directory at the end",
-            fix="download it again; it was cut, or is still being written",
-        ) from error
+        found = f"{size:,} bytes that begin as a zip archive and do not end as one"
+        raise incomplete_error(found, "the archive's directory at the end") from error
     except (OSError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
         raise damage_error("an archive whose directory cannot be read", "a whole archive") from error
     if comment:
         raise damage_error("an archive with a comment", "nothing behind the directory")
-    count, start = struct.unpack(
-        "<10xH4xI2x", read(size - 22, 22)
-    )  # superseded by zip64's, if all bits are set
+    count, start = struct.unpack("<10xH4xI2x", read(size - 22, 22))  # if all bits are set, zip64's count
     if count not in (0xFFFF, len(infos)) or start not in (0xFFFFFFFF, end):
         raise damage_error(f"two directories, of {count:,} and {len(infos):,} members", "one")
     members: dict[str, Member] = {}
@@ -117,22 +110,17 @@ def read_directory(read: Read, size: int) -> dict[str, Member]:
         start = offset + _LOCAL_SIZE + name_length + extra_length
         free = start + info.file_size
         if free > end:
-            raise damage_error(
-                f"{shown} of {info.file_size:,} bytes leaves the file", "members inside the file"
-            )
-        own_name = read(offset + _LOCAL_SIZE, name_length)
-        if not fixed.startswith(_LOCAL) or own_name != name.encode(
-            "utf-8" if info.flag_bits & _UTF8 else "cp437", "replace"
-        ):
-            raise damage_error(
-                f"{shown} has another name, or none, at {offset:,}", "the name of the directory"
-            )
+            place = f"{shown} of {info.file_size:,} bytes leaves the file"
+            raise damage_error(place, "members inside the file")
+        encoded = name.encode("utf-8" if info.flag_bits & _UTF8 else "cp437", "replace")
+        if not fixed.startswith(_LOCAL) or read(offset + _LOCAL_SIZE, name_length) != encoded:
+            place = f"{shown} has another name, or none, at {offset:,}"
+            raise damage_error(place, "the name of the directory")
         members[name] = Member(name, start, info.file_size, info.CRC)
     return members
 
 
-STATES = ("module", "state_dict", "model_state_dict")
-"""Entries of a checkpoint that hold its network, the first found counts: DeepSpeed's, Lightning's, common."""
+STATES = ("module", "state_dict", "model_state_dict")  # of the network: DeepSpeed's, Lightning's, common
 
 _OTHER_ARCHIVES = (
     ("constants.pkl", "a TorchScript program"),
@@ -143,8 +131,7 @@ _OTHER_ARCHIVES = (
 
 
 def read_torch(read: Read, size: int) -> tuple[dict[str, TensorEntry], dict[str, str], dict[str, Member]]:
-    """The tensors of a torch archive of ``size`` bytes, what else it holds in words, and the archive's
-    members. Raises ``CheckpointError``."""
+    """The tensors, what else the archive holds in words, and its members. Raises ``CheckpointError``."""
     members = read_directory(read, size)
     roots = {name.partition("/")[0] for name in members}  # torch puts everything into one folder
     for (ending, what), root in product(_OTHER_ARCHIVES, roots):

@@ -105,8 +105,7 @@ class _Checksums:
 
 
 class FileVerifier:
-    """Verifies each file once; keeps the hashes of verified files in a JSON file, if it has a path.
-    ``open_progress`` shows the progress of a file."""
+    """Verifies each file once; keeps the hashes in a JSON file, if it has a path."""
 
     def __init__(self, cache_path: Path | None = None, open_progress: OpenProgress = no_display) -> None:
         self._hashes, self._open_progress = FileHashCache(cache_path), open_progress

@@ -39,8 +39,7 @@ def run_animate(options: AnimateOptions) -> None:
         print_jobs(jobs_folder(options))
         return
     started, request = time.monotonic(), read_request(options)
-    if options.vram is not None:
-        check_vram(request)
+    check_vram(request)
     if options.preview is not None:
         write_picture(request.subject.preview(), options.preview)
     if options.plan:
@@ -53,7 +52,7 @@ def run_animate(options: AnimateOptions) -> None:
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
-                _render(_plan_memory(request), video, so_far)
+                _render(plan_run_memory(request), video, so_far)
             if missing or not output.is_file() or manifest.what.get(CONTENT) != hash_file(output):
                 video.join(output)
         if options.chart is not None:
@@ -78,7 +77,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
     manifest = create_manifest(key, request.plan, request.headers, request.info, parent)
     redo = parse_redo(options.redo, options.take, manifest.segments, manifest.segments - len(request.plan))
     if options.fresh:
-        _plan_memory(request)  # a refusal sets nothing aside
+        plan_run_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:
             logger.warning(f"earlier work was moved to {aside}")
     if warning := machine_warning(jobs, manifest):
@@ -112,10 +111,6 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
     elif job.done:
         logger.warning(f"resuming after {job.done} of {manifest.segments} finished segments")
     return video
-
-
-def _plan_memory(request: AnimateRequest) -> AnimateRequest:
-    return plan_run_memory(request) if request.has_memory_limit else request
 
 
 def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
@@ -171,7 +166,7 @@ def _print_plan(request: AnimateRequest) -> None:
         with TemporaryDirectory(prefix="hallo3_") as folder:
             write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
     try:
-        request = _plan_memory(request)
+        request = plan_run_memory(request)
     except InputError as error:
         if options.vram is not None:
             raise

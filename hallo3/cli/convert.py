@@ -33,7 +33,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-M_MMAP_THRESHOLD = -3
 MAX_NAMED = 3  # dropped tensors that are named one by one
 
 
@@ -41,7 +40,7 @@ def run_convert(options: ConvertOptions) -> None:
     """Convert file by file; those that an earlier call finished are not written again."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # glibc: give back freed blocks from 1 MB; kept ones leave holes that add up
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
     precision = get_precision(options.dtype)
     sources = _find_sources(options)
     targets = {

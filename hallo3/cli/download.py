@@ -17,8 +17,7 @@ from ..units import format_bytes
 from .options import DownloadOptions
 from .progress import show_bytes
 
-NOTES_FILENAME = "hallo3-download.json"
-"""What was downloaded, from which revision: a later call resumes with the same one."""
+NOTES_FILENAME = "hallo3-download.json"  # files and revision, with which a later call resumes
 
 
 def run_download(options: DownloadOptions) -> None:

@@ -38,7 +38,6 @@ def run_jobs(options: JobsOptions) -> None:
 
 
 def print_jobs(jobs: Path) -> None:
-    """Print a line per job."""
     infos = list_jobs(jobs)
     if not infos:
         print(f"no jobs in {jobs}")

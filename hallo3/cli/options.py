@@ -41,12 +41,15 @@ def choice(choices: Iterable[str], help: str, *, default: str | None = None) -> 
     return option("", help, default=default, choices=tuple(choices))
 
 
+def component_choice(help: str) -> Any:
+    return option("", help, default=[], action="append", choices=COMPONENTS)
+
+
 def switch(help: str) -> Any:
     return option("", help, default=False, action="store_true")
 
 
 def argument(metavar: str, help: str, **settings: Any) -> Any:
-    """A field that is a positional argument."""
     return field(metadata={"settings": settings | {"metavar": metavar, "help": help}})
 
 
@@ -217,7 +220,6 @@ class ComponentOptions:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Files outside the model folder, by component."""
         paths = {name: getattr(self, name) for name in (*COMPONENTS, "tokenizer", "faces")}
         return {name: path for name, path in paths.items() if path is not None}
 
@@ -260,12 +262,8 @@ class ConvertOptions(CommonOptions):
     dtype: str = choice(
         ("fp32", "bf16", "fp16", "fp8"), "data type of the written weights (default: bf16)", default="bf16"
     )
-    part: list[str] = option(
-        "",
-        "convert this component only; can be repeated (default: all that are there)",
-        default=[],
-        action="append",
-        choices=COMPONENTS,
+    part: list[str] = component_choice(
+        "convert this component only; can be repeated (default: all that are there)"
     )
     config: Path | None = option("JSON", "sizes of a checkpoint that is not the released model")
 
@@ -291,9 +289,7 @@ class DoctorOptions(CommonOptions):
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions(CommonOptions):
     folder: Path = argument("DIR", "folder to download to; run the same again to resume")
-    part: list[str] = option(
-        "", "download this component only; can be repeated", default=[], action="append", choices=COMPONENTS
-    )
+    part: list[str] = component_choice("download this component only; can be repeated")
     revision: str | None = option(
         "REV", "commit to download (default: that of an earlier call, else the newest)"
     )

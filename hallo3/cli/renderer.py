@@ -85,7 +85,6 @@ class RunNetworks:
         return similarity_to(self.identity.face_embedding, analyzer)
 
     def describe(self) -> str:
-        """Which attention and kernels compute."""
         kernels, reason = self._request.kernels
         used = self._request.attention
         attention = "torch (automatic)" if used is AUTO else used.title

@@ -50,8 +50,6 @@ OUTPUTS = {
     "preview": (".png",),
     "save_identity": (".safetensors",),
 }
-"""Options that name files to write, with their suffixes."""
-TOKENIZER_SUFFIXES = {".json", ".model", ".txt"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,11 +118,6 @@ class AnimateRequest:
             "model": self.config.name,
             "video": self.output.name,
         }
-
-    @property
-    def has_memory_limit(self) -> bool:
-        """``--vram``, or by default a GPU's free memory."""
-        return self.options.vram is not None or self.device.type == "cuda"
 
     @property
     def preprocessing(self) -> SpeechPreprocessing:
@@ -231,7 +224,11 @@ class AnimateRequest:
         hashes = {name: verify_component(self.files.open(name), self.verifier) for name in needed}
         tokenizer, faces = self.files.find("tokenizer"), self.files.faces
         if "text_encoder" in hashes and tokenizer.is_dir():
-            small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in TOKENIZER_SUFFIXES and f.is_file()]
+            small = [
+                f
+                for f in sorted(tokenizer.iterdir())
+                if f.suffix in {".json", ".model", ".txt"} and f.is_file()
+            ]
             hashes["tokenizer"] = [hash_file(file) for file in small]
         if self.subject.identity is None and self.config.face.space == ARCFACE_SPACE and faces is not None:
             networks = sorted(faces.rglob("*.onnx"))
@@ -359,8 +356,7 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
 
 
 def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
-    """Raises ``InputError`` for a file that could not be written in an hour, or would replace an input or
-    another output."""
+    """Raises ``InputError`` for files that cannot be written, or would replace an input or another output."""
     paths = [options.portrait, options.speech, options.identity, files.vocals]
     paths += [files.find(component) for component in COMPONENTS]
     paths += [options.output] if options.plan else []  # not written, and need not be named

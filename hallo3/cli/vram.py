@@ -19,8 +19,7 @@ from .request import AnimateRequest
 
 
 def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
-    """The request with a memory plan, if there is a limit: ``--vram``, or a CUDA GPU's free memory. Raises
-    ``InputError`` for a limit that no plan fits, and as :func:`check_vram` does."""
+    """The request with a memory plan, if there is a limit. Raises ``InputError`` if no plan fits."""
     check_vram(request)
     limit = _limit_bytes(request)
     if limit is None:

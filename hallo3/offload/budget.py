@@ -37,8 +37,7 @@ from .estimate import (
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
 RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
-OTHER_RAM_BYTES = 3 * GB
-"""RAM for everything but the transformer's weights: Python, PyTorch, frames, caches of a decode."""
+OTHER_RAM_BYTES = 3 * GB  # beside the transformer's weights: Python, PyTorch, frames, caches of a decode
 MAX_RAM_SHARE = 0.85
 DECODE_PLANS = tuple(
     DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
@@ -75,7 +74,6 @@ class MemoryPlan:
         }
 
     def text(self) -> str:
-        """One line per stage."""
         usable = format_bytes(usable_bytes(self.limit))
         lines = [
             f"GPU memory limit {format_bytes(self.limit)}: {usable} for the run, the rest is a reserve",
@@ -105,8 +103,7 @@ def usable_bytes(limit: int) -> int:
 
 
 def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int, ram: int) -> MemoryPlan:
-    """The fastest configuration for ``limit`` bytes of GPU memory and ``ram`` bytes of RAM. Raises
-    ``InputError`` if nothing fits."""
+    """The fastest configuration for bytes of GPU memory and RAM. Raises ``InputError`` if nothing fits."""
     usable, total = usable_bytes(limit), sizes.transformer.total
     home = RAM if total + OTHER_RAM_BYTES <= MAX_RAM_SHARE * ram else DISK
     for config in _configs(sizes, requirements, home, usable):

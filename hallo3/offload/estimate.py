@@ -28,9 +28,7 @@ from .weight_store import split_groups, split_text_groups
 
 RAM, DISK, DEVICE = "memory", "disk", "device"
 FLOAT_BYTES = 4
-SAMPLER_LATENTS = 10
-"""Latents in float32 that a sampler holds: noisy ones, estimates of two steps, noise, velocities of two
-branches."""
+SAMPLER_LATENTS = 10  # in float32: noisy ones, estimates of two steps, noise, velocities of two branches
 SPEECH_BYTES = 90_632_320
 """wav2vec2 over one piece of a recording. Attention over long ones is not counted: up to 1 GB for 10 minutes
 and 2 GB for an hour, less than other stages take."""
@@ -38,8 +36,7 @@ and 2 GB for an hour, less than other stages take."""
 
 @dataclass(frozen=True, slots=True)
 class SequenceSizes:
-    """Bytes of a sequence of weight groups. ``largest_pair`` is of two neighbours: one computes while
-    the next is fetched."""
+    """Bytes of a sequence of groups; of two neighbours one computes while the next is fetched."""
 
     count: int = 0
     largest: int = 0
@@ -52,8 +49,7 @@ EMPTY = SequenceSizes()
 
 @dataclass(frozen=True, slots=True)
 class ComponentSizes:
-    """Bytes of a network's weights, by the sequences of ``weight_store.split_groups``; ``ungrouped`` weights
-    are always on the device."""
+    """Bytes of a network's weights, by sequences of groups; ``ungrouped`` ones are always on the device."""
 
     ungrouped: int
     blocks: SequenceSizes
@@ -69,8 +65,7 @@ class ComponentSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """Bytes of a model's weights in a precision, and the configurations that they follow from; ``text`` and
-    ``speech`` are those of transformers."""
+    """Bytes of a model's weights in a precision, and the configurations that they follow from."""
 
     config: Hallo3Config
     text: Mapping[str, Any]
@@ -255,8 +250,7 @@ class OffloadConfig:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """Bytes on the device at a stage's peak. ``streamed`` bytes come from ``origin`` each time the stage runs
-    (each sampling step)."""
+    """Bytes at a stage's peak; ``streamed`` ones come from ``origin`` each time it runs (each step)."""
 
     name: str
     weights: int

@@ -25,8 +25,7 @@ from .streaming import ResidentModule, StreamableModule, StreamedModule, set_ten
 from .weight_store import EMBEDDING, UNUSED, choose_resident, split_groups, split_text_groups, store_on_disk
 
 N = TypeVar("N", bound=Trunk)
-MANUAL_DECODE = DecodePlan(strips=8, caches="host")
-"""At whole height, 7.9 GB of the released model's decode are on the device."""
+MANUAL_DECODE = DecodePlan(strips=8, caches="host")  # at whole height 7.9 GB
 MANUAL_OFFLOADS = {
     "blocks": OffloadConfig(home=RAM, resident=0, passes="layer-major", decode=MANUAL_DECODE),
     "disk": OffloadConfig(home=DISK, resident=0, passes="layer-major", decode=MANUAL_DECODE),
@@ -36,8 +35,7 @@ MANUAL_OFFLOADS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Residencies for the networks of a model's ``files``. What a run needs only once is always streamed from
-    disk."""
+    """Residencies of a model's networks. What a run needs only once is always streamed from disk."""
 
     files: ModelFolder
     device: torch.device

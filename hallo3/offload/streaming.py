@@ -1,11 +1,9 @@
 """Weight streaming: a network larger than the device fetches its next weights while it computes.
 
-diffusers' group offloading (``apply_group_offloading``) does this for whole blocks or single layers. It is
-not used because a memory plan needs four things that it lacks: weights of a block that are needed at other
-times (each step, once per segment, once per run) form groups of their own; a chosen number of blocks stays on
-the device; groups come from any verified checkpoint (diffusers writes its own copy to disk and reads that);
-modules may read weights of layers that they do not call (fused kernels). It would come back if it took groups
-of arbitrary layers, and a function that loads them.
+diffusers' ``apply_group_offloading`` does this for whole blocks or single layers. It is not used because a
+memory plan needs what it lacks: weights of a block that are needed at other times (each step, once per
+segment, once per run) form groups of their own; a chosen number of blocks stays on the device; groups come
+from any verified checkpoint; modules may read weights of layers that they do not call (fused kernels).
 
 A weight group is a tuple of layers that are loaded and evicted together: a block as a step needs it, its
 modulations, its projections of conditions, or the audio projection. Groups that follow one another form a
@@ -54,7 +52,6 @@ def leaf_names(network: nn.Module, below: str) -> Iterator[str]:
 
 
 def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace parameters and buffers of a network by name."""
     for path, tensor in tensors.items():
         parent, _, name = path.rpartition(".")
         module = network.get_submodule(parent)
@@ -63,7 +60,6 @@ def set_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def group_tensors(network: nn.Module, group: WeightGroup) -> Iterator[tuple[str, Tensor]]:
-    """A group's tensors, by their names in the network."""
     for layer in group:
         module = network.get_submodule(layer)
         yield from ((f"{layer}.{name}", parameter.data) for name, parameter in module.named_parameters())
@@ -99,8 +95,7 @@ class TensorSlice(NamedTuple):
 
 
 class PackedTensors:
-    """Tensors in one piece of RAM, sent to a device together. ``size`` is their bytes with alignment;
-    ``allocator`` defaults to unpinned memory."""
+    """Tensors in one piece of RAM, sent together; ``size`` is with alignment. Unpinned by default."""
 
     def __init__(self, tensors: Mapping[str, Tensor], allocator: PinnedAllocator | None = None) -> None:
         allocator = allocator or PinnedAllocator(wanted=False)
@@ -135,8 +130,7 @@ class PackedTensors:
 
 Weights = Mapping[str, Tensor] | PackedTensors  # tensors by their names in the network
 WeightStore = Callable[[WeightGroup], Weights]  # loads a group's weights from RAM or disk
-Fetched = tuple[Mapping[str, Tensor], Any]
-"""A group's tensors on the device, and a CUDA event of their arrival, or None."""
+Fetched = tuple[Mapping[str, Tensor], Any]  # and a CUDA event of their arrival, or None
 
 
 def send(weights: Weights, device: torch.device, allocator: PinnedAllocator) -> Mapping[str, Tensor]:
@@ -203,8 +197,7 @@ class ResidentModule(Generic[M]):
 
 
 class StreamedModule(Generic[M]):
-    """A network whose weight groups follow the computation. Loaded on enter, and kept unless ``keep`` is
-    False."""
+    """A network whose weight groups follow the computation; loaded on enter, kept if ``keep``."""
 
     def __init__(
         self,
@@ -323,7 +316,6 @@ class WeightStream:
             self._evicted = torch.cuda.current_stream(self._device).record_event()
 
     def _evict_all(self) -> None:
-        """Evict all groups and cancel pending prefetches."""
         for sequence in list(self._prefetches):
             self._cancel_prefetch(sequence)
         self._loaded |= {-1 - number: group for number, group in enumerate(self._resident_loaded)}

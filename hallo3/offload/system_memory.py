@@ -14,8 +14,7 @@ import torch
 from .budget import CONTEXT_BYTES
 
 ROOT = Path("/")
-CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Of versions 2 and 1."""
+CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")  # v2, v1
 
 
 def ram_bytes(root: Path = ROOT) -> int:

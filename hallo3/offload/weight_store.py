@@ -19,15 +19,12 @@ N = TypeVar("N", bound=nn.Module)
 MODULATIONS = ("norm1.linear", "norm2.linear")  # layers of a block that run once for all steps
 PROJECTIONS = ("attn_face.to_k", "attn_face.to_v", "attn_face.to_out.0", "attn_audio.to_k", "attn_audio.to_v")
 """Layers of a block that prepare conditions, once per run or segment."""
-UNGROUPED = ("attn1.norm_q", "attn1.norm_k")
-"""Small layers that both the block and the preparation of its conditions need."""
-EMBEDDING, UNUSED = "encoder.embed_tokens", "shared.weight"
-"""T5's embedding under the name that is used, and under the one that is not."""
+UNGROUPED = ("attn1.norm_q", "attn1.norm_k")  # small; blocks and the preparation of conditions need them
+EMBEDDING, UNUSED = "encoder.embed_tokens", "shared.weight"  # T5's embedding: the name used, and the other
 
 
 def split_groups(network: Trunk) -> list[Sequence[WeightGroup]]:
-    """Sequences of a transformer or reference network: blocks as a step needs them, their modulations, their
-    projections of conditions, and the audio projection; without those that the network lacks."""
+    """Groups of a large network: blocks, modulations, projections of conditions, the audio projection."""
     sequences: tuple[list[WeightGroup], ...] = [], [], []
     for index in range(len(network.transformer_blocks)):
         groups: tuple[list[str], ...] = [], [], []

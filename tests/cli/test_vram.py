@@ -130,7 +130,6 @@ def test_a_plan_is_for_the_kernels_that_run(words: list[str], gpu: dict[str, Any
 def test_a_plan_is_shown_if_the_gpu_is_full(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AnimateRequest, "has_memory_limit", True)
     monkeypatch.setattr(vram, "_limit_bytes", lambda request: round((request.options.vram or 0.4) * GB))
     assert main([*words, "--plan"]) == 0
     text = capsys.readouterr().out
@@ -149,7 +148,6 @@ def test_a_finished_video_needs_no_gpu(
         raise InputError("The run does not fit.")
 
     folder = Path(words[-1]).parent
-    monkeypatch.setattr(AnimateRequest, "has_memory_limit", True)
     monkeypatch.setattr(animate, "plan_run_memory", refuse)
     assert main(words) == 2, "there is something to render"
     assert main([*words, "--fresh"]) == 2
