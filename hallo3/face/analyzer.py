@@ -16,9 +16,8 @@ from ..geometry import PixelBox
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
-    """The face of a picture. ``mask`` [h, w] is 1 where the reference network may look and 0 elsewhere;
-    ``embedding`` [1, E] is in the analyzer's embedding space. For previews: the ``boxes`` of all faces, from
-    left to right, and the ``index`` of this one."""
+    """The face of a picture. ``mask`` [h, w] is 1 where the reference network may look, else 0; ``embedding``
+    [1, E]. For previews: the ``boxes`` of all faces, from left to right, and this one's ``index``."""
 
     mask: Tensor
     embedding: Tensor

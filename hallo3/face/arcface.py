@@ -20,11 +20,8 @@ RECOGNIZER_FILENAME = "glintr100.onnx"
 ARCFACE_SPACE = "arcface-glintr100"
 CROP_SIDE, EMBEDDING_DIM = 112, 512
 TEMPLATE = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
+    *((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366)),
+    *((41.5493, 92.3655), (70.7299, 92.2041)),
 )
 """Eyes, nose and corners of the mouth in the aligned 112 x 112 pixels: x and y."""
 
@@ -47,9 +44,8 @@ def align(picture: Tensor, landmarks: Tensor) -> Tensor:
     """Crop a face as ArcFace expects it, [3, 112, 112] RGB in whole levels of 0..255. ``picture`` [3, h, w]
     in 0..1; ``landmarks`` [5, 2] x and y in its pixels. Bilinear; outside of the picture is black. Raises
     ``FaceError`` if the landmarks coincide or are not finite."""
-    matrix = np.concatenate(
-        (fit_similarity(landmarks.double().numpy(), np.array(TEMPLATE)), [[0.0, 0.0, 1.0]])
-    )
+    fitted = fit_similarity(landmarks.double().numpy(), np.array(TEMPLATE))
+    matrix = np.concatenate((fitted, [[0.0, 0.0, 1.0]]))
     back = torch.from_numpy(np.linalg.inv(matrix)[:2])
     line = torch.arange(CROP_SIDE, dtype=torch.float64)
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -63,8 +59,7 @@ def align(picture: Tensor, landmarks: Tensor) -> Tensor:
 
 def fit_similarity(points: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
     """The matrix [2, 3] that rotates, scales and shifts ``points`` [n, 2] to ``targets`` [n, 2]. Least
-    squares, without mirroring (Umeyama 1991, equations 39 to 43). Raises ``FaceError`` for points that
-    coincide or are not finite."""
+    squares without mirroring (Umeyama 1991, equations 39 to 43). Raises ``FaceError``."""
     if not np.isfinite(points).all():
         raise _landmark_error("numbers that are not finite")
     spread = points - points.mean(axis=0)

@@ -31,8 +31,7 @@ picture (faces of 140 to 240 px), in narrower ones by 3.5 px."""
 
 def silhouette_box(landmarks: Tensor) -> PixelBox:
     """The box around a face, in whole pixels. ``landmarks`` [478, 2] (or 468, without the irises) are x and y
-    in pixels, in MediaPipe's order. Extremes are rounded half to even. Raises ``FaceError`` for another shape
-    or numbers that are not finite."""
+    in pixels, in MediaPipe's order. Rounds half to even. Raises ``FaceError`` for anything else."""
     fits = landmarks.ndim == 2 and landmarks.shape[1] == 2 and len(landmarks) > max(SILHOUETTE)
     if not fits or not bool(landmarks[list(SILHOUETTE)].isfinite().all()):
         raise FaceError(
@@ -50,9 +49,8 @@ def _get_outline_box(landmarks: Tensor) -> PixelBox:
 
 
 def expand(box: PixelBox, height: int, width: int, ratio: float = MASK_RATIO) -> PixelBox:
-    """Expand a box in whole pixels around its middle, in a picture of height x width. Like the original: the
-    middle and the halves are rounded down, and a box that leaves the picture is shifted back, so its opposite
-    side may leave it then."""
+    """Expand a box in whole pixels around its middle, in a picture of height x width. Like the original:
+    middle and halves are rounded down; a box that leaves the picture is shifted back."""
 
     def expand_side(low: float, high: float, side: int) -> tuple[float, float]:
         middle, half = (low + high) // 2, (high - low) * ratio // 2
@@ -70,9 +68,8 @@ def expand(box: PixelBox, height: int, width: int, ratio: float = MASK_RATIO) ->
 
 def box_mask(box: PixelBox, height: int, width: int) -> Tensor:
     """A mask [h, w] of 0 and 1: the box of a face, rounded to whole pixels, expanded and filled. If it is
-    wider than the picture once expanded, it fills the picture; in the original a negative edge counts from
-    the other end and leaves the mask empty. Raises ``FaceError`` for a box outside of the picture or with
-    numbers that are not finite."""
+    wider than the picture once expanded, it fills the picture; in the original the mask is then empty. Raises
+    ``FaceError`` for a box outside of the picture or not finite."""
     picture = PixelBox(0, 0, width, height)
     if not all(math.isfinite(edge) for edge in box) or box.intersect(picture).area <= 0:
         raise FaceError(
@@ -105,8 +102,7 @@ def match_landmarks(picture: Tensor, face: DetectedFace, detect: DetectLandmarks
 
 
 def _pick_nearest(faces: Iterable[Tensor], box: PixelBox) -> Tensor | None:
-    """The landmarks whose outline overlaps most with ``box``, if enough; ignores those that are not
-    finite."""
+    """The finite landmarks whose outline overlaps most with ``box``, if enough."""
     finite = [points for points in faces if bool(points.isfinite().all())]
     best = max(finite, key=lambda points: _get_outline_box(points).overlap(box), default=None)
     return best if best is not None and _get_outline_box(best).overlap(box) >= MIN_OVERLAP else None

@@ -95,9 +95,8 @@ class PhotographAnalyzer:
         return FaceSelection(faces=tuple(faces), face=face, mask=mask, notes=tuple(notes))
 
     def analyze(self, picture: Tensor) -> Face:
-        """The chosen face of a picture [3, h, w] in 0..1; warns with the notes of :meth:`select`. The
-        embedding is zeros if the whole picture is used. Errors as of :meth:`select`, and ``FaceError`` for
-        landmarks that ArcFace cannot align."""
+        """The chosen face of a picture [3, h, w] in 0..1; warns with the notes of :meth:`select`. Zeros embed
+        a whole picture. Errors as of :meth:`select` and of ArcFace's ``align``."""
         selection = self.select(picture)
         for note in selection.notes:
             logger.warning(note)

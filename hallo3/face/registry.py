@@ -82,8 +82,7 @@ def unknown_similarity(frame: Tensor) -> None:
 
 
 def similarity_to(embedding: Tensor, analyzer: FaceAnalyzer) -> SimilarityFunction:
-    """The cosine similarity of face embeddings to ``embedding``. It is unknown if there is no face in a
-    frame, or the analyzer cannot run."""
+    """Cosine similarity to ``embedding``; unknown without a face, or if the analyzer cannot run."""
     if analyzer.space == "thumbnail":  # does not recognise faces
         return unknown_similarity
     if isinstance(analyzer, PhotographAnalyzer):  # landmarks are for masks, and slow

@@ -160,7 +160,7 @@ def suppress_overlaps(boxes: Tensor) -> list[int]:
     left, top, right, bottom = boxes.unbind(dim=1)
     areas = (right - left + 1) * (bottom - top + 1)
     remaining = torch.ones(len(boxes), dtype=torch.bool)
-    indices: list[int] = []
+    indices = list[int]()
     for i in range(len(boxes)):
         if not remaining[i]:
             continue

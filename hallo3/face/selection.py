@@ -46,8 +46,7 @@ class FaceChoice:
         return self.box if self.box is not None or self.mask is None else mask_extent(self.mask >= 0.5)
 
     def make_mask(self, height: int, width: int) -> Tensor | None:
-        """The user's mask or box as a mask [h, w] of 0 and 1, None without either. Raises ``FaceError`` for
-        one that does not fit the picture or is empty."""
+        """The user's mask or box as [h, w] of 0 and 1, if any. Raises ``FaceError`` if it does not fit."""
         if self.mask is None:
             return None if self.box is None else box_mask(self.box, height, width)
         mask = (self.mask >= 0.5).float()
@@ -62,9 +61,8 @@ class FaceChoice:
 
 
 def select_face(faces: Sequence[DetectedFace], choice: FaceChoice) -> tuple[DetectedFace | None, list[str]]:
-    """The chosen one of ``faces``, which are in order from left to right, and notes for the user. None if
-    there is no face and the whole picture may be used. Raises ``FaceError`` if it may not, and for a number
-    that no face has."""
+    """The chosen one of ``faces``, ordered from left to right, and notes for the user. None if there is none
+    and the whole picture may be used; else, and for an unknown number, raises ``FaceError``."""
     count = "1 face is" if len(faces) == 1 else f"{len(faces)} faces are"
     if faces and not 0 <= choice.index <= len(faces):
         raise FaceError(

@@ -1,5 +1,4 @@
-"""Recordings: any audio file that PyAV reads, in pieces or as a whole, and the signal for the speech
-encoder."""
+"""Recordings: any audio file that PyAV reads, in pieces or whole, and the signal for the speech encoder."""
 
 from __future__ import annotations
 
@@ -64,7 +63,6 @@ class AudioStats:
         self.mono_peak = max(self.mono_peak, float(waveform.mean(dim=0).abs().max()))
 
     def check_finite(self) -> None:
-        """Raises ``AudioError``."""
         if self.bad_sample is not None:
             raise AudioError(
                 "The recording contains NaN or infinite values.",
@@ -100,8 +98,7 @@ class AudioStats:
 
 
 def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:
-    """Raises ``AudioError`` for a sample rate, a number of channels or a length that no recording of speech
-    has, before anything is computed with it."""
+    """Raises ``AudioError`` for a rate, channels or a length that no recording of speech has."""
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         raise sample_rate_error(f"{sample_rate} Hz")
     if channels > MAX_CHANNELS:
@@ -174,9 +171,7 @@ def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
     for frame in chain(file.container.decode(file.track), [None]):
         if frame is not None:
             first = first or frame
-            formats = [
-                f"{each.sample_rate} Hz, {each.layout.nb_channels} channels" for each in (first, frame)
-            ]
+            formats = [f"{one.sample_rate} Hz, {one.layout.nb_channels} channels" for one in (first, frame)]
             if formats[0] != formats[1] or first.format.name != frame.format.name:
                 raise AudioError(
                     "The recording changes its format midway.",
@@ -203,8 +198,7 @@ def _concatenate(pieces: list[Recording]) -> Recording:
 
 
 def measure_recording(path: Path) -> AudioStats:
-    """Stats of a file, read once and not kept. Raises ``AudioError`` as ``read_pieces`` and for values that
-    are not finite."""
+    """Stats of a file, read once. Raises ``AudioError`` as ``read_pieces`` and for values not finite."""
     stats: AudioStats | None = None
     for piece in read_pieces(path):
         stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0])
@@ -244,8 +238,7 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
 
 def stream_mono(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
     """``to_mono(read_recording(path), sample_rate)`` in pieces [n] of about a second. The file is read twice,
-    or once if ``stats`` are given. Raises and warns as ``to_mono`` before it returns; raises ``AudioError``
-    while it reads if the file has changed."""
+    or once with ``stats``. Raises and warns as ``to_mono`` at once; later, if the file changes."""
     return _stream(path, sample_rate, stats or measure_recording(path), 1)
 
 
@@ -287,8 +280,7 @@ def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
         import librosa
     except ImportError as error:
         raise _missing_resampler_error(error, source_rate, target_rate) from error
-    resampled = librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate)
-    return torch.from_numpy(resampled)
+    return torch.from_numpy(librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate))
 
 
 def resample_pieces(

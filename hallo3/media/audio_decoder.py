@@ -1,5 +1,4 @@
-"""Audio files, opened with no more of FFmpeg than speech needs: files come from anywhere, and decoders have
-faults."""
+"""Audio files, opened with no more of FFmpeg than speech needs: decoders have faults."""
 
 from __future__ import annotations
 
@@ -21,11 +20,7 @@ CODECS = (
     "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
 )
 """Decoders, of audio only: FFmpeg would open a video's too, to look at it."""
-OPEN_OPTIONS = {
-    "protocol_whitelist": "none",
-    "format_whitelist": FORMATS,
-    "codec_whitelist": CODECS,
-}
+OPEN_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
 SAFE_FFMPEG = (8, 1, 2)
 """The first FFmpeg without the decoder faults published in 2026."""
 EXACT_LENGTH_FORMATS = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
@@ -50,8 +45,7 @@ class AudioFile:
 @contextmanager
 def open_audio(path: Path) -> Generator[AudioFile]:
     """A file and its first audio track. Warns of an FFmpeg with known faults. Raises ``AudioError`` for a
-    file that cannot be opened, one without audio that is supported, and one that FFmpeg fails to read, also
-    while it is open."""
+    file that cannot be opened or read, also later, or has no supported audio."""
     import av
     from av.error import ArgumentError, FFmpegError
 
@@ -81,8 +75,8 @@ def open_audio(path: Path) -> Generator[AudioFile]:
                     stated=seconds if wav_seconds is None else wav_seconds,
                 )
     except FFmpegError as error:
-        unknown = "damaged, or of an unsupported format"
-        reason = unknown if isinstance(error, ArgumentError) else error.strerror
+        is_unknown = isinstance(error, ArgumentError)
+        reason = "damaged, or of an unsupported format" if is_unknown else error.strerror
         raise AudioError(
             "The recording cannot be read.",
             found=f"{path.name}, {path.stat().st_size} bytes: {reason}",
@@ -106,12 +100,10 @@ def _find_track(container: Any, path: Path) -> Any:
     track = next(iter(container.streams.audio), None)
     codec = track.codec_context.codec.name if track and track.codec_context else "an unknown codec"
     if track is None or codec not in CODECS.split(","):
-        tracks = (
-            f"{len(container.streams)} tracks, none of them audio" if track is None else f"audio in {codec}"
-        )
+        none = f"{len(container.streams)} tracks, none of them audio"
         raise AudioError(
             "The file has no audio that can be read.",
-            found=f"{path.name}: {tracks}",
+            found=f"{path.name}: {none if track is None else f'audio in {codec}'}",
             expected="WAV, MP3, AAC, FLAC, ALAC, Opus, Vorbis, AC-3, WMA or AMR audio",
             fix="choose a recording of speech, or play it in an audio program and export it as WAV",
         )

@@ -27,12 +27,10 @@ class Canvas:
 
     @property
     def height(self) -> int:
-        """After :meth:`uncrop`."""
         return self.rows.stop - self.rows.start
 
     @property
     def width(self) -> int:
-        """After :meth:`uncrop`."""
         return self.columns.stop - self.columns.start
 
     def uncrop(self, frames: Tensor) -> Tensor:
@@ -121,7 +119,6 @@ def enlarge(frames: Tensor, times: int) -> Tensor:
 
 
 def drop_pixels(frames: Tensor, draw: Tensor, rate: float) -> Tensor:
-    """Set a random share of the pixels of motion frames [B, 3, F, H, W] to mid grey (0). One uniform draw [H,
-    W] is for all frames and channels, and compared in the frames' type as in the original (golden
-    ``motion_mask``)."""
+    """Set a random share of motion frames' [B, 3, F, H, W] pixels to mid grey (0), by one uniform draw [H,
+    W], compared in the frames' type as in the original (golden ``motion_mask``)."""
     return frames * (draw.to(frames) > rate)

@@ -33,7 +33,6 @@ class Pen:
 
     @classmethod
     def on_page(cls, width: int, height: int) -> Pen:
-        """A white page."""
         return cls(Image.new("RGB", (width * SMOOTHING, height * SMOOTHING), "#ffffff"), SMOOTHING)
 
     @classmethod
@@ -61,7 +60,6 @@ class Pen:
         self.draw.circle((x * self.scale, y * self.scale), radius * self.scale, colour)
 
     def box(self, box: Box, colour: str) -> None:
-        """Fill a box."""
         self.draw.rectangle([edge * self.scale for edge in box], colour)
 
     def picture(self) -> Tensor:

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FLAT = 0.1 / 255
-"""Detail or change below this counts as none: a fraction of a step of 8 bits. Added to both sides of a ratio,
-it makes nothing to nothing 1."""
+"""Less detail or change counts as none; added to both sides of a ratio, it makes nothing to nothing 1."""
 PATCHES = 4
 """Colours are compared on a grid of 4 x 4 patches: coarse enough that a head may turn."""
 MAX_PIXELS = 2_500_000
@@ -54,8 +53,7 @@ class Drift:
 def measure_drift(frames: Tensor, portrait: Tensor, before: Tensor | None) -> Drift:
     """The drift of a segment's new frames [F, 3, H, W] from the portrait [3, H, W], all in 0..1 and finite.
     ``portrait`` is the canvas as the frames show it, ``before`` [3, H, W] the last frame of the previous
-    segment. Of large pictures only some frames are measured, evenly spread and always the same. Raises
-    ``ValueError`` for shapes that do not fit."""
+    segment. Of large pictures some frames are measured, always the same. Raises ``ValueError``."""
     if frames.ndim != 4 or frames.shape[1] != 3 or min(3 * len(frames), *frames.shape[2:]) < 3:
         raise ValueError(f"frames are [F, 3, H, W] of at least 3 x 3 pixels, not {list(frames.shape)}")
     for name, picture in (("portrait", portrait), ("before", before)):
@@ -85,8 +83,7 @@ def _spread(frames: Tensor) -> Tensor:
 
 
 def _measure_detail(frames: Tensor) -> float:
-    """Mean second difference of brightness, across and down. Unlike the first difference, it is smaller for a
-    soft edge than for a hard one of the same height."""
+    """Mean second difference of brightness: unlike the first, smaller for a soft edge than for a hard one."""
     grey = frames.mean(dim=1)
     return float(sum(grey.diff(n=2, dim=axis).abs().mean() for axis in (-1, -2)))
 

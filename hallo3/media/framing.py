@@ -169,8 +169,7 @@ def _place_crop(face: PixelBox, size: tuple[int, int], whole: Crop) -> Crop:
 
 
 def _place_side(start: float, low: float, high: float, side: int, limit: int) -> int:
-    """Where a crop's side starts: at ``start``, but with low to high inside if possible, and in 0 to
-    limit."""
+    """A side's start: at ``start``, but with low to high inside if possible, and in 0 to limit."""
     if high - low <= side:
         start = min(max(start, high - side), low)
     return round(min(max(start, 0), limit - side))

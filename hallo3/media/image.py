@@ -19,9 +19,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 
 def read_picture(path: Path) -> Tensor:
-    """Read a picture as [3, h, w] float32 in 0..1, rotated according to its EXIF orientation. Grey, palette,
-    CMYK and 16-bit pictures become RGB, transparency becomes white, and of an animation the first frame is
-    used. Raises ``PortraitError``."""
+    """A picture as [3, h, w] float32 in 0..1, rotated as its EXIF says. All modes become RGB, transparency
+    white; an animation is its first frame. Raises ``PortraitError``."""
     if not path.is_file():
         raise PortraitError(
             "The portrait cannot be opened.",
@@ -68,8 +67,7 @@ def write_picture(picture: Tensor, path: Path) -> None:
 
 
 def check_picture(picture: Tensor) -> Tensor:
-    """Return the picture if it is [3, h, w], at least 64 px per side, finite and in 0..1. Raises
-    ``PortraitError`` otherwise."""
+    """The picture; raises ``PortraitError`` unless it is [3, h, w], at least 64 px per side, and in 0..1."""
     if picture.ndim != 3 or picture.shape[0] != 3:
         raise PortraitError(
             "The portrait has the wrong layout.",

@@ -31,8 +31,7 @@ LEVELS = (AS_RECORDED, EVENED)
 SILENCES = (AS_RECORDED, MUTED)
 MAX_BOOST_DB = 20.0
 FULL_BOOST_DB, NO_BOOST_DB = 22.0, 32.0
-"""A passage is raised in full down to 22 dB below the loud ones, from 32 dB on not at all: that is more room
-than voice."""
+"""A passage this far below the loud ones is still raised in full, or not at all: it is room, not voice."""
 PASSAGE_FRAMES = 25
 """A frame's passage is the quieter of this many frames before it and after it."""
 SYLLABLE_FRAMES = 5
@@ -80,8 +79,7 @@ def _rms_dbfs(frames: Tensor) -> Tensor:
 
 
 def loud_level(levels: Tensor) -> float:
-    """dBFS of a recording's loud parts, unaffected by long pauses and single clicks; ``MIN_DBFS`` if
-    empty."""
+    """dBFS of loud parts, unaffected by long pauses and single clicks; ``MIN_DBFS`` if empty."""
     if not len(levels):
         return MIN_DBFS
     loudest = _quantile(levels, CLICK_SHARE)

@@ -32,16 +32,13 @@ HEADLINE = "The video cannot be written."
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
 GROWING_OPTIONS = {"mp4": FRAGMENTS, "mov": FRAGMENTS, "matroska": {"cluster_time_limit": "400"}}
 """FFmpeg's options for a file that plays while it grows."""
-FASTSTART = {"movflags": "faststart"}
-FINAL_OPTIONS: dict[str, dict[str, str]] = {"mp4": FASTSTART, "mov": FASTSTART, "matroska": {}}
+FINAL_OPTIONS = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
 REORDERED_FRAMES = 2
-"""By which decoding is ahead of display. Short segments may need fewer; a joined video must have one
-value."""
+"""By which decoding is ahead of display: one value for a joined video, though short segments need fewer."""
 
 
 class OutputFile(io.BufferedWriter):
-    """A file for FFmpeg to write, which does not handle errors: the first one is kept for :meth:`check`.
-    Raises ``OSError`` if it cannot be opened."""
+    """A file for FFmpeg, which does not handle errors: the first is kept for :meth:`check`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path, "wb"))
@@ -270,7 +267,6 @@ def _resample(source: Path | Recording, rate: int, layout: str) -> Iterator[np.n
 
 
 def _read_frames(source: Path | Recording) -> Iterator[Any]:
-    """FFmpeg's frames of a recording."""
     import av
 
     if not isinstance(source, Recording):

@@ -21,8 +21,7 @@ EDGE_TOLERANCE = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PasteBack:
-    """A photograph, uint8 [3, H, W] with even sides, and the ``place`` of the canvas' picture on it, in
-    pixels that need not be whole."""
+    """A photograph, uint8 [3, H, W] with even sides, and the ``place`` of the canvas on it, in pixels."""
 
     photograph: Tensor
     place: PixelBox
@@ -53,9 +52,8 @@ class PasteBack:
 
 
 def make_paste_back(picture: Tensor, crop: Crop, shape: VideoShape) -> PasteBack:
-    """The photograph around a crop of a picture [3, h, w] in 0..1, and the place of what the canvas shows. A
-    side longer than ``MAX_PHOTOGRAPH_SIDE`` is scaled down to it; then an odd last row or column is cut off,
-    because video codecs need even sides."""
+    """The photograph around a crop of a picture [3, h, w] in 0..1, and the place of what the canvas shows.
+    Its longer side is at most ``MAX_PHOTOGRAPH_SIDE``; an odd last row or column is cut off, for codecs."""
     h, w = picture.shape[1:]
     scale = min(1.0, MAX_PHOTOGRAPH_SIDE / max(h, w))
     size = max(2, round(h * scale)), max(2, round(w * scale))

@@ -18,8 +18,6 @@ WIDTH, LEFT, RIGHT, FOOTER = 960, 64, 132, 36
 """Pixels of a chart, of the margins beside its plots and of the time axis."""
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
 TICK_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
-TICK_WIDTH = 90
-"""Pixels between two times on the axis, at least."""
 SHORT_SECONDS = 60
 """Times of a shorter video have tenths."""
 
@@ -58,7 +56,7 @@ class _Plot(NamedTuple):
 
 def _draw_time_axis(pen: Pen, top: float, seconds: float) -> list[float]:
     """Label times below ``top``; their shares of the whole."""
-    least = seconds / (PLOT_WIDTH // TICK_WIDTH)
+    least = seconds / (PLOT_WIDTH // 90)  # pixels between two times
     step = next((step for step in TICK_SECONDS if step >= least), 3600 * round_step(least / 3600))
     if least <= 0.5:
         step = max(0.1, round_step(least))
@@ -82,8 +80,6 @@ DRIFT_HEADER, TITLE, PANEL, BETWEEN = 64, 28, 96, 18
 """Pixels above all panels, of a panel's title, of its plot, and between panels."""
 DRIFT_COLUMN = 4
 """Pixels of a segment, at least; where it would have fewer, several share a column."""
-MAX_VALUE = 1e9
-"""A greater value is drawn as this."""
 DOUBTFUL, DASHES = "#f6e9dc", "#6b6b6b"
 
 
@@ -136,10 +132,9 @@ PANELS = {
 
 
 def draw_drift(drifts: Sequence[Drift], seconds_per_segment: float) -> Tensor:
-    """The drift of each segment as a chart [3, H, 960] in 0..1; H depends on the number of panels only.
-    Values are steps as long as their segment; seams stand where segments meet. If segments are narrower than
-    4 pixels, a line shows the mean of several, on a band from their lowest to their highest value. Raises
-    ``ValueError`` without segments or duration."""
+    """The drift of each segment as a chart [3, H, 960] in 0..1. If segments are narrower than 4 pixels, a
+    line shows the mean of several, on a band from their lowest to their highest value. Raises ``ValueError``
+    without segments or duration."""
     if not drifts or not 0 < seconds_per_segment < math.inf:
         raise ValueError(f"cannot draw {len(drifts)} segments of {seconds_per_segment} s")
     values = {name: np.array([getattr(drift, name) for drift in drifts], np.float64) for name in PANELS}
@@ -162,7 +157,7 @@ def _draw_panel(
     pen: Pen, name: str, values: np.ndarray, top: float, ticks: Sequence[float], seconds: float
 ) -> None:
     panel, right = PANELS[name], LEFT + PLOT_WIDTH
-    values = np.where(np.isfinite(values), values.clip(-MAX_VALUE, MAX_VALUE), np.nan)
+    values = np.where(np.isfinite(values), values.clip(-1e9, 1e9), np.nan)
     (line, band), (normal, normal_label) = panel.colours, panel.normal
     finite = values[np.isfinite(values)]
     low, high = min([panel.range[0], *finite]), max([panel.range[1], *finite])
@@ -180,7 +175,7 @@ def _draw_panel(
     pen.text(LEFT, top - 15, panel.title, 15, INK)
     pen.text(LEFT + pen.text_width(panel.title, 15) + 10, top - 14, panel.meaning, 12, GREY)
     pen.text(right, top - 14, _summarize(name, values, seconds), 12, line, "rm")
-    path: list[tuple[float, float]] = []
+    path = list[tuple[float, float]]()
     for part in _split(len(values), PLOT_WIDTH // DRIFT_COLUMN):
         run = values[part][np.isfinite(values[part])]
         start, stop = part.start / len(values), part.stop / len(values)
@@ -219,8 +214,6 @@ SPEECH_COLUMN = 2
 """Pixels of a frame, at least; where it would have fewer, several share a column."""
 BORDER_WIDTH, NUMBER_WIDTH = 5, 30
 """Pixels between two borders of segments that are drawn, and between two that are numbered, at least."""
-FULL_SCALE = 0.999
-"""A peak from here on may be clipped."""
 AXIS_TOP_DBFS, AXIS_BOTTOM_DBFS = -60.0, -80.0
 """The axis ends at the first, or as far down as there is sound, until the second."""
 RECORDED, BAND, PROCESSED, CLIPPED = "#0072b2", "#c4dff0", "#b84a00", "#d1232a"
@@ -232,8 +225,7 @@ def draw_speech(
 ) -> Tensor:
     """A chart [3, H, 960] in 0..1 of the levels of a recording, with its silence and the segments of a video.
     If frames are narrower than 2 pixels, the line shows the mean of their power, with a band up to the
-    loudest. With ``gains`` a second line shows what the speech encoder gets. Raises ``ValueError`` without
-    frames."""
+    loudest. With ``gains`` a second line is what the encoder gets. Raises ``ValueError`` without frames."""
     levels = loudness.levels
     if not len(levels) or frames_per_segment < 1:
         raise ValueError(f"cannot draw {len(levels)} frames, {frames_per_segment} per segment")
@@ -258,8 +250,7 @@ def _draw_levels(
     parts = _split(len(levels), PLOT_WIDTH // SPEECH_COLUMN)
     edges = [(part.start / len(levels), part.stop / len(levels)) for part in parts]
     highest = [float(levels[part].max()) for part in parts]
-    silent, clipped = find_silence(levels), peaks >= FULL_SCALE
-    has_band = len(levels) > len(parts)
+    silent, clipped, has_band = find_silence(levels), peaks >= 0.999, len(levels) > len(parts)
     faintest = min((level for level in highest if level > AXIS_BOTTOM_DBFS), default=AXIS_TOP_DBFS)
     low = max(min(AXIS_TOP_DBFS, 20 * math.floor(faintest / 20)), AXIS_BOTTOM_DBFS)
     plot = _Plot(pen, SPEECH_TOP, SPEECH_BOTTOM, low, 0)

@@ -101,9 +101,8 @@ class _Board:
         """The picture at ``view``, dark except where it is ``used``; bars over the rest of the canvas."""
         bright = torch.full((3, self.height, self.width), EMPTY_BRIGHTNESS / UNUSED_BRIGHTNESS)
         left, top, right, bottom = self.place(view)
-        bright[:, top:bottom, left:right] = resize(
-            picture.float(), (bottom - top, right - left), "bilinear"
-        ).clamp(0, 1)
+        shown = resize(picture.float(), (bottom - top, right - left), "bilinear")
+        bright[:, top:bottom, left:right] = shown.clamp(0, 1)
         preview = bright * UNUSED_BRIGHTNESS
         opacity = torch.ones_like(preview[0])
         opacity[top:bottom, left:right] = BAR_OPACITY
@@ -121,9 +120,8 @@ def _draw_frame(pen: Pen, box: Rectangle, colour: str, width: int) -> None:
     """The inner edge of a box, between two dark lines."""
     for inset, line_colour, line_width in ((-1, DARK, width + 2), (0, colour, width)):
         left, top, right, bottom = box[0] + inset, box[1] + inset, box[2] - 1 - inset, box[3] - 1 - inset
-        pen.draw.rectangle(
-            (left, top, max(left, right), max(top, bottom)), outline=line_colour, width=line_width
-        )
+        corners = left, top, max(left, right), max(top, bottom)
+        pen.draw.rectangle(corners, outline=line_colour, width=line_width)
 
 
 def _draw_dashes(pen: Pen, box: Rectangle) -> None:

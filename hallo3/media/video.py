@@ -124,8 +124,7 @@ def _encoding_error(found: str, expected: str) -> InputError:
 
 
 def encode_segment(frames: Iterable[Tensor], encoding: VideoEncoding, fps: int) -> bytes:
-    """Encode frames, each [3, H, W] in 0..1, truncated to 8 bits as in the original. Equal frames give equal
-    bytes on any number of cores."""
+    """Encode frames [3, H, W] in 0..1, cut to 8 bits. Equal ones give equal bytes on any number of cores."""
     import av
 
     colours: dict[str, Any] = {}
