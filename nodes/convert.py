@@ -55,7 +55,8 @@ def to_recording(audio: Any) -> Recording:
         raise _audio_error(f"audio that cannot be read: {error}") from error
     if not isinstance(waveform, Tensor) or waveform.ndim != 3:
         raise _audio_error(f"a waveform that is {_describe(waveform)}")
-    if not waveform.is_floating_point() and waveform.dtype not in INTEGER_SCALES:
+    scale = 1 if waveform.is_floating_point() else INTEGER_SCALES.get(waveform.dtype)
+    if scale is None:
         raise _audio_error(f"a waveform of {waveform.dtype}")
     if not len(waveform):
         raise _audio_error(f"no recording in a waveform {list(waveform.shape)}")
@@ -72,8 +73,7 @@ def to_recording(audio: Any) -> Recording:
     check_audio_format(int(sample_rate), *waveform.shape[1:])
     samples = waveform[0].cpu().to(torch.float32)
     if not waveform.is_floating_point():
-        offset = 128 if waveform.dtype == torch.uint8 else 0
-        samples = (samples - offset) / INTEGER_SCALES[waveform.dtype]
+        samples = (samples - (128 if waveform.dtype == torch.uint8 else 0)) / scale
     return Recording(samples, int(sample_rate))
 
 
@@ -193,8 +193,7 @@ def to_images(frames: Tensor) -> Tensor:
 
 def to_motion(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
     """Motion frames as IMAGE [m, H, W, 3] -> [1, 3, m, H, W] in -1..1. Raises ``ShapeError``."""
-    height, width = canvas.shape[-2:]
-    expected = (motion_frames, height, width, 3)
+    expected = (motion_frames, *canvas.shape[-2:], 3)
     if not isinstance(images, Tensor) or tuple(images.shape) != expected:
         raise ShapeError(
             "The motion frames do not fit.",
@@ -219,8 +218,7 @@ def get_segment(socket: SpeechSocket, index: int) -> Segment:
 
 
 def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) -> None:
-    """Raise ``InputError`` for an identity, speech or VAE of another MODEL, ``CheckpointError`` for an
-    identity file of another model."""
+    """Raise ``InputError`` for parts of another MODEL, ``CheckpointError`` for such an identity file."""
     config = config_of(model)
     check_sizes(identity, socket, vae, config)
     if identity.saved_info is not None:
@@ -232,25 +230,14 @@ def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hall
     check_vae(vae, config.vae)
     check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
     check_socket(socket, SpeechSocket, "speech", "Hallo3 Encode Speech")
-    shape, trunk, audio = config.segment.shape, config.trunk, config.audio
-    _check_equal(
-        "identity",
-        (
-            tuple(identity.canvas.pixels.shape[-2:]),
-            len(identity.reference_features),
-            tuple(identity.reference_features[0].shape[1:]),
-            identity.face_embedding.shape[-1],
-        ),
-        (
-            (shape.height, shape.width),
-            trunk.layers,
-            (shape.latent.tokens_per_frame, trunk.width),
-            config.face.embedding_dim,
-        ),
-        "reference network",
-    )
-    features = tuple(socket.speech.read(range(1)).shape[1:])
-    _check_equal("speech", features, (audio.layers, audio.channels), "audio encoder")
+    shape, trunk, features = config.segment.shape, config.trunk, identity.reference_features
+    canvas, tokens = tuple(identity.canvas.pixels.shape[-2:]), tuple(features[0].shape[1:])
+    found = canvas, len(features), tokens, identity.face_embedding.shape[-1]
+    tokens = shape.latent.tokens_per_frame, trunk.width
+    expected = (shape.height, shape.width), trunk.layers, tokens, config.face.embedding_dim
+    _check_equal("identity", found, expected, "reference network")
+    heard = tuple(socket.speech.read(range(1)).shape[1:])
+    _check_equal("speech", heard, (config.audio.layers, config.audio.channels), "audio encoder")
     _check_equal("speech", socket.speech.plan.config, config.segment, "audio encoder")
 
 

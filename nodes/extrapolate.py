@@ -55,18 +55,15 @@ from .identity import get_paste_back
 from .sampling import check_numbers
 from .schema import job_inputs, make_schema, render_inputs
 
-JOBS_DIR = "hallo3_jobs"
-"""In ComfyUI's output folder."""
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
 """Inputs that do not change the frames."""
 IMAGES_OUTPUT = 1
-FREE_MEMORY = "close other programs or use a smaller weight_dtype, then queue again to resume"
 _LAST_VIDEOS: dict[str, Path] = {}
 """The last video of each node."""
 
 
 def jobs_folder() -> Path:
-    return Path(folder_paths.get_output_directory()) / JOBS_DIR
+    return Path(folder_paths.get_output_directory()) / "hallo3_jobs"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,11 +146,10 @@ class ExtrapolateRequest:
 
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
-        try:
+        with suppress(InputError):
             analyzer = create_analyzer(self.sampling.config.face, faces_folder())
-        except InputError:
-            return unknown_similarity
-        return similarity_to(self.identity.face_embedding, analyzer)
+            return similarity_to(self.identity.face_embedding, analyzer)
+        return unknown_similarity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -241,7 +237,8 @@ class Hallo3Extrapolate(io.ComfyNode):
         dynprompt = cls.hidden.dynprompt if cls.hidden else None
         graph = Graph(dynprompt) if dynprompt is not None else None
         node, jobs = str(cls.hidden.unique_id) if graph else "", jobs_folder()
-        with explain_out_of_memory(FREE_MEMORY), ExitStack() as stack:
+        advice = "close other programs or use a smaller weight_dtype, then queue again to resume"
+        with explain_out_of_memory(advice), ExitStack() as stack:
             parent = _find_parent(jobs, continue_from)
             request = ExtrapolateRequest(
                 sampling=sampling,
@@ -275,8 +272,7 @@ class Hallo3Extrapolate(io.ComfyNode):
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:
     """The finished job of that name; None for an empty name. Raises ``InputError``."""
-    parent = find_finished_job(jobs, name.strip())
-    if parent is not None or not name.strip():
+    if (parent := find_finished_job(jobs, name.strip())) is not None or not name.strip():
         return parent
     raise InputError(
         "There is no video to continue.",

@@ -36,7 +36,6 @@ from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType, make_s
 
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
-MAX_FACES = 1000
 
 
 class Hallo3IdentityReference(io.ComfyNode):
@@ -54,7 +53,7 @@ class Hallo3IdentityReference(io.ComfyNode):
                 io.Mask.Input("face_mask", optional=True),
                 io.BoundingBox.Input("face_box", optional=True, force_input=True),
                 io.Combo.Input("framing", options=list(FRAMINGS), default="auto", optional=True),
-                io.Int.Input("face", default=0, min=0, max=MAX_FACES, optional=True),
+                io.Int.Input("face", default=0, min=0, max=1000, optional=True),
                 io.Combo.Input("no_face", options=list(NO_FACE), default=ERROR, optional=True, advanced=True),
                 io.Boolean.Input("unverified", default=False, optional=True, advanced=True),
             ],
@@ -144,7 +143,6 @@ class Hallo3LoadIdentity(io.ComfyNode):
 
 
 USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
-MAX_ASPECT_ERROR = 0.01
 
 
 class Hallo3PasteBack(io.ComfyNode):
@@ -190,12 +188,11 @@ def _crop_frames(images: Any, identity: Identity) -> Tensor:
     found = f"a {type(images).__name__}"
     if isinstance(images, Tensor) and images.ndim == 4 and images.shape[3] >= 3 and len(images):
         height, width = images.shape[1:3]
-        similar = abs(width * tall - height * wide) <= MAX_ASPECT_ERROR * height * wide
+        similar = abs(width * tall - height * wide) <= 0.01 * height * wide
         if similar and 2 * height >= tall and bool(images.isfinite().all()):
             return images[..., :3].permute(0, 3, 1, 2)
-        found = (
-            f"frames of {width} x {height} px" if not similar else "frames that are too small, or not finite"
-        )
+        size = f"frames of {width} x {height} px"
+        found = "frames that are too small, or not finite" if similar else size
     elif isinstance(images, Tensor):
         found = str(list(images.shape))
     raise ShapeError(

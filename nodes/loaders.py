@@ -86,13 +86,8 @@ class Hallo3LoadBuiltIn(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(
-            load_model(None),
-            load_reference_network(None),
-            load_vae(),
-            load_speech_encoder(),
-            load_text_encoder(),
-        )
+        networks = load_model(None), load_reference_network(None)
+        return io.NodeOutput(*networks, load_vae(), load_speech_encoder(), load_text_encoder())
 
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"

@@ -103,10 +103,8 @@ def _video_size(
     """(width, height), as of Hallo3 Extrapolate; the crop of a portrait is taken to be the middle."""
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
-        if paste_back:
-            photograph = get_paste_back(identity)
-            return photograph.width, photograph.height
-        return identity.canvas.width, identity.canvas.height
+        frame = get_paste_back(identity) if paste_back else identity.canvas
+        return frame.width, frame.height
     if paste_back and portrait is None:
         raise InputError(
             "`paste_back` needs a portrait or an identity.",
@@ -115,8 +113,6 @@ def _video_size(
             fix="connect portrait or identity, or switch paste_back off",
         )
     picture = torch.zeros(3, 200, 300) if portrait is None else to_picture(portrait)
-    if paste_back:
-        photograph = make_paste_back(picture, Crop.whole(*picture.shape[1:]), shape)
-        return photograph.width, photograph.height
-    canvas = fit(picture, shape)
-    return canvas.width, canvas.height
+    whole = Crop.whole(*picture.shape[1:])
+    frame = make_paste_back(picture, whole, shape) if paste_back else fit(picture, shape)
+    return frame.width, frame.height

@@ -46,12 +46,9 @@ class Hallo3VAEDecode(io.ComfyNode):
         latents = _get_latents(samples, identity, vae)
         total = LatentShape(*latents.shape[2:]).video.frames
         first, last, _ = samples.get(KEEP, (0, total, None))
-        overlap = first or HALLO3.segment.motion_frames
         frames = collect_frames(comfy_vae.decode(vae, latents), total)[0].transpose(0, 1)
-        new = frames[first:last]
-        if identity is not None:
-            new = identity.canvas.uncrop(new)
-        return io.NodeOutput(to_images(new), to_images(frames[-overlap:]))
+        new = frames[first:last] if identity is None else identity.canvas.uncrop(frames[first:last])
+        return io.NodeOutput(to_images(new), to_images(frames[-(first or HALLO3.segment.motion_frames) :]))
 
 
 def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
@@ -110,24 +107,15 @@ CATEGORY = "Hallo3/sampling"
 class Hallo3OriginalSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        share: Any = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True, "advanced": True}
         return make_schema(
             node_id="Hallo3OriginalSampler",
             category=CATEGORY,
             search_aliases=["hallo3", "dpmpp_2m_sde", "ddim", "sampler select"],
             inputs=[
                 io.Combo.Input("sampler_name", options=list(SAMPLERS), default="dpmpp_2m_sde"),
-                io.Float.Input(
-                    "step_cache", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True
-                ),
-                io.Float.Input(
-                    "step_cache_bound",
-                    default=CACHE_BOUND,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                ),
+                io.Float.Input("step_cache", default=0.0, **share),
+                io.Float.Input("step_cache_bound", default=CACHE_BOUND, **share),
             ],
             outputs=[io.Sampler.Output("sampler")],
         )
@@ -171,10 +159,7 @@ def segment_input(
     noise: Noise,
     motion_drop: float,
 ) -> SegmentInput:
-    """The model's input for a single segment; ``motion_frames`` as IMAGE or None.
-
-    Raises ``InputError`` if a later segment has no motion frames.
-    """
+    """The model's input for a segment. Raises ``InputError`` for a later one without ``motion_frames``."""
     canvas, plan = identity.canvas.pixels, socket.speech.plan
     if motion_frames is not None:
         motion = to_motion(motion_frames, canvas, plan.config.motion_frames)
@@ -188,8 +173,9 @@ def segment_input(
             fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
     image_latents = comfy_vae.encode(vae, conditioning_pixels(canvas, motion, segment, noise, motion_drop))
-    windows = socket.speech.segment(segment.index)
-    return SegmentInput(identity=identity, windows=windows, image_latents=image_latents)
+    return SegmentInput(
+        identity=identity, windows=socket.speech.segment(segment.index), image_latents=image_latents
+    )
 
 
 def _to_latent(latents: Tensor, segment: Segment) -> dict[str, Any]:

@@ -95,9 +95,8 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
 
 
 def load_vae() -> BuiltInVAE:
-    return BuiltInVAE(
-        read_model_config(FILES.find("transformer")).vae, read_state(FILES.find("vae"), torch.float32)
-    )
+    config = read_model_config(FILES.find("transformer")).vae
+    return BuiltInVAE(config, read_state(FILES.find("vae"), torch.float32))
 
 
 def load_speech_encoder() -> BuiltInSpeechEncoder:
@@ -117,9 +116,7 @@ class ComfyTokenizer:
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self._tokenizer, self._length = tokenizer, length
 
-    def tokenize_with_weights(
-        self, text: str, return_word_ids: bool = False, **_: Any
-    ) -> dict[str, TokenRows]:
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
         """Tokens of a prompt, which is cut with a warning if it is too long."""
         if not text.strip():
             return {TOKENS_KEY: []}

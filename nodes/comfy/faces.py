@@ -58,9 +58,6 @@ def find_identity(name: str) -> Path | None:
 
 
 DETECTION_FOLDER, PORT_FILENAME = "detection", "mediapipe_face_fp32.safetensors"
-PORT_FILE_WORDS = ("mediapipe", "face")
-"""Words in the name of a renamed file."""
-MIN_SCORE = 0.5
 DETECTOR = "short"
 """The detector of MediaPipe's own file."""
 PORT_ERRORS = (
@@ -76,10 +73,8 @@ PORT_ERRORS = (
 
 
 def find_landmarks(folder: Path | None = None) -> FindLandmarks | None:
-    """The landmark finder that works here, with nothing loaded yet: the port with its model; else the package
-    with the original's file in ``folder``; else one that reports the missing file when a face is analyzed.
-    None without the port and without a folder.
-    """
+    """The landmark finder that works here, not loaded yet: the port with its model; else the package with the
+    original's file in ``folder``; else one that reports the missing file. None without port and folder."""
     try:
         create = import_module("comfy_extras.nodes_mediapipe").FaceLandmarkerModel
     except (ImportError, AttributeError):
@@ -100,10 +95,8 @@ class PortLandmarks:
     create: Callable[[dict[str, Tensor]], Any]
 
     def __call__(self, picture: Tensor, face: DetectedFace) -> Tensor | None:
-        """Landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1, or None.
-
-        Raises ``CheckpointError`` for a damaged or other file, or a changed port.
-        """
+        """Landmarks [478, 2] in pixels of a face on a picture [3, h, w] in 0..1, or None. Raises
+        ``CheckpointError`` for a damaged or other file, or a changed port."""
         with TensorFile(self.model) as file:
             state = {name: file.read(name) for name in file.entries}
         try:
@@ -117,8 +110,7 @@ class PortLandmarks:
 
     def _load_port(self, state: dict[str, Tensor]) -> Any:
         """Refuses a file that lacks tensors: the port would use random ones."""
-        names = set(state)
-        port = self.create(state)
+        names, port = set(state), self.create(state)
         prefixes = {"mesh.": "mesh.", "detector.": f"detector_{DETECTOR}."}
         missing = [
             name
@@ -144,14 +136,14 @@ def _find_model() -> Path | None:
     if DETECTION_FOLDER not in folder_paths.folder_names_and_paths:
         return None
     names = [str(name) for name in folder_paths.get_filename_list(DETECTION_FOLDER)]
-    similar = [name for name in names if all(word in Path(name).name.lower() for word in PORT_FILE_WORDS)]
+    similar = [name for name in names if all(w in Path(name).name.lower() for w in ("mediapipe", "face"))]
     similar.sort(key=lambda name: Path(name).name != PORT_FILENAME)
     path = folder_paths.get_full_path(DETECTION_FOLDER, similar[0]) if similar else None
     return None if path is None else Path(path)
 
 
 def _detect_landmarks(port: Any, levels: Tensor) -> list[Tensor]:
-    faces = port.detect_batch([levels.numpy()], num_faces=0, score_thresh=MIN_SCORE, variant=DETECTOR)[0]
+    faces = port.detect_batch([levels.numpy()], num_faces=0, score_thresh=0.5, variant=DETECTOR)[0]
     # MediaPipe drops faces below a presence of one half, which is 0 here.
     return [torch.as_tensor(face["landmarks_xy"]).double() for face in faces if face["presence"] >= 0]
 
@@ -187,6 +179,5 @@ def create_face_analyzer(
 
     Raises ``FaceError`` without an analyzer for the space, ``CheckpointError`` if a file is missing.
     """
-    folder = faces_folder()
-    landmarks = find_landmarks(folder)
+    landmarks = find_landmarks(folder := faces_folder())
     return create_analyzer(config, folder, landmarks=landmarks, choice=choice, unverified=unverified)

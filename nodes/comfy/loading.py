@@ -53,10 +53,7 @@ class ReferenceSocket:
 
 
 def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
-    """A file (or the built-in model for None) -> MODEL.
-
-    Raises ``CheckpointError`` for anything but the weights of Hallo3's transformer.
-    """
+    """A file (or the built-in model for None) -> MODEL. Raises ``CheckpointError`` for other weights."""
     weights = read_weights(path, "transformer")
     model_config = ModelConfig(weights.config)
     state, _ = comfy.utils.convert_old_quants(weights.state, "", metadata=weights.metadata)
@@ -81,14 +78,12 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
     """A file (or the built-in one for None) -> the reference network. Raises ``CheckpointError``."""
     weights = read_weights(path, "reference")
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    supported = ModelConfig.supported_inference_dtypes
     dtype = _storage_dtype(weights.state, False, "default")
-    compute = mm.unet_manual_cast(dtype, load_device, supported)
+    compute = mm.unet_manual_cast(dtype, load_device, ModelConfig.supported_inference_dtypes)
     layers = Layers(
         ops=comfy.ops.pick_operations(dtype, compute), attention=attention, device=offload_device, dtype=dtype
     )
-    config = weights.config
-    latent = config.segment.shape.latent
+    config, latent = weights.config, weights.config.segment.shape.latent
     _check_state(ReferenceNetwork(config.trunk, latent, META), weights.state, "Hallo3's reference network")
     network = ReferenceNetwork(config.trunk, latent, layers)
     mm.archive_model_dtypes(network)
@@ -101,11 +96,8 @@ def load_reference_network(path: Path | None) -> ReferenceSocket:
 
 
 def read_weights(path: Path | None, part: str) -> Weights:
-    """Read a file of any naming; None is the built-in model's file.
-
-    ComfyUI opens files with our names, and may memory-map them; our own reader opens all others, such as the
-    original's checkpoint. Raises ``CheckpointError``.
-    """
+    """Read a file of any naming; None is the built-in model's. ComfyUI opens files with our names, and may
+    memory-map them; our own reader opens all others. Raises ``CheckpointError``."""
     path = path or FOLDER / f"{part}.safetensors"
     config = read_model_config(path, part)
     with open_source(path) as source:
@@ -115,9 +107,9 @@ def read_weights(path: Path | None, part: str) -> Weights:
             for file in source.files:
                 FileVerifier(cache, show_progress).get_hash(file)
             return Weights({name: component.stored(name) for name in component.assemblies}, config, {})
-    prefix = component.prefix
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    mine = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    start = component.prefix
+    mine = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
     return Weights(mine, config, metadata or {})
 
 
@@ -148,6 +140,5 @@ def extract_features(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, 
     tokens = trunk.text_tokens + math.prod(latents.shape[-2:]) // 4
     needed = 16 * tokens * trunk.width * mm.dtype_size(socket.dtype)
     mm.load_models_gpu([socket.patcher], memory_required=needed)
-    home = mm.intermediate_device()
     features = socket.patcher.model.features(latents.to(socket.patcher.load_device, socket.dtype))
-    return tuple(feature.to(home) for feature in features)
+    return tuple(feature.to(mm.intermediate_device()) for feature in features)

@@ -77,8 +77,7 @@ def branches(
 ) -> tuple[Conditioning, Conditioning]:
     """Positive and negative conditioning of a segment. No prompt is zero text; the negative is zero text
     without speech (facts 6). Raises ``InputError`` for text of another length or width."""
-    trunk = config.trunk
-    zero: Conditioning = [[torch.zeros(1, trunk.text_tokens, trunk.text_dim), {}]]
+    zero: Conditioning = [[torch.zeros(1, config.trunk.text_tokens, config.trunk.text_dim), {}]]
     text: Conditioning = zero
     if positive is not None:
         text = [[cut_text(t, config), extras] for t, extras in positive]
@@ -91,13 +90,8 @@ def branches(
 
 def cut_text(text: Any, config: Hallo3Config) -> Tensor:
     """Cut text [B, M, text_dim] to the model's tokens; ComfyUI's T5 only pads. Raises ``InputError``."""
-    trunk = config.trunk
-    if (
-        not isinstance(text, Tensor)
-        or text.ndim != 3
-        or text.shape[2] != trunk.text_dim
-        or text.shape[1] < trunk.text_tokens
-    ):
+    trunk, shape = config.trunk, tuple(text.shape) if isinstance(text, Tensor) else ()
+    if len(shape) != 3 or shape[2] != trunk.text_dim or shape[1] < trunk.text_tokens:
         raise InputError(
             "The positive conditioning does not fit this model.",
             found=f"text embeddings {list(text.shape)}" if isinstance(text, Tensor) else "no text embeddings",
@@ -206,8 +200,7 @@ class NativeTransformer(Hallo3Transformer):
                 expected=f"{self.latent.frames} latent frames, {self.window_shape[0]} video frames",
                 fix="sample the LATENT output of Hallo3 Segment Conditioning",
             )
-        original = transformer_options.get(TIMESTEP)
-        if original is not None:
+        if (original := transformer_options.get(TIMESTEP)) is not None:
             timesteps = torch.full_like(timesteps, original)
         conditions = self.conditions(
             identity.reference_features, identity.face_embedding, context, windows, latent_frames
@@ -216,34 +209,25 @@ class NativeTransformer(Hallo3Transformer):
         return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
 
 
-EXACT_ATTENTIONS = (
-    "attention_basic",
-    "attention_flash",
-    "attention_pytorch",
-    "attention_split",
-    "attention_sub_quad",
-    "attention_xformers",
+EXACT_ATTENTIONS = tuple(
+    f"attention_{name}" for name in ("basic", "flash", "pytorch", "split", "sub_quad", "xformers")
 )
 """ComfyUI's attentions that differ by rounding only."""
-EXACT_FAST = ("autotune",)
-"""Values of ``--fast`` that only choose another kernel."""
 
 
 def approximations() -> tuple[str, ...]:
-    """What ComfyUI approximates: an attention that is not known to be exact, and ``--fast``. Empty if it is
-    exact. A node that replaces the attention is part of the workflow, and not named here."""
+    """What ComfyUI approximates: an attention that is not known to be exact, and ``--fast``, whose "autotune"
+    only chooses kernels. A node that replaces the attention is part of the workflow, and not named here."""
     selected = attention_in_use()
     attention = () if selected in EXACT_ATTENTIONS else (selected,)
-    return (*attention, *(f"--fast {name}" for name in sorted(_fast()) if name not in EXACT_FAST))
+    return (*attention, *(f"--fast {name}" for name in sorted(_fast() - {"autotune"})))
 
 
 def _fast() -> set[str]:
     """The values of ``--fast``; "everything" without values."""
     values: Any = getattr(getattr(comfy.cli_args, "args", None), "fast", None)
-    if not values:
-        return set()
     if not isinstance(values, Iterable) or isinstance(values, str):
-        return {"everything" if values is True else str(values)}
+        return {"everything" if values is True else str(values)} if values else set()
     return {str(getattr(each, "value", each)) for each in cast("Iterable[Any]", values)}
 
 
@@ -301,8 +285,8 @@ class Hallo3Model(comfy.model_base.QwenImage):
         noise, segment = kwargs["noise"], _segment(kwargs)
         check_shape(tuple(noise.shape[-2:]), tuple(segment.image_latents.shape[-2:]), "The latent video")
         known = self.process_latent_in(segment.image_latents.to(noise))
-        missing = noise.shape[2] - known.shape[2]
-        return F.pad(known, (0, 0, 0, 0, 0, missing)).expand(noise.shape[0], -1, -1, -1, -1)
+        padded = F.pad(known, (0, 0, 0, 0, 0, noise.shape[2] - known.shape[2]))
+        return padded.expand(noise.shape[0], -1, -1, -1, -1)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """All inputs but the noisy latents. Raises ``InputError`` for conditioning without a segment."""
@@ -339,8 +323,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
 
 
 def _segment(kwargs: dict[str, Any]) -> SegmentInput:
-    segment = kwargs.get(SEGMENT)
-    if segment is None:
+    if (segment := kwargs.get(SEGMENT)) is None:
         raise InputError(
             "This conditioning was not made for Hallo3.",
             found="conditioning without an identity and speech",

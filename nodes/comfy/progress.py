@@ -48,8 +48,7 @@ def check_memory(needed: int, what: str, fix: str = USE_VIDEO) -> None:
 
 def show_text(text: str) -> None:
     """Show text under the running node, if there is one."""
-    context = get_executing_context()
-    if context is not None:
+    if (context := get_executing_context()) is not None:
         PromptServer.instance.send_progress_text(text, context.node_id)
 
 
@@ -105,9 +104,8 @@ class RunProgress:
             if self._previewer is not None:
                 frame = denoised[:, :, middle : middle + 1]
                 preview = self._previewer.decode_latent_to_preview_image("JPEG", frame)
-            self._advance(
-                self._position(segment) * self._per_segment + min(step + 1, self._steps), preview=preview
-            )
+            before = self._position(segment) * self._per_segment
+            self._advance(before + min(step + 1, self._steps), preview)
 
         return report
 
@@ -128,10 +126,10 @@ class RunProgress:
         self._bar.update_absolute(self._value, preview=preview)
         if self._segments == 1:
             return
-        elapsed, total = time.monotonic() - self._start, self._bar.total
-        left = elapsed / max(1, self._value) * (total - self._value)
+        elapsed = time.monotonic() - self._start
+        left = elapsed / max(1, self._value) * (self._bar.total - self._value)
         text = f"segment {self._segment + 1} of {self._segments}, {format_clock(left)} left"
-        if self._value == total:
+        if self._value == self._bar.total:
             rendered = len(self._positions)
             of = "" if rendered == self._segments else f"{rendered} of "
             text = f"Done: {of}{self._segments} segments in {format_clock(elapsed)}"

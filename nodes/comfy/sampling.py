@@ -34,15 +34,10 @@ from .model import (
     cut_text,
 )
 
-NOISE_SOURCE = "noise_source"
-"""Option of the original sampler: where its noise comes from; the seed by default."""
-
 
 def original_sigmas(model: Any, steps: int) -> Tensor:
-    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for pure noise.
-
-    Raises ``InputError`` for a MODEL to which another node has given noise without zero SNR.
-    """
+    """The original's schedule as SIGMAS; ComfyUI's largest sigma stands for pure noise. Raises ``InputError``
+    for a MODEL to which another node has given noise without zero SNR."""
     sigmas = schedule_to_sigmas(steps, float(model.get_model_object("model_sampling").sigma_max))
     if not is_falling(sigmas):
         raise InputError(
@@ -64,20 +59,16 @@ def is_falling(sigmas: Tensor) -> bool:
 def check_sigmas(sigmas: Any) -> None:
     if isinstance(sigmas, Tensor) and is_falling(sigmas):
         return
-    shown = f"{sigmas.flatten()[:4].tolist()} ..." if isinstance(sigmas, Tensor) else repr(sigmas)
     raise InputError(
         "The sigmas cannot be sampled.",
-        found=shown,
+        found=f"{sigmas.flatten()[:4].tolist()} ..." if isinstance(sigmas, Tensor) else repr(sigmas),
         expected="at least two finite numbers that fall",
         fix="connect Hallo3 Original Schedule or BasicScheduler",
     )
 
 
 def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float = CACHE_BOUND) -> Any:
-    """One of the package's samplers as a SAMPLER; ``step_cache`` 0 is without.
-
-    Raises ``InputError`` for an unknown name, and for a threshold or bound out of range.
-    """
+    """One of the package's samplers as a SAMPLER; ``step_cache`` 0 is without. Raises ``InputError``."""
     check_choice(name, SAMPLERS, "sampler")
     check_step_cache(step_cache, step_cache_bound)
     cache = {"step_cache": step_cache, "step_cache_bound": step_cache_bound} if step_cache else {}
@@ -97,11 +88,8 @@ def _sample(
     step_cache: float = 0.0,
     step_cache_bound: float = CACHE_BOUND,
 ) -> Tensor:
-    """k-diffusion's calling convention around our samplers.
-
-    The network gets the original's timestep, and its velocity is scaled by the original's table, whatever
-    ComfyUI's own table says of the sigma.
-    """
+    """k-diffusion's calling convention around our samplers. The original's table gives the network's timestep
+    and scales its velocity, whatever ComfyUI's own says of the sigma."""
     del disable
     extra_args = extra_args or {}
     check_sigmas(sigmas)
@@ -120,8 +108,7 @@ def _sample(
     sizes = [float(sigma) for sigma in sigmas]
 
     def compute(latents: Tensor, step: Step) -> Tensor:
-        sigma = sizes[step.index]
-        scale = (1 + sigma**2) ** 0.5
+        sigma, scale = sizes[step.index], (1 + sizes[step.index] ** 2) ** 0.5
         options = dict(extra_args.get("model_options") or {})
         options["transformer_options"] = {**options.get("transformer_options", {}), TIMESTEP: step.timestep}
         args = {**extra_args, "model_options": options}
@@ -164,7 +151,7 @@ def bind_noise(sampler: Any, noise: Noise, segment: int) -> Any:
     """Give the original sampler a run's noise; another sampler is unchanged."""
     if getattr(sampler, "sampler_function", None) is not _sample:
         return sampler
-    options = {**sampler.extra_options, NOISE_SOURCE: seeded_step_noise(noise, segment)}
+    options = {**sampler.extra_options, "noise_source": seeded_step_noise(noise, segment)}
     return comfy.samplers.KSAMPLER(_sample, options, sampler.inpaint_options)
 
 
@@ -234,10 +221,7 @@ class Sampling:
         segment: int,
         callback: Any,
     ) -> Tensor:
-        """Latents [1, C, T, h, w], unscaled, of a segment. ``callback`` is called after every step.
-
-        Raises ``InputError`` for NaN and infinity.
-        """
+        """Unscaled latents [1, C, T, h, w]; ``callback`` follows each step. Raises ``InputError`` for NaN."""
         config = self.config
         shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
         start = noise(Purpose.START, segment, 0, shape)
@@ -256,17 +240,13 @@ class Sampling:
                 "Sampling produced NaN values.",
                 found=f"NaN or infinity in segment {segment}",
                 expected="finite latents",
-                fix=(
-                    "try another weight_dtype or other weights; remove LoRA, ModelSampling and guider nodes"
-                ),
+                fix="try another weight_dtype or other weights; remove LoRA, ModelSampling and guider nodes",
             )
         return latents.to(mm.intermediate_device(), mm.intermediate_dtype())
 
     def _guider(self, segment: SegmentInput) -> Any:
-        """ComfyUI's CFG guider, or a copy of the user's with this segment's input; it keeps its texts.
-
-        Conditioning of a segment without speech stays without; of other conditioning, the negative is.
-        """
+        """ComfyUI's CFG guider, or a copy of the user's with this segment's input; it keeps its texts, and
+        what had no speech stays without."""
         if self.guider is None:
             guider = comfy.samplers.CFGGuider(self.model)
             guider.set_conds(*branches(self.positive, segment, self.config))

@@ -31,8 +31,7 @@ from .progress import show_messages, show_progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechSocket:
-    """A HALLO3_SPEECH: the features, the recording for the video's sound, and the hash of the preprocessed
-    signal."""
+    """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal."""
 
     speech: Speech
     recording: Recording
@@ -46,18 +45,11 @@ def vocals_fingerprint() -> list[Any] | None:
 
 
 def encode_speech(
-    audio_encoder: Any,
-    recording: Recording,
-    preprocessing: SpeechPreprocessing,
-    *,
-    vocals: bool,
+    audio_encoder: Any, recording: Recording, preprocessing: SpeechPreprocessing, *, vocals: bool
 ) -> tuple[SpeechSocket, Tensor]:
     """The recording's features, computed in float32 whatever the weights' type, and a chart [3, h, w] of its
-    loudness. ``vocals`` removes music first.
-
-    Raises ``AudioError`` for a recording that cannot be used, ``InputError`` for another encoder, and with
-    ``vocals`` ``CheckpointError`` and ``DependencyError``.
-    """
+    loudness. ``vocals`` removes music first. Raises ``AudioError``, ``InputError`` for another encoder, with
+    ``vocals`` also ``CheckpointError`` and ``DependencyError``."""
     parts, segment = _encoder_parts(audio_encoder)
     with show_messages():
         if vocals:
@@ -71,8 +63,7 @@ def encode_speech(
         windows = preprocessing.windows(plan)
         warn_of_windows(windows, plan)
     samples = min(len(waveform), MAX_SECONDS_IN_MEMORY * segment.sample_rate)
-    first_conv = 512 * samples // 5
-    memory = 4 * first_conv * mm.dtype_size(torch.float32)
+    memory = 4 * (512 * samples // 5) * mm.dtype_size(torch.float32)  # the first convolution's output
     mm.load_models_gpu([audio_encoder.patcher], memory_required=memory)
     directory = Path(folder_paths.get_temp_directory())
     directory.mkdir(parents=True, exist_ok=True)

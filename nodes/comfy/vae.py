@@ -43,21 +43,16 @@ def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
 
 
 def encode(vae: Any, pixels: Tensor) -> Tensor:
-    """Frames [1, 3, F, H, W] in -1..1, F 1 or 3 -> unscaled latents [1, C, T, h, w], the posterior's mean.
-
-    Latents of longer clips differ from the original's.
-    """
+    """Frames [1, 3, F, H, W] in -1..1 -> unscaled latents [1, C, T, h, w], the posterior's mean, which is the
+    original's for 1 or 3 frames."""
     check_vae(vae)
     with OneDNNConvolutions():
         return vae.encode(((pixels[0] + 1) / 2).permute(1, 2, 3, 0))
 
 
 def decode(vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
-    """Unscaled latents [1, C, T, h, w] -> slices of frames [1, 3, F, H, W] around -1..1.
-
-    ComfyUI's own decoding computes group norms over the whole clip, which gives a different picture. This
-    decodes slice by slice, in as many strips as memory needs. ``done`` is called after every slice.
-    """
+    """Unscaled latents [1, C, T, h, w] -> slices of frames [1, 3, F, H, W] around -1..1, in as many strips as
+    memory needs; ``done`` follows each slice. ComfyUI's own decode takes group norms over the whole clip."""
     check_vae(vae)
     plan = _reserve_memory(vae, LatentShape(*latents.shape[2:]))
     parts = torch.split(latents.to(vae.device, vae.vae_dtype), decode_slices(latents.shape[2]), dim=2)
@@ -77,11 +72,8 @@ def config_of(network: Any) -> VAEConfig:
 
 
 def free_beside(vae: Any) -> int:
-    """Bytes free for a decode: what ComfyUI reports as free, less the VAE's weights that are not loaded yet.
-
-    Other models that ComfyUI could evict are not counted. With dynamic memory it reports weights that it can
-    evict as free, the VAE's own, too; these are subtracted.
-    """
+    """Bytes free for a decode, without evicting other models: what ComfyUI reports, less the VAE's weights
+    that are not loaded yet; with dynamic memory, which reports loaded ones as free, less all of them."""
     patcher = vae.patcher
     loaded = 0 if patcher.is_dynamic() else int(patcher.loaded_size())
     return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - loaded)

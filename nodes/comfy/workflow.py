@@ -19,7 +19,6 @@ from .progress import check_interrupted
 PASS_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that only pass this input through; they do not change a job's key."""
 MAX_DEPTH = 2000
-MAX_FILE_NAME = 300
 
 
 class Graph:
@@ -43,9 +42,8 @@ class Graph:
                 for name, value in self._node(current).get("inputs", {}).items()
                 if current != node_id or name not in ignored
             }
-            missing = [
-                i for value in inputs.values() if _is_link(value) and (i := value[0]) not in self._hashes
-            ]
+            links = (value[0] for value in inputs.values() if _is_link(value))
+            missing = [i for i in links if i not in self._hashes]
             if missing and len(stack) < MAX_DEPTH:
                 stack += missing
                 continue
@@ -129,7 +127,7 @@ def _texts(value: Any) -> set[str]:
 
 
 def _find_files(text: str) -> list[Path]:
-    if not 0 < len(text) < MAX_FILE_NAME or "\0" in text or "\n" in text:
+    if not 0 < len(text) < 300 or "\0" in text or "\n" in text:
         return []
     with suppress(OSError, ValueError):  # not a file name on this system
         paths = [folder_paths.get_full_path(kind, text) for kind in folder_paths.folder_names_and_paths]
