@@ -1,12 +1,10 @@
-"""Sizes and defaults as frozen dataclasses; the field defaults are the released Hallo3 model.
-
-``HALLO3`` is the real model, ``TINY`` has the proportions of the goldens, ``NANO`` is for long tests.
-"""
+"""Sizes and defaults as frozen dataclasses; the field defaults are the released model, ``HALLO3``. ``TINY``
+has the proportions of the goldens, ``NANO`` is for long tests."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -92,7 +90,6 @@ class SegmentConfig:
 
     @property
     def shape(self) -> VideoShape:
-        """Pixels of a segment."""
         return VideoShape(self.frames, self.height, self.width)
 
     @property
@@ -177,7 +174,7 @@ def _value(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
-def check_sizes(config: Mapping[str, Any], sizes: frozenset[str], what: str) -> None:
+def check_sizes(config: Mapping[str, Any], sizes: Set[str], what: str) -> None:
     """Refuse anything but sizes in a configuration for another library's class: a weights file must not
     decide anything else there. Raises ``CheckpointError``."""
     if unknown := sorted(set(config) - sizes):
@@ -212,7 +209,6 @@ COMPONENT_TITLES = {
     "speech_encoder": "wav2vec2",
 }
 COMPONENTS = tuple(COMPONENT_TITLES)
-
 
 HALLO3 = Hallo3Config()
 

@@ -62,7 +62,7 @@ class Expected:
         if len(inputs) != 1 or len(outputs) != len(self.channels) or inputs[0].type != "tensor(float)":
             return False
         pairs = zip(_sizes(inputs[0]), self.input, strict=False)
-        same = all(size is None or wanted is None or size == wanted for size, wanted in pairs)
+        same = all(None in pair or pair[0] == pair[1] for pair in pairs)
         last = [(_sizes(port) or [None])[-1] for port in outputs]
         known = sorted(size for size in last if size is not None)
         fit = len(known) < len(last) or known == list(self.channels)

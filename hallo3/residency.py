@@ -1,15 +1,11 @@
 """Residencies: context managers that give a network on its device, and decide where its weights are in
-between.
-
-``contextlib.nullcontext(network)`` is the simplest one.
-"""
+between. ``contextlib.nullcontext(network)`` is the simplest one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,9 +37,7 @@ class OnDemandModule(Generic[T]):
         self._network = self._load()
         return self._network
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._network = None
 
 
@@ -61,9 +55,7 @@ class OffloadedModule(Generic[M]):
             self._network = self._network.to(self._device)
         return self._network
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._network is not None and self._device != CPU:
             self._network = self._network.to(CPU)
 
@@ -82,10 +74,8 @@ class DerivedModule(Generic[T, U]):
             self._inner.__exit__(type(error), error, error.__traceback__)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inner.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._inner.__exit__(*raised)
 
 
 class PinnedAllocator:

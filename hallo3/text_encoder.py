@@ -118,11 +118,8 @@ def _warn_if_cut(tokens: int, length: int) -> None:
         )
 
 
-_T5_SIZES = frozenset(TEXT_ENCODERS["nano"]) | {
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "layer_norm_epsilon",
-}
+_T5_SIZES = {*TEXT_ENCODERS["nano"], "layer_norm_epsilon"}
+_T5_SIZES |= {"relative_attention_num_buckets", "relative_attention_max_distance"}
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 

@@ -45,12 +45,9 @@ class JointAttention(nn.Module):
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
         width = config.width
-        self.to_q = layers.linear(width, width)
-        self.to_k = layers.linear(width, width)
-        self.to_v = layers.linear(width, width)
+        self.to_q, self.to_k, self.to_v = (layers.linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([layers.linear(width, width)])
-        self.norm_q = layers.norm(config.head_dim, QK_EPS)
-        self.norm_k = layers.norm(config.head_dim, QK_EPS)
+        self.norm_q, self.norm_k = (layers.norm(config.head_dim, QK_EPS) for _ in range(2))
         self.attention, self.kernels = layers.attention, layers.kernels
         self.heads = config.heads
 
@@ -86,8 +83,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TrunkConfig, token_dim: int, layers: Layers) -> None:
         super().__init__()
         self.to_q = layers.linear(config.width, config.width)
-        self.to_k = layers.linear(token_dim, config.width)
-        self.to_v = layers.linear(token_dim, config.width)
+        self.to_k, self.to_v = (layers.linear(token_dim, config.width) for _ in range(2))
         self.to_out = nn.ModuleList([layers.linear(config.width, config.width)])
         self.attention, self.kernels = layers.attention, layers.kernels
         self.read_parameters = layers.parameters

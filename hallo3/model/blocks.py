@@ -88,9 +88,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
         inner = config.width * config.feed_forward_ratio
-        self.net = nn.ModuleList(
-            [GELU(config.width, inner, layers), nn.Identity(), layers.linear(inner, config.width)]
-        )
+        gelu, linear = GELU(config.width, inner, layers), layers.linear(inner, config.width)
+        self.net = nn.ModuleList([gelu, nn.Identity(), linear])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))
@@ -180,10 +179,8 @@ class Hallo3Block(Block):
         *,
         return_text: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        norm_q = self.attn1.norm_q
-        video, text = self.attend(
-            video, text, modulation, rotary, conditions.reference, return_text=return_text
-        )
+        norm_q, reference = self.attn1.norm_q, conditions.reference
+        video, text = self.attend(video, text, modulation, rotary, reference, return_text=return_text)
         video = video + self.attn_face(self.norm_face(video), conditions.face, norm_q, rotary.frame_0)
         video = video + self.attn_audio(self.norm_audio(video), conditions.audio, norm_q, rotary.frame_0)
         return self.feed_forward(video, text, modulation, return_text=return_text)

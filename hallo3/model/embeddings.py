@@ -52,15 +52,8 @@ class PatchEmbed(nn.Module):
 
 def unpatch(tokens: Tensor, grid: LatentShape) -> Tensor:
     """Head output [B, N, C*2*2] -> latents [B, C, T, H, W]; the 64 outputs run channel, row, column."""
-    return rearrange(
-        tokens,
-        "b (t h w) (c p q) -> b c t (h p) (w q)",
-        t=grid.frames,
-        h=grid.rows,
-        w=grid.columns,
-        p=PATCH,
-        q=PATCH,
-    )
+    pattern = "b (t h w) (c p q) -> b c t (h p) (w q)"
+    return rearrange(tokens, pattern, t=grid.frames, h=grid.rows, w=grid.columns, p=PATCH, q=PATCH)
 
 
 def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:

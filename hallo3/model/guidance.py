@@ -39,9 +39,7 @@ def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: Segmen
 def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """Two forward passes: half the activations, the same numbers."""
     both = branches(run, segment)
-    return lambda latents, step: torch.cat(
-        [_forward(dit, run, segment, branch, latents, step) for branch in both]
-    )
+    return lambda latents, step: torch.cat([_forward(dit, run, segment, b, latents, step) for b in both])
 
 
 def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:

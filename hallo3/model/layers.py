@@ -1,7 +1,5 @@
-"""Layers, attention and kernels are injected into the networks, so that a host can use its own.
-
-``torch.nn`` satisfies :class:`Ops`; ComfyUI's casting namespaces do, too. No network moves or casts itself.
-"""
+"""Layers, attention and kernels are injected into the networks, so that a host can use its own: ``torch.nn``
+satisfies :class:`Ops`; ComfyUI's casting namespaces do, too. No network moves or casts itself."""
 
 from __future__ import annotations
 

@@ -121,11 +121,8 @@ class StepCache:
         if len(self._last_two) == 2:
             before, last = self._last_two
             reused = self._reuse(last, before, noisy, step)
-            error = float((_energy(reused - computed.denoised) / _energy(computed.denoised)).sqrt())
+            energy, missed = (x.square().sum() for x in (computed.denoised, reused - computed.denoised))
+            error = float((missed / energy).sqrt())
             self._error_per_step = error / (step.index - last.step.index)
         self._last_two = (*self._last_two[-1:], computed)
         return computed.denoised, error
-
-
-def _energy(values: Tensor) -> Tensor:
-    return values.square().sum()

@@ -31,7 +31,6 @@ class ArrayFile:
 
     @property
     def complete(self) -> bool:
-        """Whether the file exists with the right size."""
         return self._size() == self._bytes(self.rows)
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -48,7 +47,6 @@ class ArrayFile:
         return torch.from_numpy(values.astype(np.float32, copy=False).reshape(-1, self.width))
 
     def remove(self) -> None:
-        """Delete the file if possible."""
         with suppress(OSError):
             self.path.unlink()
 
@@ -72,11 +70,10 @@ class ArrayFile:
 
 
 def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayFile:
-    """Write pieces [n, width] one after the other; on disk when this returns.
+    """Write pieces [n, width] one after the other; on disk when this returns. One process at a time per path.
 
     The file grows under a temporary name and replaces ``path`` when it is complete; it is deleted if a piece
-    raises. Creates the folder. Raises ``OutputError`` if it cannot be written. One process at a time per
-    path.
+    raises. Creates the folder. Raises ``OutputError`` if it cannot be written.
     """
     fresh, rows = temporary_path(path), 0
     with _raise_output_error(path):
@@ -94,10 +91,9 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
             file.close()
             finalize_file(fresh, path)
     except BaseException:
-        with suppress(OSError):  # flushing the buffer may fail on a full disk too
-            file.close()
-        with suppress(OSError):
-            fresh.unlink()
+        for clean_up in (file.close, fresh.unlink):
+            with suppress(OSError):  # flushing the buffer may fail on a full disk too
+                clean_up()
         raise
     return ArrayFile(path, rows, width)
 

@@ -55,25 +55,19 @@ def stretch(conv_features: Tensor, frames: int) -> Tensor:
 
 
 def run_layers(parts: Wav2Vec2Parts, hidden: Tensor) -> Iterator[Tensor]:
-    """The output of every transformer layer.
-
-    Not the library's loop: transformers 5 returns no hidden states from a bare encoder, and its loop draws
-    from the global random generator.
-    """
+    """The output of every transformer layer. Not the library's loop: transformers 5 returns no hidden states
+    from a bare encoder, and its loop draws from the global random generator."""
     hidden = parts.norm(hidden + parts.positions(hidden))
     for layer in parts.layers:
         output: Tensor | tuple[Tensor, ...] = layer(hidden)
-        hidden = output if isinstance(output, Tensor) else output[0]
-        yield hidden
+        yield (hidden := output if isinstance(output, Tensor) else output[0])
 
 
 def encode_waveform(
     parts: Wav2Vec2Parts, waveform: Tensor, plan: SegmentPlan, device: torch.device
 ) -> Tensor:
     """Mono waveform [samples] at the plan's sample rate -> features [plan.padded, layers, channels] float32.
-
-    ``device`` is the network's. Golden ``audio_frontend_3p3s``.
-    """
+    ``device`` is the network's. Golden ``audio_frontend_3p3s``."""
     signal = F.pad(normalize(waveform), (0, padding(plan))).to(device)
     hidden = parts.project(stretch(parts.extract(signal[None]), plan.padded))
     return torch.stack([layer[0] for layer in run_layers(parts, hidden)], dim=1).float().cpu()

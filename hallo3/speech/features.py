@@ -24,10 +24,8 @@ ReadFeatures = Callable[[Sequence[int]], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """The features of a recording and the plan that cuts it into segments.
-
-    The model gets ``window`` frames around each frame, clamped to the padded recording (facts 8).
-    """
+    """The features of a recording and the plan that cuts it into segments. The model gets ``window`` frames
+    around each frame, clamped to the padded recording (facts 8)."""
 
     read: ReadFeatures
     plan: SegmentPlan
@@ -35,8 +33,7 @@ class Speech:
 
     def segment(self, index: int) -> Tensor:
         """Windows [1, F, window, layers, channels] of one segment; the first one's prefix is zeros."""
-        slots = self.plan[index].slots
-        reach = self.window // 2
+        slots, reach = self.plan[index].slots, self.window // 2
         offsets = range(-reach, reach + 1)
         frames = [min(max(slot + offset, 0), self.plan.padded - 1) for slot in slots for offset in offsets]
         first = min(frames)
@@ -84,10 +81,8 @@ class Windows:
         firsts = [*range(0, max(total - self.frames, 0), step), max(total - self.frames, 0)]
         ends = [min(first + self.frames, total) for first in firsts]
         borders = [0, *((end + first) // 2 for end, first in zip(ends[:-1], firsts[1:], strict=True)), total]
-        return [
-            Window(first, end, *span)
-            for first, end, span in zip(firsts, ends, pairwise(borders), strict=True)
-        ]
+        rows = zip(firsts, ends, pairwise(borders), strict=True)
+        return [Window(first, end, *span) for first, end, span in rows]
 
 
 def choose_windows(hearing: str, plan: SegmentPlan) -> Windows | None:

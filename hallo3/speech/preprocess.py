@@ -48,12 +48,10 @@ class SpeechPreprocessing:
             check_choice(getattr(self, name), choices, name)
 
     def windows(self, plan: SegmentPlan) -> Windows | None:
-        """The windows in which a recording is encoded; None for exactly."""
         return choose_windows(self.hearing, plan)
 
     def make_gains(self, meter: LoudnessMeter) -> GainCurve | None:
-        """Gains for the signal that was measured; None to leave it as recorded. Warns if all of it is
-        muted."""
+        """Gains for the measured signal; None to leave it as recorded. Warns if all of it is muted."""
         levels = meter.levels
         if self.silence == MUTED and loud_level(levels) > MIN_DBFS and bool(find_silence(levels).all()):
             logger.warning(
@@ -77,8 +75,8 @@ class SpeechPreprocessing:
 
     def key_facts(self, plan: SegmentPlan) -> dict[str, object]:
         """What of this decides the features, for a job's key; empty at the defaults."""
-        facts: dict[str, object] = {"level": self.level, "silence": self.silence}
-        facts = {name: word for name, word in facts.items() if word != AS_RECORDED}
+        words = {"level": self.level, "silence": self.silence}
+        facts: dict[str, object] = {name: word for name, word in words.items() if word != AS_RECORDED}
         windows = self.windows(plan)
         return facts if windows is None else facts | {"windows": [windows.frames, windows.overlap]}
 

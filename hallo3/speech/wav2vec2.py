@@ -1,8 +1,7 @@
-"""transformers' wav2vec2: its sizes, and its modules one by one.
+"""transformers' wav2vec2: its sizes, and its modules one by one, which ``encoder.py`` calls itself.
 
 The library's own forward pass returns one feature vector per 20 ms; Hallo3 resamples between the convolutions
-and the transformer layers to one per video frame (facts 8). ``encoder.py`` therefore calls the modules
-itself.
+and the transformer layers to one per video frame (facts 8).
 """
 
 from __future__ import annotations
@@ -16,20 +15,10 @@ from torch import Tensor, nn
 
 from ..config import SPEECH_ENCODERS, check_sizes
 
-SIZES = frozenset(SPEECH_ENCODERS["nano"]) | {
-    "conv_bias",
-    "layer_norm_eps",
-    "hidden_act",
-    "feat_extract_activation",
-}
+SIZES = {*SPEECH_ENCODERS["nano"], "conv_bias", "layer_norm_eps", "hidden_act", "feat_extract_activation"}
 # The base variant that Hallo3 was trained with; nothing is masked or dropped.
-_FIXED: dict[str, Any] = {
-    "do_stable_layer_norm": False,
-    "feat_extract_norm": "group",
-    "mask_time_prob": 0.0,
-    "mask_feature_prob": 0.0,
-    "layerdrop": 0.0,
-}
+_FIXED: dict[str, Any] = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
+_FIXED |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,17 +69,8 @@ def _new_joint(video: Tensor, text: Tensor, *_: Any) -> Tensor:
     return video.new_empty(video.shape[0], text.shape[1] + video.shape[1], video.shape[2])
 
 
-def _new_heads(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    tail: Tensor | None,
-    heads: int,
-    *_: Any,
-) -> Tensor:
-    del weight, bias, cos, sin
+def _new_heads(x: Tensor, *others: Any) -> Tensor:
+    tail, heads = others[4:6]
     count = x.shape[1] + (0 if tail is None else tail.shape[1])
     return x.new_empty(x.shape[0], count, heads, x.shape[2] // heads)
 

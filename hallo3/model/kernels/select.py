@@ -32,16 +32,15 @@ def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.b
     check_choice(name, NAMES, "kernels")
     if name == "plain" or (name == AUTO and device.type != "cuda"):
         return KernelChoice(PLAIN)
-    reason = why_unsupported(device, dtype)
-    if reason and name == "fused":
+    if reason := why_unsupported(device, dtype):
+        if name == AUTO:
+            return KernelChoice(PLAIN, reason)
         raise InputError(
             "The fused kernels cannot run here.",
             found=reason,
             expected="a CUDA device with Triton, which torch compiles them by",
             fix="choose auto or plain; on Windows, install triton-windows",
         )
-    if reason:
-        return KernelChoice(PLAIN, reason)
     from .fused import FUSED
 
     return KernelChoice(FUSED)
