@@ -177,8 +177,7 @@ def _try(attend: Attention, device: torch.device, dtype: torch.dtype, head_dim: 
         out, expected = attend(q, k, v).float(), sdpa(q.float(), k.float(), v.float())
         if out.shape != expected.shape:
             return f"it gives the shape {list(out.shape)}, not {list(expected.shape)}"
-        distance = relative_distance(out, expected)
-        if not distance < MAX_DISTANCE:  # false for NaN, too
+        if not (distance := relative_distance(out, expected)) < MAX_DISTANCE:  # false for NaN, too
             return f"its answer is {distance:.2g} away from plain attention"
     return ""
 

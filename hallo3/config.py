@@ -31,7 +31,6 @@ class TrunkConfig:
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
         return self.heads * self.head_dim
 
     @property
@@ -94,7 +93,6 @@ class SegmentConfig:
 
     @property
     def new_frames(self) -> int:
-        """Frames that each segment adds to the video."""
         return self.frames - self.motion_frames
 
 
@@ -140,10 +138,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: Mapping[str, Any], what: str) -> T:
-    """The configuration of type ``kind`` from JSON values; absent fields keep their defaults.
-
-    Raises ``CheckpointError`` for an unknown field or a value of another type.
-    """
+    """The configuration of type ``kind`` from JSON values; absent fields keep their defaults. Raises
+    ``CheckpointError`` for an unknown field or a value of another type."""
     known = {f.name: f for f in fields(cast(Any, kind))}
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(known))

@@ -25,13 +25,8 @@ class PixelBox(NamedTuple):
         return max(0.0, self.right - self.left) * max(0.0, self.bottom - self.top)
 
     def intersect(self, other: PixelBox) -> PixelBox:
-        """What two boxes share; its area is 0 if that is nothing."""
-        return PixelBox(
-            max(self.left, other.left),
-            max(self.top, other.top),
-            min(self.right, other.right),
-            min(self.bottom, other.bottom),
-        )
+        corner, end = map(max, self[:2], other[:2]), map(min, self[2:], other[2:])
+        return PixelBox(*corner, *end)
 
     def overlap(self, other: PixelBox) -> float:
         """Intersection over union, in 0..1."""
@@ -46,18 +41,18 @@ PATCH = 2
 
 
 class LatentShape(NamedTuple):
+    """Size in latents; ``rows`` and ``columns`` are of tokens."""
+
     frames: int
     height: int
     width: int
 
     @property
     def rows(self) -> int:
-        """Rows of tokens."""
         return self.height // PATCH
 
     @property
     def columns(self) -> int:
-        """Columns of tokens."""
         return self.width // PATCH
 
     @property

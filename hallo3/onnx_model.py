@@ -91,11 +91,8 @@ class Network:
 
 def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: bool = False) -> Network:
     """Open the published network, or with ``unverified`` another one with the same inputs and outputs, with a
-    warning.
-
-    Raises ``CheckpointError`` for a missing or other file, before anything of it is run, and
-    ``DependencyError`` without onnxruntime.
-    """
+    warning. Raises ``CheckpointError`` for a missing or other file, before anything of it is run, and
+    ``DependencyError`` without onnxruntime."""
     content = _read(path, origin)
     verified = hash_bytes(content) == expected.sha256
     if not verified and not unverified:

@@ -124,10 +124,8 @@ class Approximation:
 
     def apply(self, settings: Settings) -> Settings:
         """Never raises the number of steps."""
-        changes = dict(self.changes)
-        if changes.get("steps", 0) > settings.steps:
-            del changes["steps"]
-        return replace(settings, **changes)
+        fewer = {"steps": min(settings.steps, self.changes.get("steps", settings.steps))}
+        return replace(settings, **{**self.changes, **fewer})
 
     def saves(self, settings: Settings) -> bool:
         """Whether a run with these settings computes less with it."""
@@ -157,10 +155,8 @@ APPROXIMATIONS = {
 
 
 def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
-    """Approximations by name, each once, in the table's order.
-
-    Raises ``InputError`` for an unknown name, and for two that change the same setting.
-    """
+    """Approximations by name, each once, in the table's order. Raises ``InputError`` for an unknown name, and
+    for two that change the same setting."""
     unique = set(names)
     for name in sorted(unique):
         check_choice(name, APPROXIMATIONS, "approximation")

@@ -118,8 +118,6 @@ def _warn_if_cut(tokens: int, length: int) -> None:
         )
 
 
-_T5_SIZES = {*TEXT_ENCODERS["nano"], "layer_norm_epsilon"}
-_T5_SIZES |= {"relative_attention_num_buckets", "relative_attention_max_distance"}
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 
@@ -136,7 +134,8 @@ def untie_embedding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def build_t5(config: Mapping[str, Any]) -> nn.Module:
     """transformers' ``T5EncoderModel`` on the meta device. Raises ``CheckpointError`` for a field that is not
     a size."""
-    check_sizes(config, _T5_SIZES, "text_encoder")
+    positions = {"relative_attention_num_buckets", "relative_attention_max_distance"}
+    check_sizes(config, {*TEXT_ENCODERS["nano"], *positions, "layer_norm_epsilon"}, "text_encoder")
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):

@@ -36,11 +36,9 @@ class FoldedKV(NamedTuple):
 
 
 class JointAttention(nn.Module):
-    """Text and video attend to themselves and to the reference tokens (facts 3.2-3.5).
-
-    Reference tokens are keys and values only: the original computes their queries and discards the rows.
-    Text and reference tokens are not rotated.
-    """
+    """Text and video attend to themselves and to the reference tokens (facts 3.2-3.5). Reference tokens are
+    keys and values only: the original computes their queries and discards the rows. Text and reference tokens
+    are not rotated."""
 
     def __init__(self, config: TrunkConfig, layers: Layers) -> None:
         super().__init__()
@@ -74,11 +72,9 @@ class JointAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Video tokens attend to the face or audio tokens of their latent frame (facts 3, cross-attention).
-
-    As in the original, q and k are normed by the block's *self*-attention norms (parameters of the methods),
-    all queries are rotated by latent frame 0's rows, and keys are not rotated.
-    """
+    """Video tokens attend to the face or audio tokens of their latent frame (facts 3, cross-attention). As in
+    the original, q and k are normed by the block's *self*-attention norms (parameters of the methods), all
+    queries are rotated by latent frame 0's rows, and keys are not rotated."""
 
     def __init__(self, config: TrunkConfig, token_dim: int, layers: Layers) -> None:
         super().__init__()

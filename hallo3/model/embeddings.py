@@ -20,10 +20,8 @@ from .layers import Layers
 
 
 class PatchEmbed(nn.Module):
-    """Latents and prompt embedding become tokens at learned positions (facts: backbone 1-3).
-
-    One table serves text and video; a single latent frame uses its first rows, never an interpolation.
-    """
+    """Latents and prompt embedding become tokens at learned positions (facts: backbone 1-3). One table serves
+    text and video; a single latent frame uses its first rows, never an interpolation."""
 
     def __init__(self, config: TrunkConfig, latent: LatentShape, layers: Layers) -> None:
         super().__init__()
@@ -122,11 +120,9 @@ PROJECTION_EPS = 1e-5
 
 
 class AudioProjection(nn.Module):
-    """One speech window per video frame -> one group of audio tokens per latent frame.
-
-    As in the original, both temporal reductions share one convolution, and an odd count keeps its first frame
-    (golden ``audio_proj_frame_counts``).
-    """
+    """One speech window per video frame -> one group of audio tokens per latent frame. As in the original,
+    both temporal reductions share one convolution, and an odd count keeps its first frame (golden
+    ``audio_proj_frame_counts``)."""
 
     def __init__(self, config: AudioConfig, layers: Layers) -> None:
         super().__init__()

@@ -121,11 +121,9 @@ class ReferenceNetwork(Trunk):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConditions:
-    """Constant for a run.
-
-    ``text`` [2, M, D] has projected text tokens, unconditional (zero text) first. ``silence`` is the audio of
-    the unconditional branch: all-zero windows, projected. ``steps`` has one modulation per step.
-    """
+    """Constant for a run. ``text`` [2, M, D] has projected text tokens, unconditional (zero text) first.
+    ``silence`` is the audio of the unconditional branch: all-zero windows, projected. ``steps`` has one
+    modulation per step."""
 
     text: Tensor
     reference: Sequence[KV]
@@ -172,10 +170,8 @@ class Hallo3Transformer(Trunk):
     def forward(
         self, latents: Tensor, image_latents: Tensor, modulation: Modulation, conditions: Conditions
     ) -> Tensor:
-        """Noisy and image latents [B, C, T, H, W] -> velocity [B, C, T, H, W].
-
-        ``modulation`` has one row for all samples or one per sample. Golden ``dit_forward_b1``.
-        """
+        """Noisy and image latents [B, C, T, H, W] -> velocity [B, C, T, H, W]. ``modulation`` has one row for
+        all samples or one per sample. Golden ``dit_forward_b1``."""
         return self.forward_layerwise(latents, image_latents, modulation, (conditions,))[0]
 
     def forward_layerwise(
@@ -240,11 +236,8 @@ class Hallo3Transformer(Trunk):
         latent_frames: Sequence[int] | None = None,
     ) -> Conditions:
         """Conditions of one pass, projected when a block reads them: for training and for ComfyUI, which
-        prepare nothing.
-
-        Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim], windows as in
-        :meth:`encode_audio`.
-        """
+        prepare nothing. Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim],
+        windows as in :meth:`encode_audio`."""
         like = prompt_embeds
         frames = self.latent.frames if latent_frames is None else len(latent_frames)
         faces = self.face_proj(face_embedding.to(like))
@@ -270,9 +263,7 @@ class Hallo3Transformer(Trunk):
         self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
     ) -> Sequence[KV]:
         """Speech windows [B, F, window, layers, channels] -> audio keys/values [B*T, H, n, d] per block.
-
-        ``latent_frames`` selects some of a segment's latent frames, for a host that samples those only.
-        """
+        ``latent_frames`` selects some of a segment's latent frames, for a host that samples those only."""
         tokens = self.audio_proj(windows)
         if latent_frames is not None:
             tokens = tokens[:, list(latent_frames)]

@@ -20,10 +20,8 @@ Denoise = Callable[[Tensor, Step], Tensor]
 
 
 def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
-    """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6).
-
-    Guidance is constant: the original computes a cosine schedule and ignores it.
-    """
+    """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6). Guidance is
+    constant: the original computes a cosine schedule and ignores it."""
 
     def denoise(noisy: Tensor, step: Step) -> Tensor:
         velocity = predict(noisy, step.index).float()
@@ -59,12 +57,9 @@ Array = npt.NDArray[np.float32]
 def sample_dpmpp_2m_sde(
     denoise: Denoise, latents: Tensor, schedule: Schedule, noise: StepNoise, report: Report
 ) -> Tensor:
-    """DPM-Solver++(2M) SDE (Lu et al. 2022, arXiv 2211.01095) as the original steps it.
-
-    Golden ``sampler_toy_50steps``, bit for bit. The original draws noise twice in most steps and discards the
-    first; a source keyed by step need not. A step to no noise, or too little for float32, returns the
-    estimate.
-    """
+    """DPM-Solver++(2M) SDE (Lu et al. 2022, arXiv 2211.01095) as the original steps it. Golden
+    ``sampler_toy_50steps``, bit for bit. The original draws noise twice in most steps and discards the first;
+    a source keyed by step need not. A step to no noise, or too little for float32, returns the estimate."""
     previous: Tensor | None = None
     for step, c in zip(schedule.steps, solver_coefficients(schedule), strict=True):
         denoised = denoise(latents, step)
@@ -98,11 +93,9 @@ def sample_ddim(
 def sample_dpmpp_2m(
     denoise: Denoise, latents: Tensor, schedule: Schedule, noise: StepNoise, report: Report
 ) -> Tensor:
-    """DPM-Solver++(2M) without noise (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order.
-
-    The step from pure noise starts at an infinite log-SNR, so it and the next are first order: the formula's
-    limit. The last step returns the estimate, as in the original's sampler.
-    """
+    """DPM-Solver++(2M) without noise (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order. The step
+    from pure noise starts at an infinite log-SNR, so it and the next are first order: the formula's limit.
+    The last step returns the estimate, as in the original's sampler."""
     del noise
     previous: Tensor | None = None
     for step, c in zip(schedule.steps, ode_coefficients(schedule), strict=True):

@@ -23,11 +23,9 @@ BETA_START, BETA_END = 0.00085, 0.012
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One sampling step from ``alpha`` to ``next_alpha``.
-
-    ``timestep`` is the network's input; the denoiser scales by ``table_alpha``, the entry of the training
-    table nearest to ``alpha``. The two need not agree (golden ``schedule``).
-    """
+    """One sampling step from ``alpha`` to ``next_alpha``. ``timestep`` is the network's input; the denoiser
+    scales by ``table_alpha``, the entry of the training table nearest to ``alpha``. The two need not agree
+    (golden ``schedule``)."""
 
     index: int
     timestep: float
@@ -51,21 +49,15 @@ class Schedule:
 
 
 def make_schedule(steps: int) -> Schedule:
-    """The original's schedule for 1 to 1000 steps: the selected entries are rescaled among themselves.
-
-    The original gives NaN for 1 step and crashes for 1000.
-    """
+    """The original's schedule for 1 to 1000 steps: the selected entries are rescaled among themselves. The
+    original gives NaN for 1 step and crashes for 1000."""
     if not 1 <= steps <= TRAIN_STEPS:
         raise ValueError(f"{steps} steps are not within 1 to {TRAIN_STEPS}")
     table = denoiser_table()
     timesteps, alphas = select_alphas(steps)
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
-    return Schedule(
-        tuple(
-            Step(i, timesteps[i], float(alphas[i]), float(alphas[i + 1]), float(table[nearest[i]]))
-            for i in range(steps)
-        )
-    )
+    rows = zip(timesteps, alphas.tolist(), alphas[1:].tolist(), table[nearest].tolist(), strict=False)
+    return Schedule(tuple(Step(index, *row) for index, row in enumerate(rows)))
 
 
 def select_alphas(steps: int) -> tuple[list[int], Tensor]:
@@ -104,11 +96,9 @@ def schedule_to_sigmas(steps: int, sigma_max: float) -> Tensor:
 
 
 def sigmas_to_schedule(sigmas: Tensor, sigma_max: float, timestep: Callable[[float], float]) -> Schedule:
-    """Sigmas [N + 1] as steps; the original's, all or consecutive ones, give exactly the original's steps.
-
-    In any other schedule ``timestep`` gives the network's timestep of a sigma, and nothing is snapped to the
-    training table.
-    """
+    """Sigmas [N + 1] as steps; the original's, all or consecutive ones, give exactly the original's steps. In
+    any other schedule ``timestep`` gives the network's timestep of a sigma, and nothing is snapped to the
+    training table."""
     values = sigmas.float().cpu()
     for steps in range(len(values) - 1, TRAIN_STEPS + 1):  # the complete schedule is tried first
         original = schedule_to_sigmas(steps, sigma_max)
@@ -117,12 +107,8 @@ def sigmas_to_schedule(sigmas: Tensor, sigma_max: float, timestep: Callable[[flo
                 part = make_schedule(steps).steps[first : first + len(values) - 1]
                 return Schedule(tuple(replace(step, index=i) for i, step in enumerate(part)), first)
     alphas = [sigma_to_alpha(float(sigma)) for sigma in values]
-    return Schedule(
-        tuple(
-            Step(index, timestep(float(values[index])), alpha, next_alpha, alpha)
-            for index, (alpha, next_alpha) in enumerate(pairwise(alphas))
-        )
-    )
+    rows = enumerate(zip(values.tolist(), pairwise(alphas), strict=False))
+    return Schedule(tuple(Step(i, timestep(sigma), *pair, pair[0]) for i, (sigma, pair) in rows))
 
 
 def sigma_to_alpha(sigma: float) -> float:

@@ -54,13 +54,12 @@ class CacheReport:
     off: int = 0
 
     def __add__(self, other: CacheReport) -> CacheReport:
-        return CacheReport(
+        steps, reused, checks = (
             self.steps + other.steps,
             self.reused + other.reused,
             self.checks + other.checks,
-            max(self.worst, other.worst),
-            self.off + other.off,
         )
+        return CacheReport(steps, reused, checks, max(self.worst, other.worst), self.off + other.off)
 
     def text(self) -> str:
         text = f"step cache: {self.reused} of {self.steps} steps were not computed"

@@ -71,10 +71,8 @@ class ArrayFile:
 
 def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayFile:
     """Write pieces [n, width] one after the other; on disk when this returns. One process at a time per path.
-
     The file grows under a temporary name and replaces ``path`` when it is complete; it is deleted if a piece
-    raises. Creates the folder. Raises ``OutputError`` if it cannot be written.
-    """
+    raises. Creates the folder. Raises ``OutputError`` if it cannot be written."""
     fresh, rows = temporary_path(path), 0
     with _raise_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)

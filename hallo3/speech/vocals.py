@@ -71,10 +71,8 @@ def window_spans(samples: int) -> list[tuple[int, int]]:
 
 
 def cut_windows(pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-    """The windows [2, WINDOW] of pieces [2, n], ``samples`` in total, zeros around them.
-
-    Holds a window and a piece. Raises ``ValueError`` for a stream of another length.
-    """
+    """The windows [2, WINDOW] of pieces [2, n], ``samples`` in total, zeros around them. Holds a window and a
+    piece. Raises ``ValueError`` for a stream of another length."""
     source, total = iter(pieces), 0
     buffer, position = torch.zeros(2, MARGIN), 0
     for start, _ in window_spans(samples):
@@ -182,11 +180,9 @@ def stream_vocals(
     separator: Separator,
     open_progress: OpenProgress = no_display,
 ) -> Iterator[Tensor]:
-    """``stream_mono`` of the vocals: as many samples, [n] per piece, so the plan of segments is the same.
-
-    As in the original, vocals are separated in stereo at 44.1 kHz and mixed and resampled after that (facts
-    8). Raises what ``stream_mono`` raises and, before it returns, what opening the network raises.
-    """
+    """``stream_mono`` of the vocals: as many samples, [n] per piece, so the plan of segments is the same. As
+    in the original, vocals are separated in stereo at 44.1 kHz and mixed and resampled after that (facts 8).
+    Raises what ``stream_mono`` raises and, before it returns, what opening the network raises."""
     _ = separator.network
     stereo = stream_stereo(path, RATE, stats)
     return _mix_vocals(stereo, sample_rate, stats, separator, open_progress)

@@ -17,8 +17,8 @@ from ..config import SPEECH_ENCODERS, check_sizes
 
 SIZES = {*SPEECH_ENCODERS["nano"], "conv_bias", "layer_norm_eps", "hidden_act", "feat_extract_activation"}
 # The base variant that Hallo3 was trained with; nothing is masked or dropped.
-_FIXED: dict[str, Any] = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
-_FIXED |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
+_BASE: dict[str, Any] = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
+_UNDROPPED: dict[str, Any] = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +69,10 @@ def split_wav2vec2(wav2vec2: nn.Module) -> Wav2Vec2Parts:
 
 
 def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
-    """transformers' ``Wav2Vec2Model`` of these sizes, without memory (on the meta device).
-
-    Raises ``CheckpointError`` for a field that is not a size.
-    """
+    """transformers' ``Wav2Vec2Model`` of these sizes, without memory (on the meta device). Raises
+    ``CheckpointError`` for a field that is not a size."""
     check_sizes(config, SIZES, "speech_encoder")
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):
-        return Wav2Vec2Model(Wav2Vec2Config(**config, **_FIXED))
+        return Wav2Vec2Model(Wav2Vec2Config(**config, **_BASE, **_UNDROPPED))

@@ -32,10 +32,8 @@ class Posterior(NamedTuple):
 
 class VideoVAE(nn.Module):
     """diffusers' ``AutoencoderKLCogVideoX``: its encoder called as in the original, its decoder run by
-    ``decoder.py``.
-
-    diffusers' own ``encode`` splits after 8 frames, which changes the group norms of longer clips.
-    """
+    ``decoder.py``. diffusers' own ``encode`` splits after 8 frames, which changes the group norms of longer
+    clips."""
 
     def __init__(self, network: nn.Module, scaling_factor: float, plan: DecodePlan = DEFAULT_PLAN) -> None:
         super().__init__()
@@ -58,10 +56,8 @@ class VideoVAE(nn.Module):
         self, latents: Tensor, slices: Sequence[int] | None = None, plan: DecodePlan | None = None
     ) -> Iterator[Tensor]:
         """Scaled latents [B, C, T, h, w] -> slices of frames [B, 3, F, H, W] in -1..1, each decoded when it
-        is read.
-
-        ``slices`` are latent frames per slice (default: the original's). Golden ``vae_decode_chunked``.
-        """
+        is read. ``slices`` are latent frames per slice (default: the original's). Golden
+        ``vae_decode_chunked``."""
         unscaled = _cast(latents, self.network.decoder) * (1 / self.scaling_factor)
         parts = torch.split(unscaled, list(slices or decode_slices(latents.shape[2])), dim=2)
         yield from decode_parts(self.network.decoder, parts, plan or self.plan)
@@ -69,10 +65,8 @@ class VideoVAE(nn.Module):
 
 def decode_slices(latent_frames: int) -> list[int]:
     """Latent frames per decoder call: the odd one joins the first pair (13 -> 3, 2, 2, 2, 2, 2)."""
-    if latent_frames < 2:
-        return [latent_frames]
-    pairs = [2] * (latent_frames // 2)
-    return [pairs[0] + latent_frames % 2, *pairs[1:]]
+    first = min(latent_frames, 2 + latent_frames % 2)
+    return [first, *[2] * ((latent_frames - first) // 2)]
 
 
 def _cast(tensor: Tensor, network: nn.Module) -> Tensor:

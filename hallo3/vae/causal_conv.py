@@ -32,11 +32,9 @@ MIN_ONEDNN_ELEMENTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
-    """How a decode saves memory; frames differ by rounding only.
-
-    ``strips``: pieces that the rows are convolved in; 1 is the whole height. ``caches``: where the last two
-    frames before each convolution are between slices, on the "device" or in the "host"'s RAM.
-    """
+    """How a decode saves memory; frames differ by rounding only. ``strips``: pieces that the rows are
+    convolved in; 1 is the whole height. ``caches``: where the last two frames before each convolution are
+    between slices, on the "device" or in the "host"'s RAM."""
 
     strips: int = 1
     caches: str = "device"
@@ -47,10 +45,8 @@ class DecodePlan:
 
 
 def cuts(latent_rows: int, strips: int, scale: int) -> list[tuple[int, int]]:
-    """First and last + 1 row of each strip of a picture ``scale`` times its latents' size.
-
-    Strips are whole latent rows, as equal as possible, and at most one per latent row.
-    """
+    """First and last + 1 row of each strip of a picture ``scale`` times its latents' size. Strips are whole
+    latent rows, as equal as possible, and at most one per latent row."""
     count = min(strips, latent_rows)
     return list(pairwise(scale * (latent_rows * index // count) for index in range(count + 1)))
 
@@ -69,10 +65,8 @@ Key = tuple[str, int]
 
 class CausalCache:
     """The last two frames before each convolution, for one decode; each tensor is reused slice after slice.
-
     On the "host" they are in pinned memory on CUDA, where copies are queued behind the computation. Both ends
-    of a copy are contiguous, since others are copied twice.
-    """
+    of a copy are contiguous, since others are copied twice."""
 
     def __init__(self, place: str = "device") -> None:
         self._in_host = place == "host"

@@ -14,14 +14,9 @@ from .causal_conv import LOOK_BACK, DecodePlan, min_strips
 from .decoder import MAX_CHUNK_ELEMENTS, repeats
 
 PLANS = tuple(
-    DecodePlan(strips, caches)
-    for caches, most in (("device", 8), ("host", 16))
-    for strips in (1, 2, 4, 8, 16)
-    if strips <= most
+    DecodePlan(1 << doublings, caches) for caches, n in (("device", 4), ("host", 5)) for doublings in range(n)
 )
 """From the fastest to the smallest: caches in RAM cost more time than strips."""
-TIME_DOUBLINGS = 2
-"""Levels of the decoder that double the frames."""
 FLOAT_BYTES = 4
 MARGIN = 1.02
 """For all smaller tensors."""
@@ -29,10 +24,8 @@ MARGIN = 1.02
 
 def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, number: int) -> int:
     """Peak bytes of activations in the decode of one clip with latents [T, h, w]; ``number`` is the bytes per
-    number.
-
-    At full size it is 0 to 15 % above a count operation by operation (tests/vae/test_decode_memory.py).
-    """
+    number. At full size it is 0 to 15 % above a count operation by operation
+    (tests/vae/test_decode_memory.py)."""
     sizes = decode_slices(latent.frames)
     channels = config.block_out_channels[:2][-1]  # of the input of the last level
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
@@ -75,7 +68,7 @@ class _Slice:
                 yield from self._resnet(entering, inside, frames, 2**level, grows=first_slice)
                 entering = inside
             if level < len(widths) - 1:
-                spans = repeats(frames, in_time=level < TIME_DOUBLINGS)
+                spans = repeats(frames, in_time=level < 2)  # two levels double the frames
                 total = sum((last - first) * times for first, last, times in spans)
                 yield self._upsample(width, frames, total, 2**level)
                 frames = total
@@ -110,9 +103,8 @@ class _Slice:
         rows = self._rows(scale)
         at_once = max(1, MAX_CHUNK_ELEMENTS // (4 * self._numbers(width, 1, scale, rows)))
         large = 4 * self._size(width, min(at_once, frames), scale, rows if self._is_whole() else rows + 2)
-        return (
-            self.cached + self._size(width, frames, scale) + self._size(width, total, 2 * scale) + 2 * large
-        )
+        inputs, outputs = self._size(width, frames, scale), self._size(width, total, 2 * scale)
+        return self.cached + inputs + outputs + 2 * large
 
     def _is_whole(self) -> bool:
         return self._rows(1) == self.latent.height

@@ -45,11 +45,9 @@ def decode_parts(
     access: LayerAccess = OWN_PARAMETERS,
     cache: CausalCache | None = None,
 ) -> Iterator[Tensor]:
-    """Slices of unscaled latents [B, C, n, h, w] -> frames [B, 3, F, H, W], each decoded when it is read.
-
-    The causal cache belongs to this generator; closing it leaves nothing behind. Golden
-    ``vae_decode_chunked``.
-    """
+    """Slices of unscaled latents [B, C, n, h, w] -> frames [B, 3, F, H, W], each decoded when it is read. The
+    causal cache belongs to this generator; closing it leaves nothing behind. Golden
+    ``vae_decode_chunked``."""
     channels = cast(Any, decoder).up_blocks[-1].resnets[0].conv1.conv.in_channels
     strips = max([plan.strips, *(min_strips(channels, LatentShape(*part.shape[2:])) for part in parts)])
     convolver = StripConvolver(cache or CausalCache(plan.caches), access)
@@ -187,10 +185,8 @@ def chunk_size(x: Tensor, elements: int) -> int:
 
 
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance [B, G] of each group of channels of x [B, C, T, H, W], in at least float32.
-
-    They are computed per channel and frame, then joined: no sum is long.
-    """
+    """Mean and variance [B, G] of each group of channels of x [B, C, T, H, W], in at least float32. They are
+    computed per channel and frame, then joined: no sum is long."""
     rows = x.flatten(3)
     step = chunk_size(x, rows[:, :1].numel())
     parts = [_row_moments(part) for part in torch.split(rows, step, dim=1)]

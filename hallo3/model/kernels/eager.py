@@ -29,10 +29,7 @@ class Kernels:
 
     def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         """Norm and modulation of video [B, N, D] and text [B, M, D] -> one sequence [B, M + N, D], text
-        first.
-
-        ``modulation`` [S, 6, D] has video's shift and scale at 0 and 1, text's at 3 and 4.
-        """
+        first. ``modulation`` [S, 6, D] has video's shift and scale at 0 and 1, text's at 3 and 4."""
         m = modulation
         parts = modulate(norm(text), m[:, 3:4], m[:, 4:5]), modulate(norm(video), m[:, 0:1], m[:, 1:2])
         return torch.cat(parts, dim=1)

@@ -25,10 +25,8 @@ class KernelChoice(NamedTuple):
 
 
 def choose_kernels(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> KernelChoice:
-    """Compile and test the fused kernels, in ``dtype``, if they can be chosen.
-
-    Raises ``InputError`` for an unknown name, and for ``fused`` where they cannot run.
-    """
+    """Compile and test the fused kernels, in ``dtype``, if they can be chosen. Raises ``InputError`` for an
+    unknown name, and for ``fused`` where they cannot run."""
     check_choice(name, NAMES, "kernels")
     if name == "plain" or (name == AUTO and device.type != "cuda"):
         return KernelChoice(PLAIN)
