@@ -211,8 +211,8 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Give a network on meta all its tensors, for evaluation. Raises ``CheckpointError`` with the first keys
-    that are unknown, missing or misshapen."""
+    """Give a network on meta all its tensors; it is then in eval mode, without gradients. Raises
+    ``CheckpointError`` with the first keys that are unknown, missing or misshapen."""
     check_state(network.state_dict(), state, what)
     network.load_state_dict(state, strict=True, assign=True)
     tensors = [*network.named_parameters(), *network.named_buffers()]

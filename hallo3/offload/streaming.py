@@ -1,9 +1,11 @@
 """Weight streaming: a network larger than the device fetches its next weights while it computes.
 
-diffusers' ``apply_group_offloading`` does this for whole blocks or single layers. It is not used because a
-memory plan needs what it lacks: weights of a block that are needed at other times (each step, once per
-segment, once per run) form groups of their own; a chosen number of blocks stays on the device; groups come
-from any verified checkpoint; modules may read weights of layers that they do not call (fused kernels).
+diffusers' group offloading (``apply_group_offloading``) does this for whole blocks or single layers. It is
+not used because a memory plan needs four things that it lacks: weights of a block that are needed at other
+times (each step, once per segment, once per run) form groups of their own; a chosen number of blocks stays on
+the device; groups come from any verified checkpoint (diffusers writes its own copy to disk and reads that);
+modules may read weights of layers that they do not call (fused kernels). It would come back if it took groups
+of arbitrary layers, and a function that loads them.
 
 A weight group is a tuple of layers that are loaded and evicted together: a block as a step needs it, its
 modulations, its projections of conditions, or the audio projection. Groups that follow one another form a
