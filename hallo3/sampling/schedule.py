@@ -56,8 +56,12 @@ def make_schedule(steps: int) -> Schedule:
     table = denoiser_table()
     timesteps, alphas = select_alphas(steps)
     nearest = (table[None] - alphas[:-1, None]).abs().argmin(dim=1)
-    rows = zip(timesteps, alphas.tolist(), alphas[1:].tolist(), table[nearest].tolist(), strict=False)
-    return Schedule(tuple(Step(index, *row) for index, row in enumerate(rows)))
+    return Schedule(
+        tuple(
+            Step(i, timesteps[i], float(alphas[i]), float(alphas[i + 1]), float(table[nearest[i]]))
+            for i in range(steps)
+        )
+    )
 
 
 def select_alphas(steps: int) -> tuple[list[int], Tensor]:
@@ -107,8 +111,12 @@ def sigmas_to_schedule(sigmas: Tensor, sigma_max: float, timestep: Callable[[flo
                 part = make_schedule(steps).steps[first : first + len(values) - 1]
                 return Schedule(tuple(replace(step, index=i) for i, step in enumerate(part)), first)
     alphas = [sigma_to_alpha(float(sigma)) for sigma in values]
-    rows = enumerate(zip(values.tolist(), pairwise(alphas), strict=False))
-    return Schedule(tuple(Step(i, timestep(sigma), *pair, pair[0]) for i, (sigma, pair) in rows))
+    return Schedule(
+        tuple(
+            Step(index, timestep(float(values[index])), alpha, next_alpha, alpha)
+            for index, (alpha, next_alpha) in enumerate(pairwise(alphas))
+        )
+    )
 
 
 def sigma_to_alpha(sigma: float) -> float:
