@@ -99,7 +99,7 @@ def settings_for(
     seed: int = 0,
 ) -> Settings:
     """A model's defaults with the user's choices."""
-    choices = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler}
+    choices: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler}
     chosen = {name: value for name, value in choices.items() if value is not None}
     return Settings(**asdict(defaults) | chosen, seed=seed)
 
