@@ -37,7 +37,12 @@ def requirements(
 
 @pytest.mark.parametrize(
     ("limit", "precision", "branches", "fused"),
-    [(6, "bf16", 2, False), (16, "bf16", 2, True), (6, "fp8", 1, True), (24, "fp8", 2, False)],
+    [
+        (6, "bf16", 2, False),
+        (6, "fp8", 1, True),
+        pytest.param(16, "bf16", 2, True, marks=pytest.mark.soak),
+        pytest.param(24, "fp8", 2, False, marks=pytest.mark.soak),
+    ],
 )
 def test_a_run_at_full_size_stays_under_its_plan(
     limit: int, precision: str, branches: int, fused: bool

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import REPOSITORY
 
-MAX_FILES, MAX_FILES_FINISHED_JOB, MAX_DEPTH, MAX_OPENS = 69, 34, 11, 1
+MAX_FILES, MAX_FILES_FINISHED_JOB, MAX_DEPTH, MAX_OPENS = 70, 35, 11, 1
 """A change that lowers a count lowers its bound."""
 
 
