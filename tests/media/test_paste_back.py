@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -150,3 +153,35 @@ def test_frames_do_not_depend_on_their_neighbours() -> None:
     assert torch.equal(together, alone)
     assert paste_back.paste(frames[:0]).shape == (0, 3, 300, 200)
     assert psnr(paste_back.paste(frames.half()), together) > 60
+
+
+MEASURE_MEMORY = """
+import sys, torch
+from pathlib import Path
+from hallo3.media.framing import Crop
+from hallo3.media.paste_back import make_paste_back
+from hallo3.geometry import VideoShape
+def figure(name):
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
+shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
+make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(torch.rand(1, 3, 48, 72))
+picture = torch.full((3, 6000, 8000), 0.5)
+Path("/proc/self/clear_refs").write_text("5")
+before = figure("VmRSS")
+paste_back = make_paste_back(picture, crop, shape)
+cut = figure("VmHWM") - before
+Path("/proc/self/clear_refs").write_text("5")
+before = figure("VmRSS")
+frames = paste_back.paste(torch.rand(8, 3, 480, 720))
+print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_large_photograph_takes_little_memory() -> None:
+    """8000 x 6000 is 549 MB as float32: a copy would show. A frame of 1920 x 1440 is 32 MB."""
+    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
+    cut, per_frame = (float(figure) for figure in done.stdout.split())
+    assert cut < 300
+    assert per_frame < 150

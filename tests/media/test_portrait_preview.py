@@ -132,7 +132,7 @@ for framing in ("face", "original"):
     crop = plan_crop(*picture.shape[1:], face, shape, framing)
     fit(crop.of(picture), shape)
     fit(crop.of(picture), shape, mask=crop.of(mask))
-    make_paste_back(picture, crop, shape).paste(torch.rand(1, 3, 480, 720))
+    make_paste_back(picture, crop, shape)
     draw_portrait_preview(picture, mask, shape, crop, [face], 0)
 print(figure("VmHWM") - before - picture.numel() * 4 / 2**20)
 """
