@@ -3,7 +3,7 @@
 Imported only if Triton is installed, and compiled for the device when first called. A program is one row: a
 token's channels, or its heads.
 """
-# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # ruff: noqa: N803  (compile-time constants are upper case in Triton)
 
 from __future__ import annotations
