@@ -164,7 +164,7 @@ class Video:
 def list_variants(
     exact: Variant, device: torch.device, head_dim: int, only: Sequence[str] = ()
 ) -> tuple[dict[str, Variant], dict[str, str]]:
-    """The exact variant first, another seed, and every approximation by itself, or ``only`` some of them;
+    """The exact variant first, another seed, and every approximation alone, or ``only`` some of them;
     then those that are skipped, and why. Raises ``InputError`` for an unknown name."""
     settings = exact.settings
     another_seed = replace(exact, settings=replace(settings, seed=settings.seed + 1))
@@ -278,7 +278,7 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
     return {
         "made": facts,
         "ways": rows,
-        "left out": {name: hide_paths(reason) for name, reason in skipped.items()},
+        "skipped": {name: hide_paths(reason) for name, reason in skipped.items()},
     }
 
 
@@ -330,8 +330,8 @@ def measure(options: Namespace) -> Result:
 def show(result: Result, _: Namespace) -> None:
     facts = ", ".join(f"{name} {value}" for name, value in result["made"].items() if value != "")
     print(f"on {result['machine']['device']}: {facts}\n\n{format_table(result['ways'])}")
-    if result["left out"]:
-        print("\nleft out:", *(f"{name}: {reason}" for name, reason in result["left out"].items()), sep="\n")
+    if result["skipped"]:
+        print("\nskipped:", *(f"{name}: {reason}" for name, reason in result["skipped"].items()), sep="\n")
     print(f"\n```json\n{json.dumps(result)}\n```")
 
 

@@ -61,12 +61,14 @@ class Expected:
         """Whether onnxruntime's inputs and outputs are those; a size that a file leaves open fits any."""
         if len(inputs) != 1 or len(outputs) != len(self.channels) or inputs[0].type != "tensor(float)":
             return False
-        pairs = zip(_sizes(inputs[0]), self.input, strict=False)
-        same = all(None in pair or pair[0] == pair[1] for pair in pairs)
+        sizes = _sizes(inputs[0])
+        if len(sizes) != len(self.input):
+            return False
+        same = all(None in pair or pair[0] == pair[1] for pair in zip(sizes, self.input, strict=True))
         last = [(_sizes(port) or [None])[-1] for port in outputs]
         known = sorted(size for size in last if size is not None)
         fit = len(known) < len(last) or known == list(self.channels)
-        return same and fit and len(inputs[0].shape) == len(self.input)
+        return same and fit
 
 
 @dataclass(frozen=True, slots=True)

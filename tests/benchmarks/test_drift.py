@@ -113,7 +113,7 @@ def test_a_result_names_no_file_and_no_prompt(tmp_path: Path, capsys: pytest.Cap
     assert result["made"].items() >= {"model": "built-in", "frames": 33, "segments": 2, "steps": 6}.items()
     rows = result["ways"]
     assert list(rows) == ["exact", "guidance-middle", "fp8"]
-    assert all(name in shown for name in (*rows, "left out:", "not asked for"))
+    assert all(name in shown for name in (*rows, "skipped:", "not asked for"))
     assert (rows["exact"]["evaluations"], rows["fp8"]["evaluations"]) == (24, 24)
     assert rows["guidance-middle"]["evaluations"] < 24
     assert "psnr" not in rows["exact"]
