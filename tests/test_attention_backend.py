@@ -132,10 +132,7 @@ def test_torchs_kernels_run_only_where_torch_obeys_the_choice() -> None:
     [
         (lambda q, k, v: sdpa(q, k.flip(-2), v), "away from plain attention"),
         (lambda q, k, v: sdpa(q, k, v) * float("nan"), "away from plain attention"),
-        (
-            lambda q, k, v: sdpa(q, k, v).transpose(1, 2),
-            "it gives the shape [1, 300, 2, 64], not",
-        ),
+        (lambda q, k, v: sdpa(q, k, v).transpose(1, 2), "it gives the shape [1, 300, 2, 64], not"),
     ],
 )
 def test_wrong_results_are_no_attention(attend: Any, reason: str) -> None:

@@ -16,14 +16,7 @@ from hallo3.cli.main import main
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.quantization import (
-    FP8,
-    PRECISIONS,
-    FP8Linear,
-    check_device,
-    get_precision,
-    supports_fp8,
-)
+from hallo3.quantization import FP8, PRECISIONS, FP8Linear, check_device, get_precision, supports_fp8
 from support.short_runs import video
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")

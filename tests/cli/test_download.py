@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from hashlib import sha256
@@ -7,13 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from hallo3.cli.main import main
 
+WEIGHTS = "hallo3/1/mp_rank_00_model_states.pt"
 FILES = {
     "hallo3/latest": b"1",
-    "hallo3/1/mp_rank_00_model_states.pt": b"weights" * 100,
+    WEIGHTS: b"weights" * 100,
     "wav2vec/wav2vec2-base-960h/model.safetensors": b"speech" * 50,
     "README.md": b"not needed",
 }
@@ -53,7 +57,7 @@ def test_needed_files_are_downloaded_and_the_commit_is_recorded(
     assert main(["download", str(tmp_path), "--dry-run"]) == 0
     assert "fetched" not in hub
     assert main(["download", str(tmp_path), "--part", "transformer"]) == 0
-    assert sorted(hub["fetched"]) == ["hallo3/1/mp_rank_00_model_states.pt", "hallo3/latest"]
+    assert sorted(hub["fetched"]) == [WEIGHTS, "hallo3/latest"]
     assert hub["revision"] == "main"
     assert "python -m hallo3 convert" in capsys.readouterr().out
     assert main(["download", str(tmp_path)]) == 0
@@ -65,15 +69,15 @@ def test_needed_files_are_downloaded_and_the_commit_is_recorded(
 def test_a_download_that_differs_from_the_published_file_is_refused(
     tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "hallo3/1/mp_rank_00_model_states.pt"
     for wrong, word in ((b"WEIGHTS" * 100, "SHA-256"), (b"weights", "7 bytes")):
-        hub["files"][name] = wrong
+        hub["files"][WEIGHTS] = wrong
         assert main(["download", str(tmp_path)]) == 2
         assert word in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("hub")
 def test_a_failed_connection_is_reported(
-    tmp_path: Path, hub: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("name resolution failed")  # as httpx's, which are no OSErrors
@@ -82,15 +86,10 @@ def test_a_failed_connection_is_reported(
         monkeypatch.setattr(sys.modules["huggingface_hub"], called, fails)
         assert main(["download", str(tmp_path)]) == 1
         assert "resumes where it stopped" in capsys.readouterr().err
-    del hub
 
 
 def test_the_real_library_has_the_functions_that_are_called() -> None:
-    import inspect
-
-    import huggingface_hub
-
-    assert issubclass(huggingface_hub.errors.HfHubHTTPError, OSError)
+    assert issubclass(HfHubHTTPError, OSError)
     wanted = {"revision", "allow_patterns", "local_dir"}
     assert wanted <= set(inspect.signature(huggingface_hub.snapshot_download).parameters)
     assert "files_metadata" in inspect.signature(huggingface_hub.HfApi.model_info).parameters

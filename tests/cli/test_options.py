@@ -45,8 +45,7 @@ def test_every_option_has_a_help_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--steps", "many"], ["--guidance", "much"], ["--seed", "1.5"], ["--codec", "vp9"], ["--other"]],
+    "words", [["--steps", "many"], ["--guidance", "much"], ["--seed", "1.5"], ["--codec", "vp9"], ["--other"]]
 )
 def test_other_words_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as refusal:

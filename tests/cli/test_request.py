@@ -18,8 +18,6 @@ from hallo3 import attention_backend as attention
 from hallo3 import loading
 from hallo3.attention_backend import BACKENDS
 from hallo3.cli import request
-from hallo3.cli.main import parse
-from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.config import FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
 from hallo3.model.kernels.eager import PLAIN
@@ -28,7 +26,7 @@ from hallo3.settings import APPROXIMATIONS, UNTESTED
 from support.audio_samples import RATE, tone, write_wav
 from support.fake_mediapipe import install_mediapipe, make_task_file
 from support.messages import expect_message
-from support.resume_runs import frames_of, run
+from support.resume_runs import Command, frames_of
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "no portrait": ({"portrait": "absent.png"}, "no file absent.png"),
@@ -61,13 +59,9 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_refused_before_weights_are_read(
-    inputs: dict[str, str],
-    case: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, changes: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_weights(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
@@ -78,17 +72,11 @@ def test_bad_input_is_refused_before_weights_are_read(
     write_wav(Path("short.wav"), tone(RATE, 0.039), RATE)
     shutil.copy("s.wav", "film.mp4")
     Path("folder.mp4").mkdir()
-    changes, message = REFUSED[case]
-    if "o" in changes:
-        inputs["-o"] = changes["o"]
     Path("v.mp4").write_bytes(b"an old video")
-    assert run(inputs, **{name: value for name, value in changes.items() if name != "o"}) == 2
-    out, err = capsys.readouterr()
-    assert message in err
-    assert "Found:" in err
-    assert "Fix:" in err
+    err = command.stderr(**changes, code=2)
+    assert [text for text in (message, "Found:", "Fix:") if text not in err] == []
     assert "Traceback" not in err
-    assert out == ""
+    assert command.out == ""
     assert Path("v.mp4").read_bytes() == b"an old video"
     assert Path("film.mp4").read_bytes() == Path("s.wav").read_bytes()
 
@@ -96,118 +84,81 @@ def test_bad_input_is_refused_before_weights_are_read(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--paste-back", "--enlarge", "2"), "--enlarge 2 with --paste-back"),
-        (("--plan", "--chart", "x.png"), "--plan renders nothing"),
-        (("--device", "cuda"), "Expected: cpu"),
-        (("--attention", "cudnn", "--device", "cpu"), "This attention cannot run here."),
-        (("--attention", "sage", "--device", "cpu"), "it runs on cuda only"),
-        (("--attention", "fast"), "Unknown attention."),
-        (("--approximate", "steps-40"), "steps-30 or steps-20 or guidance-middle or step-cache"),
-        (("--approximate", ""), "Unknown approximation"),
-        (("--approximate", "steps-30,steps-20"), "steps-30 and steps-20"),
-        (("--approximate", "steps-30", "--steps", "40"), "--steps 40 and --approximate steps-30"),
+        ("--paste-back --enlarge 2", "--enlarge 2 with --paste-back"),
+        ("--plan --chart x.png", "--plan renders nothing"),
+        ("--device cuda", "Expected: cpu"),
+        ("--attention cudnn --device cpu", "This attention cannot run here."),
+        ("--attention sage --device cpu", "it runs on cuda only"),
+        ("--attention fast", "Unknown attention."),
+        ("--approximate steps-40", "steps-30 or steps-20 or guidance-middle or step-cache"),
+        ("--approximate=", "Unknown approximation"),
+        ("--approximate steps-30,steps-20", "steps-30 and steps-20"),
+        ("--approximate steps-30 --steps 40", "--steps 40 and --approximate steps-30"),
     ],
 )
-def test_options_that_cannot_be_used_are_refused(
-    inputs: dict[str, str], flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(inputs, *flags) == 2
-    assert message in capsys.readouterr().err
+def test_options_that_cannot_be_used_are_refused(command: Command, flags: str, message: str) -> None:
+    assert message in command.stderr(*flags.split(), code=2)
 
 
 @pytest.mark.parametrize("option", ["--portrait", "--speech", "-o"])
-def test_a_required_option_is_named(
-    inputs: dict[str, str], option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    del inputs[option]
-    assert run(inputs) == 2
-    assert f"no {option}" in capsys.readouterr().err
+def test_a_required_option_is_named(command: Command, option: str) -> None:
+    del command.inputs[option]
+    assert f"no {option}" in command.stderr(code=2)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(
-    inputs: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", locked)
-    assert run(inputs) == 2
-    assert f"{tmp_path}: Permission denied" in capsys.readouterr().err
+    assert f"{tmp_path}: Permission denied" in command.stderr(code=2)
 
 
-def change_a_pixel(inputs: dict[str, str]) -> None:
-    with Image.open(inputs["--portrait"]) as picture:
+def change_a_pixel(command: Command) -> None:
+    with Image.open(command.inputs["--portrait"]) as picture:
         pixels = np.array(picture)
     pixels[40, 30, 1] ^= 1
-    Image.fromarray(pixels).save(inputs["--portrait"])
+    Image.fromarray(pixels).save(command.inputs["--portrait"])
 
 
-def change_a_sample(inputs: dict[str, str]) -> None:
-    raw = bytearray(Path(inputs["--speech"]).read_bytes())
-    raw[-300] ^= 1
-    Path(inputs["--speech"]).write_bytes(raw)
+def flip_bit(path: Path, place: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
 
 
-def change_a_weight(inputs: dict[str, str]) -> None:
-    folder = Path(inputs["-o"]).parent / "model"
-    shutil.copytree(inputs["--model"], folder)
-    raw = bytearray((folder / "vae.safetensors").read_bytes())
-    raw[-1] ^= 1  # the lowest bit of an exponent
-    (folder / "vae.safetensors").write_bytes(raw)
-    inputs["--model"] = str(folder)
+def change_a_weight(command: Command) -> None:
+    folder = command.video.parent / "model"
+    shutil.copytree(command.inputs["--model"], folder)
+    flip_bit(folder / "vae.safetensors", -1)  # the lowest bit of an exponent
+    command.inputs["--model"] = str(folder)
 
 
-OTHER_JOBS: dict[str, Any] = {
-    "--seed": "1",
-    "--steps": "3",
-    "--guidance": "2",
-    "--sampler": "ddim",
-    "--prompt": "hi",
-    "--posterior": "sample",
-    "--enlarge": "2",
-    "--quality": "30",
-    "--codec": "h265",
-    "--dtype": "bf16",
-    "--framing": "original",
-    "--face-box": "20,20,50,60",
-    "a pixel": change_a_pixel,
-    "a sample": change_a_sample,
-    "a weight": change_a_weight,
-}
-SAME_JOB = [
-    ["--low-memory"],
-    ["--no-mark"],
-    ["--offload", "disk"],
-    ["--attention", "math"],
-    ["--kernels", "fused"],
+OTHER_JOBS = [
+    *("--seed=1", "--steps=3", "--guidance=2", "--sampler=ddim", "--prompt=hi", "--posterior=sample"),
+    *("--enlarge=2", "--quality=30", "--codec=h265", "--dtype=bf16", "--framing=original"),
+    "--face-box=20,20,50,60",
 ]
+SAME_JOB = ["--low-memory", "--no-mark", "--offload=disk", "--attention=math", "--kernels=fused"]
 
 
-def request_of(inputs: dict[str, str], *flags: str) -> AnimateRequest:
-    words = (word for pair in inputs.items() for word in pair)
-    return read_request(parse(["animate", *words, *flags])[1])
+def key(command: Command, *flags: str) -> str:
+    return command.request(*flags).job_key("")
 
 
-def key(inputs: dict[str, str], *flags: str) -> str:
-    return request_of(inputs, *flags).job_key("")
+def test_inputs_that_decide_frames_make_another_job(command: Command) -> None:
+    keys = [key(command), *(key(command, flag) for flag in OTHER_JOBS)]
+    flip_sample = lambda command: flip_bit(command.speech, -300)  # noqa: E731
+    for change in (change_a_pixel, flip_sample, change_a_weight):
+        change(command)  # and stays, for those after it
+        keys.append(key(command))
+    assert len(set(keys)) == len(keys)
 
 
-def test_inputs_that_decide_frames_make_another_job(inputs: dict[str, str]) -> None:
-    keys = {key(inputs)}
-    for count, (name, change) in enumerate(OTHER_JOBS.items(), 2):
-        if callable(change):
-            change(inputs)  # and stays, for those after it
-            keys.add(key(inputs))
-        else:
-            keys.add(key(inputs | {name: change}))
-        assert len(keys) == count, name
-
-
-def test_options_that_change_no_frame_leave_the_job(inputs: dict[str, str]) -> None:
-    assert {key(inputs, *flags) for flags in ([], *SAME_JOB)} == {key(inputs)}
+def test_options_that_change_no_frame_leave_the_job(command: Command) -> None:
+    assert {key(command, flag) for flag in SAME_JOB} == {key(command)}
 
 
 @pytest.fixture
@@ -230,7 +181,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return named
 
 
-def test_mediapipe_s_file_and_version_are_in_the_key(
+def test_a_usable_mediapipe_s_file_and_version_are_in_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
 ) -> None:
     install_mediapipe(monkeypatch, version="0.10.31")
@@ -240,55 +191,42 @@ def test_mediapipe_s_file_and_version_are_in_the_key(
     first = weights()
     assert {name: first[name] for name in without} == without
     assert first.keys() - without.keys() == {"landmarks"}
+    assert "landmarks" not in weights(space="drawn-face")
     (tmp_path / TASK_FILENAME).write_bytes(make_task_file(face_detector=b"other numbers"))
     assert weights()["landmarks"][0] != first["landmarks"][0]
     install_mediapipe(monkeypatch, version="0.10.33")
     assert weights()["landmarks"][1] != first["landmarks"][1]
-
-
-def test_a_mediapipe_that_cannot_be_used_is_not_in_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
-) -> None:
-    (tmp_path / TASK_FILENAME).write_bytes(make_task_file())
-    install_mediapipe(monkeypatch, version="1.2.3")
+    install_mediapipe(monkeypatch, version="1.2.3")  # cannot be used
     assert "landmarks" not in weights()
-    install_mediapipe(monkeypatch)
-    assert "landmarks" in weights()
-    assert "landmarks" not in weights(space="drawn-face")
 
 
 @pytest.fixture
-def short(inputs: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def short(command: Command, tmp_path: Path) -> Command:
     """Two segments, kept without loss."""
-    write_wav(tmp_path / "s.wav", tone(RATE, 0.72), RATE)
-    return inputs | {"-o": str(tmp_path / "v.mkv"), "--codec": "ffv1", "--pixels": "yuv444p"}
+    command.speak(0.72)
+    command.inputs |= {"-o": str(tmp_path / "v.mkv"), "--codec": "ffv1", "--pixels": "yuv444p"}
+    return command
 
 
-def test_attention_and_kernels_make_the_same_video(
-    short: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(short) == 0
-    assert "note: attention by torch (automatic); plain kernels" in capfd.readouterr().err
-    expected = frames_of(short["-o"]).astype(int)
-    assert run(short, attention="math") == 0  # the same job: nothing is left to render
-    err = capfd.readouterr().err
+def test_attention_and_kernels_make_the_same_video(short: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "note: attention by torch (automatic); plain kernels" in short.stderr()
+    expected = frames_of(short.video).astype(int)
+    err = short.stderr(attention="math")  # the same job: nothing is left to render
     assert "all 2 segments were already rendered" in err
     assert "attention by" not in err
     for name, value, note in (("attention", "math", "attention by math"), ("kernels", "fused", "; fused")):
-        assert run(short, "--fresh", **{name: value}) == 0
-        assert note in capfd.readouterr().err
-        assert np.abs(frames_of(short["-o"]).astype(int) - expected).max() <= 1
-        assert request_of(short).throughput_key != request_of(short, f"--{name}", value).throughput_key
+        assert note in short.stderr("--fresh", **{name: value})
+        assert np.abs(frames_of(short.video).astype(int) - expected).max() <= 1
+        assert short.request().throughput_key != short.request(f"--{name}", value).throughput_key
     monkeypatch.setattr(request, "choose_kernels", lambda *_: KernelChoice(PLAIN, "Triton is not installed"))
-    assert run(short, "--fresh") == 0
-    assert "plain kernels (Triton is not installed)" in capfd.readouterr().err
+    assert "plain kernels (Triton is not installed)" in short.stderr("--fresh")
     monkeypatch.setattr(request, "choose_kernels", None)  # a plan and a finished job try no kernels
-    assert request_of(short, "--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
-    assert run(short) == 0
+    assert short.request("--plan").kernels.kernels.name == "fused", "planned for a GPU with Triton"
+    assert short() == 0
 
 
-def test_only_an_approximate_attention_makes_another_job(short: dict[str, str]) -> None:
-    usual = request_of(short)
+def test_only_an_approximate_attention_makes_another_job(short: Command) -> None:
+    usual = short.request()
     keys = {name: replace(usual, attention=each).job_key("") for name, each in BACKENDS.items()}
     approximate = {name for name, each in BACKENDS.items() if not each.exact}
     assert {name for name, key in keys.items() if key != usual.job_key("")} == approximate
@@ -298,20 +236,15 @@ def test_only_an_approximate_attention_makes_another_job(short: dict[str, str]) 
 @pytest.mark.parametrize("name", ["math", "sage"])
 @pytest.mark.parametrize("model", ["nano", "built-in"])
 def test_an_approximate_attention_is_reported_before_the_run(
-    short: dict[str, str],
-    name: str,
-    model: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    short: Command, name: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All were tried with the built-in model."""
     monkeypatch.setattr(attention, "why_unsupported", lambda *_: "")
-    short |= {"--model": model} if model == "built-in" else {}
-    assert run(short, "--plan", "--json", "--whole-picture", attention=name) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["attention"] == BACKENDS[name].title
+    short.inputs |= {"--model": model} if model == "built-in" else {}
+    plan = json.loads(short.stdout("--plan", "--json", "--whole-picture", attention=name))
+    assert plan["attention"] == BACKENDS[name].title
     message = f"note: attention {name} is approximate: 8-bit products; {UNTESTED}\n"
-    assert err.count(message) == (name == "sage" and model == "nano")
+    assert short.err.count(message) == (name == "sage" and model == "nano")
 
 
 @pytest.mark.parametrize(
@@ -326,12 +259,7 @@ def test_an_approximate_attention_is_reported_before_the_run(
     ],
 )
 def test_a_plan_counts_approximate_evaluations(
-    short: dict[str, str],
-    names: str,
-    evaluations: int,
-    at_most: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    short: Command, names: str, evaluations: int, at_most: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two segments, two branches, 50 steps as the released model's."""
     real = request.read_model_config
@@ -341,30 +269,24 @@ def test_a_plan_counts_approximate_evaluations(
         return replace(config, defaults=replace(config.defaults, steps=50))
 
     monkeypatch.setattr(request, "read_model_config", read_config)
-    flags = ["--approximate", names] if names else []
-    assert run(short, *flags, "--plan") == 0
-    out, err = capsys.readouterr()
-    assert f"network   {at_most}{evaluations} evaluations" in out
-    assert (UNTESTED in err) == bool(names)
-    assert run(short, *flags, "--plan", "--json") == 0
-    plan = json.loads(capsys.readouterr().out)
+    names_given = {"approximate": names or None}
+    assert f"network   {at_most}{evaluations} evaluations" in short.stdout("--plan", **names_given)
+    assert (UNTESTED in short.err) == bool(names)
+    plan = json.loads(short.stdout("--plan", "--json", **names_given))
     assert plan["network_evaluations"] == evaluations
     assert ("reuses" in plan) == bool(at_most)
 
 
-def test_approximations_that_save_nothing_are_not_used(
-    short: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_approximations_that_save_nothing_are_not_used(short: Command) -> None:
     """The built-in model takes one step without guidance."""
     names = ",".join(name for name in APPROXIMATIONS if name != "steps-20")
-    assert run(short, "--whole-picture", "--plan", model="built-in", approximate=names) == 0
-    out, err = capsys.readouterr()
+    err = short.stderr("--whole-picture", "--plan", model="built-in", approximate=names)
     assert len(re.findall(r"saves nothing here \(1 step, guidance 1\) and is not used", err)) == 3
     assert UNTESTED not in err
-    assert "evaluations" in out
+    assert "evaluations" in short.out
 
 
-def test_each_approximation_makes_another_job(short: dict[str, str]) -> None:
+def test_each_approximation_makes_another_job(short: Command) -> None:
     keys = {key(short, "--steps", "12")}
     for names in ("guidance-middle", "step-cache", "guidance-middle,step-cache"):
         with expect_message(UNTESTED):
@@ -375,15 +297,13 @@ def test_each_approximation_makes_another_job(short: dict[str, str]) -> None:
         assert key(short, "--guidance", "1", "--approximate", "guidance-middle") == without
 
 
-def test_a_run_reports_its_step_cache(short: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"steps": "40", "sampler": "dpmpp_2m"}
-    assert run(short, **options) == 0
-    assert "step cache" not in capsys.readouterr().err
-    exact = frames_of(short["-o"])
+def test_a_run_reports_its_step_cache(short: Command) -> None:
+    options = {"steps": 40, "sampler": "dpmpp_2m"}
+    assert "step cache" not in short.stderr(**options)
+    exact = frames_of(short.video)
     for rendered in (True, False):
-        assert run(short, **options, approximate="step-cache") == 0
-        err = capsys.readouterr().err
+        err = short.stderr(**options, approximate="step-cache")
         assert ("of 80 steps were not computed" in err) == rendered
         assert ("note: step cache:" in err) == rendered
         assert "note: step cache: 0 of" not in err
-    assert not np.array_equal(frames_of(short["-o"]), exact)
+    assert not np.array_equal(frames_of(short.video), exact)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ import torch
 
 from hallo3.cli import animate, vram
 from hallo3.cli import request as requests
-from hallo3.cli.main import main, parse
-from hallo3.cli.request import AnimateRequest, read_request
+from hallo3.cli.request import AnimateRequest
 from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
@@ -21,58 +19,51 @@ from hallo3.model.kernels.select import KernelChoice
 from hallo3.offload.budget import CONTEXT_BYTES
 from hallo3.offload.estimate import DEVICE
 from hallo3.units import GB
-from support.audio_samples import RATE, tone, write_wav
 from support.messages import expect_message
+from support.resume_runs import Command
 
 
 @pytest.fixture
-def words(tmp_path: Path, nano_folder: Path, samples: Path) -> list[str]:
-    speech = write_wav(tmp_path / "s.wav", tone(RATE, 0.72), RATE)
-    inputs = ["animate", "--portrait", str(samples / "portrait.png"), "--speech", str(speech)]
-    return [*inputs, "--model", str(nano_folder), "-o", str(tmp_path / "out.mp4")]
+def command(command: Command) -> Command:
+    command.speak(0.72)
+    return command
 
 
-def request(words: list[str], device: str = "cpu", *more: str) -> AnimateRequest:
-    return replace(read_request(parse([*words, *more])[1]), device=torch.device(device))
+def plan_memory(command: Command, *flags: str) -> AnimateRequest:
+    return vram.plan_run_memory(replace(command.request(*flags), device=torch.device("cuda")))
 
 
-def test_a_plan_is_shown_without_a_gpu(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "--plan", "--vram", "6"]) == 0
-    text = capsys.readouterr().out
+def test_a_plan_is_shown_without_a_gpu(command: Command) -> None:
+    text = command.stdout("--plan", "--vram", "6")
     assert "6.0 GB" in text
     assert "decode" in text
-    assert main([*words, "--plan", "--vram", "6.5", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)["vram"]
+    plan = json.loads(command.stdout("--plan", "--vram", "6.5", "--json"))["vram"]
     assert plan["ceiling"] == 6_500_000_000
     assert [stage["name"] for stage in plan["stages"]][-1] == "decode"
-    assert main([*words, "--plan", "--json"]) == 0
-    assert "vram" not in json.loads(capsys.readouterr().out)
+    assert "vram" not in json.loads(command.stdout("--plan", "--json"))
 
 
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--vram", "6"], "no GPU whose memory could be limited"),
-        (["--vram", "6", "--plan", "--low-memory"], "--vram and --low-memory"),
-        (["--vram", "6", "--plan", "--offload", "disk"], "--vram and --offload disk"),
-        (["--vram", "auto", "--offload", "none"], "--vram and --offload none"),
-        (["--vram", "auto", "--plan"], "--vram auto on the device cpu"),
-        (["--vram", "0", "--plan"], "memory limit is invalid"),
-        (["--vram", "nan", "--plan"], "memory limit is invalid"),
-        (["--vram", "0.4", "--plan"], "does not fit"),
+        ("6", "no GPU whose memory could be limited"),
+        ("6 --plan --low-memory", "--vram and --low-memory"),
+        ("6 --plan --offload disk", "--vram and --offload disk"),
+        ("auto --offload none", "--vram and --offload none"),
+        ("auto --plan", "--vram auto on the device cpu"),
+        ("0 --plan", "memory limit is invalid"),
+        ("nan --plan", "memory limit is invalid"),
+        ("0.4 --plan", "does not fit"),
     ],
 )
-def test_invalid_limits_are_refused(
-    words: list[str], flags: list[str], error: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*words, *flags]) == 2
-    assert error in capsys.readouterr().err
+def test_invalid_limits_are_refused(command: Command, flags: str, error: str) -> None:
+    assert error in command.stderr("--vram", *flags.split(), code=2)
 
 
-def test_a_limit_that_is_no_number_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_that_is_no_number_is_refused(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([*words, "--vram", "much"])
-    assert "neither a number of GB nor auto" in capsys.readouterr().err
+        command("--vram", "much")
+    assert "neither a number of GB nor auto" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -86,76 +77,67 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-def test_a_limit_is_planned_for_and_enforced(words: list[str], gpu: dict[str, Any]) -> None:
-    limited = vram.plan_run_memory(request(words, "cuda", "--vram", "6"))
+def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, Any]) -> None:
+    limited = plan_memory(command, "--vram", "6")
     assert limited.memory is not None
     assert limited.memory.limit == 6 * GB
-    assert limited.throughput_key != request(words, "cuda").throughput_key
+    unlimited = replace(command.request(), device=torch.device("cuda"))
+    assert limited.throughput_key != unlimited.throughput_key
     vram.limit_gpu_memory(limited)
     assert gpu["limit"] == 6 * GB - CONTEXT_BYTES
     with pytest.raises(InputError, match="less memory than --vram"):
-        vram.plan_run_memory(request(words, "cuda", "--vram", "13"))
+        plan_memory(command, "--vram", "13")
     with expect_message(r"--vram 10 is more than the 9\.0 GB"):
-        lowered = vram.plan_run_memory(request(words, "cuda", "--vram", "10"))
+        lowered = plan_memory(command, "--vram", "10")
     assert lowered.memory is not None
     assert lowered.memory.limit == 9 * GB
 
 
 def test_the_default_plans_for_free_memory_and_enforces_nothing(
-    words: list[str], gpu: dict[str, Any]
+    command: Command, gpu: dict[str, Any]
 ) -> None:
-    free = vram.plan_run_memory(request(words, "cuda"))
+    free = plan_memory(command)
     assert free.memory is not None
     assert (free.memory.limit, free.memory.offload.home) == (9 * GB, DEVICE)
     vram.limit_gpu_memory(free)
     assert gpu["limit"] == 12 * GB
     for manual in (["--offload", "blocks"], ["--low-memory"]):
-        assert vram.plan_run_memory(request(words, "cuda", *manual)).memory is None
-    assert vram.plan_run_memory(request(words)).memory is None
+        assert plan_memory(command, *manual).memory is None
+    assert vram.plan_run_memory(command.request()).memory is None
 
 
-def test_a_plan_is_for_the_kernels_that_run(words: list[str], gpu: dict[str, Any]) -> None:
+def test_a_plan_is_for_the_kernels_that_run(command: Command, gpu: dict[str, Any]) -> None:
     """Plain kernels need more memory than fused ones."""
-    fused = vram.plan_run_memory(request(words, "cuda"))
+    fused = plan_memory(command)
     gpu["kernels"] = KernelChoice(PLAIN, "no compiler")
-    plain = vram.plan_run_memory(request(words, "cuda"))
+    plain = plan_memory(command)
     assert fused.memory is not None
     assert plain.memory is not None
     assert plain.memory.stage("sample").activations > fused.memory.stage("sample").activations
     gpu["kernels"] = None
     assert plain.kernels[1] == "no compiler", "the planned run does not try them again"
-    assert vram.plan_run_memory(request(words, "cuda", "--plan")).kernels, "nor does a plan try them"
+    assert plan_memory(command, "--plan").kernels, "nor does a plan try them"
 
 
-def test_a_plan_is_shown_if_the_gpu_is_full(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_is_shown_if_the_gpu_is_full(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vram, "_limit_bytes", lambda request: round((request.options.vram or 0.4) * GB))
-    assert main([*words, "--plan"]) == 0
-    text = capsys.readouterr().out
-    assert "segments" in text
-    assert "does not fit" in text
-    assert "Fix: allow more" in text
-    assert main([*words, "--plan", "--json"]) == 0
-    assert "does not fit" in json.loads(capsys.readouterr().out)["refused"]
-    assert main([*words, "--plan", "--vram", "0.4"]) == 2
+    text = command.stdout("--plan")
+    assert [part for part in ("segments", "does not fit", "Fix: allow more") if part not in text] == []
+    assert "does not fit" in json.loads(command.stdout("--plan", "--json"))["refused"]
+    assert command("--plan", "--vram", "0.4") == 2
 
 
-def test_a_finished_video_needs_no_gpu(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_video_needs_no_gpu(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: AnimateRequest) -> AnimateRequest:
         raise InputError("The run does not fit.")
 
-    folder = Path(words[-1]).parent
     monkeypatch.setattr(animate, "plan_run_memory", refuse)
-    assert main(words) == 2, "there is something to render"
-    assert main([*words, "--fresh"]) == 2
-    assert not list((folder / "hallo3_jobs").glob("*.old-*")), "a refused run sets nothing aside"
+    assert command() == 2, "there is something to render"
+    assert command("--fresh") == 2
+    assert not list(command.jobs.glob("*.old-*")), "a refused run sets nothing aside"
     monkeypatch.setattr(animate, "plan_run_memory", vram.plan_run_memory)
-    assert main(words) == 0
+    assert command() == 0
     monkeypatch.setattr(animate, "plan_run_memory", refuse)
-    assert main(words) == 0
-    assert "already rendered" in capsys.readouterr().err
-    assert main([*words, "--redo", "1"]) == 2
-    assert main([*words, "--save-identity", str(folder / "i.safetensors")]) == 2
+    assert "already rendered" in command.stderr()
+    assert command("--redo", "1") == 2
+    assert command(save_identity=command.video.with_name("i.safetensors")) == 2

@@ -1,82 +1,149 @@
-"""A command of four NANO segments that tests stop and resume."""
+"""``hallo3 animate`` with four NANO segments, for tests that stop and resume it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3.cli.main import main
+from hallo3.cli.main import main, parse
+from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.pipeline import LocalRenderer
 from support.audio_samples import tone, write_wav
+from support.kill_process import read_segments, strip_headers
 
 
-def inputs_in(folder: Path, model: Path) -> dict[str, str]:
-    """Four NANO segments."""
+class Undisturbed(NamedTuple):
+    video: bytes
+    segments: dict[str, bytes]
+
+
+@dataclass
+class Command:
+    """Options by flag; what the last run printed, and indices of the segments that it rendered."""
+
+    inputs: dict[str, str]
+    capture: pytest.CaptureFixture[str] | None = None
+    out: str = ""
+    err: str = ""
+    rendered: list[int] = field(default_factory=list[int])
+
+    @property
+    def video(self) -> Path:
+        return Path(self.inputs["-o"])
+
+    @property
+    def speech(self) -> Path:
+        return Path(self.inputs["--speech"])
+
+    @property
+    def jobs(self) -> Path:
+        return Path(self.inputs.get("--jobs-folder", self.video.parent / "hallo3_jobs"))
+
+    def speak(self, seconds: float) -> None:
+        write_wav(self.speech, tone(16000, seconds), 16000)
+
+    def words(self, *flags: str, **changes: object) -> list[str]:
+        """``changes`` are options that have a value; None leaves one out."""
+        named = {
+            f"--{name.replace('_', '-')}" if name != "o" else "-o": value for name, value in changes.items()
+        }
+        options = {name: value for name, value in (self.inputs | named).items() if value is not None}
+        return ["animate", *(str(word) for pair in options.items() for word in pair), *flags]
+
+    def request(self, *flags: str, **changes: object) -> AnimateRequest:
+        return read_request(parse(self.words(*flags, **changes))[1])
+
+    def __call__(self, *flags: str, **changes: object) -> int:
+        self.rendered.clear()
+        if self.capture:
+            self.capture.readouterr()
+        with _around_sampling(after=self.rendered.append):
+            code = main(self.words(*flags, **changes))
+        if self.capture:
+            self.out, self.err = self.capture.readouterr()
+        return code
+
+    def stdout(self, *flags: str, code: int = 0, **changes: object) -> str:
+        assert self(*flags, **changes) == code, self.err
+        return self.out
+
+    def stderr(self, *flags: str, code: int = 0, **changes: object) -> str:
+        assert self(*flags, **changes) == code, self.err
+        return self.err
+
+    def stop(self, index: int, *flags: str, **changes: object) -> str:
+        """Interrupt a run before a segment; what it reports."""
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with before_segment(index, interrupt):
+            return self.stderr(*flags, code=1, **changes)
+
+    def saved_segments(self) -> dict[str, bytes]:
+        return strip_headers(read_segments(self.jobs))
+
+    def names_of_jobs(self) -> set[str]:
+        return {path.name for path in self.jobs.glob("*") if path.is_dir()}
+
+
+def command_in(folder: Path, model: Path, capture: pytest.CaptureFixture[str] | None = None) -> Command:
     picture = np.random.default_rng(0).integers(0, 255, (80, 64, 3), np.uint8)
     Image.fromarray(picture).save(folder / "p.png")
-    write_wav(folder / "s.wav", tone(16000, 2.2), 16000)
-    return {
-        "--model": str(model),
-        "--portrait": str(folder / "p.png"),
-        "--speech": str(folder / "s.wav"),
-        "-o": str(folder / "v.mp4"),
-    }
+    names = {"--portrait": "p.png", "--speech": "s.wav", "-o": "v.mp4"}
+    inputs = {"--model": str(model)} | {flag: str(folder / name) for flag, name in names.items()}
+    command = Command(inputs, capture)
+    command.speak(2.2)
+    return command
 
 
-def record_rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The indices of segments that are rendered from now on."""
-    indices: list[int] = []
-    _before_sampling(monkeypatch, indices.append)
-    return indices
+def _nothing(_: int) -> None: ...
 
 
-def _before_sampling(patch: pytest.MonkeyPatch, work: Callable[[int], object]) -> None:
+@contextmanager
+def _around_sampling(
+    before: Callable[[int], object] = _nothing, after: Callable[[int], object] = _nothing
+) -> Generator[None]:
     real = LocalRenderer.sample
 
     def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
-        work(segment.index)
-        return real(self, latents, segment, noise)
+        before(segment.index)
+        sampled = real(self, latents, segment, noise)
+        after(segment.index)
+        return sampled
 
-    patch.setattr(LocalRenderer, "sample", sample)
-
-
-def run(inputs: dict[str, str], *flags: str, **changes: str) -> int:
-    words = inputs | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    return main(["animate", *(word for pair in words.items() for word in pair), *flags])
-
-
-def before_segment(index: int, work: Callable[[], object]) -> pytest.MonkeyPatch:
-    """Call ``work`` right before a segment is sampled; until the result is undone."""
-    patch = pytest.MonkeyPatch()
-    _before_sampling(patch, lambda number: work() if number == index else None)
-    return patch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalRenderer, "sample", sample)
+        yield
 
 
-def stop_at(index: int, error: BaseException) -> pytest.MonkeyPatch:
-    """Make a segment fail with ``error``; until the result is undone."""
-
-    def fail() -> None:
-        raise error
-
-    return before_segment(index, fail)
+@contextmanager
+def before_segment(index: int, work: Callable[[], object]) -> Generator[None]:
+    """Call ``work`` right before a segment is sampled."""
+    with _around_sampling(before=lambda number: work() if number == index else None):
+        yield
 
 
-def before(place: Any, name: str, work: Callable[[], object]) -> pytest.MonkeyPatch:
+@contextmanager
+def before(place: Any, name: str, work: Callable[[], object]) -> Generator[None]:
     """Something happens just before a function is called."""
-    patch, real = pytest.MonkeyPatch(), getattr(place, name)
+    real = getattr(place, name)
 
     def called(*arguments: Any, **named: Any) -> Any:
         work()
         return real(*arguments, **named)
 
-    patch.setattr(place, name, called)
-    return patch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, called)
+        yield
 
 
 def packets(path: str | Path, kind: str) -> list[bytes]:
