@@ -1,4 +1,5 @@
-"""Documents name what exists: identifiers of the glossary, files of the page of architecture."""
+"""Documents name what exists: identifiers of the glossary, files of the page of architecture. They, help
+pages, interface and code use no phrase of ``support.plain_english``."""
 
 from __future__ import annotations
 
@@ -6,35 +7,40 @@ import ast
 import re
 from pathlib import Path
 
+from support.plain_english import find_banned
+
 ROOT = Path(__file__).resolve().parents[2]
+CHECKED = (
+    *("__init__.py", "hallo3/**/*.py", "nodes/**/*.py", "tools/**/*.py"),
+    *("tests/comfyui/*.py", "tests/contract/*.py", "tests/*.py"),
+    *("locales/en/*.json", "web/docs/*/en.md", "workflows/*.json", "subgraphs/*.json"),
+    *("*.md", "docs/*.md", "docs/decisions/*.md", "docs/measurements/*.md"),
+)
 
 
 def defined_names() -> set[str]:
     names: set[str] = set()
     for path in (*(ROOT / "hallo3").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names |= _names(node)
             if isinstance(node, ast.ClassDef):
-                fields = [each for each in node.body if isinstance(each, ast.AnnAssign | ast.FunctionDef)]
-                names |= {f"{node.name}.{_name(field)}" for field in fields}
-            if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                names.add(node.name)
-            elif isinstance(node, ast.Assign | ast.AnnAssign):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+                names |= {f"{node.name}.{name}" for field in node.body for name in _names(field)}
     return names
 
 
-def _name(field: ast.AnnAssign | ast.FunctionDef) -> str:
-    if isinstance(field, ast.FunctionDef):
-        return field.name
-    return field.target.id if isinstance(field.target, ast.Name) else ""
+def _names(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    if not isinstance(node, ast.Assign | ast.AnnAssign):
+        return set()
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def test_the_glossary_names_what_exists() -> None:
     text, names = (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), defined_names()
-    words = [
-        word for line in text.splitlines() if line.startswith("|") for word in re.findall(r"`(.+?)`", line)
-    ]
+    rows = "".join(line for line in text.splitlines() if line.startswith("|"))
+    words = re.findall(r"`(.+?)`", rows)
     assert len(words) > 40
     assert [word for word in words if word not in names and not (ROOT / word).exists()] == []
 
@@ -49,3 +55,9 @@ def test_the_page_of_architecture_names_files_that_exist() -> None:
             missing += [] if any(place.is_file() for place in places) else [word]
     assert missing == []
     assert text.count("\n") < 110, "one page"
+
+
+def test_no_banned_phrase_is_written() -> None:
+    files = [path for pattern in CHECKED for path in sorted(ROOT.glob(pattern))]
+    assert len(files) > 30
+    assert [found for path in files for found in find_banned(path)] == []

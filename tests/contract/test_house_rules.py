@@ -28,23 +28,19 @@ LEVELS = (
 )
 """Rooms of the package from the bottom up: each may import from the levels below it, and from itself."""
 LIBRARIES = {
-    "transformers": {"speech", "text_encoder"},
-    "diffusers": {"vae", "attention_backend"},
-    "safetensors": {"checkpoints"},
-    "av": {"media"},
-    "PIL": {"media"},
-    "librosa": {"media", "speech"},
-    "soxr": {"media"},
-    "einops": {"model"},
-    "tqdm": {"cli"},
-    "huggingface_hub": {"cli"},
-    "gguf": {"checkpoints"},
-    "onnxruntime": {"onnx_model"},
-    "mediapipe": {"face"},
-    "triton": {"model"},
-    "filelock": {"storage"},
+    "attention_backend": {"diffusers"},
+    "checkpoints": {"gguf", "safetensors"},
+    "cli": {"huggingface_hub", "tqdm"},
+    "face": {"mediapipe"},
+    "media": {"PIL", "av", "librosa", "soxr"},
+    "model": {"einops", "triton"},
+    "onnx_model": {"onnxruntime"},
+    "speech": {"librosa", "transformers"},
+    "storage": {"filelock"},
+    "text_encoder": {"transformers"},
+    "vae": {"diffusers"},
 }
-"""A library is used in these rooms only."""
+"""Libraries that a room uses, beside torch and numpy, and no other room."""
 COMFYUI = {"comfy", "comfy_execution", "comfyui_version", "latent_preview", "server"}
 """ComfyUI's own modules, which make no promise: for nodes/comfy only."""
 COMFYUI_API = {"comfy_api", "folder_paths"}
@@ -52,8 +48,6 @@ FORBIDDEN = (
     r"(?<![.\w])(eval|exec)\(|os\.system|\bsubprocess\b|pickle\.load|weights_only *= *False|except *:"
     r"|trust_remote_code *= *True|strict *= *False\)|torchaudio|torch\.manual_seed|random\.seed"
 )
-
-
 HOMES = {
     r"^\s*(from|import) argparse\b": "hallo3/cli/",
     r"\bimport .*\bsha256\b|hashlib\.sha256": "hallo3/storage/hashing.py",
@@ -109,10 +103,8 @@ def test_imports_go_down_only() -> None:
             if inside:
                 wrong += [f"{name}: {each.stem}" for each in targets(path) if each.parent == NODES]
             continue
-        mine, known = room(path), set(sys.stdlib_module_names) | {"torch", "numpy", *LIBRARIES}
-        for library in libraries(path) - known | (libraries(path) & LIBRARIES.keys()):
-            if mine not in LIBRARIES.get(library, set()):
-                wrong.append(f"{name}: {library}")
+        mine, known = room(path), set(sys.stdlib_module_names) | {"torch", "numpy"}
+        wrong += [f"{name}: {library}" for library in libraries(path) - known - LIBRARIES.get(mine, set())]
         if mine == "__init__":
             continue
         for theirs in {room(each) for each in targets(path) if PACKAGE in each.parents} - {mine, "__init__"}:
@@ -138,10 +130,11 @@ def test_no_file_imports_itself_in_a_circle() -> None:
         visit(path, ())
 
 
-def test_what_is_shipped_is_short_and_safe() -> None:
+def test_what_is_shipped_is_short_and_safe_and_shared_helpers_have_one_home() -> None:
     wrong: list[str] = []
+    calls = 0
     for path in SHIPPED:
-        name, lines = path.relative_to(ROOT), path.read_text(encoding="utf-8").splitlines()
+        name, lines = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8").splitlines()
         if len(lines) > MAX_LINES:
             wrong.append(f"{name}: {len(lines)} lines")
         for number, line in enumerate(lines, 1):
@@ -149,20 +142,11 @@ def test_what_is_shipped_is_short_and_safe() -> None:
                 wrong.append(f"{name}:{number}: {line.strip()}")
             if re.search(r"\bprint\(", line) and path.parent.name != "cli":
                 wrong.append(f"{name}:{number}: prints")
-    tree = ast.parse(SHIPPED[0].read_text(encoding="utf-8"))
-    wrong += ["__init__.py: imports" for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert wrong == []
-
-
-def test_shared_helpers_have_one_home() -> None:
-    wrong: list[str] = []
-    calls = 0
-    for path in SHIPPED:
-        name = path.relative_to(ROOT).as_posix()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             uses = [home for pattern, home in HOMES.items() if re.search(pattern, line)]
             wrong += [f"{name}:{number}: belongs in {home}" for home in uses if not name.startswith(home)]
             calls += HOMES[r"\brenderer\.sample\("] in uses
+    tree = ast.parse(SHIPPED[0].read_text(encoding="utf-8"))
+    wrong += ["__init__.py: imports" for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert wrong == []
     assert calls == 1, "one render path"
 

@@ -1,0 +1,286 @@
+"""What users read and open, against the nodes as they are, without ComfyUI: translations, help pages, and the
+example workflows in UI form, API form and as a blueprint."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGES = ("en", "zh")
+NODES: dict[str, Any] = json.loads((ROOT / "tests/data/nodes.json").read_text(encoding="utf-8"))
+DOCS = ROOT / "web" / "docs"
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+SAME_EVERYWHERE = {"VAE", "Sigmas"}
+"""Names that Chinese users know by these letters."""
+OF_THE_FRONTEND = {"loaders", "sampling"}
+"""Categories that ComfyUI itself translates."""
+WORKFLOWS, BLUEPRINTS = (sorted((ROOT / name).glob("*.json")) for name in ("workflows", "subgraphs"))
+PLACES = (
+    r"(?:^|[\s\"'(`])(?:/(?:work|tmp|home|root|usr|mnt|Users)\b|~/|[A-Z]:\\)"
+    r"|/(home|root|tmp|work|Users|mnt|usr)/|[A-Z]:\\\\|127\.0\.0\.1|localhost"
+)
+WIDGETS = ("INT", "FLOAT", "COMBO", "STRING", "BOOLEAN")
+MUTED, BYPASSED = 2, 4
+
+both = pytest.mark.parametrize("language", LANGUAGES)
+every_node = pytest.mark.parametrize("node", NODES)
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def locale(language: str, name: str) -> Any:
+    return read(ROOT / "locales" / language / f"{name}.json")
+
+
+def page_of(node: str, language: str) -> Path:
+    return DOCS / node / f"{language}.md"
+
+
+def texts(tree: Any) -> Iterator[str]:
+    """Every text of a translation, without the keys."""
+    if isinstance(tree, str):
+        yield tree
+    else:
+        for branch in tree.values():
+            yield from texts(branch)
+
+
+def tables(page: str) -> Iterator[list[list[str]]]:
+    """The cells of a page's tables, without the heads."""
+    for block in re.findall(r"(?:^\|.*\n?)+", page, re.MULTILINE):
+        rows = [row.strip("| ").split(" | ") for row in block.splitlines()]
+        yield rows[2:]
+
+
+@both
+@every_node
+def test_every_node_input_and_output_is_translated(node: str, language: str) -> None:
+    entry, spec = locale(language, "nodeDefs")[node], NODES[node]
+    assert entry["display_name"]
+    assert entry["description"]
+    inputs, outputs = entry.get("inputs", {}), entry.get("outputs", {})
+    assert list(inputs) == [each["id"] for each in spec["inputs"]]
+    assert list(outputs) == [str(index) for index in range(len(spec["outputs"]))]
+    for slot in [*inputs.values(), *outputs.values()]:
+        assert slot.keys() == {"name", "tooltip"}
+        assert all(slot.values())
+
+
+@both
+def test_a_language_has_all_texts_and_no_other(language: str) -> None:
+    """The frontend splits a category at its slashes and looks up each part; some signs it reads as code."""
+    translated = locale(language, "nodeDefs")
+    assert list(translated) == list(NODES)
+    for entry in translated.values():
+        assert entry.keys() <= {"display_name", "description", "inputs", "outputs"}
+    parts = {part for spec in NODES.values() for part in spec["category"].split("/")}
+    assert locale(language, "main")["nodeCategories"].keys() == parts - OF_THE_FRONTEND
+    assert [text for text in texts(translated) if re.search(r"[{}|@$]", text)] == []
+
+
+def test_english_names_are_those_of_the_nodes() -> None:
+    for node, entry in locale("en", "nodeDefs").items():
+        assert entry["display_name"] == NODES[node]["display_name"]
+        assert all(name == slot["name"] for name, slot in entry.get("inputs", {}).items())
+        names = [output["name"] for output in entry["outputs"].values()]
+        assert names == [output["id"] for output in NODES[node]["outputs"]]
+
+
+def test_chinese_is_chinese() -> None:
+    found = set(texts(locale("zh", "nodeDefs"))) - SAME_EVERYWHERE
+    assert [text for text in found if not CHINESE.search(text)] == []
+    names = {entry["display_name"] for entry in locale("zh", "nodeDefs").values()}
+    for node in NODES:
+        prose = page_of(node, "zh").read_text(encoding="utf-8")
+        assert len(CHINESE.findall(prose)) > 100, node
+        assert not re.search(r"[\u4e00-\u9fff][,;!?]", prose), f"{node}: punctuation of another language"
+        assert set(re.findall(r"“([^“”]*Hallo3[^“”]*)”", prose)) <= names, f"{node}: names as in the menu"
+
+
+@both
+@every_node
+def test_every_node_has_a_help_page(node: str, language: str) -> None:
+    page, entry = page_of(node, language).read_text(encoding="utf-8"), locale(language, "nodeDefs")[node]
+    assert page.startswith(f"# {entry['display_name']}\n\n")
+    assert len(re.findall(r"^## ", page, re.MULTILINE)) == 3 + ("**" in page)  # "If it stops"
+    wanted = [list(entry[kind].items()) for kind in ("inputs", "outputs") if entry.get(kind)]
+    found = list(tables(page))
+    assert [len(rows) for rows in found] == [len(slots) for slots in wanted]
+    for rows, slots in zip(found, wanted, strict=True):
+        for cells, (_, slot) in zip(rows, slots, strict=True):
+            assert slot["name"] in cells[0]
+            assert all(cells)
+    for each in NODES[node]["inputs"]:
+        cells = next(cells for cells in found[0] if f"`{each['id']}`" in cells[0])
+        assert "default" not in each or cells[-1] == f"`{each['default']}`"
+
+
+def test_every_help_page_belongs_to_a_node_and_other_languages_fall_back_to_english() -> None:
+    """``make contract`` copies the page to where ComfyUI looks last."""
+    pages = {page_of(node, language) for node in NODES for language in LANGUAGES}
+    pages |= {DOCS / f"{node}.md" for node in NODES}
+    assert {path for path in DOCS.rglob("*") if path.is_file()} == pages
+    same = [(DOCS / f"{node}.md").read_bytes() == page_of(node, "en").read_bytes() for node in NODES]
+    assert all(same)
+
+
+def headlines() -> Iterator[str]:
+    """What errors begin with, as patterns; of formatted ones, the parts that stand."""
+    for folder in ("nodes", "hallo3"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+                if isinstance(call, ast.Call) and name.endswith("Error") and call.args:
+                    yield from pattern(call.args[0])
+
+
+def pattern(text: ast.expr) -> Iterator[str]:
+    if isinstance(text, ast.IfExp):
+        yield from (*pattern(text.body), *pattern(text.orelse))
+    if isinstance(text, ast.Constant | ast.JoinedStr):
+        parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+        yield "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in parts)
+
+
+def test_errors_that_a_page_explains_exist() -> None:
+    known = list(headlines())
+    for page in (page_of(node, language) for node in NODES for language in LANGUAGES):
+        for headline in re.findall(r"\*\*(.+?)\*\*", page.read_text(encoding="utf-8")):
+            assert any(re.fullmatch(each, headline) for each in known), f"{page}: {headline}"
+
+
+def test_no_text_names_a_place_on_a_machine() -> None:
+    texts, files = [*(ROOT / "locales").rglob("*.json"), *DOCS.rglob("*.md")], [*WORKFLOWS, *BLUEPRINTS]
+    files += [*map(twin, WORKFLOWS), *texts]
+    places = re.compile(PLACES, re.MULTILINE)
+    assert texts
+    assert [path.name for path in files if places.search(path.read_text(encoding="utf-8"))] == []
+
+
+def twin(path: Path) -> Path:
+    return path.parent / "api" / path.name
+
+
+def ours(nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Our nodes, each with what it should be."""
+    for node in nodes:
+        if node["type"].startswith("Hallo3"):
+            yield node, NODES[node["type"]]
+
+
+def fits(value: Any, spec: dict[str, Any]) -> bool:
+    """Whether a widget's value is one that the node accepts."""
+    if spec["type"] == "COMBO":
+        return value in spec["options"]
+    if spec["type"] not in ("INT", "FLOAT"):
+        return isinstance(value, str | bool)
+    return isinstance(value, int | float) and spec["min"] <= value <= spec["max"]
+
+
+def test_every_workflow_has_an_api_form_and_a_thumbnail_and_no_other_form_is_left() -> None:
+    """``make pictures`` makes the thumbnails."""
+    assert len(WORKFLOWS) == 5
+    assert {twin(path) for path in WORKFLOWS} == set((ROOT / "workflows" / "api").glob("*.json"))
+    for path in WORKFLOWS:
+        assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8"
+        assert path.with_suffix(".jpg").stat().st_size < 100_000
+
+
+@every_workflow
+def test_the_ui_form_fits_our_nodes(path: Path) -> None:
+    for node, spec in ours(read(path)["nodes"]):
+        inputs = {each["id"]: each for each in spec["inputs"]}
+        for slot in node["inputs"]:
+            assert slot["type"] == inputs[slot["name"]]["type"]
+        types = [each["type"] for each in node["outputs"]]
+        assert types == [each["type"] for each in spec["outputs"]]
+        widgets = [each for each in spec["inputs"] if each["type"] in WIDGETS]
+        values = [value for value in node.get("widgets_values", []) if value != "fixed"]
+        assert len(values) == len(widgets)
+        for value, widget in zip(values, widgets, strict=True):
+            assert fits(value, widget), f"{node['type']}.{widget['id']} = {value}"
+
+
+@every_workflow
+def test_links_of_the_ui_form_agree(path: Path) -> None:
+    workflow = read(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    for link, source, outlet, target, inlet, kind in workflow["links"]:
+        start, end = nodes[source]["outputs"][outlet], nodes[target]["inputs"][inlet]
+        assert start["type"] == end["type"] == kind
+        assert link in start["links"]
+        assert end["link"] == link
+
+
+@every_workflow
+def test_the_api_form_fits_our_nodes(path: Path) -> None:
+    prompt = read(twin(path))
+    for node in prompt.values():
+        if not node["class_type"].startswith("Hallo3"):
+            continue
+        specs = {each["id"]: each for each in NODES[node["class_type"]]["inputs"]}
+        required = {name for name, spec in specs.items() if spec["required"]}
+        assert required <= set(node["inputs"]) <= set(specs)
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list):
+                assert fits(value, specs[name]), f"{node['class_type']}.{name} = {value}"
+                continue
+            source, outlet = value
+            kind = prompt[source]["class_type"]
+            if kind in NODES:
+                assert NODES[kind]["outputs"][outlet]["type"] == specs[name]["type"]
+
+
+@every_workflow
+def test_both_forms_hold_the_same_nodes_and_a_note(path: Path) -> None:
+    """The note says what to do and where weights go."""
+    nodes, asleep = read(path)["nodes"], (MUTED, BYPASSED)
+    notes = [node for node in nodes if node["type"] == "MarkdownNote"]
+    awake = {str(n["id"]): n["type"] for n in nodes if n["mode"] not in asleep and n not in notes}
+    assert awake == {name: node["class_type"] for name, node in read(twin(path)).items()}
+    assert "SaveVideo" in awake.values()
+    assert len(notes) == 1
+    folders = ("diffusion_models", "vae", "audio_encoders", "text_encoders")
+    for said in ("trained", "drawn faces", *(f"models/{folder}" for folder in folders)):
+        assert said in notes[0]["widgets_values"][0]
+
+
+@every_workflow
+def test_files_to_download_are_named_by_their_addresses(path: Path) -> None:
+    """Nodes that need a file are muted, so that the page does not ask for it."""
+    for node in read(path)["nodes"]:
+        for model in node["properties"].get("models", []):
+            assert node["mode"] == MUTED
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith("/" + model["name"])
+            assert model["name"].endswith(".safetensors")
+            assert model["name"] in node["widgets_values"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_the_blueprint_fits_our_nodes(path: Path) -> None:
+    whole = read(path)
+    inner = whole["definitions"]["subgraphs"][0]
+    assert whole["nodes"][0]["type"] == inner["id"]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    for node, spec in ours(inner["nodes"]):
+        inputs = {each["id"]: each["type"] for each in spec["inputs"]}
+        assert {slot["name"]: slot["type"] for slot in node["inputs"]} == inputs
+    for link in inner["links"]:
+        outside = link["origin_id"] == inner["inputNode"]["id"]
+        slots = inner["inputs"] if outside else nodes[link["origin_id"]]["outputs"]
+        assert slots[link["origin_slot"]]["type"] == link["type"]
+        outside = link["target_id"] == inner["outputNode"]["id"]
+        slots = inner["outputs"] if outside else nodes[link["target_id"]]["inputs"]
+        assert slots[link["target_slot"]]["type"] == link["type"]
