@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import COMPONENT_TITLES
 from ..errors import CheckpointError
+from ..quantization import is_finite
 from ..storage.files import parse_json_object
 from ..storage.hashing import raw_bytes
 from .keymaps import LOOKS_LIKE, NAMINGS, OUTSIDE, Assembly, Naming
@@ -72,7 +73,7 @@ def _scale_error(name: str, found: str, expected: str) -> CheckpointError:
 def cast_checked(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """Values in another type. Raises ``CheckpointError`` for one that is too large for it."""
     converted = values.to(dtype)
-    if dtype != values.dtype and dtype.is_floating_point and not bool(torch.isfinite(converted).all()):
+    if dtype != values.dtype and dtype.is_floating_point and values.numel() and not is_finite(converted):
         raise CheckpointError(
             "A value is too large for this precision.",
             found=f"{float(values.float().abs().max()):.3g} in {name}, as {str(dtype)[6:]}",

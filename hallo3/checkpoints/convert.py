@@ -21,7 +21,7 @@ from ..errors import OutputError
 from ..progress import ProgressCallback, no_progress
 from ..quantization import FP8, Precision, fp8_scale, to_fp8
 from ..storage.files import temporary_path, write_atomic, write_error
-from ..storage.hashing import raw_bytes
+from ..storage.hashing import PartedHash, raw_bytes
 from ..storage.lock import LOCK_FILENAME, lock_folder
 from .component import METADATA_KEY, StoredComponent, cast_checked
 from .tensor_entry import header_bytes
@@ -126,12 +126,16 @@ def _values(component: StoredComponent, name: str) -> Iterator[Tensor]:
     return component.pieces(name, BLOCK_ELEMENTS)
 
 
-def write_output(output: OutputFile, path: Path, progress: ProgressCallback = no_progress) -> None:
-    """Raises ``OutputError`` if the file cannot be written, or another run writes to its folder."""
+def write_output(output: OutputFile, path: Path, progress: ProgressCallback = no_progress) -> str:
+    """Returns the file's hash. Raises ``OutputError`` if the file cannot be written, or another run writes to
+    its folder."""
+    hashed = PartedHash()
 
     def watched() -> Iterator[bytes | memoryview]:
         for block in output.blocks():
             yield block
+            for piece in hashed.split(block):
+                hashed.update(piece)
             progress(len(block))
 
     folder = path.parent
@@ -152,3 +156,4 @@ def write_output(output: OutputFile, path: Path, progress: ProgressCallback = no
                 (folder / LOCK_FILENAME).unlink()
     except OSError as error:
         raise write_error("The converted weights cannot be written.", path, error, output.size) from error
+    return hashed.hexdigest()

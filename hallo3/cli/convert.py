@@ -138,7 +138,7 @@ def _convert(
         with bar as progress:
             output = plan_output(component, precision, metadata, progress)
         with show_bytes(f"writing {target.name}", output.size) as progress:
-            write_output(output, target, progress)
+            verifier.remember(target, write_output(output, target, progress))
         seconds = time.monotonic() - started
         print(
             f"{target}: {COMPONENT_TITLES[part]}, {len(component.assemblies)} tensors, "

@@ -16,6 +16,7 @@ from ..progress import ProgressCallback, no_progress
 from .files import read_json_or_empty, write_json
 
 BLOCK_BYTES = 1 << 20
+PART_BYTES = 1 << 30  # larger streams are hashed in parts
 CACHE_FILENAME, MAX_CACHE_BYTES = "contents.json", 4 << 20
 
 
@@ -65,9 +66,39 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
+class PartedHash:
+    """The hash of a stream: its SHA-256, or that of its parts' if it has several. A stopped pass goes
+    on behind the parts that are ``done``."""
+
+    def __init__(self, done: Iterable[str] = ()) -> None:
+        self.parts, self._part, self._room = list(done), sha256(), PART_BYTES
+
+    def split(self, data: bytes | memoryview) -> Iterator[memoryview]:
+        """Data cut where parts end; update with each piece before the next."""
+        rest = memoryview(data)
+        while rest:
+            piece, rest = rest[: self._room], rest[self._room :]
+            yield piece
+
+    def update(self, piece: bytes | memoryview) -> bool:
+        """Whether the piece completes a part."""
+        self._part.update(piece)
+        self._room -= len(piece)
+        if self._room:
+            return False
+        self.parts.append(self._part.hexdigest())
+        self._part, self._room = sha256(), PART_BYTES
+        return True
+
+    def hexdigest(self) -> str:
+        unfinished = self._room < PART_BYTES or not self.parts
+        parts = [*self.parts, *([self._part.hexdigest()] if unfinished else [])]
+        return parts[0] if len(parts) == 1 else hash_text("".join(parts))
+
+
 class FileHashCache:
-    """Hashes of files by size, time and inode, kept in a JSON file; only in memory if ``path`` is None or
-    cannot be written."""
+    """What is known of files by size, time and inode, kept in a JSON file; only in memory if ``path`` is None
+    or cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -75,16 +106,34 @@ class FileHashCache:
 
     def get(self, path: Path, compute: Callable[[Path], str] = hash_file) -> str:
         """A file's hash; ``compute`` is called unless this very file is known. Raises what it raises."""
-        stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        name = hash_text(str(path.resolve()))  # does not reveal where people keep files
-        entry: Any = self._known.get(name)
+        seen = identify(path)
+        digest = self.recall(path, seen).get("sha256")
+        if not isinstance(digest, str):
+            digest = compute(path)
+            self.remember(path, seen, {"sha256": digest})
+        return digest
+
+    def recall(self, path: Path, seen: list[int]) -> dict[str, Any]:
+        """What was remembered of the file when it was the same; empty if nothing was."""
+        entry: Any = self._known.get(_name(path))
         if isinstance(entry, dict) and cast("dict[str, Any]", entry).get("seen") == seen:
-            return str(cast("dict[str, Any]", entry).get("sha256"))
-        digest = compute(path)
-        self._known[name] = {"seen": seen, "sha256": digest}
+            return cast("dict[str, Any]", entry)
+        return {}
+
+    def remember(self, path: Path, seen: list[int], facts: Mapping[str, Any]) -> None:
+        """Replace what is known of a file."""
+        self._known[_name(path)] = {"seen": seen, **facts}
         if self._path is not None:
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self._path, self._known)
-        return digest
+
+
+def identify(path: Path) -> list[int]:
+    """Numbers that change when a file does. Raises ``OSError``."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _name(path: Path) -> str:
+    return hash_text(str(path.resolve()))  # does not reveal where people keep files

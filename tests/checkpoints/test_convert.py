@@ -22,7 +22,9 @@ from hallo3.checkpoints.convert import OutputFile, plan_output, write_output
 from hallo3.checkpoints.load import read_config
 from hallo3.checkpoints.locate import PLACES
 from hallo3.checkpoints.source import open_source
+from hallo3.checkpoints.verify import verify_file
 from hallo3.cli.main import main
+from hallo3.cli.progress import file_verifier
 from hallo3.config import COMPONENTS
 from hallo3.errors import CheckpointError, OutputError
 from hallo3.quantization import PRECISIONS
@@ -77,9 +79,16 @@ def test_converted_equals_original_bit_for_bit(
     assert "already there" in capsys.readouterr().out
 
 
-def test_a_converted_file_converts_to_itself(tmp_path: Path, release: tuple[Path, dict[str, Tensor]]) -> None:
+def test_a_converted_file_converts_to_itself_and_is_not_verified_again(
+    tmp_path: Path, release: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hallo3.cli.progress.home", lambda: tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["convert", str(release[0]), str(first), "--part", "transformer"]) == 0
+    with open_source(first / "transformer.safetensors") as source:
+        digest = verify_file(source.files[0])
+        monkeypatch.setattr("hallo3.checkpoints.verify.verify_file", None)
+        assert file_verifier().get_hash(source.files[0]) == digest
     assert main(["convert", str(first), str(second)]) == 0
     again, once = (load_file(folder / "transformer.safetensors") for folder in (second, first))
     assert again.keys() == once.keys()

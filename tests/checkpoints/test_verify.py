@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hallo3.checkpoints import verify
 from hallo3.checkpoints.source import CheckpointSource, open_source
 from hallo3.checkpoints.verify import FileVerifier, verify_file
 from hallo3.errors import CheckpointError
 from hallo3.progress import no_display
+from hallo3.storage import hashing
 from support import original_checkpoints as checkpoints
 
 CONFIG = checkpoints.NANO
@@ -67,6 +71,45 @@ def test_a_file_is_verified_once_until_it_changes(tmp_path: Path) -> None:
     assert [verified(), verified()] == [True, False]
     cache.write_text("{")
     assert [verified(), verified()] == [True, False]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_stopped_pass_goes_on_and_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool
+) -> None:
+    part = 12_345  # ends inside elements and members
+    for module in (hashing, verify):
+        monkeypatch.setattr(module, "PART_BYTES", part)
+    monkeypatch.setattr(verify, "BLOCK_BYTES", 8192)
+    path, cache = tmp_path / "mp_rank_00_model_states.pt", tmp_path / "examined.json"
+    stored(tmp_path).close()
+    if flipped:
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    shown: list[int] = []
+
+    def count(amount: int) -> None:
+        shown.append(amount)
+        if amount and len(shown) > 3 and sum(shown) > 3 * part and not cache.with_name("again").exists():
+            cache.with_name("again").touch()
+            raise KeyboardInterrupt
+
+    with open_source(path) as source:
+        file = source.files[0]
+        with pytest.raises(KeyboardInterrupt):
+            FileVerifier(cache, lambda *_: nullcontext(count)).get_hash(file)
+        shown.clear()
+        again = FileVerifier(cache, lambda *_: nullcontext(count))
+        if flipped:
+            with pytest.raises(CheckpointError, match="checksum"):
+                again.get_hash(file)
+            return
+        digest = again.get_hash(file)
+        assert (shown[0], sum(shown)) == (3 * part, file.fingerprint.size)
+        raw = path.read_bytes()
+        parts = [sha256(raw[at : at + part]).hexdigest() for at in range(0, len(raw), part)]
+        assert digest == verify_file(file) == sha256("".join(parts).encode()).hexdigest()
 
 
 def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
