@@ -125,7 +125,7 @@ class _Checksums:
 
 
 class FileVerifier:
-    """Verifies each file once, and goes on with a pass that was stopped; keeps the hashes in a JSON file, if
+    """Verifies each file once, and continues a stopped pass; keeps the hashes in a JSON file, if
     it has a path."""
 
     def __init__(self, cache_path: Path | None = None, open_progress: OpenProgress = no_display) -> None:

@@ -67,8 +67,8 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 
 class PartedHash:
-    """The hash of a stream: its SHA-256, or that of its parts' if it has several. A stopped pass goes
-    on behind the parts that are ``done``."""
+    """The hash of a stream: its SHA-256, or that of its parts' if it has several. A stopped pass
+    continues behind the parts that are ``done``."""
 
     def __init__(self, done: Iterable[str] = ()) -> None:
         self.parts, self._part, self._room = list(done), sha256(), PART_BYTES
