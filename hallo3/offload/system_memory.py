@@ -1,46 +1,34 @@
-"""Memory of this computer and its GPU; limits of containers count."""
+"""Memory of this computer and its GPU; limits of containers count, which psutil does not know."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
+import psutil
 import torch
 
 from .budget import CONTEXT_BYTES
 
 ROOT = Path("/")
-CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")  # v2, v1
+GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1
+    ("sys/fs/cgroup", "memory.max", "anon"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
+)
 
 
 def ram_bytes(root: Path = ROOT) -> int:
-    """RAM of this computer, or the container's limit; 0 if unknown."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-
-        class WindowsMemory(ctypes.Structure):
-            _fields_ = (
-                ("length", ctypes.c_ulong),
-                ("load", ctypes.c_ulong),
-                *((name, ctypes.c_ulonglong) for name in ("total", "free", "c", "d", "e", "f", "g")),
-            )
-
-        status = WindowsMemory(length=ctypes.sizeof(WindowsMemory))
-        kernel = getattr(getattr(ctypes, "windll", None), "kernel32", None)
-        return status.total if kernel and kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else 0
-    limits = (_read_number(root / path, r"\s*(\d+)\s*") for path in CGROUP_LIMITS)
-    return min([total, *(limit for limit in limits if limit is not None)])
+    """RAM of this computer, or the container's limit."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _read_limits(root))])
 
 
 def available_bytes(root: Path = ROOT) -> int:
-    """RAM that other programs leave; all of it if unknown."""
-    free = _read_number(root / "proc/meminfo", r".*^MemAvailable:\s*(\d+) kB$.*")
-    return ram_bytes(root) if free is None else min(ram_bytes(root), 1024 * free)
+    """RAM that this process may use, with what it has: what other programs and the container leave."""
+    own = psutil.Process().memory_info().rss
+    free = [psutil.virtual_memory().available, *(limit - used for limit, used in _read_limits(root))]
+    return min(ram_bytes(root), max(0, min(free)) + own)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -58,9 +46,23 @@ def limit_torch(limit: int, device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(share, cast("int | None", device.index))
 
 
-def _read_number(path: Path, pattern: str) -> int | None:
-    """The number in a file of the system; None without such a file or number."""
+def _read_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use) of every control group around this process that has a limit."""
+    groups = [line.split(":", 2) for line in _read(root / "proc/self/cgroup").splitlines()]
+    for mount, limit_file, key in GROUPS:
+        version_1 = mount.endswith("memory")
+        own = (path for _, names, path in groups if ("memory" in names.split(",")) == version_1)
+        group = PurePosixPath(next(own, "/")).relative_to("/")
+        for folder in (group, *group.parents):
+            limit = _read(root / mount / folder / limit_file).strip()
+            if limit.isdecimal() and int(limit) < psutil.virtual_memory().total:
+                used = dict(
+                    line.split() for line in _read(root / mount / folder / "memory.stat").splitlines()
+                )
+                yield int(limit), int(used.get(key, 0))
+
+
+def _read(path: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
-        match = re.fullmatch(pattern, path.read_text(encoding="ascii"), re.DOTALL | re.MULTILINE)
-        return int(match[1]) if match else None
-    return None
+        return path.read_text(encoding="ascii")
+    return ""

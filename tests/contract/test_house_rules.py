@@ -34,6 +34,7 @@ LIBRARIES = {
     "face": {"mediapipe"},
     "media": {"PIL", "av", "librosa", "soxr"},
     "model": {"einops", "triton"},
+    "offload": {"psutil"},
     "onnx_model": {"onnxruntime"},
     "speech": {"librosa", "transformers"},
     "storage": {"filelock"},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -13,31 +14,47 @@ from hallo3.offload.budget import CONTEXT_BYTES
 from hallo3.offload.system_memory import available_bytes, free_bytes, limit_torch, ram_bytes, total_bytes
 from hallo3.units import GB
 
-PAGE = 4096
-TOTAL = 16 * GB // PAGE * PAGE
-V2, V1, MEMINFO = "sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes", "proc/meminfo"
-FREE_4GB = "MemTotal:  15625000 kB\nMemFree: 1 kB\nMemAvailable:  4000000 kB\nBuffers: 3 kB\n"
+TOTAL, FREE, OWN = 16 * GB, 4 * GB, GB // 2
+V2, V1, GROUPS = "sys/fs/cgroup", "sys/fs/cgroup/memory", "proc/self/cgroup"
 
 
 @pytest.mark.parametrize(
     ("files", "ram", "available"),
     [
-        ({}, TOTAL, TOTAL),
-        ({V2: "max\n"}, TOTAL, TOTAL),
-        ({V2: f"{6 * GB}\n"}, 6 * GB, 6 * GB),
-        ({V1: f"{5 * GB}\n"}, 5 * GB, 5 * GB),
-        ({V1: f"{2**63 - PAGE}\n"}, TOTAL, TOTAL),
-        ({V2: "", V1: "nonsense"}, TOTAL, TOTAL),
-        ({MEMINFO: FREE_4GB}, TOTAL, 4_096_000_000),
-        ({MEMINFO: FREE_4GB, V2: f"{3 * GB}"}, 3 * GB, 3 * GB),
+        ({}, TOTAL, FREE + OWN),
+        ({f"{V2}/memory.max": "max\n"}, TOTAL, FREE + OWN),
+        ({f"{V2}/memory.max": f"{6 * GB}\n"}, 6 * GB, FREE + OWN),
+        ({f"{V1}/memory.limit_in_bytes": f"{3 * GB}\n"}, 3 * GB, 3 * GB),
+        ({f"{V1}/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, TOTAL, FREE + OWN),
+        ({f"{V2}/memory.max": "", f"{V1}/memory.limit_in_bytes": "nonsense"}, TOTAL, FREE + OWN),
+        (
+            {
+                GROUPS: "0::/user/job\n",
+                f"{V2}/user/memory.max": f"{3 * GB}",
+                f"{V2}/user/memory.stat": f"file 7\nanon {2 * GB}\n",
+                f"{V2}/user/job/memory.max": f"{5 * GB}",
+            },
+            3 * GB,
+            GB + OWN,
+        ),
+        (
+            {
+                GROUPS: "5:cpu:/x\n4:memory,hugetlb:/job\n0::/\n",
+                f"{V1}/job/memory.limit_in_bytes": f"{2 * GB}",
+                f"{V1}/job/memory.stat": f"total_rss {3 * GB}",
+            },
+            2 * GB,
+            OWN,
+        ),
     ],
     ids=str,
 )
 def test_ram_and_limits_of_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], ram: int, available: int
 ) -> None:
-    sizes = {"SC_PAGE_SIZE": PAGE, "SC_PHYS_PAGES": TOTAL // PAGE}
-    monkeypatch.setattr(os, "sysconf", sizes.__getitem__, raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=TOTAL, available=FREE))
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=OWN))
+    monkeypatch.setattr(psutil, "Process", lambda: process)
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
