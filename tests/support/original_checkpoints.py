@@ -54,12 +54,9 @@ def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
     }
 
 
-def write_checkpoint(
-    path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, Tensor]:
-    """Write a DeepSpeed checkpoint with SAT's bookkeeping; returns its module's state."""
-    state = module(config, dtype)
-    whole: dict[str, Any] = {
+def wrap(state: OrderedDict[str, Tensor]) -> dict[str, Any]:
+    """A module's state as DeepSpeed saves it, with SAT's bookkeeping."""
+    return {
         "module": state,
         "optimizer": None,
         "param_shapes": [OrderedDict((name, tensor.shape) for name, tensor in state.items())],
@@ -69,8 +66,15 @@ def write_checkpoint(
         "torch_rng_state": torch.get_rng_state(),
         "iteration": 7,
     }
+
+
+def write_checkpoint(
+    path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, Tensor]:
+    """Write a DeepSpeed checkpoint; returns its module's state."""
+    state = module(config, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(whole, path)
+    torch.save(wrap(state), path)
     return state
 
 

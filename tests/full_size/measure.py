@@ -1,0 +1,95 @@
+"""A command in a process of its own, watched from outside: memory, bytes read, CPU-seconds; Linux."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conftest import REPOSITORY
+
+CGROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")  # v1, v2
+LIMITS = "memory.limit_in_bytes", "memory.max"
+INTERVAL = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """``figures``: seconds, cpu_seconds, peak_gb (VmHWM), peak_anonymous_gb, read_gb (by calls), disk_gb (from
+    the disk); of those ``first_step`` has cpu_seconds and read_gb when the first sampling step began."""
+
+    code: int
+    output: str
+    figures: dict[str, Any]
+
+
+def number(path: Path, name: str) -> int:
+    with suppress(OSError, ProcessLookupError):
+        if match := re.search(rf"^{name}:\s+(\d+)", path.read_text(), re.MULTILINE):
+            return int(match[1])
+    return 0
+
+
+def limited_group(gigabytes: float) -> Path | None:
+    """A new memory control group with a limit, or None where none can be made."""
+    for root, limit in zip(CGROUPS, LIMITS, strict=True):
+        group = root / f"hallo3_{os.getpid()}_{gigabytes:g}"
+        with suppress(OSError):
+            group.mkdir(exist_ok=True)
+            (group / limit).write_text(str(int(gigabytes * 1e9)))
+            return group
+    return None
+
+
+def measure(words: list[str], group: Path | None = None, log: Path | None = None, **environment: str) -> Run:
+    """Run ``python -m words``, in a memory control group if one is given."""
+    started = time.perf_counter()
+
+    def enter() -> None:
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    with (log or Path(os.devnull)).open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            preexec_fn=enter,
+            env={**os.environ, **environment},
+        )
+        proc = Path(f"/proc/{process.pid}")
+        peak = anonymous = called = disk = 0
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            peak = max(peak, number(proc / "status", "VmHWM"))
+            anonymous = max(anonymous, number(proc / "status", "RssAnon"))
+            called, disk = (
+                max(called, number(proc / "io", "rchar")),
+                max(disk, number(proc / "io", "read_bytes")),
+            )
+            time.sleep(INTERVAL)
+        assert process.stdout is not None
+        output = process.stdout.read()
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if group is not None:
+        with suppress(OSError):
+            group.rmdir()
+    figures = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_gb": round(peak * 1024 / 1e9, 2),
+        "peak_anonymous_gb": round(anonymous * 1024 / 1e9, 2),
+        "read_gb": round(called / 1e9, 2),
+        "disk_gb": round(disk / 1e9, 2),
+    }
+    return Run(process.returncode, output, figures)
