@@ -21,8 +21,7 @@ INTERVAL = 0.05
 
 @dataclass(frozen=True)
 class Run:
-    """``figures``: seconds, cpu_seconds, peak_gb (VmHWM), peak_anonymous_gb, read_gb (by calls), disk_gb (from
-    the disk); of those ``first_step`` has cpu_seconds and read_gb when the first sampling step began."""
+    """``read_gb`` are read by calls, ``disk_gb`` from the disk; memory is VmHWM and RssAnon."""
 
     code: int
     output: str
