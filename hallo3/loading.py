@@ -19,7 +19,7 @@ from .checkpoints.load import (
 )
 from .checkpoints.locate import ModelFolder
 from .checkpoints.verify import FileVerifier
-from .config import COMPONENT_TITLES, VAEConfig, from_dict
+from .config import COMPONENT_TITLES, SegmentConfig, VAEConfig, from_dict
 from .errors import CheckpointError
 from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
@@ -52,6 +52,7 @@ def load_models(
     verifier: FileVerifier | None = None,
     choice: FaceChoice | None = None,
     extract: bool = True,
+    segment: SegmentConfig | None = None,
 ) -> Models:
     """The networks of a model folder. All headers are checked here; weights load on first use.
 
@@ -60,12 +61,15 @@ def load_models(
     network are while they are not used: on the device (``none``), in RAM (``blocks``) or on disk (``disk``);
     results are equal. A ``memory`` plan replaces it, and plans the decoder too. ``choice`` selects a face of
     a photograph. A ``verifier`` checks files before their first use: checksums, NaN. Without ``extract``,
-    reference network and face analyzer are not needed, and no identity can be extracted.
+    reference network and face analyzer are not needed, and no identity can be extracted. A ``segment`` is a
+    smaller canvas, or fewer frames, than the model's own.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` if no analyzer has
-    the model's embedding space, ``InputError`` for a device that does not support the precision.
+    the model's embedding space, ``InputError`` for a device that does not support the precision,
+    ``ShapeError`` for a segment larger than the model's.
     """
     files = ModelFolder(folder) if isinstance(folder, Path) else folder
+    files = files if segment is None else replace(files, segment=segment)
     precision = get_precision(precision)
     check_device(precision, device)
     config = read_model_config(files.open("transformer"))

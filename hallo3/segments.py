@@ -7,13 +7,17 @@ recording's frames; the original plans for its padded frames and discards the re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 from .config import SegmentConfig
 from .errors import AudioError
+from .geometry import PATCH, SPACE_FACTOR
 
 SILENT = -1
 """Slot of the first segment's motion frames: an all-zero window."""
+TRIAL_FRAMES, TRIAL_PIXELS = 9, 64
+"""Most frames, and least pixels of the short side, of a trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +78,14 @@ def frame_count(samples: int, sample_rate: int, fps: int) -> int:
 def plan_segments(samples: int, config: SegmentConfig) -> SegmentPlan:
     """``samples`` at the encoder's sample rate."""
     return SegmentPlan(frame_count(samples, config.sample_rate, config.fps), config)
+
+
+def trial_segment(own: SegmentConfig) -> SegmentConfig:
+    """The segment of a trial: few frames on a small canvas of the same shape, never larger than the model's
+    ``own``."""
+    step = SPACE_FACTOR * PATCH
+    largest = gcd(own.height // step, own.width // step)
+    smallest = min(own.height, own.width) // largest
+    times = min(-(-TRIAL_PIXELS // smallest), largest)
+    height, width = (side // largest * times for side in (own.height, own.width))
+    return replace(own, frames=min(own.frames, TRIAL_FRAMES), height=height, width=width)

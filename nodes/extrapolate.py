@@ -29,6 +29,7 @@ from ..hallo3.jobs.video_job import (
     parent_state,
     parse_redo,
 )
+from ..hallo3.media.mux import AI_COMMENT
 from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
 from ..hallo3.media.video import VideoEncoding, stream_headers
@@ -320,7 +321,7 @@ def _open_video(
         parent=request.parent,
         redo=takes,
         paste_back=request.paste_back,
-        mark=request.mark,
+        comment=AI_COMMENT if request.mark else "",
         keep_pixels=keep_images,
     )
 

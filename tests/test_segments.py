@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hallo3.config import SegmentConfig
 from hallo3.errors import AudioError
-from hallo3.segments import SILENT, SegmentPlan, frame_count, plan_segments
+from hallo3.segments import SILENT, SegmentPlan, frame_count, plan_segments, trial_segment
 
 REAL = SegmentConfig()
 NANO = SegmentConfig(frames=17, height=32, width=32)
@@ -64,3 +65,20 @@ def test_less_than_a_frame_is_refused(samples: int) -> None:
 
 def test_the_padding_fills_whole_groups() -> None:
     assert [SegmentPlan(n, REAL).padded for n in (1, 48, 49, 50, 98)] == [49, 49, 49, 98, 98]
+
+
+@pytest.mark.parametrize(
+    ("own", "frames", "height", "width"),
+    [
+        (REAL, 9, 64, 96),
+        (NANO, 9, 32, 32),
+        (SegmentConfig(height=64, width=64), 9, 64, 64),
+        (SegmentConfig(height=768, width=512, frames=5), 5, 96, 64),
+        (SegmentConfig(height=480, width=704), 9, 240, 352),  # 15 : 22
+        (SegmentConfig(height=496, width=704), 9, 496, 704),  # 31 : 44
+    ],
+)
+def test_a_trial_has_a_small_canvas_of_the_same_shape(
+    own: SegmentConfig, frames: int, height: int, width: int
+) -> None:
+    assert trial_segment(own) == replace(own, frames=frames, height=height, width=width)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,17 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
-from ..config import COMPONENT_TITLES, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, VAEConfig, from_dict
-from ..errors import CheckpointError, Hallo3Error, OutputError
+from ..config import (
+    COMPONENT_TITLES,
+    SPEECH_ENCODERS,
+    TEXT_ENCODERS,
+    Hallo3Config,
+    SegmentConfig,
+    VAEConfig,
+    from_dict,
+    to_dict,
+)
+from ..errors import CheckpointError, Hallo3Error, OutputError, ShapeError
 from ..model.layers import Layers
 from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..quantization import FP8, Precision, fp8_scale, to_fp8
@@ -25,6 +35,7 @@ from ..storage.files import read_json_object, temporary_path
 from ..text_encoder import build_t5, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
+from .keymaps import Assembly
 from .source import CheckpointSource, borrow_source, open_source
 from .verify import FileVerifier
 
@@ -37,6 +48,7 @@ RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
     "speech_encoder": SPEECH_ENCODERS["hallo3"],
 }
 """Sizes of files that say nothing of themselves."""
+POSITIONS = "patch_embed.pos_embedding"
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -102,10 +114,55 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def find_part(source: CheckpointSource, part: str) -> StoredComponent:
+    """A part of a source, for the source's segment. Raises ``CheckpointError`` for a source of other parts,
+    ``ShapeError`` for a segment that the part cannot represent."""
+    component = find_component(source, part)
+    if source.segment is None or part not in ("transformer", "reference"):
+        return component
+    config = from_dict(Hallo3Config, get_config(component), part)
+    return crop_positions(component, config, source.segment)
+
+
+def crop_positions(
+    component: StoredComponent, config: Hallo3Config, segment: SegmentConfig
+) -> StoredComponent:
+    """A large network of ``config`` for a smaller ``segment``: of its learned positions [1, text + T*H*W, D]
+    the rows of the text, then of each (frame, row, column) of the smaller grid.
+
+    The grid lies in the corner, where rotary positions start at 0: there every token has the pair of learned
+    and rotary position that it was trained with. Raises ``ShapeError`` for a segment that is larger.
+    """
+    trunk, own, grid = config.trunk, config.segment.shape.latent, segment.shape.latent
+    if any(size > most for size, most in zip(grid, own, strict=True)):
+        raise ShapeError(
+            "The segment is larger than the model's own.",
+            found=f"{segment.frames} frames of {segment.height} x {segment.width} px (height x width)",
+            expected=f"at most {config.segment.frames} frames of {config.segment.height} x "
+            f"{config.segment.width} px, for which there are learned positions",
+            fix="use fewer frames or a smaller canvas",
+        )
+    text, width, table = trunk.text_tokens, trunk.width, component.assemblies.get(POSITIONS)
+    if table is None or table.shape != (1, text + own.tokens, width):
+        return component  # not of its configuration: `check_fit` says so
+    ((key, start, _),) = table.stretches
+    lines = (
+        text + (t * own.rows + row) * own.columns for t in range(grid.frames) for row in range(grid.rows)
+    )
+    runs = (0, text), *((first, grid.columns) for first in lines)
+    stretches = ((key, start + first * width, start + (first + count) * width) for first, count in runs)
+    cut = Assembly((1, text + grid.tokens, width), tuple(stretches))
+    return replace(
+        component,
+        assemblies={**component.assemblies, POSITIONS: cut},
+        own_config={"part": component.part, "config": to_dict(replace(config, segment=segment))},
+    )
+
+
 def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str, Any]:
     """A part's configuration. Raises ``CheckpointError`` for a file of another part, or no weights."""
     with borrow_source(where) as source:
-        return get_config(find_component(source, name))
+        return get_config(find_part(source, name))
 
 
 def read_model_config(where: Path | CheckpointSource, name: str = "transformer") -> Hallo3Config:
@@ -162,7 +219,7 @@ def check_fit(component: StoredComponent, config: Mapping[str, Any]) -> None:
 def check_file(where: Path | CheckpointSource, name: str) -> None:
     """Refuse a file of other shapes before anything is loaded from it. Raises ``CheckpointError``."""
     with borrow_source(where) as source:
-        component = find_component(source, name)
+        component = find_part(source, name)
         check_fit(component, get_config(component))
 
 
@@ -173,7 +230,7 @@ def read_component(
     the precision computes in; matrices that it holds in eight bits stay or become so, with their scales. A
     ``verifier`` verifies the whole file first. Raises ``CheckpointError``."""
     with borrow_source(where) as source:
-        component = find_component(source, part)
+        component = find_part(source, part)
         if verifier is not None:
             verify_component(source, verifier)
         state: dict[str, Tensor] = {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..config import SegmentConfig
 from ..face.photo import FACE_DIRS
 from .source import DEEPSPEED, CheckpointSource, open_source
 
@@ -100,10 +101,12 @@ COMFYUI = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """The parts of a model, each where it is found; ``given`` names the places of some of them."""
+    """The parts of a model, each where it is found; ``given`` names the places of some of them. Networks are
+    read for another ``segment`` than their own, if there is one."""
 
     path: Path
     given: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    segment: SegmentConfig | None = None
     _sources: dict[Path, CheckpointSource] = field(
         default_factory=dict[Path, CheckpointSource], init=False, repr=False, compare=False
     )
@@ -123,7 +126,7 @@ class ModelFolder:
         path = self.find(part)
         source = self._sources.get(path)
         if source is None or not source.is_current():
-            source = self._sources[path] = open_source(path)
+            source = self._sources[path] = open_source(path, self.segment)
         return source
 
     def find(self, part: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Self, cast
 
 from torch import Tensor
 
+from ..config import SegmentConfig
 from ..errors import CheckpointError
 from ..storage.files import parse_json_object
 from .tensor_entry import TensorEntry
@@ -21,10 +22,11 @@ _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 
 class CheckpointSource:
-    """Tensors of files by name, with the first file's metadata; a context manager that closes them."""
+    """Tensors of files by name, with the first file's metadata; a context manager that closes them.
+    ``segment`` is the one to read a network for, if that is not its own."""
 
-    def __init__(self, path: Path, files: Sequence[TensorFile]) -> None:
-        self.path, self.files = path, tuple(files)
+    def __init__(self, path: Path, files: Sequence[TensorFile], segment: SegmentConfig | None = None) -> None:
+        self.path, self.files, self.segment = path, tuple(files), segment
         self.metadata = files[0].metadata
         self._where = {name: file for file in files for name in file.entries}
         self.entries: Mapping[str, TensorEntry] = {name: f.entries[name] for name, f in self._where.items()}
@@ -62,7 +64,7 @@ class CheckpointSource:
         self.close()
 
 
-def open_source(path: Path) -> CheckpointSource:
+def open_source(path: Path, segment: SegmentConfig | None = None) -> CheckpointSource:
     """A weights file, or a network's folder. Raises ``CheckpointError`` for unreadable or missing ones."""
     paths = list_files(path)
     opened: list[TensorFile] = []
@@ -72,7 +74,7 @@ def open_source(path: Path) -> CheckpointSource:
         for file in opened:
             file.close()
         raise
-    return CheckpointSource(path, opened)
+    return CheckpointSource(path, opened, segment)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, inherit_segments, ope
 from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..jobs.video_job import NO_REDO, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
 from ..media.image import write_picture
+from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
 from ..storage.hashing import hash_file
@@ -30,6 +31,7 @@ from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
 from .vram import check_vram, plan_run_memory
 
+TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
 SPEECH_DIR = "speech"  # of an unfinished job: the recording's features
 
 
@@ -66,6 +68,14 @@ def run_animate(options: AnimateOptions) -> None:
     text = f"{options.output}: {manifest.frames} frames, {video_seconds:.2f} s, {width} x {height}"
     note = f"; {reused} of {manifest.segments} segments were already rendered" if reused else ""
     print(f"{text}, in {elapsed:.1f} s{note}")
+    if options.trial and (record := video.job.records[0]) is not None:
+        steps = request.settings.steps
+        before = "" if missing else "An earlier run, which --fresh repeats, tried it: "
+        print(
+            f"a trial: everything loads and runs; this is no picture to judge by. {before}{steps} "
+            f"step{'s' * (steps > 1)} of {request.config.segment.frames} frames, with encoding and decoding, "
+            f"took {record.seconds:.1f} s. Next: the same without --trial; --plan says how long that takes."
+        )
 
 
 def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
@@ -97,7 +107,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         redo=redo,
         enlarge=options.enlarge,
         paste_back=request.paste_back,
-        mark=not options.no_mark,
+        comment=" ".join([AI_COMMENT] * (not options.no_mark) + [TRIAL_COMMENT] * options.trial),
         check_recording=request.check_speech,
     )
     if redo != NO_REDO:
@@ -172,7 +182,7 @@ def _print_plan(request: AnimateRequest) -> None:
             raise
         refusal = f"{error.headline} Fix: {error.fix}."
     attention, memory = request.attention.title, request.memory
-    summary = summarize_run(request.config.name, request.plan, request.settings, request.size, attention)
+    summary = summarize_run(request.model_name, request.plan, request.settings, request.size, attention)
     estimate = request.estimate(len(request.plan))
     if options.json:
         facts = summary.as_dict() | asdict(estimate) | {"disk": estimate.disk}

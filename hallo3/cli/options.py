@@ -251,6 +251,10 @@ class AnimateOptions(
     seed: int = option("N", "0 to 2^64 - 1 (default: 0)", default=0)
     sampler: str | None = option("NAME", f"{', '.join(SAMPLERS)} (default: the model's)")
     enlarge: int = option("N", "enlarge the frames N times, 1 to 16 (default: 1)", default=1)
+    trial: bool = switch(
+        "show within minutes whether everything loads and runs: 9 frames on a small canvas, 2 steps; no "
+        "picture to judge by"
+    )
     plan: bool = switch("print an estimate of the run and render nothing")
     json: bool = switch("with --plan: as one JSON object")
 

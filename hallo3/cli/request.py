@@ -32,7 +32,7 @@ from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernels
 from ..offload.budget import MemoryPlan
 from ..quantization import Precision, check_device, get_precision
-from ..segments import SegmentPlan, plan_segments
+from ..segments import SegmentPlan, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
@@ -42,6 +42,7 @@ from .progress import file_verifier
 from .subject import Subject, read_subject
 
 MAX_ENLARGE = 16
+TRIAL_STEPS = 2
 JOBS_DIR = "hallo3_jobs"  # beside the video
 OUTPUTS = {
     "output": (".mp4", ".mov", ".mkv"),
@@ -54,8 +55,9 @@ OUTPUTS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnimateRequest:
-    """``speech_hash`` is the recording's, ``separator`` the vocal separator, if one is used. ``memory``
-    is how the run fits the device, if a plan decides that."""
+    """``samples`` of the speech are encoded, at the encoder's rate; ``speech_hash`` is the recording's,
+    ``separator`` the vocal separator, if one is used. ``memory`` is how the run fits the device, if a plan
+    decides that."""
 
     options: AnimateOptions
     files: ModelFolder
@@ -64,6 +66,7 @@ class AnimateRequest:
     subject: Subject
     stats: AudioStats
     plan: SegmentPlan
+    samples: int
     encoding: VideoEncoding
     device: torch.device
     precision: Precision
@@ -101,6 +104,10 @@ class AnimateRequest:
         return stream_headers(self.encoding, *self.size, self.config.segment.fps)
 
     @property
+    def model_name(self) -> str:
+        return self.config.name + " (trial)" * self.options.trial
+
+    @property
     def offload(self) -> str:
         default = "blocks" if self.options.low_memory and self.device.type != "cpu" else "none"
         return self.options.offload or default
@@ -115,7 +122,7 @@ class AnimateRequest:
         return {
             "portrait": self.subject.name,
             "speech": self.speech.name,
-            "model": self.config.name,
+            "model": self.model_name,
             "video": self.output.name,
         }
 
@@ -148,7 +155,7 @@ class AnimateRequest:
         if on_device and (kernels := self.kernels.kernels) is not PLAIN:
             device += f" {kernels.name}"
         evaluations, cache = self.settings.evaluations, self.settings.step_cache
-        return throughput_key(self.config.name, device, evaluations, self.size, self.encoding, cache)
+        return throughput_key(self.model_name, device, evaluations, self.size, self.encoding, cache)
 
     def estimate(self, segments_left: int) -> RunEstimate:
         audio, weights = self.config.audio, 0
@@ -206,6 +213,14 @@ class AnimateRequest:
             "headers": self.headers,
             "after": parent_state,
         }
+        if options.trial:
+            facts["trial"] = [  # of a way to run, too
+                options.offload,
+                options.low_memory,
+                options.vram,
+                options.attention,
+                options.kernels,
+            ]
         if not self.attention.exact:
             facts["attention"] = self.attention.name
         if preprocessing:
@@ -254,7 +269,12 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         )
     files = ModelFolder(options.model, options.files)
     _check_outputs(options, files)
-    config = read_model_config(files.open("transformer"))
+    config, steps = read_model_config(files.open("transformer")), options.steps
+    if options.trial:
+        _check_trial(options)
+        files = replace(files, segment=trial_segment(config.segment))
+        config = read_model_config(files.open("transformer"))
+        steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(
@@ -279,7 +299,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     built_in = options.model.resolve() == FOLDER and not options.files
     settings = settings_for(
         config.defaults,
-        steps=options.steps,
+        steps=steps,
         guidance_scale=options.guidance,
         sampler=options.sampler,
         seed=options.seed,
@@ -292,6 +312,9 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
     stats = measure_recording(options.speech)
+    samples = stats.length_at(config.segment.sample_rate)
+    if options.trial:  # the first segment
+        samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
     request = AnimateRequest(
         options=options,
         files=files,
@@ -304,7 +327,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         ),
         subject=read_subject(options, files, config),
         stats=stats,
-        plan=plan_segments(stats.length_at(config.segment.sample_rate), config.segment),
+        plan=plan_segments(samples, config.segment),
+        samples=samples,
         encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         device=device,
         precision=precision,
@@ -353,6 +377,23 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
     if used and not tested:
         logger.warning(f"{', '.join(used)}: {UNTESTED}")
     return settings
+
+
+def _check_trial(options: AnimateOptions) -> None:
+    """Raises ``InputError`` for what a trial's canvas does not fit."""
+    conflicting = {
+        "--identity": options.identity is not None,
+        "--save-identity": options.save_identity is not None,
+        "--continue-from": options.continue_from is not None,
+        "--redo": bool(options.redo),
+    }
+    if found := [name for name, is_used in conflicting.items() if is_used]:
+        raise InputError(
+            "A trial is one segment of a portrait on a small canvas.",
+            found=f"--trial and {', '.join(found)}",
+            expected="--trial with --portrait: identities and finished videos have the model's own canvas",
+            fix=f"remove --trial or {', '.join(found)}",
+        )
 
 
 def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:

@@ -72,9 +72,13 @@ class SpeechFeatures:
             pieces = stream_vocals(*inputs, request.separator, show_percent)
 
         def measured_pieces() -> Iterator[Tensor]:
+            left = request.samples
             for piece in pieces:
-                meter.add(piece)
-                yield piece[:, None]
+                meter.add(heard := piece[:left])
+                yield heard[:, None]
+                left -= len(heard)
+                if request.options.trial and not left:
+                    break
 
         recorded = write_array_file(self._folder / "mono.f32", measured_pieces(), 1)
         return recorded, meter, request.preprocessing.make_gains(meter)

@@ -23,7 +23,7 @@ from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
 from ..media.drift import Drift, measure_drift
-from ..media.mux import GrowingVideo, decode_frames, encode_soundtrack, join_segments
+from ..media.mux import AI_COMMENT, GrowingVideo, decode_frames, encode_soundtrack, join_segments
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
@@ -207,8 +207,8 @@ class VideoJob(JobStore):
     """A job in the folder ``jobs`` whose segments are a video with sound.
 
     The video shows frames of ``canvas`` ``enlarge`` times as large, or pasted back, with the sound of
-    ``recording``. ``mark`` adds an "AI-generated" note to the file. ``check_recording`` raises if the
-    recording is not the one that the job is known by any more.
+    ``recording``. ``comment`` is in the file's metadata. ``check_recording`` raises if the recording is not
+    the one that the job is known by any more.
     """
 
     jobs: Path
@@ -217,7 +217,7 @@ class VideoJob(JobStore):
     recording: Path | Recording
     enlarge: int = 1
     paste_back: PasteBack | None = None
-    mark: bool = True
+    comment: str = AI_COMMENT
     similarity: SimilarityFunction = unknown_similarity
     check_recording: Callable[[], None] = lambda: None
 
@@ -243,7 +243,7 @@ class VideoJob(JobStore):
         seconds, encoded_bytes, frames = list[float](), 0, 0
         own = render(self.canvas.pixels, self.plan, renderer, self, motion_drop=motion_drop)
         try:
-            with GrowingVideo(so_far, self.soundtrack(), self.mark) as video:
+            with GrowingVideo(so_far, self.soundtrack(), self.comment) as video:
                 for result in chain(self.inherited_results(), own):
                     piece = self.job.piece(result.index)
                     video.append(piece)
@@ -260,7 +260,7 @@ class VideoJob(JobStore):
         """Write the finished video. Raises ``OutputError``."""
         pieces = (self.job.piece(index) for index in range(self.job.manifest.segments))
         name = f"{self.job.folder.name}{path.suffix}"
-        join_segments(pieces, self.soundtrack(), path, self.mark, name)
+        join_segments(pieces, self.soundtrack(), path, self.comment, name)
         self.job.finish(hash_file(path))
 
     def frames(self, index: int) -> Tensor:

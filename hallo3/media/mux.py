@@ -27,7 +27,7 @@ from .audio_decoder import open_audio
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 AI_COMMENT = "AI-generated: this person was animated by a machine (Hallo3)."
-"""Metadata of a video by default."""
+"""In a video's metadata by default."""
 HEADLINE = "The video cannot be written."
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
 GROWING_OPTIONS = {"mp4": FRAGMENTS, "mov": FRAGMENTS, "matroska": {"cluster_time_limit": "400"}}
@@ -80,8 +80,10 @@ class GrowingVideo:
     while it grows, and after a crash without its last 0.4 seconds; with a ``final_suffix``, the ending of its
     later name, it plays when it is complete. Raises ``OutputError`` if it cannot be written."""
 
-    def __init__(self, path: Path, sound: Path | None, mark: bool = True, *, final_suffix: str = "") -> None:
-        self.path, self._sound_path, self._mark = path, sound, mark
+    def __init__(
+        self, path: Path, sound: Path | None, comment: str = AI_COMMENT, *, final_suffix: str = ""
+    ) -> None:
+        self.path, self._sound_path, self._comment = path, sound, comment
         self._format = FORMATS.get((final_suffix or path.suffix).lower(), "mp4")
         self._options = (FINAL_OPTIONS if final_suffix else GROWING_OPTIONS)[self._format]
         self._picture: Any = None
@@ -95,8 +97,8 @@ class GrowingVideo:
             options = {**self._options, "flush_packets": "1"}
             self._container: Any = av.open(self._file, "w", format=self._format, options=options)
             self._sound = _SoundPackets(self._sound_path) if self._sound_path else None
-        if self._mark:
-            self._container.metadata["comment"] = AI_COMMENT
+        if self._comment:
+            self._container.metadata["comment"] = self._comment
         return self
 
     def append(self, segment: bytes) -> None:
@@ -186,14 +188,14 @@ class _SoundPackets:
 
 
 def join_segments(
-    segments: Iterable[bytes], sound: Path | None, path: Path, mark: bool = True, name: str = ""
+    segments: Iterable[bytes], sound: Path | None, path: Path, comment: str = AI_COMMENT, name: str = ""
 ) -> None:
     """Write the finished video at ``path``: complete or not at all. ``name`` is its name until then. Raises
     ``OutputError`` if it cannot be written; an earlier file at ``path`` is then still there."""
     fresh = temporary_path(path.with_name(name) if name else path)
     try:
         with _report_errors(path):
-            with GrowingVideo(fresh, sound, mark, final_suffix=path.suffix) as video:
+            with GrowingVideo(fresh, sound, comment, final_suffix=path.suffix) as video:
                 for segment in segments:
                     video.append(segment)
             finalize_file(fresh, path)

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from ..checkpoints.component import find_component
-from ..checkpoints.load import read_tensor
+from ..checkpoints.load import find_part, read_tensor
 from ..checkpoints.source import CheckpointSource
 from ..model.transformer import Trunk
 from ..quantization import Precision, default_scales
@@ -69,7 +68,7 @@ def store_on_disk(
     """A network on meta whose groups are read from its checkpoint each time they are needed; the other
     tensors are read now. ``names`` maps names in the file to those in the network. The file was checked
     against the network before. Raises ``CheckpointError`` if it cannot be read, or has changed."""
-    source, names = find_component(checkpoint, component), names or {}
+    source, names = find_part(checkpoint, component), names or {}
     groups = {layer: group for sequence in sequences for group in sequence for layer in group}
     in_file: dict[WeightGroup, list[str]] = defaultdict(list)
     for name in source.assemblies:

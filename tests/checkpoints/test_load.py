@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
-from hallo3.checkpoints.load import load_strict, read_config, read_model_config, read_state, write_weights
+from hallo3.checkpoints.load import (
+    POSITIONS,
+    load_strict,
+    read_config,
+    read_model_config,
+    read_state,
+    write_weights,
+)
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.random_weights import make_random_state, write_random_set
-from hallo3.config import NANO, TINY
-from hallo3.errors import CheckpointError, FaceError, InputError
+from hallo3.config import NANO, TINY, to_dict
+from hallo3.errors import CheckpointError, FaceError, InputError, ShapeError
 from hallo3.loading import load_models
+from hallo3.media.audio import Recording
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import ReferenceNetwork
+from hallo3.pipeline import animate
 from hallo3.quantization import PRECISIONS
+from hallo3.settings import settings_for
+from support.audio_samples import tone
 
 CPU = torch.device("cpu")
+SMALLER = replace(TINY.segment, frames=9, height=32, width=48)
+"""A grid of 3 x 2 x 3 tokens out of 13 x 4 x 6."""
 
 
 def network() -> tuple[nn.Module, dict[str, Tensor]]:
@@ -172,3 +186,59 @@ def test_a_random_set_overwrites_nothing_else(tmp_path: Path) -> None:
     write_weights(ModelFolder(real).find("vae"), {"a": torch.zeros(1)}, {"part": "vae", "config": {}})
     with pytest.raises(InputError, match=r"vae\.safetensors"):
         write_random_set(real, 0, "nano")
+
+
+def cut_by_hand(folder: Path, target: Path) -> None:
+    """A TINY set whose files are for ``SMALLER``: the first frames, rows and columns of all positions."""
+    shutil.copytree(folder, target)
+    for part in ("transformer", "reference"):
+        path = ModelFolder(target).find(part)
+        state, header, text = load_file(path), read_config(path), TINY.trunk.text_tokens
+        grid = state[POSITIONS][0, text:].unflatten(0, (13, 4, 6))[:3, :2, :3].flatten(0, 2)
+        state[POSITIONS] = torch.cat((state[POSITIONS][0, :text], grid))[None]
+        header["config"]["segment"] = to_dict(SMALLER)
+        write_weights(path, state, header)
+
+
+@pytest.mark.parametrize("offload", ["none", "blocks", "disk"])
+def test_a_smaller_segment_has_the_positions_of_its_frames_rows_and_columns(
+    tmp_path: Path, tiny_folder: Path, portrait: Tensor, offload: str
+) -> None:
+    """However weights are loaded, both networks compute as those of a file that was cut by hand."""
+    cut_by_hand(tiny_folder, tmp_path / "cut")
+    cut = load_models(tmp_path / "cut", CPU, "fp32")
+    models = load_models(tiny_folder, CPU, "fp32", offload=offload, segment=SMALLER)
+    assert models.config == cut.config == replace(TINY, segment=SMALLER)
+    speech, settings = (
+        Recording(torch.from_numpy(tone(16000, 0.28)), 16000),
+        settings_for(TINY.defaults, steps=2),
+    )
+    (found,), (wanted,) = (list(animate(portrait, speech, "hi", each, settings)) for each in (models, cut))
+    assert found.pixels.shape[0] == 7
+    assert torch.equal(found.pixels, wanted.pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frames": 53}, "at most 49 frames of 64 x 96 px"),
+        ({"height": 80}, "larger than the model's own"),
+        ({"width": 112}, "larger than the model's own"),
+        ({"height": 40}, "32 or 48"),
+        ({"frames": 10}, "9 or 13"),
+    ],
+)
+def test_a_segment_that_a_model_cannot_represent_is_refused(
+    tiny_folder: Path, change: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ShapeError, match=message):
+        load_models(tiny_folder, CPU, "fp32", segment=replace(TINY.segment, **change))
+
+
+def test_positions_of_another_grid_than_the_file_s_own_are_not_cut(tmp_path: Path, tiny_folder: Path) -> None:
+    cut_by_hand(tiny_folder, tmp_path / "cut")
+    for part in ("transformer", "reference"):
+        path = ModelFolder(tmp_path / "cut").find(part)
+        write_weights(path, load_file(path), read_config(ModelFolder(tiny_folder).find(part)))
+    with pytest.raises(CheckpointError, match=f"{POSITIONS}.*50.*instead of.*344"):
+        load_models(tmp_path / "cut", CPU, "fp32", segment=SMALLER)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,9 +15,13 @@ import pytest
 from PIL import Image
 
 from hallo3 import loading
+from hallo3.checkpoints import random_weights
 from hallo3.cli import renderer
+from hallo3.cli.animate import TRIAL_COMMENT
 from hallo3.cli.main import main
+from hallo3.config import NANO
 from hallo3.jobs import video_job
+from hallo3.media.mux import AI_COMMENT
 from hallo3.media.video import CODECS
 from support.audio_samples import tone, write_wav
 from support.kill_process import run_kills
@@ -221,3 +226,38 @@ def test_random_weights_animate(tmp_path: Path, command: Command, capfd: pytest.
     assert command(model=folder) == 0
     assert main(["tiny", str(tmp_path), "--seed", "3"]) == 2
     assert main(["tiny", str(folder), "--seed", "-3"]) == 2
+
+
+@pytest.fixture(scope="module")
+def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random set with the released model's canvas."""
+    folder, segment = tmp_path_factory.mktemp("large"), replace(NANO.segment, height=480, width=720)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(random_weights.SIZES, "nano", replace(NANO, segment=segment))
+        random_weights.write_random_set(folder, 7, "nano")
+    return folder
+
+
+@pytest.mark.parametrize("flags", [[], ["--offload", "blocks"], ["--offload", "disk"]])
+def test_a_trial_runs_the_model_on_a_small_canvas(
+    command: Command, large_folder: Path, flags: list[str]
+) -> None:
+    command.inputs |= {"--model": str(large_folder), "--prompt": "hi"}
+    plan = json.loads(command.stdout("--trial", "--plan", "--json", *flags))
+    assert [plan[name] for name in ("model", "frames", "height", "steps")] == ["nano (trial)", 7, 64, 2]
+    command.stop(0, "--trial", *flags)
+    found: list[str] = []
+    for video, rendered, mark in ("v.mp4", [0], []), ("again.mp4", [], ["--no-mark"]):
+        path = command.video.with_name(video)
+        last = command.stdout("--trial", *flags, *mark, o=path).splitlines()[-1]
+        assert command.rendered == rendered
+        assert last.startswith("a trial: everything loads and runs; this is no picture to judge by.")
+        assert "2 steps of 9 frames" in last
+        assert ("--fresh" in last) == (not rendered)
+        assert len(frames_of(path)) == 7
+        check_sound(path, 0.28)
+        with av.open(str(path)) as container:
+            found.append(container.metadata["comment"])
+    assert found == [f"{AI_COMMENT} {TRIAL_COMMENT}", TRIAL_COMMENT]
+    assert len(command.names_of_jobs()) == 1
+    assert "nano (trial)" in command.stdout("--jobs")

@@ -86,6 +86,10 @@ def test_bad_input_is_refused_before_weights_are_read(
     [
         ("--paste-back --enlarge 2", "--enlarge 2 with --paste-back"),
         ("--plan --chart x.png", "--plan renders nothing"),
+        ("--trial --save-identity i.safetensors --redo 1", "--trial and --save-identity, --redo"),
+        ("--trial --continue-from v.mp4 --plan", "--trial and --continue-from"),
+        ("--trial --identity i.safetensors", "identities and finished videos have the model's own canvas"),
+        ("--trial --steps 0", "1 to 1000"),
         ("--device cuda", "Expected: cpu"),
         ("--attention cudnn --device cpu", "This attention cannot run here."),
         ("--attention sage --device cpu", "it runs on cuda only"),
