@@ -13,42 +13,35 @@ from hallo3.media.framing import FACE_CENTRE, FACE_HEIGHT, FRAMINGS, TIGHT_HEIGH
 
 SHAPE = VideoShape(49, 480, 720)
 SHAPES = (SHAPE, *(VideoShape(17, *size) for size in ((64, 96), (96, 64), (32, 32), (464, 688))))
-SIZES = (
-    *((1920, 1080), (1080, 1920), (960, 1280), (64, 64), (65, 64), (97, 64)),
-    *((16, 4096), (4096, 16), (481, 721)),
-)
+SIZES = ["1920x1080", "1080x1920", "960x1280", "64x64", "65x64", "97x64", "16x4096", "4096x16", "481x721"]
+FACES = {
+    "middle": (0.4, 0.3, 0.6, 0.5),
+    "small": (0.7, 0.71, 0.72, 0.74),
+    "everything": (0, 0, 1, 1),
+    "nearly everything": (0.01, 0.02, 0.97, 0.99),
+    "larger than everything": (-1, -2, 3, 2),
+    "a corner": (0.9, 0.85, 1, 1),
+    "half outside": (-0.1, 0.4, 0.1, 0.6),
+    "tall": (0.45, 0.05, 0.55, 0.95),
+    "wide": (0.05, 0.45, 0.95, 0.55),
+}
+"""As they should be, and as they should not, in shares of a picture."""
+BY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
 
 
-def faces_on(height: int, width: int) -> dict[str, PixelBox]:
-    """Faces as they should be, and as they should not, on a picture of a size."""
-    shares = {
-        "middle": (0.4, 0.3, 0.6, 0.5),
-        "small": (0.7, 0.71, 0.72, 0.74),
-        "everything": (0, 0, 1, 1),
-        "nearly everything": (0.01, 0.02, 0.97, 0.99),
-        "larger than everything": (-1, -2, 3, 2),
-        "a corner": (0.9, 0.85, 1, 1),
-        "half outside": (-0.1, 0.4, 0.1, 0.6),
-        "tall": (0.45, 0.05, 0.55, 0.95),
-        "wide": (0.05, 0.45, 0.95, 0.55),
-    }
-    return {
-        name: PixelBox(left * width, top * height, right * width, bottom * height)
-        for name, (left, top, right, bottom) in shares.items()
-    }
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_any_face_gets_a_crop_inside_the_picture(size: tuple[int, int], shape: VideoShape) -> None:
-    height, width = size
-    for (name, face), framing in itertools.product(faces_on(height, width).items(), FRAMINGS):
+@BY_SHAPE
+@pytest.mark.parametrize("size", SIZES)
+def test_any_face_gets_a_crop_inside_the_picture(size: str, shape: VideoShape) -> None:
+    height, width = map(int, size.split("x"))
+    for (name, (left, top, right, bottom)), framing in itertools.product(FACES.items(), FRAMINGS):
+        face = PixelBox(left * width, top * height, right * width, bottom * height)
         crop = plan_crop(height, width, face, shape, framing)
         assert all(type(side) is int for side in (crop.top, crop.left, crop.height, crop.width))
         assert min(crop.height, crop.width) >= 1, name
-        assert crop.box.intersect(Crop.whole(height, width).box) == crop.box, name
+        whole = Crop.whole(height, width).box
+        assert crop.box.intersect(whole) == crop.box, name
         if framing == "face":
-            check_face_crop(crop, face.intersect(PixelBox(0, 0, width, height)), size, shape)
+            check_face_crop(crop, face.intersect(whole), (height, width), shape)
 
 
 def check_face_crop(crop: Crop, inside: PixelBox, size: tuple[int, int], shape: VideoShape) -> None:
@@ -61,45 +54,33 @@ def check_face_crop(crop: Crop, inside: PixelBox, size: tuple[int, int], shape: 
         return
     canvas, square = min(height, width / aspect), min(height, width)
     for h, w in ((canvas, canvas * aspect), (square, square)):
-        assert h <= tall * 1.035 + 2 or w <= wide * 1.035 + 2, (
-            f"{crop}, although {h} x {w} would hold {inside}"
-        )
+        assert h <= tall * 1.035 + 2 or w <= wide * 1.035 + 2, f"{crop}: {h} x {w} would hold {inside}"
 
 
-@pytest.mark.parametrize("side", ["tall", "wide"])
+@pytest.mark.parametrize(("height", "width", "side"), [(1920, 1080, 640), (1080, 1920, 1080)])
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
-@pytest.mark.parametrize("place", [(0.3, 0.5), (0.5, 0.45), (0.7, 0.6)])
-def test_a_face_with_room_around_it_is_at_its_place(
-    side: str, share: float, place: tuple[float, float]
-) -> None:
-    height, width = (1920, 1080) if side == "tall" else (1080, 1920)
-    tall = share * (1080 if side == "wide" else 640)
-    x, y = place[0] * width, place[1] * height
-    face = PixelBox(x - tall * 0.4, y - tall / 2, x + tall * 0.4, y + tall / 2)
-    crop = plan_crop(height, width, face, SHAPE)
-    assert tall / crop.height == pytest.approx(FACE_HEIGHT, abs=0.02)
-    assert (y - crop.top) / crop.height == pytest.approx(FACE_CENTRE, abs=0.02)
-    assert (x - crop.left) / crop.width == pytest.approx(0.5, abs=0.02)
-    assert crop.height * 3 == crop.width * 2
+def test_a_face_with_room_around_it_is_at_its_place(height: int, width: int, side: int, share: float) -> None:
+    tall = share * side
+    for x, y in ((0.3 * width, 0.5 * height), (0.5 * width, 0.45 * height), (0.7 * width, 0.6 * height)):
+        face = PixelBox(x - tall * 0.4, y - tall / 2, x + tall * 0.4, y + tall / 2)
+        crop = plan_crop(height, width, face, SHAPE)
+        assert tall / crop.height == pytest.approx(FACE_HEIGHT, abs=0.02)
+        assert (y - crop.top) / crop.height == pytest.approx(FACE_CENTRE, abs=0.02)
+        assert (x - crop.left) / crop.width == pytest.approx(0.5, abs=0.02)
+        assert crop.height * 3 == crop.width * 2
 
 
-@pytest.mark.parametrize(
-    ("size", "face", "square"),
-    [
+def test_a_square_is_used_where_the_canvas_would_be_tight() -> None:
+    for size, face, square in (
         ((1920, 1080), (400, 400, 680, 790), False),  # 0.54 of the 720 rows of 3:2
         ((1920, 1080), (390, 400, 690, 800), True),  # 0.56
         ((1350, 1080), (330, 350, 700, 830), True),
         ((960, 1280), (376, 190, 820, 800), True),
         ((1080, 1920), (640, 220, 1200, 880), False),  # a square would be no higher
-    ],
-)
-def test_a_square_is_used_where_the_canvas_would_be_tight(
-    size: tuple[int, int], face: tuple[int, int, int, int], square: bool
-) -> None:
-    crop = plan_crop(*size, PixelBox(*face), SHAPE)
-    assert (crop.height == crop.width) == square
-    tightest = (face[3] - face[1]) / min(size[0], size[1] / 1.5)
-    assert not square or tightest > TIGHT_HEIGHT
+    ):
+        crop = plan_crop(*size, PixelBox(*face), SHAPE)
+        assert (crop.height == crop.width) == square
+        assert not square or (face[3] - face[1]) / min(size[0], size[1] / 1.5) > TIGHT_HEIGHT
 
 
 @pytest.mark.parametrize("share", [0.45, 0.55, 0.62])
@@ -141,7 +122,7 @@ def test_a_crop_is_a_view() -> None:
     assert crop.box == PixelBox(4, 2, 10, 7)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
+@BY_SHAPE
 @pytest.mark.parametrize("tall", [30, 31, 97, 211, 400])
 def test_the_canvas_shows_all_of_a_crop(tall: int, shape: VideoShape) -> None:
     """Half a pixel of the portrait each side at most; where the canvas' steps are small, nothing."""

@@ -186,8 +186,7 @@ def enlarge(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("latent_frames", "frames"),
-    [(1, 1), (2, 2), (2, 4), (2, 8), (3, 3), (3, 5), (3, 9), (4, 16), (5, 17)],
+    ("latent_frames", "frames"), [(1, 1), (2, 2), (2, 4), (2, 8), (3, 3), (3, 5), (3, 9), (4, 16), (5, 17)]
 )
 @pytest.mark.parametrize("scale", [1, 2, 8])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
