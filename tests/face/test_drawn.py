@@ -61,9 +61,8 @@ def test_the_box_is_the_face(oval: tuple[float, ...], side: int, skin: str) -> N
 
 @pytest.mark.parametrize("light", [(0.5, 0.5, 0.5), (1.0, 0.8, 0.6), (0.6, 0.8, 1.0)])
 def test_light_changes_neither_the_box_nor_the_verdict(light: tuple[float, float, float]) -> None:
-    picture = to_tensor(draw_face())
-    lit = picture * torch.tensor(light)[:, None, None]
-    assert face_box(lit) == pytest.approx(face_box(picture), abs=ABOUT_A_PIXEL)
+    lit = to_tensor(draw_face()) * torch.tensor(light)[:, None, None]
+    assert face_box(lit) == pytest.approx(face_box(to_tensor(draw_face())), abs=ABOUT_A_PIXEL)
     assert looks_drawn(lit)
 
 
@@ -74,9 +73,8 @@ def test_i20_noise_of_one_level_does_not_move_a_face(tmp_path: Path, samples: Pa
         noises = (torch.rand(picture.shape, generator=draw) * 2 - 1 for _ in range(50))
         versions = [read_picture(tmp_path / "p.png"), *((picture + n / 255).clamp(0, 1) for n in noises)]
         boxes = torch.tensor([face_box(each) or (torch.nan,) * 4 for each in (picture, *versions)])
-        height, width = picture.shape[1:]
-        moved = (boxes - boxes[0]).abs() * torch.tensor([width, height, width, height])
-        assert float(moved.max()) <= 2
+        sides = torch.tensor(picture.shape)[[2, 1, 2, 1]]
+        assert float(((boxes - boxes[0]).abs() * sides).max()) <= 2
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (200, 300)])
@@ -95,8 +93,7 @@ def test_the_embedding_depends_on_the_face_and_its_place() -> None:
     pictures = draw_face(), draw_face(skin="#684634"), draw_face(oval=(0.2, 0.2, 0.7, 0.9))
     first, *others = [ANALYZER.analyze(to_tensor(each)).embedding for each in pictures]
     assert first.shape == (1, 512)
-    assert bool(first.isfinite().all())
-    assert -1 <= float(first.min()) <= float(first.max()) <= 1
+    assert -1 <= float(first.min()) <= float(first.max()) <= 1, "which NaN is not"
     assert torch.equal(first, ANALYZER.analyze(to_tensor(pictures[0])).embedding)
     assert all(float((first - each).abs().max()) > 0.05 for each in others)
 
@@ -139,6 +136,5 @@ def test_what_counts_as_drawn(samples: Path) -> None:
         "a flat strip": torch.full((3, 128, 2000), 0.5),
     }
     noise = torch.rand(3, 128, 1000, generator=torch.Generator().manual_seed(0))
-    photographs = {"a photograph": make_photograph(128), "a noisy strip": noise}
-    assert [name for name, picture in drawn.items() if not looks_drawn(picture)] == []
-    assert [name for name, picture in photographs.items() if looks_drawn(picture)] == []
+    others = {"a photograph": make_photograph(128), "a noisy strip": noise}
+    assert {name for name, picture in (drawn | others).items() if looks_drawn(picture)} == drawn.keys()

@@ -27,19 +27,17 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize(("box", "expected"), MASKS.values(), ids=MASKS.keys())
-def test_masks_are_filled_boxes(box: tuple[int, int, int, int], expected: tuple[int, int, int, int]) -> None:
-    mask = box_mask(PixelBox(*box), 300, 400)
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_are_filled_boxes(case: str) -> None:
+    box, expected = (PixelBox(*edges) for edges in MASKS[case])
+    mask = box_mask(box, 300, 400)
     assert mask_extent(mask > 0) == expected
-    assert mask.sum() == PixelBox(*expected).area
-
-
-def test_the_smallest_and_the_largest_box() -> None:
+    assert mask.sum() == expected.area
     assert expand(PixelBox(10, 10, 390, 290), 300, 400).left < 0, "which the mask cuts"
     assert box_mask(PixelBox(50.2, 50.2, 50.4, 50.4), 100, 100).sum() >= 1
 
 
-def test_landmarks_of_another_shape_or_not_finite_are_refused() -> None:
+def test_landmarks_and_boxes_that_cannot_be_are_refused() -> None:
     for number in (float("nan"), float("inf")):
         points = make_landmarks(10, 10, 30, 30)
         points[SILHOUETTE[5], 1] = number
@@ -48,9 +46,6 @@ def test_landmarks_of_another_shape_or_not_finite_are_refused() -> None:
     for shape in ((5, 2), (478, 3), (478,), (1, 478, 2), (0, 2)):
         with pytest.raises(FaceError, match=r"\[478, 2\]"):
             silhouette_box(torch.zeros(shape))
-
-
-def test_boxes_outside_of_the_picture_or_not_finite_are_refused() -> None:
     edges = (float("nan"), 1, 9, 9), (0, 0, float("inf"), 9), (9, 9, 1, 1), (200, 0, 300, 9), (-9, -9, 0, 0)
     for box in edges:
         with pytest.raises(FaceError, match="inside 100 x 100 px"):

@@ -32,13 +32,10 @@ def test_every_space_has_its_analyzer() -> None:
 def test_photographs_are_analyzed_with_mediapipe_s_landmarks_by_default(tmp_path: Path) -> None:
     for name in (DETECTOR_FILENAME, RECOGNIZER_FILENAME, TASK_FILENAME):
         (tmp_path / name).write_bytes(b"not read yet")
-    analyzer = create_analyzer(FaceConfig(), tmp_path)
-    assert isinstance(analyzer, PhotographAnalyzer)
-    assert analyzer.landmarks == MediaPipeLandmarks(tmp_path / TASK_FILENAME)
-    other = MediaPipeLandmarks(tmp_path / "other")
-    analyzer = create_analyzer(FaceConfig(), tmp_path, landmarks=other)
-    assert isinstance(analyzer, PhotographAnalyzer)
-    assert analyzer.landmarks is other
+    for name, options in ((TASK_FILENAME, {}), ("b", {"landmarks": MediaPipeLandmarks(tmp_path / "b")})):
+        analyzer = create_analyzer(FaceConfig(), tmp_path, **options)
+        assert isinstance(analyzer, PhotographAnalyzer)
+        assert analyzer.landmarks == MediaPipeLandmarks(tmp_path / name)
 
 
 def test_a_choice_replaces_the_mask_of_any_analyzer() -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +8,7 @@ from hallo3.geometry import PixelBox, VideoShape
 from hallo3.media.canvas import fit
 from hallo3.media.framing import Crop, plan_crop
 from hallo3.media.paste_back import FEATHER, MAX_PHOTOGRAPH_SIDE, PasteBack, make_paste_back
+from support.own_process import ON_LINUX, measure_growth, run_alone
 
 SHAPE = VideoShape(49, 240, 360)
 SIZES = {"9:16": (960, 540), "4:3": (600, 800), "16:9": (540, 960), "3:2": (480, 720), "square": (500, 500)}
@@ -155,33 +153,21 @@ def test_frames_do_not_depend_on_their_neighbours() -> None:
     assert psnr(paste_back.paste(frames.half()), together) > 60
 
 
-MEASURE_MEMORY = """
-import sys, torch
-from pathlib import Path
-from hallo3.media.framing import Crop
-from hallo3.media.paste_back import make_paste_back
-from hallo3.geometry import VideoShape
-def figure(name):
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
-shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
-make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(torch.rand(1, 3, 48, 72))
-picture = torch.full((3, 6000, 8000), 0.5)
-Path("/proc/self/clear_refs").write_text("5")
-before = figure("VmRSS")
-paste_back = make_paste_back(picture, crop, shape)
-cut = figure("VmHWM") - before
-Path("/proc/self/clear_refs").write_text("5")
-before = figure("VmRSS")
-frames = paste_back.paste(torch.rand(8, 3, 480, 720))
-print(cut, figure("VmHWM") - before - frames.numel() * 4 / 2**20)
-"""
+def measure_memory() -> tuple[float, float]:
+    """MB to cut a photograph of 8000 x 6000, and to paste eight frames."""
+    shape, crop = VideoShape(49, 480, 720), Crop(top=1000, left=2000, height=2000, width=3000)
+    make_paste_back(torch.rand(3, 2100, 100), Crop.whole(2100, 100), shape).paste(torch.rand(1, 3, 48, 72))
+    picture = torch.full((3, 6000, 8000), 0.5)
+    with measure_growth() as cut:
+        paste_back = make_paste_back(picture, crop, shape)
+    with measure_growth() as pasted:
+        frames = paste_back.paste(torch.rand(8, 3, 480, 720))
+    return cut[0], pasted[0] - frames.numel() * 4 / 2**20
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+@ON_LINUX
 def test_a_large_photograph_takes_little_memory() -> None:
     """8000 x 6000 is 549 MB as float32: a copy would show. A frame of 1920 x 1440 is 32 MB."""
-    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
-    cut, per_frame = (float(figure) for figure in done.stdout.split())
+    cut, per_frame = run_alone("media.test_paste_back", "measure_memory()")
     assert cut < 300
     assert per_frame < 150

@@ -29,6 +29,10 @@ def pixels(chart: Tensor, colour: tuple[int, int, int]) -> Tensor:
     return ((chart * 255).round().long() == torch.tensor(colour)[:, None, None]).all(dim=0)
 
 
+def middle_row(chart: Tensor, colour: tuple[int, int, int]) -> float:
+    return float(pixels(chart, colour).nonzero()[:, 0].float().median())
+
+
 def check_chart(chart: Tensor, height: int) -> None:
     assert chart.shape == (3, height, WIDTH)
     assert chart.dtype == torch.float32
@@ -69,19 +73,18 @@ def test_speech_of_any_length(seconds: float) -> None:
 
 def test_louder_is_higher() -> None:
     charts = [draw_speech(measure(noise(4, level)), 47)[:, 70:] for level in (-10, -20, -40)]
-    loud, middle, quiet = (float(pixels(chart, BLUE).nonzero()[:, 0].float().median()) for chart in charts)
+    loud, middle, quiet = (middle_row(chart, BLUE) for chart in charts)
     assert loud < middle < quiet
     assert middle - loud == pytest.approx((quiet - middle) / 2, rel=0.1)
 
 
 def test_silence_is_shaded_and_full_scale_is_marked_where_they_are() -> None:
-    signal = noise(6, -20)
+    signal, second = noise(6, -20), PLOT_WIDTH / 6
     plain = draw_speech(measure(signal), 47)
     assert not bool((pixels(plain, SHADE) | pixels(plain, RED)).any())
     signal[2 * RATE : 4 * RATE] = 0
     signal[5 * RATE] = 1.0
     chart = draw_speech(measure(signal), 47)
-    second = PLOT_WIDTH / 6
     shaded = pixels(chart, SHADE)[90:250].sum(dim=0)
     inside = shaded[round(LEFT + 2 * second) + 40 : round(LEFT + 4 * second) - 30]
     assert int((inside > 100).sum()) > 0.9 * len(inside)
@@ -94,17 +97,13 @@ def test_what_the_encoder_gets_has_its_own_line() -> None:
     loudness = measure(torch.cat((noise(4, -15), noise(4, -35))))
     assert not bool(pixels(draw_speech(loudness, 47), ORANGE).any())
     chart = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, AS_RECORDED))[:, 70:, 500:820]
-    adjusted, recorded = (
-        float(pixels(chart, colour).nonzero()[:, 0].float().median()) for colour in (ORANGE, BLUE)
-    )
-    assert 40 <= recorded - adjusted <= 80, "20 dB of 60, on 190 rows"
+    assert 40 <= middle_row(chart, BLUE) - middle_row(chart, ORANGE) <= 80, "20 dB of 60, on 190 rows"
 
 
 @pytest.mark.parametrize(("seconds", "per_segment"), [(6.0, 47), (60.0, 47), (6.0, 1), (600.0, 15)])
 def test_borders_are_where_segments_meet_and_do_not_crowd(seconds: float, per_segment: int) -> None:
-    lane = draw_speech(measure(noise(seconds, -20)), per_segment)[
-        :, 268:274, LEFT - 4 : LEFT + PLOT_WIDTH + 1
-    ]
+    chart = draw_speech(measure(noise(seconds, -20)), per_segment)
+    lane = chart[:, 268:274, LEFT - 4 : LEFT + PLOT_WIDTH + 1]
     dark = (lane.mean(dim=(0, 1)) < 0.8).nonzero()[:, 0] - 4
     borders = dark[torch.cat((torch.tensor([True]), dark.diff() > 1))]
     assert 2 <= len(borders) <= min(PLOT_WIDTH / 4, seconds * 25 / per_segment + 1)
