@@ -24,15 +24,9 @@ from hallo3.noise import make_generator
 from hallo3.progress import OpenProgress, ProgressCallback, no_display
 from hallo3.quantization import PRECISIONS
 from hallo3.segments import plan_segments
-from hallo3.speech import encoder as module
+from hallo3.speech import encoder
 from hallo3.speech.array_file import write_array_file
-from hallo3.speech.encoder import (
-    compute_features,
-    encode_array_file,
-    encode_waveform,
-    interpolate_rows,
-    mean_and_variance,
-)
+from hallo3.speech.encoder import compute_features, encode_waveform
 from hallo3.speech.features import Windows
 from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
 
@@ -56,7 +50,7 @@ def signal(samples: int) -> Tensor:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in {"CONV_FEATURES": 7, "FRAMES": 13, "SCORES": 500}.items():
-        monkeypatch.setattr(module, name, size)
+        monkeypatch.setattr(encoder, name, size)
 
 
 class Encoding:
@@ -72,7 +66,7 @@ class Encoding:
     def run(self, open_progress: OpenProgress = no_display, windows: Windows | None = None) -> Tensor:
         """All features; only the layers' files may remain."""
         places = self.parts, self.samples, self.plan, CPU, self.folder
-        read = encode_array_file(*places, windows=windows, open_progress=open_progress)
+        read = encoder.encode_array_file(*places, windows=windows, open_progress=open_progress)
         names = [f"layer_{index:02}.f32" for index in range(len(self.parts.layers))]
         assert sorted(path.name for path in self.folder.iterdir()) == names
         features = read(range(self.plan.padded))
@@ -97,15 +91,14 @@ def test_rows_of_an_hour_are_interpolated_as_torch_does(tmp_path: Path, rows: in
     content = torch.from_numpy(make_generator("rows").standard_normal((rows, 2), dtype="float32"))
     file = write_array_file(tmp_path / "rows.f32", [content], 2)
     expected = F.interpolate(content.T[None], size=frames, mode="linear", align_corners=True)[0].T
-    pieces = [
-        interpolate_rows(file, frames, start, min(start + 997, frames)) for start in range(0, frames, 997)
-    ]
+    starts = range(0, frames, 997)
+    pieces = [encoder.interpolate_rows(file, frames, at, min(at + 997, frames)) for at in starts]
     assert torch.allclose(torch.cat(pieces), expected, atol=1e-6, rtol=0)
 
 
 def test_mean_and_variance_do_not_depend_on_the_pieces() -> None:
     values = 1000 + signal(10007).reshape(1, -1).repeat(2, 1)
-    mean, variance = mean_and_variance(values.split(613, dim=1))
+    mean, variance = encoder.mean_and_variance(values.split(613, dim=1))
     assert torch.allclose(mean, values.double().mean(dim=1), rtol=1e-8)
     assert torch.allclose(variance, values.double().var(dim=1, correction=0), rtol=1e-4)
 
@@ -181,8 +174,8 @@ def test_windows_approach_the_exact_features_as_they_grow(tmp_path: Path, sample
     """The built-in encoder, relative to how much its features vary."""
     spoken = read_recording(samples / "speech.wav").waveform[0]
     waveform = torch.cat([spoken * factor for factor in (1, 0.5, 0.8, 0.3)])
-    with load_models(FOLDER, CPU, PRECISIONS["fp32"]).speech as encoder:
-        parts, plan = split_wav2vec2(encoder), plan_segments(len(waveform), BUILT_IN.segment)
+    with load_models(FOLDER, CPU, PRECISIONS["fp32"]).speech as built_in:
+        parts, plan = split_wav2vec2(built_in), plan_segments(len(waveform), BUILT_IN.segment)
         exact = encode_waveform(parts, waveform, plan, CPU)[: plan.frames]
         distances: list[float] = []
         for seconds in (2, 6, 12):
@@ -196,14 +189,13 @@ def test_windows_approach_the_exact_features_as_they_grow(tmp_path: Path, sample
 
 
 @torch.inference_mode()
-def test_long_recordings_use_a_folder_that_is_deleted_with_the_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_recordings_use_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is deleted with the reader."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parts, plan = split_wav2vec2(network("nano")), plan_segments(20000, SEGMENT)
     exact = compute_features(parts, signal(20000), plan, CPU)(range(plan.padded))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(module, "MAX_SECONDS_IN_MEMORY", 1)
+    monkeypatch.setattr(encoder, "MAX_SECONDS_IN_MEMORY", 1)
     read = compute_features(parts, signal(20000), plan, CPU)
     assert float((read(range(plan.padded)) - exact).abs().max()) <= MAX_ERROR
     assert len(list(tmp_path.iterdir())) == 1

@@ -14,15 +14,8 @@ from hallo3.config import SegmentConfig
 from hallo3.models import Models
 from hallo3.pipeline import encode_speech
 from hallo3.segments import SegmentPlan
-from hallo3.speech.features import (
-    EXACT_MINUTES,
-    WINDOW_MINUTES,
-    Speech,
-    Windows,
-    choose_windows,
-    read_from_memory,
-    warn_of_windows,
-)
+from hallo3.speech import features
+from hallo3.speech.features import EXACT_MINUTES, WINDOW_MINUTES, Speech, Windows, read_from_memory
 from support.messages import expect_message, expect_no_message
 
 NANO = SegmentConfig(frames=17, height=32, width=32)
@@ -98,8 +91,8 @@ def test_windows_that_do_not_advance_are_refused(frames: int, overlap: int) -> N
 )
 def test_windows_are_for_recordings_that_exceed_one(hearing: str, minutes: int, exact: bool) -> None:
     plan = SegmentPlan(minutes * MINUTE, SegmentConfig())
-    windows = choose_windows(hearing, plan)
+    windows = features.choose_windows(hearing, plan)
     assert (windows is None) == exact
     expected = expect_no_message() if exact else expect_message(rf"{minutes} minutes.*approximation.*0\.3 %")
     with expected:
-        warn_of_windows(windows, plan)
+        features.warn_of_windows(windows, plan)
