@@ -1,5 +1,3 @@
-"""Drawn faces: found wherever and in whatever light they are, with a warning if there is none."""
-
 from __future__ import annotations
 
 from pathlib import Path

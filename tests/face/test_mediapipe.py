@@ -139,15 +139,10 @@ def test_a_damaged_file_is_not_given_to_mediapipe(tmp_path: Path, install: Insta
     assert library.landmarkers == []
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")], ids=str
-)
-def test_mediapipe_s_errors_are_the_file_s(path: Path, install: Install, error: Exception) -> None:
-    install(Mock(side_effect=error))
-    check_fallback(path.parent, f"{TASK_FILENAME}: {str(error) or 'RuntimeError'}")
-
-
-def test_running_out_of_memory_is_an_error(path: Path, install: Install) -> None:
+def test_errors_are_the_file_s_unless_memory_runs_out(path: Path, install: Install) -> None:
+    for error in (ValueError("not a valid Flatbuffer"), RuntimeError(""), OSError("no")):
+        install(Mock(side_effect=error))
+        check_fallback(path.parent, f"{TASK_FILENAME}: {str(error) or 'RuntimeError'}")
     install(Mock(side_effect=RuntimeError("Out of memory")))
     with pytest.raises(MemoryError):
         make_analyzer(create_landmark_finder(path.parent)).analyze(PICTURE)
@@ -172,18 +167,15 @@ def test_a_package_that_fails_is_not_used(path: Path, monkeypatch: pytest.Monkey
     assert get_landmark_version(path.parent) is None
 
 
-def test_the_version_that_decides_the_mask(path: Path, install: Install) -> None:
+def test_versions_that_report_their_use_are_not_used(path: Path, install: Install) -> None:
+    """Seen with strace in a network of its own: 0.10.30 to 0.10.33 open no socket, 0.10.35 and later do."""
     for version in ("0.10.21", "0.10.30", "0.10.33"):
         install(version=version)
         assert get_landmark_version(path.parent) == (path, version)
         assert get_landmark_version(path.parent / "elsewhere" / "below") is None
-
-
-@pytest.mark.parametrize("version", ["0.10.35", "1.2.3", "0.11", "1.0.0rc1"])
-def test_versions_that_report_their_use_are_not_used(path: Path, install: Install, version: str) -> None:
-    """Seen with strace in a network of its own: 0.10.30 to 0.10.33 open no socket, 0.10.35 and later do."""
-    library = install(lambda _: [make_landmarks(*DETECTED.box)], version)
-    with pytest.raises(DependencyError, match=r"makers|imported"):
-        create_landmark_finder(path.parent)(PICTURE, DETECTED)
-    assert library.landmarkers == []
-    assert get_landmark_version(path.parent) is None
+    for version in ("0.10.35", "1.2.3", "0.11", "1.0.0rc1"):
+        library = install(lambda _: [make_landmarks(*DETECTED.box)], version)
+        with pytest.raises(DependencyError, match=r"makers|imported"):
+            create_landmark_finder(path.parent)(PICTURE, DETECTED)
+        assert library.landmarkers == []
+        assert get_landmark_version(path.parent) is None

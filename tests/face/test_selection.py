@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,12 +55,8 @@ PORTRAITS = {
     "two alike, the left-most": ((RIGHT, SMALLER), 40, r"2 faces .* number 1 from the left .* left-most"),
     "alike within a hundredth": ((face(400, 100, 541, 280), SMALLER), 40, "left-most"),
     "not quite alike": ((face(400, 100, 542, 280), SMALLER), 400, "number 2 .* is used, the largest"),
-    "low score": ((face(200, 100, 380, 300, score=0.55),), 200, r"is doubtful \(score 0\.55"),
-    "I14 no confident score": (
-        (face(200, 100, 380, 300, score=0.3),),
-        200,
-        r"very doubtful \(score 0\.30 of 1",
-    ),
+    "low score": ((replace(LARGE, score=0.55),), 200, r"is doubtful \(score 0\.55"),
+    "I14 no confident score": ((replace(LARGE, score=0.3),), 200, r"very doubtful \(score 0\.30 of 1"),
     "a doubtful face beside a sure one": ((face(0, 0, 300, 300, score=0.45), LARGE), 200, None),
     "profile": ((face(200, 100, 380, 300, turn=1),), 200, r"from the side \(score 0\.90"),
     "three quarters": ((face(200, 100, 380, 300, turn=0.5),), 200, None),

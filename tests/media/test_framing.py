@@ -114,8 +114,7 @@ def test_an_impossible_framing_is_refused() -> None:
 
 
 def test_a_crop_is_a_view() -> None:
-    picture = torch.arange(3 * 20 * 30.0).reshape(3, 20, 30)
-    crop = Crop(top=2, left=4, height=5, width=6)
+    picture, crop = torch.arange(3 * 20 * 30.0).reshape(3, 20, 30), Crop(top=2, left=4, height=5, width=6)
     assert torch.equal(crop.of(picture), picture[:, 2:7, 4:10])
     assert crop.of(picture).untyped_storage().data_ptr() == picture.untyped_storage().data_ptr()
     assert crop.of(picture[0]).shape == (5, 6)
@@ -154,10 +153,10 @@ def test_the_face_is_the_box_of_its_mask() -> None:
 
 def test_masks_without_information() -> None:
     nearly, dot = torch.ones(100, 100), torch.zeros(50, 60)
-    nearly[:2] = 0
+    nearly[:2], dot[7, 9] = 0, 1
     for mask in (torch.zeros(50, 60), torch.full((50, 60), 0.5), torch.ones(50, 60), nearly):
         assert face_box(mask) is None
-    nearly[:3], dot[7, 9] = 0, 1
+    nearly[:3] = 0
     assert face_box(nearly) is not None
     box = face_box(dot)
     assert box is not None

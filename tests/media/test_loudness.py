@@ -1,5 +1,3 @@
-"""Loudness, silence, and the laws of the gains."""
-
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,14 +47,11 @@ def changed_part(place: PixelBox) -> tuple[slice, slice]:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_crop_is_pasted_back_without_a_trace(size: str, place: str, framing: str) -> None:
     height, width = SIZES[size]
-    picture, (x, y) = scene(height, width), PLACES[place]
-    tall = 0.2 * min(height, width)
-    face = PixelBox(
-        x * width - 0.4 * tall, y * height - tall / 2, x * width + 0.4 * tall, y * height + tall / 2
-    )
+    picture, tall = scene(height, width), 0.2 * min(height, width)
+    x, y = PLACES[place][0] * width, PLACES[place][1] * height
+    face = PixelBox(x - 0.4 * tall, y - tall / 2, x + 0.4 * tall, y + tall / 2)
     crop = plan_crop(height, width, face, SHAPE, framing)
-    paste_back = make_paste_back(picture, crop, SHAPE)
-    frame = canvas_picture(picture, crop)
+    paste_back, frame = make_paste_back(picture, crop, SHAPE), canvas_picture(picture, crop)
     assert paste_back.place.area == pytest.approx(crop.visible_box(SHAPE).area, rel=0.01)
     pasted, photograph = paste_back.paste(frame)[0], paste_back.photograph / 255
     assert psnr(pasted, photograph) > 55
@@ -70,29 +69,24 @@ def test_a_shift_by_one_pixel_fails_the_same_bound(height: int, width: int) -> N
     """The bound of the test above is tight enough."""
     picture, crop = scene(height, width), Crop(top=100, left=100, height=300, width=450)
     paste_back = make_paste_back(picture, crop, SHAPE)
-    shifted = Crop(top=101, left=100, height=300, width=450)
-    pasted = paste_back.paste(canvas_picture(picture, shifted))[0]
+    pasted = paste_back.paste(canvas_picture(picture, replace(crop, top=101)))[0]
     assert psnr(pasted, paste_back.photograph / 255) < 50
 
 
-@pytest.mark.parametrize(
-    "edges", [(20, 30, 120, 130), (0, 0, 100, 100), (20.4, 60.6, 119.4, 160), (0, 0, 150, 160)]
-)
+EDGES = [(20, 30, 120, 130), (0, 0, 100, 100), (20.4, 60.6, 119.4, 160), (0, 0, 150, 160)]
+
+
+@pytest.mark.parametrize("edges", EDGES)
 def test_only_edges_inside_the_photograph_are_soft(edges: tuple[float, ...]) -> None:
-    place = PixelBox(*edges)
-    black = torch.zeros(3, 160, 150, dtype=torch.uint8)
+    place, black = PixelBox(*edges), torch.zeros(3, 160, 150, dtype=torch.uint8)
     result = PasteBack(photograph=black, place=place).paste(torch.ones(1, 3, 64, 64))[0, 0]
-    rows, columns = changed_part(place)
-    part, feather = result[rows, columns], FEATHER * min(place.right - place.left, place.bottom - place.top)
-    margin = int(feather) + 2
+    part, feather = result[changed_part(place)], FEATHER * min(edges[2] - edges[0], edges[3] - edges[1])
+    margin, middle = int(feather) + 2, part.shape[0] // 2
     assert float(part[margin:-margin, margin:-margin].min()) > 1 - 1e-5
-    middle = part.shape[0] // 2
-    for soft, run in (
-        (place.top > 0, part[:margin, middle]),
-        (place.bottom < 160, part[-margin:, middle].flip(0)),
-        (place.left > 0, part[middle, :margin]),
-        (place.right < 150, part[middle, -margin:].flip(0)),
-    ):
+    upright, across = part[:, middle], part[middle]
+    runs = upright[:margin], upright.flip(0)[:margin], across[:margin], across.flip(0)[:margin]
+    soft_sides = place.top > 0, place.bottom < 160, place.left > 0, place.right < 150
+    for soft, run in zip(soft_sides, runs, strict=True):
         if soft:
             assert run[0] < 0.1
             assert -1e-5 < float(run.diff().min()) <= float(run.diff().max()) <= 1.6 / feather
@@ -112,35 +106,29 @@ def test_a_slightly_brighter_frame_has_no_visible_edge(place: tuple[float, ...])
         assert float(result.diff(dim=dim).abs().max()) < LEVEL
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        *(((64, 64), (64, 64)), ((65, 77), (64, 76)), ((1080, 1920), (1080, 1920))),
-        *(((1921, 1080), (1920, 1078)), ((3000, 4000), (1440, 1920)), ((4000, 2251), (1920, 1080))),
-        *(((4096, 16), (1920, 8)), ((16, 4096), (8, 1920)), ((8000, 3), (1920, 2))),
-    ],
-)
-def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    picture = torch.full((3, *size), 0.25)
+SCALED = {(64, 64): (64, 64), (65, 77): (64, 76), (1080, 1920): (1080, 1920), (1921, 1080): (1920, 1078)}
+SCALED |= {(3000, 4000): (1440, 1920), (4000, 2251): (1920, 1080), (4096, 16): (1920, 8)}
+SCALED |= {(16, 4096): (8, 1920), (8000, 3): (1920, 2)}
+
+
+@pytest.mark.parametrize("size", SCALED)
+def test_sizes_are_even_and_at_most_full_hd(size: tuple[int, int]) -> None:
     crop = plan_crop(*size, PixelBox(0, 0, min(9, size[1]), min(9, size[0])), SHAPE, "face")
-    paste_back = make_paste_back(picture, crop, SHAPE)
-    assert (paste_back.height, paste_back.width) == expected
-    assert max(expected) <= MAX_PHOTOGRAPH_SIDE
+    paste_back = make_paste_back(torch.full((3, *size), 0.25), crop, SHAPE)
+    assert (paste_back.height, paste_back.width) == SCALED[size]
+    assert max(SCALED[size]) <= MAX_PHOTOGRAPH_SIDE
     assert paste_back.photograph.dtype == torch.uint8
-    frame = torch.full((1, 3, 240, 240), 0.25)
-    pasted = paste_back.paste(frame)
-    assert pasted.shape == (1, 3, *expected)
+    pasted = paste_back.paste(torch.full((1, 3, 240, 240), 0.25))
+    assert pasted.shape == (1, 3, *SCALED[size])
     assert float((pasted - 0.25).abs().max()) <= LEVEL
 
 
 def test_overshoot_is_clamped() -> None:
     """Cubic resampling overshoots at hard edges."""
-    photograph = torch.zeros(3, 200, 300, dtype=torch.uint8)
-    paste_back = PasteBack(photograph=photograph, place=PixelBox(10.3, 20.7, 280.1, 190.2))
-    hard = (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
-    result = paste_back.paste(hard)
-    assert float(result.min()) == 0
-    assert float(result.max()) == 1
+    black, hard = torch.zeros(3, 200, 300), (torch.arange(48) % 12 < 6).float().expand(2, 3, 32, 48)
+    place = PixelBox(10.3, 20.7, 280.1, 190.2)
+    result = PasteBack(photograph=black.byte(), place=place).paste(hard)
+    assert (float(result.min()), float(result.max())) == (0, 1)
 
 
 def test_frames_do_not_depend_on_their_neighbours() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hallo3.media.drawing import Pen, round_step
 from hallo3.media.drift import Drift
 from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, make_gain_curve
 from hallo3.media.plots import LEFT, PLOT_WIDTH, WIDTH, draw_drift, draw_speech
@@ -16,6 +17,21 @@ from support.audio_samples import RATE
 from support.speech_signals import measure, noise
 
 BLUE, ORANGE, RED, SHADE = (0, 0x72, 0xB2), (0xB8, 0x4A, 0), (0xD1, 0x23, 0x2A), (0xE7, 0xE2, 0xDA)
+
+
+def test_steps_are_round() -> None:
+    steps = {0.011: 0.02, 0.1: 0.1, 0.3: 0.5, 1: 1, 7: 10, 2000: 2000}
+    assert [round_step(least) for least in steps] == pytest.approx(list(steps.values()))
+
+
+def test_a_page_and_a_picture_are_drawn_on_in_their_own_pixels() -> None:
+    picture = torch.zeros(3, 20, 30)
+    for pen in (Pen.on_picture(picture), Pen.on_page(30, 20)):
+        pen.box((10, 5, 19, 14), "#ff0000")
+        drawing = pen.picture()
+        assert drawing.shape == (3, 20, 30)
+        assert drawing[:, 6, 12].tolist() == [1, 0, 0] != drawing[:, 16, 12].tolist()
+    assert float(picture.max()) == 0
 
 
 def run(count: int, rise: float = 0, face: float | None = None) -> list[Drift]:

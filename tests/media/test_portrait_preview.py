@@ -1,5 +1,3 @@
-"""The preview shows which part of a portrait is used, and its faces."""
-
 from __future__ import annotations
 
 from pathlib import Path

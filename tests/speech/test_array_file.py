@@ -1,5 +1,3 @@
-"""Arrays in files: what is written is read, and damage is an error."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator

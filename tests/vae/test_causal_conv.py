@@ -1,5 +1,3 @@
-"""Strips of rows, the limit of a convolution's input, and oneDNN's convolutions."""
-
 from __future__ import annotations
 
 import pytest
