@@ -1,5 +1,3 @@
-"""MediaPipe's landmarks with a stand-in of its package: matched to the face, and never fatal."""
-
 from __future__ import annotations
 
 import sys

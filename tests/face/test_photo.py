@@ -1,5 +1,3 @@
-"""Photographs through both networks, from a folder of files: real onnxruntime, small networks."""
-
 from __future__ import annotations
 
 import sys

@@ -22,8 +22,7 @@ from support.messages import expect_message
 def test_every_space_has_its_analyzer() -> None:
     for space, expected in (("thumbnail", ThumbnailAnalyzer), ("drawn-face", DrawnFaceAnalyzer)):
         analyzer = create_analyzer(FaceConfig(space=space))
-        assert isinstance(analyzer, expected)
-        assert analyzer.space == space
+        assert (type(analyzer), analyzer.space) == (expected, space)
     for space, text in (("arcface-glintr100", r"glintr100\.onnx"), ("other", "'drawn-face'")):
         with pytest.raises(FaceError, match=rf"No face analyzer(.|\n)*{text}"):
             create_analyzer(FaceConfig(space=space))

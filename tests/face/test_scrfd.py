@@ -1,5 +1,3 @@
-"""Detection through onnxruntime, with small networks whose outputs follow from the pixels."""
-
 from __future__ import annotations
 
 import math
@@ -27,12 +25,10 @@ def detect(tmp_path: Path) -> Detector:
 def draw_faces(height: int, width: int, *faces: tuple[int, int, int, int, int]) -> Tensor:
     """Black, with faces at x and y of the network's input, each with a score, a half side and a turn."""
     picture = torch.zeros(3, height, width)
-    scale = 640 / max(height, width)
-    for x, y, score, half, turn in faces:
-        first = [max(0, math.floor((at + 0.5) / scale - 0.5)) for at in (y, x)]
-        last = [math.ceil((at + 0.5) / scale - 0.5) for at in (y, x)]
-        spot = (slice(first[0], last[0] + 1), slice(first[1], last[1] + 1))
-        picture[:, *spot] = torch.tensor([score, half, turn])[:, None, None] / 255
+    for x, y, *levels in faces:
+        places = [(at + 0.5) * max(height, width) / 640 - 0.5 for at in (y, x)]
+        spot = (slice(max(0, math.floor(place)), math.ceil(place) + 1) for place in places)
+        picture[:, *spot] = torch.tensor(levels)[:, None, None] / 255
     return picture
 
 
@@ -93,8 +89,7 @@ def test_outputs_that_are_not_finite_are_an_error(detect: Detector) -> None:
 def test_the_picture_is_in_the_upper_left_corner(height: int, width: int) -> None:
     pixels, scale = letterbox(torch.ones(3, height, width))
     assert pixels.shape == (1, 3, 640, 640)
-    rows, columns = max(1, int(height * scale)), max(1, int(width * scale))
     white = (pixels[0, 0] == 1 - 0.5 / 128).nonzero()
-    assert white.amax(dim=0).tolist() == pytest.approx([rows - 1, columns - 1], abs=1)
-    if height != width:
-        assert pixels.min() == -127.5 / 128
+    sides = [max(1, int(side * scale)) for side in (height, width)]
+    assert white.amax(dim=0).tolist() == pytest.approx([side - 1 for side in sides], abs=1)
+    assert height == width or pixels.min() == -127.5 / 128

@@ -36,16 +36,11 @@ def noise(samples: int, channels: int = 1) -> np.ndarray:
     return 0.1 * make_generator("noise").standard_normal((channels, samples), dtype="float32")
 
 
-def sweep(rate: int) -> np.ndarray:
-    """Two seconds that rise through all frequencies, with noise."""
-    t = np.arange(2 * rate) / rate
-    rising = 0.4 * np.sin(2 * np.pi * 0.12 * rate * t * t)
-    return (rising + 0.05 * make_generator("noise").standard_normal(len(t))).astype(np.float32)
-
-
 @pytest.mark.parametrize("rate", RATES)
 def test_resampling_is_librosa_s_whole_and_in_pieces(tmp_path: Path, rate: int) -> None:
-    recorded = sweep(rate)
+    """Two seconds that rise through all frequencies, with noise."""
+    t = np.arange(2 * rate) / rate
+    recorded = np.float32(0.4 * np.sin(2 * np.pi * 0.12 * rate * t * t)) + noise(len(t))[0] / 2
     expected = librosa.resample(recorded, orig_sr=rate, target_sr=RATE, res_type="soxr_hq")
     whole = to_mono(Recording(torch.from_numpy(recorded)[None], rate), RATE).numpy()
     assert np.array_equal(whole, expected)
@@ -84,9 +79,8 @@ def test_memory_is_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             decoded += piece.waveform.shape[1]
             yield piece
 
-    stats = measure_recording(path)
+    stats, output = measure_recording(path), 0
     monkeypatch.setattr(audio, "read_pieces", count)
-    output = 0
     for piece in stream_mono(path, 8000, stats):
         output += len(piece)
         assert decoded - 2 * output <= 3 * RATE
@@ -142,12 +136,12 @@ def check_error(path: Path, text: str) -> None:
 
 
 def test_files_that_are_not_audio_are_refused_before_streaming(tmp_path: Path, samples: Path) -> None:
+    header = write_wav(tmp_path / "header.wav", np.zeros((1, 0), np.float32), RATE)
     faults = {"empty.wav": b"", "text.mp3": b"hello", "page.wav": b"<html></html>" * 100}
     for name, content in faults.items():
         (tmp_path / name).write_bytes(content)
-    write_wav(tmp_path / "header.wav", np.zeros((1, 0), np.float32), RATE)
-    paths = [tmp_path / name for name in (*faults, "header.wav", "absent.wav")]
-    for path in [*paths, samples / "portrait.png"]:
+        check_error(tmp_path / name, re.escape(name))
+    for path in (header, tmp_path / "absent.wav", samples / "portrait.png"):
         check_error(path, re.escape(path.name))
 
 

@@ -22,6 +22,9 @@ def draw_picture(height: int = SIDE, width: int = SIDE) -> Tensor:
     return 0.3 + 0.1 * noise + 0.2 * slopes
 
 
+PICTURE = draw_picture()
+
+
 def still(picture: Tensor, frames: int = 15) -> Tensor:
     return picture.expand(frames, -1, -1, -1)
 
@@ -40,32 +43,27 @@ def measure(frames: Tensor, portrait: Tensor, before: Tensor | None = None) -> d
 
 
 def test_the_portrait_itself_has_not_drifted() -> None:
-    picture, none = draw_picture(), {"sharpness": 1, "colour": 0}
-    assert measure(still(picture), picture) == pytest.approx(none, abs=1e-4)
-    assert measure(still(picture), picture, picture) == pytest.approx({**none, "seam": 1}, abs=1e-4)
+    none = {"sharpness": 1, "colour": 0}
+    assert measure(still(PICTURE), PICTURE) == pytest.approx(none, abs=1e-4)
+    assert measure(still(PICTURE), PICTURE, PICTURE) == pytest.approx({**none, "seam": 1}, abs=1e-4)
 
 
 def test_blur_lowers_sharpness_and_noise_raises_it() -> None:
-    picture = draw_picture()
-    soft = measure(still(blur(picture)), picture)["sharpness"]
-    assert measure(still(blur(blur(picture))), picture)["sharpness"] < soft < 0.5
-    noisy = picture + 0.1 * torch.rand(15, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-    assert measure(noisy, picture)["sharpness"] > 1.2
-    edge = torch.full((3, SIDE, SIDE), 0.2)
-    edge[..., SIDE // 2 :] = 0.8
+    soft = measure(still(blur(PICTURE)), PICTURE)["sharpness"]
+    assert measure(still(blur(blur(PICTURE))), PICTURE)["sharpness"] < soft < 0.5
+    noisy = PICTURE + 0.1 * torch.rand(15, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    assert measure(noisy, PICTURE)["sharpness"] > 1.2
+    edge = torch.where(torch.arange(SIDE) < SIDE // 2, 0.2, 0.8).expand(3, SIDE, SIDE)
     assert measure(still(blur(edge)), edge)["sharpness"] < 0.7
 
 
 def test_a_tint_is_measured_also_if_it_cancels_over_the_picture() -> None:
-    picture = draw_picture()
     for tint in ((12, 12, 12), (-9, 0, 0), (10, -20, 3)):
-        drift = measure(still(picture + torch.tensor(tint)[:, None, None] / 255), picture)
+        drift = measure(still(PICTURE + torch.tensor(tint)[:, None, None] / 255), PICTURE)
         assert drift["colour"] == pytest.approx(sum(map(abs, tint)) / 3, rel=0.1)
         assert drift["sharpness"] == pytest.approx(1, abs=0.01)
-    tilted = picture.clone()
-    tilted[:, : SIDE // 2] += 10 / 255
-    tilted[:, SIDE // 2 :] -= 10 / 255
-    assert measure(still(tilted), picture)["colour"] == pytest.approx(10, rel=0.1)
+    tilt = (torch.arange(SIDE) < SIDE // 2).float()[:, None] * 20 / 255 - 10 / 255
+    assert measure(still(PICTURE + tilt), PICTURE)["colour"] == pytest.approx(10, rel=0.1)
 
 
 def test_a_jump_at_the_seam_is_measured() -> None:
@@ -78,9 +76,9 @@ def test_a_jump_at_the_seam_is_measured() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_flat_pictures_have_finite_drifts(value: float) -> None:
-    flat, picture = torch.full((3, SIDE, SIDE), value), draw_picture()
+    flat = torch.full((3, SIDE, SIDE), value)
     assert measure(still(flat), flat, flat) == {"sharpness": 1, "colour": 0, "seam": 1}
-    for frames, portrait in ((still(flat), picture), (moving(picture), flat)):
+    for frames, portrait in ((still(flat), PICTURE), (moving(PICTURE), flat)):
         drift = measure(frames, portrait, flat)
         assert drift.keys() == {"sharpness", "colour", "seam"}
         assert all(math.isfinite(number) and number >= 0 for number in drift.values())
@@ -109,7 +107,6 @@ def test_drifts_survive_json() -> None:
         assert Drift.from_dict(json.loads(json.dumps(each.as_dict()))) == each
     newer = {"sharpness": 1, "later": "unknown", "face": None}
     assert Drift.from_dict(newer) == Drift(sharpness=1.0)
-    wrong: tuple[object, ...] = (math.nan, math.inf, 10**400, "1", True, [1.0], {})
-    for value in wrong:
+    for value in (math.nan, math.inf, 10**400, "1", True, [1.0], {}):
         with pytest.raises(ValueError, match="colour"):
             Drift.from_dict({"colour": value})

@@ -106,8 +106,7 @@ def test_evening_brings_passages_within_3_db(seconds: float) -> None:
 
 
 def test_evening_changes_slowly() -> None:
-    signal = torch.cat((talk(5, -15), talk(5, -35)))
-    curve = make_gain_curve(measure(signal), EVENED, AS_RECORDED)
+    curve = make_gain_curve(measure(torch.cat((talk(5, -15), talk(5, -35)))), EVENED, AS_RECORDED)
     assert curve is not None
     gains = 20 * curve.edges.log10()
     assert float(gains.diff().abs().max()) <= 2.5, "decibels a frame"

@@ -27,8 +27,7 @@ def box_of_colour(preview: Tensor, colour: str) -> PixelBox | None:
 
 
 def test_what_is_not_used_is_dark() -> None:
-    picture = torch.full((3, 960, 480), 0.8)
-    crop = Crop(top=100, left=0, height=320, width=480)
+    picture, crop = torch.full((3, 960, 480), 0.8), Crop(top=100, left=0, height=320, width=480)
     preview = draw_portrait_preview(picture, torch.ones(960, 480), SHAPE, crop)
     assert preview.shape == (3, 960, 480)
     assert float((preview[:, 104:416, 4:476] - 0.8).abs().max()) <= 0.005
@@ -90,12 +89,10 @@ def test_boxes_at_and_beyond_the_edges(chosen: int | None) -> None:
 def test_of_a_strip_the_part_around_the_crop_is_shown(height: int, width: int) -> None:
     face = PixelBox(width * 0.8, height * 0.8, width * 0.8 + 10, height * 0.8 + 10)
     crop = plan_crop(height, width, face, SHAPE, "face")
-    picture = torch.zeros(3, height, width)
+    picture, used = torch.zeros(3, height, width), crop.height * crop.width
     crop.of(picture).fill_(1)
     preview = draw_portrait_preview(picture, torch.zeros(height, width), SHAPE, crop, [face], 0)
-    assert max(preview.shape[1:]) == PREVIEW_SIDE
-    assert min(preview.shape[1:]) >= PREVIEW_SIDE // MAX_ASPECT
-    used = crop.height * crop.width
+    assert PREVIEW_SIDE // MAX_ASPECT <= min(preview.shape[1:]) <= max(preview.shape[1:]) == PREVIEW_SIDE
     area = min(height, MAX_ASPECT * width) * min(width, MAX_ASPECT * height)
     assert float((preview > 0.99).all(dim=0).float().mean()) > 0.5 * used / (area + used)
 

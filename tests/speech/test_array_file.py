@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,8 @@ def file(tmp_path: Path) -> ArrayFile:
 
 def test_rows_are_read_by_position(file: ArrayFile) -> None:
     assert (file.rows, file.width, file.complete) == (10, 4, True)
-    for start in range(11):
-        for stop in range(start, 11):
-            assert torch.equal(file.read(start, stop), ROWS[start:stop])
+    for start, stop in combinations_with_replacement(range(11), 2):
+        assert torch.equal(file.read(start, stop), ROWS[start:stop])
     for start, stop in ((-1, 2), (0, 11), (5, 4)):
         with pytest.raises(IndexError):
             file.read(start, stop)
@@ -32,11 +32,11 @@ def test_rows_are_read_by_position(file: ArrayFile) -> None:
     assert list(file.path.parent.iterdir()) == [file.path]
 
 
-@pytest.mark.parametrize("rows", [ROWS.double(), ROWS.T.contiguous().T, ROWS.bfloat16(), ROWS[:0]])
-def test_any_type_and_layout_is_written_as_float32(tmp_path: Path, rows: Tensor) -> None:
-    file = write_array_file(tmp_path / "a.f32", [rows, rows[:0]], 4)
-    assert file.complete
-    assert torch.equal(file.read(0, len(rows)), ROWS[: len(rows)])
+def test_any_type_and_layout_is_written_as_float32(tmp_path: Path) -> None:
+    for rows in (ROWS.double(), ROWS.T.contiguous().T, ROWS.bfloat16(), ROWS[:0]):
+        file = write_array_file(tmp_path / "a.f32", [rows, rows[:0]], 4)
+        assert file.complete
+        assert torch.equal(file.read(0, len(rows)), ROWS[: len(rows)])
 
 
 @pytest.mark.parametrize("size", [0, 159, 161, None])
@@ -79,9 +79,7 @@ def test_a_full_disk_is_an_error(tmp_path: Path, rows: int) -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="choose another"):
-        write_array_file(tmp_path / "file" / "a.f32", [ROWS], 4)
-    (tmp_path / "a.f32").mkdir()
-    (tmp_path / "a.f32" / "inside").touch()
-    with pytest.raises(OutputError, match="in the way"):
-        write_array_file(tmp_path / "a.f32", [ROWS], 4)
+    (tmp_path / "a.f32" / "inside").mkdir(parents=True)
+    for path, fix in ((tmp_path / "file" / "a.f32", "choose another"), (tmp_path / "a.f32", "in the way")):
+        with pytest.raises(OutputError, match=fix):
+            write_array_file(path, [ROWS], 4)

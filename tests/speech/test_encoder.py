@@ -1,5 +1,3 @@
-"""The law of the encoder: pieces equal the whole, in bounded memory, also after an interruption."""
-
 from __future__ import annotations
 
 import gc

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import Tensor
 
 from conftest import speech_of
 from hallo3.config import SegmentConfig
@@ -22,13 +21,7 @@ MINUTE = 60 * 25
 
 def test_a_segment_reads_its_own_windows_only() -> None:
     features = torch.arange(1, 100 * 17 + 1, dtype=torch.float32)[:, None, None]
-    requests: list[Sequence[int]] = []
-
-    def read(frames: Sequence[int]) -> Tensor:
-        requests.append(frames)
-        return read_from_memory(features)(frames)
-
-    plan = SegmentPlan(100 * 17, NANO)
+    read, plan = Mock(side_effect=read_from_memory(features)), SegmentPlan(100 * 17, NANO)
     speech = Speech(read, plan, 5)
     for segment in plan:
         windows = speech.segment(segment.index)
@@ -36,7 +29,7 @@ def test_a_segment_reads_its_own_windows_only() -> None:
         for slot, window in zip(segment.slots, windows[0, :, :, 0, 0], strict=True):
             near = [min(max(slot + o, 0), plan.padded - 1) + 1 for o in range(-2, 3)]
             assert window.tolist() == ([0] * 5 if slot < 0 else near)
-    assert max(len(frames) for frames in requests) <= 17 + 4
+    assert max(len(call.args[0]) for call in read.call_args_list) <= 17 + 4
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hallo3.checkpoints import locate as places
 from hallo3.checkpoints.locate import ModelFolder
@@ -37,9 +38,8 @@ def make(tmp_path: Path) -> MakeSeparator:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
 
     def write(content: bytes = SAME) -> Separator:
-        path = tmp_path / VOCALS_FILENAME
-        path.write_bytes(content)
-        return Separator(path, unverified=True)
+        (tmp_path / VOCALS_FILENAME).write_bytes(content)
+        return Separator(tmp_path / VOCALS_FILENAME, unverified=True)
 
     return write
 
@@ -52,8 +52,7 @@ def sine(samples: int, hertz: float, fades: bool = True) -> Tensor:
 
 
 def noise(samples: int) -> Tensor:
-    values = make_generator("vocals").standard_normal((2, samples), dtype="float32")
-    return 0.1 * torch.from_numpy(values)
+    return 0.1 * torch.from_numpy(make_generator("vocals").standard_normal((2, samples), dtype="float32"))
 
 
 def separate(separator: Separator, sound: Tensor, piece: int = 10007, peak: float = 0.0) -> Tensor:
@@ -85,18 +84,14 @@ def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
     samples = 13 * RATE
     sound, separator = noise(samples), make(onnx_builder.deaf_separator())
     inner = WINDOW - 2 * MARGIN
-    mixture = torch.zeros(2, MARGIN + samples + inner + MARGIN - samples % inner)
-    mixture[:, MARGIN : MARGIN + samples] = sound
+    mixture = F.pad(sound, (MARGIN, inner + MARGIN - samples % inner))
     total, weight = torch.zeros_like(mixture).double(), torch.zeros(mixture.shape[1]).double()
     for start in range(0, mixture.shape[1], STEP):
-        part = mixture[:, start : start + WINDOW]
-        window = torch.zeros(2, WINDOW)
-        window[:, : part.shape[1]] = part
-        output = vocals.invert_spectrogram(separator.network(vocals.spectrogram(window))[0])[
-            :, : part.shape[1]
-        ]
-        hann = torch.hann_window(part.shape[1], periodic=False, dtype=torch.float64)
-        total[:, start : start + WINDOW] += output[:, : part.shape[1]] * hann
+        length = min(WINDOW, mixture.shape[1] - start)
+        window = F.pad(mixture[:, start : start + WINDOW], (0, WINDOW - length))
+        output = vocals.invert_spectrogram(separator.network(vocals.spectrogram(window))[0])
+        hann = torch.hann_window(length, periodic=False, dtype=torch.float64)
+        total[:, start : start + WINDOW] += output[:, :length] * hann
         weight[start : start + WINDOW] += hann
     whole = (total / weight)[:, MARGIN : MARGIN + samples]
     streamed = separate(separator, sound)
@@ -107,8 +102,7 @@ def test_pieces_equal_the_whole(make: MakeSeparator) -> None:
 
 def test_no_clicks_where_windows_meet() -> None:
     """A steady tone in windows of very different loudness: second differences near borders, and elsewhere."""
-    samples = 20 * RATE
-    sound = sine(samples, 330, fades=False).expand(2, -1)
+    samples, sound = 20 * RATE, sine(20 * RATE, 330, fades=False).expand(2, -1)
     starts = [start - MARGIN for start, _ in vocals.window_spans(samples)]
     borders = [b for start in starts for b in (start, start + WINDOW) if 100 < b < samples - 100]
     assert len(borders) >= 7

@@ -1,5 +1,3 @@
-"""The decoder gives diffusers' frames for any slices and strips; so do its norms and upsampling."""
-
 from __future__ import annotations
 
 from collections.abc import Generator
@@ -107,10 +105,8 @@ def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
 def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
     """Hosts lend two buffers in turn: a layer must be given back before the next but one is borrowed. Weights
     that are held in another type are used in the latents'."""
-    halves = random_vae()
+    halves, out, borrowed = random_vae(), list[nn.Module](), set[str]()
     halves.network.decoder.half()
-    out: list[nn.Module] = []
-    borrowed: set[str] = set()
     names = {module: name for name, module in halves.network.decoder.named_modules()}
 
     @contextmanager
@@ -132,9 +128,8 @@ def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
 
 @torch.inference_mode()
 def test_a_vae_has_a_plan_of_its_own(vae: VideoVAE) -> None:
-    latents = latents_of(3)
+    latents, own = latents_of(3), random_vae()
     assert build_vae(SMALL, DecodePlan(3)).plan == DecodePlan(3)
-    own = random_vae()
     own.plan = DecodePlan(3, "host")
     actual = next(own.decode(latents))
     assert torch.equal(actual, next(vae.decode(latents, plan=DecodePlan(3))))
@@ -197,14 +192,12 @@ def test_statistics_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
 @torch.inference_mode()
 def test_rows_in_pieces_are_the_norm_and_silu(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm: Any = random_vae().network.decoder.norm_out
-    latents = latents_of(3)
+    norm, latents = random_vae().network.decoder.norm_out, latents_of(3)
     x = torch.randn(1, norm.norm_layer.num_channels, 9, 20, 24, generator=torch.Generator().manual_seed(3))
     expected = F.silu(norm(x, latents)[0])
     for piece in (2**22, 1):
         monkeypatch.setattr(decoder, "CHUNK_ELEMENTS", {"cpu": piece})
-        source = decoder.norm_input(norm, x, latents, LayerAccess())
-        actual = torch.empty_like(x)
+        source, actual = decoder.norm_input(norm, x, latents, LayerAccess()), torch.empty_like(x)
         source.fill(actual[:, :, :, :8], 0, 8)
         source.fill(actual[:, :, :, 8:], 8, 20)
         assert torch.allclose(actual, expected, atol=2e-6)
