@@ -1,5 +1,3 @@
-"""The face mask beyond the golden: boxes at the edges, and landmarks of other shapes."""
-
 from __future__ import annotations
 
 import pytest

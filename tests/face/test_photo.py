@@ -51,6 +51,7 @@ def test_a_plain_picture_has_no_face(folder: Path, level: float) -> None:
 
 @pytest.mark.any_message
 def test_a_face_goes_through_both_networks(folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
     analyzer = PhotographAnalyzer.from_folder(folder, unverified=True)
     assert isinstance(analyzer, FaceAnalyzer)
     picture = torch.full((3, 640, 640), 0.2)

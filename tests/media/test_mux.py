@@ -140,9 +140,8 @@ def test_the_video_plays_while_it_grows(tmp_path: Path, name: str) -> None:
     with GrowingVideo(tmp_path / name, tmp_path / "s.mp4") as live:
         for index, segment in enumerate(segments(98)):
             live.append(segment)
-            (tmp_path / f"copy.{name}").write_bytes((tmp_path / name).read_bytes())
             if index > 1:
-                assert len(decode(tmp_path / f"copy.{name}")) >= 7 * (index + 1) - 13
+                assert len(decode(tmp_path / name)) >= 7 * (index + 1) - 13
     assert len(decode(tmp_path / name)) == 98
 
 

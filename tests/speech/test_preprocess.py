@@ -23,18 +23,18 @@ def uneven_recording() -> Recording:
     return Recording(waveform, 16000)
 
 
-def encode(models: Models, preprocessing: SpeechPreprocessing = ORIGINAL_PREPROCESSING) -> Tensor:
-    speech = encode_speech(uneven_recording(), models, preprocessing)
+def encode(recording: Recording, models: Models, **options: str) -> Tensor:
+    speech = encode_speech(recording, models, SpeechPreprocessing(**options))
     return speech.read(range(speech.plan.padded))
 
 
 @torch.inference_mode()
 def test_the_defaults_are_the_original_bit_for_bit(nano: Models) -> None:
-    expected = encode(nano)
+    speech = encode_speech(uneven_recording(), nano)
     for hearing in ("auto", "exact", "windows"):
-        same = SpeechPreprocessing(hearing=hearing)
-        assert torch.equal(encode(nano, same), expected)
-        assert same.key_facts(SegmentPlan(94, NANO.segment)) == {}
+        same = encode(uneven_recording(), nano, hearing=hearing)
+        assert torch.equal(same, speech.read(range(speech.plan.padded)))
+        assert SpeechPreprocessing(hearing=hearing).key_facts(SegmentPlan(94, NANO.segment)) == {}
     mono = to_mono(uneven_recording(), 16000)
     waveform, _, gains = ORIGINAL_PREPROCESSING.apply(mono, NANO.segment)
     assert (waveform is mono, gains) == (True, None)
@@ -43,9 +43,8 @@ def test_the_defaults_are_the_original_bit_for_bit(nano: Models) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("option", [{"level": "evened"}, {"silence": "muted"}])
 def test_options_change_the_features_and_not_the_recording(nano: Models, option: dict[str, str]) -> None:
-    recording, exact = uneven_recording(), encode(nano)
-    speech = encode_speech(recording, nano, SpeechPreprocessing(**option))
-    features = speech.read(range(speech.plan.padded))
+    recording, exact = uneven_recording(), encode(uneven_recording(), nano)
+    features = encode(recording, nano, **option)
     assert torch.equal(recording.waveform, uneven_recording().waveform)
     assert features.shape == exact.shape
     assert not torch.equal(features, exact)
@@ -59,8 +58,7 @@ def test_options_change_the_features_and_not_the_recording(nano: Models, option:
 def test_features_are_finite_at_any_level(nano: Models, samples: int, factor: float) -> None:
     recording = speech_of(samples)
     recording.waveform.mul_(factor)
-    speech = encode_speech(recording, nano, SpeechPreprocessing(level="evened", silence="muted"))
-    assert bool(speech.read(range(speech.plan.padded)).isfinite().all())
+    assert bool(encode(recording, nano, level="evened", silence="muted").isfinite().all())
 
 
 @torch.inference_mode()

@@ -1,5 +1,3 @@
-"""Vocal separation, through onnxruntime, with networks of the real one's shape whose outputs are known."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator

@@ -24,18 +24,15 @@ class Away(CausalCache):
 
     def __init__(self) -> None:
         super().__init__("host")
-        self.bytes = 0
-        self._kept: set[Key] = set()
+        self.sizes: dict[Key, int] = {}
 
     def load(self, key: Key, destination: Tensor) -> bool:
-        if key in self._kept:
+        if key in self.sizes:
             destination.copy_(destination.new_empty(destination.shape))
-        return key in self._kept
+        return key in self.sizes
 
     def store(self, key: Key, frames: Tensor) -> None:
-        sent = frames.contiguous()
-        self.bytes += 0 if key in self._kept else sent.nbytes
-        self._kept.add(key)
+        self.sizes[key] = frames.contiguous().nbytes
 
 
 def count(latent: LatentShape, plan: DecodePlan, kind: torch.dtype) -> tuple[int, int]:
@@ -47,7 +44,7 @@ def count(latent: LatentShape, plan: DecodePlan, kind: torch.dtype) -> tuple[int
         parts = torch.split(unscaled, decode_slices(latent.frames), dim=2)[:2]
         for frames in decode_parts(decoder, parts, plan, cache=cache if plan.caches == "host" else None):
             del frames
-    return tracker.peak, cache.bytes
+    return tracker.peak, sum(cache.sizes.values())
 
 
 GOALS = {DecodePlan(1, "host"): 4.8e9, DecodePlan(8, "host"): 3.6e9, DecodePlan(): 7.07e9}
