@@ -46,7 +46,13 @@ def limited_group(gigabytes: float) -> Path | None:
     return None
 
 
-def measure(words: list[str], group: Path | None = None, log: Path | None = None, **environment: str) -> Run:
+def measure(
+    words: list[str],
+    group: Path | None = None,
+    log: Path | None = None,
+    cwd: Path = REPOSITORY,
+    **environment: str,
+) -> Run:
     """Run ``python -m words``, in a memory control group if one is given."""
     started = time.perf_counter()
 
@@ -57,7 +63,7 @@ def measure(words: list[str], group: Path | None = None, log: Path | None = None
     with (log or Path(os.devnull)).open("w") as file:
         process = subprocess.Popen(
             [sys.executable, *words],
-            cwd=REPOSITORY,
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=file,
             text=True,
