@@ -25,6 +25,7 @@ from hallo3.model.kernels.select import KernelChoice
 from hallo3.settings import APPROXIMATIONS, UNTESTED
 from support.audio_samples import RATE, tone, write_wav
 from support.fake_mediapipe import install_mediapipe, make_task_file
+from support.fault_injection import flip_bit
 from support.messages import expect_message
 from support.resume_runs import Command, frames_of
 
@@ -125,12 +126,6 @@ def change_a_pixel(command: Command) -> None:
         pixels = np.array(picture)
     pixels[40, 30, 1] ^= 1
     Image.fromarray(pixels).save(command.inputs["--portrait"])
-
-
-def flip_bit(path: Path, place: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= 1
-    path.write_bytes(raw)
 
 
 def change_a_weight(command: Command) -> None:

@@ -14,29 +14,27 @@ from hallo3.jobs.job import JobManifest, inherit_segments, open_job
 from hallo3.jobs.video_job import Redo, derive_seed, parse_redo
 from hallo3.noise import make_noise
 from hallo3.segments import SegmentPlan
-from support.fault_injection import Fault, faults_in
-from support.toy_renderer import PLAN, SEGMENTS, Toy, render_without_faults
+from support.fault_injection import Fault, faults_in, flip_bit
+from support.toy_renderer import PLAN, SEGMENTS, Toy, rerun
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    return render_without_faults(tmp_path_factory.mktemp("wanted"))
+    return Toy().run(tmp_path_factory.mktemp("wanted"))
 
 
 def test_a_redo_renders_only_its_segments(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
-    again = Toy()
-    pieces = again.run(tmp_path, Redo(2, 3, 1))
-    assert again.rendered == [1, 2]
+    pieces, rendered = rerun(tmp_path, Redo(2, 3, 1))
+    assert rendered == [1, 2]
     assert [a == b for a, b in zip(pieces, wanted, strict=True)] == [True, False, False, True, True]
     for redo in (Redo(2, 3, 1), Redo(1, 0, 0)):  # redo again or not at all: nothing to render
-        again = Toy()
-        assert again.run(tmp_path, redo) == pieces
-        assert again.rendered == []
-    again = Toy()
-    other = again.run(tmp_path, Redo(3, 3, 2))
-    assert again.rendered == [2]
+        assert rerun(tmp_path, redo) == (pieces, [])
+    other, rendered = rerun(tmp_path, Redo(3, 3, 2))
+    assert rendered == [2]
     assert [a == b for a, b in zip(other, pieces, strict=True)] == [True, True, False, True, True]
+    flip_bit(next(tmp_path.glob("*/segments/000002*")))
+    assert rerun(tmp_path) == (other, [2]), "a damaged take is rendered again as the same take"
 
 
 def test_later_segments_survive_any_sequence_of_takes(tmp_path: Path) -> None:
@@ -44,17 +42,18 @@ def test_later_segments_survive_any_sequence_of_takes(tmp_path: Path) -> None:
     for _ in range(40):
         first = int(draw.integers(1, SEGMENTS + 1))
         redo = Redo(first, int(draw.integers(first, SEGMENTS + 1)), int(draw.integers(1, 4)))
-        toy, before = Toy(), pieces
-        pieces = toy.run(tmp_path, redo)
-        assert all(redo.first <= index + 1 <= redo.last for index in toy.rendered), redo
-        outside = [n for n in range(SEGMENTS) if n not in toy.rendered]
+        before = pieces
+        pieces, rendered = rerun(tmp_path, redo)
+        assert all(redo.first <= index + 1 <= redo.last for index in rendered), redo
+        outside = [n for n in range(SEGMENTS) if n not in rendered]
         assert all(pieces[n] == before[n] for n in outside)
 
 
 @pytest.mark.parametrize("kind", ["full", "kill"])
 def test_a_stopped_redo_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     redo = Redo(2, 4, 1)
-    wanted = render_without_faults(tmp_path / "wanted", redo=redo)
+    Toy().run(tmp_path / "wanted")
+    wanted = Toy().run(tmp_path / "wanted", redo)
     for number in range(1, 1000):
         jobs = tmp_path / str(number)
         Toy().run(jobs)
@@ -65,12 +64,10 @@ def test_a_stopped_redo_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 first.run(jobs, redo)
         if not fault.struck:
             break
-        plain = Toy()
-        plain.run(jobs)  # without the redo: takes may mix, the video is complete
-        assert plain.rendered == []
-        second = Toy()
-        assert second.run(jobs, redo) == wanted
-        assert len(first.rendered) + len(second.rendered) <= 4
+        assert rerun(jobs)[1] == [], "without the redo takes may mix, but the video is complete"
+        pieces, rendered = rerun(jobs, redo)
+        assert pieces == wanted
+        assert len(first.rendered) + len(rendered) <= 4
     assert number > 15
 
 
@@ -110,6 +107,9 @@ def test_segments_are_counted_from_one() -> None:
     assert parse_redo("", 1, 5).last == 0
     with pytest.raises(InputError):
         parse_redo("2", 0, 5)
+    assert parse_redo("4-", 1, 6, 3) == Redo(4, 6, 1)
+    with pytest.raises(InputError, match="of 4 to 6"):  # 3 are inherited
+        parse_redo("2-5", 1, 6, 3)
 
 
 def test_every_take_has_its_own_seed() -> None:
@@ -117,21 +117,3 @@ def test_every_take_has_its_own_seed() -> None:
     assert len(set(seeds)) == 12
     assert derive_seed(5, 0, "") == 5
     assert all(0 <= seed < 2**64 for seed in seeds)
-
-
-def test_a_damaged_take_is_rendered_again_as_the_same_take(tmp_path: Path) -> None:
-    Toy().run(tmp_path)
-    pieces = Toy().run(tmp_path, Redo(2, 2, 2))
-    path = next(tmp_path.glob("*/segments/000001*"))
-    raw = bytearray(path.read_bytes())
-    raw[-1] ^= 1
-    path.write_bytes(raw)
-    again = Toy()
-    assert again.run(tmp_path) == pieces
-    assert again.rendered == [1]
-
-
-def test_a_redo_of_inherited_segments_is_refused() -> None:
-    with pytest.raises(InputError, match="of 4 to 6"):
-        parse_redo("2-5", 1, 6, 3)
-    assert parse_redo("4-", 1, 6, 3) == Redo(4, 6, 1)

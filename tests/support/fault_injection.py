@@ -53,3 +53,9 @@ def faults_in(patched: pytest.MonkeyPatch, number: int, kind: str) -> Faults:
     patched.setattr(os, "fsync", faults.around("fsync", os.fsync))
     patched.setattr(Path, "replace", faults.around("replace", Path.replace))
     return faults
+
+
+def flip_bit(path: Path, place: int = -1, bit: int = 0) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1 << bit
+    path.write_bytes(raw)

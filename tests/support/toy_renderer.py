@@ -74,6 +74,7 @@ class Toy:
         return [*store.inherited_results(), *own]
 
 
-def render_without_faults(folder: Path, *, redo: Redo = NO_REDO) -> list[bytes]:
-    pieces = Toy().run(folder)
-    return Toy().run(folder, redo) if redo != NO_REDO else pieces
+def rerun(jobs: Path, redo: Redo = NO_REDO) -> tuple[list[bytes], list[int]]:
+    """The segments of a new run, and which it rendered."""
+    toy = Toy()
+    return toy.run(jobs, redo), toy.rendered
