@@ -10,29 +10,21 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch
 
-from golden_checks import (
-    checkpoint,
-    end_to_end,
-    faces,
-    forwards,
-    loop,
-    media,
-    sampling,
-    speech,
-    training,
-    vae,
-)
 from golden_checks.directory import Check, Golden, Report, goldens
 
-MODULES = (checkpoint, end_to_end, faces, forwards, loop, media, sampling, speech, training, vae)
-CHECKS: tuple[Check, ...] = tuple(check for module in MODULES for check in module.CHECKS)
+MODULES = (
+    import_module(f"golden_checks.{each.name}") for each in iter_modules([str(HERE / "golden_checks")])
+)
+CHECKS: tuple[Check, ...] = tuple(check for each in MODULES for check in getattr(each, "CHECKS", ()))
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,7 @@ def judge(golden: Golden) -> Verdict | None:
         return Verdict(golden.name, "FAIL", f"{type(error).__name__}: {first_line}")
     if not report.rows:
         return Verdict(golden.name, "FAIL", "recognised, but it holds nothing to compare")
-    tensor, worst, tolerance = report.worst
-    verdict = "pass" if report.passed else "FAIL"
-    return Verdict(golden.name, verdict, tensor, worst, tolerance, len(report.rows))
+    return Verdict(golden.name, "pass" if report.passed else "FAIL", *report.worst, len(report.rows))
 
 
 def main(arguments: list[str]) -> int:

@@ -14,16 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hallo3 import attention_backend as backends
-from hallo3.attention_backend import (
-    AUTO,
-    BACKENDS,
-    UNSUPPORTED_ERRORS,
-    AttentionBackend,
-    attend_by_diffusers,
-    get_backend,
-    list_runnable,
-    why_unsupported,
-)
+from hallo3.attention_backend import AUTO, BACKENDS, AttentionBackend, get_backend, why_unsupported
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
@@ -77,7 +68,7 @@ def test_exact_backends_are_plain_attention(name: str, dtype: torch.dtype, head_
 
 
 def test_what_runs_on_a_cpu() -> None:
-    assert list_runnable(CPU, torch.float32, 64) == HERE
+    assert backends.list_runnable(CPU, torch.float32, 64) == HERE
     for name in HERE:
         assert get_backend(name, CPU, torch.float32, 64) is BACKENDS[name]
 
@@ -140,54 +131,43 @@ def test_wrong_results_are_no_attention(attend: Any, reason: str) -> None:
     assert reason in why_unsupported(backend, CPU, torch.float32, 64)
 
 
-def failing(error: Exception) -> AttentionBackend:
-    def fail(*_: Tensor) -> Tensor:
-        raise error
+def test_the_reason_is_the_first_sentence_of_the_error_and_other_errors_are_raised() -> None:
+    def why(error: Exception) -> str:
+        def fail(*_: Tensor) -> Tensor:
+            raise error
 
-    return AttentionBackend(name="x", attend=fail)
+        return why_unsupported(AttentionBackend(name="x", attend=fail), CPU, torch.float32, 64)
 
-
-@pytest.mark.parametrize("kind", UNSUPPORTED_ERRORS)
-def test_the_reason_is_the_first_sentence_of_the_error(kind: type[Exception]) -> None:
-    backend = failing(kind("This GPU is too old. See there.\nTraceback"))
-    assert why_unsupported(backend, CPU, torch.float32, 64) == "This GPU is too old"
-
-
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), ZeroDivisionError()])
-def test_other_errors_are_raised(error: Exception) -> None:
-    with pytest.raises(type(error)):
-        why_unsupported(failing(error), CPU, torch.float32, 64)
+    for kind in backends.UNSUPPORTED_ERRORS:
+        assert why(kind("This GPU is too old. See there.\nTraceback")) == "This GPU is too old"
+    for error in (RuntimeError("CUDA out of memory"), ZeroDivisionError()):
+        with pytest.raises(type(error)):
+            why(error)
 
 
-def test_diffusers_knows_every_library_and_downloads_none() -> None:
+def test_diffusers_knows_every_library_and_downloads_none(monkeypatch: pytest.MonkeyPatch) -> None:
     active = attention_dispatch._AttentionBackendRegistry.get_active_backend()
     known = {backend.value for backend in AttentionBackendName}
-    for name in LIBRARIES:
-        values: list[str] = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(attention_dispatch, "dispatch_attention_fn", recording_dispatch(values))
-            BACKENDS[name](*sides(32))
-        (value,) = values
-        assert value in known
-        assert not value.endswith("_hub")
-    assert attention_dispatch._AttentionBackendRegistry.get_active_backend() == active
-
-
-def recording_dispatch(values: list[str]) -> Any:
-    """A dispatch that records the backend and checks the layout."""
+    values: list[str] = []
 
     def dispatch(q: Tensor, k: Tensor, v: Tensor, *, backend: AttentionBackendName) -> Tensor:
         assert (q.shape[1], k.shape[1], v.shape[1]) == (190, 32, 32)
         values.append(backend.value)
         return q
 
-    return dispatch
+    monkeypatch.setattr(attention_dispatch, "dispatch_attention_fn", dispatch)
+    for name in LIBRARIES:
+        BACKENDS[name](*sides(32))
+    assert len(values) == len(LIBRARIES)
+    assert set(values) <= known
+    assert not any(value.endswith("_hub") for value in values)
+    assert attention_dispatch._AttentionBackendRegistry.get_active_backend() == active
 
 
 @pytest.mark.parametrize("value", ["native", "_native_math"])
 def test_diffusers_changes_no_number(value: str) -> None:
     q, k, v = sides(260)
-    result = attend_by_diffusers(value, q, k, v)
+    result = backends.attend_by_diffusers(value, q, k, v)
     assert distance(result, plain(q, k, v)) < 2 * MEASURED[torch.float32]
 
 
@@ -201,7 +181,7 @@ def test_sage_is_called_with_its_layout(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(attention_dispatch, "sageattn", sageattn)
     installed = replace(BACKENDS["sage"], devices=(), module="torch")
     monkeypatch.setattr(backends, "BACKENDS", {"auto": AUTO, "sage": installed})
-    assert list_runnable(CPU, torch.float32, 64) == ("auto", "sage")
+    assert backends.list_runnable(CPU, torch.float32, 64) == ("auto", "sage")
     assert backends.list_runnable_titles(64) == ("auto", "sage (approximate)")
     attention = get_backend("sage", CPU, torch.float32, 64)
     q, k, v = sides(260)
@@ -209,9 +189,8 @@ def test_sage_is_called_with_its_layout(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_only_eight_bits_are_approximate() -> None:
-    assert {name for name, each in BACKENDS.items() if not each.exact} == {
-        name for name in LIBRARIES if name.startswith("sage")
-    }
+    approximate = [name for name, each in BACKENDS.items() if not each.exact]
+    assert approximate == [name for name in LIBRARIES if name.startswith("sage")]
     assert {name for name, each in BACKENDS.items() if not each.module} == {"auto", *TORCH}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,8 @@ def test_a_line_for_this_gpu_and_for_common_limits() -> None:
     ],
 )
 def test_the_advice_fits_the_machine(gpu: int, memory: int, advice: str) -> None:
-    machine = doctor.Machine(
-        memory=memory * GB, free_disk=900 * GB, gpu="Card" if gpu else "", gpu_memory=gpu * GB
-    )
-    text = " ".join(doctor.advise(machine))
+    sizes = {"memory": memory * GB, "free_disk": 900 * GB, "gpu_memory": gpu * GB}
+    text = " ".join(doctor.advise(doctor.Machine(gpu="Card" if gpu else "", **sizes)))
     assert advice in text
     assert not gpu or "--low-memory" not in text
     assert not gpu or "--offload" not in text, "a manual offload would have no plan"
@@ -60,8 +59,8 @@ def test_missing_and_damaged_files_are_reported_with_their_place(
         (tmp_path / name).mkdir()
     (tmp_path / "diffusion_models" / "hallo3_transformer_bf16.safetensors").write_text("Not Found")
     (tmp_path / "vae" / "hallo3_vae_bf16.safetensors.aria2").touch()
-    reference = tmp_path / "diffusion_models" / "hallo3_reference_fp8.safetensors"
-    reference.write_bytes(ModelFolder(nano_folder).find("reference").read_bytes())
+    reference = ModelFolder(nano_folder).find("reference")
+    shutil.copy(reference, tmp_path / "diffusion_models" / "hallo3_reference_fp8.safetensors")
     assert main(["doctor", str(tmp_path), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     parts = {part["part"]: part for part in report["parts"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,11 @@ from hallo3.checkpoints.load import META, read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.random_weights import make_random_state, write_random_set
 from hallo3.checkpoints.tensor_file import TensorFile
-from hallo3.config import NANO, Hallo3Config
+from hallo3.config import NANO
 from hallo3.errors import CheckpointError, FaceError, OutputError
 from hallo3.geometry import PixelBox
 from hallo3.identity import Identity, Portrait, Provenance, frame_portrait
-from hallo3.identity_file import (
-    FINGERPRINT_WEIGHTS,
-    check_model,
-    fingerprint,
-    fingerprint_in,
-    read_identity,
-    same_model,
-    write_identity,
-)
+from hallo3.identity_file import check_model, fingerprint_in, read_identity, same_model, write_identity
 from hallo3.loading import load_models
 from hallo3.media.canvas import Canvas
 from hallo3.media.paste_back import PasteBack
@@ -84,25 +77,20 @@ def path(folder: Path, identity: Identity, tmp_path_factory: pytest.TempPathFact
 def list_tensors(identity: Identity) -> list[Tensor]:
     assert identity.paste_back is not None
     assert identity.preview is not None
-    return [
-        identity.canvas.pixels,
-        identity.face_embedding,
-        *identity.reference_features,
-        identity.paste_back.photograph,
-        identity.preview,
-    ]
+    few = [identity.canvas.pixels, identity.face_embedding, identity.paste_back.photograph, identity.preview]
+    return [*few, *identity.reference_features]
+
+
+def are_equal(ones: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    pairs = zip(ones, others, strict=True)
+    return all(one.dtype == other.dtype and torch.equal(one, other) for one, other in pairs)
 
 
 def test_read_equals_written_bit_for_bit(path: Path, identity: Identity) -> None:
     read = read_identity(path)
-    for one, other in zip(list_tensors(identity), list_tensors(read), strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
-    assert (read.space, read.canvas.rows, read.canvas.columns) == (
-        identity.space,
-        identity.canvas.rows,
-        identity.canvas.columns,
-    )
+    assert are_equal(list_tensors(identity), list_tensors(read))
+    assert (read.canvas.rows, read.canvas.columns) == (identity.canvas.rows, identity.canvas.columns)
+    assert read.space == identity.space
     assert read.paste_back is not None
     assert identity.paste_back is not None
     assert read.paste_back.place == identity.paste_back.place
@@ -135,9 +123,7 @@ def test_features_keep_their_type(dtype: torch.dtype, identity: Identity, tmp_pa
     stored = replace(identity, reference_features=tuple(f.to(dtype) for f in identity.reference_features))
     write_identity(stored, torch.ones(8), tmp_path / "a.safetensors")
     read = read_identity(tmp_path / "a.safetensors")
-    for one, other in zip(stored.reference_features, read.reference_features, strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
+    assert are_equal(stored.reference_features, read.reference_features)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +140,8 @@ def test_provenance_is_stored(provenance: Provenance, path: Path, identity: Iden
     before = read_identity(path)
     assert before.provenance == Provenance(), "unknown"
     write_identity(before, mark, file)
-    assert (file.read_bytes() == content) == (provenance == Provenance()), (
-        "files without provenance do not change"
-    )
+    same = file.read_bytes() == content
+    assert same == (provenance == Provenance()), "files without provenance do not change"
 
 
 def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_path: Path) -> None:
@@ -169,19 +154,18 @@ def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_
         check_model(identity, models.config, lambda: fingerprint_in(other.find("transformer")))
 
 
-@pytest.mark.parametrize("what", ["canvas", "blocks", "features", "space", "embedding"])
-def test_other_sizes_are_refused(what: str, path: Path, models: Models) -> None:
+def test_other_sizes_are_refused(path: Path, models: Models) -> None:
     config, identity = models.config, read_identity(path)
     trunk, face, segment = config.trunk, config.face, config.segment
-    others: dict[str, Hallo3Config] = {
-        "canvas": replace(config, segment=replace(segment, height=segment.height * 2)),
-        "blocks": replace(config, trunk=replace(trunk, layers=trunk.layers + 1)),
-        "features": replace(config, trunk=replace(trunk, heads=trunk.heads * 2)),
-        "space": replace(config, face=replace(face, space="another")),
-        "embedding": replace(config, face=replace(face, embedding_dim=face.embedding_dim + 1)),
-    }
-    with pytest.raises(CheckpointError, match="made for another model"):
-        check_model(identity, others[what], lambda: torch.zeros(0))
+    for other in (
+        replace(config, segment=replace(segment, height=segment.height * 2)),
+        replace(config, trunk=replace(trunk, layers=trunk.layers + 1)),
+        replace(config, trunk=replace(trunk, heads=trunk.heads * 2)),
+        replace(config, face=replace(face, space="another")),
+        replace(config, face=replace(face, embedding_dim=face.embedding_dim + 1)),
+    ):
+        with pytest.raises(CheckpointError, match="made for another model"):
+            check_model(identity, other, lambda: torch.zeros(0))
 
 
 def test_every_flipped_byte_and_every_cut_is_detected(path: Path, tmp_path: Path) -> None:
@@ -231,25 +215,22 @@ def test_models_of_a_saved_identity_need_no_reference_network(folder: Path, tmp_
 SHOWN = torch.zeros(3, 64, 64, dtype=torch.uint8)
 
 
-@pytest.fixture
-def small_identity() -> Identity:
-    return Identity(
-        canvas=Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8)),
-        space="thumbnail",
-        face_embedding=torch.ones(1, 48),
-        reference_features=(torch.zeros(1, 4, 8),) * 2,
-        paste_back=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
-        preview=SHOWN,
-    )
+BLACK = Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8))
+SMALL = Identity(
+    canvas=BLACK,
+    space="thumbnail",
+    face_embedding=torch.ones(1, 48),
+    reference_features=(torch.zeros(1, 4, 8),) * 2,
+    paste_back=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
+    preview=SHOWN,
+)
+PLACES = (-100, -100, -50, -50), (5, 5, 5, 5), (0, 0, float("nan"), 9), (0, 0, 1e300, 9)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(-100, -100, -50, -50))},
-        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(5, 5, 5, 5))},
-        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, float("nan"), 9))},
-        {"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 1e300, 9))},
+        *({"paste_back": PasteBack(photograph=SHOWN, place=PixelBox(*place))} for place in PLACES),
         {"paste_back": PasteBack(photograph=SHOWN[:, :63], place=PixelBox(0, 0, 9, 9))},
         {"paste_back": PasteBack(photograph=SHOWN.float(), place=PixelBox(0, 0, 9, 9))},
         {"preview": SHOWN[0]},
@@ -261,51 +242,43 @@ def small_identity() -> Identity:
         {"face_embedding": torch.zeros(48)},
         {"face_embedding": torch.full((1, 48), 1e30)},
         {"face_embedding": torch.zeros(1, 48, dtype=torch.long)},
-        {"canvas": Canvas(pixels=torch.full((1, 3, 1, 8, 8), 1e3), rows=slice(0, 8), columns=slice(0, 8))},
-        {"canvas": Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 9), columns=slice(0, 8))},
+        {"canvas": replace(BLACK, pixels=torch.full((1, 3, 1, 8, 8), 1e3))},
+        {"canvas": replace(BLACK, rows=slice(0, 9))},
     ],
 )
-def test_impossible_values_are_refused_even_with_a_valid_hash(
-    wrong: dict[str, Any], small_identity: Identity, tmp_path: Path
-) -> None:
-    write_identity(replace(small_identity, **wrong), torch.ones(8), tmp_path / "a.safetensors")
+def test_impossible_values_are_refused_even_with_a_valid_hash(wrong: dict[str, Any], tmp_path: Path) -> None:
+    check_damaged(replace(SMALL, **wrong), tmp_path)
+
+
+def check_damaged(identity: Identity, folder: Path, mark: float = 1.0) -> None:
+    write_identity(identity, torch.full((8,), mark), folder / "a.safetensors")
     with pytest.raises(CheckpointError, match="is damaged"):
-        read_identity(tmp_path / "a.safetensors")
+        read_identity(folder / "a.safetensors")
 
 
 @pytest.mark.parametrize(
     "provenance",
     [
-        {},
-        [],
-        7,
-        {"precision": "int8"},
-        {"precision": 8, "approximations": []},
-        {"precision": "int8", "approximations": "int8"},
-        {"precision": "int8", "approximations": [["int8"]]},
-        {"precision": "int8", "approximations": ["a"] * 100},
-        {"precision": "int8", "approximations": ["a" * 61]},
-        {"precision": "int8" * 1000, "approximations": []},
-        {"precision": "int8", "approximations": ["\x1b[2J\n note: all is well"]},
+        *({}, [], 7, {"precision": "int8"}),
+        *({"precision": precision, "approximations": []} for precision in (8, "int8" * 1000)),
+        *({"precision": "int8", "approximations": those} for those in ("int8", [["int8"]], ["a"] * 100)),
+        *(
+            {"precision": "int8", "approximations": [name]}
+            for name in ("a" * 61, "\x1b[2J\n note: all is well")
+        ),
     ],
 )
 def test_provenance_is_a_few_plain_words(
-    provenance: Any, small_identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    provenance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = identity_file._facts
     monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": provenance})
-    write_identity(small_identity, torch.ones(8), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        read_identity(tmp_path / "a.safetensors")
+    check_damaged(SMALL, tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
-def test_a_fingerprint_close_to_every_model_is_refused(
-    value: float, small_identity: Identity, tmp_path: Path
-) -> None:
-    write_identity(small_identity, torch.full((8,), value), tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        read_identity(tmp_path / "a.safetensors")
+def test_a_fingerprint_close_to_every_model_is_refused(value: float, tmp_path: Path) -> None:
+    check_damaged(SMALL, tmp_path, value)
     assert not same_model(torch.full((8,), value), torch.ones(8))
 
 
@@ -313,8 +286,8 @@ def test_a_fingerprint_close_to_every_model_is_refused(
 def test_a_model_is_recognized_in_any_precision(precision: str, folder: Path) -> None:
     state = read_component(folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
     known = fingerprint_in(folder / "transformer.safetensors")
-    assert all(state[name].dtype.itemsize > 1 for name in FINGERPRINT_WEIGHTS)
-    assert same_model(known, fingerprint(lambda name: state[name]))
+    assert all(state[name].dtype.itemsize > 1 for name in identity_file.FINGERPRINT_WEIGHTS)
+    assert same_model(known, identity_file.fingerprint(lambda name: state[name]))
 
 
 def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
@@ -322,7 +295,7 @@ def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
     assert write_release(tmp_path, NANO)
     plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
     published = fingerprint_in(ModelFolder(tmp_path).find("transformer"))
-    assert same_model(fingerprint(lambda name: plain[name]), published)
+    assert same_model(identity_file.fingerprint(lambda name: plain[name]), published)
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])

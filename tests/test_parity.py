@@ -13,13 +13,12 @@ import parity
 from golden_checks.directory import goldens
 
 GOLDEN = Path(__file__).parent / "golden"
-HANDLED = [golden.name for golden in goldens(GOLDEN) if not golden.name.startswith("weights_")]
+HANDLED = {golden.name: golden for golden in goldens(GOLDEN) if not golden.name.startswith("weights_")}
 
 
 @pytest.mark.parametrize("name", HANDLED)
 def test_every_golden_passes(name: str) -> None:
-    golden = next(golden for golden in goldens(GOLDEN) if golden.name == name)
-    verdict = parity.judge(golden)
+    verdict = parity.judge(HANDLED[name])
     assert verdict is not None
     assert verdict.verdict == "pass", verdict.line()
 
@@ -28,11 +27,9 @@ def test_no_golden_is_missing() -> None:
     assert len(HANDLED) == 22
 
 
-def copy_goldens(folder: Path, *names: str) -> Path:
-    for name in names:
-        for path in GOLDEN.glob(f"{name}.*"):
-            shutil.copy(path, folder)
-    return folder
+def copy_goldens(folder: Path, *names: str) -> None:
+    for path in (path for name in names for path in GOLDEN.glob(f"{name}.*")):
+        shutil.copy(path, folder)
 
 
 def test_a_wrong_number_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,21 +50,15 @@ def test_nothing_recognised_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "not handled" in capsys.readouterr().out
 
 
-BROKEN = {
-    "cut": b'{"tensors": {',
-    "binary": bytes(range(256)),
-    "list": b"[1, 2]",
-    "none": b'{"tensors": null}',
-    "hollow": b'{"cases": {}}',
-}
+BROKEN = b'{"tensors": {', bytes(range(256)), b"[1, 2]", b'{"tensors": null}', b'{"cases": {}}'
 
 
 def test_broken_descriptions_do_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_goldens(tmp_path, "sampler_toy_8steps")
-    for name, content in BROKEN.items():
-        (tmp_path / f"{name}.json").write_bytes(content)
+    for number, content in enumerate(BROKEN):
+        (tmp_path / f"{number}.json").write_bytes(content)
     assert parity.main([str(tmp_path)]) == 1
     assert "1 pass, 4 FAIL, 1 not handled" in capsys.readouterr().out
     assert parity.main([str(tmp_path / "absent")]) == 1

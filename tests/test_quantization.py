@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,8 +54,8 @@ def test_fp8_files_load_in_other_precisions(eight: Path, name: str) -> None:
 
 
 def test_only_matrices_of_blocks_are_fp8(nano_folder: Path) -> None:
-    state = read_component(ModelFolder(nano_folder).find("transformer"), "transformer", PRECISIONS["fp8"])
-    exact = read_component(ModelFolder(nano_folder).find("transformer"), "transformer", PRECISIONS["bf16"])
+    path = ModelFolder(nano_folder).find("transformer")
+    state, exact = (read_component(path, "transformer", PRECISIONS[name]) for name in ("fp8", "bf16"))
     for key, tensor in exact.items():
         if PRECISIONS["fp8"].is_fp8(key):
             assert state[key].dtype == FP8
@@ -78,21 +80,14 @@ def test_an_unknown_precision_is_refused() -> None:
     assert "fp8" in raised.value.expected
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
-def test_a_device_without_e4m3_holds_no_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_e4m3_holds_no_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch has no e4m3 on MPS in many versions."""
-
-    def anywhere_but_mps(device: torch.device) -> bool:
-        return device.type != "mps"
-
-    monkeypatch.setattr(precision, "supports_fp8", anywhere_but_mps)
-    check_device(PRECISIONS[name], CPU)
-    check_device(PRECISIONS[name], torch.device("cuda"))
-    if name != "fp8":
-        check_device(PRECISIONS[name], MPS)
-        return
+    monkeypatch.setattr(precision, "supports_fp8", lambda device: device.type != "mps")
+    for name, device in product(PRECISIONS, (CPU, torch.device("cuda"), MPS)):
+        if (name, device) != ("fp8", MPS):
+            check_device(PRECISIONS[name], device)
     with pytest.raises(InputError, match="cannot hold fp8") as raised:
-        check_device(PRECISIONS[name], MPS)
+        check_device(PRECISIONS["fp8"], MPS)
     assert raised.value.fix == "use bf16"
 
 
@@ -121,8 +116,5 @@ def test_fp8_is_tried_with_one_number(
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     assert supports_fp8(CPU)
-    if supported is None:
-        with pytest.raises(RuntimeError, match="out of memory"):
-            supports_fp8(MPS)
-    else:
+    with pytest.raises(RuntimeError, match="out of memory") if supported is None else nullcontext():
         assert supports_fp8(MPS) is supported

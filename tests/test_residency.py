@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -36,25 +35,22 @@ class GPUTensor:
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Requests for pinned memory, all refused; copies to a GPU stay on the CPU."""
-    requests = list[str]()
-    real_empty, real_to = torch.empty, Tensor.to
+    requests, real_empty, real_to = list[str](), torch.empty, Tensor.to
+
+    def refuse(kind: str) -> NoReturn:
+        requests.append(kind)
+        raise RuntimeError("CUDA error: out of memory")
 
     def empty(*shape: Any, **options: Any) -> Tensor:
         if options.get("pin_memory"):
-            requests.append("empty")
-            raise RuntimeError("CUDA error: out of memory")
+            refuse("empty")
         return real_empty(*shape, **options | ({"device": "cpu"} if options.get("device") == CUDA else {}))
-
-    def pin_memory(tensor: Tensor) -> Tensor:
-        del tensor
-        requests.append("copy")
-        raise RuntimeError("CUDA error: out of memory")
 
     def to(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
         return tensor if arguments[0] == CUDA else real_to(tensor, *arguments, **options)
 
     monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda _: refuse("copy"))
     monkeypatch.setattr(Tensor, "to", to)
     return requests
 
@@ -87,8 +83,7 @@ def test_weights_are_packed(refusals: list[str], monkeypatch: pytest.MonkeyPatch
 
 def test_caches_of_a_decode_are_kept(refusals: list[str]) -> None:
     cache, frames = CausalCache("host"), torch.randn(1, 2, 2, 3, 4)
-    source: Any = GPUTensor(frames)
-    target: Any = GPUTensor(torch.zeros_like(frames))
+    source, target = GPUTensor(frames), GPUTensor(torch.zeros_like(frames))
     with expect_message(WARNING):
         cache.store(("conv", 0), source)
     cache.store(("conv", 1), source)
@@ -97,20 +92,17 @@ def test_caches_of_a_decode_are_kept(refusals: list[str]) -> None:
     assert torch.equal(target.tensor, frames)
 
 
-@pytest.mark.parametrize(
-    "allocate", [lambda allocator, _: allocator.empty([3], torch.uint8), PinnedAllocator.copy]
-)
 @pytest.mark.usefixtures("refusals")
-def test_a_full_device_raises(
-    allocate: Callable[[PinnedAllocator, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_device_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "empty", full)
     monkeypatch.setattr(Tensor, "pin_memory", full)
     with pytest.raises(torch.OutOfMemoryError):
-        allocate(PinnedAllocator(), torch.zeros(3))
+        PinnedAllocator().empty([3], torch.uint8)
+    with pytest.raises(torch.OutOfMemoryError):
+        PinnedAllocator().copy(torch.zeros(3))
 
 
 def test_pinning_can_be_off() -> None:

@@ -21,7 +21,7 @@ NANO = SegmentConfig(frames=17, height=32, width=32)
 @pytest.mark.parametrize("config", [REAL, NANO], ids=["real", "nano"])
 def test_every_frame_is_used_once(config: SegmentConfig) -> None:
     new = config.new_frames
-    for frames in range(1, 5001):
+    for frames in (*range(1, 1001), *range(4950, 5001)):
         plan = SegmentPlan(frames, config)
         assert len(plan) == ceil(Fraction(frames, new))
         shown: list[int] = []

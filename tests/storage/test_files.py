@@ -47,8 +47,7 @@ def test_after_any_fault_the_file_is_the_old_or_the_new_one(
 
 
 def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[int] = []
-    real = Path.replace
+    tries, real = list[int](), Path.replace
 
     def busy(self: Path, target: Path) -> Path:
         tries.append(1)
@@ -85,9 +84,7 @@ def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_with_its_free_space(tmp_path: Path) -> None:
-    error = write_error(
-        "It cannot be saved.", tmp_path / "file", OSError(errno.ENOSPC, "No space left"), 12345
-    )
-    assert "12,345 bytes of free space" in str(error)
-    assert "bytes free" in str(error)
-    assert "it resumes where it stopped" in str(error)
+    full = OSError(errno.ENOSPC, "No space left")
+    text = str(write_error("It cannot be saved.", tmp_path / "file", full, 12345))
+    for part in ("12,345 bytes of free space", "bytes free", "it resumes where it stopped"):
+        assert part in text

@@ -14,13 +14,10 @@ from hallo3.storage.lock import HOLDER_FILENAME, lock_folder
 
 
 def test_a_second_writer_is_refused_with_the_holder(tmp_path: Path) -> None:
+    text = f"Another run is working on this(?s:.*)process {os.getpid()} since"
     with lock_folder(tmp_path, "this"):
-        with (
-            pytest.raises(OutputError, match=f"process {os.getpid()} since") as refused,
-            lock_folder(tmp_path, "this"),
-        ):
+        with pytest.raises(OutputError, match=text), lock_folder(tmp_path, "this"):
             pass
-        assert "Another run is working on this" in str(refused.value)
         (tmp_path / HOLDER_FILENAME).write_text("[" * 5000)
         with pytest.raises(OutputError, match="another process"), lock_folder(tmp_path, "this"):
             pass

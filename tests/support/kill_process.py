@@ -30,11 +30,11 @@ from hallo3.segments import Segment
 from support.audio_samples import tone, write_wav
 
 
-def run_kills(folder: Path, model: Path, *, kills: int, seed: int) -> dict[str, int]:
-    """:func:`kill_often` in a process of its own, on a small picture and 2.9 s of sound in ``folder``."""
+def run_kills(folder: Path, model: Path, *, kills: int, seed: int, seconds: float = 2.9) -> dict[str, int]:
+    """:func:`kill_often` in a process of its own, on a small picture and short sound in ``folder``."""
     picture = torch.linspace(0, 255, 80 * 64 * 3).reshape(80, 64, 3).to(torch.uint8)
     Image.fromarray(picture.numpy()).save(folder / "p.png")
-    write_wav(folder / "s.wav", tone(16000, 2.9), 16000)
+    write_wav(folder / "s.wav", tone(16000, seconds), 16000)
     root = Path(__file__).resolve().parents[2]
     inputs = [str(model), str(folder / "p.png"), str(folder / "s.wav"), str(folder)]
     path = os.pathsep.join([str(root), str(root / "tests")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ class Undisturbed(NamedTuple):
 
 @dataclass
 class Command:
-    """Options by flag; what the last run printed, and indices of the segments that it rendered."""
+    """Options by flag; what the last run printed, and indices of the segments that it started to render."""
 
     inputs: dict[str, str]
     capture: pytest.CaptureFixture[str] | None = None
@@ -65,7 +65,7 @@ class Command:
         self.rendered.clear()
         if self.capture:
             self.capture.readouterr()
-        with _around_sampling(after=self.rendered.append):
+        with _before_sampling(self.rendered.append):
             code = main(self.words(*flags, **changes))
         if self.capture:
             self.out, self.err = self.capture.readouterr()
@@ -105,31 +105,22 @@ def command_in(folder: Path, model: Path, capture: pytest.CaptureFixture[str] | 
     return command
 
 
-def _nothing(_: int) -> None: ...
-
-
 @contextmanager
-def _around_sampling(
-    before: Callable[[int], object] = _nothing, after: Callable[[int], object] = _nothing
-) -> Generator[None]:
+def _before_sampling(work: Callable[[int], object]) -> Generator[None]:
     real = LocalRenderer.sample
 
     def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
-        before(segment.index)
-        sampled = real(self, latents, segment, noise)
-        after(segment.index)
-        return sampled
+        work(segment.index)
+        return real(self, latents, segment, noise)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalRenderer, "sample", sample)
         yield
 
 
-@contextmanager
-def before_segment(index: int, work: Callable[[], object]) -> Generator[None]:
+def before_segment(index: int, work: Callable[[], object]) -> AbstractContextManager[None]:
     """Call ``work`` right before a segment is sampled."""
-    with _around_sampling(before=lambda number: work() if number == index else None):
-        yield
+    return _before_sampling(lambda number: work() if number == index else None)
 
 
 @contextmanager
