@@ -24,7 +24,8 @@ def test_approximations_that_a_run_does_not_use_are_reported(
     provenance: tuple[str, ...], now: tuple[str, ...], warning: str
 ) -> None:
     canvas = Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8))
-    made = Provenance("bf16", provenance)
-    text = Identity(canvas, "thumbnail", torch.ones(1, 48), (), provenance=made).approximation_warning(now)
+    rest = {"space": "thumbnail", "face_embedding": torch.ones(1, 48), "reference_features": ()}
+    identity = Identity(canvas=canvas, **rest, provenance=Provenance("bf16", provenance))
+    text = identity.approximation_warning(now)
     assert warning in text
     assert bool(text) == bool(warning)

@@ -36,16 +36,20 @@ def check_sound(path: Path, seconds: float) -> None:
     assert float(np.abs(samples[-20000:]).max()) > 0.3
 
 
-def test_a_video_has_all_frames_and_the_sound(command: Command) -> None:
-    assert command(prompt="hi", seed=2**64 - 1) == 0
+def test_a_video_has_all_frames_and_the_sound_and_its_drift_is_drawn(
+    command: Command, tmp_path: Path
+) -> None:
+    assert command(prompt="hi", seed=2**64 - 1, chart=tmp_path / "drift.png") == 0
     assert "55 frames, 2.20 s, 32 x 32" in command.out
     assert "8/8" in command.err
     assert "segment 4/4" in command.err
     assert re.findall("note: .*", command.err) == ["note: attention by torch (automatic); plain kernels"]
     assert frames_of(command.video).shape == (55, 48, 32)  # yuv420p
     check_sound(command.video, 2.2)
-    names = sorted(path.name for path in command.video.parent.iterdir())
-    assert names == ["hallo3_jobs", "p.png", "s.wav", "v.mp4"]
+    with Image.open(tmp_path / "drift.png") as chart:
+        assert chart.size[0] == 960
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["drift.png", "hallo3_jobs", "p.png", "s.wav", "v.mp4"]
 
 
 def test_frames_are_enlarged(command: Command) -> None:
@@ -112,12 +116,6 @@ def test_a_video_that_cannot_fit_on_the_disk_is_refused(
     monkeypatch.setattr(renderer, "load_models", None)
     for flags in (["--plan"], []):
         assert "1 kB free" in command.stderr(*flags, code=2)
-
-
-def test_drift_is_drawn(command: Command, tmp_path: Path) -> None:
-    assert command(chart=tmp_path / "drift.png") == 0
-    with Image.open(tmp_path / "drift.png") as chart:
-        assert chart.size[0] == 960
 
 
 def test_a_stopped_run_is_resumed(command: Command, undisturbed: Undisturbed) -> None:
