@@ -13,26 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 READY = "() => window.app?.vueAppReady && window.app.canvas && window.app.graph"
-ASKED_IN_VAIN = (
-    "user.css",
-    "/api/userdata",
-    "/api/settings",
-    "filename=&",
-    "filename=example.png",
-    "/api/workflow_templates",
-    "Comfy-Org/z_image_turbo",
-)
+ASKED_IN_VAIN = ("user.css", "/api/userdata", "/api/settings", "filename=&", "filename=example.png")
+ASKED_IN_VAIN += ("/api/workflow_templates", "Comfy-Org/z_image_turbo")
 """Requests of a new user's page that fail: files not saved yet, the files of muted Load Audio and Load Image,
 thumbnails, the weights of the default workflow."""
 
@@ -121,8 +107,7 @@ class Page:
 
     def export(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The open workflow as the page saves it, and its API form."""
-        workflow, prompt = json.loads(self.page.evaluate(EXPORT))
-        return workflow, prompt
+        return tuple(json.loads(self.page.evaluate(EXPORT)))
 
     def broken(self) -> list[str]:
         return self.page.evaluate(BROKEN)
@@ -136,8 +121,7 @@ class Page:
 
     def run(self) -> tuple[str, dict[str, Any]]:
         """Press Run and wait for its end: the event and what it says."""
-        event, detail = self.page.evaluate(ENDED)
-        return event, detail
+        return tuple(self.page.evaluate(ENDED))
 
     def put(self, name: str) -> None:
         """Find something in the search box and put it in the middle of an empty workflow."""
@@ -166,27 +150,20 @@ class Page:
         return self.page.inner_text("body")
 
 
-def set_setting(url: str, name: str, value: str) -> None:
-    """A setting of the page's user; ``value`` is JSON."""
-    request = urllib.request.Request(f"{url}/api/settings/{name}", value.encode(), method="POST")
-    request.add_header("Content-Type", "application/json")
-    urllib.request.urlopen(request, timeout=60).close()
-
-
 @contextmanager
 def opened(url: str, width: int = 2560, height: int = 1440) -> Iterator[Page]:
     """The page, ready, of a user who has closed the first greeting, in a fresh profile."""
     from playwright.sync_api import sync_playwright
 
-    set_setting(url, "Comfy.TutorialCompleted", "true")
+    setting, header = f"{url}/api/settings/Comfy.TutorialCompleted", {"Content-Type": "application/json"}
+    urllib.request.urlopen(
+        urllib.request.Request(setting, b"true", header, method="POST"), timeout=60
+    ).close()
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(Path(profile) / "profile"),
-            executable_path=find_chromium(),
-            args=list(ARGUMENTS),
-            headless=True,
-            viewport={"width": width, "height": height},
-        )
+        view = {"headless": True, "viewport": {"width": width, "height": height}}
+        program = {"executable_path": find_chromium(), "args": ARGUMENTS}
+        place = str(Path(profile) / "profile")
+        context = playwright.chromium.launch_persistent_context(place, **program, **view)
         page = Page(context.pages[0], url)
         page.start()
         yield page

@@ -1,4 +1,4 @@
-"""A client of a ComfyUI server: prompts with their progress, saved files and jobs."""
+"""Prompts in ComfyUI's API form, and a client of a server: a prompt's progress, saved files, jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,43 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import av
 
-from comfyui.prompts import simple
 from comfyui.server import Server
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+IDENTITY = {"portrait": ["sample", 0], "vae": ["set", 2], "reference_network": ["set", 1]}
+SOCKETS = {"model": ["set", 0], "vae": ["set", 2], "identity": ["identity", 0], "speech": ["speech", 0]}
+WIDGETS = {"seed": 0, "steps": 4, "guidance_scale": 1.0, "motion_drop": 0.1}
+FORMAT = {"filename_prefix": "hallo3", "format": "auto", "format.codec": "auto", "codec": "auto"}
+SIMPLE: dict[str, Any] = {
+    "sample": node("Hallo3Sample"),
+    "set": node("Hallo3LoadBuiltIn"),
+    "speech": node("Hallo3EncodeSpeech", audio=["sample", 1], audio_encoder=["set", 3]),
+    "identity": node("Hallo3IdentityReference", **IDENTITY),
+    "extrapolate": node("Hallo3Extrapolate", **SOCKETS, **WIDGETS),
+    "save": node("SaveVideo", video=["extrapolate", 0], **FORMAT),
+}
+
+
+def simple(**changes: Any) -> dict[str, Any]:
+    """The simple prompt with other inputs: ``extrapolate__steps=50``, or a whole node: ``text=node(...)``."""
+    prompt = deepcopy(SIMPLE)
+    for key, value in changes.items():
+        name, _, field = key.partition("__")
+        if field:
+            prompt[name]["inputs"][field] = value
+        else:
+            prompt[name] = value
+    return prompt
 
 
 def saved_file(server: Server, result: dict[str, Any], node: str = "save") -> Path:
@@ -25,9 +55,7 @@ class Client:
     """What a client receives while a prompt runs; ``during`` is called once, at the first step."""
 
     def __init__(self) -> None:
-        self.values: list[tuple[int, int]] = []
-        self.texts: list[str] = []
-        self.previews = 0
+        self.values, self.texts, self.previews = list[tuple[int, int]](), list[str](), 0
 
     async def run(self, server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None) -> None:
         """Queue a prompt and listen until it ends."""
@@ -56,22 +84,25 @@ class Client:
     def _binary(self, data: bytes) -> None:
         kind = int.from_bytes(data[:4], "big")
         if kind == 3:
-            length = int.from_bytes(data[4:8], "big")
-            self.texts.append(data[8 + length :].decode())
+            self.texts.append(data[8 + int.from_bytes(data[4:8], "big") :].decode())
         elif kind in (1, 2, 4):
             self.previews += 1
 
 
-def run_as_client(server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None = None) -> Client:
+def listen(server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None = None) -> Client:
     client = Client()
     asyncio.run(client.run(server, prompt, during))
     return client
 
 
-def packets(path: Path, kind: str) -> list[bytes]:
+def packets(path: Path) -> dict[str, list[bytes]]:
+    """What is encoded: the packets of ``video`` and of ``audio``."""
+    found: dict[str, list[bytes]] = {"video": [], "audio": []}
     with av.open(str(path)) as container:
-        stream = next(each for each in container.streams if each.type == kind)
-        return [bytes(packet) for packet in container.demux(stream) if packet.size]
+        for packet in container.demux():
+            if packet.size:
+                found[packet.stream.type].append(bytes(packet))
+    return found
 
 
 def saved_segments(server: Server) -> dict[str, list[str]]:
@@ -83,15 +114,17 @@ def slow(**changes: Any) -> dict[str, Any]:
     return simple(extrapolate__steps=60, **changes)
 
 
-def stop_after(server: Server, prompt: dict[str, Any], segments: int, stop: Callable[[], Any]) -> str:
-    """Queue a prompt and stop it once its new job has saved ``segments``; the job's name."""
+def stop_after(
+    server: Server, prompt: dict[str, Any], segments: int, stop: Callable[[], Any] | None = None
+) -> str:
+    """Queue a prompt and interrupt it once its new job has saved ``segments``; the job's name."""
     before = saved_segments(server)
     server.queue(prompt)
     begun = time.monotonic()
     while time.monotonic() - begun < 100:
         for name, files in saved_segments(server).items():
             if name not in before and len(files) >= segments:
-                stop()
+                (stop or server.interrupt)()
                 return name
         time.sleep(0.02)
     raise TimeoutError
@@ -100,5 +133,4 @@ def stop_after(server: Server, prompt: dict[str, Any], segments: int, stop: Call
 def render_uninterrupted(server: Server, prompt: dict[str, Any]) -> dict[str, list[bytes]]:
     """The packets of the same video from a new job."""
     prompt["extrapolate"]["inputs"]["start_again"] = 77
-    path = saved_file(server, server.run(prompt))
-    return {kind: packets(path, kind) for kind in ("video", "audio")}
+    return packets(saved_file(server, server.run(prompt)))

@@ -32,11 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def comfyui() -> None:
-    if WHY is None:
-        return
-    if REQUIRED:
-        pytest.fail(f"REQUIRE_COMFYUI=1, but {WHY}")
-    pytest.skip(WHY)
+    if WHY is not None:
+        (pytest.fail if REQUIRED else pytest.skip)(WHY)
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +62,18 @@ def recording(samples: Path) -> hallo3.Recording:
 @pytest.fixture(scope="session")
 def stages(host: Host, picture: Tensor, recording: hallo3.Recording) -> Stages:
     return Stages(host, picture, recording)
+
+
+@pytest.fixture
+def folders(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's output and input folder, empty."""
+    import folder_paths
+
+    assert stages  # ComfyUI is there
+    for name in ("output", "input"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

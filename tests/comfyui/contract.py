@@ -18,12 +18,12 @@ def contract_of(host: Any) -> dict[str, Any]:
 def _node(node: Any) -> dict[str, Any]:
     schema = node.GET_SCHEMA()
     info = node.GET_NODE_INFO_V1()
-    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    order = [*info["input_order"].get("required", []), *info["input_order"].get("optional", [])]
+    kinds = ("required", "optional")
+    order = [(name, kind) for kind in kinds for name in info["input_order"].get(kind, [])]
     return {
         "display_name": schema.display_name,
         "category": schema.category,
-        "inputs": [_input(name, inputs[name], name in info["input"].get("required", {})) for name in order],
+        "inputs": [_input(name, info["input"][kind][name], kind == "required") for name, kind in order],
         "outputs": [{"id": o.id, "type": o.get_io_type()} for o in schema.outputs],
     }
 

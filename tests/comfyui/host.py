@@ -14,15 +14,8 @@ from typing import Any
 from comfyui.torchvision_stubs import lend_operators
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NEEDED = (
-    "aiohttp",
-    "torchsde",
-    "torchaudio",
-    "torchvision",
-    "alembic",
-    "comfy_kitchen",
-    "comfyui_frontend_package",
-)
+NEEDED = ("aiohttp", "alembic", "comfy_kitchen", "comfyui_frontend_package")
+NEEDED += ("torchaudio", "torchsde", "torchvision")
 
 
 def find_comfyui() -> Path | None:
@@ -33,36 +26,29 @@ def find_comfyui() -> Path | None:
 
 
 def _comfy_which() -> str | None:
-    command = comfy_command()
-    if command is None:
+    if _comfy_command() is None:
         return None
-    result = subprocess.run(
-        [command, "--skip-prompt", "which"], capture_output=True, text=True, timeout=60, check=False
-    )
-    words = result.stdout.split()
+    words = _run_comfy("which").stdout.split()
     return next((word for word in reversed(words) if (Path(word) / "main.py").is_file()), None)
 
 
-def comfy_command() -> str | None:
+def _comfy_command() -> str | None:
     beside = shutil.which("comfy", path=str(Path(sys.executable).parent))
     return beside or shutil.which("comfy")
 
 
+def _run_comfy(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [_comfy_command() or "", "--skip-prompt", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
+
+
 def comfy(folder: Path, *words: str) -> str:
     """Output of comfy-cli in a folder, with a home of its own. Fails the test if it is missing or fails."""
-    command = comfy_command()
-    assert command is not None, "comfy-cli is not installed"
+    assert _comfy_command() is not None, "comfy-cli is not installed"
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [command, "--skip-prompt", *words],
-        cwd=folder,
-        env={**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment = {**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1"}
+    done = _run_comfy(*words, cwd=folder, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -109,9 +95,8 @@ class Host:
 def load_pack() -> ModuleType:
     """The pack under a name that nothing else has, from its file, as ComfyUI does."""
     name = "comfyui_hallo3_pack"
-    spec = importlib.util.spec_from_file_location(
-        name, REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
-    )
+    path, inside = REPOSITORY / "__init__.py", [str(REPOSITORY)]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=inside)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -26,32 +26,27 @@ class Server:
         self.base, self.log = base, base / "server.log"
         for name in ("custom_nodes", "input", "output", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        if not (base / "custom_nodes" / PACK).exists():
-            (base / "custom_nodes" / PACK).symlink_to(REPOSITORY, target_is_directory=True)
+        pack = base / "custom_nodes" / PACK
+        if not pack.exists():
+            pack.symlink_to(REPOSITORY, target_is_directory=True)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._process = self._start()
         self._wait_until_ready()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        folder = find_comfyui()
+        folder, launcher = find_comfyui(), Path(__file__).with_name("torchvision_stubs.py")
         assert folder is not None
-        launcher = Path(__file__).with_name("torchvision_stubs.py")
-        database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"
         command = [sys.executable, launcher, folder / "main.py", "--cpu", "--listen", "127.0.0.1"]
         command += ["--port", self.url.rsplit(":")[-1], "--base-directory", self.base]
+        command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
         command += ["--disable-api-nodes", "--disable-auto-launch", "--preview-method", "auto"]
-        command += ["--database-url", database]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        outputs = {"stderr": subprocess.STDOUT, "env": {**os.environ, "OMP_WAIT_POLICY": "passive"}}
         with self.log.open("wb") as log:
-            return subprocess.Popen(
-                [str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
+            return subprocess.Popen([str(word) for word in command], stdout=log, **outputs)
 
     def _wait_until_ready(self) -> None:
         begun = time.monotonic()
-        while time.monotonic() - begun < START_LIMIT:
-            if self._process.poll() is not None:
-                break
+        while time.monotonic() - begun < START_LIMIT and self._process.poll() is None:
             try:
                 self.get("/system_stats")
             except (urllib.error.URLError, ConnectionError):
@@ -77,11 +72,8 @@ class Server:
         """Its memory in MB, its threads and its open files."""
         place = Path("/proc") / str(self._process.pid)
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
-        return (
-            int(status["VmRSS"].split()[0]) / 1000,
-            int(status["Threads"]),
-            len(list((place / "fd").iterdir())),
-        )
+        files = len(list((place / "fd").iterdir()))
+        return int(status["VmRSS"].split()[0]) / 1000, int(status["Threads"]), files
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -102,6 +94,9 @@ class Server:
         assert "prompt_id" in answer, json.dumps(answer, indent=1)
         return answer["prompt_id"]
 
+    def interrupt(self) -> None:
+        self.post("/interrupt", {})
+
     def finished(self, prompt_id: str, limit: float = 120.0) -> dict[str, Any]:
         begun = time.monotonic()
         while time.monotonic() - begun < limit:
@@ -116,8 +111,7 @@ class Server:
 
     def error(self, prompt: dict[str, Any]) -> str:
         """The message of a prompt that fails when it runs."""
-        messages = dict(self.run(prompt)["status"]["messages"])
-        return messages["execution_error"]["exception_message"]
+        return dict(self.run(prompt)["status"]["messages"])["execution_error"]["exception_message"]
 
 
 def _free_port() -> int:

@@ -21,48 +21,80 @@ class Stages:
         with torch.inference_mode():
             loaded = self.run("Hallo3LoadBuiltIn")
             self.model, self.reference, self.vae, self.audio_encoder, self.clip = loaded
-            audio = {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
-            self.speech = self.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=self.audio_encoder)[0]
+            self.speech = self.encode_speech(recording.waveform[None], recording.sample_rate)[0]
             self.portrait = picture.permute(1, 2, 0)[None]
-            self.identity, self.overview = self.run(
-                "Hallo3IdentityReference",
-                portrait=self.portrait,
-                vae=self.vae,
-                reference_network=self.reference,
-            )
+            self.identity, self.overview = self.create_identity()
 
     def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
         return self.host.node(node).execute(**inputs).result
 
+    def module(self, name: str) -> Any:
+        return self.host.module(name)
+
+    @property
+    def errors(self) -> Any:
+        return self.module("hallo3.errors")
+
+    def encode_speech(self, waveform: Tensor, rate: int = 16000, **options: Any) -> tuple[Any, ...]:
+        audio = {"waveform": waveform, "sample_rate": rate}
+        return self.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=self.audio_encoder, **options)
+
+    def create_identity(self, **changes: Any) -> tuple[Any, Any]:
+        """Of the portrait, or of another by ``changes``: the identity and its overview."""
+        usual = {"portrait": self.portrait, "vae": self.vae, "reference_network": self.reference}
+        return self.run("Hallo3IdentityReference", **usual | changes)
+
+    def save_identity(self, prefix: str, identity: Any = None) -> str:
+        """The name of the new file."""
+        inputs = {"identity": identity or self.identity, "model": self.model, "filename_prefix": prefix}
+        self.run("Hallo3SaveIdentity", **inputs)
+        return next(name for name in self.module("nodes.comfy.faces").list_identities() if prefix in name)
+
     def inputs(self, **changes: Any) -> dict[str, Any]:
         """The inputs of Extrapolate, or of another node by ``changes`` (None takes an input away)."""
-        usual = {
-            "model": self.model,
-            "vae": self.vae,
-            "identity": self.identity,
-            "speech": self.speech,
-            "seed": SEED,
-            "steps": STEPS,
-            "guidance_scale": 1.0,
-            "motion_drop": 0.1,
-        }
-        return {name: value for name, value in (usual | changes).items() if value is not None}
+        usual = {"model": self.model, "vae": self.vae, "identity": self.identity, "speech": self.speech}
+        usual |= {"seed": SEED, "steps": STEPS, "guidance_scale": 1.0, "motion_drop": 0.1} | changes
+        return {name: value for name, value in usual.items() if value is not None}
+
+    def extrapolate(self, **changes: Any) -> Tensor:
+        """All images."""
+        return self.run("Hallo3Extrapolate", **self.inputs(**changes))[1]
+
+    def sample(self, **changes: Any) -> Tensor:
+        """Latents by Hallo3's own sampler, of segment 0 or another by ``changes``."""
+        return self.run("Hallo3Sampler", **self.inputs(**{"segment": 0} | changes))[0]["samples"]
+
+    def original_sampler(self, name: str, **widgets: Any) -> Any:
+        return self.run("Hallo3OriginalSampler", sampler_name=name, **widgets)[0]
+
+    def original_schedule(self, steps: int = STEPS) -> Tensor:
+        return self.run("Hallo3OriginalSchedule", model=self.model, steps=steps)[0]
+
+    def guider(self, scale: float) -> Any:
+        """ComfyUI's own guider with the conditioning of segment 0."""
+        from comfy_extras.nodes_custom_sampler import CFGGuider
+
+        return CFGGuider.execute(self.model, *self.conditioning()[:2], scale).result[0]
 
     def conditioning(self, **changes: Any) -> tuple[Any, Any, Any]:
         """Positive, negative and latent of segment 0."""
         inputs = self.inputs(segment=0, steps=None, guidance_scale=None, **changes)
         return self.run("Hallo3SegmentConditioning", **inputs)
 
-    def run_ksampler(self, sampler: str, scheduler: str, steps: int = 2, **changes: Any) -> Tensor:
+    def run_ksampler(
+        self, sampler: str = "euler", scheduler: str = "simple", steps: int = 2, **changes: Any
+    ) -> Tensor:
         """Segment 0 through ComfyUI's KSampler."""
         import nodes
 
         model = changes.pop("model", self.model)
-        positive, negative, latent = self.conditioning(**changes)
-        result = nodes.common_ksampler(
-            model, SEED, steps, 3.5, sampler, scheduler, positive, negative, latent
-        )
-        return result[0]["samples"]
+        conditioning = self.conditioning(**changes)
+        return nodes.common_ksampler(model, SEED, steps, 3.5, sampler, scheduler, *conditioning)[0]["samples"]
+
+    def deviation(self, model: Any) -> float:
+        """What another model changes in the latents, as a share of them; NaN is no number."""
+        plain = self.run_ksampler()
+        return float((self.run_ksampler(model=model) - plain).std() / plain.std())
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

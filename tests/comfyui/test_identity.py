@@ -1,8 +1,12 @@
-"""Identities: framing, face position, paste back, files; in this process and on a server."""
+"""Identities: framing, face position, paste back, files; in this process and on a server. Landmarks by
+ComfyUI's own MediaPipe port: its real code, with random weights or fixed outputs."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -10,104 +14,79 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
-from comfyui.client import saved_file
-from comfyui.prompts import simple
+from comfyui.client import node, saved_file, simple
+from comfyui.host import Host
 from comfyui.server import Server
 from comfyui.stages import Stages, difference
+from support.messages import collect_messages
 
-SAVE = {
-    "class_type": "Hallo3SaveIdentity",
-    "inputs": {"identity": ["identity", 0], "model": ["set", 0], "filename_prefix": "anna"},
-}
-
-
-@pytest.fixture
-def folders(stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import folder_paths
-
-    assert stages  # ComfyUI is there
-    for name in ("output", "input"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
-    return tmp_path
+SAVE = node("Hallo3SaveIdentity", identity=["identity", 0], model=["set", 0], filename_prefix="anna")
+BOX = {"x": 150, "y": 100, "width": 180, "height": 200}
 
 
-def extend_upwards(portrait: Tensor) -> Tensor:
-    """A portrait [1, h, w, 3] extended by a wall of the same height above."""
-    wall = portrait[:, :1].expand(-1, portrait.shape[1], -1, -1)
-    return torch.cat((wall, portrait), dim=1)
+def mask_of(stages: Stages, rows: slice, columns: slice) -> Tensor:
+    mask = torch.zeros(1, *stages.portrait.shape[1:3])
+    mask[:, rows, columns] = 1
+    return mask
 
 
-def create_identity(stages: Stages, portrait: Tensor, **more: Any) -> Any:
-    inputs = {"portrait": portrait, "vae": stages.vae, "reference_network": stages.reference}
-    return stages.run("Hallo3IdentityReference", **inputs, **more)
-
-
-def save(stages: Stages, folders: Path) -> str:
-    stages.run(
-        "Hallo3SaveIdentity",
-        identity=stages.identity, model=stages.model, filename_prefix="anna",
-    )  # fmt: skip
-    (name,) = stages.host.module("nodes.comfy.faces").list_identities()
+def load_saved(stages: Stages, folders: Path) -> tuple[Any, Tensor]:
+    """The shared identity through a file, and its overview."""
+    name = stages.save_identity("anna")
+    assert stages.module("nodes.comfy.faces").list_identities() == [name]
     assert (folders / "output" / name.removesuffix(" [output]")).is_file()
-    return name
+    return stages.run("Hallo3LoadIdentity", file=name)
 
 
 def test_an_identity_from_a_file_equals_the_computed_one(stages: Stages, folders: Path) -> None:
-    identity, overview = stages.run("Hallo3LoadIdentity", file=save(stages, folders))
+    identity, overview = load_saved(stages, folders)
     assert torch.equal(identity.canvas.pixels, stages.identity.canvas.pixels)
     assert torch.equal(identity.face_embedding, stages.identity.face_embedding)
     for mine, theirs in zip(identity.reference_features, stages.identity.reference_features, strict=True):
         assert torch.equal(mine, theirs)
         assert mine.dtype == theirs.dtype
     assert torch.equal(overview, stages.overview)
-    inputs = stages.inputs(segment=0, steps=2)
-    wanted = stages.run("Hallo3Sampler", **inputs)[0]["samples"]
-    found = stages.run("Hallo3Sampler", **{**inputs, "identity": identity})[0]["samples"]
-    assert torch.equal(found, wanted)
+    assert torch.equal(stages.sample(steps=2, identity=identity), stages.sample(steps=2))
 
 
 def test_an_identity_is_refused_by_another_model(stages: Stages, folders: Path) -> None:
-    identity, _ = stages.run("Hallo3LoadIdentity", file=save(stages, folders))
+    identity, _ = load_saved(stages, folders)
     other = stages.run("Hallo3LoadBuiltIn")[0]
-    face = other.model.diffusion_model.face_proj.norm.weight
-    other.model.diffusion_model.face_proj.norm.weight = torch.nn.Parameter(face * 1.1, requires_grad=False)
-    refused = stages.host.module("hallo3.errors").CheckpointError
-    for node, more in (("Hallo3Sampler", {"segment": 0}), ("Hallo3Extrapolate", {})):
-        with pytest.raises(refused, match="made for another model"):
-            stages.run(node, **stages.inputs(identity=identity, model=other, **more))
+    norm = other.model.diffusion_model.face_proj.norm
+    norm.weight = torch.nn.Parameter(norm.weight * 1.1, requires_grad=False)
+    for kind, more in (("Hallo3Sampler", {"segment": 0}), ("Hallo3Extrapolate", {})):
+        with pytest.raises(stages.errors.CheckpointError, match="made for another model"):
+            stages.run(kind, **stages.inputs(identity=identity, model=other, **more))
 
 
-def test_names_outside_of_the_output_folder_are_refused(stages: Stages, folders: Path) -> None:
-    refused = stages.host.module("hallo3.errors").InputError
+def test_names_outside_of_the_output_folder_and_other_files_are_refused(
+    stages: Stages, folders: Path
+) -> None:
     for name in ("../anna", str(folders / "anna"), "", "  ", "people/"):
-        with pytest.raises(refused, match="cannot be saved under"):
-            stages.run(
-                "Hallo3SaveIdentity", identity=stages.identity, model=stages.model, filename_prefix=name
-            )
-    node, where = stages.host.node("Hallo3LoadIdentity"), stages.host.module("nodes.comfy.faces")
+        with pytest.raises(stages.errors.InputError, match="cannot be saved under"):
+            stages.save_identity(name)
+    loader, where = stages.host.node("Hallo3LoadIdentity"), stages.module("nodes.comfy.faces")
     (folders / "secret.safetensors").write_bytes(b"x")
     for name in ("../secret.safetensors", "../secret.safetensors [output]", "absent.safetensors"):
         assert where.find_identity(name) is None
-        assert "no identity" in str(node.validate_inputs(file=name))
-
-
-def test_a_file_that_is_no_identity_is_refused(stages: Stages, folders: Path) -> None:
+        assert "no identity" in str(loader.validate_inputs(file=name))
     (folders / "input" / "hallo3_identities").mkdir()
     (folders / "input" / "hallo3_identities" / "x.safetensors").write_bytes(b"<html>")
-    with pytest.raises(stages.host.module("hallo3.errors").CheckpointError):
+    with pytest.raises(stages.errors.CheckpointError):
         stages.run("Hallo3LoadIdentity", file="hallo3_identities/x.safetensors")
 
 
 def test_framing_and_paste_back(stages: Stages) -> None:
     """A crop round the face of a tall picture, and frames of the crop back in their place."""
-    tall = extend_upwards(stages.portrait)
     side = stages.portrait.shape[1]
+    wall = stages.portrait[:, :1].expand(-1, side, -1, -1)
+    tall = torch.cat((wall, stages.portrait), dim=1)
     box = {"x": side // 4, "y": side + side // 4, "width": side // 2, "height": side // 2}
-    identity, overview = create_identity(stages, tall, face_box=box)
-    original, _ = create_identity(stages, tall, face_box=box, framing="original")
+    identity, overview = stages.create_identity(portrait=tall, face_box=box)
+    original, _ = stages.create_identity(portrait=tall, face_box=box, framing="original")
     assert not torch.equal(identity.canvas.pixels, original.canvas.pixels)
     assert overview.shape[1] > overview.shape[2]
     frames = (identity.canvas.uncrop(identity.canvas.pixels)[0].permute(1, 2, 3, 0) + 1) / 2
@@ -116,79 +95,247 @@ def test_framing_and_paste_back(stages: Stages) -> None:
     assert whole.shape == scaled.shape
     assert whole.shape[1] == 2 * whole.shape[2]
     assert float((whole - scaled).square().mean()) < 1e-3
-    refused = stages.host.module("hallo3.errors").ShapeError
     for wrong in (frames[:, : frames.shape[1] // 2], frames[:0], None):
-        with pytest.raises(refused, match="do not fit the identity"):
+        with pytest.raises(stages.errors.ShapeError, match="do not fit the identity"):
             stages.run("Hallo3PasteBack", images=wrong, identity=identity)
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        {"x": 150, "y": 100, "width": 180, "height": 200},
-        [{"x": 150, "y": 100, "width": 180, "height": 200}, {"x": 0, "y": 0, "width": 9, "height": 9}],
-        [[{"x": 150, "y": 100, "width": 180, "height": 200}]],
-    ],
-)
+@pytest.mark.parametrize("box", [BOX, [BOX, {"x": 0, "y": 0, "width": 9, "height": 9}], [[BOX]]])
 def test_a_box_equals_the_same_mask(stages: Stages, box: Any) -> None:
-    identity, _ = create_identity(stages, stages.portrait, face_box=box)
-    mask = torch.zeros(1, *stages.portrait.shape[1:3])
-    mask[:, 80:320, 132:348] = 1  # a fifth larger
-    masked, _ = create_identity(stages, stages.portrait, face_mask=mask)
+    identity, _ = stages.create_identity(face_box=box)
+    larger = mask_of(stages, slice(80, 320), slice(132, 348))  # by a fifth
+    masked, _ = stages.create_identity(face_mask=larger)
     for mine, theirs in zip(identity.reference_features, masked.reference_features, strict=True):
         assert torch.equal(mine, theirs)
 
 
-class OtherAnalyzer:
-    space = "arcface-glintr100"
-
-    def analyze(self, _: Tensor) -> Any:
-        raise AssertionError("must not be called")
-
-
-def test_face_analyzer_and_mask(stages: Stages) -> None:
+def test_face_analyzer_mask_and_preview(stages: Stages) -> None:
     """An analyzer of another space is refused; a mask limits what the reference network sees."""
-    with pytest.raises(stages.host.module("hallo3.errors").FaceError, match="does not belong"):
-        create_identity(stages, stages.portrait, face_analyzer=OtherAnalyzer())
-    mask = torch.zeros(1, *stages.portrait.shape[1:3])
-    mask[:, 100:300, 150:330] = 1
-    identity, overview = create_identity(stages, stages.portrait, face_mask=mask)
+    other = SimpleNamespace(space="arcface-glintr100", analyze=pytest.fail)
+    with pytest.raises(stages.errors.FaceError, match="does not belong"):
+        stages.create_identity(face_analyzer=other)
+    identity, overview = stages.create_identity(face_mask=mask_of(stages, slice(100, 300), slice(150, 330)))
     features = zip(identity.reference_features, stages.identity.reference_features, strict=True)
     assert all(difference(mine, theirs) > 1e-3 for mine, theirs in features)
     assert difference(identity.canvas.pixels, stages.identity.canvas.pixels) == 0
     assert overview.shape == (1, 960, 960, 3)
+    _, overview = stages.create_identity(portrait=torch.rand(1, 4000, 64, 3))
+    assert max(overview.shape[1:3]) < 4000, "the preview of a long strip is scaled down"
 
 
-def test_the_preview_of_a_long_strip_is_scaled_down(stages: Stages) -> None:
-    _, overview = create_identity(stages, torch.rand(1, 4000, 64, 3))
-    assert max(overview.shape[1:3]) < 4000
-
-
-def test_a_tall_photograph_gives_a_tall_video_also_from_a_saved_identity(server: Server) -> None:
-    portrait = Image.open(Path(__file__).resolve().parents[2] / "samples" / "portrait.png").convert("RGB")
-    pixels = np.asarray(portrait)
+def test_a_tall_photograph_gives_a_tall_video_also_from_a_saved_identity(
+    server: Server, samples: Path
+) -> None:
+    pixels = np.asarray(Image.open(samples / "portrait.png").convert("RGB"))
     tall = np.concatenate((np.repeat(pixels[:1], len(pixels), axis=0), pixels))
     Image.fromarray(tall).save(server.base / "input" / "tall.png")
     prompt = simple(
-        tall={"class_type": "LoadImage", "inputs": {"image": "tall.png"}},
+        tall=node("LoadImage", image="tall.png"),
         identity__portrait=["tall", 0],
         extrapolate__paste_back=True,
         save_identity=SAVE,
     )
     first = saved_file(server, server.run(prompt))
     with av.open(str(first)) as video:
-        assert (video.streams.video[0].width, video.streams.video[0].height) == (
-            pixels.shape[1] // 2 * 2,
-            2 * pixels.shape[0] // 2 * 2,
-        )
+        stream = video.streams.video[0]
+        assert (stream.width, stream.height) == (pixels.shape[1] // 2 * 2, 2 * pixels.shape[0] // 2 * 2)
         frame = next(video.decode(video=0)).to_ndarray(format="rgb24")
     top = slice(0, pixels.shape[0] // 3)
     assert np.abs(frame[top].astype(float) - tall[top]).mean() < 3  # outside the crop
-    name = "hallo3_identities/anna_00001_.safetensors [output]"
-    load = {"class_type": "Hallo3LoadIdentity", "inputs": {"file": name}}
+    load = node("Hallo3LoadIdentity", file="hallo3_identities/anna_00001_.safetensors [output]")
     again = simple(loaded=load, extrapolate__identity=["loaded", 0], extrapolate__paste_back=True)
     del again["identity"]
     second = saved_file(server, server.run(again))
     with av.open(str(first)) as one, av.open(str(second)) as other:
         frames = zip(one.decode(video=0), other.decode(video=0), strict=True)
         assert all(np.array_equal(a.to_ndarray(), b.to_ndarray()) for a, b in frames)
+
+
+PICTURE = torch.rand(3, 256, 512, generator=torch.Generator().manual_seed(4))
+NAME = "mediapipe_face_fp32.safetensors"
+POINTS = torch.tensor([[258.0, 134], [286, 134], [272, 146], [262, 160], [282, 160]])
+"""Eyes, nose and mouth."""
+RING = torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32)
+TOPOLOGY = (
+    *("face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow"),
+    *("lips", "irises", "nose", "tesselation"),
+)
+
+
+def tensors() -> dict[str, Tensor]:
+    """What the published file holds, by its names, with random numbers."""
+    from comfy_extras.mediapipe.face_landmarker import FaceLandmarker
+
+    torch.manual_seed(2)
+    state = {f"topology.{name}": RING.clone() for name in TOPOLOGY}
+    state |= {"canonical_vertices": torch.rand(478, 3), "procrustes_weights": torch.rand(4)}
+    state["procrustes_indices"] = torch.arange(4)
+    for variant in ("short", "full"):
+        network = FaceLandmarker(detector_variant=variant)
+        for name, tensor in network.state_dict().items():
+            state[name.replace("detector.", f"detector_{variant}.", 1)] = tensor.clone()
+    return state
+
+
+@pytest.fixture
+def folder(host: Host) -> Iterator[Path]:
+    """ComfyUI's models/detection, empty before and after."""
+    import folder_paths
+
+    there = Path(folder_paths.get_folder_paths("detection")[0])
+    there.mkdir(parents=True, exist_ok=True)
+    assert host.base in there.parents
+    yield there
+    for path in there.iterdir():
+        path.unlink()
+    folder_paths.filename_list_cache.clear()
+
+
+@pytest.fixture
+def model(folder: Path) -> Path:
+    """The port's model, there."""
+    save_file(tensors(), folder / NAME)
+    return folder / NAME
+
+
+def found_at(host: Host, *edges: float) -> Any:
+    box = host.module("hallo3.geometry").PixelBox(*edges)
+    return host.module("hallo3.face.scrfd").DetectedFace(box, 0.9, POINTS)
+
+
+def finder_of(host: Host, folder: Path | None = None) -> Any:
+    return host.module("nodes.comfy.faces").find_landmarks(folder)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.125, presence: float = 3.0) -> None:
+    """The port's networks know one upright face, in the ninth of 16 columns and rows of the square that is
+    looked at, so large a share of it. The landmarks reach from edge to edge of its box."""
+    from comfy_extras.mediapipe import face_landmarker as port
+
+    def detect(_: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = torch.zeros(len(pictures), 896, 16), torch.full((len(pictures), 896, 1), -9.0)
+        boxes[..., 2:4] = 128 * share
+        boxes[..., 4:8] = torch.tensor([-4.0, -2.0, 4.0, -2.0])  # the eyes, level
+        scores[:, (8 * 16 + 8) * 2] = 5.0  # two anchors a cell
+        return boxes, scores
+
+    def draw(_: Any, crops: Tensor) -> tuple[Tensor, Tensor]:
+        points = torch.full((len(crops), 478, 3), 96.0)
+        points[:, 10], points[:, 152] = torch.tensor([32.0, 32, 0]), torch.tensor([160.0, 160, 0])
+        return points, torch.full((len(crops),), presence)
+
+    monkeypatch.setattr(port.BlazeFace, "forward", detect)
+    monkeypatch.setattr(port.FaceMesh, "forward", draw)
+
+
+def near(point: Tensor, *wanted: float) -> bool:
+    return torch.allclose(point, torch.tensor(wanted).double(), atol=1e-3)
+
+
+@pytest.mark.usefixtures("model")
+def test_landmarks_of_a_known_face_are_exact(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell 8 of 16 on a square of 512 px around a picture of 256 px: the middle is (272, 272 - 128)."""
+    answering(monkeypatch)
+    points = finder_of(host)(PICTURE, found_at(host, 240, 112, 304, 176))
+    assert points.shape == (478, 2)
+    assert near(points[10], 240, 112)
+    assert near(points[152], 304, 176)
+    assert near(points[0], 272, 144)
+    assert host.module("hallo3.face.landmarks").silhouette_box(points) == (240, 112, 304, 176)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_small_face_is_found_on_a_crop_around_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part is 50 px per side, from (85, 85) on; the middle of its ninth cell is 26.5625 px from there."""
+    answering(monkeypatch, share=0.4)
+    found = found_at(host, 100, 100, 120, 120)
+    points = finder_of(host)(PICTURE, found)
+    assert near(points[10], 101.5625, 101.5625)
+    assert near(points[152], 121.5625, 121.5625)
+    answering(monkeypatch)
+    assert finder_of(host)(PICTURE, found) is None  # of 6 px: somebody else
+
+
+@pytest.mark.usefixtures("model")
+def test_other_and_uncertain_faces_have_no_landmarks(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    for edges, presence in (((0, 0, 64, 64), 3.0), ((240, 112, 304, 176), -0.1)):
+        answering(monkeypatch, presence=presence)
+        assert finder_of(host)(PICTURE, found_at(host, *edges)) is None
+
+
+def test_random_weights_run_through_the_whole_port(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tensors()
+    state["detector_short.cls_16.bias"] = torch.full_like(state["detector_short.cls_16.bias"], 9)
+    state["mesh.head_presence.bias"] = torch.full_like(state["mesh.head_presence.bias"], 9)
+    save_file(state, folder / "my_MediaPipe_Face.safetensors")
+    module = host.module("nodes.comfy.faces")
+    landmarks: list[Tensor] = []
+
+    def keep(port: Any, levels: Tensor) -> list[Tensor]:
+        landmarks.extend(faces := look(port, levels))
+        return faces
+
+    look = module._detect_landmarks
+    monkeypatch.setattr(module, "_detect_landmarks", keep)
+    finder_of(host)(PICTURE, found_at(host, 0, 0, 512, 256))
+    assert len(landmarks) > 3
+    assert all(points.shape == (478, 2) and points.isfinite().all() for points in landmarks)
+
+
+STEM = "mesh.stem.weight"
+UNFIT = "ComfyUI's MediaPipe port cannot"
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({STEM: None}, [UNFIT, f"1 tensors are missing, the first is {STEM}"]),
+        ({STEM: torch.zeros(1)}, [UNFIT, "size mismatch"]),
+        ("another model", [UNFIT, "KeyError"]),
+        (None, [f"no {NAME} in ComfyUI's models/detection", "Comfy-Org/mediapipe on huggingface.co"]),
+    ],
+)
+def test_without_a_usable_model_the_box_is_the_mask_and_the_user_is_warned(
+    host: Host, folder: Path, changes: Any, messages: list[str]
+) -> None:
+    if changes is not None:
+        state = {"weight": torch.zeros(3)} if changes == "another model" else tensors() | changes
+        save_file({name: tensor for name, tensor in state.items() if tensor is not None}, folder / NAME)
+    analyzer = host.module("hallo3.face.photo").PhotographAnalyzer(
+        detect=lambda _: [found_at(host, 240, 112, 304, 176)],
+        embed=lambda *_: torch.ones(1, 512),
+        landmarks=finder_of(host),
+    )
+    with collect_messages() as said:
+        face = analyzer.analyze(PICTURE)
+    assert face.mask[112:176, 240:304].all()
+    [warning] = [message for message in said if "small" not in message]
+    assert [message for message in messages if message not in warning] == []
+
+
+def test_without_the_model_or_the_port_the_package_s_file_is_used(
+    host: Host, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = host.module("hallo3.face.mediapipe")
+    ours = package.MediaPipeLandmarks(tmp_path / package.TASK_FILENAME)
+    ours.path.write_bytes(b"not read yet")
+    assert finder_of(host, tmp_path) == ours
+    save_file(tensors(), folder / NAME)
+    assert finder_of(host, tmp_path).model == folder / NAME
+    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_mediapipe", None)
+    assert finder_of(host) is None
+    assert finder_of(host, tmp_path) == ours
+
+
+def test_the_pack_s_analyzer_uses_the_port(
+    host: Host, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = host.module("nodes.comfy.faces")
+    monkeypatch.setattr(faces, "faces_folder", lambda: tmp_path)
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        (tmp_path / name).write_bytes(b"not read yet")
+    config = host.module("hallo3.config").FaceConfig
+    assert faces.create_face_analyzer(config()).landmarks.model == model
+    assert faces.create_face_analyzer(config(space="drawn-face")).space == "drawn-face"

@@ -7,15 +7,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from comfyui.prompts import simple
+from comfyui.client import node, saved_file, simple
 from comfyui.server import Server
 from comfyui.stages import Stages
+from contract.frozen import frames_of as read_frames
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.load import read_state
@@ -24,16 +24,18 @@ from hallo3.config import BUILT_IN, to_dict
 from support import hostile_pickles as hostile
 from support.published_names import to_original
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 
 @pytest.fixture(scope="module")
 def folder(server: Server) -> Path:
     """The server's diffusion models: the built-in model's as files, a damaged one, and something else."""
     folder = server.base / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
-    whole = (FOLDER / "transformer.safetensors").read_bytes()
-    (folder / "transformer.safetensors").write_bytes(whole)
+    for part in ("transformer", "reference"):
+        whole = (FOLDER / f"{part}.safetensors").read_bytes()
+        (folder / f"{part}.safetensors").write_bytes(whole)
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    (folder / "reference.safetensors").write_bytes((FOLDER / "reference.safetensors").read_bytes())
     save_file({"conv_in.weight": torch.zeros(4, 4)}, folder / "another.safetensors")
     (folder / "old.ckpt").write_bytes(b"pickle")
     hostile_file = hostile.archive(hostile.by_name("posix", "system", f"touch {folder / hostile.MARK}"))
@@ -45,10 +47,8 @@ def folder(server: Server) -> Path:
 def write_original(path: Path) -> None:
     """The built-in model as the original would publish it: both networks in one checkpoint."""
     module: dict[str, torch.Tensor] = {}
-    for part, keys, prefix in (
-        ("transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
-        ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
-    ):
+    trunk = "transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX
+    for part, keys, prefix in (trunk, ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX)):
         state = read_state(FOLDER / f"{part}.safetensors", torch.float32)
         module |= {prefix + name: tensor for name, tensor in to_original(keys, state).items()}
     torch.save({"module": module, "args": Namespace(lr=1)}, path)
@@ -57,64 +57,44 @@ def write_original(path: Path) -> None:
 
 def with_files(transformer: str, reference: str) -> dict[str, Any]:
     return simple(
-        model={
-            "class_type": "Hallo3LoadModel",
-            "inputs": {"model_name": transformer, "weight_dtype": "default"},
-        },
-        reference={
-            "class_type": "Hallo3LoadReferenceNetwork",
-            "inputs": {"reference_network_name": reference},
-        },
+        model=node("Hallo3LoadModel", model_name=transformer, weight_dtype="default"),
+        reference=node("Hallo3LoadReferenceNetwork", reference_network_name=reference),
+        identity__reference_network=["reference", 0],
         extrapolate__model=["model", 0],
         extrapolate__steps=1,
-        identity__reference_network=["reference", 0],
     )
 
 
 def frames_of(server: Server, prompt: dict[str, Any]) -> np.ndarray:
-    saved = server.run(prompt)["outputs"]["save"]["images"][0]
-    with av.open(str(server.base / "output" / saved["subfolder"] / saved["filename"])) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack(frames).astype(np.int16)
+    return read_frames(saved_file(server, server.run(prompt))).astype(np.int16)
 
 
-@pytest.mark.usefixtures("folder")
-def test_files_are_offered_when_they_appear_and_only_safe_ones(server: Server) -> None:
+def test_files_are_offered_when_they_appear_and_only_safe_ones_and_the_doctor_reports(server: Server) -> None:
     info = server.get("/object_info/Hallo3LoadModel")["Hallo3LoadModel"]["input"]["required"]
     offered = info["model_name"][1]["options"]
     assert offered[0] == "built-in"
     assert "transformer.safetensors" in offered
     assert "old.ckpt" not in offered
+    text = server.run({"doctor": node("Hallo3Doctor")})["outputs"]["doctor"]["text"][0]
+    assert "MISSING  vae: CogVideoX's 3D VAE" in text
+    assert "ok       transformer" in text
+    assert "--low-memory" not in text
 
 
-@pytest.mark.usefixtures("folder")
 def test_files_of_the_built_in_model_give_its_video(server: Server) -> None:
     """Up to rounding, which depends on the weights' memory alignment."""
     built_in = frames_of(server, simple(extrapolate__steps=1))
-    from_files = frames_of(server, with_files("transformer.safetensors", "reference.safetensors"))
-    another = frames_of(server, simple(extrapolate__steps=1, extrapolate__seed=1))
-    original = frames_of(server, with_files("original.pt", "original.pt"))
     assert len(built_in) == 163
-    assert float(np.abs(from_files - built_in).mean()) < 0.5
-    assert float(np.abs(original - built_in).mean()) < 0.5
+    for files in (("transformer.safetensors", "reference.safetensors"), ("original.pt", "original.pt")):
+        assert float(np.abs(frames_of(server, with_files(*files)) - built_in).mean()) < 0.5
+    another = frames_of(server, simple(extrapolate__steps=1, extrapolate__seed=1))
     assert float(np.abs(another - built_in).mean()) > 2
 
 
 def test_a_converted_fp8_file_is_one_of_comfyuis_quantised_models(stages: Stages, tmp_path: Path) -> None:
     assert main(["convert", str(FOLDER), str(tmp_path), "--dtype", "fp8", "--part", "transformer"]) == 0
-    model = stages.host.module("nodes.comfy.loading").load_model(tmp_path / "transformer.safetensors")
-    found = stages.run_ksampler("euler", "simple", model=model)
-    plain = stages.run_ksampler("euler", "simple")
-    assert 0 < float((found - plain).std() / plain.std()) < 0.2
-
-
-@pytest.mark.usefixtures("folder")
-def test_the_doctor_reports_on_its_own(server: Server) -> None:
-    done = server.run({"doctor": {"class_type": "Hallo3Doctor", "inputs": {}}})
-    text = done["outputs"]["doctor"]["text"][0]
-    assert "MISSING  vae: CogVideoX's 3D VAE" in text
-    assert "ok       transformer" in text
-    assert "--low-memory" not in text
+    model = stages.module("nodes.comfy.loading").load_model(tmp_path / "transformer.safetensors")
+    assert 0 < stages.deviation(model) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -126,8 +106,7 @@ def test_the_doctor_reports_on_its_own(server: Server) -> None:
         ("reference.safetensors", "This file holds another part of the model, or another model"),
     ],
 )
-def test_other_files_are_refused(server: Server, folder: Path, transformer: str, headline: str) -> None:
-    del folder
+def test_other_files_are_refused(server: Server, transformer: str, headline: str) -> None:
     message = server.error(with_files(transformer, "reference.safetensors"))
     assert headline in message
     assert "Fix:" in message
@@ -140,10 +119,8 @@ def test_weights_in_other_names_and_half_precision(stages: Stages, tmp_path: Pat
     state = read_state(FOLDER / "transformer.safetensors", torch.float32)
     theirs = to_original(maps.TRANSFORMER, state) if naming == "the original's" else state
     named = {maps.TRANSFORMER_PREFIX + name: t.bfloat16().contiguous() for name, t in theirs.items()}
-    config = stages.host.module("hallo3.config").to_dict(stages.model.model.config)
+    config = stages.module("hallo3.config").to_dict(stages.model.model.config)
     header = {"hallo3": json.dumps({"part": "transformer", "config": config})}
     save_file(named, tmp_path / "theirs.safetensors", metadata=header)
-    model = stages.host.module("nodes.comfy.loading").load_model(tmp_path / "theirs.safetensors")
-    found = stages.run_ksampler("euler", "simple", model=model)
-    plain = stages.run_ksampler("euler", "simple")
-    assert 0 < float((found - plain).std() / plain.std()) < 0.05
+    model = stages.module("nodes.comfy.loading").load_model(tmp_path / "theirs.safetensors")
+    assert 0 < stages.deviation(model) < 0.05

@@ -1,56 +1,141 @@
-"""Changes of other nodes to a MODEL, its conditioning or latents: supported, or refused with advice."""
+"""ComfyUI's own nodes take the parts of the built-in model; what they change in a MODEL, its conditioning or
+latents is supported, or refused with advice."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from comfyui.host import Host
 from comfyui.stages import Stages, difference
 
 
-def input_error(stages: Stages) -> Any:
-    return stages.host.module("hallo3.errors").InputError
+def test_comfyuis_vae_nodes_take_the_built_in_vae(stages: Stages) -> None:
+    import nodes
+
+    latents = nodes.VAEEncode().encode(stages.vae, torch.rand(1, 64, 64, 3))[0]["samples"]
+    assert latents.shape == (1, 16, 1, 8, 8)
+    clip = {"samples": torch.randn(1, 16, 9, 8, 8)}
+    frames = nodes.VAEDecode().decode(stages.vae, clip)[0]
+    ours, _ = stages.run("Hallo3VAEDecode", samples=clip, vae=stages.vae)
+    tiled = nodes.VAEDecodeTiled().decode(stages.vae, clip, 64, 16, 16, 8)[0]
+    assert frames.shape == ours.shape == tiled.shape == (33, 64, 64, 3)
+    assert difference(frames, ours) > 1e-3  # group norms over the whole clip: another picture
+
+
+def test_comfyuis_audio_node_takes_the_built_in_encoder(stages: Stages) -> None:
+    from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
+
+    audio = {"waveform": torch.rand(1, 2, 44100) - 0.5, "sample_rate": 44100}
+    encoded = AudioEncoderEncode.execute(stages.audio_encoder, audio).result[0]
+    assert len(encoded["encoded_audio_all_layers"]) == 4
+    assert encoded["encoded_audio"].shape == (1, 49, 48)
+    assert encoded["audio_samples"] == 16000
+
+
+def test_comfyuis_text_nodes_take_the_built_in_clip(stages: Stages) -> None:
+    """Set to another layer (there is none) or length, zeroed out, joined: what the model reads is plain."""
+    from comfy_extras.nodes_cond import T5TokenizerOptions
+
+    import nodes
+
+    plain = nodes.CLIPTextEncode().encode(stages.clip, "dim light")[0]
+    padded = T5TokenizerOptions.execute(stages.clip, 1, 3).result[0]
+    for clip in (nodes.CLIPSetLastLayer().set_last_layer(stages.clip, -2)[0], padded):
+        assert difference(nodes.CLIPTextEncode().encode(clip, "dim light")[0][0][0], plain[0][0]) == 0
+    zeroed = nodes.ConditioningZeroOut().zero_out(plain)[0]
+    joined = nodes.ConditioningConcat().concat(plain, plain)[0]
+    nothing, lit = stages.sample(), stages.sample(positive=plain)
+    assert difference(stages.sample(positive=zeroed), nothing) == 0
+    assert difference(lit, nothing) > 1e-4
+    assert difference(stages.sample(positive=joined), lit) == 0  # no more tokens than one prompt has are read
+    # nodes that weigh words ask for their numbers
+    [row] = stages.clip.tokenize("dim light", return_word_ids=True)["hallo3"]
+    assert [token[2] for token in row] == list(range(1, 17))
+    [plain] = stages.clip.tokenize("dim light")["hallo3"]
+    assert plain == [token[:2] for token in row]
+
+
+def test_warnings_are_logged_every_time(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = stages.module("hallo3.face.drawn").DrawnFaceAnalyzer
+    look, logger = drawn.analyze, stages.module("hallo3.messages").logger
+
+    def doubting(self: Any, picture: Tensor) -> Any:
+        logger.warning("It looks like a photograph.")
+        return look(self, picture)
+
+    monkeypatch.setattr(drawn, "analyze", doubting)
+    for _ in range(2):
+        stages.create_identity()
+    stages.clip.tokenize("word " * 16)
+    stages.encode_speech(torch.zeros(1, 1, 9000))
+    messages = [record.message for record in caplog.records if record.message.startswith("Hallo3: ")]
+    assert messages[:2] == ["Hallo3: It looks like a photograph."] * 2
+    assert "17 tokens" in messages[2]
+    assert "digital silence" in messages[3]
+
+
+def test_the_built_in_set_can_be_moved_and_unloaded(stages: Stages) -> None:
+    """ComfyUI unloads everything when memory is short; what follows is the same."""
+    import comfy.model_management as mm
+
+    before = stages.sample(steps=2)
+    mm.unload_all_models()
+    assert difference(stages.sample(steps=2), before) == 0
+
+
+EMPTY = torch.zeros(1, 16, 9, 8, 8)
+FREE, SIZE = 1_000_000, 4 * 1000
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "loaded", "taken"),
+    [(False, 0, SIZE), (False, 1000, SIZE - 1000), (False, SIZE, 0), (True, SIZE, SIZE)],
+)
+def test_loaded_weights_are_not_subtracted_from_free_memory(
+    host: Host, monkeypatch: pytest.MonkeyPatch, dynamic: bool, loaded: int, taken: int
+) -> None:
+    """ComfyUI does not call it free; its dynamic memory does."""
+    from comfy.model_patcher import ModelPatcher
+
+    vae: Any = host.module("nodes.comfy.vae")
+    patcher: Any = ModelPatcher(nn.Linear(1000, 1, bias=False), load_device=CPU, offload_device=CPU)
+    patcher.model.model_loaded_weight_memory = loaded
+    monkeypatch.setattr(patcher, "get_free_memory", lambda _: FREE)
+    monkeypatch.setattr(patcher, "is_dynamic", lambda: dynamic)
+    assert vae.free_beside(SimpleNamespace(patcher=patcher, device=CPU)) == FREE - taken
 
 
 def run_ksampler(stages: Stages, samples: Tensor, **conditioning: Any) -> Tensor:
     """Two steps of ComfyUI's KSampler on latents, with a segment's conditioning unless it is replaced."""
     import nodes
 
-    positive, negative, latent = stages.conditioning()
-    branches = conditioning.get("positive", positive), conditioning.get("negative", negative)
-    latent = {**latent, "samples": samples}
-    return nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", *branches, latent)[0]["samples"]
+    names = ("positive", "negative", "latent")
+    inputs = dict(zip(names, stages.conditioning(), strict=True)) | conditioning
+    inputs["latent"] = {**inputs["latent"], "samples": samples}
+    return nodes.common_ksampler(stages.model, 0, 2, 3.5, "euler", "simple", **inputs)[0]["samples"]
 
 
-def test_another_clones_model_sampling_does_not_leak(stages: Stages) -> None:
+def test_another_clones_model_sampling_does_not_leak_and_is_refused(stages: Stages) -> None:
     """The schedule is that of the MODEL that is sampled, whatever clone was sampled before it."""
-    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 
-    inputs = stages.inputs(segment=0, steps=4)
-    before = stages.run("Hallo3Sampler", **inputs)[0]["samples"]
+    before = stages.sample(steps=4)
     other = ModelSamplingDiscrete().patch(stages.model, "v_prediction", False)[0]
-    stages.run_ksampler("euler", "simple", model=other)
-    assert difference(stages.run("Hallo3Sampler", **inputs)[0]["samples"], before) == 0
-    with pytest.raises(input_error(stages), match="does not fit this model's noise"):
+    stages.run_ksampler(model=other)
+    assert difference(stages.sample(steps=4), before) == 0
+    with pytest.raises(stages.errors.InputError, match="does not fit this model's noise"):
         stages.run("Hallo3OriginalSchedule", model=other, steps=50)
-
-
-def test_the_originals_sampler_refuses_other_predictions(stages: Stages) -> None:
-    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-
     other = ModelSamplingSD3().patch(stages.model, 3.0)[0]
-    sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=4)[0]
-    with pytest.raises(input_error(stages), match="does not fit this model's sampling"):
-        stages.run("Hallo3Sampler", **stages.inputs(model=other, segment=0, sigmas=sigmas))
-
-
-def test_nan_never_becomes_a_video(stages: Stages) -> None:
-    text = torch.full((1, 16, 32), float("nan"))
-    with pytest.raises(input_error(stages), match="produced NaN"):
-        stages.run("Hallo3Extrapolate", **stages.inputs(positive=[[text, {}]], steps=1))
+    with pytest.raises(stages.errors.InputError, match="does not fit this model's sampling"):
+        stages.sample(model=other, sigmas=stages.original_schedule(4))
 
 
 def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
@@ -59,10 +144,9 @@ def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
 
     zero = [[torch.zeros(1, 16, 32), {}]]
     guider = PerpNegGuider.execute(stages.model, zero, zero, zero, 3.5, 1.0).result[0]
-    sampling = stages.host.module("nodes.comfy.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
-    segment = stages.host.module("nodes.comfy.model").SegmentInput(
-        identity=stages.identity, windows=torch.ones(1, 2), image_latents=torch.zeros(1)
-    )
+    sampling = stages.module("nodes.comfy.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
+    inputs = {"identity": stages.identity, "windows": torch.ones(1, 2), "image_latents": torch.zeros(1)}
+    segment = stages.module("nodes.comfy.model").SegmentInput(**inputs)
     conds = sampling._guider(segment).original_conds
     has_speech = {name: bool(entries[0]["hallo3_segment"].windows.any()) for name, entries in conds.items()}
     assert has_speech == {"positive": True, "empty_negative_prompt": False, "negative": False}
@@ -72,48 +156,46 @@ def test_text_of_another_length_is_cut_or_refused_when_it_is_sampled(stages: Sta
     """Also when another node changed it after Segment Conditioning."""
     [[_, extras]] = stages.conditioning()[0]
 
-    def run(tokens: int) -> Tensor:
-        text = [[torch.zeros(1, tokens, 32), extras]]
-        return run_ksampler(stages, torch.zeros(1, 16, 9, 8, 8), positive=text)
-
-    assert difference(run(32), run(16)) == 0
-    with pytest.raises(input_error(stages), match="at least 16 tokens"):
-        run(15)
+    long, plain, short = ([[torch.zeros(1, tokens, 32), extras]] for tokens in (32, 16, 15))
+    found, wanted = (run_ksampler(stages, EMPTY, positive=text) for text in (long, plain))
+    assert difference(found, wanted) == 0
+    with pytest.raises(stages.errors.InputError, match="at least 16 tokens"):
+        run_ksampler(stages, EMPTY, positive=short)
 
 
 def test_latents_that_are_no_segment_are_refused(stages: Stages) -> None:
     latent = stages.run("Hallo3Sampler", **stages.inputs(segment=0, steps=1))[0]
-    samples, refused = latent["samples"], input_error(stages)
+    samples = latent["samples"]
     for changed, message in (
         (torch.cat((samples, samples), dim=2), "cut or joined"),
         (samples * float("nan"), "NaN"),
         (samples[:, :8], "do not match the VAE"),
         (samples.repeat(2, 1, 1, 1, 1), "not a single segment"),
     ):
-        with pytest.raises(refused, match=message):
+        with pytest.raises(stages.errors.InputError, match=message):
             stages.run("Hallo3VAEDecode", samples={**latent, "samples": changed}, vae=stages.vae)
 
 
-def test_a_video_that_cannot_be_held_is_refused_before_it_is_sampled(
+def test_nan_never_becomes_a_video_and_one_that_cannot_be_held_is_refused_before_it_is_sampled(
     stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import comfy.model_management as mm
 
+    text = torch.full((1, 16, 32), float("nan"))
+    with pytest.raises(stages.errors.InputError, match="produced NaN"):
+        stages.extrapolate(positive=[[text, {}]], steps=1)
     monkeypatch.setattr(mm, "get_total_memory", lambda _: 1e6)
-    with pytest.raises(input_error(stages), match="does not fit in memory"):
-        stages.run("Hallo3Extrapolate", **stages.inputs())
+    with pytest.raises(stages.errors.InputError, match="does not fit in memory"):
+        stages.extrapolate()
 
 
-def test_ksampler_refuses_plain_conditioning_and_another_length(stages: Stages) -> None:
+def test_ksampler_samples_a_batch_and_refuses_plain_conditioning_and_another_length(stages: Stages) -> None:
     plain = [[torch.zeros(1, 16, 32), {}]]
-    with pytest.raises(input_error(stages), match="not made for Hallo3"):
-        run_ksampler(stages, torch.zeros(1, 16, 9, 8, 8), positive=plain, negative=plain)
+    with pytest.raises(stages.errors.InputError, match="not made for Hallo3"):
+        run_ksampler(stages, EMPTY, positive=plain, negative=plain)
     for frames in (8, 10, 17):
         with pytest.raises(Exception, match="does not have a segment's length"):
             run_ksampler(stages, torch.zeros(1, 16, frames, 8, 8))
-
-
-def test_a_batch_of_latents_is_sampled(stages: Stages) -> None:
     samples = run_ksampler(stages, torch.zeros(2, 16, 9, 8, 8))
     assert samples.shape == (2, 16, 9, 8, 8)
     assert difference(samples[:1], samples[1:]) > 0.1

@@ -1,18 +1,23 @@
-"""The pack as ComfyUI and its registry see it: nodes, imports, archive, version check."""
+"""The pack as ComfyUI and its registry see it: nodes, imports, archive, version check; its templates, which
+run to a video by the HTTP API and by comfy-cli."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
-import zipfile
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
+import av
 import pytest
 
 from comfyui.contract import CONTRACT, contract_of
-from comfyui.host import REPOSITORY, Host, comfy, find_comfyui
+from comfyui.host import REPOSITORY, Host, comfy, find_comfyui, load_pack
+from comfyui.server import PACK, Server
 
 IMPORT = """
 import asyncio, sys
@@ -30,16 +35,15 @@ class Missing:
         if name.split(".")[0] in blocked:
             raise ImportError(name)
 sys.meta_path.insert(0, Missing())
-folders = {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}}
-state = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
+def state():
+    folders = {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}}
+    settings = torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
+    return folders, settings, torch.random.get_rng_state().tolist()
+before = state()
 from comfyui.host import load_pack
-pack = load_pack()
-extension = asyncio.run(pack.comfy_entrypoint())
-found = asyncio.run(extension.get_node_list())
+found = asyncio.run(asyncio.run(load_pack().comfy_entrypoint()).get_node_list())
 schemas = [node.GET_SCHEMA().node_id for node in found]
-assert {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}} == folders
-assert torch.equal(torch.random.get_rng_state(), state[0])
-assert (torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)) == state[1:]
+assert state() == before
 print(len(schemas))
 """
 OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
@@ -47,54 +51,36 @@ OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "
 
 def test_the_pack_imports_without_any_optional_library(tmp_path: Path) -> None:
     """And changes no global state of ComfyUI or torch."""
-    code = IMPORT.format(
-        comfyui=str(find_comfyui()), tests=str(REPOSITORY / "tests"), base=str(tmp_path), blocked=OPTIONAL
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    places = {"comfyui": str(find_comfyui()), "tests": str(REPOSITORY / "tests"), "base": str(tmp_path)}
+    command = [sys.executable, "-c", IMPORT.format(**places, blocked=OPTIONAL)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == "17"
 
 
-def test_an_old_comfyui_is_refused(monkeypatch: pytest.MonkeyPatch, host: object) -> None:
-    del host
+@pytest.mark.usefixtures("host")
+def test_an_old_comfyui_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import comfyui_version
 
-    from comfyui.host import load_pack
-
     monkeypatch.setattr(comfyui_version, "__version__", "0.3.64")
-    pack = load_pack()
     with pytest.raises(ImportError, match=r"needs ComfyUI 0\.33\.0 or newer; this is 0\.3\.64"):
-        __import__("asyncio").run(pack.comfy_entrypoint())
+        asyncio.run(load_pack().comfy_entrypoint())
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A clone, for commands that leave files behind."""
-    clone = tmp_path / "clone"
+def test_the_registry_accepts_the_pack_and_packs_what_is_needed(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"  # the commands leave files behind
     subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
-    return clone
-
-
-def test_the_registry_accepts_the_pack(checkout: Path) -> None:
-    output = comfy(checkout, "node", "validate")
+    output = comfy(clone, "node", "validate")
     assert "passed" in output
     assert "arning" not in output
-
-
-def test_the_archive_holds_what_is_needed_and_nothing_else(checkout: Path) -> None:
-    comfy(checkout, "node", "pack")
-    with zipfile.ZipFile(checkout / "node.zip") as archive:
-        names = archive.namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert tops == {
+    comfy(clone, "node", "pack")
+    shutil.unpack_archive(clone / "node.zip", tmp_path / "unpacked")
+    assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {
         "__init__.py", "hallo3", "nodes", "samples", "workflows", "web", "locales", "subgraphs",
         "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt",
     }  # fmt: skip
-    unpacked = checkout.parent / "unpacked"
-    shutil.unpack_archive(checkout / "node.zip", unpacked)
-    assert json.loads((unpacked / "nodes" / "comfy" / "preview_factors.json").read_text(encoding="utf-8"))
+    factors = tmp_path / "unpacked" / "nodes" / "comfy" / "preview_factors.json"
+    assert json.loads(factors.read_text(encoding="utf-8"))
 
 
 def test_nothing_of_the_borrowed_base_class_is_used(host: Host) -> None:
@@ -102,25 +88,68 @@ def test_nothing_of_the_borrowed_base_class_is_used(host: Host) -> None:
     import comfy.model_base
 
     ours = host.module("nodes.comfy.model").Hallo3Model
-    theirs = {
-        name for name in vars(comfy.model_base.QwenImage) if not name.startswith("__") or name == "__init__"
-    }
-    assert theirs <= set(vars(ours))
+    theirs = vars(comfy.model_base.QwenImage)
+    assert {name for name in theirs if not name.startswith("__") or name == "__init__"} <= set(vars(ours))
 
 
-def test_the_nodes_are_as_they_were(host: Host) -> None:
+def test_the_nodes_are_as_they_were_and_explain_themselves(host: Host) -> None:
     """Inputs are only ever appended; what changes here breaks somebody's workflow."""
     assert contract_of(host) == json.loads(CONTRACT.read_text(encoding="utf-8"))
-
-
-def test_every_node_explains_itself(host: Host) -> None:
     for node in host.module("nodes.extension").NODES:
         schema = node.GET_SCHEMA()
         assert schema.node_id.startswith("Hallo3")
-        assert schema.display_name
         assert schema.category.startswith("Hallo3")
+        assert schema.display_name
         assert schema.search_aliases
         assert len(schema.description) > 40
         for each in (*schema.inputs, *schema.outputs):
-            assert each.tooltip, f"{schema.node_id}: {each.id}"
-            assert each.tooltip.endswith("."), f"{schema.node_id}: {each.id}"
+            assert (each.tooltip or "").endswith("."), f"{schema.node_id}: {each.id}"
+
+
+TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
+
+
+def fetched(server: Server, path: str) -> bytes:
+    with urllib.request.urlopen(server.url + urllib.parse.quote(path), timeout=60) as answer:
+        return answer.read()
+
+
+def test_comfyui_serves_templates_the_blueprint_help_pages_texts_and_thumbnails(server: Server) -> None:
+    """At the addresses where its page looks for them."""
+    assert set(server.get("/workflow_templates")[PACK]) == {path.stem for path in TEMPLATES}
+    assert len(TEMPLATES) >= 5
+    assert "Talking portrait" in [each["name"] for each in server.get("/global_subgraphs").values()]
+    for node in json.loads(CONTRACT.read_text(encoding="utf-8")):
+        for page in (f"{node}.md", f"{node}/en.md", f"{node}/zh.md"):
+            found = fetched(server, f"/extensions/{PACK}/docs/{page}")
+            assert found == (REPOSITORY / "web" / "docs" / page).read_bytes()
+    texts = server.get("/i18n")
+    assert texts["zh"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 视频外推"
+    assert texts["en"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 Extrapolate"
+    for path in TEMPLATES:
+        assert fetched(server, f"/api/workflow_templates/{PACK}/{path.stem}.jpg")[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_runs_to_a_video_with_sound(server: Server, tmp_path: Path, path: Path) -> None:
+    """By the HTTP API, and both of its forms by comfy-cli, whose validator accepts them."""
+    api = path.parent / "api" / path.name
+    result = server.run(json.loads(api.read_text(encoding="utf-8")))
+    assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
+    saved = [entry for out in result["outputs"].values() for entry in out.get("images", [])]
+    videos = [
+        server.base / m["type"] / m["subfolder"] / m["filename"] for m in saved if ".mp4" in m["filename"]
+    ]
+    assert videos
+    for video in videos:
+        with av.open(str(video)) as container:
+            assert container.streams.video[0].frames > 30
+            assert float(container.streams.video[0].average_rate) == 25.0
+            assert container.streams.audio
+    info = tmp_path / "object_info.json"
+    info.write_text(json.dumps(server.get("/object_info")), encoding="utf-8")
+    host, port = server.url.removeprefix("http://").split(":")
+    for form in (api, path):
+        comfy(tmp_path, "workflow", "validate", "--workflow", str(form), "--input", str(info))
+        output = comfy(tmp_path, "run", "--workflow", str(form), "--host", host, "--port", port, "--wait")
+        assert ".mp4" in output

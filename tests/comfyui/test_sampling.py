@@ -1,9 +1,14 @@
-"""What ComfyUI already has works on the MODEL: its samplers, guiders, LoRA, caches, windows and memory."""
+"""What ComfyUI already has works on the MODEL: its samplers, guiders, LoRA, caches, windows and memory; the
+step cache of Hallo3 Original Sampler."""
 
 from __future__ import annotations
 
+import logging
 import math
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from comfyui.stages import SEED, STEPS, Stages, difference
+from comfyui.stages import SEED, Stages, difference
 
 SAMPLERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim", "res_multistep")
 SCHEDULERS = ["normal", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "kl_optimal"]
-
-
-def finite(latents: Tensor) -> bool:
-    return latents.shape == (1, 16, 9, 8, 8) and bool(latents.isfinite().all())
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,9 @@ def finite(latents: Tensor) -> bool:
     [*((name, "simple") for name in SAMPLERS), *(("euler", name) for name in SCHEDULERS)],
 )
 def test_ksampler_with_its_samplers_and_schedulers(stages: Stages, sampler: str, scheduler: str) -> None:
-    assert finite(stages.run_ksampler(sampler, scheduler))
+    latents = stages.run_ksampler(sampler, scheduler)
+    assert latents.shape == (1, 16, 9, 8, 8)
+    assert bool(latents.isfinite().all())
 
 
 def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
@@ -34,7 +37,7 @@ def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
     (docs/measurements/README.md)."""
     import comfy.samplers
 
-    original = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=50)[0]
+    original = stages.original_schedule(50)
     stock = comfy.samplers.calculate_sigmas(stages.model.model.model_sampling, "simple", 50)
     shares = [1 / torch.sqrt(1 + sigmas.double() ** 2) for sigmas in (original, stock)]
     assert 1e-4 < difference(*shares) < 2e-2
@@ -42,43 +45,29 @@ def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
 
 def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> None:
     """Two halves of a schedule, the second from the first's latents, with a sampler without state."""
-    from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
-
-    positive, negative, latent = stages.conditioning()
-    sampler = stages.run("Hallo3OriginalSampler", sampler_name="ddim")[0]
-    sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
-    guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
+    sigmas, latent = stages.original_schedule(), stages.conditioning()[2]
     start = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(2))
-
-    def run(noise: Tensor, part: Tensor, inputs: Any) -> Any:
-        return SamplerCustomAdvanced.execute(Fixed(noise), guider, sampler, part, inputs).result[0]
-
-    whole = run(start, sigmas, latent)["samples"]
-    half = run(start, sigmas[:3], latent)
-    found = run(torch.zeros_like(start), sigmas[2:], half)["samples"]
+    whole = sample_custom(stages, start, sigmas, latent)["samples"]
+    half = sample_custom(stages, start, sigmas[:3], latent)
+    found = sample_custom(stages, torch.zeros_like(start), sigmas[2:], half)["samples"]
     assert difference(found, whole) <= 1e-4
 
 
-class Fixed:
-    def __init__(self, start: Tensor) -> None:
-        self.start, self.seed = start, SEED
+def sample_custom(stages: Stages, start: Tensor, sigmas: Tensor, latent: Any) -> Any:
+    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-    def generate_noise(self, _: Any) -> Tensor:
-        return self.start
+    noise = SimpleNamespace(seed=SEED, generate_noise=lambda _: start)
+    inputs = noise, stages.guider(3.5), stages.original_sampler("ddim"), sigmas, latent
+    return SamplerCustomAdvanced.execute(*inputs).result[0]
 
 
 def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
     """Guider, sampler and sigmas spelled out, with the same start noise and a sampler without noise."""
-    from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
-
-    positive, negative, latent = stages.conditioning()
-    noise = stages.host.module("hallo3.noise")
+    latent, noise = stages.conditioning()[2], stages.module("hallo3.noise")
     start = noise.make_noise(SEED)(noise.Purpose.START, 0, 0, tuple(latent["samples"].shape))
-    sampler = stages.run("Hallo3OriginalSampler", sampler_name="ddim")[0]
-    sigmas = stages.run("Hallo3OriginalSchedule", model=stages.model, steps=STEPS)[0]
-    guider = CFGGuider.execute(stages.model, positive, negative, 3.5).result[0]
-    made = SamplerCustomAdvanced.execute(Fixed(start), guider, sampler, sigmas, latent).result[0]
-    wanted = stages.run("Hallo3Sampler", **stages.inputs(segment=0, guidance_scale=3.5, sampler=sampler))[0]
+    made = sample_custom(stages, start, stages.original_schedule(), latent)
+    inputs = stages.inputs(segment=0, guidance_scale=3.5, sampler=stages.original_sampler("ddim"))
+    wanted = stages.run("Hallo3Sampler", **inputs)[0]
     assert difference(made["samples"], wanted["samples"]) <= 1e-5
     assert made["hallo3_keep"] == wanted["hallo3_keep"]
 
@@ -91,22 +80,22 @@ def test_extrapolate_with_a_guider_hears_every_segment(stages: Stages) -> None:
     zero = [[torch.zeros(1, 16, 32), {}]]
     guider = CFGGuider.execute(stages.model, zero, zero, 3.5).result[0]
     before = [dict(entry) for entry in guider.original_conds["positive"]]
-    found = stages.run("Hallo3Extrapolate", **stages.inputs(guider=guider, guidance_scale=1.0))[1]
-    wanted = stages.run("Hallo3Extrapolate", **stages.inputs(guidance_scale=3.5))[1]
+    found = stages.extrapolate(guider=guider, guidance_scale=1.0, steps=2)
+    wanted = stages.extrapolate(guidance_scale=3.5, steps=2)
     assert difference(found, wanted) <= 1e-6
     assert [entry.keys() for entry in guider.original_conds["positive"]] == [e.keys() for e in before]
 
 
 def test_the_prompt_reaches_the_model_and_long_ones_are_cut(stages: Stages) -> None:
     text = torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(1))
-    found = stages.run_ksampler("euler", "simple", positive=[[text, {}]])
-    cut = stages.run_ksampler("euler", "simple", positive=[[text[:, :16], {}]])
+    found = stages.run_ksampler(positive=[[text, {}]])
+    cut = stages.run_ksampler(positive=[[text[:, :16], {}]])
     assert difference(found, cut) == 0
-    assert difference(found, stages.run_ksampler("euler", "simple")) > 1e-4
+    assert difference(found, stages.run_ksampler()) > 1e-4
 
 
-def lora_file(folder: Path, prefix: str, strength: float = 1.0) -> tuple[Path, dict[str, Tensor]]:
-    """A LoRA in diffusers' CogVideoX names, and what it adds to each weight."""
+def write_lora(stages: Stages, prefix: str) -> dict[str, Tensor]:
+    """A LoRA in diffusers' CogVideoX names among ComfyUI's models: what it adds to each weight."""
     made, added = {}, {}
     layers = ("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "norm1.linear", "attn_face.to_out.0")
     for seed, name in enumerate(layers):
@@ -115,32 +104,33 @@ def lora_file(folder: Path, prefix: str, strength: float = 1.0) -> tuple[Path, d
         down, up = torch.randn(4, inner, generator=generator), torch.randn(out, 4, generator=generator)
         key = f"transformer_blocks.1.{name}"
         made |= {f"{prefix}{key}.lora_A.weight": down, f"{prefix}{key}.lora_B.weight": up * 0.1}
-        added[f"{key}.weight"] = strength * (up * 0.1) @ down
-    path = folder / "models" / "loras" / "test.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(made, path)
-    return path, added
+        added[f"{key}.weight"] = (up * 0.1) @ down
+    folder = stages.host.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(made, folder / "test.safetensors")
+    return added
+
+
+def with_lora(stages: Stages, strength: float) -> Any:
+    import nodes
+
+    loader = nodes.LoraLoaderModelOnly()
+    return loader.load_lora_model_only(stages.model, "test.safetensors", strength)[0]
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", "", "diffusion_model."])
 def test_a_lora_in_diffusers_names_is_added(stages: Stages, prefix: str) -> None:
     """By ComfyUI's own loader; the result is that of the weights with the LoRA added in."""
-    import nodes
-
-    _, added = lora_file(stages.host.base, prefix)
-    before = stages.run_ksampler("euler", "simple")
-    loader = nodes.LoraLoaderModelOnly()
-    patched = loader.load_lora_model_only(stages.model, "test.safetensors", 0.7)[0]
-    off = loader.load_lora_model_only(stages.model, "test.safetensors", 0.0)[0]
-    found = stages.run_ksampler("euler", "simple", model=patched)
+    added, before = write_lora(stages, prefix), stages.run_ksampler()
+    found = stages.run_ksampler(model=with_lora(stages, 0.7))
     network = stages.run("Hallo3LoadBuiltIn")[0]
     weights = dict(network.model.diffusion_model.named_parameters())
     for name, change in added.items():
         weights[name] += 0.7 * change
-    assert difference(found, stages.run_ksampler("euler", "simple", model=network)) <= 1e-5
+    assert difference(found, stages.run_ksampler(model=network)) <= 1e-5
     assert difference(found, before) > 1e-3
-    assert difference(stages.run_ksampler("euler", "simple", model=off), before) == 0
-    assert difference(stages.run_ksampler("euler", "simple"), before) == 0
+    assert difference(stages.run_ksampler(model=with_lora(stages, 0.0)), before) == 0
+    assert difference(stages.run_ksampler(), before) == 0
 
 
 @pytest.mark.parametrize(("threshold", "same"), [(0.0, True), (2.0, False)])
@@ -149,10 +139,10 @@ def test_easycache(stages: Stages, threshold: float, same: bool, caplog: pytest.
 
     with caplog.at_level("INFO"):
         model = EasyCacheNode.execute(stages.model, threshold, 0.15, 0.95, False).result[0]
-        found = stages.run_ksampler("euler", "simple", 8, model=model)
+        found = stages.run_ksampler(steps=8, model=model)
     skipped = [record.message for record in caplog.records if "skipped" in record.message]
     assert ("skipped 0/8" in skipped[-1]) == same
-    assert (difference(found, stages.run_ksampler("euler", "simple", 8)) == 0) == same
+    assert (difference(found, stages.run_ksampler(steps=8)) == 0) == same
 
 
 def test_context_windows(stages: Stages) -> None:
@@ -160,25 +150,25 @@ def test_context_windows(stages: Stages) -> None:
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
     window = ("standard_static", 1, False, "pyramid", 2, False)
-    model = ContextWindowsManualNode.execute(stages.model, 7, 3, *window).result[0]
-    found = stages.run_ksampler("euler", "simple", model=model)
-    assert finite(found)
-    plain = stages.run_ksampler("euler", "simple")
-    assert difference(found, plain) > 1e-4
-    whole = ContextWindowsManualNode.execute(stages.model, 9, 3, *window).result[0]
-    assert difference(stages.run_ksampler("euler", "simple", model=whole), plain) == 0
+    parts, whole = (
+        stages.run_ksampler(
+            model=ContextWindowsManualNode.execute(stages.model, length, 3, *window).result[0]
+        )
+        for length in (7, 9)
+    )
+    plain = stages.run_ksampler()
+    assert 1e-4 < difference(parts, plain) < math.inf
+    assert difference(whole, plain) == 0
 
 
 @pytest.mark.parametrize("budget", [0, 1_000_000, math.inf])
 def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
     """ComfyUI leaves layers where they are and casts them when used; with a LoRA it patches them then."""
-    import nodes
-
-    lora_file(stages.host.base, "transformer.")
-    model = nodes.LoraLoaderModelOnly().load_lora_model_only(stages.model, "test.safetensors", 1.0)[0]
-    wanted = stages.run_ksampler("euler", "simple", model=model)
     import comfy.model_management as mm
 
+    write_lora(stages, "transformer.")
+    model = with_lora(stages, 1.0)
+    wanted = stages.run_ksampler(model=model)
     mm.unload_all_models()
     load, loaded = model.load, []
 
@@ -189,7 +179,7 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "clone", lambda *_, **__: model)
         patch.setattr(model, "load", sparing)
-        found = stages.run_ksampler("euler", "simple", model=model)
+        found = stages.run_ksampler(model=model)
     mm.unload_all_models()
     assert loaded
     assert all((share == 1) == (budget == math.inf) for share in loaded)
@@ -200,7 +190,60 @@ def test_partly_loaded_is_bit_equal(stages: Stages, budget: float) -> None:
 def test_small_weights_stay_near(stages: Stages, weight_dtype: str) -> None:
     model = stages.run("Hallo3LoadModel", model_name="built-in", weight_dtype=weight_dtype)[0]
     assert next(model.model.diffusion_model.parameters()).dtype.itemsize == 1
-    found = stages.run_ksampler("euler", "simple", model=model)
-    assert finite(found)
-    plain = stages.run_ksampler("euler", "simple")
-    assert 0 < float((found - plain).std() / plain.std()) < 0.3
+    assert 0 < stages.deviation(model) < 0.3  # and finite
+
+
+STEPS = 20
+
+
+@contextmanager
+def counting(stages: Stages) -> Iterator[list[int]]:
+    found: list[int] = []
+    network = stages.model.model.diffusion_model
+    hook = network.register_forward_pre_hook(lambda _, inputs: found.append(len(inputs[0])))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def sampled(stages: Stages, model: Any = None, **widgets: Any) -> torch.Tensor:
+    sampler = stages.original_sampler("dpmpp_2m", **widgets)
+    changes = {"model": model} if model else {}
+    return stages.sample(steps=STEPS, guidance_scale=3.5, sampler=sampler, **changes)
+
+
+def test_off_is_the_sampler_as_it_was_and_on_it_computes_what_the_log_says(
+    stages: Stages, caplog: pytest.LogCaptureFixture
+) -> None:
+    with counting(stages) as whole:
+        plain = sampled(stages)
+    assert sum(whole) == 2 * STEPS
+    assert torch.equal(plain, sampled(stages, step_cache=0.0, step_cache_bound=0.9))
+    with caplog.at_level(logging.INFO), counting(stages) as passes:
+        cached = sampled(stages, step_cache=0.1)
+    said = re.search(r"step cache: (\d+) of 20 steps were not computed", caplog.text)
+    assert said is not None
+    assert int(said[1]) > 3
+    assert sum(passes) == 2 * (STEPS - int(said[1]))
+    assert 0 < difference(cached, plain) < 0.2
+
+
+def test_every_step_is_seen_though_it_is_not_computed(stages: Stages) -> None:
+    """Progress bars and previews count steps, not passes."""
+    sampler, sigmas = stages.original_sampler("ddim", step_cache=0.2), stages.original_schedule(STEPS)
+    start, seen = torch.randn(1, 16, 9, 8, 8), list[int]()
+    inputs = start, torch.zeros_like(start), sampler, sigmas
+    stages.guider(1.0).sample(*inputs, callback=lambda step, *_: seen.append(step), disable_pbar=True, seed=1)
+    assert seen == list(range(STEPS))
+
+
+def test_cfg_override_guides_in_the_middle_only(stages: Stages) -> None:
+    from comfy_extras.nodes_custom_sampler import CFGOverride
+
+    first = CFGOverride.execute(stages.model, 1.0, 0.0, 0.3).result[0]
+    both = CFGOverride.execute(first, 1.0, 0.9, 1.0).result[0]
+    with counting(stages) as passes:
+        sampled(stages, both)
+    assert len(passes) == STEPS
+    assert STEPS + 10 <= sum(passes) <= STEPS + 13

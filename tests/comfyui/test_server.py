@@ -1,85 +1,198 @@
-"""A real server: videos, progress, interrupts, messages and errors as a client sees them."""
+"""A real server: progress, messages and errors as a client sees them; jobs that are resumed after interrupts
+and kills, redone and continued; the plan."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
+import av
 import pytest
+from PIL import Image
 
-from comfyui.client import run_as_client, saved_file
-from comfyui.prompts import simple
+from comfyui import client
+from comfyui.client import SIMPLE, node, saved_file, saved_segments, simple
 from comfyui.server import Server
 from support.audio_samples import tone, write_wav
 
 
 def test_equal_inputs_are_served_from_the_cache(server: Server) -> None:
     server.run(simple(extrapolate__seed=1))
-    again = dict(server.run(simple(extrapolate__seed=1))["status"]["messages"])
-    assert set(again["execution_cached"]["nodes"]) == {
-        "sample",
-        "set",
-        "speech",
-        "identity",
-        "extrapolate",
-        "save",
-    }
-    other = dict(server.run(simple(extrapolate__seed=2))["status"]["messages"])
-    assert set(other["execution_cached"]["nodes"]) == {"sample", "set", "speech", "identity"}
+    before = {"sample", "set", "speech", "identity"}
+    for seed, cached in ((1, before | {"extrapolate", "save"}), (2, before)):
+        messages = dict(server.run(simple(extrapolate__seed=seed))["status"]["messages"])
+        assert set(messages["execution_cached"]["nodes"]) == cached
 
 
-LOADED = {"class_type": "LoadAudio", "inputs": {"audio": "sound.wav"}}
-PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 40, "height": 40, "batch_size": 1, "color": 0}}
+def picture(side: int, count: int = 1) -> dict[str, Any]:
+    return node("EmptyImage", width=side, height=side, batch_size=count, color=0)
+
+
+def other(source: dict[str, Any], into: str) -> dict[str, Any]:
+    """The changes with which another node's first output goes into an input."""
+    return {"other": source, into: ["other", 0]}
 
 
 def test_progress_is_one_bar_with_previews_and_time_left(server: Server) -> None:
-    client = run_as_client(server, simple(extrapolate__seed=3))
-    values, totals = zip(*client.values, strict=True)
+    heard = client.listen(server, simple(extrapolate__seed=3))
+    values, totals = zip(*heard.values, strict=True)
     assert list(values) == sorted(values)
     assert set(totals) == {6 * (4 + 4)}
     assert values[-1] == totals[-1]
-    assert client.previews >= 6 * 4
-    assert client.texts[-1].startswith("Done: 6 segments in 0:0")
-    assert any(text.startswith("segment 2 of 6, 0:0") and text.endswith("left") for text in client.texts)
+    assert heard.previews >= 6 * 4
+    assert heard.texts[-1].startswith("Done: 6 segments in 0:0")
+    assert any(text.startswith("segment 2 of 6, 0:0") and text.endswith("left") for text in heard.texts)
 
 
 def test_warnings_are_shown_under_the_node(server: Server) -> None:
     """For a picture without a drawn face, and for a prompt that is too long."""
-    plain = {**PICTURE, "inputs": {**PICTURE["inputs"], "width": 96, "height": 96}}
-    prompt = simple(
-        other=plain,
-        identity__portrait=["other", 0],
-        text={"class_type": "CLIPTextEncode", "inputs": {"clip": ["set", 4], "text": "word " * 20}},
-        extrapolate__positive=["text", 0],
-        extrapolate__steps=1,
-    )
-    client = run_as_client(server, prompt)
-    assert any(text.startswith("No drawn face was found") for text in client.texts)
-    assert any("the last 5 are cut" in text for text in client.texts)
+    text = node("CLIPTextEncode", clip=["set", 4], text="word " * 20)
+    changes = {"text": text, "extrapolate__positive": ["text", 0], "extrapolate__steps": 1}
+    heard = client.listen(server, simple(**other(picture(96), "identity__portrait"), **changes))
+    assert any(text.startswith("No drawn face was found") for text in heard.texts)
+    assert any("the last 5 are cut" in text for text in heard.texts)
 
 
 def test_an_interrupt_stops_within_steps_and_the_next_prompt_works(server: Server) -> None:
-    client = run_as_client(
-        server, simple(extrapolate__seed=4, extrapolate__steps=1000), lambda: server.post("/interrupt", {})
-    )
-    assert client.values[-1][0] < 100
+    prompt = simple(extrapolate__seed=4, extrapolate__steps=1000)
+    heard = client.listen(server, prompt, server.interrupt)
+    assert heard.values[-1][0] < 100
     saved_file(server, server.run(simple(extrapolate__seed=5)))
+
+
+MASK = node("SolidMask", value=1.0, width=64, height=64)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"extrapolate__guidance_scale": "nan"}, "guidance scale"),
-        ({"other": PICTURE, "identity__portrait": ["other", 0]}, "at least 64 px"),
-        ({"other": {**PICTURE, "inputs": {**PICTURE["inputs"], "batch_size": 3}},
-          "identity__portrait": ["other", 0]}, "The portrait must be a single picture"),
-        ({"other": LOADED, "speech__audio": ["other", 0]}, "too short to animate"),
-        ({"mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}},
-          "identity__face_mask": ["mask", 0]}, "The face mask does not fit the portrait"),
+        (other(picture(40), "identity__portrait"), "at least 64 px"),
+        (other(picture(40, 3), "identity__portrait"), "The portrait must be a single picture"),
+        (other(node("LoadAudio", audio="sound.wav"), "speech__audio"), "too short to animate"),
+        (other(MASK, "identity__face_mask"), "The face mask does not fit the portrait"),
     ],
-)  # fmt: skip
+)
 def test_errors_have_found_and_fix(server: Server, changes: dict[str, Any], text: str) -> None:
     write_wav(server.base / "input" / "sound.wav", tone(16000, 0.01), 16000)
     message = server.error(simple(**changes))
-    assert text in message
-    assert "Found:" in message
-    assert "Fix:" in message
+    assert [part for part in (text, "Found:", "Fix:") if part not in message] == []
+
+
+PREVIEW = node("PreviewImage", images=["extrapolate", 1])
+
+
+def resume(server: Server, prompt: dict[str, Any], job: str) -> None:
+    """Run the prompt of a job that was stopped."""
+    done = len(saved_segments(server)[job])
+    heard = client.listen(server, prompt)
+    assert f"{done} of 6 segments were already rendered; reusing them." in heard.texts
+    assert {total for _, total in heard.values} == {(6 - done) * (60 + 4)}
+
+
+def test_an_interrupted_video_resumes_with_a_message(server: Server) -> None:
+    prompt = client.slow(extrapolate__seed=11)
+    job = client.stop_after(server, prompt, 2)
+    time.sleep(1)
+    assert 2 <= len(saved_segments(server)[job]) < 6
+    with av.open(str(server.base / "output" / "hallo3_jobs" / job / "so_far.mp4")) as container:
+        assert len(list(container.decode(video=0))) >= 31
+    other = server.run(simple(extrapolate__seed=12))
+    assert other["status"]["status_str"] == "success"
+    resume(server, prompt, job)
+    found = client.packets(saved_file(server, server.run(prompt)))
+    assert found == client.render_uninterrupted(server, prompt)
+    assert not (server.base / "output" / "hallo3_jobs" / job / "so_far.mp4").exists()
+
+
+def test_other_values_start_another_job_and_the_old_one_resumes(server: Server) -> None:
+    prompt = client.slow(extrapolate__seed=13)
+    job = client.stop_after(server, prompt, 1)
+    text = node("CLIPTextEncode", clip=["set", 4], text="blue light")
+    changed = [
+        client.slow(extrapolate__seed=14),
+        client.slow(extrapolate__seed=13, extrapolate__motion_drop=0.2),
+        client.slow(extrapolate__seed=13, extrapolate__quality=30),
+        client.slow(extrapolate__seed=13, text=text, extrapolate__positive=["text", 0]),
+    ]
+    found = [client.stop_after(server, each, 1) for each in changed]
+    assert len({job, *found}) == 5
+    time.sleep(1)
+    resume(server, prompt, job)
+
+
+def test_redo_renders_only_the_named_segments(server: Server) -> None:
+    prompt = simple(extrapolate__seed=15)
+    before = client.packets(saved_file(server, server.run(prompt)))["video"]
+    prompt["extrapolate"]["inputs"]["redo"] = "2"
+    heard = client.listen(server, prompt)
+    assert {total for _, total in heard.values} == {4 + 4}
+    after = client.packets(saved_file(server, server.run(prompt)))["video"]
+    assert [a == b for a, b in zip(after, before, strict=True)].count(False) <= 31
+    assert after[:31] == before[:31]
+    assert after[62:] == before[62:]
+    assert after[31:62] != before[31:62]
+    prompt["extrapolate"]["inputs"]["redo"] = "9"
+    assert "`redo` names segments" in server.error(prompt)
+
+
+def test_images_can_be_connected_later_and_are_equal_after_a_stop(server: Server) -> None:
+    prompt = simple(extrapolate__seed=16)
+    saved_file(server, server.run(prompt))
+    prompt["show"] = PREVIEW
+    assert len(server.run(prompt)["outputs"]["show"]["images"]) == 163
+    with_images = client.slow(extrapolate__seed=17, show=PREVIEW)
+    client.stop_after(server, with_images, 2)
+    resumed = server.run(with_images)["outputs"]["show"]["images"]
+    with_images["extrapolate"]["inputs"]["start_again"] = 1
+    fresh = server.run(with_images)["outputs"]["show"]["images"]
+    for index in (0, 40, 100, 162):
+        first, second = (server.base / "temp" / each[index]["filename"] for each in (resumed, fresh))
+        with Image.open(first) as one, Image.open(second) as other:
+            assert one.tobytes() == other.tobytes()
+
+
+def test_a_video_is_continued_with_more_speech(server: Server) -> None:
+    prompt = simple(
+        extrapolate__seed=18,
+        more=node("Hallo3Extrapolate", **SIMPLE["extrapolate"]["inputs"], continue_from=["extrapolate", 2]),
+        save__video=["more", 0],
+        chart=node("PreviewImage", images=["more", 3]),
+    )
+    path = saved_file(server, server.run(prompt))
+    assert len(client.packets(path)["video"]) == 2 * 163
+    with av.open(str(path)) as container:
+        seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    assert abs(seconds - 13.04) < 0.1
+    prompt["more"]["inputs"]["continue_from"] = "nothing of this name"
+    assert "There is no video to continue" in server.error(prompt)
+
+
+def test_the_plan_is_measured_and_decides_no_pixel(server: Server) -> None:
+    plan = node("Hallo3Plan", audio=["sample", 1], model="built-in", steps=4, guidance_scale=1.0)
+    alone = {"sample": SIMPLE["sample"], "plan": plan}
+    text = server.run(alone)["outputs"]["plan"]["text"][0]
+    assert "163 frames, 6.52 s, 64 x 64" in text
+    assert "segments  6" in text
+    saved_file(server, server.run(simple(plan=plan, speech__audio=["plan", 0], extrapolate__seed=19)))
+    plan["inputs"]["images"] = True
+    assert "from earlier runs" in server.run(alone)["outputs"]["plan"]["text"][0]
+    jobs = len(saved_segments(server))
+    plan["inputs"]["steps"] = 5  # a plan decides no pixel
+    saved_file(server, server.run(simple(plan=plan, speech__audio=["plan", 0], extrapolate__seed=19)))
+    assert len(saved_segments(server)) == jobs
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def start() -> Server:
+        server = Server(tmp_path)
+        request.addfinalizer(server.stop)
+        return server
+
+    first, prompt = start(), client.slow(extrapolate__seed=20)
+    job = client.stop_after(first, prompt, 3, first.kill)
+    second = start()
+    resume(second, prompt, job)
+    found = client.packets(saved_file(second, second.run(prompt)))
+    assert found == client.render_uninterrupted(second, prompt)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,58 +17,52 @@ from hallo3.noise import make_generator
 from support import onnx_builder
 
 
-def uneven_audio() -> dict[str, Any]:
+def uneven() -> Tensor:
     """A loud passage, room noise, and a passage a tenth as loud."""
     drawn = make_generator("uneven").standard_normal(60000, dtype="float32")
     waveform = 0.1 * torch.from_numpy(drawn)[None, None]
     waveform[..., 20000:40000] *= 1e-3
     waveform[..., 40000:] *= 0.1
-    return {"waveform": waveform, "sample_rate": 16000}
+    return waveform
 
 
-def encode(stages: Stages, audio: Any, **options: str) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode():
-        outputs = stages.run("Hallo3EncodeSpeech", audio=audio, audio_encoder=stages.audio_encoder, **options)
-    socket, segments, frames, fps, plot = outputs
+def encode(stages: Stages, waveform: Tensor, rate: int = 16000, **options: str) -> tuple[Tensor, Tensor]:
+    """All features, and the plot."""
+    socket, segments, frames, fps, plot = stages.encode_speech(waveform, rate, **options)
     assert (segments, frames, fps) == (len(socket.speech.plan), socket.speech.plan.frames, 25.0)
     return socket.speech.read(range(socket.speech.plan.padded)), plot
 
 
-def test_defaults_are_as_recorded(stages: Stages) -> None:
-    features, plot = encode(stages, uneven_audio())
-    same, again = encode(stages, uneven_audio(), level="as recorded", silence="as recorded", hearing="auto")
+def test_defaults_are_as_recorded_and_the_plot_is_shown_on_the_node(stages: Stages) -> None:
+    features, plot = encode(stages, uneven())
+    same, again = encode(stages, uneven(), level="as recorded", silence="as recorded", hearing="auto")
     assert torch.equal(same, features)
     assert torch.equal(again, plot)
     assert (plot.shape[0], *plot.shape[2:]) == (1, 960, 3)
     assert 0 <= float(plot.min()) <= float(plot.max()) <= 1
+    audio = {"waveform": uneven(), "sample_rate": 16000}
+    outputs = stages.host.node("Hallo3EncodeSpeech").execute(audio=audio, audio_encoder=stages.audio_encoder)
+    assert len(outputs.ui.as_dict()["images"]) == 1
 
 
 @pytest.mark.parametrize("option", [{"level": "evened"}, {"silence": "muted"}])
 def test_options_change_features_and_plot(stages: Stages, option: dict[str, str]) -> None:
-    audio = uneven_audio()
-    before, (features, plot) = audio["waveform"].clone(), encode(stages, audio)
-    changed, changed_plot = encode(stages, audio, **option)
-    assert torch.equal(audio["waveform"], before)
+    waveform, (features, plot) = uneven(), encode(stages, uneven())
+    changed, changed_plot = encode(stages, waveform, **option)
+    assert torch.equal(waveform, uneven())
     assert changed.shape == features.shape
     assert not torch.equal(changed, features)
     assert changed_plot.shape == plot.shape
     assert not torch.equal(changed_plot, plot)
 
 
-def test_the_plot_is_shown_on_the_node(stages: Stages) -> None:
-    node = stages.host.node("Hallo3EncodeSpeech")
-    with torch.inference_mode():
-        outputs = node.execute(audio=uneven_audio(), audio_encoder=stages.audio_encoder)
-    assert len(outputs.ui.as_dict()["images"]) == 1
-
-
 def test_windows_are_a_warning_and_close(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exact, _ = encode(stages, uneven_audio())
-    windows = stages.host.module("hallo3.speech.features").Windows(40, 10)
-    monkeypatch.setattr(stages.host.module("hallo3.speech.preprocess"), "choose_windows", lambda *_: windows)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    features, _ = encode(stages, uneven_audio(), hearing="windows")
+    exact, _ = encode(stages, uneven())
+    windows, module = stages.module("hallo3.speech.features").Windows(40, 10), "hallo3.speech.preprocess"
+    monkeypatch.setattr(stages.module(module), "choose_windows", lambda *_: windows)
+    features, _ = encode(stages, uneven(), hearing="windows")
     assert any("approximation" in record.message for record in caplog.records)
     assert 0 < float(((features - exact).square().mean() / exact.var()).sqrt()) < 0.3
 
@@ -87,31 +80,30 @@ def file(stages: Stages) -> Iterator[Path]:
     path.parent.rmdir()
 
 
-def publish(stages: Stages, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    """Pin the file as if it were the published one."""
-    module = stages.host.module("hallo3.speech.vocals")
-    published = sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(module, "EXPECTED", replace(module.EXPECTED, sha256=published))
+def publish(stages: Stages, monkeypatch: pytest.MonkeyPatch, file: Path, content: bytes) -> None:
+    """Write the file, and pin it as if it were the published one."""
+    module = stages.module("hallo3.speech.vocals")
+    file.write_bytes(content)
+    monkeypatch.setattr(module, "EXPECTED", replace(module.EXPECTED, sha256=sha256(content).hexdigest()))
 
 
 def encode_tones(stages: Stages, vocals: str) -> Tensor:
     at = torch.arange(22050) / 44100
     tones = torch.stack((torch.sin(at * 2000), torch.sin(at * 7000))) * torch.sin(at * torch.pi * 2)
-    return encode(stages, {"waveform": 0.4 * tones[None], "sample_rate": 44100}, vocals=vocals)[0]
+    return encode(stages, 0.4 * tones[None], 44100, vocals=vocals)[0]
 
 
 def test_a_missing_or_wrong_separator_is_an_error(
     stages: Stages, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors = stages.host.module("hallo3.errors")
-    with pytest.raises(errors.CheckpointError, match=r"(?s)without a licence.*audio_separator"):
+    with pytest.raises(stages.errors.CheckpointError, match=r"(?s)without a licence.*audio_separator"):
         encode_tones(stages, "separated")
     file.write_bytes(onnx_builder.separator())
-    with pytest.raises(errors.CheckpointError, match="not the published one"):
+    with pytest.raises(stages.errors.CheckpointError, match="not the published one"):
         encode_tones(stages, "separated")
-    publish(stages, monkeypatch, file)
+    publish(stages, monkeypatch, file, onnx_builder.separator())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(errors.DependencyError, match="pip install onnxruntime"):
+    with pytest.raises(stages.errors.DependencyError, match="pip install onnxruntime"):
         encode_tones(stages, "separated")
 
 
@@ -119,8 +111,7 @@ def test_vocals_replace_the_recording(stages: Stages, file: Path, monkeypatch: p
     pytest.importorskip("onnxruntime", reason="not needed by ComfyUI")
     recorded = encode_tones(stages, "as recorded")
     for content, alike in ((onnx_builder.separator(), True), (onnx_builder.deaf_separator(), False)):
-        file.write_bytes(content)
-        publish(stages, monkeypatch, file)
+        publish(stages, monkeypatch, file, content)
         separated = encode_tones(stages, "separated")
         assert separated.shape == recorded.shape
         assert (difference(separated, recorded) <= 1e-2) == alike

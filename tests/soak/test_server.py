@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from comfyui.client import packets, render_uninterrupted, saved_file, saved_segments, slow, stop_after
+from comfyui.client import packets, render_uninterrupted, saved_file, saved_segments, simple, slow, stop_after
 from comfyui.host import absent
-from comfyui.prompts import simple
 from comfyui.server import Server
 from conftest import REPOSITORY
 
@@ -58,7 +57,7 @@ def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
             server = Server(tmp_path)
             try:
                 path = saved_file(server, server.run(prompt))
-                found = {kind: packets(path, kind) for kind in ("video", "audio")}
+                found = packets(path)
                 assert found == render_uninterrupted(server, json.loads(json.dumps(prompt)))
             finally:
                 server.stop()
