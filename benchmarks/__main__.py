@@ -47,13 +47,10 @@ def main(words: Sequence[str]) -> int:
     from hallo3.media.image import write_picture
 
     module, _, attribute = SCENARIOS[name][0].partition(".")
-    scenario: Scenario = getattr(import_module(f"benchmarks.{module}"), attribute)
-    parser = ArgumentParser(
-        prog=f"python -m benchmarks {name}",
-        description=scenario.about,
-        formatter_class=RawTextHelpFormatter,
-        allow_abbrev=False,
-    )
+    place = import_module(f"benchmarks.{module}")
+    scenario: Scenario = getattr(place, attribute)
+    title, form = f"python -m benchmarks {name}", RawTextHelpFormatter
+    parser = ArgumentParser(title, description=place.__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     if scenario.draw:
         parser.add_argument("--chart", type=Path, metavar="PNG", help="also draw it")

@@ -187,9 +187,7 @@ def add_approximation_options(parser: ArgumentParser) -> None:
     parser.add_argument("--cases", type=int, default=2, metavar="N", help="number of cases (default: 2)")
 
 
-BUILT_IN = Scenario(
-    measure=measure_built_in, about=__doc__, add_options=add_built_in_options, show=lambda *_: None
-)
+BUILT_IN = Scenario(measure=measure_built_in, add_options=add_built_in_options, show=lambda *_: None)
 APPROXIMATE = Scenario(
-    measure=measure_approximations, about=__doc__, add_options=add_approximation_options, show=lambda *_: None
+    measure=measure_approximations, add_options=add_approximation_options, show=lambda *_: None
 )

@@ -26,17 +26,9 @@ from hallo3.model.kernels.fused import FUSED
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
 from hallo3.noise import make_noise
+from hallo3.offload import streaming
 from hallo3.offload.budget import MemoryPlan, plan_memory
 from hallo3.offload.estimate import DEVICE, MemoryRequirements, ModelSizes, measure_sizes
-from hallo3.offload.streaming import (
-    ResidentModule,
-    StreamableModule,
-    StreamedModule,
-    WeightGroup,
-    group_tensors,
-    set_tensors,
-    ungrouped_tensors,
-)
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import LocalRenderer
 from hallo3.quantization import FP8, PRECISIONS, Precision
@@ -69,7 +61,7 @@ class SynchronousExecutor(Executor):
 
 def make_streamable(
     network: nn.Module, sequences: list[Any], precision: Precision, resident: int = 0
-) -> StreamableModule[Any]:
+) -> streaming.StreamableModule[Any]:
     """A network whose groups are allocated on meta each time they are fetched; other tensors are in RAM."""
 
     def dtype(name: str) -> torch.dtype:
@@ -77,27 +69,28 @@ def make_streamable(
             return FP8
         return torch.float32 if name.endswith("weight_scale") else precision.compute
 
+    groups = [group for sequence in sequences for group in sequence]
     shapes = {
-        group: {name: tensor.shape for name, tensor in group_tensors(network, group)}
-        for sequence in sequences
-        for group in sequence
+        group: {name: (tensor.shape, dtype(name)) for name, tensor in streaming.group_tensors(network, group)}
+        for group in groups
     }
 
-    def allocate(group: WeightGroup) -> Mapping[str, Tensor]:
-        return {
-            name: torch.empty(shape, dtype=dtype(name), device=META) for name, shape in shapes[group].items()
-        }
+    def allocate(group: streaming.WeightGroup) -> Mapping[str, Tensor]:
+        own = shapes[group].items()
+        return {name: torch.empty(shape, dtype=kind, device=META) for name, (shape, kind) in own}
 
-    ungrouped = ungrouped_tensors(network, sequences)
-    set_tensors(network, {name: torch.empty(t.shape, dtype=precision.compute) for name, t in ungrouped})
-    groups = choose_resident(sequences[0], resident) if sequences else frozenset[WeightGroup]()
-    return StreamableModule(network.eval().requires_grad_(False), sequences, allocate, groups)
+    ungrouped = streaming.ungrouped_tensors(network, sequences)
+    streaming.set_tensors(
+        network, {name: torch.empty(t.shape, dtype=precision.compute) for name, t in ungrouped}
+    )
+    groups = choose_resident(sequences[0], resident) if sequences else frozenset[streaming.WeightGroup]()
+    return streaming.StreamableModule(network.eval().requires_grad_(False), sequences, allocate, groups)
 
 
-def place(module: StreamableModule[N], resident: bool = False) -> AbstractContextManager[N]:
+def place(module: streaming.StreamableModule[N], resident: bool = False) -> AbstractContextManager[N]:
     if resident:
-        return ResidentModule(lambda: module, META)
-    return StreamedModule(lambda: module, META, executor=SynchronousExecutor)
+        return streaming.ResidentModule(lambda: module, META)
+    return streaming.StreamedModule(lambda: module, META, executor=SynchronousExecutor)
 
 
 class ShapeCache(CausalCache):
@@ -170,7 +163,7 @@ class Rehearsal:
         peaks: dict[str, int] = {}
         models, config, dtype = self.models(), self.sizes.config, self.requirements.precision.compute
         t5, unquantized = build_t5(self.sizes.text), replace(self.requirements.precision, fp8_weights=False)
-        set_tensors(t5, {UNUSED: torch.empty(0)})
+        streaming.set_tensors(t5, {UNUSED: torch.empty(0)})
         text_encoder = place(make_streamable(t5, split_text_groups(t5), unquantized))
         with Tracker("meta") as tracker:
 
@@ -183,9 +176,8 @@ class Rehearsal:
             with stage("prompt"), text_encoder as encoder:
                 encoder(input_ids=torch.zeros(1, config.trunk.text_tokens, dtype=torch.long, device=META))
             with stage("portrait"), models.vae as vae:
-                latents = vae.encode(
-                    torch.empty(1, 3, 1, *config.segment.shape[1:], device=META, dtype=dtype)
-                )
+                shape = (1, 3, 1, *config.segment.shape[1:])
+                latents = vae.encode(torch.empty(shape, device=META, dtype=dtype))
             with stage("reference"), models.reference as network:
                 features = network.features(latents)
             identity = Identity(
@@ -239,27 +231,24 @@ def plan_limit(limit: float, precision: str = "bf16", *, fused: bool = True) -> 
 
 
 def measure(options: Namespace) -> Result:
-    rows: list[Result] = []
-    for limit in options.limits or LIMITS:
+    def row(limit: float) -> Result:
         rehearsal = plan_limit(limit, options.precision, fused=not options.plain)
         streamed = rehearsal.plan.stage("sample").streamed
-        rows.append(
-            {
-                "ceiling_gb": limit,
-                "precision": options.precision,
-                "fused": not options.plain,
-                "line": rehearsal.plan.line(),
-                "plan": rehearsal.plan.as_dict(),
-                "counted": rehearsal.run(slices=6),
-                "streamed_a_step": streamed,
-                "link_that_hides_it": {f"{rate:.0e} FLOP/s": streamed / (STEP_FLOP / rate) for rate in RATES},
-            }
-        )
-    return {"ceilings": rows}
+        return {
+            "ceiling_gb": limit,
+            "precision": options.precision,
+            "fused": not options.plain,
+            "line": rehearsal.plan.line(),
+            "plan": rehearsal.plan.as_dict(),
+            "counted": rehearsal.run(slices=6),
+            "streamed_a_step": streamed,
+            "link_that_hides_it": {f"{rate:.0e} FLOP/s": streamed / (STEP_FLOP / rate) for rate in RATES},
+        }
+
+    return {"ceilings": [row(limit) for limit in options.limits or LIMITS]}
 
 
-def show(result: Result, options: Namespace) -> None:
-    del options
+def show(result: Result, _: Namespace) -> None:
     for row in result["ceilings"]:
         print(f"{row['ceiling_gb']:g} GB, {row['precision']}: {row['line']}")
         planned = {stage["name"]: stage["total"] / GB for stage in row["plan"]["stages"]}
@@ -275,4 +264,4 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="without fused kernels")
 
 
-CEILINGS = Scenario(measure=measure, about=__doc__, add_options=add_options, show=show)
+CEILINGS = Scenario(measure=measure, add_options=add_options, show=show)

@@ -78,5 +78,5 @@ def measure_compile(_: Namespace) -> Result:
     }
 
 
-STOCK_SCHEDULE = Scenario(measure=measure_schedules, about=__doc__)
-TORCH_COMPILE = Scenario(measure=measure_compile, about=__doc__)
+STOCK_SCHEDULE = Scenario(measure=measure_schedules)
+TORCH_COMPILE = Scenario(measure=measure_compile)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self
 from weakref import ref
 
@@ -19,12 +20,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Inputs, Networks, Place
-from benchmarks.report import Bar, Panel, Result, Scenario, draw_bars
+from benchmarks.report import Panel, Result, Scenario, draw_bars
 from hallo3.config import HALLO3, Hallo3Config
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.layers import Attention, sdpa
+from hallo3.model.transformer import RunConditions, SegmentConditions
 
 META = torch.device("meta")
 ORIGINAL = {"flop": 8.369084e14, "bytes": 1.318e12, "peak": 4.17e9}
@@ -52,16 +54,18 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        inputs = list(_tensors((args, kwargs or {})))
-        before = {_storage(tensor)._cdata for tensor in inputs}
-        result = func(*args, **(kwargs or {}))
-        outputs = list(_tensors(result))
-        writes = [arg for arg in func._schema.arguments if arg.alias_info and arg.alias_info.is_write]
+        named, arguments = dict(kwargs or {}), func._schema.arguments
+        out = [
+            named.pop(argument.name) for argument in arguments if argument.is_out and argument.name in named
+        ]
+        read = _tensors((args, named))
+        before = {_storage(tensor)._cdata for tensor in (*read, *_tensors(out))}
+        outputs = _tensors(result := func(*args, **(kwargs or {})))
+        writes = any(argument.alias_info and argument.alias_info.is_write for argument in arguments)
         fresh = [tensor for tensor in outputs if _storage(tensor)._cdata not in before]
         if (fresh or writes) and func not in _FREE:
-            read = sum(map(_bytes, _read(func, args, kwargs or {})))
-            written = sum(map(_bytes, outputs if writes else fresh))
-            self.moved[str(func)] += read + written
+            read = read[1:] if func in _WRITERS else read
+            self.moved[str(func)] += sum(map(_bytes, (*read, *(outputs if writes else fresh))))
             self.operations += 1
         for tensor in fresh:
             self._hold(tensor)
@@ -69,10 +73,8 @@ class Tracker(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor) -> None:
         storage = _storage(tensor)
-        if self._kind is not None and tensor.device.type != self._kind:
-            return
         key, size = storage._cdata, storage.nbytes()
-        if key in self._storages:
+        if key in self._storages or self._kind not in (None, tensor.device.type):
             return
 
         def gone(_: Any) -> None:
@@ -111,16 +113,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
 
-def _read(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    written = {argument.name for argument in func._schema.arguments if argument.is_out}
-    first = 1 if func in _WRITERS else 0
-    yield from _tensors(
-        (args[first:], {name: value for name, value in kwargs.items() if name not in written})
-    )
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _storage(tensor: Tensor) -> Any:
@@ -148,8 +142,12 @@ class MetaStep:
         self.latents = self.inputs.latents
         self._attention = attend
 
+    @cached_property
+    def prepared(self) -> tuple[RunConditions, SegmentConditions]:
+        return self.inputs.prepare(self.dit)
+
     def predict(self, passes: str) -> Predict:
-        return GUIDANCE_PASSES[passes](self.dit, *self.inputs.prepare(self.dit))
+        return GUIDANCE_PASSES[passes](self.dit, *self.prepared)
 
     def original(self) -> Predict:
         return self.networks.original(PLAIN, self._attention)
@@ -189,13 +187,11 @@ def count_bytes(predict: Predict, latents: Tensor) -> Result:
 
 @torch.inference_mode()
 def count_step(config: Hallo3Config) -> Result:
-    rows: dict[str, Any] = {}
-    for kernels in (PLAIN, FUSED):
-        step = MetaStep(config, kernels)
+    rows, steps = dict[str, Any](), [MetaStep(config, kernels) for kernels in (PLAIN, FUSED)]
+    for step, kernels in zip(steps, (PLAIN, FUSED), strict=True):
         for passes in GUIDANCE_PASSES:
             rows[f"{kernels.name}, {passes}"] = count_bytes(step.predict(passes), step.latents)
-    step = MetaStep(config)
-    rows["baseline"] = count_bytes(step.original(), step.latents)
+    rows["baseline"] = count_bytes(steps[0].original(), steps[0].latents)
     flop, shape = count_flop(config), config.segment.shape
     return {
         "config": config.name,
@@ -207,8 +203,7 @@ def count_step(config: Hallo3Config) -> Result:
     }
 
 
-def show(result: Result, options: Namespace) -> None:
-    del options
+def show(result: Result, _: Namespace) -> None:
     print(f"{'a step':24} {'TB moved':>9} {'GB at once':>11} {'operations':>11}")
     for name, row in result["steps"].items():
         moved, peak = row["bytes"] / 1e12, row["peak"] / 1e9
@@ -220,34 +215,30 @@ def show(result: Result, options: Namespace) -> None:
 def draw_cost(result: Result) -> Tensor:
     """The original's step beside ours: FLOP, bytes moved, bytes held at once."""
     steps, original = result["steps"], result["original"]
-    rows = {name: row for name, row in steps.items() if name.startswith("fused")}
-    rows = {f"ours, {name}": row for name, row in {"plain, batched": steps["plain, batched"], **rows}.items()}
-
-    def panel(title: str, about: str, values: dict[str, float], unit: float, name: str) -> Panel:
-        digits = 2 if max(values.values()) < 100 * unit else 0
-        return Panel(
-            title,
-            about,
-            tuple(
-                Bar(label, value, f"{value / unit:.{digits}f} {name}", label != "original")
-                for label, value in values.items()
-            ),
-        )
+    names = ("plain, batched", *(name for name in steps if name.startswith("fused")))
 
     flop = {"original": original["flop"], "ours": result["flop"]["step"]}
     moved, peaks = (
-        {"original": original[kind]} | {name: row[kind] for name, row in rows.items()}
+        {"original": original[kind]} | {f"ours, {name}": steps[name][kind] for name in names}
         for kind in ("bytes", "peak")
     )
-    return draw_bars(
-        "What a sampling step costs",
-        f"the released model's size, {result['segment']}, both guidance branches; counted without weights",
-        [
-            panel("Operations", "FLOP; equal for all passes", flop, 1e12, "TFLOP"),
-            panel("Memory traffic", "bytes read and written by all operations", moved, 1e12, "TB"),
-            panel("Activations", "bytes held at once beside weights and conditions", peaks, 1e9, "GB"),
-        ],
-    )
+    panels = [
+        Panel("Operations", "FLOP; equal for all passes", flop, lambda n: f"{n / 1e12:.0f} TFLOP"),
+        Panel(
+            "Memory traffic",
+            "bytes read and written by all operations",
+            moved,
+            lambda n: f"{n / 1e12:.2f} TB",
+        ),
+        Panel(
+            "Activations",
+            "bytes held at once beside weights and conditions",
+            peaks,
+            lambda n: f"{n / 1e9:.2f} GB",
+        ),
+    ]
+    about = f"the released model's size, {result['segment']}, both guidance branches; counted without weights"
+    return draw_bars("What a sampling step costs", about, panels)
 
 
-COUNTS = Scenario(measure=lambda _: count_step(HALLO3), about=__doc__, show=show, draw=draw_cost)
+COUNTS = Scenario(measure=lambda _: count_step(HALLO3), show=show, draw=draw_cost)

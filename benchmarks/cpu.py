@@ -17,9 +17,10 @@ import sys
 import time
 import wave
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
+from statistics import correlation, linear_regression
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import CPU, ROOT, Result, Scenario, format_table
+from benchmarks.streamed import Clock
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.config import NANO
 from hallo3.loading import load_models
@@ -48,37 +50,21 @@ def measure_segment(count: int = 20) -> dict[str, float]:
         frames = (count + 1) * config.segment.new_frames
         speech = Recording(torch.sin(torch.arange(frames * 640) / 30)[None], 16000)
         segments = animate(torch.rand(3, 64, 64), speech, "", models, settings_for(config.defaults))
-        next(segments)
-        times: list[float] = []
-        for _ in range(count):
-            start = time.perf_counter()
-            next(segments)
-            times.append(time.perf_counter() - start)
-    return {"median": median(times), "min": min(times), "max": max(times)}
+        row = Clock(device=CPU, count=count, warm=1).measure(lambda: next(segments))
+    return {"median": row["seconds"], "min": row["least"], "max": row["most"]}
 
 
-def _milliseconds(run: Callable[[], object], count: int = 10) -> float:
-    run()
-    times: list[float] = []
-    for _ in range(count):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * median(times)
-
-
-@torch.no_grad()
 def measure_convolutions() -> list[dict[str, Any]]:
     """3 x 3 x 3 convolutions of one clip, torch's choice against oneDNN."""
-    rows: list[dict[str, Any]] = []
+    rows, clock = list[dict[str, Any]](), Clock(device=CPU, count=10, warm=1)
     for channels, *extent in SHAPES:
-        signal = torch.randn(1, channels, *extent)
-        weight = torch.randn(channels, channels, 3, 3, 3)
-        plain = _milliseconds(lambda s=signal, w=weight: torch.conv3d(s, w, None, (1, 1, 1), (0, 0, 0)))
-        with OneDNNConvolutions():
-            args = (None, (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
-            fast = _milliseconds(lambda s=signal, w=weight, a=args: torch.conv3d(s, w, *a))
-        rows.append({"input": [channels, *extent], "torch_ms": plain, "onednn_ms": fast})
+        tensors = torch.randn(1, channels, *extent), torch.randn(channels, channels, 3, 3, 3)
+        args = (*tensors, None, (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+        row = {"input": [channels, *extent]}
+        for name, context in (("torch_ms", nullcontext()), ("onednn_ms", OneDNNConvolutions())):
+            with context:
+                row[name] = 1e3 * clock.measure(lambda args=args: torch.conv3d(*args))["seconds"]
+        rows.append(row)
     return rows
 
 
@@ -106,30 +92,19 @@ class Fit(NamedTuple):
 
 def fit_line(segments: Sequence[float], seconds: Sequence[float]) -> Fit:
     """Least squares."""
-    if len(set(segments)) < 2:
-        raise ValueError("a line needs two lengths")
-    x, y = np.asarray(segments, dtype=float), np.asarray(seconds, dtype=float)
-    each = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-    start = float(y.mean() - each * x.mean())
-    spread = float(((y - y.mean()) ** 2).sum())
-    left = float(((y - start - each * x) ** 2).sum())
-    return Fit(start, each, 1 - left / spread if spread else 1.0)
+    line = linear_regression(segments, seconds)
+    return Fit(line.intercept, line.slope, correlation(segments, seconds) ** 2)
 
 
-def write_speech(path: Path, segments: int) -> None:
-    """Noise of changing loudness, as long as ``segments``."""
-    config = NANO.segment
-    left = segments * config.new_frames * config.sample_rate // config.fps
-    generator, second = make_generator(f"{SEED}|length"), 0
+def write_speech(path: Path, frames: int) -> None:
+    """Noise of changing loudness, as long as ``frames`` of video."""
+    fps, rate, random = NANO.segment.fps, NANO.segment.sample_rate, make_generator(f"{SEED}|length")
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(config.sample_rate)
-        while left:
-            count = min(left, config.sample_rate)
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        for second in range(-(-frames // fps)):
+            count = min(frames - second * fps, fps) * rate // fps
             loud = (0.05 + 0.1 * abs(np.sin(second))) * 32767
-            file.writeframes((generator.standard_normal(count).clip(-3, 3) * loud).astype("<i2").tobytes())
-            left, second = left - count, second + 1
+            file.writeframes((random.standard_normal(count).clip(-3, 3) * loud).astype("<i2").tobytes())
 
 
 def anonymous_bytes(process: int) -> int:
@@ -145,19 +120,12 @@ def measure_length(folder: Path, segments: int) -> dict[str, Any]:
     """Seconds of the command, of all its threads, and its peak memory. Raises ``CalledProcessError``."""
     there = folder / f"{segments}"
     there.mkdir()
-    write_speech(there / "speech.wav", segments)
-    inputs = [
-        "--model",
-        folder / "model",
-        "--portrait",
-        folder / "portrait.png",
-        "--speech",
-        there / "speech.wav",
-    ]
-    words = [sys.executable, "-m", "hallo3", "animate", *inputs, "-o", there / "video.mp4", "--device", "cpu"]
+    write_speech(there / "speech.wav", segments * NANO.segment.new_frames)
+    words = ["-m", "hallo3", "animate", "--model", folder / "model", "--portrait", folder / "portrait.png"]
+    words += ["--speech", there / "speech.wav", "-o", there / "video.mp4", "--device", "cpu"]
     peak, start, before = 0, time.perf_counter(), os.times()
     with subprocess.Popen(
-        list(map(str, words)),
+        [sys.executable, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "HOME": str(there)},
         stdout=subprocess.DEVNULL,
@@ -224,10 +192,5 @@ def add_length_options(parser: ArgumentParser) -> None:
     add("--strict", action="store_true", help=f"fail if r^2 of CPU-seconds is not above {MIN_R2}")
 
 
-CPU_TIMES = Scenario(measure=measure_cpu, about=__doc__)
-LENGTH = Scenario(
-    measure=measure_length_options,
-    about=__doc__,
-    add_options=add_length_options,
-    show=show_length,
-)
+CPU_TIMES = Scenario(measure=measure_cpu)
+LENGTH = Scenario(measure=measure_length_options, add_options=add_length_options, show=show_length)

@@ -208,27 +208,20 @@ def render_variant(variant: Variant, inputs: Inputs) -> Video:
     if inputs.device.type == "cuda":
         text = read_component_config(files.find("text_encoder"), "text_encoder")
         speech = read_component_config(files.find("speech_encoder"), "speech_encoder")
-        requirements = MemoryRequirements(
-            precision=variant.precision, steps=settings.steps, branches=settings.branches
-        )
+        steps, branches = settings.steps, settings.branches
+        requirements = MemoryRequirements(precision=variant.precision, steps=steps, branches=branches)
         sizes = measure_sizes(config, variant.precision, text, speech)
         plan = plan_memory(sizes, requirements, free_bytes(inputs.device), ram_bytes())
-        settings = replace(
-            settings,
-            passes=plan.offload.passes,
-            on_access=plan.offload.on_access,
-            steps_on_access=plan.offload.steps_on_access,
-        )
-    attention = get_backend(
-        variant.attention, inputs.device, variant.precision.compute, config.trunk.head_dim
-    )
+        access = {name: getattr(plan.offload, name) for name in ("passes", "on_access", "steps_on_access")}
+        settings = replace(settings, **access)
+    dtype, head_dim = variant.precision.compute, config.trunk.head_dim
+    attention = get_backend(variant.attention, inputs.device, dtype, head_dim)
     models = load_models(files, inputs.device, variant.precision, memory=plan, attention=attention)
     counts = RenderCounts()
     with counts.count(models):
         start = time.perf_counter()
-        segments = animate(
-            inputs.portrait, inputs.speech, inputs.prompt, models, settings, watch=counts.watch
-        )
+        given = inputs.portrait, inputs.speech, inputs.prompt
+        segments = animate(*given, models, settings, watch=counts.watch)
         frames = torch.cat([segment.pixels.cpu() for segment in segments])
         seconds = time.perf_counter() - start
     del models, segments
@@ -247,9 +240,7 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
     similarity, exact = similarity_to(face.embedding, analyzer), variants[EXACT]
     first_segment = inputs.cut(config.segment.new_frames / config.segment.fps)
     short = replace(exact.settings, steps=min(2, exact.settings.steps))
-    render_variant(
-        replace(exact, settings=short), first_segment
-    )  # what a first run waits for is in no figure
+    render_variant(replace(exact, settings=short), first_segment)  # a first run waits for what no other does
     rows: dict[str, Result] = {}
     reference: Video | None = None
     for name, variant in variants.items():
@@ -275,11 +266,8 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
         "type": exact.precision.name,
         "attention": reference.attention,
     }
-    return {
-        "made": facts,
-        "ways": rows,
-        "skipped": {name: hide_paths(reason) for name, reason in skipped.items()},
-    }
+    reasons = {name: hide_paths(reason) for name, reason in skipped.items()}
+    return {"made": facts, "ways": rows, "skipped": reasons}
 
 
 def _measure_alone(
@@ -305,23 +293,15 @@ def _measure_alone(
 def measure(options: Namespace) -> Result:
     device = get_device(options.device)
     config = read_model_config(ModelFolder(options.model).find("transformer"))
-    settings = settings_for(
-        config.defaults,
-        steps=options.steps,
-        guidance_scale=options.guidance,
-        sampler=options.sampler,
-        seed=options.seed,
-    )
+    given = {"steps": options.steps, "guidance_scale": options.guidance, "sampler": options.sampler}
+    settings = settings_for(config.defaults, **given, seed=options.seed)
     default = "fp32" if device.type == "cpu" else "bf16"
     precision = get_precision(default if options.dtype == "auto" else options.dtype)
     exact = Variant(settings=settings, precision=precision, attention=options.attention)
     variants, skipped = list_variants(exact, device, config.trunk.head_dim, options.only)
+    portrait, speech = read_picture(options.portrait), read_recording(options.speech)
     inputs = Inputs(
-        model=options.model,
-        device=device,
-        portrait=read_picture(options.portrait),
-        speech=read_recording(options.speech),
-        prompt=options.prompt,
+        model=options.model, device=device, portrait=portrait, speech=speech, prompt=options.prompt
     )
     with torch.inference_mode():
         return measure_variants(inputs.cut(options.seconds), variants, skipped)
@@ -352,4 +332,4 @@ def add_options(parser: ArgumentParser) -> None:
     add("--only", nargs="+", default=[], metavar="NAME", help="only these beside the exact video")
 
 
-DRIFT = Scenario(measure=measure, about=__doc__, add_options=add_options, show=show)
+DRIFT = Scenario(measure=measure, add_options=add_options, show=show)

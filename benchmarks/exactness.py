@@ -12,7 +12,7 @@ timestep in the middle of the schedule.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -49,8 +49,8 @@ CONFIG = replace(
 """Heads as wide as the released model's; few tokens."""
 KINDS = ("gaussian", "heavy-tailed", "outlier channels")
 MAX_RATIO = 1.05
-STEP = 12
-"""Of 50, for errors of one step and one block."""
+STEPS, STEP = 50, 12
+"""Of a trajectory; the one for errors of one step and one block."""
 
 
 def draw_weights(config: Hallo3Config, kind: str, draw: int) -> dict[str, Tensor]:
@@ -62,9 +62,8 @@ def draw_weights(config: Hallo3Config, kind: str, draw: int) -> dict[str, Tensor
 def _values(tensor: Tensor, name: str, kind: str, draw: int) -> Tensor:
     source, shape = make_generator(f"{kind}|{draw}|{name}"), tuple(tensor.shape)
     if tensor.ndim == 1:
-        return torch.from_numpy(source.standard_normal(shape)) * 0.1 + float(
-            "norm" in name and "weight" in name
-        )
+        middle = float("norm" in name and "weight" in name)
+        return torch.from_numpy(source.standard_normal(shape)) * 0.1 + middle
     heavy = kind == "heavy-tailed"
     values = source.standard_t(3, shape) / 3**0.5 if heavy else source.standard_normal(shape)
     values = torch.from_numpy(values) / np.prod(shape[1:]) ** 0.5
@@ -91,20 +90,17 @@ class Case:
         dit.load_state_dict({name: value.to(dtype) for name, value in self.state.items()}, assign=True)
         return dit.requires_grad_(False)
 
-    def original(self, dtype: torch.dtype, steps: int) -> OriginalStep:
+    def original(self, dtype: torch.dtype) -> OriginalStep:
         trunk, dit = self.config.trunk, self.network(dtype)
-        grid = dit.latent
+        grid, feature = dit.latent, (1, dit.latent.tokens_per_frame, trunk.width)
         return OriginalStep(
             dit=dit,
-            features=[
-                self.tensor(f"feature {i}", 1, grid.tokens_per_frame, trunk.width).to(dtype)
-                for i in range(trunk.layers)
-            ],
+            features=[self.tensor(f"feature {i}", *feature).to(dtype) for i in range(trunk.layers)],
             face=self.tensor("face", 1, self.config.face.embedding_dim).to(dtype),
             prompt=self.tensor("prompt", 1, trunk.text_tokens, trunk.text_dim).to(dtype),
             windows=self.tensor("windows", 1, *dit.window_shape).to(dtype),
             image_latents=self.tensor("image", 1, trunk.latent_channels, *grid).to(dtype),
-            timesteps=make_schedule(steps).timesteps,
+            timesteps=make_schedule(STEPS).timesteps,
         )
 
 
@@ -141,18 +137,18 @@ SAVINGS = {
 away."""
 
 
-def _step(predict: Predict, case: Case, steps: int) -> Tensor:
-    return predict(_latents(case), min(STEP, steps - 1)).double()
+def _step(predict: Predict, case: Case) -> Tensor:
+    return predict(_latents(case), STEP).double()
 
 
-def _trajectory(predict: Predict, case: Case, steps: int) -> Tensor:
+def _trajectory(predict: Predict, case: Case) -> Tensor:
     start = _latents(case).float()
 
     def noise(index: int) -> Tensor:
         return case.tensor(f"noise {index}", *start.shape).float()
 
     denoise = guided_denoiser(predict, 3.5)
-    return sample_dpmpp_2m_sde(denoise, start, make_schedule(steps), noise, lambda _: None).double()
+    return sample_dpmpp_2m_sde(denoise, start, make_schedule(STEPS), noise, lambda _: None).double()
 
 
 def _latents(case: Case) -> Tensor:
@@ -163,39 +159,24 @@ def _latents(case: Case) -> Tensor:
 def _block(case: Case) -> Case:
     """The same with one block."""
     one = replace(case.config, trunk=replace(case.config.trunk, layers=1))
-    state = {
-        n: t for n, t in case.state.items() if not n.startswith("transformer_blocks.") or ".0." in n[:22]
-    }
-    return replace(case, config=one, state=state)
+    names = [n for n in case.state if not n.startswith("transformer_blocks.") or ".0." in n[:22]]
+    return replace(case, config=one, state={name: case.state[name] for name in names})
 
 
-MEASURES: dict[str, Callable[[Predict, Case, int], Tensor]] = {"step": _step, "trajectory": _trajectory}
-
-
-def relative_errors(
-    case: Case, measure: str, savings: Mapping[str, Saving], steps: int = 50
-) -> Iterator[tuple[str, float]]:
-    """Relative error from float64 of the original's way, then of each saving: of a ``block``, a ``step`` or a
-    ``trajectory`` of 50 steps."""
-    if measure == "block":
-        case, measure = _block(case), "step"
-    run = MEASURES[measure]
-    with torch.inference_mode():
-        truth = run(case.original(torch.float64, steps), case, steps)
-        plain = case.original(torch.bfloat16, steps)
-        ways = {"original": plain, **{name: saving.predict(case, plain) for name, saving in savings.items()}}
-        for name, predict in ways.items():
-            yield name, float((run(predict, case, steps) - truth).norm() / truth.norm())
-
-
+@torch.inference_mode()
 def measure_errors(
     kind: str, measure: str, draws: int, savings: Mapping[str, Saving] = SAVINGS
 ) -> dict[str, float]:
-    """Root mean square of each way's error over draws."""
-    squares: dict[str, list[float]] = {}
+    """Relative error from float64 of the original's way, then of each saving: of a ``block``, a ``step`` or a
+    ``trajectory`` of 50 steps; root mean squares over draws."""
+    squares, run = dict[str, list[float]](), _trajectory if measure == "trajectory" else _step
     for draw in range(draws):
         case = Case(CONFIG, draw_weights(CONFIG, kind, draw), draw)
-        for name, error in relative_errors(case, measure, savings):
+        case = _block(case) if measure == "block" else case
+        truth, plain = run(case.original(torch.float64), case), case.original(torch.bfloat16)
+        ways = {"original": plain, **{name: saving.predict(case, plain) for name, saving in savings.items()}}
+        for name, predict in ways.items():
+            error = float((run(predict, case) - truth).norm() / truth.norm())
             squares.setdefault(name, []).append(error**2)
     return {name: float(np.mean(values)) ** 0.5 for name, values in squares.items()}
 
@@ -204,24 +185,15 @@ TIMESTEP = 500
 ModelInputs = dict[str, Tensor | tuple[Tensor, ...]]
 
 
+@torch.inference_mode()
 def velocity(name: str, inputs: ModelInputs) -> Tensor:
     """The velocity of one forward in a precision, as float32."""
-    with load_models(FOLDER, CPU, name).transformer as network:
-        return forward(network, inputs, PRECISIONS[name].compute)
-
-
-@torch.inference_mode()
-def forward(network: Hallo3Transformer, inputs: ModelInputs, dtype: torch.dtype) -> Tensor:
-    """The velocity of one forward of a network that computes in ``dtype``, as float32."""
+    dtype = PRECISIONS[name].compute
     cast = {key: value.to(dtype) for key, value in inputs.items() if isinstance(value, Tensor)}
-    conditions = network.conditions(inputs["features"], cast["face"], cast["text"], cast["windows"])
-    modulation = network.modulate(torch.tensor([TIMESTEP]), cast["latents"])
-    return network(cast["latents"], cast["image"], modulation, conditions).float()
-
-
-def relative_distance(one: Tensor, exact: Tensor) -> float:
-    """L2, to three digits."""
-    return float(f"{torch.linalg.norm(one - exact) / torch.linalg.norm(exact):.3g}")
+    with load_models(FOLDER, CPU, name).transformer as network:
+        conditions = network.conditions(inputs["features"], cast["face"], cast["text"], cast["windows"])
+        modulation = network.modulate(torch.tensor([TIMESTEP]), cast["latents"])
+        return network(cast["latents"], cast["image"], modulation, conditions).float()
 
 
 @torch.inference_mode()
@@ -251,9 +223,8 @@ def measure_exactness(_: Namespace) -> Result:
     for measure, draws in (("block", 6), ("step", 6), ("trajectory", 4)):
         for kind in KINDS:
             errors = measure_errors(kind, measure, draws)
-            original = errors["original"]
-            ratios = {name: errors[name] / original for name in SAVINGS}
-            rows[f"{measure}, {kind}"] = {"original": original, **ratios}
+            ratios = {name: errors[name] / errors["original"] for name in SAVINGS}
+            rows[f"{measure}, {kind}"] = {"original": errors["original"], **ratios}
     return rows
 
 
@@ -263,13 +234,13 @@ def show(result: Result, _: Namespace) -> None:
 
 
 def measure_precision(_: Namespace) -> Result:
-    inputs = make_inputs()
+    inputs, distances = make_inputs(), dict[str, float]()
     exact = velocity("fp32", inputs)
-    distances = {
-        name: relative_distance(velocity(name, inputs), exact) for name in PRECISIONS if name != "fp32"
-    }
+    for name in [name for name in PRECISIONS if name != "fp32"]:
+        distance = (velocity(name, inputs) - exact).norm() / exact.norm()
+        distances[name] = float(f"{distance:.3g}")
     return {"relative L2 of the velocity from fp32's": distances}
 
 
-EXACTNESS = Scenario(measure=measure_exactness, about=__doc__, show=show)
-PRECISION = Scenario(measure=measure_precision, about=__doc__)
+EXACTNESS = Scenario(measure=measure_exactness, show=show)
+PRECISION = Scenario(measure=measure_precision)

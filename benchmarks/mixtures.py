@@ -24,7 +24,7 @@ from benchmarks.report import Result, Scenario
 from hallo3.noise import make_generator
 from hallo3.pipeline import make_step_cache
 from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale
-from hallo3.sampling.schedule import Schedule, Step, denoiser_table, make_schedule
+from hallo3.sampling.schedule import Step, denoiser_table, make_schedule
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate
 from hallo3.settings import APPROXIMATIONS, Settings
 
@@ -84,19 +84,6 @@ def make_mixture(components: int, channels: int, name: str, apart: float = 1.0) 
     return Mixture(weights / weights.sum(), means, axes, sizes)
 
 
-def perfect(branches: tuple[Mixture, ...], schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
-    """A perfect network's velocities of every branch: it trusts its timestep, as the
-    released one does, which differs slightly from the sampler's alpha (golden ``schedule``)."""
-    table = denoiser_table()
-
-    def predict(latents: Tensor, step: int) -> Tensor:
-        alpha = float(table[int(schedule.steps[step].timestep)])
-        noisy = as_samples(latents)
-        return torch.cat([as_latents(branch.velocity(noisy, alpha)) for branch in branches])
-
-    return predict
-
-
 def as_samples(latents: Tensor) -> Tensor:
     """[1, C, 1, N, 1] -> [N, C] float64."""
     return latents[0, :, 0, :, 0].T.double()
@@ -136,16 +123,17 @@ class Samples(NamedTuple):
 def sample(
     settings: Settings, data: Mixture, count: int = COUNT, reuse: Reuse = extrapolate, name: str = "run"
 ) -> Samples:
-    """One run of the package's own machinery; the condition is some of the components."""
-    steps, part, taken = make_schedule(settings.steps), data.part(CONDITION), 0
+    """One run of the package's own machinery; the condition is some of the components. The perfect network
+    trusts its timestep, as the released one does, which differs slightly from the sampler's alpha (golden
+    ``schedule``)."""
+    steps, part, table, taken = make_schedule(settings.steps), data.part(CONDITION), denoiser_table(), 0
 
-    def counted(*branches: Mixture):
-        network = perfect(branches, steps)
-
+    def counted(*branches: Mixture) -> Callable[[Tensor, int], Tensor]:
         def predict(latents: Tensor, step: int) -> Tensor:
             nonlocal taken
             taken += len(branches)
-            return network(latents, step)
+            alpha = float(table[int(steps.steps[step].timestep)])
+            return torch.cat([as_latents(each.velocity(as_samples(latents), alpha)) for each in branches])
 
         return predict
 
@@ -203,8 +191,8 @@ def distances(samples: Tensor, reference: Tensor) -> dict[str, float]:
 def make_row(run: Samples, **more: float) -> dict[str, Any]:
     figures: dict[str, Any] = {"evaluations": run.evaluations, **more}
     if run.cache.steps:
-        figures |= {"reused": run.cache.reused, "worst_check": round(run.cache.worst, 3)}
-        figures |= {"switched_off": bool(run.cache.off)}
+        worst, off = round(run.cache.worst, 3), bool(run.cache.off)
+        figures |= {"reused": run.cache.reused, "worst_check": worst, "switched_off": off}
     return figures
 
 
@@ -230,19 +218,16 @@ def compare_samplers(data: Mixture, scale: float) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for sampler in SAMPLERS:
         exact = Settings(steps=STEPS[0], guidance_scale=scale, sampler=sampler)
-        if scale == 1:
-            reference = data.samples(COUNT, "true")
-        else:
-            reference = sample(replace(exact, steps=REFERENCE), data).samples
+        long = replace(exact, steps=REFERENCE)
+        reference = data.samples(COUNT, "true") if scale == 1 else sample(long, data).samples
         base = sample(exact, data)
         for steps in STEPS:
             one = base if steps == STEPS[0] else sample(replace(exact, steps=steps), data)
             rows[f"{sampler}, {steps} steps"] = make_row(one, **distances(one.samples, reference))
         for name, settings in list_variants(exact).items():
             one = sample(settings, data)
-            rows[f"{sampler}, {name}"] = make_row(
-                one, **distances(one.samples, reference), path=path_distance(one, base)
-            )
+            apart = distances(one.samples, reference)
+            rows[f"{sampler}, {name}"] = make_row(one, **apart, path=path_distance(one, base))
     return rows
 
 
@@ -270,12 +255,9 @@ def compare_intervals(data: Mixture) -> dict[str, Any]:
     base = sample(exact, data)
     for low, high in INTERVALS:
         one = sample(replace(exact, guidance_interval=(low, high)), data)
-        apart = round(energy_distance(one.samples, base.samples), 5)
-        true = round(energy_distance(one.samples, truth), 5)
-        key = f"{low:g} to {high:g}"
-        rows[key] = make_row(
-            one, path=path_distance(one, base), energy_from_guided=apart, energy_from_condition=true
-        )
+        others = {"energy_from_guided": base.samples, "energy_from_condition": truth}
+        apart = {name: round(energy_distance(one.samples, other), 5) for name, other in others.items()}
+        rows[f"{low:g} to {high:g}"] = make_row(one, path=path_distance(one, base), **apart)
     return rows
 
 
@@ -300,4 +282,4 @@ def show(result: Result, _: Namespace) -> None:
             print(f"  {name:52} " + "  ".join(f"{key} {value}" for key, value in values))
 
 
-MIXTURES = Scenario(measure=measure, about=__doc__, show=show)
+MIXTURES = Scenario(measure=measure, show=show)

@@ -85,18 +85,22 @@ def _block_bytes(config: Hallo3Config, dtype: torch.dtype) -> int:
     return (numbers + tokens * width) * dtype.itemsize
 
 
-def fill(network: nn.Module, place: Place) -> nn.Module:
-    """Random weights on the device for a network on meta: normal with a spread of 0.02, norms near 1; zeros
-    would change the times."""
-    network.to(place.dtype).to_empty(device=place.device)
-    if place.device.type == "meta":
-        return network.eval().requires_grad_(False)
-    generator = torch.Generator(place.device).manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            tensor.normal_(0, SPREAD, generator=generator)
-            if tensor.ndim == 1 and name.endswith("weight"):
-                tensor.add_(1)
+def make_generator(device: torch.device, seed: int) -> torch.Generator | None:
+    return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+
+
+def fill(network: nn.Module, place: Place, home: torch.device | None = None) -> nn.Module:
+    """Random weights for a network on meta, drawn on the device, a tensor at a time, and kept there or in
+    ``home``: normal with a spread of 0.02, norms near 1; zeros would change the times."""
+    generator = make_generator(place.device, 0)
+
+    def draw(name: str, like: Tensor) -> Tensor:
+        values = torch.empty(like.shape, dtype=place.dtype, device=place.device)
+        values.normal_(0, SPREAD, generator=generator)
+        return (values.add_(1) if like.ndim == 1 and name.endswith("weight") else values).to(home)
+
+    state = {name: draw(name, tensor) for name, tensor in network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -105,8 +109,7 @@ class Inputs:
 
     def __init__(self, place: Place, steps: int) -> None:
         self.place, self.timesteps = place, make_schedule(steps).timesteps
-        meta = place.device.type == "meta"
-        self._generator = None if meta else torch.Generator(place.device).manual_seed(1)
+        self._generator = make_generator(place.device, 1)
         trunk, latent, audio = place.config.trunk, place.config.segment.shape.latent, place.config.audio
         self.features = [self._random(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
         self.face = self._random(1, place.config.face.embedding_dim)
@@ -120,14 +123,8 @@ class Inputs:
     def prepare(
         self, dit: Hallo3Transformer, *, on_access: bool = False, steps_on_access: bool = False
     ) -> tuple[RunConditions, SegmentConditions]:
-        run = dit.prepare(
-            self.features,
-            self.face,
-            self.prompt,
-            self.timesteps,
-            on_access=on_access,
-            steps_on_access=steps_on_access,
-        )
+        conditions = self.features, self.face, self.prompt, self.timesteps
+        run = dit.prepare(*conditions, on_access=on_access, steps_on_access=steps_on_access)
         audio = dit.encode_audio(self.windows, on_access=on_access)
         return run, SegmentConditions(audio=audio, image_latents=self.image_latents)
 
@@ -162,10 +159,7 @@ class OriginalStep:
         text = dit.patch_embed.text(both[0])
         audio = dit.audio_proj(both[1]).flatten(0, 1)
         face = dit.face_proj(self.face).repeat(len(both[0]) * dit.latent.frames, 1, 1)
-        pair = (
-            latents.to(like).expand(2, -1, -1, -1, -1),
-            self.image_latents.to(like).expand(2, -1, -1, -1, -1),
-        )
+        pair = [each.to(like).expand(2, -1, -1, -1, -1) for each in (latents, self.image_latents)]
         video = dit.embed(*pair)
         rotary = rotary_tables(dit.config, dit.latent).to(like)
         time = dit.time_embedding(self.timesteps[step : step + 1].to(like.device), like.dtype)
@@ -180,9 +174,8 @@ class OriginalStep:
         self, block: Hallo3Block, video: Tensor, text: Tensor, feature: Tensor, time: Tensor, rotary: Rotary
     ) -> tuple[Tensor, Tensor]:
         m, attn = block.norm1.modulation(time), block.attn1
-        tokens = torch.cat(
-            (_modulate_norm(block.norm1.norm, video, text, m), feature.expand(len(video), -1, -1)), dim=1
-        )
+        feature = feature.expand(len(video), -1, -1)
+        tokens = torch.cat((_modulate_norm(block.norm1.norm, video, text, m), feature), dim=1)
         q, k, v = (split_heads(linear(tokens), attn.heads) for linear in (attn.to_q, attn.to_k, attn.to_v))
         q, k = attn.norm_q(q), attn.norm_k(k)
         first, end = text.shape[1], text.shape[1] + video.shape[1]
@@ -198,10 +191,8 @@ class OriginalStep:
         self, block: Hallo3Block, video: Tensor, face: Tensor, audio: Tensor, rotary: Rotary
     ) -> Tensor:
         cos, sin = rotary.frame_0.cos, rotary.frame_0.sin
-        for attn, norm, tokens in (
-            (block.attn_face, block.norm_face, face),
-            (block.attn_audio, block.norm_audio, audio),
-        ):
+        ways = (block.attn_face, block.norm_face, face), (block.attn_audio, block.norm_audio, audio)
+        for attn, norm, tokens in ways:
             frames = norm(video).reshape(len(tokens), len(cos), -1)
             q = rotate(block.attn1.norm_q(split_heads(attn.to_q(frames), attn.heads)), cos, sin)
             k = block.attn1.norm_k(split_heads(attn.to_k(tokens), attn.heads))
@@ -213,10 +204,9 @@ class OriginalStep:
         self, block: Hallo3Block, video: Tensor, text: Tensor, time: Tensor
     ) -> tuple[Tensor, Tensor]:
         m, first = block.norm2.modulation(time), text.shape[1]
-        hidden = F.gelu(
-            block.ff.net[0].proj(_modulate_norm(block.norm2.norm, video, text, m)), approximate="tanh"
-        )
-        out = block.ff.net[2](hidden)
+        net, norm = block.ff.net, block.norm2.norm
+        hidden = F.gelu(net[0].proj(_modulate_norm(norm, video, text, m)), approximate="tanh")
+        out = net[2](hidden)
         return video + m[:, 2:3] * out[:, first:], text + m[:, 5:6] * out[:, :first]
 
 
@@ -240,15 +230,11 @@ class Networks:
         return network.eval().requires_grad_(False)
 
     def original(self, kernels: Kernels, attention: Attention) -> OriginalStep:
+        same = ("features", "face", "prompt", "windows", "image_latents")
+        inputs: dict[str, Any] = {name: getattr(self.inputs, name) for name in same}
+        timesteps = self.inputs.timesteps.to(self.place.device)
         return OriginalStep(
-            dit=self.dit(kernels, attention),
-            features=self.inputs.features,
-            face=self.inputs.face,
-            prompt=self.inputs.prompt,
-            windows=self.inputs.windows,
-            image_latents=self.inputs.image_latents,
-            timesteps=self.inputs.timesteps.to(self.place.device),
-            attention=attention,
+            dit=self.dit(kernels, attention), attention=attention, timesteps=timesteps, **inputs
         )
 
 
@@ -273,27 +259,25 @@ def decode_as_original(codec: VideoVAE, latents: Tensor) -> Tensor:
 def caches_in_ram(decoder: nn.Module) -> Generator[None]:
     """While entered, causal convolutions copy their caches as the original's do; those over a single frame
     have none."""
-    known = cast(Any, decoder)
-    kind = cast("type[nn.Module]", type(known.conv_in))
-    layers = [layer for layer in decoder.modules() if isinstance(layer, kind)]
+    kind = cast("type[nn.Module]", type(decoder.conv_in))
+    layers = cast("list[Any]", [layer for layer in decoder.modules() if isinstance(layer, kind)])
     for layer in layers:
-        cast(Any, layer).forward = _forward_with_cache_in_ram(layer)
+        layer.forward = _forward_with_cache_in_ram(layer)
     try:
         yield
     finally:
         for layer in layers:
-            del cast(Any, layer).forward
+            del layer.forward
 
 
-def _forward_with_cache_in_ram(layer: nn.Module) -> Any:
-    known = cast(Any, layer)
-    before = known.time_kernel_size - 1
+def _forward_with_cache_in_ram(layer: Any) -> Any:
+    before = layer.time_kernel_size - 1
 
     def forward(inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if not before:
-            return known.conv(inputs), None
+            return layer.conv(inputs), None
         first = inputs[:, :, :1].expand(-1, -1, before, -1, -1) if conv_cache is None else conv_cache
         inputs = torch.cat((first.to(inputs.device), inputs), dim=2)
-        return known.conv(inputs), inputs[:, :, -before:].contiguous().clone().cpu()
+        return layer.conv(inputs), inputs[:, :, -before:].contiguous().clone().cpu()
 
     return forward

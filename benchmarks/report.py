@@ -25,15 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS_DIR = ROOT / "benchmarks" / "results"
 CPU = torch.device("cpu")
 PROGRAM = "python -m benchmarks"
-PRIVATE = dict.fromkeys(("--json", "--chart", "--model", "--portrait", "--speech"), "FILE") | {
-    "--prompt": "TEXT"
-}
+PRIVATE = dict.fromkeys(("--json", "--chart", "--model", "--portrait", "--speech"), "FILE")
+PRIVATE["--prompt"] = "TEXT"
 """What results say in place of these options' values."""
 Result = dict[str, Any]
 
 
-def print_json(result: Result, options: Namespace) -> None:
-    del options
+def print_json(result: Result, _: Namespace) -> None:
     print(json.dumps(result, indent=1))
 
 
@@ -43,7 +41,6 @@ class Scenario:
     ``keep`` writes a result to ``benchmarks/results`` if no file is named."""
 
     measure: Callable[[Namespace], Result]
-    about: str | None
     add_options: Callable[[ArgumentParser], object] = lambda _: None
     show: Callable[[Result, Namespace], None] = print_json
     draw: Callable[[Result], Tensor] | None = None
@@ -127,8 +124,8 @@ def result_path(result: Result, folder: Path = RESULTS_DIR) -> Path:
     """A file that does not exist yet, named by device and day."""
     device = re.sub(r"[^a-z0-9]+", "-", str(result["machine"]["device"]).lower()).strip("-")
     stem = f"{device}-{datetime.now(UTC):%Y-%m-%d}"
-    names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 1000)))
-    return next(folder / name for name in names if not (folder / name).exists())
+    paths = (folder / f"{stem}{end}.json" for end in ("", *(f"-{number}" for number in range(2, 1000))))
+    return next(path for path in paths if not path.exists())
 
 
 def format_table(rows: Mapping[str, Mapping[str, Any]], head: str = "") -> str:
@@ -159,19 +156,13 @@ OURS, ORIGINAL = "#0072b2", "#8a8378"
 """Distinct for colour-blind readers too."""
 
 
-class Bar(NamedTuple):
-    label: str
-    value: float
-    text: str
-    ours: bool
-
-
 class Panel(NamedTuple):
-    """Bars with one scale, which starts at 0."""
+    """Bars with one scale, which starts at 0: values by label, and how each is written."""
 
     title: str
     about: str
-    bars: tuple[Bar, ...]
+    bars: dict[str, float]
+    write: Callable[[float], str]
 
 
 def draw_bars(title: str, about: str, panels: Sequence[Panel]) -> Tensor:
@@ -187,13 +178,14 @@ def draw_bars(title: str, about: str, panels: Sequence[Panel]) -> Tensor:
     for panel in panels:
         pen.text(16, top + 10, panel.title, 15, INK)
         pen.text(16 + pen.text_width(panel.title, 15) + 10, top + 11, panel.about, 12, GREY)
-        scale = (WIDTH - LEFT - RIGHT) / (max(bar.value for bar in panel.bars) or 1.0)
+        scale = (WIDTH - LEFT - RIGHT) / (max(panel.bars.values()) or 1.0)
         first = top + TITLE
         pen.line([(LEFT, first - 4), (LEFT, first + len(panel.bars) * ROW)], GRID, 1)
-        for place, bar in enumerate(panel.bars):
-            middle, right = first + place * ROW + ROW / 2 - 2, LEFT + scale * bar.value
-            pen.text(LEFT - 10, middle, bar.label, 13, INK, "rm")
-            pen.box((LEFT, middle - 8, max(right, LEFT + 1), middle + 8), OURS if bar.ours else ORIGINAL)
-            pen.text(right + 8, middle, bar.text, 13, INK)
+        for place, (label, value) in enumerate(panel.bars.items()):
+            middle, right = first + place * ROW + ROW / 2 - 2, LEFT + scale * value
+            pen.text(LEFT - 10, middle, label, 13, INK, "rm")
+            colour = ORIGINAL if label.startswith("original") else OURS
+            pen.box((LEFT, middle - 8, max(right, LEFT + 1), middle + 8), colour)
+            pen.text(right + 8, middle, panel.write(value), 13, INK)
         top += TITLE + len(panel.bars) * ROW + BETWEEN
     return pen.picture()

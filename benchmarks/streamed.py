@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from benchmarks.networks import Inputs, Place, build_random_vae
+from benchmarks.networks import Inputs, Place, build_random_vae, fill
+from benchmarks.report import CPU
 from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError, is_out_of_memory
 from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.kernels.select import choose_kernels
 from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
+from hallo3.offload import streaming
 from hallo3.offload.budget import MemoryPlan, plan_memory
 from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadConfig, measure_sizes
-from hallo3.offload.streaming import (
-    PackedTensors,
-    ResidentModule,
-    StreamableModule,
-    StreamedModule,
-    WeightGroup,
-    Weights,
-    set_tensors,
-    store_in_memory,
-)
 from hallo3.offload.system_memory import limit_torch, ram_bytes, total_bytes
 from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.quantization import PRECISIONS
@@ -109,20 +101,10 @@ LINKS = (6, 12, 25)
 """GB/s from RAM to the device, for which seconds of a step are estimated."""
 
 
-def measure_limits(
-    place: Place, clock: Clock, attention: Attention, limits: Sequence[float], resident: float | None
-) -> dict[str, Row]:
-    """A row per limit in GB; ``resident`` is the seconds of a step with all weights on the device."""
-    rows: dict[str, Row] = {}
-    for limit in limits:
-        rows[f"{limit:g} GB"] = _measure_limit(place, clock, attention, limit, resident)
-        clock.tidy()
-    return rows
-
-
-def _measure_limit(
+def measure_limit(
     place: Place, clock: Clock, attention: Attention, limit: float, resident: float | None
 ) -> Row:
+    """A step under a limit in GB; ``resident`` is the seconds of one with all weights on the device."""
     try:
         plan = plan_limit(place, limit)
     except InputError as error:
@@ -157,9 +139,9 @@ def measure_offload(place: Place, clock: Clock, attention: Attention, offload: O
     store = CountingStore(_make_streamable(place, attention, offload))
     inputs, resident = Inputs(place, STEPS), offload.home == DEVICE
     inputs.features = [each.cpu() for each in inputs.features]
-    residency: AbstractContextManager[Hallo3Transformer] = (ResidentModule if resident else StreamedModule)(
-        lambda: store.module, place.device
-    )
+    residency: AbstractContextManager[Hallo3Transformer] = (
+        streaming.ResidentModule if resident else streaming.StreamedModule
+    )(lambda: store.module, place.device)
     with torch.inference_mode(), residency as dit:
         if offload.on_access:
             inputs.features = [each.to(place.device) for each in inputs.features]
@@ -195,37 +177,33 @@ def estimate_links(row: Row, resident: float | None) -> Row:
 
 def _make_streamable(
     place: Place, attention: Attention, offload: OffloadConfig
-) -> StreamableModule[Hallo3Transformer]:
-    """The transformer with random weights in RAM, drawn on the device, a tensor at a time."""
+) -> streaming.StreamableModule[Hallo3Transformer]:
+    """The transformer with random weights in RAM."""
     kernels = choose_kernels("auto", place.device, place.dtype).kernels
     layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
-    network = Hallo3Transformer(place.config, layers).eval().requires_grad_(False)
-    generator = torch.Generator(place.device).manual_seed(0)
-
-    def draw(name: str, tensor: Tensor) -> Tensor:
-        values = torch.empty(tensor.shape, dtype=tensor.dtype, device=place.device)
-        values.normal_(0, 0.02, generator=generator)
-        return (values.add_(1) if tensor.ndim == 1 and name.endswith("weight") else values).cpu()
-
-    set_tensors(network, {name: draw(name, tensor) for name, tensor in network.state_dict().items()})
+    network = cast(Hallo3Transformer, fill(Hallo3Transformer(place.config, layers), place, CPU))
     rows = split_groups(network)
     staying = choose_resident(rows[0], offload.resident)
-    return store_in_memory(network, rows, resident=staying, pinned=place.device.type == "cuda")
+    return streaming.store_in_memory(network, rows, resident=staying, pinned=place.device.type == "cuda")
 
 
 class CountingStore:
     """Counts the ``bytes`` that are loaded from a network's store; ``blocks`` are those of all its blocks."""
 
-    def __init__(self, module: StreamableModule[Any]) -> None:
+    def __init__(self, module: streaming.StreamableModule[Any]) -> None:
         self.bytes, self._store = 0, module.store
         self.blocks = sum(_size(module.store(group)) for group in module.sequences[0])
         self.module = module._replace(store=self._load)
 
-    def _load(self, group: WeightGroup) -> Weights:
+    def _load(self, group: streaming.WeightGroup) -> streaming.Weights:
         weights = self._store(group)
         self.bytes += _size(weights)
         return weights
 
 
-def _size(weights: Weights) -> int:
-    return weights.size if isinstance(weights, PackedTensors) else sum(t.nbytes for t in weights.values())
+def _size(weights: streaming.Weights) -> int:
+    return (
+        weights.size
+        if isinstance(weights, streaming.PackedTensors)
+        else sum(t.nbytes for t in weights.values())
+    )

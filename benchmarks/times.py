@@ -17,25 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.counts import count_flop
-from benchmarks.networks import (
-    Inputs,
-    Networks,
-    Place,
-    build_random_vae,
-    choose_place,
-    decode_as_original,
-)
-from benchmarks.report import (
-    Bar,
-    Panel,
-    Result,
-    Scenario,
-    describe_machine,
-    draw_bars,
-    format_table,
-    get_device,
-)
-from benchmarks.streamed import Clock, Row, measure_limits
+from benchmarks.networks import Inputs, Networks, Place, build_random_vae, choose_place, decode_as_original
+from benchmarks.report import Panel, Result, Scenario, describe_machine, draw_bars, format_table, get_device
+from benchmarks.streamed import Clock, Row, measure_limit
 from hallo3.attention_backend import AUTO, BACKENDS, get_backend, list_runnable
 from hallo3.config import Hallo3Config
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
@@ -119,7 +103,10 @@ class Bench:
         if self.limits:
             resident = [row["seconds"] for row in our_rows(result, "step").values()]
             fastest = min(resident, default=None)
-            result["ceilings"] = measure_limits(place, clock, attention, self.limits, fastest)
+            result["ceilings"] = {
+                f"{limit:g} GB": measure_limit(place, clock, attention, limit, fastest)
+                for limit in self.limits
+            }
         return result
 
     def _measure_segments(self, steps: Mapping[str, Step], measured: Mapping[str, Row]) -> dict[str, Row]:
@@ -226,83 +213,64 @@ SEGMENTS_RATIO = 4 / 3
 """Of 5 s of speech: the original samples a fourth segment and throws it away."""
 
 
-def _gain(baseline: str) -> Callable[[Result], float | None]:
-    """Seconds of a segment, the original's over ours, from one step and one decode."""
-
-    def gain(result: Result) -> float | None:
-        theirs = [result.get("step", {}).get(baseline, {}), result.get("decode", {}).get("original", {})]
-        ours = [
-            min((row["seconds"] for row in our_rows(result, part).values()), default=0.0)
-            for part in ("step", "decode")
-        ]
-        if not all(ours) or not all("seconds" in row for row in theirs):
-            return None
-        return (SEGMENT_STEPS * theirs[0]["seconds"] + theirs[1]["seconds"]) / (
-            SEGMENT_STEPS * ours[0] + ours[1]
-        )
-
-    return gain
-
-
-def _clip_gain(result: Result) -> float | None:
-    gain = _gain(TORCH_CHOICE)(result)
-    return None if gain is None else gain * SEGMENTS_RATIO
-
-
-def _share(result: Result) -> float | None:
-    rows = our_rows(result, "step").values()
-    return min(rows, key=lambda row: row["seconds"], default={}).get("share")
-
-
-def _slowdown(result: Result) -> float | None:
-    """The worst of the limits under which more than half of the blocks stream."""
-    rows = result.get("ceilings", {}).values()
-    return max(
-        (row["slowdown"] for row in rows if "slowdown" in row and row["streamed_share"] > 0.5), default=None
-    )
-
-
-def _smallest_resident(result: Result) -> float | None:
-    """GB of the smallest limit under which a step streams nothing."""
-    rows = result.get("ceilings", {}).items()
-    limits = [float(name.split()[0]) for name, row in rows if "seconds" in row and row["streamed_gb"] < 0.01]
-    return min(limits, default=None)
-
-
 class Goal(NamedTuple):
-    """``figure`` takes it from a result at full size. ``card`` is the GPU that it is for; empty for any."""
+    """``card`` is the GPU that it is for; empty for any."""
 
     name: str
     what: str
     must: float
     target: float
-    figure: Callable[[Result], float | None]
     more_is_better: bool = True
     card: str = "H200"
 
 
 GOALS = (
-    Goal("G3", "segment, original over ours, same attention", 1.15, 1.25, _gain(SAME)),
-    Goal("G4", "segment, original over ours, as it ships", 1.2, 1.5, _gain(TORCH_CHOICE)),
-    Goal("G5", "5 s of speech, original over ours", 1.5, 1.9, _clip_gain),
-    Goal("G6", "share of the measured matrix rate", 0.55, 0.62, _share),
-    Goal(
-        "G7",
-        "decode of a segment, seconds",
-        5.0,
-        2.5,
-        lambda result: min((row["seconds"] for row in our_rows(result, "decode").values()), default=None),
-        False,
-    ),
-    Goal("G10", "a step with streamed weights over one with resident ones", 1.15, 1.05, _slowdown, False, ""),
-    Goal("G11", "GB in which a step streams nothing", 24, 16, _smallest_resident, False, ""),
+    Goal("G3", "segment, original over ours, same attention", 1.15, 1.25),
+    Goal("G4", "segment, original over ours, as it ships", 1.2, 1.5),
+    Goal("G5", "5 s of speech, original over ours", 1.5, 1.9),
+    Goal("G6", "share of the measured matrix rate", 0.55, 0.62),
+    Goal("G7", "decode of a segment, seconds", 5.0, 2.5, False),
+    Goal("G10", "a step with streamed weights over one with resident ones", 1.15, 1.05, False, ""),
+    Goal("G11", "GB in which a step streams nothing", 24, 16, False, ""),
 )
+
+
+def reckon(result: Result) -> dict[str, float | None]:
+    """Figures of goals: gains are of a segment's seconds, from one step and one decode; G10 is the worst of
+    the limits under which more than half of the blocks stream, G11 the smallest under which none does."""
+    rows = {
+        (part, name): row["seconds"]
+        for part in ("step", "decode")
+        for name, row in result.get(part, {}).items()
+        if "seconds" in row
+    }
+    step = min(our_rows(result, "step").values(), key=lambda row: row["seconds"], default={})
+    decode = min((row["seconds"] for row in our_rows(result, "decode").values()), default=None)
+    gains: dict[str, float] = {}
+    for name in (SAME, TORCH_CHOICE):
+        if step and decode and {("step", name), ("decode", "original")} <= rows.keys():
+            theirs = SEGMENT_STEPS * rows["step", name] + rows["decode", "original"]
+            gains[name] = theirs / (SEGMENT_STEPS * step["seconds"] + decode)
+    limits = {name: row for name, row in result.get("ceilings", {}).items() if "seconds" in row}
+    slowdowns = [
+        row["slowdown"] for row in limits.values() if "slowdown" in row and row["streamed_share"] > 0.5
+    ]
+    free = [float(name.split()[0]) for name, row in limits.items() if row["streamed_gb"] < 0.01]
+    return {
+        "G3": gains.get(SAME),
+        "G4": gains.get(TORCH_CHOICE),
+        "G5": gains[TORCH_CHOICE] * SEGMENTS_RATIO if TORCH_CHOICE in gains else None,
+        "G6": step.get("share"),
+        "G7": decode,
+        "G10": max(slowdowns, default=None),
+        "G11": min(free, default=None),
+    }
 
 
 def judge(goal: Goal, result: Result) -> Row:
     """The goal's figure and verdict; a figure is claimed only for the released size on a GPU."""
     machine = result["machine"]
-    figure = goal.figure(result) if result["sizes"]["full_size"] and "cuda" in machine else None
+    figure = reckon(result)[goal.name] if result["sizes"]["full_size"] and "cuda" in machine else None
     if figure is None:
         verdict = "not measured"
     elif goal.card and goal.card not in machine["device"].split():
@@ -311,13 +279,7 @@ def judge(goal: Goal, result: Result) -> Row:
         sign = 1 if goal.more_is_better else -1
         must, target = (sign * figure >= sign * limit for limit in (goal.must, goal.target))
         verdict = "reached" if target else "must reached, target not reached" if must else "not reached"
-    return {
-        "what": goal.what,
-        "must": goal.must,
-        "target": goal.target,
-        "figure": figure,
-        "verdict": verdict,
-    }
+    return {"what": goal.what, "must": goal.must, "target": goal.target, "figure": figure, "verdict": verdict}
 
 
 def measure(options: Namespace) -> Result:
@@ -357,12 +319,9 @@ def draw_times(result: Result) -> Tensor:
     for part, title in (("step", "A step, both branches"), ("decode", "Decode of a segment")):
         rows = {name: row["seconds"] for name, row in result.get(part, {}).items() if "seconds" in row}
         if rows:
-            bars = [Bar(n, s, f"{s:.3g} s", not n.startswith("original")) for n, s in rows.items()]
-            panels.append(Panel(title, "seconds, the median", tuple(bars)))
-    about = (
-        f"{sizes['config']}, {sizes['layers']} layers, {sizes['segment']}, {sizes['type']}, random weights"
-    )
-    return draw_bars(f"Times on {result['machine']['device']}", about, panels)
+            panels.append(Panel(title, "seconds, the median", rows, lambda seconds: f"{seconds:.3g} s"))
+    about = ", ".join((sizes["config"], f"{sizes['layers']} layers", sizes["segment"], sizes["type"]))
+    return draw_bars(f"Times on {result['machine']['device']}", f"{about}, random weights", panels)
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -380,7 +339,6 @@ def add_options(parser: ArgumentParser) -> None:
 
 TIMES = Scenario(
     measure=measure,
-    about=__doc__,
     add_options=add_options,
     show=lambda result, _: print(format_result(result)),
     draw=draw_times,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "exactness": {"measure_errors": lambda *_: dict.fromkeys(("original", *SAVINGS), 0.5)},
     "precision": {"make_inputs": dict, "velocity": lambda *_: torch.ones(2)},
     "mixtures": dict.fromkeys(("compare_samplers", "compare_intervals", "compare_reuses"), lambda *_: {}),
-    "approximations": {"EXACT": SimpleNamespace(), "list_variants": lambda _: {}, "REUSES": {}},
+    "approximations": {"render_cases": lambda *_: None, "list_variants": lambda _: {}, "REUSES": {}},
     "cpu": {"SHAPES": ((4, 3, 4, 4),), "measure_segment": lambda: {"median": 1.0}},
 }
 """Stand-ins for the work of modules that have tests of their own."""
@@ -40,11 +39,9 @@ def read(path: Path) -> dict[str, Any]:
 def test_a_result_has_its_command_and_machine(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    module = import_module(f"benchmarks.{command.SCENARIOS[name][0].partition('.')[0]}")
+    module = command.SCENARIOS[name][0].partition(".")[0]
     for attribute, stand_in in SMALLEST[name].items():
-        monkeypatch.setattr(module, attribute, stand_in)
-    if name == "approximations":
-        monkeypatch.setattr(module, "render_cases", lambda *_: None)
+        monkeypatch.setattr(f"benchmarks.{module}.{attribute}", stand_in)
     assert run(name, "--json", tmp_path / "result.json") == 0
     result = read(tmp_path / "result.json")
     assert result["machine"].keys() >= {"device", "torch", "python", "hallo3", "threads"}
@@ -52,7 +49,7 @@ def test_a_result_has_its_command_and_machine(
 
 
 def test_counts_of_a_small_model_and_their_chart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(import_module("benchmarks.counts"), "HALLO3", TINY)
+    monkeypatch.setattr("benchmarks.counts.HALLO3", TINY)
     assert run("counts", f"--json={tmp_path / 'c.json'}", "--chart", tmp_path / "c.png") == 0
     result = read(tmp_path / "c.json")
     assert result["command"] == "python -m benchmarks counts --json=FILE --chart FILE"
@@ -104,16 +101,13 @@ def test_a_gpu_is_named_with_its_versions(monkeypatch: pytest.MonkeyPatch) -> No
     gpu = SimpleNamespace(name="NVIDIA Made Up", major=9, minor=0, total_memory=80e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     monkeypatch.setattr(report.shutil, "which", lambda _: None)
-    facts = report.describe_machine(torch.device("cuda"))
-    assert (facts["device"], facts["capability"], facts["device_gb"]) == ("NVIDIA Made Up", "9.0", 80.0)
-    assert facts["driver"] == "not known"
+    expected = {"device": "NVIDIA Made Up", "capability": "9.0", "device_gb": 80.0, "driver": "not known"}
+    assert report.describe_machine(torch.device("cuda")).items() >= expected.items()
 
 
 def test_a_table_has_a_column_for_whatever_any_row_has(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {"a": {"x": 1.23456}, "long name": {"y": True, "z": None}}
-    lines = report.format_table(rows, "head").splitlines()
-    assert lines[0].split() == ["head", "y", "z", "x"]
-    assert lines[1].split() == ["a", "1.235"]
-    assert lines[2].split() == ["long", "name", "yes"]
+    lines = [line.split() for line in report.format_table(rows, "head").splitlines()]
+    assert lines == [["head", "y", "z", "x"], ["a", "1.235"], ["long", "name", "yes"]]
     report.print_json({"a": 1}, Namespace())
     assert json.loads(capsys.readouterr().out) == {"a": 1}

@@ -13,7 +13,7 @@ import torch
 from benchmarks import networks, streamed
 from benchmarks.__main__ import main
 from benchmarks.networks import Inputs, Place, build_random_vae, choose_place, decode_as_original
-from benchmarks.streamed import Clock, estimate_links, measure_limits, measure_offload, plan_limit
+from benchmarks.streamed import Clock, estimate_links, measure_limit, measure_offload, plan_limit
 from benchmarks.times import GOALS, Bench, fastest_exact, judge
 from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
@@ -100,8 +100,7 @@ def test_a_limit_that_is_too_small_is_a_row(place: Place, monkeypatch: pytest.Mo
         raise InputError("It does not fit.", expected="4.1 GB or more")
 
     monkeypatch.setattr(streamed, "plan_limit", refuse)
-    rows = measure_limits(place, ONCE, sdpa, (0.1,), None)
-    assert rows == {"0.1 GB": {"failed": "It does not fit. 4.1 GB or more"}}
+    assert measure_limit(place, ONCE, sdpa, 0.1, None) == {"failed": "It does not fit. 4.1 GB or more"}
 
 
 def test_a_plan_is_the_run_s_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

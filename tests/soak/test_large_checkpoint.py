@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cpu import anonymous_bytes
 from conftest import REPOSITORY
+from hallo3.config import NANO, AudioConfig, to_dict
 
 pytestmark = pytest.mark.soak
 LIMIT_MB = 500
-ROLLUP = "/proc/{}/smaps_rollup"
 
 GENERATE = """
 import json, sys
@@ -27,37 +28,26 @@ write_plain(Path(sys.argv[2]), from_dict(Hallo3Config, json.loads(sys.argv[1]), 
 """
 
 
-def anonymous_mb(process: int) -> float:
-    """Memory of a process that is not backed by a file."""
-    try:
-        rows = Path(ROLLUP.format(process)).read_text().splitlines()
-    except (OSError, ProcessLookupError):
-        return 0.0
-    return sum(int(row.split()[1]) for row in rows if row.startswith("Anonymous:")) / 1024
-
-
 def measure_peak(words: list[str]) -> tuple[float, float]:
-    """Peak anonymous memory in MB and seconds of a command."""
-    started, most = time.perf_counter(), 0.0
+    """Peak anonymous memory in MiB and seconds of a command."""
+    started, most = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, *words], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        most = max(most, anonymous_mb(process.pid))
+        most = max(most, anonymous_bytes(process.pid))
         time.sleep(0.02)
     assert process.returncode == 0
-    return most, time.perf_counter() - started
+    return most / 2**20, time.perf_counter() - started
 
 
-@pytest.mark.skipif(not Path(ROLLUP.format("self")).exists(), reason="needs Linux's smaps")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps")
 @pytest.mark.parametrize("dtype", ["bf16", "fp8"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
     figures: dict[str, float] = {}
     for size, layers in (("small", 2), ("large", 20)):
         folder = tmp_path / size
-        source = folder / "mp_rank_00_model_states.pt"
+        source, words = folder / "mp_rank_00_model_states.pt", ["-m", "hallo3", "convert"]
         write_checkpoint(source, layers, size == "large")
-        peak, seconds = measure_peak(
-            ["-m", "hallo3", "convert", str(source), str(folder / "out"), "--dtype", dtype]
-        )
+        peak, seconds = measure_peak([*words, str(source), str(folder / "out"), "--dtype", dtype])
         figures |= {
             f"{size}_gigabytes": round(source.stat().st_size / 1e9, 2),
             f"{size}_peak_anonymous_mb": round(peak),
@@ -75,8 +65,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
 
 def write_checkpoint(path: Path, layers: int, with_largest: bool) -> None:
     """Write a checkpoint in a subprocess; with_largest adds the released audio projection, 2.4 GB."""
-    from hallo3.config import NANO, AudioConfig, to_dict
-
     trunk = replace(NANO.trunk, layers=layers, heads=20, head_dim=64, time_dim=512)
     audio = AudioConfig() if with_largest else NANO.audio
     config = to_dict(replace(NANO, trunk=trunk, audio=audio))

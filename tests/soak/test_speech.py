@@ -52,9 +52,8 @@ def make_speech(seconds: int) -> Tensor:
         one = spoken[random.integers(len(spoken))] * float(10 ** (random.uniform(-10, 0) / 20))
         parts += [one, torch.zeros(int(random.uniform(0.1, 1.0) * RATE))]
         length += len(parts[-2]) + len(parts[-1])
-    return torch.cat(parts)[: seconds * RATE] + 1e-4 * torch.from_numpy(
-        random.standard_normal(seconds * RATE, dtype="float32")
-    )
+    hiss = torch.from_numpy(random.standard_normal(seconds * RATE, dtype="float32"))
+    return torch.cat(parts)[: seconds * RATE] + 1e-4 * hiss
 
 
 def load_parts(size: str) -> Wav2Vec2Parts:
@@ -115,8 +114,7 @@ def distance(features: Tensor, exact: Tensor) -> dict[str, Any]:
 def test_windows_are_near(tmp_path: Path, size: str) -> None:
     parts, signal = load_parts(size), make_speech(MINUTES * 60)
     exact, exact_seconds = encode(parts, signal, tmp_path / "exact")
-    found: dict[str, Any] = {}
-    windows = Windows(1, 0)
+    found, windows = dict[str, Any](), Windows(1, 0)
     for window, overlap in WINDOW_SECONDS:
         windows, name = Windows(window * FPS, overlap * FPS), f"{window} s, {overlap} s in common"
         features, seconds = encode(parts, signal, tmp_path / name, windows)

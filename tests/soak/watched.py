@@ -30,9 +30,7 @@ def memory_mb(name: str) -> float:
 
 def run(arguments: list[str]) -> dict[str, Any]:
     import_module("hallo3.cli.animate")  # which the command imports late
-    commits: list[float] = []
-    open_files: list[tuple[int, int]] = []
-    peaks: list[tuple[int, float]] = []
+    commits, open_files, peaks = list[float](), list[tuple[int, int]](), list[tuple[int, float]]()
     real_commit, stop = Job.commit, threading.Event()
 
     def commit(job: Job, index: int, tensors: Mapping[str, Any], **options: Any) -> SegmentRecord:
