@@ -58,10 +58,9 @@ REFUSED = {
 def test_another_file_is_refused_before_anything_of_it_runs(
     tmp_path: Path, content: bytes, found: str
 ) -> None:
-    path = write(tmp_path, content)
     text = rf"not the published one(?s:.*){found}(?s:.*)4ab1d643"
     with pytest.raises(CheckpointError, match=text) as error:
-        open_network(path, EXPECTED, ANTELOPE)
+        open_network(write(tmp_path, content), EXPECTED, ANTELOPE)
     assert "--faces-unverified" in error.value.fix
 
 

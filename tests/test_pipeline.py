@@ -237,7 +237,8 @@ def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models
     with torch.inference_mode():
         framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
         one, other = (extract_identity(p, nano, settings(nano), noise) for p in framed)
-    assert all(map(torch.equal, one.reference_features, other.reference_features))
+    features = zip(one.reference_features, other.reference_features, strict=True)
+    assert all(torch.equal(a, b) for a, b in features)
     assert not torch.equal(one.canvas.pixels, other.canvas.pixels)
 
 

@@ -121,25 +121,22 @@ def test_a_job_of_a_newer_version_is_refused_and_not_changed(tmp_path: Path) -> 
 
 
 def test_two_runs_of_one_job_do_not_mix(tmp_path: Path) -> None:
-    toy = Toy()
-    with open_job(tmp_path, toy.manifest), pytest.raises(OutputError, match="Another run is working on this"):
+    with open_job(tmp_path, Toy().manifest), pytest.raises(OutputError, match="Another run is working on"):
         Toy().run(tmp_path)
-    assert len(toy.run(tmp_path)) == SEGMENTS
+    assert len(Toy().run(tmp_path)) == SEGMENTS
 
 
 def test_a_segment_damaged_while_the_job_is_open_is_detected(tmp_path: Path) -> None:
-    toy = Toy()
-    toy.run(tmp_path)
-    with open_job(tmp_path, toy.manifest) as job:
+    Toy().run(tmp_path)
+    with open_job(tmp_path, Toy().manifest) as job:
         flip_bit(job.path(1))
         with pytest.raises(OutputError, match="is damaged"):
             job.piece(1)
 
 
 def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[bytes]) -> None:
-    toy = Toy()
-    assert toy.run(tmp_path, keep_pixels=True) == wanted
-    with open_job(tmp_path, toy.manifest) as job:
+    assert Toy().run(tmp_path, keep_pixels=True) == wanted
+    with open_job(tmp_path, Toy().manifest) as job:
         pixels, note = job.pixels(2), read_note(job.path(2))
         assert pixels is not None
         assert note is not None
