@@ -110,6 +110,11 @@ def made_up(name: str, tensor: Tensor) -> Iterator[memoryview]:
         yield raw_bytes(block[: tensor.numel() - start])
 
 
+def made_up_tensor(name: str, tensor: Tensor) -> Tensor:
+    raw = bytearray().join(made_up(name, tensor))
+    return torch.frombuffer(raw, dtype=tensor.dtype).reshape(tensor.shape)
+
+
 @dataclass(frozen=True)
 class _Storage:
     key: str

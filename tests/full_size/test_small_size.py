@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from full_size.generate import WRITERS, Sizes, networks, text_encoder, vae, write_inputs
+from full_size.generate import WRITERS, Sizes, made_up_tensor, networks, text_encoder, vae, write_inputs
 from full_size.readme import commands
 from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import RELEASE, ModelFolder, output_path
@@ -22,7 +22,7 @@ from hallo3.quantization import PRECISIONS
 pytestmark = pytest.mark.any_message  # of face networks that are made up
 MANIFEST = Path(__file__).parents[1] / "data" / "checkpoint_manifest.json"
 CHECKPOINT = Path("weights") / RELEASE["transformer"].files[1]
-SIZES = Sizes.scaled(0.05, (9, 64, 96))
+SIZES = Sizes.scaled(0.05, (13, 64, 112))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(folder / "weights", SIZES)
     for name in ("diffusion_models", "vae"):
         (folder / "ComfyUI/models" / name).mkdir(parents=True)
+    WRITERS["faces"](folder / "ComfyUI/models", SIZES)
     write_inputs(folder, 0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -66,7 +67,9 @@ def test_torch_reads_the_checkpoint_as_it_reads_its_own(home: Path) -> None:
     whole = torch.load(path, mmap=True, weights_only=False)
     assert {"module", "param_shapes", "args", "torch_rng_state"} <= whole.keys()
     assert whole["module"].keys() == json.loads(MANIFEST.read_text())["module"].keys()
-    assert all(bool(tensor.isfinite().all()) for tensor in whole["module"].values())
+    for name, tensor in networks(SIZES).items():
+        assert torch.equal(whole["module"][name], made_up_tensor(name, tensor))
+        assert bool(whole["module"][name].isfinite().all())
     assert path.stat().st_size < 1e8
 
 
@@ -88,11 +91,9 @@ def test_a_video_comes_out(home: Path) -> None:
         "me.png",
         "--speech",
         "me.wav",
-        "--steps",
-        "2",
+        "--faces-unverified",
     ]
-    words += ["--faces", "weights/face_analysis/models", "--faces-unverified", "--device", "cpu"]
-    words += ["--dtype", "bf16", "--offload", "disk", "-o", "me.mp4"]
+    words += ["--steps", "2", "--device", "cpu", "--dtype", "bf16", "--offload", "disk", "-o", "me.mp4"]
     assert main([*words, "--plan"]) == 0
     assert not Path("me.mp4").exists()
     assert main(words) == 0
