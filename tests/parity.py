@@ -50,13 +50,13 @@ def judge(golden: Golden) -> Verdict | None:
     """Compare one golden; None for weights that other goldens use."""
     if golden.fault:
         return Verdict(golden.name, "FAIL", golden.fault)
-    report = Report()
+    report = Report(golden)
     try:
         checks = [check for check in CHECKS if check.recognise(golden)]
         if not checks:
             return None if golden.name.startswith("weights_") else Verdict(golden.name, "not handled")
         for check in checks:
-            report.rows += check.compare(golden).rows
+            check.compare(golden, report)
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         return Verdict(golden.name, "FAIL", f"{type(error).__name__}: {first_line}")

@@ -28,8 +28,8 @@ from hallo3.quantization import PRECISIONS
 MAX_PATCH_ERROR = 15
 """Mean over clips of the worst patch's colour error, in 255ths: 5 for the model, 26 with another person's
 reference features, although the mean patch then differs by 7 only."""
-THREE = slice(0, 3)
-"""Cases for models that must fail; they fail by far."""
+TWO, THREE = slice(0, 2), slice(0, 3)
+"""Cases for models that must fail, which they do by far; for what else is not measured on all."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def check_floors(figures: list[Figures]) -> dict[str, bool]:
 def test_the_model_meets_every_floor(figures: list[Figures]) -> None:
     means = summarize(figures)
     assert all(check_floors(figures).values()), means
-    assert all(check_floors(figures[THREE]).values())
+    assert all(check_floors(figures[TWO]).values())
     assert means["worst_follows"] >= 0.45
     assert means["amplitude"] >= 0.55
 
@@ -76,10 +76,11 @@ def test_silence_closes_the_mouth(cases: list[Case], models: Models) -> None:
     assert sum(ratios) / len(ratios) <= 0.10
 
 
-def test_a_minute_does_not_drift(cases: list[Case], models: Models) -> None:
-    case, new_frames = make_long_case(cases, cases[1].portrait, models, 60), BUILT_IN.segment.new_frames
+def test_a_long_video_does_not_drift(cases: list[Case], models: Models) -> None:
+    """As much per segment as 1.3 in a minute; ``make bench-built-in`` measures a minute and ten."""
+    case, new_frames = make_long_case(cases, cases[1].portrait, models, 36), BUILT_IN.segment.new_frames
     result = measure_video(render_case(case, models), case.portrait, case.mouth, new_frames=new_frames)
-    assert result.drift <= 1.3
+    assert result.drift <= 1.18
     assert result.follows >= 0.70
 
 
@@ -87,15 +88,13 @@ def test_random_weights_fail(cases: list[Case], tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(SIZES, "built-in", BUILT_IN)
     write_random_set(tmp_path, 1, "built-in")
     random = load_models(tmp_path, torch.device("cpu"), PRECISIONS["fp32"])
-    floors = check_floors(measure_cases(cases[THREE], random))
-    assert not floors["follows"]
-    assert not floors["same person"]
+    floors = check_floors(measure_cases(cases[TWO], random))
+    assert (floors["follows"], floors["same person"]) == (False, False)
 
 
 def test_another_recording_fails(cases: list[Case], models: Models) -> None:
-    floors = check_floors(measure_cases(cases[THREE], models, speech_of_next=True))
-    assert not floors["follows"]
-    assert floors["same person"]
+    floors = check_floors(measure_cases(cases[TWO], models, speech_of_next=True))
+    assert (floors["follows"], floors["same person"]) == (False, True)
 
 
 def test_another_persons_features_fail(cases: list[Case], models: Models) -> None:
@@ -103,7 +102,7 @@ def test_another_persons_features_fail(cases: list[Case], models: Models) -> Non
         stranger = make_identity(cases[number + 3], models)
         return replace(identity, reference_features=stranger.reference_features)
 
-    figures = measure_cases(cases[THREE], models, replace_identity=use_stranger)
+    figures = measure_cases(cases[TWO], models, replace_identity=use_stranger)
     assert not check_floors(figures)["same person"]
 
 
@@ -114,9 +113,8 @@ def test_segments_continue_from_their_motion_frames(cases: list[Case], models: M
 
 
 def test_the_prompt_sets_the_light(cases: list[Case], models: Models) -> None:
-    second = Recording(
-        cases[0].speech.waveform[:, : BUILT_IN.segment.sample_rate], BUILT_IN.segment.sample_rate
-    )
+    rate = BUILT_IN.segment.sample_rate
+    second = Recording(cases[0].speech.waveform[:, :rate], rate)
     case = make_case("light", cases[0].portrait, second, BUILT_IN.segment)
 
     def mean_colour(prompt: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Figures of painted videos are what was painted."""
+"""Figures of painted videos are what was painted; a shifted picture has its shift."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from behaviour.carry import measure_shift
 from behaviour.figures import Figures, measure_video, summarize
 from behaviour.mouth import Mouth
 from behaviour.pixels import MOUTH_INSIDE, find_nearest, measure_colour_errors, measure_opening, resize_square
@@ -102,3 +103,11 @@ def test_a_summary_keeps_the_worst() -> None:
     assert summary["worst_follows"] == 0.2
     assert summary["worst_seam"] == 9.0
     assert summary["follows"] == pytest.approx((good.follows + 0.2) / 2)
+
+
+@pytest.mark.parametrize("pixels", [-1.0, 0.5, 2.0])
+def test_shifts_are_measured(pixels: float) -> None:
+    def waves(shift: float) -> Tensor:
+        return torch.sin((torch.arange(64) - shift) / 8).expand(3, 64, 64)
+
+    assert measure_shift(waves(0), waves(pixels)) == pytest.approx(pixels, abs=0.05)

@@ -40,10 +40,8 @@ def test_a_louder_syllable_opens_more() -> None:
 
 
 def test_the_gain_does_not_matter() -> None:
-    one, other = (
-        compute_mouth(make_syllables(), FRAMES),
-        compute_mouth(0.25 * make_syllables() + 0.01, FRAMES),
-    )
+    sounds = make_syllables(), 0.25 * make_syllables() + 0.01
+    one, other = (compute_mouth(sound, FRAMES) for sound in sounds)
     assert np.allclose(one.open, other.open, atol=1e-4)
     assert np.allclose(one.wide, other.wide, atol=2e-2)
 
@@ -67,8 +65,7 @@ def test_bright_sounds_are_wide() -> None:
 def test_the_number_of_frames_is_exact(frames: int) -> None:
     mouth = compute_mouth(torch.from_numpy(make_tone(FRAMES)), frames)
     for values in mouth:
-        assert values.shape == (frames,)
-        assert values.dtype == np.float32
+        assert (values.shape, values.dtype) == ((frames,), np.float32)
         assert 0 <= values.min() <= values.max() <= 1
     assert mouth.open[FRAMES + 1 :].sum() == 0
 

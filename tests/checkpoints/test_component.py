@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -37,22 +36,8 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
 def original(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Path:
     """A nano set as the original publishes it: the same weights under the original's names and places."""
     folder, files = tmp_path_factory.mktemp("original"), ModelFolder(nano_folder)
-    module = {}
-    for part, keys, prefix in (
-        ("transformer", maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
-        ("reference", maps.REFERENCE, maps.REFERENCE_PREFIX),
-    ):
-        module |= {prefix + n: t for n, t in to_original(keys, load_file(files.find(part))).items()}
-    checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
-    vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
-    for path, whole in (
-        (checkpoint, {"module": module, "iteration": 1}),
-        (vae, {"state_dict": to_original(maps.VAE, load_file(files.find("vae")))}),
-    ):
-        path.parent.mkdir(parents=True)
-        torch.save(whole, path)
-        path.with_suffix(".json").write_text(json.dumps(to_dict(NANO)))
-    (folder / "hallo3" / "latest").write_text("1\n")
+    parts = {maps.TRANSFORMER_PREFIX: "transformer", maps.REFERENCE_PREFIX: "reference", "vae": "vae"}
+    checkpoints.write_release(folder, NANO, torch.float32, lambda _, name: load_file(files.find(parts[name])))
     return folder
 
 
@@ -115,10 +100,9 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
 def test_wav2vec2_loads_with_either_weight_norm(
     tmp_path: Path, nano_folder: Path, naming: str, container: str
 ) -> None:
-    state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
-    folder = tmp_path / "wav2vec2-base-960h"
+    wanted = state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
+    folder, new = tmp_path / "wav2vec2-base-960h", "conv.parametrizations.weight.original"
     folder.mkdir()
-    new = "conv.parametrizations.weight.original"
     for old, n in (("conv.weight_g", "0"), ("conv.weight_v", "1")) if naming == "old" else ():
         state = {name.replace(new + n, old): tensor for name, tensor in state.items()}
     whole = {f"wav2vec2.{name}": tensor for name, tensor in state.items()}
@@ -127,12 +111,10 @@ def test_wav2vec2_loads_with_either_weight_norm(
         torch.save(whole, folder / "pytorch_model.bin")
     else:
         save_file(whole, folder / "model.safetensors")
-    wanted = load_file(ModelFolder(nano_folder).find("speech_encoder"))
     assert same(read_component(folder, "speech_encoder", FP32), wanted)
 
 
 def test_an_fp8_forward_is_near_the_exact_one(nano_folder: Path) -> None:
-    """The distance is reported by benchmarks; here it must exist and be small."""
     exact = load_models(nano_folder, CPU, FP32)
     eight = load_models(nano_folder, CPU, PRECISIONS["fp8"])
     with torch.inference_mode(), exact.transformer as a, eight.transformer as b:
@@ -161,43 +143,35 @@ def refused(path: Path, part: str) -> str:
 
 
 def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
-    files = ModelFolder(nano_folder)
+    files, path = ModelFolder(nano_folder), tmp_path / "a.safetensors"
+    assert "reference network" in refused(files.find("reference"), "transformer")
+    assert "Hallo3's transformer" in refused(files.find("transformer"), "reference")
+
     state = load_file(files.find("transformer"))
     header = {"hallo3": json.dumps({"part": "transformer", "config": to_dict(NANO)})}
-    path = tmp_path / "a.safetensors"
-
     plain = {n: t for n, t in state.items() if "face" not in n and "audio" not in n}
-    save_file(plain, path)
-    assert "plain CogVideoX" in refused(path, "transformer")
     sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in to_original(maps.REFERENCE, plain).items()}
-    save_file(sat, path)
-    assert "plain CogVideoX" in refused(path, "transformer")
-
-    shutil.copy(files.find("reference"), path)
-    assert "reference network" in refused(path, "transformer")
-    shutil.copy(files.find("transformer"), path)
-    assert "Hallo3's transformer" in refused(path, "reference")
-
-    key = "transformer_blocks.1.attn1.to_k.weight"
-    save_file({n if n != key else key + "s": t for n, t in state.items()}, path, header)
-    assert f"missing (first: {key})" in refused(path, "transformer")
-    key = "transformer_blocks.1.ff.net.0.proj.weight"
-    save_file({n: t.T.contiguous() if n == key else t for n, t in state.items()}, path, header)
-    assert f"{key} [32, 128] instead of [128, 32]" in refused(path, "transformer")
-    save_file({n: t for n, t in state.items() if n != "norm_final.weight"}, path, header)
-    assert "1 keys missing" in refused(path, "transformer")
-    save_file(state, path)
-    assert "hallo3.json" in refused(path, "transformer")
+    k, ff = "transformer_blocks.1.attn1.to_k.weight", "transformer_blocks.1.ff.net.0.proj.weight"
+    for nearly, about, message in (
+        (plain, None, "plain CogVideoX"),
+        (sat, None, "plain CogVideoX"),
+        ({n if n != k else k + "s": t for n, t in state.items()}, header, f"missing (first: {k})"),
+        ({**state, ff: state[ff].T.contiguous()}, header, f"{ff} [32, 128] instead of [128, 32]"),
+        ({n: t for n, t in state.items() if n != "norm_final.weight"}, header, "1 keys missing"),
+        (state, None, "hallo3.json"),
+    ):
+        save_file(nearly, path, about)
+        assert message in refused(path, "transformer")
 
 
 def test_other_models_are_recognised(tmp_path: Path) -> None:
-    for key, what in (
-        ("model.diffusion_model.input_blocks.0.0.weight", "Stable Diffusion"),
-        ("double_blocks.0.img_attn.qkv.weight", "Flux"),
-        ("blocks.0.self_attn.q.weight", "Wan"),
-        ("lora_unet_x.lora_down.weight", "LoRA"),
-        ("whatever", "another model"),
-    ):
+    for key, what in {
+        "model.diffusion_model.input_blocks.0.0.weight": "Stable Diffusion",
+        "double_blocks.0.img_attn.qkv.weight": "Flux",
+        "blocks.0.self_attn.q.weight": "Wan",
+        "lora_unet_x.lora_down.weight": "LoRA",
+        "whatever": "another model",
+    }.items():
         save_file({key: torch.ones(1)}, tmp_path / "a.safetensors")
         assert what in refused(tmp_path / "a.safetensors", "transformer")
 
@@ -214,15 +188,19 @@ SAT = "model.diffusion_model.transformer.layers.0.attention.query_key_value.weig
 ROWS = 3 * NANO.trunk.width
 
 
-def convert_state(folder: Path, state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
-    path = folder / "mp.safetensors"
+def convert_scaled(
+    folder: Path, precision: str, stored: torch.dtype, scales: dict[str, Tensor], value: float = 1
+) -> dict[str, Tensor]:
+    """A converted transformer in which ``SAT`` is ``value`` in another type, with these scales beside it."""
+    path, state = folder / "mp.safetensors", dict(checkpoints.module(NANO))
+    state[SAT] = torch.full_like(state[SAT], value).to(stored)
+    state |= {SAT + ending: scale for ending, scale in scales.items()}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     path.with_suffix(".json").write_text(json.dumps(to_dict(NANO)))
     check_file(path, "transformer")
     with open_source(path) as source:
-        write_output(
-            plan_output(find_component(source, "transformer"), PRECISIONS[precision], {}), folder / "out"
-        )
+        planned = plan_output(find_component(source, "transformer"), PRECISIONS[precision], {})
+        write_output(planned, folder / "out")
     return load_file(folder / "out")
 
 
@@ -232,11 +210,8 @@ def convert_state(folder: Path, state: dict[str, Tensor], precision: str) -> dic
 def test_a_scale_is_cut_with_its_tensor(
     tmp_path: Path, rows: int, stored: torch.dtype, precision: str
 ) -> None:
-    state = dict(checkpoints.module(NANO))
-    state[SAT] = torch.ones_like(state[SAT]).to(stored)
     scale = torch.arange(1, rows + 1).float().reshape(-1, 1) / 64
-    state[f"{SAT}_scale"] = scale if rows > 1 else scale.reshape(())
-    found = convert_state(tmp_path, state, precision)
+    found = convert_scaled(tmp_path, precision, stored, {"_scale": scale if rows > 1 else scale.reshape(())})
     for n, name in enumerate(("to_q", "to_k", "to_v")):
         key = f"transformer_blocks.0.attn1.{name}.weight"
         values = found[key].float() * found.get(f"{key}_scale", torch.ones(()))
@@ -244,27 +219,20 @@ def test_a_scale_is_cut_with_its_tensor(
         assert torch.allclose(values, wanted, rtol=0.07)
 
 
-def test_a_scale_must_belong_to_a_tensor_and_fit_it(tmp_path: Path) -> None:
-    for name, scale in ((f"{SAT}_scale", torch.ones(1, ROWS)), (f"{SAT}x.weight_scale", torch.ones(()))):
-        state = dict(checkpoints.module(NANO))
-        state[SAT] = torch.ones_like(state[SAT]).to(torch.float8_e4m3fn)
-        with pytest.raises(CheckpointError, match="scale does not fit"):
-            convert_state(tmp_path, {**state, name: scale}, "bf16")
-
-
-def test_whole_numbers_without_a_scale_are_refused(tmp_path: Path) -> None:
-    state = dict(checkpoints.module(NANO))
-    state[SAT] = torch.ones_like(state[SAT]).to(torch.int8)
-    with pytest.raises(CheckpointError, match="whole numbers, without a scale"):
-        convert_state(tmp_path, state, "bf16")
-
-
-def test_a_scaled_value_too_large_for_half_precision_is_refused(tmp_path: Path) -> None:
-    state = dict(checkpoints.module(NANO))
-    state[SAT] = torch.full(state[SAT].shape, 448.0).to(torch.float8_e4m3fn)
-    state[f"{SAT}_scale"] = torch.tensor(1000.0)
-    with pytest.raises(CheckpointError, match=r"4.48e\+05"):
-        convert_state(tmp_path, state, "fp16")
+@pytest.mark.parametrize(
+    ("precision", "stored", "scales", "value", "message"),
+    [
+        ("bf16", torch.float8_e4m3fn, {"_scale": torch.ones(1, ROWS)}, 1, "scale does not fit"),
+        ("bf16", torch.float8_e4m3fn, {"x.weight_scale": torch.ones(())}, 1, "scale does not fit"),
+        ("bf16", torch.int8, {}, 1, "whole numbers, without a scale"),
+        ("fp16", torch.float8_e4m3fn, {"_scale": torch.tensor(1000.0)}, 448, r"4.48e\+05"),
+    ],
+)
+def test_a_scale_belongs_to_a_tensor_fits_it_and_stays_in_range(
+    tmp_path: Path, precision: str, stored: torch.dtype, scales: dict[str, Tensor], value: float, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        convert_scaled(tmp_path, precision, stored, scales, value)
 
 
 def test_the_smallest_matrix_has_a_scale() -> None:
@@ -272,28 +240,58 @@ def test_the_smallest_matrix_has_a_scale() -> None:
     assert fp8_scale(torch.tensor(0.0)) == 1
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"trunk": {"layers": 200_000}},
-        {"trunk": {"heads": 1 << 40}},
-        {"trunk": {"text_dim": 1 << 62}},
-        {"trunk": {"rope_theta": float("nan")}},
-        {"vae": {"block_out_channels": []}},
-        {"vae": {"block_out_channels": [1 << 61]}},
-        {"vae": {"layers_per_block": 200_000}},
-        {"vae": {"norm_num_groups": 7}},
-    ],
-)
-def test_configurations_of_which_nothing_can_be_built_are_refused(
-    tmp_path: Path, change: dict[str, dict[str, object]]
-) -> None:
-    config = to_dict(NANO)
-    for key, value in change.items():
-        config[key] |= value
+def test_configurations_of_which_nothing_can_be_built_are_refused(tmp_path: Path) -> None:
     checkpoints.write_release(tmp_path, NANO)
-    for path in tmp_path.rglob("*.pt"):
-        path.with_suffix(".json").write_text(json.dumps(config))
-    part = "vae" if "vae" in change else "transformer"
-    with pytest.raises(CheckpointError):
-        check_file(ModelFolder(tmp_path).find(part), part)
+    huge = {"layers": 200_000, "heads": 1 << 40, "text_dim": 1 << 62, "rope_theta": float("nan")}
+    wrong = {"block_out_channels": [1 << 61], "layers_per_block": 200_000, "norm_num_groups": 7}
+    changes = [("trunk", *item) for item in huge.items()] + [("vae", *item) for item in wrong.items()]
+    for section, key, value in [*changes, ("vae", "block_out_channels", [])]:
+        config = to_dict(NANO)
+        config[section][key] = value
+        for path in tmp_path.rglob("*.pt"):
+            path.with_suffix(".json").write_text(json.dumps(config))
+        part = "vae" if section == "vae" else "transformer"
+        refused(ModelFolder(tmp_path).find(part), part)
+
+
+LLAMA = {
+    "shared": "token_embd",
+    "encoder.final_layer_norm": "enc.output_norm",
+    "encoder.block.": "enc.blk.",
+    "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b",
+    "layer.0.SelfAttention.": "attn_",
+    "layer.0.layer_norm": "attn_norm",
+    "layer.1.DenseReluDense.wi_0": "ffn_gate",
+    "layer.1.DenseReluDense.wi_1": "ffn_up",
+    "layer.1.DenseReluDense.wo": "ffn_down",
+    "layer.1.layer_norm": "ffn_norm",
+}
+"""T5's names in transformers and in GGUF files."""
+
+
+@pytest.mark.parametrize(("kind", "error"), [("F16", 1e-3), ("BF16", 1e-2), ("Q8_0", 2e-2), ("Q4_0", 0.2)])
+def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error: float) -> None:
+    gguf = pytest.importorskip("gguf")
+    state = load_file(ModelFolder(nano_folder).find("text_encoder"))
+    path, chosen = tmp_path / "t5.gguf", gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, "t5encoder")
+    for name, tensor in state.items():
+        for theirs, short in LLAMA.items():
+            name = name.replace(theirs, short)
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            packed = gguf.quants.quantize(tensor.numpy(), chosen)
+            writer.add_tensor(name, packed, raw_dtype=chosen)
+        else:
+            writer.add_tensor(name, tensor.numpy())
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        step()
+    writer.close()
+    found = read_component(path, "text_encoder", FP32)
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert found[name].shape == tensor.shape
+        assert torch.linalg.norm(found[name] - tensor) <= error * torch.linalg.norm(tensor), name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"GGUF|damaged"):
+        read_component(path, "text_encoder", FP32)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,43 +32,42 @@ from support import original_checkpoints as checkpoints
 from support.published_names import to_ours
 
 CONFIG = checkpoints.NANO
+Release = tuple[Path, dict[str, Tensor]]
+PARTS = {
+    "transformer": (maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
+    "reference": (maps.REFERENCE, maps.REFERENCE_PREFIX),
+}
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     folder = tmp_path_factory.mktemp("release")
     return folder, checkpoints.write_release(folder, checkpoints.SMALL)
 
 
-def originals(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    pairs = {
-        "transformer": (maps.TRANSFORMER, maps.TRANSFORMER_PREFIX),
-        "reference": (maps.REFERENCE, maps.REFERENCE_PREFIX),
-    }
-    return {
-        part: to_ours(keys, {k.removeprefix(p): t for k, t in state.items() if k.startswith(p)})
-        for part, (keys, p) in pairs.items()
-    }
+def original(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    keys, prefix = PARTS[part]
+    return to_ours(keys, {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
 
 
-def test_every_name_of_the_release_is_there(release: tuple[Path, dict[str, Tensor]]) -> None:
-    manifest = json.loads((Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text())
-    assert set(release[1]) == set(manifest["module"])
-    assert len(release[1]) == 2238
+def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_converted_equals_original_bit_for_bit(
-    tmp_path: Path, release: tuple[Path, dict[str, Tensor]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, release: Release, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, state = release
+    manifest = json.loads((Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text())
+    assert set(state) == set(manifest["module"])
     assert main(["convert", str(folder), str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "dropped: 2 (model.diffusion_model.mixins.pos_embed.freqs_" in out
-    for part, wanted in originals(state).items():
-        path = tmp_path / f"{part}.safetensors"
+    for part in PARTS:
+        path, wanted = tmp_path / f"{part}.safetensors", original(state, part)
         found = load_file(path)
         assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+        assert equal(found, wanted)
         header = read_config(path)
         assert (header["part"], header["precision"], len(header["dropped"])) == (part, "bf16", 3)
         assert len(header["source"]["mp_rank_00_model_states.pt"]) == 64
@@ -80,7 +79,7 @@ def test_converted_equals_original_bit_for_bit(
 
 
 def test_a_converted_file_converts_to_itself_and_is_not_verified_again(
-    tmp_path: Path, release: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hallo3.cli.progress.home", lambda: tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
@@ -92,41 +91,34 @@ def test_a_converted_file_converts_to_itself_and_is_not_verified_again(
     assert main(["convert", str(first), str(second)]) == 0
     again, once = (load_file(folder / "transformer.safetensors") for folder in (second, first))
     assert again.keys() == once.keys()
-    assert all(torch.equal(again[name], once[name]) for name in once)
+    assert equal(again, once)
     assert main(["convert", str(first), str(first)]) == 2
 
 
-def half_a_step(values: Tensor) -> Tensor:
-    """Half the distance between neighbouring e4m3 numbers around these."""
-    exponent = torch.floor(torch.log2(values.abs().clamp(min=2.0**-6)))
-    return 2.0 ** (exponent - 4)
-
-
-def test_scaled_fp8_is_as_near_as_fp8_can_be(tmp_path: Path, release: tuple[Path, dict[str, Tensor]]) -> None:
+def test_scaled_fp8_is_as_near_as_fp8_can_be(tmp_path: Path, release: Release) -> None:
+    """Within half the distance between neighbouring e4m3 numbers."""
     folder, state = release
     assert main(["convert", str(folder), str(tmp_path), "--dtype", "fp8", "--part", "transformer"]) == 0
-    found, wanted = load_file(tmp_path / "transformer.safetensors"), originals(state)["transformer"]
+    found, wanted = load_file(tmp_path / "transformer.safetensors"), original(state, "transformer")
     eight = [name for name, tensor in found.items() if tensor.dtype == torch.float8_e4m3fn]
     assert len(eight) == 42 * (4 + 4 + 4 + 2)
     for name in eight:
         scale = found[name + "_scale"]
         value, stored = wanted[name].float(), found[name].float()
         assert torch.linalg.norm(stored * scale - value) / torch.linalg.norm(value) <= 3e-2
-        assert bool(((stored - value / scale).abs() <= half_a_step(value / scale) * 1.0001).all())
+        half_a_step = 2.0 ** (torch.floor(torch.log2((value / scale).abs().clamp(min=2.0**-6))) - 4)
+        assert bool(((stored - value / scale).abs() <= half_a_step * 1.0001).all())
         note = json.loads(bytes(found[name.removesuffix("weight") + "comfy_quant"].tolist()))
         assert note == {"format": "float8_e4m3fn"}
-    others = {name for name in wanted if name not in eight}
-    assert all(torch.equal(found[name], wanted[name]) for name in others)
+    assert equal(found, {name: tensor for name, tensor in wanted.items() if name not in eight})
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_other_precisions_are_a_cast(
-    tmp_path: Path, release: tuple[Path, dict[str, Tensor]], dtype: str
-) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_other_precisions_are_a_cast(tmp_path: Path, release: Release, dtype: str) -> None:
     folder, state = release
     assert main(["convert", str(folder), str(tmp_path), "--dtype", dtype, "--part", "reference"]) == 0
-    found, wanted = load_file(tmp_path / "reference.safetensors"), originals(state)["reference"]
-    assert all(torch.equal(found[name], t.to(PRECISIONS[dtype].compute)) for name, t in wanted.items())
+    wanted = {name: t.to(PRECISIONS[dtype].compute) for name, t in original(state, "reference").items()}
+    assert equal(load_file(tmp_path / "reference.safetensors"), wanted)
 
 
 @pytest.fixture
@@ -137,17 +129,6 @@ def output(tmp_path: Path) -> Iterator[OutputFile]:
         yield plan_output(find_component(source, "transformer"), PRECISIONS["bf16"], {"a": 1})
 
 
-def stop_after(blocks: int) -> Callable[[int], None]:
-    """Progress that stops the run."""
-    left = iter(range(blocks))
-
-    def progress(_count: int) -> None:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-
-    return progress
-
-
 @pytest.mark.parametrize("blocks", [0, 1, 40])
 def test_a_stopped_run_leaves_the_earlier_file_and_the_next_one_replaces_it(
     tmp_path: Path, output: OutputFile, blocks: int
@@ -155,8 +136,14 @@ def test_a_stopped_run_leaves_the_earlier_file_and_the_next_one_replaces_it(
     target = tmp_path / "out" / "a.safetensors"
     target.parent.mkdir()
     target.write_bytes(b"earlier")
+    left = iter(range(blocks))
+
+    def progress(_count: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        write_output(output, target, stop_after(blocks))
+        write_output(output, target, progress)
     assert target.read_bytes() == b"earlier"
     done: list[int] = []
     write_output(output, target, done.append)
@@ -208,19 +195,12 @@ def test_a_full_disk_is_an_error_before_anything_is_written(
         write_output(output, tmp_path / "out.safetensors")
 
 
-def places() -> Iterator[tuple[str, str]]:
-    """Every place of every component, with a word for each star."""
-    for part in COMPONENTS:
-        for pattern in PLACES[part]:
-            is_file = pattern.endswith((".safetensors", ".pt"))
-            place = pattern.replace("*", "1")
-            yield part, place if is_file else f"{place}/model.safetensors"
-
-
-@pytest.mark.parametrize(("part", "place"), [*places()])
+@pytest.mark.parametrize(("part", "pattern"), [(part, each) for part in COMPONENTS for each in PLACES[part]])
 def test_a_component_is_converted_wherever_a_model_folder_finds_it(
-    tmp_path: Path, nano_folder: Path, part: str, place: str
+    tmp_path: Path, nano_folder: Path, part: str, pattern: str
 ) -> None:
+    place = pattern.replace("*", "1")
+    place = place if place.endswith((".safetensors", ".pt")) else f"{place}/model.safetensors"
     path = tmp_path / "source" / place
     path.parent.mkdir(parents=True)
     shutil.copyfile(nano_folder / f"{part}.safetensors", path)
@@ -232,7 +212,7 @@ def test_a_component_is_converted_wherever_a_model_folder_finds_it(
 
 def test_a_value_too_large_for_half_precision_is_named(tmp_path: Path) -> None:
     path = tmp_path / "reference.safetensors"
-    state = originals(checkpoints.module(CONFIG))["reference"]
+    state = original(checkpoints.module(CONFIG), "reference")
     state["proj_out.bias"][0] = 1e5
     header = {"hallo3": json.dumps({"part": "reference", "config": checkpoints.to_dict(CONFIG)})}
     save_file(state, path, header)

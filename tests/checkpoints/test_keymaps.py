@@ -37,31 +37,14 @@ def ours(layers: int) -> list[tuple[KeyMap, dict[str, Tensor]]]:
 @settings(max_examples=8, deadline=None)
 @given(layers=st.integers(1, 60), shuffle=st.randoms(use_true_random=False))
 def test_there_and_back_is_the_identity(layers: int, shuffle: Random) -> None:
-    """So every rule keeps every number, and no two rules make the same tensor."""
+    """So every rule keeps every number, and no two rules make the same tensor. Where fused rows land, the
+    goldens of both networks show: their weights are loaded through these tables."""
     for table, state in ours(layers):
         original = list(to_original(table, state).items())
         shuffle.shuffle(original)
         back = to_ours(table, dict(original))
         assert back.keys() == state.keys()
         assert all(torch.equal(back[key], state[key]) for key in state)
-
-
-def test_fused_rows_land_where_the_original_reads_them() -> None:
-    """Fused qkv rows are q, k, v; of twelve modulation chunks, ours take 0-2 and 6-8, 3-5 and 9-11."""
-    qkv, chunks = torch.arange(6.0), torch.arange(12.0)
-    found = to_ours(
-        keymaps.TRANSFORMER,
-        {
-            "transformer.layers.4.attention.query_key_value.bias": qkv,
-            "mixins.adaln_layer.adaLN_modulations.4.1.bias": chunks,
-            "transformer.layers.4.face_attn.key_value.bias": torch.arange(4.0),
-        },
-    )
-    block = "transformer_blocks.4."
-    assert found[block + "attn1.to_k.bias"].tolist() == [2, 3]
-    assert found[block + "norm1.linear.bias"].tolist() == [0, 1, 2, 6, 7, 8]
-    assert found[block + "norm2.linear.bias"].tolist() == [3, 4, 5, 9, 10, 11]
-    assert found[block + "attn_face.to_v.bias"].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Loading is strict; what is refused says what was found."""
+"""Loading is strict; what is refused says what was found; a model folder opens each file once."""
 
 from __future__ import annotations
 
@@ -54,14 +54,9 @@ def test_a_complete_state_loads() -> None:
 @pytest.mark.parametrize("fault", ["missing", "unknown", "another shape"])
 def test_the_first_wrong_key_is_named(fault: str) -> None:
     built, state = network()
-    key = "transformer_blocks.0.attn1.to_q.weight"
-    if fault == "missing":
-        del state[key]
-    elif fault == "unknown":
-        key = "transformer_blocks.0.attn1.extra"
-        state[key] = torch.zeros(1)
-    else:
-        state[key] = state[key][:-1]
+    key = f"transformer_blocks.0.attn1.{'extra' if fault == 'unknown' else 'to_q.weight'}"
+    values = state.pop(key, torch.zeros(2))
+    state |= {} if fault == "missing" else {key: values[:-1]}
     with pytest.raises(CheckpointError, match=f"1 keys.*{fault}.*{key}"):
         load_strict(built, state, "a reference network")
 
@@ -79,36 +74,29 @@ def test_a_file_holds_its_configuration(tmp_path: Path) -> None:
     assert read_config(path) == {"part": "test", "config": {"x": 1}}
     assert read_state(path, torch.bfloat16)["a"].dtype == torch.bfloat16
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(CheckpointError, match=r"absent\.safetensors"):
+        read_config(tmp_path / "absent.safetensors")
 
 
-def test_damaged_files_are_named(tmp_path: Path, nano_folder: Path) -> None:
-    whole = ModelFolder(nano_folder).find("vae")
-    cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    empty = tmp_path / "empty.safetensors"
-    empty.touch()
-    page = tmp_path / "page.safetensors"
-    page.write_text("<html>not found</html>")
-    for path in (cut, empty, page, tmp_path / "absent.safetensors"):
-        with pytest.raises(CheckpointError, match=path.name):
-            read_config(path)
+def test_files_of_another_part_or_model_are_refused(
+    tmp_path: Path, nano_folder: Path, tiny_folder: Path
+) -> None:
+    for source, part, replaced, message in (
+        (nano_folder, "reference", "transformer", r"another part.*\n.*transformer.safetensors"),
+        (tiny_folder, "vae", "vae", "vae file belongs to another model"),
+    ):
+        folder = shutil.copytree(nano_folder, tmp_path / part)
+        shutil.copy(ModelFolder(source).find(part), ModelFolder(folder).find(replaced))
+        with pytest.raises(CheckpointError, match=message):
+            load_models(folder, CPU, PRECISIONS["fp32"])
 
 
-def test_a_folder_with_swapped_files_is_refused(tmp_path: Path, nano_folder: Path) -> None:
-    folder = tmp_path / "swapped"
-    shutil.copytree(nano_folder, folder)
-    files = ModelFolder(folder)
-    shutil.copy(files.find("reference"), files.find("transformer"))
-    with pytest.raises(CheckpointError, match=r"another part.*\n.*transformer.safetensors"):
-        load_models(folder, CPU, PRECISIONS["fp32"])
-
-
-def test_parts_of_two_models_are_refused(tmp_path: Path, nano_folder: Path, tiny_folder: Path) -> None:
-    folder = tmp_path / "mixed"
-    shutil.copytree(nano_folder, folder)
-    shutil.copy(ModelFolder(tiny_folder).find("vae"), ModelFolder(folder).find("vae"))
-    with pytest.raises(CheckpointError, match="vae file belongs to another model"):
-        load_models(folder, CPU, PRECISIONS["fp32"])
+def write_changed(source: Path, target: Path, change: dict[str, Any]) -> None:
+    """Write a file again with changes to its configuration."""
+    header, state = read_config(source), load_file(source)
+    for key, value in change.items():
+        header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
+    write_weights(target, state, header)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +115,7 @@ def test_impossible_configurations_are_refused(
     tmp_path: Path, nano_folder: Path, change: dict[str, object], message: str
 ) -> None:
     source = ModelFolder(nano_folder).find("transformer")
-    header = read_config(source)
-    for key, value in change.items():
-        header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
-    write_weights(tmp_path / source.name, load_file(source), header)
+    write_changed(source, tmp_path / source.name, change)
     with pytest.raises(InputError, match=message):
         read_model_config(ModelFolder(tmp_path).find("transformer"))
 
@@ -145,13 +130,9 @@ def test_impossible_configurations_are_refused(
 def test_a_folder_that_needs_what_is_not_there_is_refused(
     tmp_path: Path, nano_folder: Path, part: str, change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(nano_folder, folder)
+    folder = shutil.copytree(nano_folder, tmp_path / "changed")
     path = ModelFolder(folder).find(part)
-    header = read_config(path)
-    for key, value in change.items():
-        header["config"][key] = header["config"][key] | value if isinstance(value, dict) else value
-    write_weights(path, load_file(path), header)
+    write_changed(path, path, change)
     with pytest.raises(error, match=message):
         load_models(folder, CPU, PRECISIONS["fp32"])
 
@@ -242,3 +223,15 @@ def test_positions_of_another_grid_than_the_file_s_own_are_not_cut(tmp_path: Pat
         write_weights(path, load_file(path), read_config(ModelFolder(tiny_folder).find(part)))
     with pytest.raises(CheckpointError, match=f"{POSITIONS}.*50.*instead of.*344"):
         load_models(tmp_path / "cut", CPU, "fp32", segment=SMALLER)
+
+
+def test_a_component_is_opened_once_until_its_file_is_replaced(tmp_path: Path, nano_folder: Path) -> None:
+    files = ModelFolder(shutil.copytree(nano_folder, tmp_path / "model"))
+    source = files.open("vae")
+    assert files.open("vae") is source
+    shutil.copyfile(nano_folder / "vae.safetensors", tmp_path / "new")
+    (tmp_path / "new").replace(files.find("vae"))
+    assert files.open("vae") is not source
+    files.find("vae").unlink()
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        files.open("vae")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from hallo3.checkpoints import verify
-from hallo3.checkpoints.source import CheckpointSource, open_source
+from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.verify import FileVerifier, verify_file
 from hallo3.errors import CheckpointError
 from hallo3.progress import no_display
@@ -22,32 +22,24 @@ from support import original_checkpoints as checkpoints
 CONFIG = checkpoints.NANO
 
 
-def stored(folder: Path, dtype: torch.dtype = torch.bfloat16) -> CheckpointSource:
-    path = folder / "mp_rank_00_model_states.pt"
-    checkpoints.write_checkpoint(path, CONFIG, dtype)
-    return open_source(path)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
     state = checkpoints.module(CONFIG)
     key = "model.diffusion_model.transformer.layers.1.mlp.dense_h_to_4h.weight"
     state[key][3, 3] = value
-    for name, wrapped in (("a.pt", {"module": state}), ("b.safetensors", None)):
-        path = tmp_path / name
-        if wrapped:
-            torch.save(wrapped, path)
-        else:
-            save_file(dict(state), path)
+    torch.save({"module": state}, tmp_path / "a.pt")
+    save_file(dict(state), tmp_path / "b.safetensors")
+    for path in tmp_path.iterdir():
         with open_source(path) as source, pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
             verify_file(source.files[0])
 
 
 def test_a_flipped_byte_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
-    with stored(tmp_path) as source:
+    path = tmp_path / "mp_rank_00_model_states.pt"
+    checkpoints.write_checkpoint(path, CONFIG)
+    with open_source(path) as source:
         assert len(verify_file(source.files[0])) == 64
         at = next(iter(source.files[0].entries.values())).offset
-    path = tmp_path / "mp_rank_00_model_states.pt"
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
     path.write_bytes(raw)
@@ -82,7 +74,7 @@ def test_a_stopped_pass_goes_on_and_finds_the_same(
         monkeypatch.setattr(module, "PART_BYTES", part)
     monkeypatch.setattr(verify, "BLOCK_BYTES", 8192)
     path, cache = tmp_path / "mp_rank_00_model_states.pt", tmp_path / "examined.json"
-    stored(tmp_path).close()
+    checkpoints.write_checkpoint(path, CONFIG)
     if flipped:
         raw = bytearray(path.read_bytes())
         raw[len(raw) // 2] ^= 1
@@ -113,15 +105,9 @@ def test_a_stopped_pass_goes_on_and_finds_the_same(
 
 
 def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
-    x = torch.ones(10)
-    x[9] = float("nan")
-    grid = torch.ones(4, 4)
-    grid[:, 3] = float("nan")
-    cases = (
-        ({"a": x[:6], "b": x[4:]}, False),
-        ({"a": x[:6], "b": x[2:8]}, True),
-        ({"a": grid[:, :2]}, True),
-    )
+    x, grid = torch.ones(10), torch.ones(4, 4)
+    x[9] = grid[:, 3] = float("nan")
+    cases = (({"a": x[:6], "b": x[4:]}, False), ({"a": x[:6], "b": x[2:8]}, True), ({"a": grid[:, :2]}, True))
     for state, good in cases:
         torch.save(state, tmp_path / "a.pt")
         with open_source(tmp_path / "a.pt") as source:

@@ -61,14 +61,18 @@ class Golden:
 class Report:
     """The errors of one golden's tensors against their tolerances."""
 
+    golden: Golden
     rows: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def check(self, name: str, found: Tensor, tolerance: float = FORWARD) -> None:
+        """Compare with the golden's own tensor."""
+        self.close(name, found, self.golden[name], tolerance)
 
     def close(self, name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
         """Record the largest absolute difference; infinite for another shape."""
         if found.shape != expected.shape:
-            shapes = f"{list(found.shape)} != {list(expected.shape)}"
-            self.rows.append((f"{name} {shapes}", float("inf"), tolerance))
-            return
+            name = f"{name} {list(found.shape)} != {list(expected.shape)}"
+            return self.rows.append((name, float("inf"), tolerance))
         difference = (found.double() - expected.double()).abs()
         same = (found == expected) | (found.isnan() & expected.isnan())
         errors = torch.where(same, 0.0, difference.nan_to_num(float("inf"))).flatten()
@@ -93,7 +97,7 @@ class Check:
     """One kind of golden: how to recognise it, how to compare it."""
 
     recognise: Callable[[Golden], bool]
-    compare: Callable[[Golden], Report]
+    compare: Callable[[Golden, Report], None]
 
 
 def read_golden(path: Path) -> Golden:

@@ -49,18 +49,15 @@ class Run:
 
     def noise(self, purpose: Purpose, segment: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """The original's draw for this purpose; it draws posteriors of segment 0, identity, segment 1 …"""
-        g = self.golden
-        match purpose:
-            case Purpose.MOTION_MASK:
-                draw = g[f"draw.motion_mask_rand_{segment}"]
-            case Purpose.MOTION_POSTERIOR:
-                draw = g[f"draw.vae_posterior_noise_{segment + (segment > 0)}"]
-            case Purpose.IDENTITY_POSTERIOR:
-                draw = g["draw.vae_posterior_noise_1"]
-            case Purpose.START:
-                draw = swap(g[f"draw.init_noise_chunk_{segment}"])
-            case Purpose.STEP:
-                draw = swap(g[f"draw.sampling_chunk_{segment}_step_{step}_used"])
+        names = {
+            Purpose.MOTION_MASK: f"motion_mask_rand_{segment}",
+            Purpose.MOTION_POSTERIOR: f"vae_posterior_noise_{segment + (segment > 0)}",
+            Purpose.IDENTITY_POSTERIOR: "vae_posterior_noise_1",
+            Purpose.START: f"init_noise_chunk_{segment}",
+            Purpose.STEP: f"sampling_chunk_{segment}_step_{step}_used",
+        }
+        draw = self.golden[f"draw.{names[purpose]}"]
+        draw = swap(draw) if purpose in (Purpose.START, Purpose.STEP) else draw
         if draw.shape != torch.Size(shape):
             raise ValueError(f"{purpose} {segment} {step}: {list(draw.shape)} recorded, {list(shape)} asked")
         return draw
@@ -80,12 +77,9 @@ class Run:
 
     def render(self) -> Iterator[tuple[Segment, Tensor]]:
         golden, intermediates = self.golden, self.intermediates
-        models = tiny_models(golden)
+        models, steps = tiny_models(golden), int(golden.about["steps"])
         settings = Settings(
-            steps=int(golden.about["steps"]),
-            guidance_scale=golden.guidance,
-            sampler="dpmpp_2m_sde",
-            posterior="sample",
+            steps=steps, guidance_scale=golden.guidance, sampler="dpmpp_2m_sde", posterior="sample"
         )
         with models.vae as vae:
             self._record(vae)
@@ -98,8 +92,7 @@ class Run:
         identity = extract_identity(framed, models, settings, self.noise)
         self.canvas = identity.canvas
         intermediates |= {f"mid.bank_{i}": bank for i, bank in enumerate(identity.reference_features)}
-        prompt = golden["in.text_prompt"]
-        local = LocalRenderer.prepare(identity, speech, prompt, models, settings)
+        local = LocalRenderer.prepare(identity, speech, golden["in.text_prompt"], models, settings)
         renderer, store = RecordingRenderer(local, intermediates), MemoryStore(self.noise)
         yield from render(identity.canvas.pixels, speech.plan, renderer, store, motion_drop=0.1)
 
@@ -132,9 +125,8 @@ class RecordingRenderer:
 
 def tiny_models(golden: Golden) -> Models:
     """The goldens' networks behind residencies that do nothing; T5 is replaced by a recorded table."""
-    encoder = networks.weights_of(golden, networks.ENCODER)
-    decoder = networks.weights_of(golden, networks.DECODER)
-    speech = networks.weights_of(golden, networks.SPEECH)
+    sides = networks.ENCODER, networks.DECODER, networks.SPEECH
+    encoder, decoder, speech = (networks.weights_of(golden, side) for side in sides)
     config = networks.config_of(golden.about, networks.vae_config(encoder.about))
     about_speech = golden.about.get("wav2vec") or speech.about["config"]
     return Models(
@@ -155,9 +147,8 @@ def render_golden(home: Path, name: str) -> tuple[Run, Tensor]:
     return run, torch.cat([pixels for _, pixels in run.render()])
 
 
-def end_to_end(golden: Golden) -> Report:
+def end_to_end(golden: Golden, report: Report) -> None:
     """Latents, decoded ends, all recorded intermediates, and the frames as they would be written."""
-    report = Report()
     run, pixels = render_golden(golden.home, golden.name)
     segments = sum(name.startswith("mid.concat_chunk_") for name in run.intermediates)
     for name in [*golden.names("out."), *golden.names("mid.")]:
@@ -167,10 +158,13 @@ def end_to_end(golden: Golden) -> Report:
             report.close(full, run.intermediates[full].reshape(expected.shape), expected, TRAJECTORY)
         elif full.startswith("out.") and not _is_discarded(name, segments):
             report.exact(f"{full} is compared", False, True)
-    frames_golden = golden.other(str(golden.about.get("frames", "")).removesuffix(".safetensors"))
-    if frames_golden.listed:
-        _compare_frames(frames_golden, run, pixels, report)
-    return report
+    frames = golden.other(_frames_of(golden))
+    if frames.listed:
+        _compare_frames(frames, run, pixels, report)
+
+
+def _frames_of(run: Golden) -> str:
+    return str(run.about.get("frames", "")).removesuffix(".safetensors")
 
 
 def _is_discarded(name: str, segments: int) -> bool:
@@ -191,30 +185,23 @@ def _compare_frames(golden: Golden, run: Run, pixels: Tensor, report: Report) ->
     share = (difference > 0).float().mean()
     report.close("out.frames_uint8 (share that differs)", share, torch.tensor(0.0), 1e-4)
     if golden.has("out.frame_index", "out.frames_float"):
-        expected = golden["out.frames_float"]
-        floats = pixels[golden["out.frame_index"]]
-        if floats.shape[3] != expected.shape[3]:
-            floats = run.canvas.uncrop(floats)
+        expected, floats = golden["out.frames_float"], pixels[golden["out.frame_index"]]
+        floats = floats if floats.shape[3] == expected.shape[3] else run.canvas.uncrop(floats)
         report.close("out.frames_float", floats, expected, TRAJECTORY)
 
 
-def compare_frames(golden: Golden) -> Report:
+def compare_frames(golden: Golden, report: Report) -> None:
     """Frames of the run that names them, or of the only run."""
     runs = [maker for maker in goldens(golden.home) if _is_run(maker)]
-    named = [m for m in runs if str(m.about.get("frames", "")).removesuffix(".safetensors") == golden.name]
+    named = [maker for maker in runs if _frames_of(maker) == golden.name]
     if not (named or len(runs) == 1):
         raise FileNotFoundError(f"no golden names {golden.name} as its frames")
-    report = Report()
     run, pixels = render_golden(golden.home, (named or runs)[0].name)
     _compare_frames(golden, run, pixels, report)
-    return report
 
 
 def _is_run(golden: Golden) -> bool:
     return golden.has("in.image_uint8_hwc", "in.waveform")
 
 
-CHECKS = (
-    Check(_is_run, end_to_end),
-    Check(lambda g: g.has("out.frames_uint8"), compare_frames),
-)
+CHECKS = (Check(_is_run, end_to_end), Check(lambda g: g.has("out.frames_uint8"), compare_frames))

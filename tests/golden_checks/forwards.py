@@ -1,4 +1,4 @@
-"""Forward passes of both networks: results, and the intermediates of modules and attention."""
+"""Forward passes of both networks: results, intermediates of modules and attention, the training loss."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hallo3.model.embeddings import timestep_sinusoid
 from hallo3.model.guidance import batched_branches, sequential_branches, single_branch
 from hallo3.model.layers import sdpa
 from hallo3.model.transformer import Hallo3Transformer, SegmentConditions, Trunk
+from training.loss import Batch, Draw, velocity_loss
 
 from . import networks
 from .directory import FORWARD, Check, Golden, Report, swap
@@ -51,19 +52,16 @@ class Trace:
             on(network.face_proj, lambda _, out: self._record("face_proj_out", out))
 
     def _hook_block(self, i: int, block: Any, on: Callable[..., None]) -> None:
-        def joined(name: str) -> Callable[[Any, Any], None]:
-            return lambda _, out: self._record(name, torch.cat((out[1], out[0]), dim=1))
-
         def rows(name: str) -> Callable[[Any, Any], None]:
-            return lambda _, out: self._record(name, out)
+            return lambda _, out: self._record(f"L{i}_{name}", out)
 
-        on(block, joined(f"layer_{i}_out"))
-        on(block.norm1, rows(f"L{i}_attention_in"))
-        on(block.attn1, rows(f"L{i}_attention_out"))
-        on(block.ff, rows(f"L{i}_mlp_out"))
-        for kind in ("face", "audio"):
-            if hasattr(block, f"attn_{kind}"):
-                on(getattr(block, f"attn_{kind}"), rows(f"L{i}_{kind}_attn_out"))
+        on(block, lambda _, out: self._record(f"layer_{i}_out", torch.cat((out[1], out[0]), dim=1)))
+        named = {"norm1": "attention_in", "attn1": "attention_out", "ff": "mlp_out"}
+        for part, name in (
+            named | {f"attn_{kind}": f"{kind}_attn_out" for kind in ("face", "audio")}
+        ).items():
+            if part in named or hasattr(block, part):
+                on(getattr(block, part), rows(name))
 
     def _record(self, name: str, value: Tensor, *, join: bool = False) -> None:
         before = self.intermediates.get(name)
@@ -133,9 +131,9 @@ def adaln_chunks(modulation: Modulation) -> dict[str, Tensor]:
     return found
 
 
-def prepared(golden: Golden, config: Hallo3Config, trace: Trace, scaled: tuple[list[str], float] = ([], 1.0)):
+def prepared(golden: Golden, config: Hallo3Config, trace: Trace, patterns: Any = (), factor: float = 1.0):
     """The main network with a golden's conditions: (network, run, segment, its last block)."""
-    dit = networks.transformer(golden, config, trace.attention, scaled)
+    dit = networks.transformer(golden, config, trace.attention, patterns, factor)
     trace.hook(dit)
     banks = [golden[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     timesteps = golden["in.timestep"].flatten()[:1]
@@ -145,9 +143,9 @@ def prepared(golden: Golden, config: Hallo3Config, trace: Trace, scaled: tuple[l
     return dit, run, SegmentConditions(audio=audio, image_latents=swap(golden["in.concat"])), last
 
 
-def dit_forward(golden: Golden) -> Report:
+def dit_forward(golden: Golden, report: Report) -> None:
     """One branch, or the pair as the sampler builds it (batched and one by one)."""
-    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    config, trace = networks.config_of(golden.about), Trace()
     dit, run, segment, last = prepared(golden, config, trace)
     noisy = swap(golden["in.x"])
     if len(golden["out.final"]) == 1:
@@ -158,7 +156,7 @@ def dit_forward(golden: Golden) -> Report:
         report.close("out.final (one by one)", swap(one_by_one), golden["out.final"], FORWARD)
         trace.attentions(ATTENTION_KINDS)
         result = batched_branches(dit, run, segment)(noisy, 0)
-    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    report.check("out.final", swap(result))
     intermediates = trace.intermediates | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
     intermediates |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
     text = run.text[-len(result) :]
@@ -168,29 +166,27 @@ def dit_forward(golden: Golden) -> Report:
         golden["in.timestep"].flatten()[:1], config.trunk.width
     )
     compare_mids(golden, intermediates, report, last)
-    return report
 
 
 PATTERNS = "patterns (regular expressions, search)"
 
 
-def eps_probe(golden: Golden) -> Report:
+def eps_probe(golden: Golden, report: Report) -> None:
     """The first golden again with small weights: only the norms' epsilons decide."""
     base_name = re.search(r"weights as (\w+)", golden.about["what"])
     base = golden.other(base_name[1] if base_name else "dit_forward_b1")
-    config, trace, report = networks.config_of(base.about), Trace(), Report()
+    config, trace = networks.config_of(base.about), Trace()
     scaled = golden.about[PATTERNS], float(golden.about["factor"])
-    dit, run, segment, last = prepared(base, config, trace, scaled)
+    dit, run, segment, last = prepared(base, config, trace, *scaled)
     result = single_branch(dit, run, segment)(swap(base["in.x"]), 0)
     trace.intermediates["audio_proj_out"] = trace.intermediates["audio_proj_out"][1:]
-    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    report.check("out.final", swap(result))
     compare_mids(golden, trace.intermediates, report, last)
-    return report
 
 
-def ref_net(golden: Golden) -> Report:
+def ref_net(golden: Golden, report: Report) -> None:
     """The reference network on one latent frame, with zero text and with a caption."""
-    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    config, trace = networks.config_of(golden.about), Trace()
     network = networks.reference(golden, config, trace.attention)
     still = swap(golden["in.ref_latent"])
     for variant in ("", "train_variant."):
@@ -198,24 +194,20 @@ def ref_net(golden: Golden) -> Report:
             text = golden[f"{variant}in.text"]
             features = network.features(still, text if text.any() else None)
             for index in golden.names(f"{variant}out.bank_"):
-                name = f"{variant}out.bank_{index}"
-                report.close(name, features[int(index)], golden[name], FORWARD)
+                report.check(f"{variant}out.bank_{index}", features[int(index)])
             result = network(still, still, golden["in.timestep"], text)
-            name = f"{variant}out.final"
-            report.close(name, swap(result), golden[name], FORWARD)
+            report.check(f"{variant}out.final", swap(result))
     _backbone_mids(golden, network, trace, still, still, report)
-    return report
 
 
-def backbone(golden: Golden) -> Report:
+def backbone(golden: Golden, report: Report) -> None:
     """The reference network's class over a whole segment: plain CogVideoX."""
-    config, trace, report = networks.config_of(golden.about), Trace(), Report()
+    config, trace = networks.config_of(golden.about), Trace()
     network = networks.reference(golden, config, trace.attention)
     noisy, image = swap(golden["in.x"]), swap(golden["in.concat"])
     result = network(noisy, image, golden["in.timestep"], golden["in.text"])
-    report.close("out.final", swap(result), golden["out.final"], FORWARD)
+    report.check("out.final", swap(result))
     _backbone_mids(golden, network, trace, noisy, image, report)
-    return report
 
 
 def _backbone_mids(
@@ -241,9 +233,31 @@ def _is_backbone(golden: Golden) -> bool:
     return golden.has("in.x", "in.concat", "in.text", "out.final") and not golden.has("in.audio_windows")
 
 
+def train_loss(golden: Golden, report: Report) -> None:
+    """Noisy latents, the network's answer and the loss of every sample."""
+    config = networks.config_of(golden.about)
+    batch = Batch(
+        latents=swap(golden["in.latents"]),
+        image_latents=swap(golden["in.concat_images"]),
+        face_latents=swap(golden["in.mask_ref_latent"]),
+        windows=golden["in.audio_windows"],
+        face_embedding=golden["in.face_emb"],
+        prompt_embeds=golden["in.text"],
+    )
+    draw = Draw(table_index=golden["draw.idx"], noise=swap(golden["draw.noise"]))
+    pair = networks.transformer(golden, config), networks.reference(golden, config)
+    with torch.inference_mode():
+        loss = velocity_loss(*pair, batch, draw)
+    for name, found in (("mid.noised_x", loss.noisy), ("mid.net_out", loss.velocity)):
+        if golden.has(name):
+            report.check(name, swap(found))
+    report.check("out.loss_per_sample", loss.per_sample)
+
+
 CHECKS = (
     Check(lambda g: g.has("in.x", "in.audio_windows", "in.bank_0", "out.final"), dit_forward),
     Check(lambda g: PATTERNS in g.about and g.has("out.final"), eps_probe),
     Check(lambda g: g.has("in.ref_latent", "out.bank_0"), ref_net),
     Check(_is_backbone, backbone),
+    Check(lambda g: g.has("in.latents", "draw.idx", "draw.noise", "out.loss_per_sample"), train_loss),
 )

@@ -1,4 +1,4 @@
-"""Fit pictures to the canvas; drop pixels of motion frames."""
+"""Pictures are fitted to the canvas, pixels of motion frames dropped, landmarks become a filled box."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import re
 
 import torch
 
+from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, silhouette_box
+from hallo3.geometry import PixelBox
 from hallo3.media.canvas import cover, drop_pixels, pad_square
+from hallo3.media.framing import MASK_RATIO
 
 from .directory import Check, Golden, Report
 
@@ -14,52 +17,59 @@ RESIZE = 1e-6
 """The resizers are the same operation bit for bit on one machine; kernels differ between machines."""
 
 
-def image_resize(golden: Golden) -> Report:
+def image_resize(golden: Golden, report: Report) -> None:
     """Both resizers at every recorded size, whole or subsampled."""
-    report = Report()
     for name in golden.listed:
         match = re.fullmatch(r"((rect|square)\.\w+)\.out_(\d+)x(\d+)(?:_every(\d+)|_(stats))?", name)
         if match is None:
             continue
         case, kind, height, width, every, stats = match.groups()
         picture = golden[f"{case}.in_uint8_hwc"].permute(2, 0, 1).float() / 255
-        fit = cover if kind == "rect" else pad_square
-        found = fit(picture, int(height), int(width))
-        expected = golden[name]
-        if every:
-            found = found[:, :: int(every), :: int(every)]
+        found = (cover if kind == "rect" else pad_square)(picture, int(height), int(width))
+        found = found[:, :: int(every or 1), :: int(every or 1)]
         if stats:
             f = found.double()
             found = torch.stack((f.mean(), f.std(), f.min(), f.max()))
-        report.close(name, found.reshape(expected.shape), expected, 1e-5 if stats else RESIZE)
-    return report
+        report.check(name, found.reshape(golden[name].shape), 1e-5 if stats else RESIZE)
 
 
-def motion_mask(golden: Golden) -> Report:
+def motion_mask(golden: Golden, report: Report) -> None:
     """Which pixels are kept, in float32 and bfloat16."""
-    report = Report()
     for case in sorted({name.split(".")[0] for name in golden.names("mask.")}):
         prefix = f"mask.{case}."
         if golden.has(prefix + "out"):
             frames, draw = golden[prefix + "in"], golden[prefix + "rand_fp32"]
-            found = drop_pixels(frames, draw, 0.1)
-            report.close(prefix + "out", found, golden[prefix + "out"], 0.0)
+            report.check(prefix + "out", drop_pixels(frames, draw, 0.1), 0.0)
         else:
-            draw, frames = golden[prefix + "rand"], torch.ones(1, dtype=getattr(torch, _dtype(case)))
+            dtype = torch.bfloat16 if case.startswith("bf16") else torch.float32
+            draw, frames = golden[prefix + "rand"], torch.ones(1, dtype=dtype)
         keep = drop_pixels(torch.ones(1, dtype=frames.dtype), draw, 0.1) > 0
         report.close(prefix + "keep", keep.float(), golden[prefix + "keep"].float(), 0.0)
-    return report
-
-
-def _dtype(case: str) -> str:
-    return "bfloat16" if case.startswith("bf16") else "float32"
 
 
 def _holds_pictures(golden: Golden) -> bool:
     return any(name.endswith(".in_uint8_hwc") for name in golden.listed)
 
 
+def compare_masks(golden: Golden, report: Report) -> None:
+    """The outline's points, boxes expanded by several ratios, and whole masks."""
+    about = golden.about
+    report.exact("silhouette_landmark_ids", list(SILHOUETTE), about["silhouette_landmark_ids"])
+    for number, case in enumerate(about["expand_region_pairs"]):
+        left, right, top, bottom = case["region"]
+        found = expand(
+            PixelBox(left, top, right, bottom), case["image_h"], case["image_w"], case["expand_ratio"]
+        )
+        report.exact(f"box {number}", [found.left, found.right, found.top, found.bottom], case["result"])
+    for case, size in about["masks"].items():
+        if golden.has(f"landmarks_{case}"):
+            report.exact(f"ratio {case}", MASK_RATIO, size["expand_ratio"])
+            found = box_mask(silhouette_box(golden[f"landmarks_{case}"]), size["h"], size["w"]) * 255
+            report.close(f"face_mask_{case}", found, golden[f"face_mask_{case}"].float(), 0.0)
+
+
 CHECKS = (
     Check(_holds_pictures, image_resize),
     Check(lambda g: bool(g.names("mask.")), motion_mask),
+    Check(lambda g: "silhouette_landmark_ids" in g.about, compare_masks),
 )

@@ -23,6 +23,17 @@ from .directory import Golden
 TRANSFORMER, REFERENCE = "weights_main_dit", "weights_ref_net"
 ENCODER, DECODER = "weights_vae_encoder", "weights_vae_decoder"
 SPEECH = "weights_wav2vec_tiny"
+TRUNK = (
+    "layers=num_layers heads=num_attention_heads head_dim=head_dim time_dim=time_embed_dim "
+    "text_dim=text_hidden_size text_tokens=text_length latent_channels=latent_channels"
+)
+AUDIO = (
+    "window=seq_len layers=blocks channels=channels hidden=intermediate_dim tokens=context_tokens "
+    "token_dim=output_dim"
+)
+FACE = "embedding_dim=clip_embeddings_dim tokens=clip_extra_context_tokens token_dim=hidden_size"
+VAE = "layers_per_block=num_res_blocks latent_channels=z_channels norm_num_groups=norm_groups norm_eps=gn_eps"
+"""Our fields of a configuration, and the original's."""
 
 
 def weights_of(golden: Golden, usual: str) -> Golden:
@@ -43,47 +54,22 @@ def config_of(about: Mapping[str, Any], vae: VAEConfig | None = None) -> Hallo3C
     video = LatentShape(c["latent_frames"], c["latent_height"], c["latent_width"]).video
     return Hallo3Config(
         name="golden",
-        trunk=TrunkConfig(
-            layers=c["num_layers"],
-            heads=c["num_attention_heads"],
-            head_dim=c["head_dim"],
-            time_dim=c["time_embed_dim"],
-            text_dim=c["text_hidden_size"],
-            text_tokens=c["text_length"],
-            latent_channels=c["latent_channels"],
-        ),
-        audio=AudioConfig(
-            window=audio["seq_len"],
-            layers=audio["blocks"],
-            channels=audio["channels"],
-            hidden=audio["intermediate_dim"],
-            tokens=audio["context_tokens"],
-            token_dim=audio["output_dim"],
-        ),
-        face=FaceConfig(
-            space="golden",
-            embedding_dim=face["clip_embeddings_dim"],
-            tokens=face["clip_extra_context_tokens"],
-            token_dim=face["hidden_size"],
-        ),
+        trunk=TrunkConfig(**_renamed(c, TRUNK)),
+        audio=AudioConfig(**_renamed(audio, AUDIO)),
+        face=FaceConfig(space="golden", **_renamed(face, FACE)),
         vae=vae or VAEConfig(latent_channels=c["latent_channels"]),
         segment=SegmentConfig(frames=video.frames, height=video.height, width=video.width),
     )
 
 
 def transformer(
-    golden: Golden,
-    config: Hallo3Config,
-    attention: Attention = sdpa,
-    scaled: tuple[list[str], float] = ([], 1.0),
+    golden: Golden, config: Hallo3Config, attention: Attention = sdpa, patterns: Any = (), factor: float = 1.0
 ) -> Hallo3Transformer:
-    """The main network; weights whose name matches one of ``scaled``'s patterns are multiplied."""
+    """The main network; weights whose name matches one of the patterns are multiplied."""
     state = _stripped(weights_of(golden, TRANSFORMER), maps.TRANSFORMER_PREFIX)
-    patterns, factor = scaled
-    state = {
-        name: tensor * factor if any(re.search(pattern, name) for pattern in patterns) else tensor
-        for name, tensor in state.items()
-    }
+    for name in state:
+        if any(re.search(pattern, name) for pattern in patterns):
+            state[name] = state[name] * factor
     network = Hallo3Transformer(config, Layers(device="meta", attention=attention))
     load_strict(network, to_ours(maps.TRANSFORMER, state), "the golden's transformer")
     return network
@@ -100,11 +86,7 @@ def reference(golden: Golden, config: Hallo3Config, attention: Attention = sdpa)
 def vae_config(about: Mapping[str, Any]) -> VAEConfig:
     c = about["config"]
     return VAEConfig(
-        block_out_channels=tuple(c["ch"] * factor for factor in c["ch_mult"]),
-        layers_per_block=c["num_res_blocks"],
-        latent_channels=c["z_channels"],
-        norm_num_groups=c["norm_groups"],
-        norm_eps=c["gn_eps"],
+        block_out_channels=tuple(c["ch"] * factor for factor in c["ch_mult"]), **_renamed(c, VAE)
     )
 
 
@@ -129,6 +111,10 @@ def speech_encoder(weights: Golden, config: Mapping[str, Any]) -> nn.Module:
     renamed = {_new_weight_norm(k): tensor for k, tensor in state if not k.startswith(unused)}
     load_strict(network, renamed, "the golden's speech encoder")
     return network
+
+
+def _renamed(config: Mapping[str, Any], fields: str) -> dict[str, Any]:
+    return {ours: config[theirs] for ours, theirs in (pair.split("=") for pair in fields.split())}
 
 
 def _stripped(weights: Golden, prefix: str) -> dict[str, Tensor]:

@@ -28,11 +28,10 @@ def find_table_indices(steps: tuple[Step, ...]) -> Tensor:
     return (denoiser_table()[None] == values[:, None]).int().argmax(dim=1)
 
 
-def schedules(golden: Golden) -> Report:
+def schedules(golden: Golden, report: Report) -> None:
     """Alphas, timesteps, table entries and step multipliers for every recorded step count."""
-    report = Report()
-    report.close("denoiser_table", denoiser_table(), golden["denoiser_table"], ALPHA)
-    for count in sorted(int(name) for name in golden.names("timesteps_")):
+    report.check("denoiser_table", denoiser_table(), ALPHA)
+    for count in map(int, golden.names("timesteps_")):
         steps = make_schedule(count).steps
         columns = {
             "timesteps": torch.tensor([step.timestep for step in steps]),
@@ -42,22 +41,18 @@ def schedules(golden: Golden) -> Report:
         }
         for name, found in columns.items():
             if golden.has(f"{name}_{count}"):
-                tolerance = ALPHA if "alpha" in name else 0.0
-                report.close(f"{name}_{count}", found, golden[f"{name}_{count}"], tolerance)
+                report.check(f"{name}_{count}", found, ALPHA if "alpha" in name else 0.0)
         used = solver_coefficients(make_schedule(count))
         for name, field in MULTIPLIERS.items():
             if golden.has(f"{name}_{count}"):
                 expected = golden[f"{name}_{count}"]
                 found = torch.tensor([getattr(step, field) for step in used])
                 live = expected.isfinite() & (torch.arange(count) < count - 1)
-                size = expected[live].abs()
-                report.close(
-                    f"{name}_{count} (relative)", found[live] / size, expected[live] / size, MULTIPLIER
-                )
-    return report
+                found, expected = (side[live] / expected[live].abs() for side in (found, expected))
+                report.close(f"{name}_{count} (relative)", found, expected, MULTIPLIER)
 
 
-def toy_trajectory(golden: Golden) -> Report:
+def toy_trajectory(golden: Golden, report: Report) -> None:
     """Sampler, guidance and denoiser around the closed-form network that the golden describes."""
     plan = _schedule_of(golden)
     concat, text, audio = (golden[f"in.{name}"] for name in ("concat", "text", "audio"))
@@ -71,10 +66,10 @@ def toy_trajectory(golden: Golden) -> Report:
         own = 0.2 * audios.flatten(1).mean(dim=1) + 0.05 * texts.flatten(1).mean(dim=1)
         return velocity + 0.3 * time + 0.1 * texts.mean() + own.view(2, 1, 1, 1, 1)
 
-    return _trajectory(golden, plan, predict)
+    _trajectory(golden, plan, predict, report)
 
 
-def dit_trajectory(golden: Golden) -> Report:
+def dit_trajectory(golden: Golden, report: Report) -> None:
     """The tiny network from start noise to latents."""
     source = re.search(r"(\w+)\.safetensors", str(golden.about.get("inputs")))
     base = golden.other(source[1] if source else "dit_forward_b1")
@@ -82,22 +77,23 @@ def dit_trajectory(golden: Golden) -> Report:
     dit, _, segment, _ = prepared(base, config, Trace())
     banks = [base[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     run = dit.prepare(banks, base["in.face_emb"], base["in.text"], plan.timesteps)
-    return _trajectory(golden, plan, batched_branches(dit, run, segment))
+    _trajectory(golden, plan, batched_branches(dit, run, segment), report)
 
 
 def _schedule_of(golden: Golden) -> Schedule:
     return make_schedule(len(golden.names("net_t_")))
 
 
-def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int], Tensor]) -> Report:
-    report = Report()
+def _trajectory(
+    golden: Golden, plan: Schedule, predict: Callable[[Tensor, int], Tensor], report: Report
+) -> None:
     states: list[Tensor] = []
 
     def recorded(latents: Tensor, step: int) -> Tensor:
         states.append(latents)
         velocity = predict(latents, step)
         if golden.has(f"net_out_{step}"):
-            report.close(f"net_out_{step}", swap(velocity), golden[f"net_out_{step}"], TRAJECTORY)
+            report.check(f"net_out_{step}", swap(velocity), TRAJECTORY)
         return velocity
 
     guided = guided_denoiser(recorded, golden.guidance)
@@ -105,22 +101,17 @@ def _trajectory(golden: Golden, plan: Schedule, predict: Callable[[Tensor, int],
     def denoise(latents: Tensor, step: Step) -> Tensor:
         denoised = guided(latents, step)
         if golden.has(f"x0_cfg_{step.index}"):
-            expected = golden[f"x0_cfg_{step.index}"]
-            report.close(f"x0_cfg_{step.index}", swap(denoised), expected, TRAJECTORY)
+            report.check(f"x0_cfg_{step.index}", swap(denoised), TRAJECTORY)
         return denoised
 
-    def noise(step: int) -> Tensor:
-        return swap(golden[f"noise_used_{step}"])
-
-    start = swap(golden["in.x_init"])
+    start, noise = swap(golden["in.x_init"]), lambda step: swap(golden[f"noise_used_{step}"])
     final = sample_dpmpp_2m_sde(denoise, start, plan, noise, lambda _: None)
     for index, state in enumerate([*states[1:], final]):
         if golden.has(f"x_after_{index}"):
-            report.close(f"x_after_{index}", swap(state), golden[f"x_after_{index}"], TRAJECTORY)
+            report.check(f"x_after_{index}", swap(state), TRAJECTORY)
         timestep = torch.tensor([float(plan.steps[index].timestep)] * 2)
-        report.close(f"net_t_{index}", timestep, golden[f"net_t_{index}"], 0.0)
-    report.close("out.final", swap(final), golden["out.final"], TRAJECTORY)
-    return report
+        report.check(f"net_t_{index}", timestep, 0.0)
+    report.check("out.final", swap(final), TRAJECTORY)
 
 
 CHECKS = (

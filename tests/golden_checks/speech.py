@@ -1,6 +1,9 @@
-"""From a waveform to windows, from windows to audio tokens."""
+"""From a waveform to windows, from windows to audio tokens, and the segments that use them."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +12,7 @@ from hallo3.checkpoints.load import load_strict
 from hallo3.config import AudioConfig, SegmentConfig
 from hallo3.model.embeddings import AudioProjection
 from hallo3.model.layers import Layers
-from hallo3.segments import plan_segments
+from hallo3.segments import SegmentPlan, plan_segments
 from hallo3.speech.encoder import encode_waveform, normalize
 from hallo3.speech.features import Speech, read_from_memory
 from hallo3.speech.wav2vec2 import split_wav2vec2
@@ -18,27 +21,25 @@ from . import networks
 from .directory import FORWARD, Check, Golden, Report
 
 
-def frontend(golden: Golden) -> Report:
+def frontend(golden: Golden, report: Report) -> None:
     """wav2vec2 with the resampling between its halves, and every stage that a hook can record."""
-    report, intermediates = Report(), dict[str, Tensor]()
+    intermediates: dict[str, Tensor] = {}
     encoder = networks.speech_encoder(networks.weights_of(golden, networks.SPEECH), golden.about["config"])
     hook_encoder(encoder, intermediates)
     waveform, segment = golden["in.waveform"], SegmentConfig()
     plan = plan_segments(len(waveform), segment)
     features = encode_waveform(split_wav2vec2(encoder), waveform, plan, torch.device("cpu"))
-    report.close("out.audio_emb", features, golden["out.audio_emb"], FORWARD)
+    report.check("out.audio_emb", features)
     report.exact("out.audio_length", plan.frames, int(golden["out.audio_length"]))
     report.exact("padded_frames", plan.padded, golden.about["padded_frames"])
     window = golden["out.windows"].shape[1]
-    speech = Speech(read_from_memory(features), plan, window)
-    report.close("out.windows", _all_windows(speech), golden["out.windows"], FORWARD)
+    report.check("out.windows", _all_windows(Speech(read_from_memory(features), plan, window)))
     intermediates["normalised"] = normalize(waveform)
     for name in golden.names("mid."):
         if name in intermediates:
             found, expected = intermediates[name], golden[f"mid.{name}"]
             found = found[-len(expected) :] if name.endswith("tail") else found
             report.close(f"mid.{name}", found, expected, FORWARD)
-    return report
 
 
 def hook_encoder(encoder: torch.nn.Module, intermediates: dict[str, Tensor]) -> None:
@@ -51,20 +52,18 @@ def hook_encoder(encoder: torch.nn.Module, intermediates: dict[str, Tensor]) -> 
         lambda *a: intermediates.update(interpolated_features=a[1][0], projected=a[2][0])
     )
     module["encoder.layer_norm"].register_forward_hook(lambda *a: intermediates.update(hidden_state_0=a[2]))
-    count = sum(name.startswith("encoder.layers.") and name.count(".") == 2 for name in module)
-    for index in range(count):
+    for name in module:
+        if layer := re.fullmatch(r"encoder\.layers\.(\d+)", name):
 
-        def record(_: object, __: object, out: object, index: int = index) -> None:
-            value = out[0] if isinstance(out, tuple) else out
-            intermediates[f"hidden_state_{index + 1}"] = value
+            def record(_: object, __: object, out: Any, index: int = int(layer[1])) -> None:
+                intermediates[f"hidden_state_{index + 1}"] = out[0] if isinstance(out, tuple) else out
 
-        module[f"encoder.layers.{index}"].register_forward_hook(record)
+            module[name].register_forward_hook(record)
 
 
 def _all_windows(speech: Speech) -> Tensor:
     """The windows of all padded frames, gathered from the segments that use them."""
-    rows: dict[int, Tensor] = {}
-    plan = speech.plan
+    rows, plan = dict[int, Tensor](), speech.plan
     for segment in plan:
         windows = speech.segment(segment.index)[0]
         rows |= {slot: windows[i] for i, slot in enumerate(segment.slots) if slot >= 0}
@@ -76,12 +75,10 @@ def _all_windows(speech: Speech) -> Tensor:
     return torch.stack([rows[frame] for frame in range(plan.padded)])
 
 
-def projection(golden: Golden) -> Report:
+def projection(golden: Golden, report: Report) -> None:
     """The audio projection alone, for several frame counts or with the real input geometry."""
-    report = Report()
-    if golden.names("w."):
-        state = {name: golden[f"w.{name}"] for name in golden.names("w.")}
-    else:
+    state = {name: golden[f"w.{name}"] for name in golden.names("w.")}
+    if not state:
         weights, prefix = networks.weights_of(golden, networks.TRANSFORMER), "audio_proj."
         state = {k.split(prefix)[1]: v.float() for k, v in weights.tensors.items() if prefix in k}
     counts = sorted(int(name) for name in golden.names("in.f"))
@@ -94,12 +91,34 @@ def projection(golden: Golden) -> Report:
     network = AudioProjection(config, Layers(device="meta"))
     load_strict(network, state, "the golden's audio projection")
     for count in counts:
-        found = network(golden[f"in.f{count}"])
-        report.close(f"out.f{count}", found, golden[f"out.f{count}"], FORWARD)
-    return report
+        report.check(f"out.f{count}", network(golden[f"in.f{count}"]))
+
+
+def bookkeeping(golden: Golden, report: Report) -> None:
+    """Slots, windows and output frames; the plan has exactly the chunks with output."""
+    for name, case in golden.about["cases"].items():
+        chunks: list[dict[str, Any]] = case["chunk_list"]
+        config = SegmentConfig(frames=len(chunks[0]["slots"]))
+        plan = SegmentPlan(int(case["audio_length_frames"]), config)
+        # features are their own index plus one, so that silence (zero) reads as -1
+        numbers = torch.arange(1, plan.padded + 1, dtype=torch.float64)[:, None, None]
+        speech = Speech(read_from_memory(numbers), plan, len(chunks[0]["windows_of_slots"][0]))
+        rendered = [chunk for chunk in chunks if chunk["kept_output_frames_from_this_chunk"]]
+        report.exact(f"{name}: padded", plan.padded, case["wav2vec_frames_after_padding_to_multiple_of_49"])
+        report.exact(f"{name}: segments", len(plan), len(rendered))
+        kept = sum(segment.keep.stop - segment.keep.start for segment in plan)
+        report.exact(f"{name}: frames", kept, case["output_frames_kept"])
+        for segment, chunk in zip(plan, rendered, strict=True):
+            where = f"{name}: segment {segment.index}"
+            windows = speech.segment(segment.index)[0, :, :, 0, 0].long() - 1
+            report.exact(f"{where} slots", list(segment.slots), chunk["slots"])
+            report.exact(f"{where} windows", windows.tolist(), chunk["windows_of_slots"])
+            expected = chunk["kept_output_frames_from_this_chunk"]
+            report.exact(f"{where} kept", segment.keep.stop - segment.keep.start, expected)
 
 
 CHECKS = (
     Check(lambda g: g.has("in.waveform", "out.audio_emb"), frontend),
     Check(lambda g: bool(g.names("in.f")) and bool(g.names("out.f")) and not g.has("in.x"), projection),
+    Check(lambda g: "cases" in g.about, bookkeeping),
 )

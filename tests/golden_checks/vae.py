@@ -3,51 +3,45 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
+from hallo3.vae.autoencoder import VideoVAE
 
 from . import networks
-from .directory import FORWARD, Check, Golden, Report
+from .directory import Check, Golden, Report
 
 
-def encode(golden: Golden) -> Report:
+def encode(golden: Golden, report: Report) -> None:
     """Moments and sampled latents for every recorded clip length."""
-    report = Report()
     vae = networks.vae(networks.weights_of(golden, networks.ENCODER), None)
-    for count in sorted(int(name) for name in golden.names("in.video_")):
+    for count in golden.names("in.video_"):
         clip = golden[f"in.video_{count}"]
-        moments = torch.cat(vae.posterior(clip), dim=1)
-        report.close(f"out.moments_{count}", moments, golden[f"out.moments_{count}"], FORWARD)
-        latents = vae.encode(clip, golden[f"noise_{count}"])
-        name = f"out.latent_scaled_{count}"
-        report.close(name, latents, golden[name], FORWARD)
-    return report
+        report.check(f"out.moments_{count}", torch.cat(vae.posterior(clip), dim=1))
+        report.check(f"out.latent_scaled_{count}", vae.encode(clip, golden[f"noise_{count}"]))
 
 
-def decode_chunked(golden: Golden) -> Report:
+def decode_chunked(golden: Golden, report: Report) -> None:
     """Slice by slice as the original's script does it."""
-    report = Report()
-    vae = networks.vae(None, networks.weights_of(golden, networks.DECODER))
-    latents = golden["in.latent"] * vae.scaling_factor
+    vae, latents = _decoder(golden)
     frames = list(vae.decode(latents))
-    report.close("out.chunked", torch.cat(frames, dim=2), golden["out.chunked"], FORWARD)
+    report.check("out.chunked", torch.cat(frames, dim=2))
     if "frames_per_chunk" in golden.about:
-        found = [part.shape[2] for part in frames]
-        report.exact("frames_per_chunk", found, golden.about["frames_per_chunk"])
-    return report
+        report.exact("frames_per_chunk", [part.shape[2] for part in frames], golden.about["frames_per_chunk"])
 
 
-def decode_onego(golden: Golden) -> Report:
+def decode_onego(golden: Golden, report: Report) -> None:
     """All latents in one decoder call, and the first few alone."""
-    report = Report()
-    vae = networks.vae(None, networks.weights_of(golden, networks.DECODER))
-    latents = golden["in.latent"] * vae.scaling_factor
+    vae, latents = _decoder(golden)
     if golden.has("out.one_go"):
-        found = next(vae.decode(latents, [latents.shape[2]]))
-        report.close("out.one_go", found, golden["out.one_go"], FORWARD)
+        report.check("out.one_go", next(vae.decode(latents, [latents.shape[2]])))
     for name in golden.names("out.first_"):
         count = int(name.split("_")[0])
-        found = next(vae.decode(latents[:, :, :count], [count]))
-        report.close(f"out.first_{name}", found, golden[f"out.first_{name}"], FORWARD)
-    return report
+        report.check(f"out.first_{name}", next(vae.decode(latents[:, :, :count], [count])))
+
+
+def _decoder(golden: Golden) -> tuple[VideoVAE, Tensor]:
+    vae = networks.vae(None, networks.weights_of(golden, networks.DECODER))
+    return vae, golden["in.latent"] * vae.scaling_factor
 
 
 CHECKS = (

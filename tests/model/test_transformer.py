@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +14,11 @@ from torch import Tensor, nn
 from benchmarks.networks import OriginalStep
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.keymaps import KeyMap
-from hallo3.config import HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS
+from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import ShapeError
 from hallo3.model.blocks import BlockConditions, Hallo3Block
-from hallo3.model.guidance import (
-    batched_branches,
-    branches,
-    sequential_branches,
-    single_branch,
-)
+from hallo3.model.embeddings import PatchEmbed
+from hallo3.model.guidance import batched_branches, branches, sequential_branches, single_branch
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, RunConditions, SegmentConditions
 from hallo3.models import Models
@@ -49,9 +46,8 @@ class Inputs:
 
     def __init__(self, dit: Hallo3Transformer) -> None:
         trunk, grid = dit.config, dit.latent
-        self.features = [
-            draw(f"feature {i}", 1, grid.tokens_per_frame, trunk.width) for i in range(trunk.layers)
-        ]
+        size = 1, grid.tokens_per_frame, trunk.width
+        self.features = [draw(f"feature {i}", *size) for i in range(trunk.layers)]
         self.face = draw("face", 1, dit.face_proj.proj.in_features)
         self.prompt = draw("prompt", 1, trunk.text_tokens, trunk.text_dim)
         self.windows = draw("windows", 1, *dit.window_shape)
@@ -79,33 +75,22 @@ def test_prepared_equals_direct(dit: Hallo3Transformer) -> None:
     """The original's way: reference tokens run through the joint attention as part of the sequence,
     queries and all, face tokens are repeated for every frame, nothing is stored between steps."""
     inputs = Inputs(dit)
-    direct = OriginalStep(
-        dit=dit,
-        features=inputs.features,
-        face=inputs.face,
-        prompt=inputs.prompt,
-        windows=inputs.windows,
-        image_latents=inputs.image,
-        timesteps=STEPS,
-    )
+    drawn = dict(vars(inputs))
+    noisy, image = drawn.pop("noisy"), drawn.pop("image")
+    direct = OriginalStep(dit=dit, **drawn, image_latents=image, timesteps=STEPS)
     for step in range(2):
-        prepared = batched_branches(dit, *inputs.prepare(dit))(inputs.noisy, step)
-        torch.testing.assert_close(prepared, direct(inputs.noisy, step), atol=1e-5, rtol=0)
+        prepared = batched_branches(dit, *inputs.prepare(dit))(noisy, step)
+        torch.testing.assert_close(prepared, direct(noisy, step), atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
 def test_text_of_the_last_block_is_not_computed(dit: Hallo3Transformer) -> None:
-    """The last block's video is the same with it and without."""
     inputs = Inputs(dit)
     run, segment = inputs.prepare(dit)
     active, last = branches(run, segment)[1], cast(Hallo3Block, dit.transformer_blocks[-1])
     video, m = dit.embed(inputs.noisy, inputs.image), run.steps[0].blocks[-1]
-    rest = (
-        active.text,
-        m,
-        active.rotary,
-        BlockConditions(active.reference[-1], active.face[-1], active.audio[-1]),
-    )
+    conditions = BlockConditions(active.reference[-1], active.face[-1], active.audio[-1])
+    rest = active.text, m, active.rotary, conditions
     with_text, text = last(video, *rest)
     without, untouched = last(video, *rest, return_text=False)
     torch.testing.assert_close(without, with_text, atol=1e-6, rtol=1e-5)
@@ -122,13 +107,7 @@ def test_a_batch_of_timesteps_equals_one_by_one(dit: Hallo3Transformer) -> None:
     timesteps = torch.tensor([999.0, 123.4])
     noisy = torch.cat((inputs.noisy, draw("other", *inputs.noisy.shape)))
     audio = tuple(type(kv)(*(side.repeat(2, 1, 1, 1) for side in kv)) for kv in active.audio)
-    pair = type(active)(
-        text=active.text.repeat(2, 1, 1),
-        reference=active.reference,
-        face=active.face,
-        audio=audio,
-        rotary=active.rotary,
-    )
+    pair = replace(active, text=active.text.repeat(2, 1, 1), audio=audio)
     together = dit(noisy, inputs.image.repeat(2, 1, 1, 1, 1), dit.modulate(timesteps, noisy), pair)
     for index in range(2):
         modulation = dit.modulate(timesteps[index : index + 1], noisy)
@@ -194,9 +173,8 @@ def test_audio_of_some_latent_frames_and_of_a_batch_is_that_of_the_whole(
                 torch.testing.assert_close(both[side], torch.cat((one[side], other[side])))
 
 
-MANIFEST: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text()
-)
+DATA = Path(__file__).parents[1] / "data"
+MANIFEST: dict[str, Any] = json.loads((DATA / "checkpoint_manifest.json").read_text())
 META = Layers(device="meta")
 
 
@@ -205,11 +183,8 @@ def shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
 
 
 def on_meta(keys: dict[str, list[int]], prefix: str) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): torch.empty(shape, device="meta")
-        for key, shape in keys.items()
-        if key.startswith(prefix)
-    }
+    chosen = {key.removeprefix(prefix): shape for key, shape in keys.items() if key.startswith(prefix)}
+    return {key: torch.empty(shape, device="meta") for key, shape in chosen.items()}
 
 
 def networks() -> list[tuple[nn.Module, KeyMap, dict[str, Tensor], int]]:
@@ -246,3 +221,18 @@ def test_other_networks_are_the_published_ones() -> None:
     assert sum(parameter.numel() for parameter in wav2vec2.parameters()) == 94_371_712 - 768
     assert wav2vec2.config.num_hidden_layers == HALLO3.audio.layers
     assert wav2vec2.config.hidden_size == HALLO3.audio.channels
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("more", [-5, 0, 1])
+def test_a_prompt_embedding_fits_the_text(batch: int, more: int) -> None:
+    trunk = NANO.trunk
+    embed, length = PatchEmbed(trunk, NANO.segment.shape.latent, Layers()), trunk.text_tokens + more
+    prompt = torch.zeros(batch, length, trunk.text_dim)
+    if more <= 0:
+        assert embed.text(prompt).shape == (batch, length, trunk.width)
+        return
+    with pytest.raises(ShapeError, match="prompt embedding") as raised:
+        embed.text(prompt)
+    assert str(length) in raised.value.found
+    assert str(trunk.text_tokens) in raised.value.expected

@@ -43,9 +43,8 @@ PURE = 4518.0
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 20, 50, 999])
 def test_the_originals_sigmas_are_recognised(steps: int) -> None:
-    assert sigmas_to_schedule(schedule_to_sigmas(steps, PURE), PURE, lambda _: math.nan) == make_schedule(
-        steps
-    )
+    sigmas = schedule_to_sigmas(steps, PURE)
+    assert sigmas_to_schedule(sigmas, PURE, lambda _: math.nan) == make_schedule(steps)
 
 
 def test_sigmas_fall_from_pure_noise_to_nothing() -> None:

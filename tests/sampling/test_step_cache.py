@@ -53,14 +53,9 @@ def test_what_moves_on_a_straight_line_is_reused_exactly(steps: int) -> None:
     candidates = range(MIN_COMPUTED_STEPS, steps - 1)
     checked = list(candidates[CHECK_INTERVAL - 1 :: CHECK_INTERVAL])
     assert network.asked == [*range(MIN_COMPUTED_STEPS), *checked, steps - 1]
-    report = cache.report
-    assert (report.steps, report.reused, report.checks) == (
-        steps,
-        len(candidates) - len(checked),
-        len(checked),
-    )
+    reused, report = len(candidates) - len(checked), cache.report
+    assert report == CacheReport(steps, reused, len(checked), report.worst, off=0)
     assert report.worst < 1e-6
-    assert report.off == 0
     cache = StepCache(Network(line), steps, 0.01, 1.0)
     for step in make_schedule(steps).steps:
         assert torch.allclose(cache(torch.zeros(SHAPE), step), line(step.index), rtol=1e-5), step.index
@@ -74,11 +69,10 @@ def test_few_steps_are_all_computed(steps: int) -> None:
 
 
 def test_steps_that_must_be_computed_are() -> None:
-    network = Network(line)
+    network, without = Network(line), Network(line)
     run(network, 20, 1.0, at_least=(5, 11))
-    assert {5, 11} <= set(network.asked)
-    without = Network(line)
     run(without, 20, 1.0)
+    assert {5, 11} <= set(network.asked)
     assert not {5, 11} <= set(without.asked)
 
 
@@ -114,8 +108,7 @@ def test_estimates_that_are_not_finite_are_never_reused(bad: float) -> None:
 
 
 def test_reports_of_segments_add_up() -> None:
-    one, other = CacheReport(50, 20, 6, 0.08, 0), CacheReport(50, 2, 1, 0.4, 1)
-    both = one + other
+    both = CacheReport(50, 20, 6, 0.08, 0) + CacheReport(50, 2, 1, 0.4, 1)
     assert both == CacheReport(100, 22, 7, 0.4, 1)
     assert both.text() == (
         "step cache: 22 of 100 steps were not computed; 7 were computed to check, the worst was 40.0% off; "
@@ -126,8 +119,7 @@ def test_reports_of_segments_add_up() -> None:
 
 def test_nothing_is_read_from_the_device_while_steps_are_reused() -> None:
     """On meta any reading raises."""
-    cache = StepCache(Network(line), 20, 0.1, 1.0)
-    steps = make_schedule(20).steps
+    cache, steps = StepCache(Network(line), 20, 0.1, 1.0), make_schedule(20).steps
     for step in steps[:MIN_COMPUTED_STEPS]:
         cache(torch.zeros(SHAPE), step)
     cache._last_two = tuple(e._replace(denoised=e.denoised.to("meta")) for e in cache._last_two)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,36 +14,23 @@ SIDE = 64
 
 
 def wav(
-    content: bytes = b"",
-    *,
-    rate: int = 16000,
-    channels: int = 1,
-    bits: int = 16,
-    kind: int = 1,
-    size: int | None = None,
+    data: bytes = b"", *, rate: int = 16000, channels: int = 1, bits: int = 16, kind: int = 1, size: int = -1
 ) -> bytes:
     """A WAV file with any values in its header; ``size`` is the declared size of its content."""
     width = channels * bits // 8
-    form = struct.pack("<HHIIHH", kind, channels, rate, rate * width & 0xFFFFFFFF, width & 0xFFFF, bits)
-    declared = len(content) if size is None else size
-    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", declared) + content
+    head = struct.pack("<HHIIHH", kind, channels, rate, rate * width & 0xFFFFFFFF, width & 0xFFFF, bits)
+    declared = len(data) if size < 0 else size
+    body = b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", declared) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def encode_audio(
-    path: Path,
-    samples: np.ndarray,
-    rate: int,
-    codec: str,
-    *,
-    options: Mapping[str, str] | None = None,
-    start: float = 0,
-    gap: float = 0,
+    path: Path, samples: np.ndarray, rate: int, codec: str, *, start: float = 0, gap: float = 0, **more: Any
 ) -> Path:
     """Encode samples [channels, n] with one of FFmpeg's encoders; timestamps begin at ``start`` s and jump
-    by ``gap`` s after the first. ``options`` are the container's."""
+    by ``gap`` s after the first. ``more`` is the container's."""
     layout = "mono" if len(samples) == 1 else "stereo"
-    with av.open(str(path), "w", options=dict(options or {})) as container:
+    with av.open(str(path), "w", **more) as container:
         track: Any = container.add_stream(codec, rate=rate, layout=layout)
         size = track.codec_context.frame_size or 960
         cutter = av.AudioResampler(format=track.format.name, layout=layout, rate=rate, frame_size=size)

@@ -86,13 +86,9 @@ class MediaPipe(ModuleType):
             self.landmarkers.append(Landmarker(detect))
             return self.landmarkers[-1]
 
-        self.tasks = SimpleNamespace(
-            BaseOptions=SimpleNamespace,
-            vision=SimpleNamespace(
-                FaceLandmarkerOptions=SimpleNamespace,
-                FaceLandmarker=SimpleNamespace(create_from_options=create),
-            ),
-        )
+        landmarker = SimpleNamespace(create_from_options=create)
+        vision = SimpleNamespace(FaceLandmarkerOptions=SimpleNamespace, FaceLandmarker=landmarker)
+        self.tasks = SimpleNamespace(BaseOptions=SimpleNamespace, vision=vision)
 
 
 def install_mediapipe(
@@ -105,11 +101,8 @@ def install_mediapipe(
 
 def make_analyzer(landmarks: Any = None) -> PhotographAnalyzer:
     """An analyzer that detects ``DETECTED`` in any picture."""
-
-    def embed(*_: object) -> Tensor:
-        return torch.ones(1, 512)
-
-    return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=embed, landmarks=landmarks)
+    embedding = torch.ones(1, 512)
+    return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=lambda *_: embedding, landmarks=landmarks)
 
 
 def analyze(landmarks: Any) -> tuple[Face, list[str]]:

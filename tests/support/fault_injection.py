@@ -34,10 +34,8 @@ class Faults:
             self.calls += 1
             if self.calls != self.number:
                 return real(*arguments, **named)
-            self.struck = True
-            self.name = name
-            if name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode):
-                self.name = "fsync folder"
+            of_folder = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+            self.struck, self.name = True, "fsync folder" if of_folder else name
             if self.kind == "kill":
                 raise Fault(name)
             raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]))
@@ -48,10 +46,8 @@ class Faults:
 def faults_in(patched: pytest.MonkeyPatch, number: int, kind: str) -> Faults:
     """Make call ``number`` of open, write, fsync and replace fail, counted from here."""
     faults = Faults(number, kind)
-    patched.setattr(os, "open", faults.around("open", os.open))
-    patched.setattr(os, "write", faults.around("write", os.write))
-    patched.setattr(os, "fsync", faults.around("fsync", os.fsync))
-    patched.setattr(Path, "replace", faults.around("replace", Path.replace))
+    for place, name in ((os, "open"), (os, "write"), (os, "fsync"), (Path, "replace")):
+        patched.setattr(place, name, faults.around(name, getattr(place, name)))
     return faults
 
 

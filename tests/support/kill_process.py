@@ -6,7 +6,6 @@ children lose none.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -16,32 +15,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from hallo3.cli.main import main
-from hallo3.noise import Noise
-from hallo3.pipeline import LocalRenderer
-from hallo3.segments import Segment
-from support.audio_samples import tone, write_wav
+from support.resume_runs import before_sampling, command_in, read_segments
 
 
 def run_kills(folder: Path, model: Path, *, kills: int, seed: int, seconds: float = 2.9) -> dict[str, int]:
     """:func:`kill_often` in a process of its own, on a small picture and short sound in ``folder``."""
-    picture = torch.linspace(0, 255, 80 * 64 * 3).reshape(80, 64, 3).to(torch.uint8)
-    Image.fromarray(picture.numpy()).save(folder / "p.png")
-    write_wav(folder / "s.wav", tone(16000, seconds), 16000)
+    command_in(folder, model).speak(seconds)
     root = Path(__file__).resolve().parents[2]
-    inputs = [str(model), str(folder / "p.png"), str(folder / "s.wav"), str(folder)]
     path = os.pathsep.join([str(root), str(root / "tests")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
-    words = [sys.executable, __file__, *inputs, str(kills), str(seed)]
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    inputs = map(str, (model, folder / "p.png", folder / "s.wav", folder, kills, seed))
+    words, limit = [sys.executable, __file__, *inputs], 60 + 15 * kills
     done = subprocess.run(
-        words, cwd=root, env=environment, capture_output=True, text=True, timeout=60 + 15 * kills, check=False
+        words, cwd=root, env=env, capture_output=True, text=True, timeout=limit, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -71,21 +64,14 @@ def run_child(work: Callable[[], int], seconds: float | None) -> int | None:
 def animate(arguments: list[str], log: Path) -> Callable[[], int]:
     """``hallo3 animate`` that logs the index of every segment it starts to render."""
 
+    def note(index: int) -> None:
+        with log.open("a") as file:
+            file.write(f"{index}\n")
+
     def work() -> int:
-        real = LocalRenderer.sample
-
-        def logged(self: LocalRenderer, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
-            with log.open("a") as file:
-                file.write(f"{segment.index}\n")
-            return real(self, image_latents, segment, noise)
-
         sink = io.StringIO()
-        try:
-            LocalRenderer.sample = logged
-            with contextlib.redirect_stderr(sink), contextlib.redirect_stdout(sink):
-                code = main(["animate", *arguments])
-        finally:
-            LocalRenderer.sample = real
+        with before_sampling(note), redirect_stderr(sink), redirect_stdout(sink):
+            code = main(["animate", *arguments])
         if code:
             os.write(2, sink.getvalue()[-2000:].encode())
         return code
@@ -96,16 +82,6 @@ def animate(arguments: list[str], log: Path) -> Callable[[], int]:
 def read_log(log: Path) -> list[int]:
     """Indices of the segments that were started, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
-
-
-def read_segments(jobs: Path) -> dict[str, bytes]:
-    """Every finished segment's file."""
-    return {path.name: path.read_bytes() for path in jobs.glob("*/segments/*.safetensors")}
-
-
-def strip_headers(files: dict[str, bytes]) -> dict[str, bytes]:
-    """safetensors files without headers, which have the time that a segment took."""
-    return {name: raw[8 + int.from_bytes(raw[:8], "little") :] for name, raw in files.items()}
 
 
 def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
@@ -123,7 +99,7 @@ def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int,
     started = time.monotonic()
     assert run_child(animate([*common, "-o", str(undisturbed / "v.mp4"), "--fresh"], log), None) == 0
     length, video = time.monotonic() - started, (undisturbed / "v.mp4").read_bytes()
-    total, truth = len(read_log(log)), strip_headers(read_segments(undisturbed / "hallo3_jobs"))
+    total, truth = len(read_log(log)), read_segments(undisturbed / "hallo3_jobs")
     moments, killed, videos, repeated, longest = random.Random(seed), 0, 0, 0, 0
     while killed < kills:
         work = folder / f"video {videos}"
@@ -133,7 +109,7 @@ def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int,
             before = len(read_segments(jobs))
             log.unlink(missing_ok=True)
             code = run_child(animate([*common, "-o", str(output)], log), moments.uniform(0, 1.1 * length))
-            segments, rendered = strip_headers(read_segments(jobs)), read_log(log)
+            segments, rendered = read_segments(jobs), read_log(log)
             assert code in (None, 0)
             assert segments == {name: truth[name] for name in sorted(truth)[: len(segments)]}
             assert rendered == list(range(before, before + len(rendered)))

@@ -15,11 +15,7 @@ Content = bytes
 
 
 def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
 
 
 def field(number: int, value: int | str | bytes) -> bytes:
@@ -59,18 +55,14 @@ def port(name: str, shape: Sequence[int | str], kind: int = 1) -> Content:
     return field(1, name) + field(2, field(1, field(1, kind) + field(2, dims)))
 
 
+Contents = Sequence[Content]
+
+
 def model(
-    nodes: Sequence[Content],
-    weights: Sequence[Content],
-    inputs: Sequence[Content],
-    outputs: Sequence[Content],
-    *,
-    in_graph: bytes = b"",
+    nodes: Contents, weights: Contents, inputs: Contents, outputs: Contents, *, in_graph: bytes = b""
 ) -> Content:
-    graph = b"".join(field(1, each) for each in nodes) + field(2, "graph")
-    graph += b"".join(field(5, each) for each in weights)
-    graph += b"".join(field(11, each) for each in inputs)
-    graph += b"".join(field(12, each) for each in outputs) + in_graph
+    parts = (1, nodes), (2, ["graph"]), (5, weights), (11, inputs), (12, outputs)
+    graph = b"".join(field(number, each) for number, part in parts for each in part) + in_graph
     return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
 
 
@@ -86,10 +78,9 @@ def detector(side: int | str = 640, *, batched: bool = False, **more: bytes) -> 
 
     Both anchors answer; the second one never finds anything. All grids see the same pixels.
     """
-    nodes, weights, outputs = list[Content](), list[Content](), list[tuple[str, list[int | str]]]()
-    weights += [tensor("two", [2, 3]), tensor("zero", [0, 0])]
-    to_rows = tensor("rows", [1, -1, 3] if batched else [-1, 3])
-    weights.append(to_rows)
+    nodes, outputs = list[Content](), list[tuple[str, list[int | str]]]()
+    weights = [tensor("two", [2, 3]), tensor("zero", [0, 0])]
+    weights.append(tensor("rows", [1, -1, 3] if batched else [-1, 3]))
     for stride in (8, 16, 32):
         n = 2 * (640 // stride) ** 2
         weights += [tensor(f"every{stride}", [stride, stride]), tensor(f"end{stride}", [640, 640])]
@@ -97,14 +88,13 @@ def detector(side: int | str = 640, *, batched: bool = False, **more: bytes) -> 
         nodes.append(node("Transpose", f"seen{stride}", f"last{stride}", perm=[0, 2, 3, 1]))
         nodes.append(node("Reshape", f"last{stride} rows", f"flat{stride}"))
         for kind, (matrix, offset) in _answers(stride).items():
-            channels = matrix.shape[1] // 2
-            name = f"{kind}{stride}"
+            channels, name = matrix.shape[1] // 2, f"{kind}{stride}"
             shape = [1, n, channels] if batched else [n, channels]
             weights += [tensor(f"m{name}", matrix), tensor(f"o{name}", offset), tensor(f"s{name}", shape)]
             nodes.append(node("MatMul", f"flat{stride} m{name}", f"p{name}"))
             nodes.append(node("Add", f"p{name} o{name}", f"a{name}"))
             nodes.append(node("Reshape", f"a{name} s{name}", name))
-            outputs.append((name, list(shape)))
+            outputs.append((name, [*shape]))
     ports = [port(name, shape) for name, shape in sorted(outputs, key=lambda each: each[1][-1])]
     return model(nodes, weights, [port("pixels", [1, 3, side, side])], ports, **more)
 
@@ -137,20 +127,15 @@ def separator(
     factor: float = 1, shape: Sequence[int | str] = ("batch", 4, 3072, 256), **more: bytes
 ) -> Content:
     """Outputs its input times a factor."""
-    ports = [port("input", shape)], [port("output", shape)]
-    return model(
-        [node("Mul", "input factor", "output")], [tensor("factor", np.float32(factor))], *ports, **more
-    )
+    ports, weights = ([port("input", shape)], [port("output", shape)]), [tensor("factor", np.float32(factor))]
+    return model([node("Mul", "input factor", "output")], weights, *ports, **more)
 
 
 def deaf_separator(seed: int = 0) -> Content:
     """Two 3 x 3 convolutions with random weights: the output depends on every place and level."""
-    rng = np.random.default_rng(seed)
-    weights = [
-        tensor("first", rng.standard_normal((6, 4, 3, 3)) / 6),
-        tensor("offset", rng.standard_normal(6)),
-        tensor("second", rng.standard_normal((4, 6, 3, 3)) / 7),
-    ]
+    draw = np.random.default_rng(seed).standard_normal
+    weights = [tensor("first", draw((6, 4, 3, 3)) / 6), tensor("offset", draw(6))]
+    weights.append(tensor("second", draw((4, 6, 3, 3)) / 7))
     nodes = [
         node("Conv", "input first offset", "one", pads=[1, 1, 1, 1]),
         node("Relu", "one", "two"),

@@ -48,10 +48,8 @@ def module(
 
 def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
     """Constant values, which cost no time."""
-    return {
-        name: torch.full(tensor.shape, 0.01, dtype=torch.bfloat16)
-        for name, tensor in network.state_dict().items()
-    }
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    return {name: torch.full(shape, 0.01, dtype=torch.bfloat16) for name, shape in shapes.items()}
 
 
 def wrap(state: OrderedDict[str, Tensor]) -> dict[str, Any]:
@@ -69,10 +67,10 @@ def wrap(state: OrderedDict[str, Tensor]) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16
+    path: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = make_random_state
 ) -> dict[str, Tensor]:
     """Write a DeepSpeed checkpoint; returns its module's state."""
-    state = module(config, dtype)
+    state = module(config, dtype, make)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(wrap(state), path)
     return state
@@ -83,15 +81,17 @@ def write_plain(path: Path, config: Hallo3Config) -> None:
     torch.save({"module": module(config, make=constant)}, path)
 
 
-def write_release(folder: Path, config: Hallo3Config) -> dict[str, Tensor]:
+def write_release(
+    folder: Path, config: Hallo3Config, dtype: torch.dtype = torch.bfloat16, make: Make = make_random_state
+) -> dict[str, Tensor]:
     """The original's folder: the checkpoint and the 3D VAE, with the configuration beside them."""
     checkpoint = folder / "hallo3" / "1" / "mp_rank_00_model_states.pt"
-    state = write_checkpoint(checkpoint, config)
+    state = write_checkpoint(checkpoint, config, dtype, make)
     (folder / "hallo3" / "latest").write_text("1")
     vae = folder / "cogvideox-5b-i2v-sat" / "vae" / "3d-vae.pt"
     vae.parent.mkdir(parents=True)
     network = cast(nn.Module, build_vae(config.vae).network)
-    original = to_original(maps.VAE, make_random_state(network, "vae"))
+    original = to_original(maps.VAE, make(network, "vae"))
     torch.save({"state_dict": {**original, "loss.logvar": torch.zeros(())}}, vae)
     for file in (checkpoint, vae):
         file.with_suffix(".json").write_text(json.dumps(to_dict(config)))

@@ -34,15 +34,10 @@ def to_original(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _targets(keys: KeyMap) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     for source, rule in keys.rules.items():
-        if isinstance(rule, str):
-            yield source, rule, (0,)
-        elif isinstance(rule, Split):
-            for target, group in rule.targets.items():
-                yield source, target, group
+        targets = {rule: (0,)} if isinstance(rule, str) else rule.targets if isinstance(rule, Split) else {}
+        yield from ((source, target, group) for target, group in targets.items())
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", template)
-    return re.compile(
-        "".join(f"(?P<{p}>{PLACEHOLDERS[p]})" if n % 2 else re.escape(p) for n, p in enumerate(parts))
-    )
+    parts = enumerate(re.split(r"\{(\w+)\}", template))
+    return re.compile("".join(f"(?P<{p}>{PLACEHOLDERS[p]})" if n % 2 else re.escape(p) for n, p in parts))

@@ -17,7 +17,12 @@ from hallo3.cli.main import main, parse
 from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.pipeline import LocalRenderer
 from support.audio_samples import tone, write_wav
-from support.kill_process import read_segments, strip_headers
+
+
+def read_segments(jobs: Path) -> dict[str, bytes]:
+    """Finished segments' files without headers, which have the time that a segment took."""
+    files = {path.name: path.read_bytes() for path in jobs.glob("*/segments/*.safetensors")}
+    return {name: raw[8 + int.from_bytes(raw[:8], "little") :] for name, raw in files.items()}
 
 
 class Undisturbed(NamedTuple):
@@ -65,7 +70,7 @@ class Command:
         self.rendered.clear()
         if self.capture:
             self.capture.readouterr()
-        with _before_sampling(self.rendered.append):
+        with before_sampling(self.rendered.append):
             code = main(self.words(*flags, **changes))
         if self.capture:
             self.out, self.err = self.capture.readouterr()
@@ -89,7 +94,7 @@ class Command:
             return self.stderr(*flags, code=1, **changes)
 
     def saved_segments(self) -> dict[str, bytes]:
-        return strip_headers(read_segments(self.jobs))
+        return read_segments(self.jobs)
 
     def names_of_jobs(self) -> set[str]:
         return {path.name for path in self.jobs.glob("*") if path.is_dir()}
@@ -106,7 +111,7 @@ def command_in(folder: Path, model: Path, capture: pytest.CaptureFixture[str] | 
 
 
 @contextmanager
-def _before_sampling(work: Callable[[int], object]) -> Generator[None]:
+def before_sampling(work: Callable[[int], object]) -> Generator[None]:
     real = LocalRenderer.sample
 
     def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
@@ -120,7 +125,7 @@ def _before_sampling(work: Callable[[int], object]) -> Generator[None]:
 
 def before_segment(index: int, work: Callable[[], object]) -> AbstractContextManager[None]:
     """Call ``work`` right before a segment is sampled."""
-    return _before_sampling(lambda number: work() if number == index else None)
+    return before_sampling(lambda number: work() if number == index else None)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Batches of the transformer's stage: conditions are dropped whole, and prompts with a light are kept."""
+"""Clips become the windows of a render, and batches of the transformer's stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 pytest.importorskip("cv2", reason="OpenCV, of the extra `training`, draws")
 
 from hallo3.config import BUILT_IN
-from training.clips import Clips
+from hallo3.segments import SegmentPlan
+from hallo3.speech.features import Speech, read_from_memory
+from training.clips import Clips, feature_rows, make_windows
 from training.diffusion import BATCH_SIZE, BatchSampler, Networks, tokenize_prompts
 from training.loss import draw_noise, velocity_loss
 
@@ -26,14 +28,8 @@ def networks() -> Networks:
 def sampler() -> BatchSampler:
     """Clips without zeros."""
     generator = torch.Generator().manual_seed(0)
-    sizes = {
-        "latents": (16, 9, 8, 8),
-        "image": (2, 16, 8, 8),
-        "face": (16, 8, 8),
-        "embedding": (512,),
-        "rows": (37, 3, 48),
-        "mouth": (8, 8),
-    }
+    sizes = {"latents": (16, 9, 8, 8), "image": (2, 16, 8, 8), "face": (16, 8, 8)}
+    sizes |= {"embedding": (512,), "rows": (37, 3, 48), "mouth": (8, 8)}
     tensors = {k: torch.rand(COUNT, *size, generator=generator).half() + 0.5 for k, size in sizes.items()}
     clips = Clips({**tensors, "first": torch.zeros(COUNT).half()}, PROMPTS)
     return BatchSampler(clips, BUILT_IN, tokenize_prompts(PROMPTS, BUILT_IN), 0)
@@ -66,11 +62,22 @@ def test_the_step_decides_the_batch(sampler: BatchSampler, networks: Networks) -
 def test_every_network_trains_and_the_embedding_is_shared(sampler: BatchSampler, networks: Networks) -> None:
     batch, weight, generator = sampler.draw_batch(0, networks.text)
     draw = draw_noise(batch.latents, generator)
-    loss = velocity_loss(
-        networks.transformer, networks.reference, batch, draw, weight, reference_reads_text=False
-    )
+    pair = networks.transformer, networks.reference
+    loss = velocity_loss(*pair, batch, draw, weight, reference_reads_text=False)
     assert loss.per_sample.shape == (BATCH_SIZE,)
     loss.per_sample.mean().backward()
     for network in (networks.transformer, networks.reference, networks.text):
         assert any(w.grad is not None and bool(w.grad.abs().sum() > 0) for w in network.parameters())
     assert networks.text.encoder.embed_tokens.weight is networks.text.shared.weight
+
+
+def test_rows_become_the_windows_of_a_render() -> None:
+    plan = SegmentPlan(70, BUILT_IN.segment)
+    features = torch.randn(plan.padded, 3, 4, generator=torch.Generator().manual_seed(0))
+    speech = Speech(read_from_memory(features), plan, 5)
+    for segment in plan:
+        index = segment.index
+        rows = feature_rows(features, tuple(range(31 * index - 2, 31 * index + 31)), 5)
+        if max(segment.slots) < plan.padded - 1:
+            windows = make_windows(rows[None], torch.tensor([float(index == 0)]), 5, 2)
+            assert torch.equal(windows, speech.segment(index))

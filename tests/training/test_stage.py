@@ -1,4 +1,4 @@
-"""A resumed stage equals an uninterrupted one."""
+"""A resumed stage equals an uninterrupted one; Muon's update is the nearest orthogonal matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import Optimiser, WeightAverage
+from training.optim import Optimiser, WeightAverage, orthogonalize
 from training.stage import Run
 
 STEPS = 24
@@ -71,3 +71,14 @@ def test_training_lowers_the_error(tmp_path: Path) -> None:
     before = float(error(network, 99, 64).detach())
     network.load_state_dict(train(tmp_path))
     assert float(error(network, 99, 64).detach()) < 0.5 * before
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    update = orthogonalize(matrix)
+    values = torch.linalg.svdvals(update)
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert float((update * (left @ right)).sum()) > 0.9 * min(shape) ** 0.5 * float(update.norm())

@@ -46,8 +46,7 @@ def test_an_unknown_split_and_a_missing_espeak_are_refused(
 
 def test_only_16_khz_utterances_are_read(tmp_path: Path) -> None:
     samples = np.array([[0, 0.5, -1]])
-    assert read_utterance(write_wav(tmp_path / "a.wav", samples, 16000)) == pytest.approx(
-        samples[0], abs=1e-4
-    )
+    found = read_utterance(write_wav(tmp_path / "a.wav", samples, 16000))
+    assert found == pytest.approx(samples[0], abs=1e-4)
     with pytest.raises(InputError, match="22050 Hz"):
         read_utterance(write_wav(tmp_path / "b.wav", samples, 22050))

@@ -39,13 +39,12 @@ def test_without_triton_a_gpu_runs_plain_kernels_with_a_reason(monkeypatch: pyte
     assert "Triton is not installed" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "kind", ["adaln_modulate", "qk_norm_rope", "linear_concat", "gated_residual", "linear_gelu"]
-)
+KINDS = "adaln_modulate", "qk_norm_rope", "linear_concat", "gated_residual", "linear_gelu"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [0.5, float("nan")])
-def test_kernels_with_wrong_results_are_not_chosen(
-    kind: str, value: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_results_are_not_chosen(kind: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(fused.FUSED, kind)
     monkeypatch.setattr(fused.FUSED, kind, lambda *a: right(*a) + value, raising=False)
     assert "away from torch's own" in why_unsupported(CPU, torch.bfloat16)
@@ -53,8 +52,7 @@ def test_kernels_with_wrong_results_are_not_chosen(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_they_are_tested_in_the_type_of_the_run(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    dtypes: list[torch.dtype] = []
-    right = fused.FUSED.gated_residual
+    dtypes, right = list[torch.dtype](), fused.FUSED.gated_residual
 
     def gated_residual(x: Tensor, *rest: Tensor) -> Tensor:
         dtypes.append(x.dtype)
