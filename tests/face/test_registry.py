@@ -19,16 +19,13 @@ from hallo3.geometry import PixelBox
 from support.messages import expect_message
 
 
-def test_every_space_has_its_analyzer() -> None:
+def test_every_space_has_its_analyzer_and_photographs_mediapipe_s_landmarks(tmp_path: Path) -> None:
     for space, expected in (("thumbnail", ThumbnailAnalyzer), ("drawn-face", DrawnFaceAnalyzer)):
         analyzer = create_analyzer(FaceConfig(space=space))
         assert (type(analyzer), analyzer.space) == (expected, space)
     for space, text in (("arcface-glintr100", r"glintr100\.onnx"), ("other", "'drawn-face'")):
         with pytest.raises(FaceError, match=rf"No face analyzer(.|\n)*{text}"):
             create_analyzer(FaceConfig(space=space))
-
-
-def test_photographs_are_analyzed_with_mediapipe_s_landmarks_by_default(tmp_path: Path) -> None:
     for name in (DETECTOR_FILENAME, RECOGNIZER_FILENAME, TASK_FILENAME):
         (tmp_path / name).write_bytes(b"not read yet")
     for name, options in ((TASK_FILENAME, {}), ("b", {"landmarks": MediaPipeLandmarks(tmp_path / "b")})):

@@ -143,12 +143,9 @@ def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
         assert float((profile.mean(dim=1) * side - middles)[inner].abs().max()) < 0.05
 
 
-def test_the_face_is_the_box_of_its_mask() -> None:
+def test_the_face_is_the_box_of_its_mask_if_that_tells_one() -> None:
     for face in ((30, 40, 90, 120), (31, 41, 90, 120), (100, 60, 155, 133)):
         assert face_box(box_mask(PixelBox(*face), 200, 220)) == pytest.approx(face, abs=1.5)
-
-
-def test_masks_without_information() -> None:
     nearly, dot = torch.ones(100, 100), torch.zeros(50, 60)
     nearly[:2], dot[7, 9] = 0, 1
     for mask in (torch.zeros(50, 60), torch.full((50, 60), 0.5), torch.ones(50, 60), nearly):

@@ -1,5 +1,3 @@
-"""Slices and calls of the 3D VAE; the goldens pin the numbers."""
-
 from __future__ import annotations
 
 import pytest
