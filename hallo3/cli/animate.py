@@ -73,8 +73,9 @@ def run_animate(options: AnimateOptions) -> None:
         before = "" if missing else "An earlier run, which --fresh repeats, tried it: "
         print(
             f"a trial: everything loads and runs; this is no picture to judge by. {before}{steps} "
-            f"step{'s' * (steps > 1)} of {request.config.segment.frames} frames, with encoding and decoding, "
-            f"took {record.seconds:.1f} s. Next: the same without --trial; --plan says how long that takes."
+            f"step{'s' * (steps > 1)} of {request.config.segment.frames} frames took {record.seconds:.1f} s, "
+            f"{record.seconds / steps:.1f} s per step with encoding and decoding. Next: the same without "
+            "--trial, or with --plan in its place."
         )
 
 

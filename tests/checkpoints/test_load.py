@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hallo3.built_in import FOLDER
+from hallo3.checkpoints.keymaps import REFERENCE_PREFIX, TRANSFORMER_PREFIX
 from hallo3.checkpoints.load import (
     POSITIONS,
     load_strict,
+    read_component,
     read_config,
     read_model_config,
     read_state,
@@ -33,6 +35,7 @@ from hallo3.pipeline import animate
 from hallo3.quantization import PRECISIONS
 from hallo3.settings import settings_for
 from support.audio_samples import tone
+from support.original_checkpoints import write_release
 
 CPU = torch.device("cpu")
 SMALLER = replace(TINY.segment, frames=9, height=32, width=48)
@@ -169,14 +172,19 @@ def test_a_random_set_overwrites_nothing_else(tmp_path: Path) -> None:
         write_random_set(real, 0, "nano")
 
 
+def cut_positions(table: Tensor) -> Tensor:
+    """The first frames, rows and columns of TINY's positions, for ``SMALLER``."""
+    text, video = table[0].split((TINY.trunk.text_tokens, TINY.segment.shape.latent.tokens))
+    return torch.cat((text, video.unflatten(0, (13, 4, 6))[:3, :2, :3].flatten(0, 2)))[None]
+
+
 def cut_by_hand(folder: Path, target: Path) -> None:
-    """A TINY set whose files are for ``SMALLER``: the first frames, rows and columns of all positions."""
+    """A TINY set whose files are for ``SMALLER``."""
     shutil.copytree(folder, target)
     for part in ("transformer", "reference"):
         path = ModelFolder(target).find(part)
-        state, header, text = load_file(path), read_config(path), TINY.trunk.text_tokens
-        grid = state[POSITIONS][0, text:].unflatten(0, (13, 4, 6))[:3, :2, :3].flatten(0, 2)
-        state[POSITIONS] = torch.cat((state[POSITIONS][0, :text], grid))[None]
+        state, header = load_file(path), read_config(path)
+        state[POSITIONS] = cut_positions(state[POSITIONS])
         header["config"]["segment"] = to_dict(SMALLER)
         write_weights(path, state, header)
 
@@ -197,6 +205,14 @@ def test_a_smaller_segment_has_the_positions_of_its_frames_rows_and_columns(
     (found,), (wanted,) = (list(animate(portrait, speech, "hi", each, settings)) for each in (models, cut))
     assert found.pixels.shape[0] == 7
     assert torch.equal(found.pixels, wanted.pixels)
+
+
+def test_positions_are_cut_out_of_the_original_s_checkpoint(tmp_path: Path) -> None:
+    state = write_release(tmp_path, TINY)
+    files = ModelFolder(tmp_path, segment=SMALLER)
+    for part, prefix in ("transformer", TRANSFORMER_PREFIX), ("reference", REFERENCE_PREFIX):
+        table = read_component(files.open(part), part, PRECISIONS["bf16"])[POSITIONS]
+        assert torch.equal(table, cut_positions(state[f"{prefix}mixins.pos_embed.pos_embedding"]))
 
 
 @pytest.mark.parametrize(
