@@ -187,11 +187,13 @@ def count_bytes(predict: Predict, latents: Tensor) -> Result:
 
 @torch.inference_mode()
 def count_step(config: Hallo3Config) -> Result:
-    rows, steps = dict[str, Any](), [MetaStep(config, kernels) for kernels in (PLAIN, FUSED)]
-    for step, kernels in zip(steps, (PLAIN, FUSED), strict=True):
+    rows: dict[str, Any] = {}
+    for kernels in (PLAIN, FUSED):
+        step = MetaStep(config, kernels)
         for passes in GUIDANCE_PASSES:
             rows[f"{kernels.name}, {passes}"] = count_bytes(step.predict(passes), step.latents)
-    rows["baseline"] = count_bytes(steps[0].original(), steps[0].latents)
+    step = MetaStep(config)
+    rows["baseline"] = count_bytes(step.original(), step.latents)
     flop, shape = count_flop(config), config.segment.shape
     return {
         "config": config.name,

@@ -29,10 +29,8 @@ def sizes() -> ModelSizes:
     return full_size()
 
 
-def requirements(
-    name: str = "bf16", *, branches: int = 2, steps: int = 50, fused: bool = False
-) -> MemoryRequirements:
-    return MemoryRequirements(precision=PRECISIONS[name], steps=steps, branches=branches, fused=fused)
+def requirements(name: str = "bf16", *, steps: int = 50, **more: Any) -> MemoryRequirements:
+    return MemoryRequirements(precision=PRECISIONS[name], steps=steps, **{"branches": 2, **more})
 
 
 @pytest.mark.parametrize(
@@ -75,16 +73,14 @@ def test_more_memory_never_makes_a_plan_slower(name: str) -> None:
     sizes, before = full_size(name), tuple[Any, ...]()
     least, stage = min_limit(sizes, requirements(name))
     assert stage in {"encode", "sample", "listen", "prepare", "decode"}
-    for limit in [least, *(gb * GB for gb in (6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 80))]:
-        if limit < least:
-            continue
+    larger = (gb * GB for gb in (6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 80))
+    for limit in [least, *(limit for limit in larger if limit >= least)]:
         plan = plan_memory(sizes, requirements(name), limit, 128 * GB)
         assert plan.peak <= usable_bytes(limit)
-        each = plan.offload
+        each, slower = plan.offload, before
         waits = not each.steps_on_access, not each.on_access
-        rank = (*waits, each.resident, each.passes == "batched", each.home == DEVICE)
-        assert rank >= before
-        before = rank
+        before = (*waits, each.resident, each.passes == "batched", each.home == DEVICE)
+        assert before >= slower
     assert before[-1]
 
 
@@ -148,10 +144,8 @@ def test_the_video_is_the_same_under_any_plan(
     expected = video(portrait, speech, without, "a man", passes=passes, steps=2)
     access = {name: getattr(offload, name) for name in ("passes", "on_access", "steps_on_access")}
     frames = video(portrait, speech, planned, "a man", steps=2, **access)
-    if offload.steps_on_access:  # modulations of one timestep are another matrix product
-        assert torch.allclose(frames, expected, atol=1e-5)
-    else:
-        assert torch.equal(frames, expected)
+    inexact = offload.steps_on_access  # modulations of one timestep are another matrix product
+    assert torch.allclose(frames, expected, atol=1e-5) if inexact else torch.equal(frames, expected)
 
 
 def test_a_plan_decides_how_to_decode(nano_folder: Path) -> None:

@@ -110,12 +110,7 @@ def test_resident_blocks_and_passes_decide_sampling() -> None:
 
 def test_configurations_of_different_speed_have_different_labels() -> None:
     config = OffloadConfig(home=RAM, resident=2, passes="layer-major")
-    changes = [
-        {"resident": 3},
-        {"on_access": True},
-        {"steps_on_access": True},
-        {"decode": DecodePlan(8)},
-        {"decode": DecodePlan(8, "host")},
-    ]
+    changes: list[dict[str, Any]] = [{"resident": 3}, {"on_access": True}, {"steps_on_access": True}]
+    changes += [{"decode": DecodePlan(8)}, {"decode": DecodePlan(8, "host")}]
     labels = {replace(config, **change).label for change in changes} | {config.label}
     assert len(labels) == 1 + len(changes)
