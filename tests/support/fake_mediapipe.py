@@ -101,8 +101,11 @@ def install_mediapipe(
 
 def make_analyzer(landmarks: Any = None) -> PhotographAnalyzer:
     """An analyzer that detects ``DETECTED`` in any picture."""
-    embedding = torch.ones(1, 512)
-    return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=lambda *_: embedding, landmarks=landmarks)
+
+    def embed(*_: object) -> Tensor:
+        return torch.ones(1, 512)
+
+    return PhotographAnalyzer(detect=lambda _: [DETECTED], embed=embed, landmarks=landmarks)
 
 
 def analyze(landmarks: Any) -> tuple[Face, list[str]]:
