@@ -49,6 +49,7 @@ def test_a_complete_model_is_reported(nano_folder: Path, capsys: pytest.CaptureF
     assert main(["doctor", str(nano_folder)]) == 0
     out = capsys.readouterr().out
     assert "The model is complete." in out
+    assert "animate --trial" in out
     assert "  attention: auto, flash" in out
 
 

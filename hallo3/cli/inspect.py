@@ -37,6 +37,8 @@ def run_doctor(options: DoctorOptions) -> None:
         print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))
     else:
         print(doctor.format_report(report))
+        if report.ready:
+            print("`hallo3 animate --trial` shows within minutes whether it runs here.")
     if not report.ready:
         missing = [part.part for part in report.parts if not part.ready]
         raise CheckpointError(
