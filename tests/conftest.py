@@ -1,7 +1,5 @@
 """Shared fixtures: random models, a portrait and speech."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ Prints a line per golden: name, maximum error, tolerance, verdict. Exits 1 if an
 recognised. tests/golden/README.md describes the format.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Attention backends: exact ones equal plain attention; what cannot run is refused with the reason."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

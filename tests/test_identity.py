@@ -1,7 +1,5 @@
 """An identity warns of approximations that a run does not use itself."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

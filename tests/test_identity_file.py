@@ -1,7 +1,5 @@
 """Identity files: read equals written; damaged files and other models are refused."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable

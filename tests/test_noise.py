@@ -1,7 +1,5 @@
 """Noise is decided by its question alone."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pytest

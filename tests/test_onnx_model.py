@@ -1,7 +1,5 @@
 """ONNX files: the published ones by hash, another one only if accepted, and only with the right ports."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from hashlib import sha256

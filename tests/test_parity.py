@@ -1,7 +1,5 @@
 """The package equals the recorded runs of the original; the comparison finds wrong numbers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The render loop: determinism, independence of segments, and what each network is called for."""
 
-from __future__ import annotations
-
 import gc
 import random
 from collections import Counter

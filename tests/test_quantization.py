@@ -1,7 +1,5 @@
 """Every precision loads from every file; fp8 weights of a file stay as they are."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path

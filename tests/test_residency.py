@@ -1,7 +1,5 @@
 """Pinned memory that the system refuses: unpinned memory replaces it, wherever it is asked for."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn
 
 import pytest

@@ -1,7 +1,5 @@
 """The plan: every audio frame once, in exact integers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil

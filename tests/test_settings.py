@@ -1,7 +1,5 @@
 """Settings: what is refused, which steps are guided, and what approximations leave out of a run."""
 
-from __future__ import annotations
-
 from itertools import combinations_with_replacement
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Words as tokens: what counts, what does not, and what is cut."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

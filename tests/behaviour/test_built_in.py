@@ -4,8 +4,6 @@ Portraits and sentences are not from its training; weights, sampler and steps ar
 same figures of models that must fail them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Figures of painted videos are what was painted; a shifted picture has its shift."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The mouth rule: loudness opens, brightness widens, gain does not matter."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The README's table of memory limits and ``ceilings.json`` agree with the plans, without a run."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Counts of a step at full size, on meta."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Time and memory by length of speech."""
 
-from __future__ import annotations
-
 import json
 import sys
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Approximations of the built-in model's video, and what is said of them; PSNR and SSIM."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

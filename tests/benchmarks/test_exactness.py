@@ -1,7 +1,5 @@
 """Every exact saving is as near to float64 as the original's way is, whatever the weights are like."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.exactness import KINDS, MAX_RATIO, SAVINGS, measure_errors

@@ -1,7 +1,5 @@
 """``python -m benchmarks``: names, options, and the facts in every result."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Limits have margin: what is measured is written beside them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Times at their smallest: what is measured, what is equal, and what no CPU can claim."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The same weights load from every form they are published in; nearly right files do not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Conversion: equal to the original in any precision, from any place, complete or not there."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

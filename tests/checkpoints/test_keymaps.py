@@ -1,7 +1,5 @@
 """The laws of the tables, for any number of layers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from random import Random
 

@@ -1,7 +1,5 @@
 """Loading is strict; what is refused says what was found; a model folder opens each file once."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of tensors: what torch and safetensors wrote is read bit for bit; the rest is refused in words."""
 
-from __future__ import annotations
-
 import io
 import os
 import resource

@@ -1,7 +1,5 @@
 """A file is verified once: checksums, numbers, its hash."""
 
-from __future__ import annotations
-
 import os
 from contextlib import nullcontext
 from hashlib import sha256

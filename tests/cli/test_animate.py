@@ -1,7 +1,5 @@
 """``hallo3 animate``: a video, its plan and charts; stopped, resumed, redone, continued, killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

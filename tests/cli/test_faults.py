@@ -1,8 +1,6 @@
 """Out of memory, frames of NaN, full, read-only and vanished disks: the command names what failed, keeps
 finished segments, and resumes."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """``hallo3 jobs``, ``--jobs``, and the job that ``--continue-from`` names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

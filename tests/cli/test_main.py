@@ -1,7 +1,5 @@
 """Exit codes, errors without tracebacks, messages, and terminals that lack letters."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

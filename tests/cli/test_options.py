@@ -1,7 +1,5 @@
 """Command lines as typed options."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The checked request: what is refused before weights are read, and which inputs make another job."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Options of the command for speech: what they change in the video, its job and the files beside it."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The person to animate: portraits of any shape, and saved identities."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``--vram``: a plan is shown, contradictions are refused, and the limit is enforced."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

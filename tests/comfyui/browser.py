@@ -1,7 +1,5 @@
 """ComfyUI's page in a headless Chromium: open workflows, queue them, collect what goes wrong."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Prompts in ComfyUI's API form, and a client of a server: a prompt's progress, saved files, jobs."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """Tests in a real ComfyUI: skipped with one loud line without one, failing under REQUIRE_COMFYUI=1."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

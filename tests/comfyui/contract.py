@@ -1,7 +1,5 @@
 """What saved workflows rely on; ``make contract`` records it."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

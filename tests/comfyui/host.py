@@ -1,7 +1,5 @@
 """Where ComfyUI is, and ComfyUI inside this process."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -4,8 +4,6 @@ torch stays as it is. Its companions are installed alone, because they would rep
 CPU build they are CUDA builds, which ``torchvision_stubs`` supports.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

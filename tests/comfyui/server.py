@@ -1,7 +1,5 @@
 """A ComfyUI server of our own, and what tests ask of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """The built-in model's stages, computed by the nodes and shared by tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,8 +1,6 @@
 """ComfyUI's own approximations are part of a job's key and of a saved identity; the attention of a run is
 logged."""
 
-from __future__ import annotations
-
 import enum
 from functools import partial
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The example workflows in ComfyUI's own page, in a headless Chromium."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """Values in sockets: every layout of sound and picture that nodes output, and one case per error. What a
 recording or picture may contain is tested in ``tests/media``."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping

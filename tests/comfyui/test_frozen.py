@@ -3,8 +3,6 @@
 ``python -m comfyui.test_frozen`` in ``tests``, with ComfyUI's Python, records them again.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Identities: framing, face position, paste back, files; in this process and on a server. Landmarks by
 ComfyUI's own MediaPipe port: its real code, with random weights or fixed outputs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

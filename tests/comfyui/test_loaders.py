@@ -1,7 +1,5 @@
 """Weights files in ComfyUI's model folders: offered, loaded, or refused; and the report of the doctor."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from pathlib import Path

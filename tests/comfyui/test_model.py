@@ -1,8 +1,6 @@
 """ComfyUI's own nodes take the parts of the built-in model; what they change in a MODEL, its conditioning or
 latents is supported, or refused with advice."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

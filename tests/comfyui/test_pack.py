@@ -1,8 +1,6 @@
 """The pack as ComfyUI and its registry see it: nodes, imports, archive, version check; its templates, which
 run to a video by the HTTP API and by comfy-cli."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The nodes give what the package gives alone, on the same weights and noise, and what the original gave."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """What ComfyUI already has works on the MODEL: its samplers, guiders, LoRA, caches, windows and memory; the
 step cache of Hallo3 Original Sampler."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

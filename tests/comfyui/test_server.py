@@ -1,8 +1,6 @@
 """A real server: progress, messages and errors as a client sees them; jobs that are resumed after interrupts
 and kills, redone and continued; the plan."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Encode Speech: its options, its plot, windows, and vocals by a file among ComfyUI's models."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import replace

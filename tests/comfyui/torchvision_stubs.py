@@ -6,8 +6,6 @@ declared here instead; nothing of it is ever called. With matching builds this c
     python torchvision_stubs.py FOLDER/main.py --cpu ...
 """
 
-from __future__ import annotations
-
 import importlib.util
 import runpy
 import sys

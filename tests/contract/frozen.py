@@ -5,8 +5,6 @@ Frames and keys are compared to the last bit where processor, torch and FFmpeg a
 within what another processor changes elsewhere (facts 17).
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

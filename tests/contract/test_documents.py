@@ -1,8 +1,6 @@
 """Documents name what exists: identifiers of the glossary, files of the page of architecture. They, help
 pages, interface and code use no phrase of ``support.plain_english``."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

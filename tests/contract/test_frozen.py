@@ -1,7 +1,5 @@
 """Videos, job keys, plans and options are as recorded; jobs and identities of version 0.1.0 still work."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

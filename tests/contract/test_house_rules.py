@@ -1,7 +1,5 @@
 """The rules of CONTRIBUTING.md, read from the source without importing it; each test lists all offenders."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,8 +1,6 @@
 """What users read and open, against the nodes as they are, without ComfyUI: translations, help pages, and the
 example workflows in UI form, API form and as a blueprint."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

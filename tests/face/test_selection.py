@@ -1,7 +1,5 @@
 """Which face of a portrait is used, and the notes for the user (catalogue I11 to I16)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any

@@ -3,8 +3,6 @@
 python tests/full_size/first_step.py NOTE animate --model ...
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

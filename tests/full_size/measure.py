@@ -1,7 +1,5 @@
 """A command in a process of its own, watched from outside: memory, bytes read, CPU-seconds; Linux."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

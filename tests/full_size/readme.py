@@ -1,7 +1,5 @@
 """The README's commands for the released weights, as a user types them."""
 
-from __future__ import annotations
-
 import re
 import shlex
 

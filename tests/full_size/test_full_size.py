@@ -4,8 +4,6 @@ reading are measured. An hour, and 90 GB of disk or 50: then the networks go one
     pytest -m soak -s tests/full_size
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The set of ``generate``, small: the release's names and shapes, and every command takes it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The checkpoint in its DeepSpeed wrapping, read without running anything, converted, and loaded."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A whole run from portrait and waveform to frames, with the original's random draws."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext

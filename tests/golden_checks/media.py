@@ -1,7 +1,5 @@
 """Pictures are fitted to the canvas, pixels of motion frames dropped, landmarks become a filled box."""
 
-from __future__ import annotations
-
 import re
 
 import torch

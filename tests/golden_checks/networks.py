@@ -1,7 +1,5 @@
 """The original's tiny networks, loaded through our key maps into our modules."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The schedule and whole trajectories, with a closed-form network and with the tiny network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

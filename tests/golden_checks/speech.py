@@ -1,7 +1,5 @@
 """From a waveform to windows, from windows to audio tokens, and the segments that use them."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

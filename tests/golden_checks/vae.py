@@ -1,7 +1,5 @@
 """Encoding in one call, decoding in slices and in one go."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Collected with ``HALLO3_TEST_DEVICE`` only (``make test-gpu``)."""
 
-from __future__ import annotations
-
 import os
 
 collect_ignore_glob = [] if "HALLO3_TEST_DEVICE" in os.environ else ["test_*.py"]

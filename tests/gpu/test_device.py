@@ -3,8 +3,6 @@
 Not yet run on a GPU.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

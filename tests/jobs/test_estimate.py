@@ -1,7 +1,5 @@
 """Throughput of earlier runs is kept for later estimates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

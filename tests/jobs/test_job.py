@@ -1,7 +1,5 @@
 """The invariant: after any fault, finished segments are intact and a new run makes the same video."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Jobs are listed, removed by hand or by age, and set aside."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

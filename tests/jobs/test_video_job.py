@@ -1,7 +1,5 @@
 """Redone segments, and videos that continue others."""
 
-from __future__ import annotations
-
 import shutil
 from contextlib import suppress
 from pathlib import Path

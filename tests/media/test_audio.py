@@ -1,7 +1,5 @@
 """Recordings from files and in memory; A02 to A22 are rows of the catalogue of bad inputs."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,8 +1,6 @@
 """The catalogue of hostile audio files: M02 and M08 reach beyond their own sound, M03 to M06 are damaged, odd
 or of any format."""
 
-from __future__ import annotations
-
 import os
 import random
 import socket

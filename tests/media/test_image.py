@@ -1,7 +1,5 @@
 """Picture files as people have them, and the catalogue of hostile ones (I06, I10, I18, M01, M07)."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

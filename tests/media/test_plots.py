@@ -1,7 +1,5 @@
 """Charts: only the positions and colours that carry a value are tested."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

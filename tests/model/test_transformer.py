@@ -1,7 +1,5 @@
 """Prepared equals direct, batched equals sequential, sample equals batch; sizes are the released model's."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

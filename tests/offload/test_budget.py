@@ -1,7 +1,5 @@
 """Memory plans: they hold what is counted, fit their limit, and change no frame."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

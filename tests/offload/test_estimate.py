@@ -1,7 +1,5 @@
 """Formulas of activations, compared with what is counted on the meta device, and the stages of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

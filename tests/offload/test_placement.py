@@ -1,7 +1,5 @@
 """What is held in RAM and what stays on the device, network by network."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Streamed weights compute what loaded weights compute, with at most two groups on their way."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref

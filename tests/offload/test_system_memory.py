@@ -1,7 +1,5 @@
 """RAM and GPU memory, as the system and the driver report them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Weight groups of the networks: which are fetched when, how often, and from where."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Laws of the schedule and the samplers; the goldens pin the numbers."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """The schedule's own numbers, recorded: equal to the last bit on every processor (facts 17)."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The step cache: when it reuses, what, how it is checked, and its report."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

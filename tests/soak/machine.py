@@ -1,7 +1,5 @@
 """Measurements of the soak tests, with the machine they were made on."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An hour of speech through the whole command needs no more than a minute does. ``make soak``."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Killed two hundred times at random moments, the command loses nothing. ``make soak``."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

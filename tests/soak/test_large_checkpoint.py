@@ -1,7 +1,5 @@
 """A checkpoint of 5 GB with a tensor of 2.4 GB converts in half a gigabyte. ``make soak``."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A server killed again and again, and a hundred prompts in a row: ``make soak-comfyui``."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -3,8 +3,6 @@
 ``pytest -m soak -s tests/soak/test_speech.py``; two cores need an hour.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

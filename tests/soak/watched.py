@@ -3,8 +3,6 @@
 The peak counts from after the imports.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """After any fault a file is the old one or the new one, on POSIX and on Windows."""
 
-from __future__ import annotations
-
 import errno
 import os
 from contextlib import nullcontext, suppress

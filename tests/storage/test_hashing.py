@@ -1,7 +1,5 @@
 """Hashes of facts and files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

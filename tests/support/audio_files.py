@@ -1,7 +1,5 @@
 """Audio and video files, well-formed and malformed."""
 
-from __future__ import annotations
-
 import struct
 from fractions import Fraction
 from pathlib import Path

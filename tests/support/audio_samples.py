@@ -1,7 +1,5 @@
 """Samples and WAV files."""
 
-from __future__ import annotations
-
 import wave
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The real package is 33 MB, and its file of networks is in no package of its makers.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """Make the n-th file system call fail, or end the program there."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

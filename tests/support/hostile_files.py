@@ -1,7 +1,5 @@
 """Damaged, foreign and malicious files. Malicious ones would create ``MARK`` if they could run code."""
 
-from __future__ import annotations
-
 import io
 import json
 import pickle

@@ -4,8 +4,6 @@ A forked child starts without the seconds that imports take. The parent computes
 children lose none.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

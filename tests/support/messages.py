@@ -1,7 +1,5 @@
 """Messages to the user, expected or collected in a test; any other message fails it (``conftest``)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Generator
 from contextlib import contextmanager

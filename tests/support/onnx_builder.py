@@ -4,8 +4,6 @@
 the pixels: a test paints a face.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checkpoints of any size in the original's published form: names, wrapping, unused weights."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Calls in a process of their own, and the memory that they take."""
 
-from __future__ import annotations
-
 import ast
 import os
 import subprocess

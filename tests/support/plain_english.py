@@ -1,7 +1,5 @@
 """Phrases that we do not write, with what a native engineer writes instead."""
 
-from __future__ import annotations
-
 import re
 import tokenize
 from collections.abc import Iterator

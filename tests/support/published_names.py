@@ -1,7 +1,5 @@
 """Published names of tensors -> ours and back, by the shipped tables."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """VAEs with random weights, and diffusers' decoder called slice by slice."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

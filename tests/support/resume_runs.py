@@ -1,7 +1,5 @@
 """``hallo3 animate`` with four NANO segments, for tests that stop and resume it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field

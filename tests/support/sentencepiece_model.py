@@ -1,7 +1,5 @@
 """A SentencePiece model like T5's ``spiece.model``, written field by field (sentencepiece_model.proto)."""
 
-from __future__ import annotations
-
 import struct
 from itertools import product
 from string import ascii_lowercase, ascii_uppercase, digits, punctuation

@@ -1,7 +1,5 @@
 """Short runs that tests compare."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace

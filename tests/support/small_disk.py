@@ -1,7 +1,5 @@
 """Mounted tmpfs disks, if the system allows it: full, enlarged, read-only."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager

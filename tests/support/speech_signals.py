@@ -1,7 +1,5 @@
 """Signals that stand for speech, at levels that tests choose."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

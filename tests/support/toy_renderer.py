@@ -1,7 +1,5 @@
 """A render without networks: frames that depend on the segment, the take and every pixel before."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

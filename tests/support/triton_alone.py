@@ -4,8 +4,6 @@
 compiles them for several GPUs and prints the size of the machine code.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib import import_module

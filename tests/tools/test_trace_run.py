@@ -1,7 +1,5 @@
 """How much of the package one command runs stays within bounds (``tools/trace_run.py``)."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Clips become the windows of a render, and batches of the transformer's stage."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The training loss; ``tests/golden`` compares it with the original's."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Scenes show the mouth that their speech asks for, on time, in the light of their prompt."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Training of the speech encoder uses the render's encoder call; a step's number decides its batch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

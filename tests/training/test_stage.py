@@ -1,7 +1,5 @@
 """A resumed stage equals an uninterrupted one; Muon's update is the nearest orthogonal matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

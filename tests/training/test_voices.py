@@ -1,7 +1,5 @@
 """Split and number decide an utterance; the splits share no sentence and no speaker."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,8 +1,6 @@
 """The count of what a decode holds, against an operation-by-operation count at full size, where nothing is
 computed. The goals: 4.8 GB, and 3.6 GB in eight strips."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

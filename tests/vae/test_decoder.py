@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise, product

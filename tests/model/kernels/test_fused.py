@@ -1,7 +1,5 @@
 """A fused kernel equals the eager one: up to rounding in float32, and nearer to float64 in 16 bits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Fused kernels are chosen where their self-test passes, and nowhere else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,8 +1,6 @@
 """The Triton programs without a GPU: run by Triton's interpreter, and compiled for cards that are not
 there."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
