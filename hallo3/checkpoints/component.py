@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .source import CheckpointSource, read_small_text
 ENDINGS = (".weight_scale", ".scale_weight")
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 """ComfyUI's words for the quantisations that are read: numbers times one scale a tensor or a row."""
+BLOCK_ELEMENTS = 4 << 20  # in memory at a time, where a tensor is converted
 _UNUSED = (".input_scale", ".scale_input")
 _FORMAT, _MARK = ".comfy_quant", "scaled_fp8"
 
@@ -138,17 +140,40 @@ class StoredComponent:
 
     def stored(self, name: str) -> Tensor:
         shape = self.assemblies[name].shape
-        pieces = list(self.pieces(name, max(1, math.prod(shape))))
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(shape)
+        return _join(self.pieces(name, max(1, math.prod(shape))), shape)
+
+    def values(self, name: str, dtype: torch.dtype, most: int = 0) -> Iterator[Tensor]:
+        """A tensor's elements in order, flat, ``most`` at a time (whole rows of those with a scale for each):
+        floating point and quantised values as ``dtype``. Raises ``CheckpointError`` for one too large."""
+        scale, shape = self.scale(name), self.assemblies[name].shape
+        row, position, most = math.prod(shape[1:]), 0, most or BLOCK_ELEMENTS
+        per_row = scale is not None and scale.ndim > 0
+        for piece in self.pieces(name, max(1, most // row) * row if per_row else most):
+            if scale is not None:
+                rows = scale[position // row :][: len(piece) // row] if per_row else scale
+                piece = (piece.float().view(-1, row if per_row else 1) * rows).flatten()
+            position += len(piece)
+            yield cast_checked(piece, dtype, name) if piece.is_floating_point() else piece
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Floating point and quantised values as ``dtype``. Raises ``CheckpointError`` for one too large."""
-        values, scale = self.stored(name), self.scale(name)
-        if scale is not None:
-            if scale.ndim:
-                scale = scale.reshape(-1, *[1] * (values.ndim - 1))
-            values = values.float() * scale
-        return cast_checked(values, dtype, name) if values.is_floating_point() else values
+        """A tensor of :meth:`values`, without a second copy of the whole."""
+        shape, stored = self.assemblies[name].shape, self.dtype(name)
+        if not self.scaled(name) and (stored == dtype or not stored.is_floating_point):
+            return self.stored(name)
+        return _join(self.values(name, dtype), shape)
+
+
+def _join(pieces: Iterator[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Consecutive flat pieces as one tensor in memory of its own."""
+    count, position = math.prod(shape), 0
+    first = next(pieces)
+    if len(first) == count and first.untyped_storage().nbytes() == first.nbytes:
+        return first.reshape(shape)
+    whole = first.new_empty(count)
+    for piece in chain((first,), pieces):
+        whole[position : position + len(piece)] = piece
+        position += len(piece)
+    return whole.reshape(shape)
 
 
 def find_components(source: CheckpointSource) -> dict[str, StoredComponent]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,9 @@ from ..quantization import FP8, Precision, fp8_scale, to_fp8
 from ..storage.files import temporary_path, write_atomic, write_error
 from ..storage.hashing import PartedHash, raw_bytes
 from ..storage.lock import LOCK_FILENAME, lock_folder
-from .component import METADATA_KEY, StoredComponent, cast_checked
+from .component import BLOCK_ELEMENTS, METADATA_KEY, StoredComponent, cast_checked
 from .tensor_entry import header_bytes
 
-BLOCK_ELEMENTS = 4 << 20  # in memory at a time
 FP8_NOTE = json.dumps({"format": "float8_e4m3fn"}).encode()  # ComfyUI's mark of the layer
 
 
@@ -121,8 +120,7 @@ def _fp8(
 def _values(component: StoredComponent, name: str) -> Iterator[Tensor]:
     """A tensor's elements in blocks; those of a scaled one in float32, multiplied by the scale."""
     if component.scaled(name):
-        values = component.tensor(name, torch.float32).flatten()
-        return iter(cast("tuple[Tensor, ...]", values.split(BLOCK_ELEMENTS)))
+        return component.values(name, torch.float32)
     return component.pieces(name, BLOCK_ELEMENTS)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import sys
 import time
 from collections import Counter
 from contextlib import nullcontext, suppress
@@ -38,9 +36,6 @@ MAX_NAMED = 3  # dropped tensors that are named one by one
 
 def run_convert(options: ConvertOptions) -> None:
     """Convert file by file; those that an earlier call finished are not written again."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # glibc: give back freed blocks from 1 MB; kept ones leave holes that add up
-        mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
     precision = get_precision(options.dtype)
     sources = _find_sources(options)
     targets = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..config import TrunkConfig
 from .embeddings import Rotary
 from .kernels.eager import merge_heads, split_heads
-from .layers import Layers
+from .layers import Layers, is_plain
 
 QK_EPS = 1e-6
 
@@ -106,9 +106,7 @@ class CrossAttention(nn.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether the output layer is a plain product: its forward is neither replaced nor hooked."""
-        layer = vars(self.to_out[0])
-        return "forward" not in layer and not layer["_forward_hooks"]
+        return is_plain(self.to_out[0])
 
     def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
         """Fold the output layer into the values of tokens [1, n, token_dim] that all frames share."""

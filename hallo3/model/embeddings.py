@@ -7,6 +7,7 @@ B batch, C channels, T latent frames, H x W latent grid, N tokens, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..config import AudioConfig, FaceConfig, TrunkConfig
 from ..geometry import PATCH, LatentShape, check_shape
-from .layers import Layers
+from .layers import Layers, is_plain
 
 
 class PatchEmbed(nn.Module):
@@ -117,6 +118,15 @@ def rotary_tables(config: TrunkConfig, grid: LatentShape, text_tokens: int = 0) 
 
 
 PROJECTION_EPS = 1e-5
+KERNEL_ROWS = 1024  # of a larger kernel of the audio projection in one product; 100 MB of the released one
+
+
+def convolve_pairs(pairs: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Convolution of size and stride 2 over pairs [B, T, 2C], channel by channel, -> [B, T, D], as products
+    with consecutive pieces of its kernel [D, C, 2] and bias [D]. A kernel in memory and one that is read in
+    pieces make the same products, so their results are equal bit for bit. torch's own convolution copies the
+    kernel on a CPU."""
+    return torch.cat([F.linear(pairs, weight.flatten(1), bias) for weight, bias in pieces], dim=-1)
 
 
 class AudioProjection(nn.Module):
@@ -132,21 +142,27 @@ class AudioProjection(nn.Module):
         self.proj3 = layers.linear(config.hidden, flat)
         self.conv1 = layers.conv1d(flat, flat, 2)
         self.norm = layers.norm(config.token_dim, PROJECTION_EPS)
-        self.tokens = config.tokens
+        self.read_parameters = layers.parameters
+        self.tokens, self.flat = config.tokens, flat
 
     def forward(self, windows: Tensor) -> Tensor:
         """[B, F, window, layers, channels] -> [B, T, tokens, token_dim], T latent frames for F frames."""
-        x = F.relu(self.proj1(windows.flatten(2)))
-        x = self.proj3(F.relu(self.proj2(x)))
-        x = self._halve(self._halve(x))
+        x = F.relu(self.proj2(F.relu(self.proj1(windows.flatten(2)))))
+        x = self._halve(self._halve(self.proj3(x)))
         return self.norm(x.unflatten(-1, (self.tokens, -1)))
 
     def _halve(self, x: Tensor) -> Tensor:
-        odd = x.shape[1] % 2
-        first, rest = x[:, :odd], x[:, odd:]
+        first, rest = x[:, : x.shape[1] % 2], x[:, x.shape[1] % 2 :]
         if rest.shape[1] == 0:
             return first
-        return torch.cat((first, self.conv1(rest.transpose(1, 2)).transpose(1, 2)), dim=1)
+        if not is_plain(self.conv1) or self.flat <= KERNEL_ROWS:
+            return torch.cat((first, self.conv1(rest.transpose(1, 2)).transpose(1, 2)), dim=1)
+        first, pairs = first.clone(), rearrange(rest, "b (t pair) c -> b t (c pair)", pair=2)
+        del x, rest  # the memory is the caller's no more
+        weight, bias = self.read_parameters(self.conv1, pairs)
+        starts = range(0, len(weight), KERNEL_ROWS)
+        pieces = ((weight[i : i + KERNEL_ROWS], bias[i : i + KERNEL_ROWS]) for i in starts)
+        return torch.cat((first, convolve_pairs(pairs, pieces)), dim=1)
 
 
 class FaceProjection(nn.Module):

@@ -33,6 +33,12 @@ class Ops(Protocol):
     def Conv2d(self) -> Callable[..., nn.Module]: ...
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer's result follows from its parameters: its forward is neither replaced nor hooked."""
+    own = vars(layer)
+    return "forward" not in own and not own["_forward_hooks"]
+
+
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hallo3.checkpoints import component
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.load import check_file, read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.source import open_source
-from hallo3.config import to_dict
+from hallo3.config import TEXT_ENCODERS, to_dict
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
 from hallo3.model.transformer import Conditions
@@ -91,6 +92,30 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
     found = read_component(tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors", "text_encoder", FP32)
     assert found.keys() == state.keys()
     assert all(torch.allclose(found[name], state[name], atol=0.2, rtol=0.07) for name in state)
+
+
+@pytest.mark.parametrize("block", [5, 4 << 20])
+@pytest.mark.parametrize("stored", ["fp32", "fp16", "scaled", "scaled rows"])
+def test_a_tensor_is_converted_in_blocks(
+    tmp_path: Path, nano_folder: Path, stored: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into memory of its own: nothing larger stays alive with it."""
+    monkeypatch.setattr(component, "BLOCK_ELEMENTS", block)
+    state, wanted = load_file(ModelFolder(nano_folder).find("text_encoder")), dict[str, Tensor]()
+    for name, tensor in list(state.items()):
+        if stored.startswith("scaled") and tensor.ndim == 2:
+            scale = tensor.abs().amax(*([1, True] if "rows" in stored else [])) / 448
+            state[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            state[name.removesuffix("weight") + "scale_weight"] = scale
+            tensor = state[name].float() * scale
+        elif stored == "fp16":
+            state[name] = tensor = tensor.half()
+        wanted[name] = tensor.bfloat16()
+    header = {"hallo3": json.dumps({"part": "text_encoder", "config": TEXT_ENCODERS["nano"]})}
+    save_file(state, tmp_path / "t5.safetensors", header)
+    found = read_component(tmp_path / "t5.safetensors", "text_encoder", PRECISIONS["bf16"])
+    assert same(found, wanted)
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in found.values())
 
 
 @pytest.mark.parametrize("naming", ["old", "new"])

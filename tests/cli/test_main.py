@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,26 @@ def test_unexpected_errors_are_one_message(command: Command, monkeypatch: pytest
     assert "Traceback" in command.stderr("--traceback", code=1)
     fail(KeyboardInterrupt())
     assert command.stderr(code=1).endswith("Stopped.\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize("words", [[], ["jobs", "."]])
+def test_a_command_gives_freed_memory_back(words: list[str]) -> None:
+    """Without one, glibc keeps blocks of 20 MB between small ones that stay: the test would see it."""
+    script = f"""
+from hallo3.cli.main import main
+if {words}:
+    main({words})
+rss = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+before, warm = rss(), bytearray(b"x") * (20 << 20)
+del warm
+blocks = [(bytearray(b"x") * (20 << 20), bytearray(b"x") * 100_000) for _ in range(20)]
+small = [block[1] for block in blocks]
+del blocks
+print(rss() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (int(done.stdout.splitlines()[-1]) < 100e6) == bool(words)
 
 
 def test_messages_are_notes_not_python_warnings(command: Command, tmp_path: Path) -> None:

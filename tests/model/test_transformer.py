@@ -14,8 +14,9 @@ from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.keymaps import KeyMap
 from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import ShapeError
+from hallo3.model import embeddings
 from hallo3.model.blocks import BlockConditions, Hallo3Block
-from hallo3.model.embeddings import PatchEmbed
+from hallo3.model.embeddings import AudioProjection, PatchEmbed
 from hallo3.model.guidance import batched_branches, branches, sequential_branches, single_branch
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, RunConditions, SegmentConditions
@@ -114,8 +115,12 @@ def test_a_batch_of_timesteps_equals_one_by_one(dit: Hallo3Transformer) -> None:
 
 
 @torch.inference_mode()
-def test_a_replaced_or_hooked_face_output_layer_is_called(dit: Hallo3Transformer) -> None:
-    """As adapters do; folding would bypass them."""
+@pytest.mark.parametrize("name", ["transformer_blocks.0.attn_face.to_out.0", "audio_proj.conv1"])
+def test_a_replaced_or_hooked_layer_is_called(
+    dit: Hallo3Transformer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As adapters do; what is computed from its parameters would bypass them."""
+    monkeypatch.setattr(embeddings, "KERNEL_ROWS", 3)
     inputs = Inputs(dit)
     conditions = inputs.features, inputs.face, inputs.prompt, inputs.windows
     modulation = dit.modulate(STEPS[:1], inputs.noisy)
@@ -123,14 +128,14 @@ def test_a_replaced_or_hooked_face_output_layer_is_called(dit: Hallo3Transformer
     def velocity() -> Tensor:
         return dit(inputs.noisy, inputs.image, modulation, dit.conditions(*conditions))
 
-    layer, before = cast(Hallo3Block, dit.transformer_blocks[0]).attn_face.to_out[0], velocity()
+    layer, before = dit.get_submodule(name), velocity()
     usual = type(layer).forward
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vars(layer), "forward", lambda x: usual(layer, x))
         torch.testing.assert_close(velocity(), before, atol=1e-5, rtol=0)
-        patch.setitem(vars(layer), "forward", lambda x: usual(layer, x) + x)
+        patch.setitem(vars(layer), "forward", lambda x: usual(layer, x).abs() * 3)
         assert not torch.allclose(velocity(), before, atol=1e-3)
-    hook = layer.register_forward_hook(lambda *call: call[2] * 2)
+    hook = layer.register_forward_hook(lambda *call: call[2].abs() * 3)
     assert not torch.allclose(velocity(), before, atol=1e-3)
     hook.remove()
     assert torch.equal(velocity(), before)
@@ -219,6 +224,22 @@ def test_other_networks_are_the_published_ones() -> None:
     assert sum(parameter.numel() for parameter in wav2vec2.parameters()) == 94_371_712 - 768
     assert wav2vec2.config.num_hidden_layers == HALLO3.audio.layers
     assert wav2vec2.config.hidden_size == HALLO3.audio.channels
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [1, 2, 5, 12])
+@pytest.mark.parametrize("rows", [3, 1024])
+def test_audio_is_reduced_as_by_torchs_convolution(
+    frames: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces of any number of rows, and without a copy of the kernel."""
+    monkeypatch.setattr(embeddings, "KERNEL_ROWS", rows)
+    audio = NANO.audio
+    projection = AudioProjection(audio, Layers())
+    windows = torch.randn(2, frames, audio.window, audio.layers, audio.channels)
+    found = projection(windows)
+    vars(projection.conv1)["forward"] = lambda x: type(projection.conv1).forward(projection.conv1, x)  # type: ignore
+    torch.testing.assert_close(found, projection(windows), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
