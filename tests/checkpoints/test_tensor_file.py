@@ -2,7 +2,6 @@
 
 import io
 import os
-import resource
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +19,7 @@ from hallo3.checkpoints.tensor_entry import NAMES
 from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.errors import CheckpointError
 from support import hostile_files as hostile
+from support.own_process import measure_growth
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -147,23 +147,11 @@ def cases(mark: Path) -> dict[str, bytes]:
 CASES = cases(Path(hostile.MARK))
 
 
-def peak_kb() -> int:
-    """The most memory since it was asked last (Linux); elsewhere, of the whole process."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-    reset.write_text("5")
-    return int(peak.split()[1])
-
-
 def refusal(path: Path) -> CheckpointError:
     """The error with which a file is refused, within 100 MB."""
-    peak_kb()
-    before = peak_kb()
-    with pytest.raises(CheckpointError) as raised:
+    with measure_growth() as growth, pytest.raises(CheckpointError) as raised:
         TensorFile(path)
-    assert peak_kb() - before < 100 << 10
+    assert growth[0] < 100
     return raised.value
 
 

@@ -9,8 +9,13 @@ from benchmarks.report import describe_machine
 from conftest import REPOSITORY
 
 
-def keep(name: str, figures: dict[str, Any]) -> None:
-    """Write figures to docs/measurements, with what they were measured on, and print them."""
-    text = json.dumps({"machine": describe_machine() | {"av": av.__version__}, **figures}, indent=1)
-    (REPOSITORY / "docs/measurements" / name).write_text(text + "\n", encoding="utf-8")
+def keep(name: str, figures: dict[str, Any], section: str = "") -> None:
+    """Write figures to docs/measurements, with what they were measured on, and print them; those of a section
+    beside those of the others."""
+    path = REPOSITORY / "docs/measurements" / name
+    if section:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        figures = known | {section: figures}
+    text = json.dumps({**figures, "machine": describe_machine() | {"av": av.__version__}}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -1,10 +1,9 @@
 """An hour of speech through the whole command needs no more than a minute does. ``make soak``."""
 
-import json
-import os
-import subprocess
-import sys
+import threading
+import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,37 +14,61 @@ import pytest
 from PIL import Image
 
 from benchmarks.cpu import write_speech
-from conftest import REPOSITORY
 from hallo3.checkpoints.random_weights import write_random_set
-from hallo3.jobs.segment_file import read_note
+from hallo3.cli.main import main
+from hallo3.jobs.job import Job
+from hallo3.jobs.segment_file import SegmentRecord, read_note
 from soak.machine import keep
+from support.own_process import ON_LINUX, memory_mb, reset_peak, run_alone
 
 pytestmark = pytest.mark.soak
 SEED, STEPS, FPS = 7, 2, 25
 LENGTHS = {"minute": 60, "hour": 3600}
 MAX_MORE_MB = 32
 MAX_SLOWER, MAX_SLOWER_COMMIT, MAX_COMMIT_MS = 1.05, 1.2, 50
+SAMPLING_SECONDS = 0.1
+
+
+def watch(words: list[str]) -> dict[str, Any]:
+    """``hallo3 animate``: its memory (the peak counts from after the imports), open files and commits."""
+    import hallo3.cli.animate  # noqa: F401, which the command imports late
+
+    commits, open_files, peaks = list[float](), list[tuple[int, int]](), list[tuple[int, float]]()
+    real_commit, stop = Job.commit, threading.Event()
+
+    def commit(job: Job, index: int, tensors: Mapping[str, Any], **options: Any) -> SegmentRecord:
+        if index % 100 == 0:
+            peaks.append((index, memory_mb("VmHWM")))
+        started = time.perf_counter()
+        record = real_commit(job, index, tensors, **options)
+        commits.append(time.perf_counter() - started)
+        return record
+
+    def count_open_files() -> None:
+        while not stop.wait(SAMPLING_SECONDS):  # one of them is the listing itself
+            open_files.append((len(commits), sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1))
+
+    before = reset_peak()
+    Job.commit = commit
+    threading.Thread(target=count_open_files, daemon=True).start()
+    started = time.perf_counter()
+    code = main(["animate", *words])
+    stop.set()
+    figures = {"code": code, "seconds": time.perf_counter() - started, "memory_mb_at_start": before}
+    return figures | {"peak_mb": memory_mb("VmHWM"), "peaks": peaks, "commits": commits, "open": open_files}
 
 
 def animate(folder: Path, model: Path, seconds: int) -> dict[str, Any]:
-    """Figures of a run in a process of its own, by ``watched.py``, and the seconds of every segment."""
+    """Figures of a run in a process of its own, and the seconds of every segment."""
     folder.mkdir()
-    figures, video = folder / "figures.json", folder / "v.mp4"
     picture = np.random.default_rng(SEED).integers(0, 255, (80, 64, 3), np.uint8)
     Image.fromarray(picture).save(folder / "p.png")
     write_speech(folder / "s.wav", seconds * FPS)
-    words = ["--model", model, "--portrait", folder / "p.png", "--speech", folder / "s.wav", "-o", video]
-    subprocess.run(
-        [sys.executable, REPOSITORY / "tests/soak/watched.py", figures, *words, "--steps", str(STEPS)],
-        cwd=REPOSITORY,
-        env=os.environ
-        | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", "HOME": str(folder)},
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+    words = ["--model", model, "--portrait", folder / "p.png", "--speech", folder / "s.wav"]
+    words = [str(word) for word in (*words, "-o", folder / "v.mp4", "--steps", STEPS)]
+    figures = run_alone("soak.test_hour", f"watch({words!r})", None, HOME=str(folder))
     notes = [read_note(path) for path in sorted(folder.glob("hallo3_jobs/*/segments/*.safetensors"))]
-    seconds_of_each = [note[0].seconds for note in notes if note is not None]
-    return json.loads(figures.read_text()) | {"segments": seconds_of_each}
+    return figures | {"segments": [note[0].seconds for note in notes if note is not None]}
 
 
 def tenths(values: list[float]) -> dict[str, float]:
@@ -79,7 +102,7 @@ def summarize(run: dict[str, Any], video: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@ON_LINUX
 def test_an_hour_needs_no_more_than_a_minute(tmp_path: Path) -> None:
     model = tmp_path / "nano"
     model.mkdir()

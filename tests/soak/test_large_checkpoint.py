@@ -13,17 +13,12 @@ import pytest
 from benchmarks.cpu import anonymous_bytes
 from conftest import REPOSITORY
 from hallo3.config import NANO, AudioConfig, to_dict
+from soak.machine import keep
+from support.original_checkpoints import write_plain
+from support.own_process import run_alone
 
 pytestmark = pytest.mark.soak
 LIMIT_MB = 500
-
-GENERATE = """
-import json, sys
-from pathlib import Path
-from support.original_checkpoints import write_plain
-from hallo3.config import Hallo3Config, from_dict
-write_plain(Path(sys.argv[2]), from_dict(Hallo3Config, json.loads(sys.argv[1]), "sizes"))
-"""
 
 
 def measure_peak(words: list[str]) -> tuple[float, float]:
@@ -44,7 +39,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
     for size, layers in (("small", 2), ("large", 20)):
         folder = tmp_path / size
         source, words = folder / "mp_rank_00_model_states.pt", ["-m", "hallo3", "convert"]
-        write_checkpoint(source, layers, size == "large")
+        writing = f"write_checkpoint({str(source)!r}, {layers}, {size == 'large'})"
+        run_alone("soak.test_large_checkpoint", writing, 600)
         peak, seconds = measure_peak([*words, str(source), str(folder / "out"), "--dtype", dtype])
         figures |= {
             f"{size}_gigabytes": round(source.stat().st_size / 1e9, 2),
@@ -52,21 +48,17 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, dtype: str) -> None:
             f"{size}_seconds": round(seconds, 1),
         }
         shutil.rmtree(folder)  # pytest keeps folders, and these are large
-    results = REPOSITORY / "docs/measurements/soak_convert.json"
-    figures_before = json.loads(results.read_text()) if results.exists() else {}
-    results.write_text(json.dumps({**figures_before, dtype: figures}, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    keep("soak_convert.json", figures, dtype)
     assert figures["large_gigabytes"] >= 4
     assert figures["large_peak_anonymous_mb"] <= LIMIT_MB
     assert figures["large_peak_anonymous_mb"] - figures["small_peak_anonymous_mb"] <= 100
 
 
-def write_checkpoint(path: Path, layers: int, with_largest: bool) -> None:
-    """Write a checkpoint in a subprocess; with_largest adds the released audio projection, 2.4 GB."""
+def write_checkpoint(place: str, layers: int, with_largest: bool) -> None:
+    """with_largest adds the released audio projection, 2.4 GB."""
     trunk = replace(NANO.trunk, layers=layers, heads=20, head_dim=64, time_dim=512)
-    audio = AudioConfig() if with_largest else NANO.audio
-    config = to_dict(replace(NANO, trunk=trunk, audio=audio))
+    audio, path = AudioConfig() if with_largest else NANO.audio, Path(place)
+    config = replace(NANO, trunk=trunk, audio=audio)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(config))
-    words = [sys.executable, "-c", GENERATE, json.dumps(config), str(path)]
-    subprocess.run(words, check=True, cwd=REPOSITORY / "tests", timeout=600)
+    path.with_suffix(".json").write_text(json.dumps(to_dict(config)))
+    write_plain(path, config)

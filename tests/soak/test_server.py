@@ -1,20 +1,17 @@
 """A server killed again and again, and a hundred prompts in a row: ``make soak-comfyui``."""
 
 import json
-import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from comfyui.client import packets, render_uninterrupted, saved_file, saved_segments, simple, slow, stop_after
 from comfyui.host import absent
 from comfyui.server import Server
-from conftest import REPOSITORY
+from soak.machine import keep
 
-RESULTS = REPOSITORY / "docs" / "measurements"
 KILLS, SEED, PROMPTS = 12, 1, 100
 
 pytestmark = [
@@ -22,11 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.skipif(absent() is not None, reason=str(absent())),
 ]
-
-
-def write_figures(name: str, figures: dict[str, Any]) -> None:
-    print(figures)
-    (RESULTS / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
@@ -51,15 +43,13 @@ def test_twelve_kills_lose_nothing(tmp_path: Path) -> None:
         if kill % 3 == 2:
             server = Server(tmp_path)
             try:
-                path = saved_file(server, server.run(prompt))
-                found = packets(path)
+                found = packets(saved_file(server, server.run(prompt)))
                 assert found == render_uninterrupted(server, json.loads(json.dumps(prompt)))
             finally:
                 server.stop()
     assert lost == 0
-    write_figures(
-        "soak_server_kills.json", {"kills": KILLS, "seed": SEED, "lost": lost, "videos": KILLS // 3}
-    )
+    figures = {"kills": KILLS, "seed": SEED, "lost": lost, "videos": KILLS // 3}
+    keep("soak_server_kills.json", figures)
 
 
 def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
@@ -79,8 +69,7 @@ def test_a_hundred_prompts_leave_no_trace(tmp_path: Path) -> None:
         "MB more at most": round(grown, 1),
         "threads": [sizes[19][1], sizes[-1][1]],
         "files": [sizes[19][2], sizes[-1][2]],
-        "cores": os.cpu_count(),
     }
-    write_figures("soak_server_prompts.json", figures)
+    keep("soak_server_prompts.json", figures)
     assert grown <= 20
     assert sizes[-1][1:] == sizes[19][1:]

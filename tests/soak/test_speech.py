@@ -29,6 +29,7 @@ from hallo3.speech.features import WINDOWS, Windows, choose_windows
 from hallo3.speech.wav2vec2 import Wav2Vec2Parts, build_wav2vec2, split_wav2vec2
 from soak.machine import keep
 from support.audio_samples import RATE
+from support.own_process import ON_LINUX
 
 pytestmark = pytest.mark.soak
 CPU, SEED, FPS = torch.device("cpu"), 7, 25
@@ -86,14 +87,6 @@ def encode_apart(parts: Wav2Vec2Parts, signal: Tensor, folder: Path, windows: Wi
     return torch.cat(middles)
 
 
-def write(section: str, figures: dict[str, Any]) -> None:
-    """Keep figures beside those of the other tests here."""
-    path = REPOSITORY / "docs/measurements" / NAME
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known.pop("machine", None)
-    keep(NAME, {**known, section: figures})
-
-
 def distance(features: Tensor, exact: Tensor) -> dict[str, Any]:
     """RMS relative to each layer's variation over the recording, of all frames and of the worst, and relative
     to the features' own RMS."""
@@ -127,7 +120,7 @@ def test_windows_are_near(tmp_path: Path, size: str) -> None:
     window, overlap = WINDOW_SECONDS[-1]
     found[f"{window} s, {overlap} s in common, each a recording of its own"] = apart
     figures = {"minutes": MINUTES, "exact, seconds": exact_seconds, "windows": found}
-    write(size, {**figures, "exact hearing, seconds": timed})
+    keep(NAME, {**figures, "exact hearing, seconds": timed}, size)
 
 
 def test_the_shipped_windows_are_near(tmp_path: Path) -> None:
@@ -138,7 +131,8 @@ def test_the_shipped_windows_are_near(tmp_path: Path) -> None:
     exact, exact_seconds = encode(parts, signal, tmp_path / "exact")
     features, seconds = encode(parts, signal, tmp_path / "windows", windows)
     found = distance(features, exact)
-    write("used", {"minutes": LONG_MINUTES, "exact, seconds": exact_seconds, "seconds": seconds, **found})
+    figures = {"minutes": LONG_MINUTES, "exact, seconds": exact_seconds, "seconds": seconds, **found}
+    keep(NAME, figures, "used")
     assert found["of variation"] <= MAX_DISTANCE_SHIPPED
 
 
@@ -161,13 +155,12 @@ Path("/proc/self/clear_refs").write_text("5")
 started = time.perf_counter()
 plan = plan_segments(samples.rows, SegmentConfig())
 encode_array_file(parts, samples, plan, torch.device("cpu"), folder / "features")(range(49))
-rows = Path("/proc/self/status").read_text().splitlines()
-peak = next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmHWM"))
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 print(json.dumps({"peak_mb": round(peak), "seconds": round(time.perf_counter() - started)}))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's clear_refs")
+@ON_LINUX
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """wav2vec2-base for ten minutes; one of its twelve layers for an hour, since layers run one by one."""
     figures: dict[str, Any] = {}

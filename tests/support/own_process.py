@@ -2,6 +2,7 @@
 
 import ast
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Generator
@@ -11,28 +12,37 @@ from typing import Any
 
 import pytest
 
-ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+LINUX = sys.platform.startswith("linux")
+ON_LINUX = pytest.mark.skipif(not LINUX, reason="peaks are read from /proc")
 
 
-def run_alone(module: str, call: str) -> Any:
-    """What a call in a test module returns: numbers."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def run_alone(module: str, call: str, timeout: float | None = 120, **environment: str) -> Any:
+    """What a call in a test module returns: plain values."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     command = [sys.executable, "-c", f"from {module} import *; print({call})"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-500:]
-    return ast.literal_eval(done.stdout)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return ast.literal_eval(done.stdout.splitlines()[-1])
+
+
+def memory_mb(name: str) -> float:
+    """This process' VmRSS, or VmHWM, the largest since the reset; outside Linux the largest ever."""
+    if not LINUX:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
+
+
+def reset_peak() -> float:
+    """The memory held now, from which the peak counts."""
+    if LINUX:
+        Path("/proc/self/clear_refs").write_text("5")
+    return memory_mb("VmRSS")
 
 
 @contextmanager
 def measure_growth() -> Generator[list[float]]:
     """Gets how much more memory the process held at the block's peak than before it, in MB."""
-
-    def read(name: str) -> float:
-        rows = Path("/proc/self/status").read_text().splitlines()
-        return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(name))
-
-    growth: list[float] = []
-    Path("/proc/self/clear_refs").write_text("5")
-    before = read("VmRSS")
+    growth, before = list[float](), reset_peak()
     yield growth
-    growth.append(read("VmHWM") - before)
+    growth.append(memory_mb("VmHWM") - before)
