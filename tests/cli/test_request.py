@@ -16,7 +16,7 @@ from hallo3 import attention_backend as attention
 from hallo3 import loading
 from hallo3.attention_backend import BACKENDS
 from hallo3.cli import request
-from hallo3.config import FaceConfig
+from hallo3.config import NANO, FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.select import KernelChoice
@@ -73,14 +73,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED)
-def test_bad_input_is_refused_before_weights_are_read(
-    command: Command, words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_weights(*_: object, **__: object) -> None:
-        raise AssertionError("weights were read")
-
-    monkeypatch.setattr(loading, "read_component", no_weights)
-    monkeypatch.chdir(tmp_path)
+def test_bad_input(command: Command, words: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before weights are read."""
+    monkeypatch.setattr(loading, "read_component", None)
+    monkeypatch.chdir(command.video.parent)
     Image.new("RGB", (1, 1)).save("dot.png")
     write_wav(Path("short.wav"), tone(RATE, 0.039), RATE)
     shutil.copy("s.wav", "film.mp4")
@@ -100,14 +96,12 @@ def test_a_required_option_is_named(command: Command, option: str) -> None:
     assert f"no {option}" in command.stderr(code=2)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", locked)
-    assert f"{tmp_path}: Permission denied" in command.stderr(code=2)
+    assert f"{command.video.parent}: Permission denied" in command.stderr(code=2)
 
 
 def change_a_pixel(command: Command) -> None:
@@ -143,35 +137,21 @@ def test_inputs_that_decide_frames_make_another_job(command: Command) -> None:
         change(command)  # and stays, for those after it
         keys.append(key(command))
     assert len(set(keys)) == len(keys)
+    assert {key(command, flag) for flag in SAME_JOB} == {keys[-1]}
 
 
-def test_options_that_change_no_frame_leave_the_job(command: Command) -> None:
-    assert {key(command, flag) for flag in SAME_JOB} == {key(command)}
-
-
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The weights in the job's key, for a request with a folder of face files."""
+def test_a_usable_mediapipe_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file and version are, for a request with a folder of face files."""
     monkeypatch.setattr(request, "verify_component", lambda *_: ["hash"])
     (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"network")
+    folders = SimpleNamespace(open=Path, faces=tmp_path, find=lambda _: tmp_path / "nowhere")
+    chosen = {"options": SimpleNamespace(prompt=""), "subject": SimpleNamespace(identity=None)}
 
-    def named(*, space: str = FaceConfig().space) -> dict[str, list[str]]:
-        stub: Any = SimpleNamespace(
-            config=SimpleNamespace(face=SimpleNamespace(space=space)),
-            verifier=None,
-            files=SimpleNamespace(open=Path, faces=tmp_path, find=lambda _: tmp_path / "nowhere"),
-            options=SimpleNamespace(prompt=""),
-            subject=SimpleNamespace(identity=None),
-            separator=None,
-        )
+    def weights(space: str = FaceConfig().space) -> dict[str, list[str]]:
+        config = SimpleNamespace(face=SimpleNamespace(space=space))
+        stub: Any = SimpleNamespace(config=config, verifier=None, files=folders, separator=None, **chosen)
         return request.AnimateRequest._weight_hashes(stub)
 
-    return named
-
-
-def test_a_usable_mediapipe_s_file_and_version_are_in_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Any
-) -> None:
     install_mediapipe(monkeypatch, version="0.10.31")
     without = weights()
     assert "faces" in without
@@ -179,7 +159,7 @@ def test_a_usable_mediapipe_s_file_and_version_are_in_the_key(
     first = weights()
     assert {name: first[name] for name in without} == without
     assert first.keys() - without.keys() == {"landmarks"}
-    assert "landmarks" not in weights(space="drawn-face")
+    assert "landmarks" not in weights("drawn-face")
     (tmp_path / TASK_FILENAME).write_bytes(make_task_file(face_detector=b"other numbers"))
     assert weights()["landmarks"][0] != first["landmarks"][0]
     install_mediapipe(monkeypatch, version="0.10.33")
@@ -222,47 +202,36 @@ def test_only_an_approximate_attention_makes_another_job(short: Command) -> None
 
 
 @pytest.mark.parametrize("name", ["math", "sage"])
-@pytest.mark.parametrize("model", ["nano", "built-in"])
-def test_an_approximate_attention_is_reported_before_the_run(
-    short: Command, name: str, model: str, monkeypatch: pytest.MonkeyPatch
+def test_an_approximate_attention_is_reported(
+    short: Command, name: str, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All were tried with the built-in model."""
+    """Before the run; all were tried with the built-in model."""
     monkeypatch.setattr(attention, "why_unsupported", lambda *_: "")
-    short.inputs |= {"--model": model} if model == "built-in" else {}
-    plan = json.loads(short.stdout("--plan", "--json", "--whole-picture", attention=name))
-    assert plan["attention"] == BACKENDS[name].title
     message = f"note: attention {name} is approximate: 8-bit products; {UNTESTED}\n"
-    assert short.err.count(message) == (name == "sage" and model == "nano")
+    for model, count in (nano_folder, name == "sage"), ("built-in", 0):
+        plan = short.stdout("--plan", "--json", "--whole-picture", attention=name, model=model)
+        assert json.loads(plan)["attention"] == BACKENDS[name].title
+        assert short.err.count(message) == count
 
 
-@pytest.mark.parametrize(
-    ("names", "evaluations", "at_most"),
-    [
-        ("", 200, ""),
-        ("steps-30", 120, ""),
-        ("steps-20", 80, ""),
-        ("guidance-middle", 160, ""),
-        ("step-cache", 200, "at most "),
-        ("steps-30,guidance-middle,step-cache", 96, "at most "),
-    ],
-)
-def test_a_plan_counts_approximate_evaluations(
-    short: Command, names: str, evaluations: int, at_most: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_counts_approximate_evaluations(short: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two segments, two branches, 50 steps as the released model's."""
-    real = request.read_model_config
-
-    def read_config(path: Path) -> Any:
-        config = real(path)
-        return replace(config, defaults=replace(config.defaults, steps=50))
-
-    monkeypatch.setattr(request, "read_model_config", read_config)
-    names_given = {"approximate": names or None}
-    assert f"network   {at_most}{evaluations} evaluations" in short.stdout("--plan", **names_given)
-    assert (UNTESTED in short.err) == bool(names)
-    plan = json.loads(short.stdout("--plan", "--json", **names_given))
-    assert plan["network_evaluations"] == evaluations
-    assert ("reuses" in plan) == bool(at_most)
+    fifty = replace(NANO, defaults=replace(NANO.defaults, steps=50))
+    monkeypatch.setattr(request, "read_model_config", lambda _: fifty)
+    for names, evaluations in {
+        "": "200",
+        "steps-30": "120",
+        "steps-20": "80",
+        "guidance-middle": "160",
+        "step-cache": "at most 200",
+        "steps-30,guidance-middle,step-cache": "at most 96",
+    }.items():
+        given = {"approximate": names or None}
+        assert f"network   {evaluations} evaluations" in short.stdout("--plan", **given)
+        assert (UNTESTED in short.err) == bool(names)
+        plan = json.loads(short.stdout("--plan", "--json", **given))
+        assert plan["network_evaluations"] == int(evaluations.split()[-1])
+        assert ("reuses" in plan) == evaluations.startswith("at most")
 
 
 def test_approximations_that_save_nothing_are_not_used(short: Command) -> None:
