@@ -1,9 +1,11 @@
-"""Identity files: read equals written; damaged files and other models are refused."""
+"""Identities and their files: read equals written; damaged files and other models are refused."""
 
 import json
 import random
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.config import NANO
 from hallo3.errors import CheckpointError, FaceError, OutputError
 from hallo3.geometry import PixelBox
-from hallo3.identity import Identity, Portrait, Provenance, frame_portrait
+from hallo3.identity import Identity, Provenance, frame_portrait
 from hallo3.identity_file import check_model, fingerprint_in, read_identity, same_model, write_identity
 from hallo3.loading import load_models
 from hallo3.media.canvas import Canvas
@@ -31,50 +33,35 @@ from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
 from hallo3.quantization import PRECISIONS
-from hallo3.settings import Settings
 from support.original_checkpoints import write_release
 from support.short_runs import settings
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    write_random_set(path, 3, "nano")
-    return path
-
-
-@pytest.fixture(scope="module")
-def models(folder: Path) -> Models:
-    return load_models(folder, CPU, "fp32")
-
-
-@pytest.fixture(scope="module")
-def portrait(models: Models) -> Portrait:
+def identity(nano: Models) -> Identity:
     picture = torch.rand(3, 90, 70, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(90, 70)
     mask[20:60, 20:55] = 1
-    face = models.face.analyze(picture)
-    return frame_portrait(picture, replace(face, mask=mask), models.config.segment.shape, "face")
-
-
-@pytest.fixture(scope="module")
-def identity(models: Models, portrait: Portrait) -> Identity:
+    face = replace(nano.face.analyze(picture), mask=mask)
+    portrait = frame_portrait(picture, face, NANO.segment.shape, "face")
     with torch.inference_mode():
-        return extract_identity(portrait, models, settings(models), make_noise(0), keep_photograph=True)
+        return extract_identity(portrait, nano, settings(nano), make_noise(0), keep_photograph=True)
 
 
 @pytest.fixture(scope="module")
-def path(folder: Path, identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mark(nano_folder: Path) -> Tensor:
+    """The fingerprint of the model."""
+    return fingerprint_in(nano_folder / "transformer.safetensors")
+
+
+@pytest.fixture(scope="module")
+def path(mark: Tensor, identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("identities") / "new" / "anna.safetensors"
-    write_identity(identity, fingerprint_in(folder / "transformer.safetensors"), path)
+    write_identity(identity, mark, path)
     return path
 
 
 def list_tensors(identity: Identity) -> list[Tensor]:
-    assert identity.paste_back is not None
-    assert identity.preview is not None
     few = [identity.canvas.pixels, identity.face_embedding, identity.paste_back.photograph, identity.preview]
     return [*few, *identity.reference_features]
 
@@ -87,33 +74,25 @@ def are_equal(ones: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
 def test_read_equals_written_bit_for_bit(path: Path, identity: Identity) -> None:
     read = read_identity(path)
     assert are_equal(list_tensors(identity), list_tensors(read))
-    assert (read.canvas.rows, read.canvas.columns) == (identity.canvas.rows, identity.canvas.columns)
-    assert read.space == identity.space
-    assert read.paste_back is not None
-    assert identity.paste_back is not None
-    assert read.paste_back.place == identity.paste_back.place
+    for name in ("space", "canvas.rows", "canvas.columns", "paste_back.place"):
+        assert attrgetter(name)(read) == attrgetter(name)(identity)
 
 
-def test_the_video_is_equal(path: Path, identity: Identity, models: Models) -> None:
-    chosen: Settings = settings(models)
-
+def test_the_video_is_equal(path: Path, identity: Identity, nano: Models) -> None:
     def video(identity: Identity) -> Tensor:
         with torch.inference_mode():
-            speech, prompt = encode_speech(speech_of(16000), models), encode_prompt("", models)
-            frames = render_identity(identity, speech, prompt, models, chosen, make_noise(5))
+            speech, prompt = encode_speech(speech_of(16000), nano), encode_prompt("", nano)
+            frames = render_identity(identity, speech, prompt, nano, settings(nano), make_noise(5))
             return torch.cat([each.pixels for each in frames])
 
     assert torch.equal(video(read_identity(path)), video(identity))
 
 
-def test_equal_identities_have_equal_files(
-    path: Path, folder: Path, identity: Identity, tmp_path: Path
-) -> None:
-    mark = fingerprint_in(folder / "transformer.safetensors")
-    write_identity(identity, mark, tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-    write_identity(read_identity(path), mark, tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+def test_equal_identities_have_equal_files(path: Path, mark: Tensor, identity: Identity) -> None:
+    again = path.with_name("again.safetensors")
+    for equal in (identity, read_identity(path)):
+        write_identity(equal, mark, again)
+        assert again.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -124,46 +103,34 @@ def test_features_keep_their_type(dtype: torch.dtype, identity: Identity, tmp_pa
     assert are_equal(stored.reference_features, read.reference_features)
 
 
-@pytest.mark.parametrize(
-    "provenance",
-    [Provenance(), Provenance("int8", ("int8", "attention sage")), Provenance("", ("attention_sage",))],
-)
-def test_provenance_is_stored(provenance: Provenance, path: Path, identity: Identity, tmp_path: Path) -> None:
-    mark, file = torch.ones(8), tmp_path / "a.safetensors"
-    write_identity(replace(identity, provenance=provenance), mark, file)
-    read, content = read_identity(file), file.read_bytes()
-    assert read.provenance == provenance
-    write_identity(read, mark, file)
-    assert file.read_bytes() == content
-    before = read_identity(path)
-    assert before.provenance == Provenance(), "unknown"
-    write_identity(before, mark, file)
-    same = file.read_bytes() == content
-    assert same == (provenance == Provenance()), "files without provenance do not change"
+def test_provenance_is_stored(path: Path, mark: Tensor, identity: Identity, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    assert read_identity(path).provenance == Provenance(), "unknown"
+    for each in Provenance(), Provenance("int8", ("int8", "attention sage")), Provenance("", ("sage",)):
+        write_identity(replace(identity, provenance=each), mark, file)
+        read, content = read_identity(file), file.read_bytes()
+        assert read.provenance == each
+        write_identity(read, mark, file)
+        assert file.read_bytes() == content
+        same = content == path.read_bytes()
+        assert same == (each == Provenance()), "files without provenance do not change"
 
 
-def test_another_model_is_refused(path: Path, folder: Path, models: Models, tmp_path: Path) -> None:
-    identity = read_identity(path)
-    own = lambda: fingerprint_in(folder / "transformer.safetensors")  # noqa: E731
-    check_model(identity, models.config, own)
+def test_another_model_is_refused(path: Path, mark: Tensor, tmp_path: Path) -> None:
+    identity, trunk, face = read_identity(path), NANO.trunk, NANO.face
+    check_model(identity, NANO, lambda: mark)
     write_random_set(tmp_path, 4, "nano")
-    other = ModelFolder(tmp_path)
     with pytest.raises(CheckpointError, match=r"made for another model(.|\n)*other weights"):
-        check_model(identity, models.config, lambda: fingerprint_in(other.find("transformer")))
-
-
-def test_other_sizes_are_refused(path: Path, models: Models) -> None:
-    config, identity = models.config, read_identity(path)
-    trunk, face, segment = config.trunk, config.face, config.segment
-    for other in (
-        replace(config, segment=replace(segment, height=segment.height * 2)),
-        replace(config, trunk=replace(trunk, layers=trunk.layers + 1)),
-        replace(config, trunk=replace(trunk, heads=trunk.heads * 2)),
-        replace(config, face=replace(face, space="another")),
-        replace(config, face=replace(face, embedding_dim=face.embedding_dim + 1)),
+        check_model(identity, NANO, lambda: fingerprint_in(tmp_path / "transformer.safetensors"))
+    for changes in (
+        {"segment": replace(NANO.segment, height=NANO.segment.height * 2)},
+        {"trunk": replace(trunk, layers=trunk.layers + 1)},
+        {"trunk": replace(trunk, heads=trunk.heads * 2)},
+        {"face": replace(face, space="another")},
+        {"face": replace(face, embedding_dim=face.embedding_dim + 1)},
     ):
         with pytest.raises(CheckpointError, match="made for another model"):
-            check_model(identity, other, lambda: torch.zeros(0))
+            check_model(identity, replace(NANO, **changes), lambda: torch.zeros(0))
 
 
 def test_every_flipped_byte_and_every_cut_is_detected(path: Path, tmp_path: Path) -> None:
@@ -177,16 +144,11 @@ def test_every_flipped_byte_and_every_cut_is_detected(path: Path, tmp_path: Path
             read_identity(broken)
 
 
-def test_other_files_and_places_are_refused(
-    folder: Path, path: Path, identity: Identity, tmp_path: Path
-) -> None:
-    later = tmp_path / "later.safetensors"
+def test_other_files_are_refused(nano_folder: Path, path: Path, identity: Identity, tmp_path: Path) -> None:
+    later, other = tmp_path / "later.safetensors", nano_folder / "reference.safetensors"
     later.write_bytes(path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2'))
-    for file, reason in (
-        (folder / "reference.safetensors", "not a Hallo3 identity"),
-        (tmp_path / "absent.safetensors", "cannot be opened"),
-        (later, r"another version(.|\n)*format 2"),
-    ):
+    reasons = {other: "not a Hallo3 identity", tmp_path / "absent.safetensors": "cannot be opened"}
+    for file, reason in (reasons | {later: r"another version(.|\n)*format 2"}).items():
         with pytest.raises(CheckpointError, match=reason):
             read_identity(file)
     with pytest.raises(OutputError, match="cannot be saved"):
@@ -200,10 +162,9 @@ def test_the_file_contains_no_code(path: Path) -> None:
     assert set(facts) == {"part", "format", "space", "rows", "columns", "place", "content"}
 
 
-def test_models_of_a_saved_identity_need_no_reference_network(folder: Path, tmp_path: Path) -> None:
-    for name in ("transformer", "vae", "text_encoder", "speech_encoder"):
-        (tmp_path / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
-    few = load_models(tmp_path, CPU, "fp32", extract=False)
+def test_models_of_a_saved_identity_need_no_reference_network(nano_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(nano_folder, tmp_path, ignore=lambda *_: ["reference.safetensors"], dirs_exist_ok=True)
+    few = load_models(tmp_path, torch.device("cpu"), "fp32", extract=False)
     with few.transformer, few.vae:
         pass
     with pytest.raises(FaceError, match="No face analyzer was loaded"):
@@ -211,8 +172,6 @@ def test_models_of_a_saved_identity_need_no_reference_network(folder: Path, tmp_
 
 
 SHOWN = torch.zeros(3, 64, 64, dtype=torch.uint8)
-
-
 BLACK = Canvas(pixels=torch.zeros(1, 3, 1, 8, 8), rows=slice(0, 8), columns=slice(0, 8))
 SMALL = Identity(
     canvas=BLACK,
@@ -254,24 +213,17 @@ def check_damaged(identity: Identity, folder: Path, mark: float = 1.0) -> None:
         read_identity(folder / "a.safetensors")
 
 
-@pytest.mark.parametrize(
-    "provenance",
-    [
-        *({}, [], 7, {"precision": "int8"}),
-        *({"precision": precision, "approximations": []} for precision in (8, "int8" * 1000)),
-        *({"precision": "int8", "approximations": those} for those in ("int8", [["int8"]], ["a"] * 100)),
-        *(
-            {"precision": "int8", "approximations": [name]}
-            for name in ("a" * 61, "\x1b[2J\n note: all is well")
-        ),
-    ],
-)
-def test_provenance_is_a_few_plain_words(
-    provenance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = identity_file._facts
-    monkeypatch.setattr(identity_file, "_facts", lambda identity: facts(identity) | {"made": provenance})
-    check_damaged(SMALL, tmp_path)
+NAMES = "int8", [["int8"]], ["a"] * 100, ["a" * 61], ["\x1b[2J\n note: all is well"]
+
+
+def test_provenance_is_a_few_plain_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, wrong = identity_file._facts, [{}, [], 7, {"precision": "int8"}]
+    wrong += [{"precision": precision, "approximations": []} for precision in (8, "int8" * 1000)]
+    for each in (*wrong, *({"precision": "int8", "approximations": names} for names in NAMES)):
+        monkeypatch.setattr(
+            identity_file, "_facts", lambda identity, each=each: facts(identity) | {"made": each}
+        )
+        check_damaged(SMALL, tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
@@ -281,27 +233,43 @@ def test_a_fingerprint_close_to_every_model_is_refused(value: float, tmp_path: P
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp8"])
-def test_a_model_is_recognized_in_any_precision(precision: str, folder: Path) -> None:
-    state = read_component(folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
-    known = fingerprint_in(folder / "transformer.safetensors")
+def test_a_model_is_recognized_in_any_precision(precision: str, nano_folder: Path, mark: Tensor) -> None:
+    state = read_component(nano_folder / "transformer.safetensors", "transformer", PRECISIONS[precision])
     assert all(state[name].dtype.itemsize > 1 for name in identity_file.FINGERPRINT_WEIGHTS)
-    assert same_model(known, identity_file.fingerprint(lambda name: state[name]))
+    assert same_model(mark, identity_file.fingerprint(state.__getitem__))
 
 
 def test_a_model_is_recognized_by_the_original_names(tmp_path: Path) -> None:
     """bf16 as published, compared with fp32."""
-    assert write_release(tmp_path, NANO)
+    write_release(tmp_path, NANO)
     plain = make_random_state(Hallo3Transformer(NANO, META), maps.TRANSFORMER_PREFIX)
     published = fingerprint_in(ModelFolder(tmp_path).find("transformer"))
-    assert same_model(identity_file.fingerprint(lambda name: plain[name]), published)
+    assert same_model(identity_file.fingerprint(plain.__getitem__), published)
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_a_model_is_recognized_with_all_weights_in_8_bits(folder: Path, kind: torch.dtype) -> None:
+def test_a_model_is_recognized_with_all_weights_in_8_bits(tiny_folder: Path, kind: torch.dtype) -> None:
     """As ComfyUI stores them on request; another model in 8 bits is still another."""
-    known = fingerprint_in(folder / "transformer.safetensors")
-    eight = known.to(torch.bfloat16).to(kind).float()
-    assert same_model(known, eight)
-    assert same_model(eight, known)
-    other = (known + 0.05 * torch.randn(known.shape, generator=torch.Generator().manual_seed(0))).to(kind)
-    assert not same_model(known, other.float())
+    mark = fingerprint_in(tiny_folder / "transformer.safetensors")
+    eight = mark.to(torch.bfloat16).to(kind).float()
+    assert same_model(mark, eight)
+    assert same_model(eight, mark)
+    other = (mark + 0.05 * torch.randn(mark.shape, generator=torch.Generator().manual_seed(0))).to(kind)
+    assert not same_model(mark, other.float())
+
+
+@pytest.mark.parametrize(
+    ("provenance", "now", "warning"),
+    [
+        ((), (), ""),
+        ((), ("int8",), ""),
+        (("int8",), ("int8",), ""),
+        (("int8",), (), "int8 (approximate)"),
+        (("int8", "attention sage"), ("attention sage",), "with int8 (approximate)"),
+        (("int8", "attention sage"), (), "int8, attention sage (approximate)"),
+    ],
+)
+def test_approximations_of_an_earlier_run_are_reported(provenance: Any, now: Any, warning: str) -> None:
+    text = replace(SMALL, provenance=Provenance("bf16", provenance)).approximation_warning(now)
+    assert warning in text
+    assert bool(text) == bool(warning)

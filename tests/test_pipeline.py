@@ -3,7 +3,8 @@
 import gc
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +27,15 @@ from hallo3.model.transformer import ReferenceNetwork
 from hallo3.models import Models
 from hallo3.noise import Noise, Purpose, make_noise
 from hallo3.pipeline import LocalRenderer, MemoryStore, RenderProgress, animate, extract_identity, render
-from hallo3.quantization import Precision
+from hallo3.quantization import PRECISIONS
 from hallo3.segments import Segment
 from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message
+from support.resume_runs import before
 from support.short_runs import settings, unused_network, video
 
 SEGMENTS, STEPS = 3, 4
+NETWORKS = "speech", "text", "vae", "reference", "transformer"
 
 
 def test_the_video_is_as_long_as_the_speech(portrait: Tensor, speech: Recording, nano: Models) -> None:
@@ -46,9 +49,7 @@ def test_the_video_is_as_long_as_the_speech(portrait: Tensor, speech: Recording,
     assert progress == [RenderProgress(s, 3, i, 2) for s in range(3) for i in (1, 2)]
 
 
-def test_the_same_inputs_give_the_same_frames_after_any_other_run(
-    portrait: Tensor, speech: Recording, nano: Models
-) -> None:
+def test_other_runs_change_no_frame(portrait: Tensor, speech: Recording, nano: Models) -> None:
     first = video(portrait, speech, nano, seed=5)
     with torch.random.fork_rng():
         torch.manual_seed(1234)
@@ -60,16 +61,11 @@ def test_every_input_counts(portrait: Tensor, speech: Recording, nano: Models) -
     brighter, later = portrait.clone(), speech_of(24000)
     brighter[:, 40, 32] = 1
     later.waveform[0, 12000:12400] *= -1
-    changes: list[dict[str, Any]] = [
-        {},
-        {"seed": 2**64 - 1},
-        {"prompt": "hi"},
-        {"prompt": "ho"},
-        {"steps": 3},
-    ]
-    changes += [{"guidance_scale": 2.0}, {"sampler": "ddim"}, {"posterior": "sample"}, {"motion_drop": 0.5}]
-    videos = [video(brighter, speech, nano), video(portrait, later, nano)]
-    videos += [video(portrait, speech, nano, **each) for each in changes]
+    changes = {"seed": 2**64 - 1, "prompt": "hi", "steps": 3, "guidance_scale": 2.0, "sampler": "ddim"}
+    changes |= {"posterior": "sample", "motion_drop": 0.5}
+    videos = [video(brighter, speech, nano), video(portrait, later, nano), video(portrait, speech, nano)]
+    videos += [video(portrait, speech, nano, **{name: value}) for name, value in changes.items()]
+    videos.append(video(portrait, speech, nano, prompt="ho"))
     for index, one in enumerate(videos):
         assert not any(torch.equal(one, other) for other in videos[:index])
 
@@ -86,10 +82,8 @@ def test_global_state_is_neither_read_nor_changed(portrait: Tensor, speech: Reco
         return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(), flags]
 
     before, picture, sound = state(), portrait.clone(), speech.waveform.clone()
-    frames = animate(portrait, speech, "hi", nano, settings(nano))
-    next(frames)
-    assert state() == before
-    list(frames)
+    for _ in animate(portrait, speech, "hi", nano, settings(nano)):
+        assert state() == before
     assert state() == before
     assert torch.equal(picture, portrait)
     assert torch.equal(sound, speech.waveform)
@@ -102,15 +96,15 @@ def test_a_long_prompt_is_cut_with_a_message(portrait: Tensor, speech: Recording
 
 
 def test_inputs_are_refused_before_any_network_is_used(portrait: Tensor, nano: Models) -> None:
-    nothing = {name: unused_network() for name in ("speech", "text", "vae", "reference", "transformer")}
-    models = replace(nano, **nothing)
-    with pytest.raises(AudioError):
-        next(animate(portrait, speech_of(639), "", models, settings(nano)))
-    with pytest.raises(PortraitError):
-        next(animate(portrait[:, :63], speech_of(16000), "", models, settings(nano)))
-    stranger = replace(models, face=ThumbnailAnalyzer(48, space="arcface"))
-    with pytest.raises(FaceError, match="space 'arcface'"):
-        next(animate(portrait, speech_of(16000), "", stranger, settings(nano)))
+    models = replace(nano, **{name: unused_network() for name in NETWORKS})
+    stranger, speech = replace(models, face=ThumbnailAnalyzer(48, space="arcface")), speech_of(16000)
+    for error, text, run in (
+        (AudioError, "639 samples", animate(portrait, speech_of(639), "", models, settings(nano))),
+        (PortraitError, "64 px", animate(portrait[:, :63], speech, "", models, settings(nano))),
+        (FaceError, "space 'arcface'", animate(portrait, speech, "", stranger, settings(nano))),
+    ):
+        with pytest.raises(error, match=text):
+            next(run)
 
 
 def test_a_wrong_analyzer_is_refused(portrait: Tensor, speech: Recording, nano: Models) -> None:
@@ -164,9 +158,7 @@ def run(canvas: Tensor, local: LocalRenderer) -> tuple[Recorder, Tensor]:
 
 
 @torch.inference_mode()
-def test_a_segment_alone_equals_the_segment_in_sequence(
-    portrait: Tensor, speech: Recording, nano: Models
-) -> None:
+def test_a_segment_alone_is_the_same(portrait: Tensor, speech: Recording, nano: Models) -> None:
     """A segment depends on its image latents and noise only."""
     recorder, _ = run(*prepare(portrait, speech, nano))
     _, fresh = prepare(portrait, speech, nano)
@@ -195,8 +187,8 @@ def test_the_last_segment_is_decoded_only_as_far_as_needed(portrait: Tensor, nan
 
 
 def test_one_network_at_a_time_and_encoders_once(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    active, names = list[Any](), ("speech", "text", "vae", "reference", "transformer")
-    counted = {name: CountingResidency(getattr(nano, name), active) for name in names}
+    active = list[Any]()
+    counted = {name: CountingResidency(getattr(nano, name), active) for name in NETWORKS}
     list(animate(portrait, speech, "hi", replace(nano, **counted), settings(nano)))
     entered = {name: residency.entered for name, residency in counted.items()}
     assert entered == {"speech": 1, "text": 1, "reference": 1, "vae": 1 + 2 * 3, "transformer": 1 + 3}
@@ -217,26 +209,19 @@ def test_encoders_are_unloaded_before_sampling(portrait: Tensor, speech: Recordi
     watch = lambda _: during.append(loaded_encoders())  # noqa: E731
     next(animate(portrait, speech, "hi", nano, settings(nano), watch=watch))
     assert set(during[0]) <= set(before)
-
-
-def test_no_prompt_needs_no_text_encoder(portrait: Tensor, speech: Recording, nano: Models) -> None:
-    models = replace(nano, text=unused_network())
-    next(animate(portrait, speech, "  ", models, settings(nano)))
+    without = replace(nano, text=unused_network())
+    next(animate(portrait, speech, "  ", without, settings(nano)))  # no prompt needs no text encoder
 
 
 def test_the_reference_network_sees_only_the_face(portrait: Tensor, nano: Models) -> None:
     """Pixels outside the mask reach the video through the canvas, never through the identity."""
-    half = torch.zeros(80, 64)
-    half[:, :32] = 1
+    half, changed = torch.zeros(80, 64), portrait.clone()
+    half[:, :32], changed[:, :, 40:] = 1, 0
     face = Face(mask=half, embedding=torch.ones(1, 48))
-    changed = portrait.clone()
-    changed[:, :, 40:] = 0
-    noise = make_noise(0)
     with torch.inference_mode():
         framed = (frame_portrait(p, face, nano.config.segment.shape) for p in (portrait, changed))
-        one, other = (extract_identity(p, nano, settings(nano), noise) for p in framed)
-    features = zip(one.reference_features, other.reference_features, strict=True)
-    assert all(torch.equal(a, b) for a, b in features)
+        one, other = (extract_identity(p, nano, settings(nano), make_noise(0)) for p in framed)
+    assert all(map(torch.equal, one.reference_features, other.reference_features))
     assert not torch.equal(one.canvas.pixels, other.canvas.pixels)
 
 
@@ -255,14 +240,14 @@ def test_noise_can_be_replaced(portrait: Tensor, speech: Recording, nano: Models
     assert requests == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_half_precision_is_close_to_full_precision(
-    portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, dtype: torch.dtype
+    portrait: Tensor, speech: Recording, nano: Models, nano_folder: Path, name: str
 ) -> None:
-    half = load_models(nano_folder, torch.device("cpu"), Precision(str(dtype), dtype))
+    half = load_models(nano_folder, torch.device("cpu"), name)
     with half.speech as wav2vec2, half.transformer as dit:
         assert next(wav2vec2.parameters()).dtype == torch.float32
-        assert next(dit.parameters()).dtype == dtype
+        assert next(dit.parameters()).dtype == PRECISIONS[name].compute
     frames, expected = (video(portrait, speech, models, "hi", sampler="ddim") for models in (half, nano))
     assert frames.dtype == torch.float32
     assert bool(frames.isfinite().all())
@@ -286,22 +271,12 @@ class CountingResidency:
         self._residency.__exit__(*stopped)
 
 
-def count(real: Callable[..., Any], called: Counter[str]) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:
-        called[real.__name__] += 1
-        return real(*arguments, **options)
-
-    return call
+ONCE = {"features": ReferenceNetwork, "encode": TextEncoder, "compute_features": pipeline}
 
 
 @pytest.mark.parametrize("passes", GUIDANCE_PASSES)
-def test_what_is_constant_is_computed_once(
-    nano: Models, portrait: Tensor, passes: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passes: str) -> None:
     calls, block = Counter[str](), "transformer_blocks.0"
-    once = (ReferenceNetwork, "features"), (TextEncoder, "encode"), (pipeline, "compute_features")
-    for place, name in once:
-        monkeypatch.setattr(place, name, count(getattr(place, name), calls))
     branches, samples = 1 if passes == "batched" else 2, SEGMENTS * nano.config.segment.new_frames * 640
     expected = {
         "face_proj": 1,
@@ -312,14 +287,11 @@ def test_what_is_constant_is_computed_once(
         f"{block}.norm1.linear": 1,  # all timesteps at once
         f"{block}.attn1.to_k": SEGMENTS * STEPS * branches + 1,  # once for the reference
     }
-    with nano.transformer as dit:
-        hooks = [
-            dit.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
-            for name in expected
-        ]
     chosen = settings(nano, steps=STEPS, guidance_scale=3.5, passes=passes)
-    frames = list(animate(portrait, speech_of(samples), "a man", nano, chosen))
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as stack, nano.transformer as dit:
+        for name, place in (ONCE | {name: dit.get_submodule(name) for name in expected}).items():
+            function = name if name in ONCE else "forward"
+            stack.enter_context(before(place, function, lambda name=name: calls.update([name])))
+        frames = list(animate(portrait, speech_of(samples), "a man", nano, chosen))
     assert len(frames) == SEGMENTS
-    assert calls == expected | {"features": 1, "encode": 1, "compute_features": 1}
+    assert calls == expected | dict.fromkeys(ONCE, 1)

@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,17 @@ from support.resume_runs import Command
 
 
 def test_unexpected_errors_are_one_message(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(error: BaseException) -> None:
-        def load_models(*_: object, **__: object) -> None:
-            raise error
+    assert command.stop(0).endswith("Stopped.\n")
 
-        monkeypatch.setattr(renderer, "load_models", load_models)
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("bit rot\nin detail")
 
-    fail(RuntimeError("bit rot\nin detail"))
+    monkeypatch.setattr(renderer, "load_models", fail)
     err = command.stderr(code=1)
     assert "RuntimeError: bit rot" in err
     assert "in detail" not in err
     assert "Traceback" not in err
     assert "Traceback" in command.stderr("--traceback", code=1)
-    fail(KeyboardInterrupt())
-    assert command.stderr(code=1).endswith("Stopped.\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
@@ -75,11 +73,9 @@ def test_a_drawing_needs_one_note(command: Command, samples: Path) -> None:
     assert [note[6:25] for note in notes] == ["the built-in model ", "attention by torch "]
 
 
-def test_names_that_a_terminal_cannot_show_fail_nothing(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_that_a_terminal_cannot_show_fail_nothing(command: Command) -> None:
     raw = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
-    assert command(o=tmp_path / "\u65e5\u672c.mp4") == 0
-    sys.stdout.flush()
+    with redirect_stdout(io.TextIOWrapper(raw, encoding="cp1252")) as out:
+        assert command(o=command.video.with_name("\u65e5\u672c.mp4")) == 0
+        out.flush()
     assert b"u65e5" in raw.getvalue()

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,13 +11,12 @@ import pytest
 from PIL import Image
 
 from hallo3.media import audio
-from hallo3.media.audio import Recording
 from hallo3.speech import preprocess, vocals
 from hallo3.speech.features import Windows
 from hallo3.speech.vocals import VOCALS_FILENAME
 from support import onnx_builder
 from support.audio_samples import tone, write_wav
-from support.resume_runs import Command, frames_of, packets
+from support.resume_runs import Command, before, frames_of, packets
 
 
 @pytest.fixture
@@ -59,20 +57,13 @@ def test_a_resumed_run_reuses_the_speech_features(command: Command, tmp_path: Pa
     assert not folder.exists()
 
 
-def test_the_chart_is_drawn_before_anything_is_rendered(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files, real = list[str](), audio.read_pieces
-
-    def count(path: Path) -> Iterator[Recording]:
-        files.append(path.name)
-        return real(path)
-
-    monkeypatch.setattr(audio, "read_pieces", count)
-    command.stop(0, speech_chart=tmp_path / "speech.png")
+def test_the_chart_is_drawn_before_anything_is_rendered(command: Command, tmp_path: Path) -> None:
+    reads: list[int] = []
+    with before(audio, "read_pieces", lambda: reads.append(1)):
+        command.stop(0, speech_chart=tmp_path / "speech.png")
     with Image.open(tmp_path / "speech.png") as drawn:
         assert drawn.size[0] == 960
-    assert len(files) == 2, "once for its stats and once for its samples"
+    assert len(reads) == 2, "once for its stats and once for its samples"
     for wrong in ("speech.txt", "absent/speech.png"):
         assert command(speech_chart=tmp_path / wrong) == 2
 
@@ -89,13 +80,13 @@ def test_windows_are_a_warning_and_another_job(command: Command, monkeypatch: py
 
 
 def write_separator(path: Path, content: bytes) -> Path:
+    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
 
 def test_vocals_decide_the_video_and_its_job(command: Command, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
     path = write_separator(tmp_path / VOCALS_FILENAME, onnx_builder.deaf_separator())
     assert "vocals" not in command.stderr().lower()
     recorded = frames_of(command.video)
@@ -112,17 +103,15 @@ def test_vocals_decide_the_video_and_its_job(command: Command, tmp_path: Path) -
     assert "output cannot be used" in command.stderr(vocals=path, code=2)
 
 
-def test_vocals_without_a_name_are_the_model_folder_s(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
+def test_vocals_are_the_model_folder_s(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless they have a name."""
     path, flags = Path("audio_separator") / VOCALS_FILENAME, ("--vocals", "--plan")
-    shutil.copytree(command.inputs["--model"], tmp_path / "own model")
-    command.inputs["--model"] = str(tmp_path / "own model")
+    folder = shutil.copytree(command.inputs["--model"], command.video.with_name("own model"))
+    command.inputs["--model"] = str(folder)
     error = command.stderr(*flags, code=2)
     assert "The vocal separator's file is missing." in error
     assert str(path) in error
-    write_separator(tmp_path / "own model" / path, onnx_builder.separator())
+    write_separator(folder / path, onnx_builder.separator())
     assert "not the published one" in command.stderr(*flags, code=2)
     published = sha256(onnx_builder.separator()).hexdigest()
     monkeypatch.setattr(vocals, "EXPECTED", replace(vocals.EXPECTED, sha256=published))

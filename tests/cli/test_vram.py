@@ -77,7 +77,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, Any]) -> None:
     limited = plan_memory(command, "--vram", "6")
-    assert limited.memory is not None
     assert limited.memory.limit == 6 * GB
     unlimited = replace(command.request(), device=torch.device("cuda"))
     assert limited.throughput_key != unlimited.throughput_key
@@ -87,15 +86,11 @@ def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, An
         plan_memory(command, "--vram", "13")
     with expect_message(r"--vram 10 is more than the 9\.0 GB"):
         lowered = plan_memory(command, "--vram", "10")
-    assert lowered.memory is not None
     assert lowered.memory.limit == 9 * GB
 
 
-def test_the_default_plans_for_free_memory_and_enforces_nothing(
-    command: Command, gpu: dict[str, Any]
-) -> None:
+def test_the_default_plans_for_free_memory_and_enforces_nothing(command: Command, gpu: Any) -> None:
     free = plan_memory(command)
-    assert free.memory is not None
     assert (free.memory.limit, free.memory.offload.home) == (9 * GB, DEVICE)
     vram.limit_gpu_memory(free)
     assert gpu["limit"] == 12 * GB
@@ -109,8 +104,6 @@ def test_a_plan_is_for_the_kernels_that_run(command: Command, gpu: dict[str, Any
     fused = plan_memory(command)
     gpu["kernels"] = KernelChoice(PLAIN, "no compiler")
     plain = plan_memory(command)
-    assert fused.memory is not None
-    assert plain.memory is not None
     assert plain.memory.stage("sample").activations > fused.memory.stage("sample").activations
     gpu["kernels"] = None
     assert plain.kernels[1] == "no compiler", "the planned run does not try them again"

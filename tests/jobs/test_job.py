@@ -51,7 +51,6 @@ def test_every_single_fault_leaves_the_invariant(
         assert [path.name for path in done] == [f"{n:06d}.safetensors" for n in range(len(done))]
         for index, path in enumerate(done):
             found = read_segment(path)
-            assert found is not None
             assert found[1]["piece"].numpy().tobytes() == wanted[index]
         assert rerun(jobs) == (wanted, [*range(len(done), SEGMENTS)]), "no finished one is rendered again"
         assert len(first.rendered) <= len(done) + 1
@@ -103,7 +102,6 @@ def test_a_manifest_is_restored_from_the_segments(tmp_path: Path, wanted: list[b
     folder = next(tmp_path.iterdir())
     (folder / "job.json").write_text(text)
     found = read_manifest(folder)
-    assert found is not None
     assert (found.key, found.segments) == (Toy().manifest.key, SEGMENTS)
     assert rerun(tmp_path) == (wanted, [])
     assert json.loads((folder / "job.json").read_text())["segments"] == SEGMENTS
@@ -136,10 +134,7 @@ def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[byt
     assert Toy().run(tmp_path, keep_pixels=True) == wanted
     with open_job(tmp_path, Toy().manifest) as job:
         pixels, note = job.pixels(2), read_note(job.path(2))
-        assert pixels is not None
-        assert note is not None
         assert pixels.numpy().tobytes() == wanted[2]
         assert note[0].measures["mean"] == pytest.approx(float(pixels.mean()))
         pixels = job.pixels(0)
-        assert pixels is not None
         assert torch.equal(job.motion(0), pixels[-2:].transpose(0, 1)[None] * 2 - 1), "bit for bit"

@@ -35,7 +35,6 @@ with lock_folder(Path(sys.argv[1]), "this"):
 
 def test_a_killed_process_releases_its_lock(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD_LOCK, str(tmp_path)], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
         child.stdout.readline()
         with pytest.raises(OutputError, match=f"process {child.pid} "), lock_folder(tmp_path, "this"):
             pass
