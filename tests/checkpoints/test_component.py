@@ -21,7 +21,7 @@ from hallo3.loading import load_models
 from hallo3.model.transformer import Conditions
 from hallo3.quantization import PRECISIONS, fp8_scale
 from support import original_checkpoints as checkpoints
-from support.published_names import to_original
+from support.original_checkpoints import to_original
 
 FP32, CPU = PRECISIONS["fp32"], torch.device("cpu")
 NANO = checkpoints.NANO

@@ -27,7 +27,7 @@ from hallo3.config import COMPONENTS
 from hallo3.errors import CheckpointError, OutputError
 from hallo3.quantization import PRECISIONS
 from support import original_checkpoints as checkpoints
-from support.published_names import to_ours
+from support.original_checkpoints import to_ours
 
 CONFIG = checkpoints.NANO
 Release = tuple[Path, dict[str, Tensor]]

@@ -17,7 +17,7 @@ from hallo3.errors import CheckpointError
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.vae.autoencoder import build_vae
-from support.published_names import to_original, to_ours
+from support.original_checkpoints import to_original, to_ours
 
 META = Layers(device="meta")
 

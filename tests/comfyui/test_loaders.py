@@ -20,7 +20,7 @@ from hallo3.checkpoints.load import read_state
 from hallo3.cli.main import main
 from hallo3.config import BUILT_IN, to_dict
 from support import hostile_files as hostile
-from support.published_names import to_original
+from support.original_checkpoints import to_original
 
 pytestmark = pytest.mark.usefixtures("folder")
 

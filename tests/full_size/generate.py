@@ -40,8 +40,7 @@ from hallo3.storage.hashing import raw_bytes
 from hallo3.text_encoder import untie_embedding
 from support import onnx_builder
 from support.audio_samples import RATE, tone, write_wav
-from support.original_checkpoints import module, wrap
-from support.published_names import to_original
+from support.original_checkpoints import module, to_original, wrap
 from support.sentencepiece_model import sentencepiece_model
 
 BLOCK = 1_000_003  # values, then they repeat; prime, so that the rows of a matrix differ

@@ -24,7 +24,7 @@ from full_size.readme import commands
 from hallo3.checkpoints import keymaps
 from hallo3.checkpoints.locate import output_path
 from soak.machine import keep
-from support.published_names import to_ours
+from support.original_checkpoints import to_ours
 
 pytestmark = [pytest.mark.soak, pytest.mark.any_message]
 WHOLE_GB, IN_TURN_GB = 90, 52

@@ -17,7 +17,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.quantization import PRECISIONS
-from support.published_names import to_original, to_ours
+from support.original_checkpoints import to_original, to_ours
 
 from . import networks
 from .directory import Check, Golden, Report

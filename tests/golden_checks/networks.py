@@ -14,7 +14,7 @@ from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.speech.wav2vec2 import SIZES, build_wav2vec2
 from hallo3.vae.autoencoder import VideoVAE, build_vae
-from support.published_names import to_ours
+from support.original_checkpoints import to_ours
 
 from .directory import Golden
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from hallo3.media import loudness
 from hallo3.media.loudness import AS_RECORDED, EVENED, LEVELS, MUTED, SILENCES, find_silence, make_gain_curve
 from hallo3.noise import make_generator
-from support.audio_samples import RATE
-from support.speech_signals import FPS, FRAME, db, measure, noise, talk
+from support.audio_samples import FPS, FRAME, RATE, db, measure, noise, talk
 
 
 def test_a_tone_has_its_level_at_any_offset() -> None:

@@ -11,8 +11,7 @@ from hallo3.media.drawing import Pen, round_step
 from hallo3.media.drift import Drift
 from hallo3.media.loudness import AS_RECORDED, EVENED, MUTED, make_gain_curve
 from hallo3.media.plots import LEFT, PLOT_WIDTH, WIDTH, draw_drift, draw_speech
-from support.audio_samples import RATE
-from support.speech_signals import measure, noise
+from support.audio_samples import RATE, measure, noise
 
 BLUE, ORANGE, RED, SHADE = (0, 0x72, 0xB2), (0xB8, 0x4A, 0), (0xD1, 0x23, 0x2A), (0xE7, 0xE2, 0xDA)
 

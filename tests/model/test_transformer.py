@@ -25,7 +25,7 @@ from hallo3.noise import make_generator
 from hallo3.speech.wav2vec2 import build_wav2vec2
 from hallo3.text_encoder import build_t5
 from hallo3.vae.autoencoder import build_vae
-from support.published_names import to_original, to_ours
+from support.original_checkpoints import to_original, to_ours
 
 STEPS = torch.tensor([999.0, 499.0])
 

@@ -5,12 +5,9 @@ children lose none.
 """
 
 import io
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -20,22 +17,16 @@ import torch
 from tqdm import tqdm
 
 from hallo3.cli.main import main
+from support.own_process import run_alone
 from support.resume_runs import before_sampling, command_in, read_segments
 
 
 def run_kills(folder: Path, model: Path, *, kills: int, seed: int, seconds: float = 2.9) -> dict[str, int]:
     """:func:`kill_often` in a process of its own, on a small picture and short sound in ``folder``."""
     command_in(folder, model).speak(seconds)
-    root = Path(__file__).resolve().parents[2]
-    path = os.pathsep.join([str(root), str(root / "tests")])
-    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
-    inputs = map(str, (model, folder / "p.png", folder / "s.wav", folder, kills, seed))
-    words, limit = [sys.executable, __file__, *inputs], 60 + 15 * kills
-    done = subprocess.run(
-        words, cwd=root, env=env, capture_output=True, text=True, timeout=limit, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    call = f"kill_often({str(model)!r}, {str(folder)!r}, {kills}, {seed})"
+    limit, env = 60 + 15 * kills, {"OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    return run_alone("support.kill_process", call, limit, **env)
 
 
 def run_child(work: Callable[[], int], seconds: float | None) -> int | None:
@@ -78,11 +69,10 @@ def animate(arguments: list[str], log: Path) -> Callable[[], int]:
 
 
 def read_log(log: Path) -> list[int]:
-    """Indices of the segments that were started, in order."""
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int, seed: int) -> dict[str, int]:
+def kill_often(model: str, inputs: str, kills: int, seed: int) -> dict[str, int]:
     """Kill a run at random moments until it has been killed ``kills`` times; returns counts.
 
     Finished segments are never lost, changed or rendered again, and every video that is reached equals the
@@ -90,7 +80,8 @@ def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int,
     """
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0
-    common = ["--model", model, "--portrait", portrait, "--speech", speech, "--steps", "2"]
+    folder, files = Path(inputs), ["--portrait", f"{inputs}/p.png", "--speech", f"{inputs}/s.wav"]
+    common = ["--model", model, *files, "--steps", "2"]
     undisturbed, log = folder / "undisturbed", folder / "segments.log"
     undisturbed.mkdir()
     assert animate([*common, "-o", str(folder / "warm.mp4")], folder / "warm.log")() == 0
@@ -122,8 +113,3 @@ def kill_often(model: str, portrait: str, speech: str, folder: Path, kills: int,
             videos += 1
     counts = {"kills": killed, "videos": videos, "segments": total}
     return counts | {"started again": repeated, "at most": longest}
-
-
-if __name__ == "__main__":
-    MODEL, PORTRAIT, SPEECH, FOLDER, KILLS, SEED = sys.argv[1:]
-    print(json.dumps(kill_often(MODEL, PORTRAIT, SPEECH, Path(FOLDER), int(KILLS), int(SEED))))

@@ -1,9 +1,10 @@
 """Checkpoints of any size in the original's published form: names, wrapping, unused weights."""
 
 import json
+import re
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,50 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.checkpoints import keymaps as maps
+from hallo3.checkpoints.keymaps import PLACEHOLDERS, KeyMap, Split
 from hallo3.checkpoints.load import META
 from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import NANO, Hallo3Config, to_dict
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.vae.autoencoder import build_vae
-from support.published_names import to_original
 
 SMALL = replace(NANO, trunk=replace(NANO.trunk, layers=42))
 """All of the released model's layers, each as small as it gets."""
 Make = Callable[[nn.Module, str], dict[str, Tensor]]
 _SAT = "mixins.pos_embed.freqs_"
+
+
+def to_ours(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names of tensors -> ours, by the shipped tables."""
+    plan = keys.assemble({name: tuple(tensor.shape) for name, tensor in state.items()})
+    return {
+        name: torch.cat([state[key].flatten()[a:b] for key, a, b in source.stretches]).reshape(source.shape)
+        for name, source in plan.items()
+    }
+
+
+def to_original(keys: KeyMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under the published names; dropped ones stay absent."""
+    rules = [(_pattern(target), source, group) for source, target, group in _targets(keys)]
+    pieces: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in state.items():
+        ((match, source, group),) = (
+            (match, source, group) for pattern, source, group in rules if (match := pattern.fullmatch(name))
+        )
+        chunks = zip(group, tensor.chunk(len(group)), strict=True)
+        pieces.setdefault(source.format_map(match.groupdict()), {}).update(chunks)
+    return {name: torch.cat([group[n] for n in sorted(group)]) for name, group in pieces.items()}
+
+
+def _targets(keys: KeyMap) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    for source, rule in keys.rules.items():
+        targets = {rule: (0,)} if isinstance(rule, str) else rule.targets if isinstance(rule, Split) else {}
+        yield from ((source, target, group) for target, group in targets.items())
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = enumerate(re.split(r"\{(\w+)\}", template))
+    return re.compile("".join(f"(?P<{p}>{PLACEHOLDERS[p]})" if n % 2 else re.escape(p) for n, p in parts))
 
 
 def module(

@@ -109,35 +109,30 @@ def command_in(folder: Path, model: Path, capture: pytest.CaptureFixture[str] | 
 
 
 @contextmanager
-def before_sampling(work: Callable[[int], object]) -> Generator[None]:
-    real = LocalRenderer.sample
-
-    def sample(self: LocalRenderer, latents: Any, segment: Any, noise: Any) -> Any:
-        work(segment.index)
-        return real(self, latents, segment, noise)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalRenderer, "sample", sample)
-        yield
-
-
-def before_segment(index: int, work: Callable[[], object]) -> AbstractContextManager[None]:
-    """Call ``work`` right before a segment is sampled."""
-    return before_sampling(lambda number: work() if number == index else None)
-
-
-@contextmanager
-def before(place: Any, name: str, work: Callable[[], object]) -> Generator[None]:
-    """Something happens just before a function is called."""
+def _before(place: Any, name: str, work: Callable[..., object]) -> Generator[None]:
     real = getattr(place, name)
 
     def called(*arguments: Any, **named: Any) -> Any:
-        work()
+        work(*arguments, **named)
         return real(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place, name, called)
         yield
+
+
+def before(place: Any, name: str, work: Callable[[], object]) -> AbstractContextManager[None]:
+    """Something happens just before a function is called."""
+    return _before(place, name, lambda *_, **__: work())
+
+
+def before_sampling(work: Callable[[int], object]) -> AbstractContextManager[None]:
+    return _before(LocalRenderer, "sample", lambda _self, _latents, segment, _noise: work(segment.index))
+
+
+def before_segment(index: int, work: Callable[[], object]) -> AbstractContextManager[None]:
+    """Call ``work`` right before a segment is sampled."""
+    return before_sampling(lambda number: work() if number == index else None)
 
 
 def packets(path: str | Path, kind: str) -> list[bytes]:
