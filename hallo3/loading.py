@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from .checkpoints.load import (
     read_component,
     read_component_config,
     read_model_config,
+    read_text_encoder_config,
 )
 from .checkpoints.locate import ModelFolder
 from .checkpoints.verify import FileVerifier
-from .config import COMPONENT_TITLES, SegmentConfig, VAEConfig, from_dict
+from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig, VAEConfig, from_dict
 from .errors import CheckpointError
 from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
@@ -33,7 +34,7 @@ from .offload.placement import MANUAL_OFFLOADS, Placement
 from .quantization import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
-from .text_encoder import TextEncoder, build_t5, make_tokenizer, tie_embedding
+from .text_encoder import TextEncoder, Tokenizer, build_t5, tie_embedding
 from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
 
@@ -54,7 +55,8 @@ def load_models(
     extract: bool = True,
     segment: SegmentConfig | None = None,
 ) -> Models:
-    """The networks of a model folder. All headers are checked here; weights load on first use.
+    """The networks of a model folder. All headers are checked here, those of the text encoder at the first
+    prompt; weights load on first use.
 
     ``precision`` is also a name (``fp32``, ``bf16``, ``fp16``, ``fp8``) or a torch type; the speech encoder
     computes in float32, as in the original. ``offload`` says where the weights of transformer and reference
@@ -79,11 +81,7 @@ def load_models(
     _check_equal(
         "vae", from_dict(VAEConfig, read_component_config(files.open("vae"), "vae"), "vae"), config.vae
     )
-    text = read_component_config(files.open("text_encoder"), "text_encoder")
     speech = read_component_config(files.open("speech_encoder"), "speech_encoder")
-    vocabulary = text.get("vocab_size", 32128)  # transformers' default
-    tokenizer = make_tokenizer(text.pop("tokenizer", "t5"), vocabulary, files.find("tokenizer"))
-    _check_equal("text_encoder", text.get("d_model"), config.trunk.text_dim)
     sizes = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' defaults
     _check_equal("speech_encoder", sizes, (config.audio.layers, config.audio.channels))
     for name in ("transformer", "reference") if extract else ("transformer",):
@@ -106,10 +104,13 @@ def load_models(
         load_strict(cast(nn.Module, vae.network), read("vae", unquantized), COMPONENT_TITLES["vae"])
         return vae
 
+    text = cache(lambda: read_text_encoder(files, config))  # at the first prompt: others need no T5
+
     def load_text_encoder() -> TextEncoder:
-        t5 = build_t5(text)
+        sizes, tokenizer = text()
+        t5 = build_t5(sizes)
         load_strict(t5, tie_embedding(read("text_encoder", unquantized)), "T5's encoder")
-        return TextEncoder(tokenizer(), t5.to(device))
+        return TextEncoder(tokenizer, t5.to(device))
 
     def load_speech_encoder() -> nn.Module:
         network = build_wav2vec2(speech)
@@ -136,11 +137,20 @@ def load_models(
         placed = replace(placed, decode=DEFAULT_PLAN)
     placement = Placement(files=files, device=device, precision=precision, verifier=verifier, config=placed)
     return models(
-        text=placement.text(tokenizer, lambda: build_t5(text)),
+        text=placement.text(lambda: text()[1], lambda: build_t5(text()[0])),
         vae=placement.vae(lambda: load_vae(placed.decode)),
         reference=placement.reference(build_reference),
         transformer=placement.transformer(build_transformer),
     )
+
+
+def read_text_encoder(files: ModelFolder, config: Hallo3Config) -> tuple[dict[str, Any], Tokenizer]:
+    """What a prompt needs, small and first: T5's sizes, and its tokenizer, tried. Raises ``CheckpointError``
+    and ``DependencyError``."""
+    sizes, tokenizer = read_text_encoder_config(files.open("text_encoder"), files.find("tokenizer"))
+    _check_equal("text_encoder", sizes.get("d_model"), config.trunk.text_dim)
+    check_file(files.open("text_encoder"), "text_encoder")
+    return sizes, tokenizer
 
 
 def _check_equal(name: str, found: object, expected: object) -> None:

@@ -18,15 +18,11 @@ from torch import Tensor
 
 from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
 from .messages import logger
+from .storage.files import describe_foreign
 from .storage.hashing import hash_bytes
 
 MAX_BYTES = 1 << 30
 """The largest of the published files has a quarter of it."""
-FOREIGN = {
-    b"<": "a web page",
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
-    b"PK": "an archive that is still packed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +94,8 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
     content = _read(path, origin)
     verified = hash_bytes(content) == expected.sha256
     if not verified and not unverified:
-        start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-        foreign = next((f"{what}, " for magic, what in FOREIGN.items() if start.startswith(magic)), "")
-        described = f"{foreign}{len(content):,} bytes, SHA-256 {hash_bytes(content)}"
+        foreign = describe_foreign(content)
+        described = f"{foreign}{', ' * bool(foreign)}{len(content):,} bytes, SHA-256 {hash_bytes(content)}"
         raise CheckpointError(
             f"{origin.what}'s file is not the published one.",
             found=f"{path.name}: {described if content else 'an empty file'}",

@@ -6,15 +6,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .config import TEXT_ENCODERS, check_sizes
-from .errors import CheckpointError, DependencyError
+from .errors import CheckpointError, DependencyError, sanitize
 from .messages import logger
+from .storage.files import describe_foreign
 
 PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
 
@@ -48,49 +50,77 @@ class WordTokenizer:
 
 
 class T5Tokenizer:
-    """The SentencePiece tokenizer in a text encoder's folder (facts 16, T5)."""
+    """T5's own pieces (facts 16, T5), of ``spiece.model``, which the original publishes, or else of
+    ``tokenizer.json``, which others made of it. Marks such as ``</s>`` in a prompt are plain text."""
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
+    def __init__(self, folder: Path, vocabulary: int) -> None:
+        """Raises ``CheckpointError`` for files that are missing, broken or another model's, and
+        ``DependencyError`` without the library that reads them."""
+        paths = [folder / name for name in ("spiece.model", "tokenizer.json")]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
             raise CheckpointError(
-                "The text encoder's tokenizer is missing.",
-                found=f"no folder {folder}",
-                expected="the tokenizer files that came with the T5 text encoder",
-                fix=f"copy spiece.model and tokenizer_config.json (or tokenizer.json) into {folder}",
+                "T5's tokenizer is missing; prompts need it.",
+                found=f"no spiece.model and no tokenizer.json in {folder}",
+                expected="the file that came with the T5 text encoder",
+                fix="copy it there, or name its folder with --tokenizer",
             )
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer = cast(Any, AutoTokenizer).from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-        except ImportError as error:
-            raise DependencyError(
-                "The T5 tokenizer needs a library that is not installed.",
-                found=str(error).splitlines()[0],
-                fix="pip install sentencepiece protobuf",
-            ) from error
-        except (OSError, ValueError) as error:
+        self._encode, tokens, marks = _open_pieces(path)
+        if tokens > vocabulary or marks != (PAD, END):
             raise CheckpointError(
-                "The text encoder's tokenizer cannot be read.",
-                found=str(error).splitlines()[0],
-                expected=f"T5 tokenizer files in {folder}",
-                fix="copy the tokenizer files of the T5 text encoder there again",
-            ) from error
+                "The tokenizer belongs to another model than the text encoder.",
+                found=f"{path}: {tokens:,} tokens, padding {marks[0]}, end {marks[1]}",
+                expected=f"at most {vocabulary:,} tokens, padding {PAD}, end {END}",
+                fix="use the tokenizer's file that came with the T5 text encoder",
+            )
 
     def __call__(self, prompt: str, length: int) -> Tensor:
-        _warn_if_cut(len(self._tokenizer(prompt)["input_ids"]), length)
-        encoded = self._tokenizer(
-            prompt, truncation=True, padding="max_length", max_length=length, return_tensors="pt"
-        )
-        return cast(Tensor, encoded["input_ids"])
+        return _pad(self._encode(prompt), length)
 
 
-def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], Tokenizer]:
-    """Factory of the tokenizer that a text encoder's file names; ``folder`` is T5's, ``vocabulary`` the
-    network's number of tokens. Raises ``CheckpointError`` for an unknown name."""
+def _open_pieces(path: Path) -> tuple[Callable[[str], list[int]], int, tuple[object, object]]:
+    """A function from text to ids without marks; the number of tokens; the marks of padding and end."""
+    content = b""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".model":
+            pieces: Any = import_module("sentencepiece").SentencePieceProcessor()
+            pieces.LoadFromSerializedProto(content)
+            opened = pieces.EncodeAsIds, int(pieces.GetPieceSize()), (pieces.pad_id(), pieces.eos_id())
+        else:
+            fast: Any = import_module("tokenizers").Tokenizer.from_buffer(content)
+            fast.no_truncation()
+            fast.no_padding()
+            marks = fast.token_to_id("<pad>"), fast.token_to_id("</s>")
+
+            def encode(text: str) -> list[int]:
+                return fast.encode(text, add_special_tokens=False).ids
+
+            opened = encode, int(fast.get_vocab_size()), marks
+        opened[0]("A person talks.")
+        return opened
+    except ImportError as error:
+        raise DependencyError(
+            "T5's tokenizer needs a library that is not installed.",
+            found=f"{path.name}; {str(error).splitlines()[0]}",
+            fix=f"pip install {'sentencepiece' if path.suffix == '.model' else 'tokenizers'}",
+        ) from error
+    except Exception as error:  # the libraries' errors have no common base
+        foreign = describe_foreign(content) if content else "an empty file"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            "T5's tokenizer cannot be read.",
+            found=f"{path}: {foreign or sanitize(reason)}",
+            expected="the file that came with the T5 text encoder",
+            fix="download or copy it again",
+        ) from error
+
+
+def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Tokenizer:
+    """The tokenizer that a text encoder's file names. ``folder`` has T5's files, the network has a
+    ``vocabulary`` of tokens. Raises ``CheckpointError``, for an unknown name too, and ``DependencyError``."""
     factories: dict[str, Callable[[], Tokenizer]] = {
-        "t5": lambda: T5Tokenizer(folder),
+        "t5": lambda: T5Tokenizer(folder, vocabulary),
         "words": lambda: WordTokenizer(vocabulary),
         "bytes": ByteTokenizer,
     }
@@ -101,21 +131,18 @@ def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Callable[[], 
             expected=" or ".join(factories),
             fix="use a text encoder that was written for this version, or update the package",
         )
-    return factories[str(name)]
+    return factories[str(name)]()
 
 
 def _pad(ids: list[int], length: int) -> Tensor:
-    """Cut ids, end them and pad them: [1, length]."""
-    _warn_if_cut(len(ids) + 1, length)
-    ids = [*ids[: length - 1], END]
-    return torch.tensor([ids + [PAD] * (length - len(ids))])
-
-
-def _warn_if_cut(tokens: int, length: int) -> None:
+    """Cut ids with a warning, end them and pad them: [1, length]."""
+    tokens = len(ids) + 1
     if tokens > length:
         logger.warning(
             f"The prompt has {tokens} tokens; the model reads {length}, the last {tokens - length} are cut."
         )
+    ids = [*ids[: length - 1], END]
+    return torch.tensor([ids + [PAD] * (length - len(ids))])
 
 
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}

@@ -32,7 +32,7 @@ from ..model.transformer import Hallo3Transformer, ReferenceNetwork
 from ..quantization import FP8, Precision, fp8_scale, to_fp8
 from ..speech.wav2vec2 import build_wav2vec2
 from ..storage.files import read_json_object, temporary_path
-from ..text_encoder import build_t5, untie_embedding
+from ..text_encoder import Tokenizer, build_t5, make_tokenizer, untie_embedding
 from ..vae.autoencoder import build_vae
 from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
 from .keymaps import Assembly
@@ -163,6 +163,16 @@ def read_component_config(where: Path | CheckpointSource, name: str) -> dict[str
     """A part's configuration. Raises ``CheckpointError`` for a file of another part, or no weights."""
     with borrow_source(where) as source:
         return get_config(find_part(source, name))
+
+
+def read_text_encoder_config(
+    where: Path | CheckpointSource, folder: Path
+) -> tuple[dict[str, Any], Tokenizer]:
+    """T5's sizes, and its tokenizer, whose files are in ``folder`` and are tried. Raises ``CheckpointError``,
+    and ``DependencyError`` without the tokenizer's library."""
+    sizes = read_component_config(where, "text_encoder")
+    vocabulary = sizes.get("vocab_size", 32128)  # transformers' default
+    return sizes, make_tokenizer(sizes.pop("tokenizer", "t5"), vocabulary, folder)
 
 
 def read_model_config(where: Path | CheckpointSource, name: str = "transformer") -> Hallo3Config:

@@ -24,6 +24,7 @@ from ..face.mediapipe import get_landmark_version
 from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
 from ..jobs.video_job import NUMERICS
+from ..loading import read_text_encoder
 from ..media.audio import AudioStats, measure_recording
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
@@ -275,6 +276,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         files = replace(files, segment=trial_segment(config.segment))
         config = read_model_config(files.open("transformer"))
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
+    if options.prompt.strip():
+        _ = read_text_encoder(files, config)  # its errors come before anything is hashed, encoded or loaded
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(

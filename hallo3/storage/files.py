@@ -26,6 +26,11 @@ REPLACE_DELAYS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else 
 """Seconds between attempts to replace a file that a player or a virus scanner has open on Windows."""
 WRITE_BYTES = 64 << 20
 MAX_JSON_BYTES = 1 << 20
+FOREIGN = {
+    b"<": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself",
+    b"PK": "an archive that is still packed",
+}
 
 
 def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
@@ -112,6 +117,12 @@ def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> O
         expected="a folder that exists and that you may write to",
         fix="repair the folder, remove what is in the way, or choose another folder; then run the same again",
     )
+
+
+def describe_foreign(content: bytes) -> str:
+    """What often arrives in place of a file that is no text, no archive; "" for anything else."""
+    start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
+    return next((what for magic, what in FOREIGN.items() if start.startswith(magic)), "")
 
 
 def parse_json_object(text: str | bytes) -> dict[str, Any]:

@@ -19,14 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from ...hallo3.built_in import FOLDER
-from ...hallo3.checkpoints.load import load_strict, read_component_config, read_model_config, read_state
+from ...hallo3.checkpoints.load import (
+    load_strict,
+    read_component_config,
+    read_model_config,
+    read_state,
+    read_text_encoder_config,
+)
 from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
 from ...hallo3.speech.encoder import normalize
 from ...hallo3.speech.wav2vec2 import build_wav2vec2
-from ...hallo3.text_encoder import Tokenizer, build_t5, make_tokenizer, tie_embedding
+from ...hallo3.text_encoder import Tokenizer, build_t5, tie_embedding
 from .progress import show_messages
 
 FILES = ModelFolder(FOLDER)
@@ -158,9 +164,9 @@ class ComfyT5(nn.Module):
 
 def load_text_encoder() -> Any:
     """A CLIP for CLIP Text Encode (Prompt) and similar nodes."""
-    sizes = read_component_config(FILES.find("text_encoder"), "text_encoder")
+    sizes, words = read_text_encoder_config(FILES.find("text_encoder"), FOLDER)
     length = read_model_config(FILES.find("transformer")).trunk.text_tokens
-    tokenizer = ComfyTokenizer(make_tokenizer(sizes.pop("tokenizer"), sizes["vocab_size"], FOLDER)(), length)
+    tokenizer = ComfyTokenizer(words, length)
     network = ComfyT5(sizes, read_state(FILES.find("text_encoder"), torch.float32), length)
     target = SimpleNamespace(params={}, clip=lambda **_: network, tokenizer=lambda **_: tokenizer)
     return comfy.sd.CLIP(target, model_options={"dtype": torch.float32}, disable_dynamic=True)

@@ -29,7 +29,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import ReferenceNetwork
-from hallo3.pipeline import animate
+from hallo3.pipeline import animate, encode_prompt
 from hallo3.quantization import PRECISIONS
 from hallo3.settings import settings_for
 from support.audio_samples import tone
@@ -134,8 +134,18 @@ def test_a_folder_that_needs_what_is_not_there_is_refused(
     folder = shutil.copytree(nano_folder, tmp_path / "changed")
     path = ModelFolder(folder).find(part)
     write_changed(path, path, change)
-    with pytest.raises(error, match=message):
-        load_models(folder, CPU, PRECISIONS["fp32"])
+    with pytest.raises(error, match=message), load_models(folder, CPU, PRECISIONS["fp32"]).text:
+        pass
+
+
+def test_without_a_prompt_nothing_of_t5_is_needed(tmp_path: Path, nano_folder: Path) -> None:
+    folder = shutil.copytree(nano_folder, tmp_path / "without")
+    ModelFolder(folder).find("text_encoder").unlink()
+    for offload in ("none", "disk"):
+        models = load_models(folder, CPU, "fp32", offload=offload)
+        assert not encode_prompt(" ", models).any()
+        with pytest.raises(CheckpointError, match="text_encoder"):
+            encode_prompt("a person", models)
 
 
 def test_half_precision_files_compute_in_the_type_asked_for() -> None:

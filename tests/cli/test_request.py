@@ -36,6 +36,7 @@ REFUSED = [
     ("--speech short.wav", "at least one video frame"),
     ("--speech p.png", "recording cannot be read"),
     ("--model absent", "transformer.safetensors"),
+    ("--prompt talks --text-encoder absent", "absent: No such file"),
     ("--steps 0", "1 to 1000"),
     ("--guidance nan", "guidance scale"),
     (f"--seed {2**64}", "seed is out of range"),

@@ -36,7 +36,7 @@ LIBRARIES = {
     "onnx_model": {"onnxruntime"},
     "speech": {"librosa", "transformers"},
     "storage": {"filelock"},
-    "text_encoder": {"transformers"},
+    "text_encoder": {"sentencepiece", "tokenizers", "transformers"},
     "vae": {"diffusers"},
 }
 """Libraries that a room uses, beside torch and numpy, and no other room."""

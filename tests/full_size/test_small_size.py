@@ -92,6 +92,7 @@ def test_a_video_comes_out(home: Path) -> None:
         "--faces-unverified",
     ]
     words += ["--steps", "2", "--device", "cpu", "--dtype", "bf16", "--offload", "disk", "-o", "me.mp4"]
+    words += ["--prompt", "a person talks"]
     assert main([*words, "--plan"]) == 0
     assert not Path("me.mp4").exists()
     assert main(words) == 0

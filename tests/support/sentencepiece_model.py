@@ -20,10 +20,9 @@ def vocabulary() -> list[tuple[str, float, int]]:
     ranked = [(SPACE + word, -6.0) for word in WORDS] + [(SPACE, -7.0)]
     ranked += [(start + pair, -11.0) for start in (SPACE, "") for pair in syllables]
     ranked += [(letter, -13.0) for letter in letters]
-    taken = {piece for piece, _ in ranked}
     longer = ["".join(three) for three in product(ascii_lowercase, repeat=3)]
-    ranked += [(SPACE + each, -14.0) for each in longer if SPACE + each not in taken]
-    ranked += [(each, -15.0) for each in longer]
+    ranked += [(SPACE + each, -14.0) for each in longer] + [(each, -15.0) for each in longer]
+    ranked = list(dict(reversed(ranked)).items())[::-1]  # a piece once, with its best score
     marks = [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]
     return marks + [(piece, score, NORMAL) for piece, score in ranked[: PIECES - len(marks)]]
 
