@@ -81,8 +81,7 @@ def measure(
                 max(disk, number(proc / "io", "read_bytes")),
             )
             time.sleep(INTERVAL)
-        assert process.stdout is not None
-        output = process.stdout.read()
+        output, _ = process.communicate()
         process.returncode = os.waitstatus_to_exitcode(status)
     if group is not None:
         with suppress(OSError):

@@ -40,6 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_names_and_shapes_are_the_released_ones() -> None:
+    assert Sizes.scaled(1) == Sizes()
     manifest = json.loads(MANIFEST.read_text())
     del manifest["text_encoder"]["encoder.embed_tokens.weight"]  # the same table as shared.weight
     found = {"module": networks(Sizes()), "vae": vae(Sizes()), "text_encoder": text_encoder(Sizes())}
