@@ -19,6 +19,7 @@ from hallo3.config import TEXT_ENCODERS, to_dict
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
 from hallo3.model.transformer import Conditions
+from hallo3.models import Models
 from hallo3.quantization import PRECISIONS, fp8_scale
 from support import original_checkpoints as checkpoints
 from support.original_checkpoints import to_original
@@ -40,22 +41,19 @@ def original(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> Pat
     return folder
 
 
-def test_the_originals_files_load_as_they_are(nano_folder: Path, original: Path) -> None:
+def test_the_originals_files_load_as_they_are(nano_folder: Path, nano: Models, original: Path) -> None:
     files = ModelFolder(nano_folder)
     rest = {part: files.find(part) for part in ("text_encoder", "speech_encoder", "tokenizer")}
     models = load_models(ModelFolder(original, rest), CPU, FP32)
-    ours = load_models(nano_folder, CPU, FP32)
-    for name in ("transformer", "reference"):
-        with getattr(models, name) as found, getattr(ours, name) as wanted:
-            assert same(found.state_dict(), wanted.state_dict())
-    with models.vae as found, ours.vae as wanted:
-        assert same(found.network.state_dict(), wanted.network.state_dict())
+    for name in ("transformer", "reference", "vae"):
+        with getattr(models, name) as found, getattr(nano, name) as wanted:
+            networks = (found.network, wanted.network) if name == "vae" else (found, wanted)
+            assert same(*(network.state_dict() for network in networks))
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "vae."])
-def test_the_vae_loads_from_diffusers_and_comfyuis_form(
-    tmp_path: Path, nano_folder: Path, prefix: str
-) -> None:
+def test_the_vae_loads_from_other_forms(tmp_path: Path, nano_folder: Path, prefix: str) -> None:
+    """diffusers' and ComfyUI's."""
     state = load_file(ModelFolder(nano_folder).find("vae"))
     save_file({prefix + name: t for name, t in state.items()}, tmp_path / "vae.safetensors")
     assert same(read_component(tmp_path / "vae.safetensors", "vae", FP32), state)
@@ -68,24 +66,21 @@ def test_t5_loads_from_shards_and_from_scaled_fp8(tmp_path: Path, nano_folder: P
     shards = {f"model-{n + 1:05d}-of-00002.safetensors": names[n::2] for n in range(2)}
     for file, mine in shards.items():
         save_file({name: state[name] for name in mine}, folder / file)
+    assert same(read_component(folder, "text_encoder", FP32), state)
     index = {"metadata": {}, "weight_map": {name: file for file, mine in shards.items() for name in mine}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert same(read_component(folder, "text_encoder", FP32), state)
     (folder / "model.safetensors.index.json").unlink()
-    assert same(read_component(folder, "text_encoder", FP32), state)
     first = folder / "model-00001-of-00002.safetensors"
     first.rename(tmp_path / first.name)
     with pytest.raises(CheckpointError, match="model-00001-of-00002"):
         read_component(folder, "text_encoder", FP32)
 
-    scaled: dict[str, Tensor] = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    scaled = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn), **state}
     for name, tensor in state.items():
         if ".block." in name and tensor.ndim == 2:
-            scale = tensor.abs().max() / 448
+            scaled[name.removesuffix("weight") + "scale_weight"] = scale = tensor.abs().max() / 448
             scaled[name] = (tensor / scale).to(torch.float8_e4m3fn)
-            scaled[name.removesuffix("weight") + "scale_weight"] = scale
-        else:
-            scaled[name] = tensor
     scaled["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
     scaled["spiece_model"] = torch.zeros(9, dtype=torch.uint8)
     save_file(scaled, tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors")
@@ -118,29 +113,25 @@ def test_a_tensor_is_converted_in_blocks(
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in found.values())
 
 
-@pytest.mark.parametrize("naming", ["old", "new"])
-@pytest.mark.parametrize("container", ["safetensors", "bin"])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_wav2vec2_loads_with_either_weight_norm(
-    tmp_path: Path, nano_folder: Path, naming: str, container: str
+    tmp_path: Path, nano_folder: Path, old: bool, file: str
 ) -> None:
-    wanted = state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
+    state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
     folder, new = tmp_path / "wav2vec2-base-960h", "conv.parametrizations.weight.original"
     folder.mkdir()
-    for old, n in (("conv.weight_g", "0"), ("conv.weight_v", "1")) if naming == "old" else ():
-        state = {name.replace(new + n, old): tensor for name, tensor in state.items()}
-    whole = {f"wav2vec2.{name}": tensor for name, tensor in state.items()}
-    whole |= {"lm_head.weight": torch.ones(2), "wav2vec2.masked_spec_embed": torch.ones(2)}
-    if container == "bin":
-        torch.save(whole, folder / "pytorch_model.bin")
-    else:
-        save_file(whole, folder / "model.safetensors")
-    assert same(read_component(folder, "speech_encoder", FP32), wanted)
+    whole = {"lm_head.weight": torch.ones(2), "wav2vec2.masked_spec_embed": torch.ones(2)}
+    for name, tensor in state.items():
+        older = name.replace(f"{new}0", "conv.weight_g").replace(f"{new}1", "conv.weight_v")
+        whole[f"wav2vec2.{older if old else name}"] = tensor
+    (torch.save if file.endswith("bin") else save_file)(whole, folder / file)
+    assert same(read_component(folder, "speech_encoder", FP32), state)
 
 
-def test_an_fp8_forward_is_near_the_exact_one(nano_folder: Path) -> None:
-    exact = load_models(nano_folder, CPU, FP32)
+def test_an_fp8_forward_is_near_the_exact_one(nano_folder: Path, nano: Models) -> None:
     eight = load_models(nano_folder, CPU, PRECISIONS["fp8"])
-    with torch.inference_mode(), exact.transformer as a, eight.transformer as b:
+    with torch.inference_mode(), nano.transformer as a, eight.transformer as b:
         wanted, velocities = velocity(a, torch.float32), velocity(b, torch.bfloat16).float()
     assert 1e-4 < torch.linalg.norm(velocities - wanted) / torch.linalg.norm(wanted) < 0.1
 
@@ -175,6 +166,8 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
     plain = {n: t for n, t in state.items() if "face" not in n and "audio" not in n}
     sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in to_original(maps.REFERENCE, plain).items()}
     k, ff = "transformer_blocks.1.attn1.to_k.weight", "transformer_blocks.1.ff.net.0.proj.weight"
+    note = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    quantised = {**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}
     for nearly, about, message in (
         (plain, None, "plain CogVideoX"),
         (sat, None, "plain CogVideoX"),
@@ -182,6 +175,7 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
         ({**state, ff: state[ff].T.contiguous()}, header, f"{ff} [32, 128] instead of [128, 32]"),
         ({n: t for n, t in state.items() if n != "norm_final.weight"}, header, "1 keys missing"),
         (state, None, "hallo3.json"),
+        (quantised, None, "nvfp4"),
     ):
         save_file(nearly, path, about)
         assert message in refused(path, "transformer")
@@ -199,24 +193,14 @@ def test_other_models_are_recognised(tmp_path: Path) -> None:
         assert what in refused(tmp_path / "a.safetensors", "transformer")
 
 
-def test_a_quantisation_that_is_not_read_is_named(tmp_path: Path, nano_folder: Path) -> None:
-    state = load_file(ModelFolder(nano_folder).find("transformer"))
-    note = torch.tensor(list(json.dumps({"format": "nvfp4"}).encode()), dtype=torch.uint8)
-    save_file({**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}, tmp_path / "a.safetensors")
-    with open_source(tmp_path / "a.safetensors") as source, pytest.raises(CheckpointError, match="nvfp4"):
-        find_component(source, "transformer")
-
-
 SAT = "model.diffusion_model.transformer.layers.0.attention.query_key_value.weight"
 ROWS = 3 * NANO.trunk.width
 
 
-def convert_scaled(
-    folder: Path, precision: str, stored: torch.dtype, scales: dict[str, Tensor], value: float = 1
-) -> dict[str, Tensor]:
-    """A converted transformer in which ``SAT`` is ``value`` in another type, with these scales beside it."""
+def convert_scaled(folder: Path, precision: str, stored: Tensor, **scales: Tensor) -> dict[str, Tensor]:
+    """A converted transformer in which ``SAT`` is ``stored``, with scales beside it."""
     path, state = folder / "mp.safetensors", dict(checkpoints.module(NANO))
-    state[SAT] = torch.full_like(state[SAT], value).to(stored)
+    state[SAT] = stored.expand_as(state[SAT])
     state |= {SAT + ending: scale for ending, scale in scales.items()}
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     path.with_suffix(".json").write_text(json.dumps(to_dict(NANO)))
@@ -228,13 +212,13 @@ def convert_scaled(
 
 
 @pytest.mark.parametrize("rows", [1, ROWS])
-@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_a_scale_is_cut_with_its_tensor(
-    tmp_path: Path, rows: int, stored: torch.dtype, precision: str
+    tmp_path: Path, rows: int, dtype: torch.dtype, precision: str
 ) -> None:
-    scale = torch.arange(1, rows + 1).float().reshape(-1, 1) / 64
-    found = convert_scaled(tmp_path, precision, stored, {"_scale": scale if rows > 1 else scale.reshape(())})
+    scale, one = torch.arange(1, rows + 1).float().reshape(-1, 1) / 64, torch.ones(1, 1, dtype=dtype)
+    found = convert_scaled(tmp_path, precision, one, _scale=scale if rows > 1 else scale.reshape(()))
     for n, name in enumerate(("to_q", "to_k", "to_v")):
         key = f"transformer_blocks.0.attn1.{name}.weight"
         values = found[key].float() * found.get(f"{key}_scale", torch.ones(()))
@@ -242,24 +226,17 @@ def test_a_scale_is_cut_with_its_tensor(
         assert torch.allclose(values, wanted, rtol=0.07)
 
 
-@pytest.mark.parametrize(
-    ("precision", "stored", "scales", "value", "message"),
-    [
-        ("bf16", torch.float8_e4m3fn, {"_scale": torch.ones(1, ROWS)}, 1, "scale does not fit"),
-        ("bf16", torch.float8_e4m3fn, {"x.weight_scale": torch.ones(())}, 1, "scale does not fit"),
-        ("bf16", torch.int8, {}, 1, "whole numbers, without a scale"),
-        ("fp16", torch.float8_e4m3fn, {"_scale": torch.tensor(1000.0)}, 448, r"4.48e\+05"),
-    ],
-)
-def test_a_scale_belongs_to_a_tensor_fits_it_and_stays_in_range(
-    tmp_path: Path, precision: str, stored: torch.dtype, scales: dict[str, Tensor], value: float, message: str
-) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        convert_scaled(tmp_path, precision, stored, scales, value)
-
-
-def test_the_smallest_matrix_has_a_scale() -> None:
-    assert fp8_scale(torch.tensor(1e-44)) > 0
+def test_a_scale_belongs_to_a_tensor_fits_it_and_stays_in_range(tmp_path: Path) -> None:
+    one, large = (torch.tensor(value).to(torch.float8_e4m3fn) for value in (1.0, 448.0))
+    for precision, stored, scales, message in (
+        ("bf16", one, {"_scale": torch.ones(1, ROWS)}, "scale does not fit"),
+        ("bf16", one, {"x.weight_scale": torch.ones(())}, "scale does not fit"),
+        ("bf16", one.to(torch.int8), {}, "whole numbers, without a scale"),
+        ("fp16", large, {"_scale": torch.tensor(1000.0)}, r"4.48e\+05"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            convert_scaled(tmp_path, precision, stored, **scales)
+    assert fp8_scale(torch.tensor(1e-44)) > 0, "of the smallest matrix"
     assert fp8_scale(torch.tensor(0.0)) == 1
 
 
@@ -301,14 +278,11 @@ def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error:
     for name, tensor in state.items():
         for theirs, short in LLAMA.items():
             name = name.replace(theirs, short)
-        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
-            packed = gguf.quants.quantize(tensor.numpy(), chosen)
-            writer.add_tensor(name, packed, raw_dtype=chosen)
-        else:
-            writer.add_tensor(name, tensor.numpy())
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        step()
-    writer.close()
+        kept = tensor.ndim != 2 or tensor.shape[1] % 32
+        packed = tensor.numpy() if kept else gguf.quants.quantize(tensor.numpy(), chosen)
+        writer.add_tensor(name, packed, raw_dtype=None if kept else chosen)
+    for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
+        getattr(writer, step)()
     found = read_component(path, "text_encoder", FP32)
     assert found.keys() == state.keys()
     for name, tensor in state.items():

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hallo3.checkpoints import convert
 from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.convert import OutputFile, plan_output, write_output
@@ -52,9 +50,7 @@ def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
     return all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
-def test_converted_equals_original_bit_for_bit(
-    tmp_path: Path, release: Release, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_converted_is_original(tmp_path: Path, release: Release, capsys: pytest.CaptureFixture[str]) -> None:
     folder, state = release
     manifest = json.loads((Path(__file__).parents[1] / "data" / "checkpoint_manifest.json").read_text())
     assert set(state) == set(manifest["module"])
@@ -76,9 +72,8 @@ def test_converted_equals_original_bit_for_bit(
     assert "already there" in capsys.readouterr().out
 
 
-def test_a_converted_file_converts_to_itself_and_is_not_verified_again(
-    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converted_file(tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It converts to itself and is not verified again."""
     monkeypatch.setattr("hallo3.cli.progress.home", lambda: tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["convert", str(release[0]), str(first), "--part", "transformer"]) == 0
@@ -128,13 +123,11 @@ def output(tmp_path: Path) -> Iterator[OutputFile]:
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 40])
-def test_a_stopped_run_leaves_the_earlier_file_and_the_next_one_replaces_it(
-    tmp_path: Path, output: OutputFile, blocks: int
-) -> None:
-    target = tmp_path / "out" / "a.safetensors"
+def test_a_stopped_run_leaves_the_earlier_file(tmp_path: Path, output: OutputFile, blocks: int) -> None:
+    """The next one replaces it."""
+    target, left = tmp_path / "out" / "a.safetensors", iter(range(blocks))
     target.parent.mkdir()
     target.write_bytes(b"earlier")
-    left = iter(range(blocks))
 
     def progress(_count: int) -> None:
         if next(left, None) is None:
@@ -184,19 +177,17 @@ def test_a_second_run_does_not_write_the_same_file(tmp_path: Path, output: Outpu
     assert target.read_bytes() == b"".join(output.blocks())
 
 
-def test_a_full_disk_is_an_error_before_anything_is_written(
-    tmp_path: Path, output: OutputFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(convert.shutil, "disk_usage", lambda _folder: usage(10, 0, 10))
+def test_a_full_disk(tmp_path: Path, output: OutputFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error before anything is written."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 0, 10))
     with pytest.raises(OutputError, match="not enough room"):
         write_output(output, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize(("part", "pattern"), [(part, each) for part in COMPONENTS for each in PLACES[part]])
-def test_a_component_is_converted_wherever_a_model_folder_finds_it(
-    tmp_path: Path, nano_folder: Path, part: str, pattern: str
-) -> None:
+def test_a_component_in_any_place(tmp_path: Path, nano_folder: Path, part: str, pattern: str) -> None:
+    """It is converted wherever a model folder finds it."""
     place = pattern.replace("*", "1")
     place = place if place.endswith((".safetensors", ".pt")) else f"{place}/model.safetensors"
     path = tmp_path / "source" / place
@@ -209,8 +200,7 @@ def test_a_component_is_converted_wherever_a_model_folder_finds_it(
 
 
 def test_a_value_too_large_for_half_precision_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "reference.safetensors"
-    state = original(checkpoints.module(CONFIG), "reference")
+    path, state = tmp_path / "reference.safetensors", original(checkpoints.module(CONFIG), "reference")
     state["proj_out.bias"][0] = 1e5
     header = {"hallo3": json.dumps({"part": "reference", "config": checkpoints.to_dict(CONFIG)})}
     save_file(state, path, header)

@@ -66,7 +66,6 @@ def test_a_job_that_is_set_aside_is_kept_and_starts_over(tmp_path: Path) -> None
     assert set_job_aside(tmp_path, toy.manifest.key) is None
     for number in (1, 2):
         toy.run(tmp_path)
-        aside = set_job_aside(tmp_path, toy.manifest.key)
-        assert aside.name.endswith(f".old-{number}")
+        assert set_job_aside(tmp_path, toy.manifest.key).name.endswith(f".old-{number}")
     assert len(rerun(tmp_path)[1]) == SEGMENTS
     assert len(list_jobs(tmp_path)) == 3

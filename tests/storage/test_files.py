@@ -4,6 +4,8 @@ import errno
 import os
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,29 +16,18 @@ from support.fault_injection import Fault, faults_in
 BLOCKS = [b"one ", b"two ", b"three"]
 
 
-def test_a_file_is_written_completely(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for _ in range(2):
-        write_atomic(path, BLOCKS)
-        assert path.read_bytes() == b"one two three"
-        assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
 @pytest.mark.parametrize("kind", ["full", "broken", "kill"])
 @pytest.mark.parametrize("before", [None, b"the previous content"])
-def test_after_any_fault_the_file_is_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, before: bytes | None
-) -> None:
+def test_after_any_fault_the_file_is_the_old_or_the_new_one(tmp_path: Path, kind: str, before: Any) -> None:
     path, seen = tmp_path / "file", set[bytes | None]()
     for number in range(1, 100):
         temporary_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
-        with monkeypatch.context() as patched:
-            fault = faults_in(patched, number, kind)
-            with suppress(OSError, Fault):
-                write_atomic(path, BLOCKS)
+        with faults_in(number, kind) as fault, suppress(OSError, Fault):
+            write_atomic(path, BLOCKS)
         seen.add(path.read_bytes() if path.exists() else None)
         if not fault.struck:
+            assert [p.name for p in tmp_path.iterdir()] == ["file"]
             break
         if kind != "kill" and fault.name != "fsync folder":
             assert not temporary_path(path).exists()
@@ -44,7 +35,8 @@ def test_after_any_fault_the_file_is_the_old_or_the_new_one(
     assert seen == {before, b"one two three"}
 
 
-def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delays", [2, 3])
+def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delays: int) -> None:
     tries, real = list[int](), Path.replace
 
     def busy(self: Path, target: Path) -> Path:
@@ -54,25 +46,16 @@ def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.Monk
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", busy)
-    monkeypatch.setattr(files, "REPLACE_DELAYS", (0.0, 0.0, 0.0))
-    write_atomic(tmp_path / "file", BLOCKS)
-    assert len(tries) == 4
-    tries.clear()
-    monkeypatch.setattr(files, "REPLACE_DELAYS", (0.0, 0.0))
-    with pytest.raises(PermissionError):
+    monkeypatch.setattr(files, "REPLACE_DELAYS", (0.0,) * delays)
+    with pytest.raises(PermissionError) if delays < 3 else nullcontext():
         write_atomic(tmp_path / "file", BLOCKS)
+    assert len(tries) == delays + 1
 
 
-@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_only_a_folder_that_supports_no_sync_is_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool
-) -> None:
-    def refuse(_descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match=os.strerror(number)) if fails else nullcontext():
-        files._sync_folder(tmp_path)
+def test_only_a_folder_that_supports_no_sync_is_ignored(tmp_path: Path) -> None:
+    for number, outcome in (errno.EINVAL, nullcontext()), (errno.EIO, pytest.raises(OSError, match="output")):
+        with patch.object(os, "fsync", side_effect=OSError(number, os.strerror(number))), outcome:
+            files._sync_folder(tmp_path)
 
 
 def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:

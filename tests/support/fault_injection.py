@@ -3,7 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,14 @@ class Faults:
         return called
 
 
-def faults_in(patched: pytest.MonkeyPatch, number: int, kind: str) -> Faults:
-    """Make call ``number`` of open, write, fsync and replace fail, counted from here."""
+@contextmanager
+def faults_in(number: int, kind: str) -> Generator[Faults]:
+    """Call ``number`` of open, write, fsync and replace fails, counted from here."""
     faults = Faults(number, kind)
-    for place, name in ((os, "open"), (os, "write"), (os, "fsync"), (Path, "replace")):
-        patched.setattr(place, name, faults.around(name, getattr(place, name)))
-    return faults
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in ((os, "open"), (os, "write"), (os, "fsync"), (Path, "replace")):
+            patch.setattr(place, name, faults.around(name, getattr(place, name)))
+        yield faults
 
 
 def flip_bit(path: Path, place: int = -1, bit: int = 0) -> None:
