@@ -22,9 +22,8 @@ def test_a_line_for_this_gpu_and_for_common_limits() -> None:
     assert len(doctor.describe_limits(0, 64 * GB)) == len(doctor.COMMON_LIMITS)
 
 
-@pytest.mark.parametrize(
-    ("gpu", "memory", "advice"),
-    [
+def test_the_advice_fits_the_machine() -> None:
+    for gpu, memory, advice in (
         (0, 16, "No GPU"),
         (8, 64, "this GPU, 8.0 GB: 12 of 42 blocks"),
         (12, 64, "this GPU, 12.0 GB"),
@@ -33,27 +32,21 @@ def test_a_line_for_this_gpu_and_for_common_limits() -> None:
         (80, 128, "bf16, everything on the GPU"),
         (24, 16, "streams them from disk"),
         (0, 16, "--offload disk"),
-    ],
-)
-def test_the_advice_fits_the_machine(gpu: int, memory: int, advice: str) -> None:
-    sizes = {"memory": memory * GB, "free_disk": 900 * GB, "gpu_memory": gpu * GB}
-    text = " ".join(doctor.advise(doctor.Machine(gpu="Card" if gpu else "", **sizes)))
-    assert advice in text
-    assert not gpu or "--low-memory" not in text
-    assert not gpu or "--offload" not in text, "a manual offload would have no plan"
+    ):
+        sizes = {"memory": memory * GB, "free_disk": 900 * GB, "gpu_memory": gpu * GB}
+        text = " ".join(doctor.advise(doctor.Machine(gpu="Card" if gpu else "", **sizes)))
+        assert advice in text
+        assert not gpu or "--low-memory" not in text
+        assert not gpu or "--offload" not in text, "a manual offload would have no plan"
 
 
-def test_a_complete_model_is_reported(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_reported(tmp_path: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Complete; or with missing and damaged files and their places."""
     assert main(["doctor", str(nano_folder)]) == 0
     out = capsys.readouterr().out
     assert "The model is complete." in out
     assert "animate --trial" in out
     assert "  attention: auto, flash" in out
-
-
-def test_missing_and_damaged_files_are_reported_with_their_place(
-    tmp_path: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     for name in ("diffusion_models", "vae", "text_encoders", "audio_encoders"):
         (tmp_path / name).mkdir()
     (tmp_path / "diffusion_models" / "hallo3_transformer_bf16.safetensors").write_text("Not Found")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -29,30 +30,21 @@ def test_every_frame_is_used_once(config: SegmentConfig) -> None:
         assert shown == list(range(frames))
 
 
-def test_prefixes_overlap_the_segment_before() -> None:
+def test_prefixes_overlap_the_segment_before_and_other_indices_are_errors() -> None:
     plan = SegmentPlan(200, REAL)
     assert plan[0].slots[:2] == (SILENT, SILENT)
-    for before, segment in zip(plan, list(plan)[1:], strict=False):
+    for before, segment in pairwise(plan):
         assert segment.slots[:2] == before.slots[-2:]
-
-
-def test_a_segment_outside_the_plan_is_an_index_error() -> None:
-    plan = SegmentPlan(48, REAL)
-    assert len(list(plan)) == 2
-    for index in (2, -1):
+    for index in (len(plan), -1):
         with pytest.raises(IndexError):
             plan[index]
 
 
 @given(samples=st.integers(640, 10**10))
 def test_frames_are_counted_exactly(samples: int) -> None:
+    """The original's float counts one more: 4480 samples are exactly 7 frames (docs/numerics.md)."""
     assert frame_count(samples, 16000, 25) == ceil(Fraction(samples * 25, 16000))
-
-
-def test_where_the_original_s_float_counts_one_more() -> None:
-    """4480 samples are exactly 7 frames; ceil(4480 / 16000 * 25) says 8 (docs/numerics.md)."""
-    assert frame_count(4480, 16000, 25) == 7
-    assert ceil(4480 / 16000 * 25) == 8
+    assert (frame_count(4480, 16000, 25), ceil(4480 / 16000 * 25)) == (7, 8)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
@@ -65,18 +57,13 @@ def test_the_padding_fills_whole_groups() -> None:
     assert [SegmentPlan(n, REAL).padded for n in (1, 48, 49, 50, 98)] == [49, 49, 49, 98, 98]
 
 
-@pytest.mark.parametrize(
-    ("own", "frames", "height", "width"),
-    [
+def test_a_trial_has_a_small_canvas_of_the_same_shape() -> None:
+    for own, frames, height, width in (
         (REAL, 9, 64, 96),
         (NANO, 9, 32, 32),
         (SegmentConfig(height=64, width=64), 9, 64, 64),
         (SegmentConfig(height=768, width=512, frames=5), 5, 96, 64),
         (SegmentConfig(height=480, width=704), 9, 240, 352),  # 15 : 22
         (SegmentConfig(height=496, width=704), 9, 496, 704),  # 31 : 44
-    ],
-)
-def test_a_trial_has_a_small_canvas_of_the_same_shape(
-    own: SegmentConfig, frames: int, height: int, width: int
-) -> None:
-    assert trial_segment(own) == replace(own, frames=frames, height=height, width=width)
+    ):
+        assert trial_segment(own) == replace(own, frames=frames, height=height, width=width)

@@ -198,9 +198,7 @@ def test_a_disk_full_before_the_first_segment(
     resumes(0, 1, 2, 3)
 
 
-def test_no_room_for_the_growing_video(
-    command: Command, disk: Disk, refused: Refused, resumes: Resumes
-) -> None:
+def test_no_room_as_a_video_grows(command: Command, disk: Disk, refused: Refused, resumes: Resumes) -> None:
     """A segment is saved before it is appended."""
     pieces = count()
     command.video.write_bytes(b"an old video")

@@ -41,9 +41,8 @@ def test_a_plan_is_shown_without_a_gpu(command: Command) -> None:
     assert "vram" not in json.loads(command.stdout("--plan", "--json"))
 
 
-@pytest.mark.parametrize(
-    ("flags", "error"),
-    [
+def test_invalid_limits_are_refused(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    for flags, error in (
         ("6", "no GPU whose memory could be limited"),
         ("6 --plan --low-memory", "--vram and --low-memory"),
         ("6 --plan --offload disk", "--vram and --offload disk"),
@@ -52,13 +51,8 @@ def test_a_plan_is_shown_without_a_gpu(command: Command) -> None:
         ("0 --plan", "memory limit is invalid"),
         ("nan --plan", "memory limit is invalid"),
         ("0.4 --plan", "does not fit"),
-    ],
-)
-def test_invalid_limits_are_refused(command: Command, flags: str, error: str) -> None:
-    assert error in command.stderr("--vram", *flags.split(), code=2)
-
-
-def test_a_limit_that_is_no_number_is_refused(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    ):
+        assert error in command.stderr("--vram", *flags.split(), code=2)
     with pytest.raises(SystemExit):
         command("--vram", "much")
     assert "neither a number of GB nor auto" in capfd.readouterr().err
