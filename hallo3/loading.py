@@ -31,6 +31,7 @@ from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
 from .offload.placement import MANUAL_OFFLOADS, Placement
+from .progress import OpenProgress, no_display
 from .quantization import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
@@ -54,6 +55,7 @@ def load_models(
     choice: FaceChoice | None = None,
     extract: bool = True,
     segment: SegmentConfig | None = None,
+    open_progress: OpenProgress = no_display,
 ) -> Models:
     """The networks of a model folder. All headers are checked here, those of the text encoder at the first
     prompt; weights load on first use.
@@ -64,7 +66,8 @@ def load_models(
     results are equal. A ``memory`` plan replaces it, and plans the decoder too. ``choice`` selects a face of
     a photograph. A ``verifier`` checks files before their first use: checksums, NaN. Without ``extract``,
     reference network and face analyzer are not needed, and no identity can be extracted. A ``segment`` is a
-    smaller canvas, or fewer frames, than the model's own.
+    smaller canvas, or fewer frames, than the model's own. ``open_progress`` shows the bytes of weights that
+    are read, and that prepare a run.
 
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` if no analyzer has
     the model's embedding space, ``InputError`` for a device that does not support the precision,
@@ -90,7 +93,7 @@ def load_models(
     layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
 
     def read(name: str, precision: Precision) -> dict[str, Tensor]:
-        return read_component(files.open(name), name, precision, verifier)
+        return read_component(files.open(name), name, precision, verifier, open_progress)
 
     build_transformer = partial(Hallo3Transformer, config, layers)
     build_reference = partial(ReferenceNetwork, config.trunk, latent, layers)
@@ -104,7 +107,11 @@ def load_models(
         load_strict(cast(nn.Module, vae.network), read("vae", unquantized), COMPONENT_TITLES["vae"])
         return vae
 
-    text = cache(lambda: read_text_encoder(files, config))  # at the first prompt: others need no T5
+    @cache
+    def text() -> tuple[dict[str, Any], Tokenizer]:
+        """At the first prompt: others need no T5."""
+        with open_progress("reading the tokenizer", 0):
+            return read_text_encoder(files, config)
 
     def load_text_encoder() -> TextEncoder:
         sizes, tokenizer = text()
@@ -124,6 +131,7 @@ def load_models(
         if extract
         else NoFaceAnalyzer(config.face.space),
         speech=OnDemandModule(load_speech_encoder),
+        open_progress=open_progress,
     )
     if memory is None and offload == "none":
         return models(
@@ -135,7 +143,14 @@ def load_models(
     placed = MANUAL_OFFLOADS[offload] if memory is None else memory.offload
     if memory is None and device.type == "cpu":  # there is one memory: strips would save nothing
         placed = replace(placed, decode=DEFAULT_PLAN)
-    placement = Placement(files=files, device=device, precision=precision, verifier=verifier, config=placed)
+    placement = Placement(
+        files=files,
+        device=device,
+        precision=precision,
+        verifier=verifier,
+        config=placed,
+        open_progress=open_progress,
+    )
     return models(
         text=placement.text(lambda: text()[1], lambda: build_t5(text()[0])),
         vae=placement.vae(lambda: load_vae(placed.decode)),

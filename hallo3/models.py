@@ -10,13 +10,14 @@ from torch import nn
 from .config import Hallo3Config
 from .face.analyzer import FaceAnalyzer
 from .model.transformer import Hallo3Transformer, ReferenceNetwork
+from .progress import OpenProgress, no_display
 from .text_encoder import TextEncoder
 from .vae.autoencoder import VideoVAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Enter a residency to use its network."""
+    """Enter a residency to use its network. ``open_progress`` shows bytes of weights as they are used."""
 
     config: Hallo3Config
     face: FaceAnalyzer
@@ -25,3 +26,4 @@ class Models:
     vae: AbstractContextManager[VideoVAE]
     reference: AbstractContextManager[ReferenceNetwork]
     transformer: AbstractContextManager[Hallo3Transformer]
+    open_progress: OpenProgress = no_display

@@ -92,8 +92,19 @@ class SegmentStore(Protocol[R_co]):
     def save(self, segment: Segment, rendered: Rendered) -> R_co: ...
 
 
+SAMPLING = "sampling"
+WatchStage = Callable[[Segment, str], object]
+"""Called when a segment's encoding, sampling, decoding or saving starts, and for decoded frames."""
+
+
 def render(
-    canvas: Tensor, plan: SegmentPlan, renderer: Renderer, store: SegmentStore[R], *, motion_drop: float
+    canvas: Tensor,
+    plan: SegmentPlan,
+    renderer: Renderer,
+    store: SegmentStore[R],
+    *,
+    motion_drop: float,
+    stage: WatchStage = no_progress,
 ) -> Iterator[R]:
     """Yield every segment in order, rendering those that the store lacks.
 
@@ -108,8 +119,13 @@ def render(
             motion = first_motion(canvas, plan) if motion is None else motion
             noise = store.noise(segment)
             pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
-            latents = renderer.sample(renderer.encode(pixels, segment, noise), segment, noise)
-            frames = collect_frames(renderer.decode(latents), segment.keep.stop)
+            stage(segment, "encoding")
+            image_latents = renderer.encode(pixels, segment, noise)
+            stage(segment, SAMPLING)
+            latents = renderer.sample(image_latents, segment, noise)
+            count = segment.keep.stop
+            frames = collect_frames(watch_frames(renderer.decode(latents), segment, stage), count)
+            stage(segment, "saving")
             last = slice(segment.keep.stop - motion.shape[2], segment.keep.stop)
             rendered = Rendered(frames[0, :, segment.keep].transpose(0, 1), frames[:, :, last] * 2 - 1)
             result = store.save(segment, rendered)
@@ -248,6 +264,15 @@ def conditioning_pixels(
     return torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
 
 
+def watch_frames(slices: Iterator[Tensor], segment: Segment, stage: WatchStage) -> Iterator[Tensor]:
+    done = 0
+    stage(segment, "decoding")
+    for frames in slices:
+        yield frames
+        done += frames.shape[2]
+        stage(segment, f"decoding, {done}/{segment.keep.stop} frames")
+
+
 def collect_frames(slices: Iterator[Tensor], count: int) -> Tensor:
     """Decoded slices -> frames [1, 3, F, H, W] in 0..1 on the CPU, F at least ``count``: a last segment is
     not decoded beyond what it keeps."""
@@ -296,6 +321,7 @@ class LocalRenderer:
                 schedule.timesteps,
                 on_access=settings.on_access,
                 steps_on_access=settings.steps_on_access,
+                open_progress=models.open_progress,
             )
         return cls(models=models, settings=settings, watch=watch, speech=speech, schedule=schedule, run=run)
 

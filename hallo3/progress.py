@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ProgressCallback = Callable[[int], object]
 """Called with the amount done since the last call (bytes, rows, files); may raise to stop."""
@@ -18,3 +21,10 @@ def no_progress(*_: object) -> None:
 def no_display(*_: object) -> AbstractContextManager[ProgressCallback]:
     """An ``OpenProgress`` that shows nothing."""
     return nullcontext(no_progress)
+
+
+def watch_items(items: Iterable[T], progress: ProgressCallback, amount: int) -> Iterator[T]:
+    """Report ``amount`` for every item."""
+    for item in items:
+        progress(amount)
+        yield item

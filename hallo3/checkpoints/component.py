@@ -112,6 +112,12 @@ class StoredComponent:
     def dtype(self, name: str) -> torch.dtype:
         return self.source.entries[self.assemblies[name].stretches[0][0]].dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Of all its tensors as they are stored."""
+        stretches = (stretch for each in self.assemblies.values() for stretch in each.stretches)
+        return sum((stop - start) * self.source.entries[key].dtype.itemsize for key, start, stop in stretches)
+
     def pieces(self, name: str, most: int) -> Iterator[Tensor]:
         """A tensor's elements as they are stored, in order, flat, at most ``most`` at a time."""
         for stretch in self.assemblies[name].stretches:

@@ -6,7 +6,8 @@ Files of this package are safetensors files with their configuration inside.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +30,7 @@ from ..config import (
 from ..errors import CheckpointError, Hallo3Error, OutputError, ShapeError
 from ..model.layers import Layers
 from ..model.transformer import Hallo3Transformer, ReferenceNetwork
+from ..progress import OpenProgress, no_display, no_progress
 from ..quantization import FP8, Precision, fp8_scale, to_fp8
 from ..speech.wav2vec2 import build_wav2vec2
 from ..storage.files import read_json_object, temporary_path
@@ -233,8 +235,31 @@ def check_file(where: Path | CheckpointSource, name: str) -> None:
         check_fit(component, get_config(component))
 
 
+@contextmanager
+def show_reading(source: CheckpointSource, part: str, open_progress: OpenProgress) -> Generator[None]:
+    """Show the bytes of a part that are read inside the block: at most all of it, if some are read again."""
+    left = find_part(source, part).nbytes
+
+    def report(amount: int) -> None:
+        nonlocal left
+        amount = min(amount, left)
+        left -= amount
+        progress(amount)
+
+    with open_progress(f"reading {COMPONENT_TITLES[part]}", left) as progress:
+        source.progress = report
+        try:
+            yield
+        finally:
+            source.progress = no_progress
+
+
 def read_component(
-    where: Path | CheckpointSource, part: str, precision: Precision, verifier: FileVerifier | None = None
+    where: Path | CheckpointSource,
+    part: str,
+    precision: Precision,
+    verifier: FileVerifier | None = None,
+    open_progress: OpenProgress = no_display,
 ) -> dict[str, Tensor]:
     """A part's tensors under our names, from any file or folder that holds it. Floating point ones are what
     the precision computes in; matrices that it holds in eight bits stay or become so, with their scales. A
@@ -244,8 +269,9 @@ def read_component(
         if verifier is not None:
             verify_component(source, verifier)
         state: dict[str, Tensor] = {}
-        for name in component.assemblies:
-            state.update(read_tensor(component, name, precision))
+        with show_reading(source, part, open_progress):
+            for name in component.assemblies:
+                state.update(read_tensor(component, name, precision))
     return state
 
 

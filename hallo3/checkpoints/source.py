@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import SegmentConfig
 from ..errors import CheckpointError
+from ..progress import ProgressCallback, no_progress
 from ..storage.files import parse_json_object
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
@@ -23,11 +24,13 @@ _NUMBERED = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 
 class CheckpointSource:
     """Tensors of files by name, with the first file's metadata; a context manager that closes them.
-    ``segment`` is the one to read a network for, if that is not its own."""
+    ``segment`` is the one to read a network for, if that is not its own. ``progress`` hears of the bytes of
+    tensors as they are read."""
 
     def __init__(self, path: Path, files: Sequence[TensorFile], segment: SegmentConfig | None = None) -> None:
         self.path, self.files, self.segment = path, tuple(files), segment
         self.metadata = files[0].metadata
+        self.progress: ProgressCallback = no_progress
         self._where = {name: file for file in files for name in file.entries}
         self.entries: Mapping[str, TensorEntry] = {name: f.entries[name] for name, f in self._where.items()}
         if len(self._where) != sum(len(file.entries) for file in files):
@@ -51,7 +54,9 @@ class CheckpointSource:
 
     def pieces(self, name: str, start: int, stop: int, most: int) -> Iterator[Tensor]:
         """Elements ``start`` to ``stop`` as flat tensors of at most ``most``."""
-        return self._where[name].pieces(name, start, stop, most)
+        for piece in self._where[name].pieces(name, start, stop, most):
+            self.progress(piece.nbytes)
+            yield piece
 
     def close(self) -> None:
         for file in self.files:

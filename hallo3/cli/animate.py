@@ -141,14 +141,20 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
         networks.save_identity(options.save_identity)
     if not missing:
         return
-    with StepBar(missing, manifest.segments, request.settings.steps) as bar:
-        renderer = networks.prepare_renderer(bar.watch)
-        video.similarity = networks.similarity
-        drop, key = request.settings.motion_drop, request.throughput_key
-        results = video.render(renderer, motion_drop=drop, so_far=so_far, throughput_key=key)
+    renderer = networks.prepare_renderer()
+    video.similarity, video.clock = networks.similarity, networks.clock
+    with StepBar(missing, manifest.segments, request.settings.steps, networks.clock) as bar:
+        results = video.render(
+            replace(renderer, watch=bar.watch),
+            motion_drop=request.settings.motion_drop,
+            so_far=so_far,
+            throughput_key=request.throughput_key,
+            stage=bar.stage,
+        )
         with closing(results):
             for result in results:
-                bar.rendered += result.pixels is not None
+                if result.pixels is not None:
+                    bar.finish_segment()
     logger.warning(networks.describe())
     if bar.cache.steps:
         logger.warning(bar.cache.text())

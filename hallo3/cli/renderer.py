@@ -17,7 +17,8 @@ from ..loading import load_models
 from ..messages import logger
 from ..models import Models
 from ..noise import make_noise
-from ..pipeline import LocalRenderer, WatchProgress, encode_prompt, extract_identity
+from ..pipeline import LocalRenderer, encode_prompt, extract_identity
+from .progress import WorkClock
 from .request import AnimateRequest
 from .speech import SpeechFeatures
 from .vram import limit_gpu_memory
@@ -30,6 +31,7 @@ class RunNetworks:
         self._request = request
         self._noise = make_noise(derive_seed(request.settings.seed, 0, parent_state))
         self.speech = SpeechFeatures(request, folder)
+        self.clock = WorkClock()
 
     @cached_property
     def models(self) -> Models:
@@ -48,6 +50,7 @@ class RunNetworks:
             kernels=request.kernels.kernels,
             verifier=request.verifier,
             extract=request.subject.identity is None,
+            open_progress=self.clock.show_bytes,
         )
 
     @cached_property
@@ -68,12 +71,10 @@ class RunNetworks:
         """Raises ``OutputError``."""
         write_identity(self.identity, fingerprint_in(self._request.files.open("transformer")), path)
 
-    def prepare_renderer(self, watch: WatchProgress) -> LocalRenderer:
+    def prepare_renderer(self) -> LocalRenderer:
         speech = self.speech.compute(self.models)
         prompt = encode_prompt(self._request.options.prompt, self.models)
-        return LocalRenderer.prepare(
-            self.identity, speech, prompt, self.models, self._request.settings, watch
-        )
+        return LocalRenderer.prepare(self.identity, speech, prompt, self.models, self._request.settings)
 
     @cached_property
     def similarity(self) -> SimilarityFunction:

@@ -39,7 +39,7 @@ from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
 from .options import IN_MODEL_FOLDER, AnimateOptions
-from .progress import file_verifier
+from .progress import file_verifier, show_bytes
 from .subject import Subject, read_subject
 
 MAX_ENLARGE = 16
@@ -277,7 +277,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         config = read_model_config(files.open("transformer"))
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
     if options.prompt.strip():
-        _ = read_text_encoder(files, config)  # its errors come before anything is hashed, encoded or loaded
+        with show_bytes("reading the tokenizer", 0):
+            _ = read_text_encoder(files, config)  # errors come before anything is hashed, encoded or loaded
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(

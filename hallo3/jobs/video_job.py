@@ -28,6 +28,7 @@ from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
 from ..pipeline import Rendered, Renderer, render
+from ..progress import no_progress
 from ..segments import Segment, SegmentPlan
 from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
@@ -101,7 +102,7 @@ class JobStore(ABC):
     """The segments of an open ``job``, as the store that ``pipeline.render`` writes to.
 
     ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
-    video that this one continues.
+    video that this one continues. ``clock`` counts the seconds of work: it may stop while weights are read.
     """
 
     job: Job
@@ -110,6 +111,7 @@ class JobStore(ABC):
     parent: Job | None = None
     redo: Redo = NO_REDO
     keep_pixels: bool = False
+    clock: Callable[[], float] = time.monotonic
     _motion: Tensor | None = None
     _started: float = 0.0
 
@@ -148,7 +150,7 @@ class JobStore(ABC):
         return self._motion
 
     def noise(self, segment: Segment) -> Noise:
-        self._started = time.monotonic()
+        self._started = self.clock()
         return make_noise(self.seed_for(segment))
 
     def save(self, segment: Segment, rendered: Rendered) -> SegmentResult:
@@ -172,7 +174,7 @@ class JobStore(ABC):
             index,
             tensors,
             take=self._take(index),
-            seconds=time.monotonic() - self._started,
+            seconds=self.clock() - self._started,
             measures=self.measure(rendered.pixels, before),
             keep_pixels=self.keep_pixels,
         )
@@ -233,15 +235,29 @@ class VideoJob(JobStore):
         return replace(drift, face=self.similarity(frames[0])).as_dict()
 
     def render(
-        self, renderer: Renderer, *, motion_drop: float, so_far: Path, throughput_key: str
+        self,
+        renderer: Renderer,
+        *,
+        motion_drop: float,
+        so_far: Path,
+        throughput_key: str,
+        stage: Callable[[int, str], object] = no_progress,
     ) -> Generator[SegmentResult]:
         """Every segment in order, rendered where it is missing, and safe on disk when it is yielded.
 
         The video of the finished segments grows at ``so_far``. The median time per segment is kept for later
-        estimates of runs with the same ``throughput_key``.
+        estimates of runs with the same ``throughput_key``; of several segments without the first, which
+        loads and warms up. ``stage`` is called as of ``pipeline.render``, with the segment's place.
         """
         seconds, encoded_bytes, frames = list[float](), 0, 0
-        own = render(self.canvas.pixels, self.plan, renderer, self, motion_drop=motion_drop)
+        own = render(
+            self.canvas.pixels,
+            self.plan,
+            renderer,
+            self,
+            motion_drop=motion_drop,
+            stage=lambda segment, name: stage(self.inherited + segment.index, name),
+        )
         try:
             with GrowingVideo(so_far, self.soundtrack(), self.comment) as video:
                 for result in chain(self.inherited_results(), own):
@@ -253,7 +269,7 @@ class VideoJob(JobStore):
                     yield result
         finally:
             if seconds:
-                throughput = Throughput(median(seconds), encoded_bytes / frames)
+                throughput = Throughput(median(seconds[1:] or seconds), encoded_bytes / frames)
                 save_throughput(self.jobs, throughput_key, throughput)
 
     def join(self, path: Path) -> None:

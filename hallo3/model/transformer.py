@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import Hallo3Config, TrunkConfig
 from ..geometry import PATCH, LatentShape, check_shape
+from ..progress import OpenProgress, no_display, watch_items
 from .attention import KV, FoldedKV
 from .blocks import BLOCK_EPS, AdaLayerNorm, Block, BlockConditions, CogVideoXBlock, Hallo3Block, Modulation
 from .embeddings import (
@@ -153,6 +154,13 @@ class Conditions:
 
 
 T = TypeVar("T")
+PREPARED = {
+    "steps": ("norm1.linear", "norm2.linear"),
+    "reference": ("attn1.to_k", "attn1.to_v"),
+    "face": ("attn_face.to_k", "attn_face.to_v", "attn_face.to_out.0"),
+    "audio": ("attn_audio.to_k", "attn_audio.to_v"),
+}
+"""A block's layers that prepare the conditions of a run."""
 
 
 class Hallo3Transformer(Trunk):
@@ -199,13 +207,14 @@ class Hallo3Transformer(Trunk):
         *,
         on_access: bool = False,
         steps_on_access: bool = False,
+        open_progress: OpenProgress = no_display,
     ) -> RunConditions:
         """Conditions of a run, from features [1, R, D] per block, embedding [1, E], prompt [1, M, text_dim]
         and timesteps [S].
 
         With ``on_access`` the reference features are projected when a block reads them, with
         ``steps_on_access`` the modulations computed then (for small GPUs); the results are equal up to
-        rounding.
+        rounding. ``open_progress`` shows the bytes of the weights that are used now.
         """
         like = prompt_embeds
         texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
@@ -213,18 +222,34 @@ class Hallo3Transformer(Trunk):
         steps: Sequence[Modulation] = LazyParameters(
             lambda index: self.modulate(timesteps[index : index + 1], like, on_access=True), len(timesteps)
         )
-        if not steps_on_access:
-            modulation = self.modulate(timesteps, like)
-            steps = tuple(modulation.step(index) for index in range(len(timesteps)))
+        later = {"steps"} if steps_on_access else set[str]()
+        later |= {"reference", "audio"} if on_access else set[str]()
+        block = self.transformer_blocks[0]
+        layers = {name: [cast(Any, block.get_submodule(one)) for one in PREPARED[name]] for name in PREPARED}
+        amounts = {
+            name: sum(one.in_features * one.out_features for one in layers[name]) * like.element_size()
+            for name in PREPARED
+        }
+        total = self.config.layers * sum(amount for name, amount in amounts.items() if name not in later)
+        with open_progress("preparing", total) as progress:
+
+            def compute(name: str, items: Sequence[T]) -> Sequence[T]:
+                return items if name in later else tuple(watch_items(items, progress, amounts[name]))
+
+            if not steps_on_access:
+                modulation = self.modulate(timesteps, like, on_access=True)
+                modulation = modulation._replace(blocks=compute("steps", modulation.blocks))
+                steps = tuple(modulation.step(index) for index in range(len(timesteps)))
+            text = self.patch_embed.text(texts)
+            reference = self._per_block(lambda block, i: block.attn1.project(reference_features[i].to(like)))
+            reference = compute("reference", reference)
+            face = self._per_block(lambda block, _: block.fold_output_projection(face_tokens))
+            face = compute("face", face)
+            silence = self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=True)
+            silence = compute("audio", silence)
+        rotary = rotary_tables(self.config, self.latent, texts.shape[1]).to(like)
         return RunConditions(
-            text=self.patch_embed.text(texts),
-            reference=self._per_block(
-                lambda block, i: block.attn1.project(reference_features[i].to(like)), on_access
-            ),
-            face=self._per_block(lambda block, _: block.fold_output_projection(face_tokens), False),
-            silence=self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=on_access),
-            rotary=rotary_tables(self.config, self.latent, texts.shape[1]).to(like),
-            steps=steps,
+            text=text, reference=reference, face=face, silence=silence, rotary=rotary, steps=steps
         )
 
     def conditions(
@@ -244,16 +269,13 @@ class Hallo3Transformer(Trunk):
         per_frame = faces.repeat_interleave(frames, dim=0)
         return Conditions(
             text=self.patch_embed.text(prompt_embeds),
-            reference=self._per_block(
-                lambda block, i: block.attn1.project(reference_features[i].to(like)), True
-            ),
+            reference=self._per_block(lambda block, i: block.attn1.project(reference_features[i].to(like))),
             face=self._per_block(
                 lambda block, _: (
                     block.fold_output_projection(faces)
                     if len(faces) == 1 and block.attn_face.foldable
                     else block.face_kv(per_frame)
-                ),
-                True,
+                )
             ),
             audio=self.encode_audio(windows, latent_frames=latent_frames, on_access=True),
             rotary=rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like),
@@ -268,10 +290,11 @@ class Hallo3Transformer(Trunk):
         if latent_frames is not None:
             tokens = tokens[:, list(latent_frames)]
         tokens = tokens.flatten(0, 1)
-        return self._per_block(lambda block, _: block.audio_kv(tokens), on_access)
+        lazy = self._per_block(lambda block, _: block.audio_kv(tokens))
+        return lazy if on_access else tuple(lazy)
 
-    def _per_block(self, make: Callable[[Hallo3Block, int], T], on_access: bool) -> Sequence[T]:
-        lazy = LazyParameters(
+    def _per_block(self, make: Callable[[Hallo3Block, int], T]) -> Sequence[T]:
+        """Computed when a block reads it."""
+        return LazyParameters(
             lambda index: make(cast(Hallo3Block, self._block(index)), index), self.config.layers
         )
-        return lazy if on_access else tuple(lazy)

@@ -10,11 +10,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..checkpoints.load import check_file, load_strict, read_component, verify_component
+from ..checkpoints.load import check_file, load_strict, read_component, show_reading, verify_component
 from ..checkpoints.locate import ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES
 from ..model.transformer import Trunk
+from ..progress import OpenProgress, no_display
 from ..quantization import Precision, add_missing_scales
 from ..residency import DerivedModule
 from ..text_encoder import TextEncoder, Tokenizer
@@ -42,25 +43,32 @@ class Placement:
     precision: Precision
     verifier: FileVerifier | None
     config: OffloadConfig
+    open_progress: OpenProgress = no_display
 
     def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
         """``build`` makes the network on meta."""
         home, count = self.config.home, self.config.resident
         if home == DEVICE:
-            return ResidentModule(lambda: self._on_disk(build(), "transformer", count), self.device)
+            return ResidentModule(
+                lambda: self._on_disk(build(), "transformer", count),
+                self.device,
+                show=lambda: self._show("transformer"),
+            )
         load = self._in_memory if home == RAM else self._on_disk
         return StreamedModule(lambda: load(build(), "transformer", count), self.device)
 
     def reference(self, build: Callable[[], N]) -> AbstractContextManager[N]:
         return StreamedModule(
-            lambda: self._on_disk(build(), "reference", resident=0), self.device, keep=False
+            lambda: self._on_disk(build(), "reference", resident=0),
+            self.device,
+            keep=False,
+            show=lambda: self._show("reference"),
         )
 
     def text(
         self, tokenizer: Callable[[], Tokenizer], build: Callable[[], nn.Module]
     ) -> AbstractContextManager[TextEncoder]:
         def load() -> StreamableModule[nn.Module]:
-            self._verify("text_encoder")
             source = self.files.open("text_encoder")
             check_file(source, "text_encoder")
             t5, unquantized = build(), Precision(self.precision.name, self.precision.compute)
@@ -68,7 +76,7 @@ class Placement:
             groups, names = split_text_groups(t5), {UNUSED: f"{EMBEDDING}.weight"}
             return store_on_disk(t5, groups, source, "text_encoder", unquantized, names=names)
 
-        streamed = StreamedModule(load, self.device, keep=False)
+        streamed = StreamedModule(load, self.device, keep=False, show=lambda: self._show("text_encoder"))
         return DerivedModule(streamed, lambda t5: TextEncoder(tokenizer(), t5))
 
     def vae(self, load: Callable[[], VideoVAE]) -> AbstractContextManager[VideoVAE]:
@@ -90,8 +98,13 @@ class Placement:
 
     def _load(self, network: nn.Module, component: str) -> None:
         """A function of its own: no reference to the weights may outlive it (see ``store_in_memory``)."""
-        state = read_component(self.files.open(component), component, self.precision, self.verifier)
+        source, shown = self.files.open(component), self.open_progress
+        state = read_component(source, component, self.precision, self.verifier, shown)
         load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[component])
+
+    def _show(self, component: str) -> AbstractContextManager[None]:
+        self._verify(component)
+        return show_reading(self.files.open(component), component, self.open_progress)
 
     def _verify(self, component: str) -> None:
         if self.verifier is not None:

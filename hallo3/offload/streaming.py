@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -179,19 +180,25 @@ def _clear_group(network: nn.Module, group: WeightGroup, device: torch.device) -
 
 
 class ResidentModule(Generic[M]):
-    """Sent to the device group by group on first enter; stays there."""
+    """Sent to the device group by group on first enter, which ``show`` surrounds; stays there."""
 
-    def __init__(self, load: Callable[[], StreamableModule[M]], device: torch.device) -> None:
-        self._load, self._device = load, device
+    def __init__(
+        self,
+        load: Callable[[], StreamableModule[M]],
+        device: torch.device,
+        show: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._load, self._device, self._show = load, device, show
         self._network: M | None = None
 
     def __enter__(self) -> M:
         if self._network is None:
-            network, sequences, store, _ = self._load()
-            allocator, ungrouped = PinnedAllocator(), ungrouped_tensors(network, sequences)
-            set_tensors(network, {name: tensor.to(self._device) for name, tensor in ungrouped})
-            for group in (group for sequence in sequences for group in sequence):
-                set_tensors(network, send(store(group), self._device, allocator))
+            with self._show():
+                network, sequences, store, _ = self._load()
+                allocator, ungrouped = PinnedAllocator(), ungrouped_tensors(network, sequences)
+                set_tensors(network, {name: tensor.to(self._device) for name, tensor in ungrouped})
+                for group in (group for sequence in sequences for group in sequence):
+                    set_tensors(network, send(store(group), self._device, allocator))
             self._network = network
         return self._network
 
@@ -199,7 +206,8 @@ class ResidentModule(Generic[M]):
 
 
 class StreamedModule(Generic[M]):
-    """A network whose weight groups follow the computation; loaded on enter, kept if ``keep``."""
+    """A network whose weight groups follow the computation; loaded on enter, kept if ``keep``. ``show`` lasts
+    from enter to exit."""
 
     def __init__(
         self,
@@ -207,18 +215,21 @@ class StreamedModule(Generic[M]):
         device: torch.device,
         *,
         keep: bool = True,
+        show: Callable[[], AbstractContextManager[None]] = nullcontext,
         executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "hallo3-weights"),
     ) -> None:
         self._load, self._device, self._keep, self._executor = load, device, keep, executor
+        self._show, self._shown = show, ExitStack()
         self._module: StreamableModule[M] | None = None
         self._stream: WeightStream | None = None
         self._ungrouped: dict[str, Tensor] = {}
 
     def __enter__(self) -> M:
-        if self._module is None:
-            self._module = self._load()
-        network, sequences, _, _ = self._module
         try:
+            self._shown.enter_context(self._show())
+            if self._module is None:
+                self._module = self._load()
+            network, sequences, _, _ = self._module
             self._stream = WeightStream(self._module, self._device, self._executor())
             self._ungrouped = dict(ungrouped_tensors(network, sequences))
             set_tensors(network, {name: each.to(self._device) for name, each in self._ungrouped.items()})
@@ -236,6 +247,7 @@ class StreamedModule(Generic[M]):
         self._ungrouped = {}
         if not self._keep:
             self._module = None
+        self._shown.close()
 
 
 class WeightStream:
