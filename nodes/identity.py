@@ -95,13 +95,13 @@ class Hallo3IdentityReference(io.ComfyNode):
             )
             analyzer = face_analyzer or create_face_analyzer(config.face, choice, unverified=unverified)
             face_analysis = analyze_face(picture, analyzer, config.face, choice)
-        identity = build_identity(
-            frame_portrait(picture, face_analysis, config.segment.shape, framing),
-            config.face.space,
-            encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
-            features=lambda latents: extract_features(reference_network, latents),
-            keep_photograph=True,
-        )
+            identity = build_identity(
+                frame_portrait(picture, face_analysis, config.segment.shape, framing),
+                config.face.space,
+                encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
+                features=lambda latents: extract_features(reference_network, latents),
+                keep_photograph=True,
+            )
         numbers = str(reference_network.dtype).removeprefix("torch.")
         identity = replace(identity, provenance=Provenance(numbers, approximations()))
         preview = to_preview(identity)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from comfyui.host import absent
+from hallo3.checkpoints import verify as memory
 from hallo3.checkpoints.random_weights import write_random_set
-from hallo3.cli import progress as memory
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.messages import redirect_messages

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from tqdm import tqdm
 
-from ..checkpoints.verify import FileVerifier
+from ..checkpoints.verify import FileVerifier, examined_path
 from ..pipeline import SAMPLING, RenderProgress
 from ..progress import ProgressCallback
 from ..sampling.step_cache import CacheReport
@@ -145,14 +144,6 @@ class StepBar:
         self._stage, self._since = stage, now
 
 
-def home() -> Path:
-    """The user's home. Raises ``RuntimeError`` if there is none."""
-    return Path.home()
-
-
 def file_verifier() -> FileVerifier:
-    """Remembers verified files in the user's home, if there is one; shows a bar for each file it reads."""
-    try:
-        return FileVerifier(home() / ".cache" / "hallo3" / "examined.json", show_bytes)
-    except RuntimeError:
-        return FileVerifier(open_progress=show_bytes)
+    """Remembers verified files; shows a bar for each file it reads."""
+    return FileVerifier(examined_path(), show_bytes)

@@ -24,11 +24,15 @@ def ram_bytes(root: Path = ROOT) -> int:
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _read_limits(root))])
 
 
+def unused_bytes(root: Path = ROOT) -> int:
+    """RAM that neither this process nor any other holds."""
+    free = [psutil.virtual_memory().available, *(limit - used for limit, used in _read_limits(root))]
+    return max(0, min(free))
+
+
 def available_bytes(root: Path = ROOT) -> int:
     """RAM that this process may use, with what it has: what other programs and the container leave."""
-    own = psutil.Process().memory_info().rss
-    free = [psutil.virtual_memory().available, *(limit - used for limit, used in _read_limits(root))]
-    return min(ram_bytes(root), max(0, min(free)) + own)
+    return min(ram_bytes(root), unused_bytes(root) + psutil.Process().memory_info().rss)
 
 
 def free_bytes(device: torch.device) -> int:

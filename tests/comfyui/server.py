@@ -38,9 +38,14 @@ class Server:
         command += ["--port", self.url.rsplit(":")[-1], "--base-directory", self.base]
         command += ["--database-url", f"sqlite:///{self.base / 'user' / 'comfyui.db'}"]
         command += ["--disable-api-nodes", "--disable-auto-launch", "--preview-method", "auto"]
-        outputs = {"stderr": subprocess.STDOUT, "env": {**os.environ, "OMP_WAIT_POLICY": "passive"}}
+        env = (
+            os.environ
+            | {"OMP_WAIT_POLICY": "passive"}
+            | dict.fromkeys(("HOME", "USERPROFILE"), str(self.base))
+        )
         with self.log.open("wb") as log:
-            return subprocess.Popen([str(word) for word in command], stdout=log, **outputs)
+            words = [str(word) for word in command]
+            return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=env)
 
     def _wait_until_ready(self) -> None:
         begun = time.monotonic()

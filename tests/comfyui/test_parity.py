@@ -62,7 +62,6 @@ def test_the_built_in_weights_are_the_files(stages: Stages) -> None:
     files = ModelFolder(FOLDER)
     loaded = {
         files.find("transformer"): stages.model.model.diffusion_model,
-        files.find("reference"): stages.reference.patcher.model,
         files.find("vae"): stages.vae.first_stage_model,
         files.find("speech_encoder"): stages.audio_encoder.model,
         files.find("text_encoder"): stages.clip.cond_stage_model.t5,
