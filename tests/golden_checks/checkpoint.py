@@ -44,7 +44,7 @@ def checkpoint(golden: Golden, report: Report) -> None:
             report.exact(f"{name}, round trip", round_trip(keys, parts[name], prefix), True)
         config = networks.config_of(golden.other(networks.TRANSFORMER).about)
         network = Hallo3Transformer(config, Layers(device="meta"))
-        check_state(network.state_dict(), load_parts(parts["transformer"]), "the golden's transformer")
+        check_state(network.state_dict(), load_part(parts["transformer"]), "the golden's transformer")
 
 
 def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[str, Tensor]:
@@ -52,13 +52,13 @@ def originals(tensors: Mapping[str, Tensor], prefix: str, keys: KeyMap) -> dict[
     return {name: tensor.to(torch.bfloat16) for name, tensor in to_ours(keys, state).items()}
 
 
-def load_parts(part: StoredComponent) -> dict[str, Tensor]:
+def load_part(part: StoredComponent) -> dict[str, Tensor]:
     return {name: part.stored(name) for name in part.assemblies}
 
 
 def round_trip(keys: KeyMap, part: StoredComponent, prefix: str) -> bool:
     """Our tensors under the original's names again: the file's own."""
-    back = to_original(keys, load_parts(part))
+    back = to_original(keys, load_part(part))
     kept = {name for name in part.source.entries if name.startswith(prefix)} - set(part.dropped)
     same = (torch.equal(tensor, part.source.read(prefix + name)) for name, tensor in back.items())
     return {prefix + name for name in back} == kept and all(same)
@@ -77,11 +77,8 @@ def compare(report: Report, what: str, found: Mapping[str, Tensor], wanted: Mapp
 
 def _is_checkpoint(golden: Golden) -> bool:
     files = golden.about.get("files")
-    return (
-        isinstance(files, list)
-        and any(str(name).endswith(".pt") for name in files)
-        and "module" in golden.about
-    )
+    files = [str(name) for name in files] if isinstance(files, list) else []
+    return "module" in golden.about and any(name.endswith(".pt") for name in files)
 
 
 CHECKS = (Check(_is_checkpoint, checkpoint),)

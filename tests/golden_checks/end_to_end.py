@@ -75,10 +75,8 @@ class Run:
 
     def render(self) -> Iterator[tuple[Segment, Tensor]]:
         golden, intermediates = self.golden, self.intermediates
-        models, steps = tiny_models(golden), int(golden.about["steps"])
-        settings = Settings(
-            steps=steps, guidance_scale=golden.guidance, sampler="dpmpp_2m_sde", posterior="sample"
-        )
+        models, chosen = tiny_models(golden), {"sampler": "dpmpp_2m_sde", "posterior": "sample"}
+        settings = Settings(steps=int(golden.about["steps"]), guidance_scale=golden.guidance, **chosen)
         with models.vae as vae:
             self._record(vae)
         picture = golden["in.image_uint8_hwc"].permute(2, 0, 1).float() / 255

@@ -22,13 +22,17 @@ from .directory import FORWARD, Check, Golden, Report, swap
 
 ATTENTION_KINDS = "self", "audio"
 """What a block asks attention for; a face is folded, and asks none."""
+PARTS = {"norm1": "attention_in", "attn1": "attention_out", "ff": "mlp_out"}
+PARTS |= {f"attn_{kind}": f"{kind}_attn_out" for kind in ("face", "audio")}
+Tensors = dict[str, Tensor]
+Select = Callable[[Any, Any], Tensor]
 
 
 class Trace:
     """Records intermediates of a network: it is injected as attention and hooks the modules."""
 
     def __init__(self) -> None:
-        self.intermediates: dict[str, Tensor] = {}
+        self.intermediates: Tensors = {}
         self._calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -39,37 +43,28 @@ class Trace:
     def hook(self, network: Trunk) -> None:
         """Record inputs and outputs of the modules under the goldens' names."""
 
-        def on(module: nn.Module, note: Callable[[Any, Any], None]) -> None:
-            module.register_forward_hook(lambda _, inputs, output: note(inputs, output))
+        def on(module: nn.Module, name: str, select: Select = lambda _, out: out, join: bool = False) -> None:
+            module.register_forward_hook(lambda _, inputs, out: self._record(name, select(inputs, out), join))
 
-        on(network.time_embedding, lambda _, out: self._record("time_embed_out", out))
-        on(network.norm_final, lambda _, out: self._record("final_layernorm_out", out))
-        on(network.norm_final, lambda inputs, _: self._record("final_layernorm_in", inputs[0]))
-        for index, block in enumerate(network.transformer_blocks):
-            self._hook_block(index, block, on)
+        on(network.time_embedding, "time_embed_out")
+        on(network.norm_final, "final_layernorm_out")
+        on(network.norm_final, "final_layernorm_in", lambda inputs, _: inputs[0])
+        for i, block in enumerate(network.transformer_blocks):
+            on(block, f"layer_{i}_out", lambda _, out: torch.cat((out[1], out[0]), dim=1))
+            for part, name in PARTS.items():
+                if hasattr(block, part) or not part.startswith("attn_"):
+                    on(getattr(block, part), f"L{i}_{name}")
         if isinstance(network, Hallo3Transformer):
-            on(network.audio_proj, lambda _, out: self._record("audio_proj_out", out, join=True))
-            on(network.face_proj, lambda _, out: self._record("face_proj_out", out))
+            on(network.audio_proj, "audio_proj_out", join=True)
+            on(network.face_proj, "face_proj_out")
 
-    def _hook_block(self, i: int, block: Any, on: Callable[..., None]) -> None:
-        def rows(name: str) -> Callable[[Any, Any], None]:
-            return lambda _, out: self._record(f"L{i}_{name}", out)
-
-        on(block, lambda _, out: self._record(f"layer_{i}_out", torch.cat((out[1], out[0]), dim=1)))
-        named = {"norm1": "attention_in", "attn1": "attention_out", "ff": "mlp_out"}
-        for part, name in (
-            named | {f"attn_{kind}": f"{kind}_attn_out" for kind in ("face", "audio")}
-        ).items():
-            if part in named or hasattr(block, part):
-                on(getattr(block, part), rows(name))
-
-    def _record(self, name: str, value: Tensor, *, join: bool = False) -> None:
+    def _record(self, name: str, value: Tensor, join: bool) -> None:
         before = self.intermediates.get(name)
         self.intermediates[name] = torch.cat((before, value)) if before is not None and join else value
 
-    def attentions(self, kinds: tuple[str, ...]) -> dict[str, Tensor]:
+    def attentions(self, kinds: tuple[str, ...]) -> Tensors:
         """Queries, keys, values and contexts by layer and kind, from the calls of one forward pass."""
-        found: dict[str, Tensor] = {}
+        found: Tensors = {}
         for call, tensors in enumerate(self._calls):
             layer, kind = call // len(kinds), kinds[call % len(kinds)]
             parts = ("q_after_norm_rope", "k_after_norm_rope", "v", "attn_ctx")
@@ -78,9 +73,7 @@ class Trace:
         return found
 
 
-def compare_mids(
-    golden: Golden, intermediates: dict[str, Tensor], report: Report, last: Last | None = None
-) -> None:
+def compare_mids(golden: Golden, intermediates: Tensors, report: Report, last: Last | None = None) -> None:
     """Every recorded ``mid.*``. Rows that the original discards, or repeats for the second branch, have no
     counterpart."""
     for name in golden.names("mid."):
@@ -122,9 +115,9 @@ def _common(name: str, found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]
     return found, expected
 
 
-def adaln_chunks(modulation: Modulation) -> dict[str, Tensor]:
+def adaln_chunks(modulation: Modulation) -> Tensors:
     """Each block's twelve chunks in the original's order."""
-    found: dict[str, Tensor] = {}
+    found: Tensors = {}
     for index, (attention, feed_forward) in enumerate(modulation.blocks):
         order = (attention[:, :3], feed_forward[:, :3], attention[:, 3:], feed_forward[:, 3:])
         found[f"L{index}_adaln_12chunks"] = torch.cat(order, dim=1).flatten(1)
@@ -159,12 +152,10 @@ def dit_forward(golden: Golden, report: Report) -> None:
     report.check("out.final", swap(result))
     intermediates = trace.intermediates | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
     intermediates |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
-    text = run.text[-len(result) :]
     video = dit.embed(noisy, segment.image_latents).expand(len(result), -1, -1)
-    intermediates["embedded_tokens_with_pos"] = torch.cat((text, video), dim=1)
-    intermediates["timestep_sinusoid"] = timestep_sinusoid(
-        golden["in.timestep"].flatten()[:1], config.trunk.width
-    )
+    intermediates["embedded_tokens_with_pos"] = torch.cat((run.text[-len(result) :], video), dim=1)
+    timestep = golden["in.timestep"].flatten()[:1]
+    intermediates["timestep_sinusoid"] = timestep_sinusoid(timestep, config.trunk.width)
     compare_mids(golden, intermediates, report, last)
 
 
@@ -197,7 +188,7 @@ def ref_net(golden: Golden, report: Report) -> None:
                 report.check(f"{variant}out.bank_{index}", features[int(index)])
             result = network(still, still, golden["in.timestep"], text)
             report.check(f"{variant}out.final", swap(result))
-    _backbone_mids(golden, network, trace, still, still, report)
+    _mids(golden, network, trace, still, still, report)
 
 
 def backbone(golden: Golden, report: Report) -> None:
@@ -207,22 +198,20 @@ def backbone(golden: Golden, report: Report) -> None:
     noisy, image = swap(golden["in.x"]), swap(golden["in.concat"])
     result = network(noisy, image, golden["in.timestep"], golden["in.text"])
     report.check("out.final", swap(result))
-    _backbone_mids(golden, network, trace, noisy, image, report)
+    _mids(golden, network, trace, noisy, image, report)
 
 
-def _backbone_mids(
-    golden: Golden, network: Any, trace: Trace, noisy: Tensor, image: Tensor, report: Report
-) -> None:
+def _mids(golden: Golden, net: Any, trace: Trace, noisy: Tensor, still: Tensor, report: Report) -> None:
     """One more pass with hooks; ``out.bank_*`` are its normed video tokens."""
     trace.attentions(("self",))
-    trace.hook(network)
-    text = golden["in.text"]
-    network(noisy, image, golden["in.timestep"], text)
-    modulation = network.modulate(golden["in.timestep"], noisy)
-    tokens = torch.cat((network.patch_embed.text(text), network.embed(noisy, image)), dim=1)
-    intermediates = trace.intermediates | trace.attentions(("self",)) | adaln_chunks(modulation)
-    intermediates["embedded_tokens_with_pos"] = tokens
-    intermediates["timestep_sinusoid"] = timestep_sinusoid(golden["in.timestep"], network.config.width)
+    trace.hook(net)
+    text, timestep = golden["in.text"], golden["in.timestep"]
+    net(noisy, still, timestep, text)
+    intermediates = trace.intermediates | trace.attentions(("self",))
+    intermediates |= adaln_chunks(net.modulate(timestep, noisy))
+    tokens = net.patch_embed.text(text), net.embed(noisy, still)
+    intermediates["embedded_tokens_with_pos"] = torch.cat(tokens, dim=1)
+    intermediates["timestep_sinusoid"] = timestep_sinusoid(timestep, net.config.width)
     for index in golden.names("out.bank_"):
         found = intermediates[f"L{index}_attention_in"][:, text.shape[1] :]
         report.close(f"out.bank_{index} (recorded)", found, golden[f"out.bank_{index}"], FORWARD)

@@ -1,14 +1,18 @@
-"""Pictures are fitted to the canvas, pixels of motion frames dropped, landmarks become a filled box."""
+"""Pictures are fitted to the canvas, pixels of motion frames dropped, landmarks become a filled box; the VAE
+encodes in one call and decodes in slices and in one go."""
 
 import re
 
 import torch
+from torch import Tensor
 
 from hallo3.face.landmarks import SILHOUETTE, box_mask, expand, silhouette_box
 from hallo3.geometry import PixelBox
 from hallo3.media.canvas import cover, drop_pixels, pad_square
 from hallo3.media.framing import MASK_RATIO
+from hallo3.vae.autoencoder import VideoVAE
 
+from . import networks
 from .directory import Check, Golden, Report
 
 RESIZE = 1e-6
@@ -45,19 +49,14 @@ def motion_mask(golden: Golden, report: Report) -> None:
         report.close(prefix + "keep", keep.float(), golden[prefix + "keep"].float(), 0.0)
 
 
-def _holds_pictures(golden: Golden) -> bool:
-    return any(name.endswith(".in_uint8_hwc") for name in golden.listed)
-
-
 def compare_masks(golden: Golden, report: Report) -> None:
     """The outline's points, boxes expanded by several ratios, and whole masks."""
     about = golden.about
     report.exact("silhouette_landmark_ids", list(SILHOUETTE), about["silhouette_landmark_ids"])
     for number, case in enumerate(about["expand_region_pairs"]):
         left, right, top, bottom = case["region"]
-        found = expand(
-            PixelBox(left, top, right, bottom), case["image_h"], case["image_w"], case["expand_ratio"]
-        )
+        region = PixelBox(left, top, right, bottom)
+        found = expand(region, case["image_h"], case["image_w"], case["expand_ratio"])
         report.exact(f"box {number}", [found.left, found.right, found.top, found.bottom], case["result"])
     for case, size in about["masks"].items():
         if golden.has(f"landmarks_{case}"):
@@ -66,8 +65,44 @@ def compare_masks(golden: Golden, report: Report) -> None:
             report.close(f"face_mask_{case}", found, golden[f"face_mask_{case}"].float(), 0.0)
 
 
+def encode(golden: Golden, report: Report) -> None:
+    """Moments and sampled latents for every recorded clip length."""
+    vae = networks.vae(networks.weights_of(golden, networks.ENCODER), None)
+    for count in golden.names("in.video_"):
+        clip = golden[f"in.video_{count}"]
+        report.check(f"out.moments_{count}", torch.cat(vae.posterior(clip), dim=1))
+        report.check(f"out.latent_scaled_{count}", vae.encode(clip, golden[f"noise_{count}"]))
+
+
+def decode_chunked(golden: Golden, report: Report) -> None:
+    """Slice by slice as the original's script does it."""
+    vae, latents = _decoder(golden)
+    frames = list(vae.decode(latents))
+    report.check("out.chunked", torch.cat(frames, dim=2))
+    if "frames_per_chunk" in golden.about:
+        report.exact("frames_per_chunk", [part.shape[2] for part in frames], golden.about["frames_per_chunk"])
+
+
+def decode_onego(golden: Golden, report: Report) -> None:
+    """All latents in one decoder call, and the first few alone."""
+    vae, latents = _decoder(golden)
+    if golden.has("out.one_go"):
+        report.check("out.one_go", next(vae.decode(latents, [latents.shape[2]])))
+    for name in golden.names("out.first_"):
+        count = int(name.split("_")[0])
+        report.check(f"out.first_{name}", next(vae.decode(latents[:, :, :count], [count])))
+
+
+def _decoder(golden: Golden) -> tuple[VideoVAE, Tensor]:
+    vae = networks.vae(None, networks.weights_of(golden, networks.DECODER))
+    return vae, golden["in.latent"] * vae.scaling_factor
+
+
 CHECKS = (
-    Check(_holds_pictures, image_resize),
+    Check(lambda g: any(name.endswith(".in_uint8_hwc") for name in g.listed), image_resize),
     Check(lambda g: bool(g.names("mask.")), motion_mask),
     Check(lambda g: "silhouette_landmark_ids" in g.about, compare_masks),
+    Check(lambda g: bool(g.names("in.video_")), encode),
+    Check(lambda g: g.has("in.latent", "out.chunked"), decode_chunked),
+    Check(lambda g: g.has("in.latent") and not g.has("out.chunked"), decode_onego),
 )

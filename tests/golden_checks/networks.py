@@ -65,9 +65,8 @@ def transformer(
 ) -> Hallo3Transformer:
     """The main network; weights whose name matches one of the patterns are multiplied."""
     state = _stripped(weights_of(golden, TRANSFORMER), maps.TRANSFORMER_PREFIX)
-    for name in state:
-        if any(re.search(pattern, name) for pattern in patterns):
-            state[name] = state[name] * factor
+    for name in [name for name in state if any(re.search(pattern, name) for pattern in patterns)]:
+        state[name] = state[name] * factor
     network = Hallo3Transformer(config, Layers(device="meta", attention=attention))
     load_strict(network, to_ours(maps.TRANSFORMER, state), "the golden's transformer")
     return network
@@ -83,9 +82,8 @@ def reference(golden: Golden, config: Hallo3Config, attention: Attention = sdpa)
 
 def vae_config(about: Mapping[str, Any]) -> VAEConfig:
     c = about["config"]
-    return VAEConfig(
-        block_out_channels=tuple(c["ch"] * factor for factor in c["ch_mult"]), **_renamed(c, VAE)
-    )
+    channels = tuple(c["ch"] * factor for factor in c["ch_mult"])
+    return VAEConfig(block_out_channels=channels, **_renamed(c, VAE))
 
 
 def vae(encoder: Golden | None, decoder: Golden | None) -> VideoVAE:

@@ -15,6 +15,7 @@ from .directory import TRAJECTORY, Check, Golden, Report, swap
 from .forwards import Trace, prepared
 
 MULTIPLIERS = {"mult1": "keep", "mult2": "move", "mult3": "this", "mult4": "last", "mult_noise": "noise"}
+Predict = Callable[[Tensor, int], Tensor]
 ALPHA, MULTIPLIER = 2 * 2.0**-24, 2e-5
 """Two ulps below 1, and a relative error: the original computes with torch's float32 square roots and
 logarithms, which differ by this much between processors (facts 17). Timesteps and indices are exact."""
@@ -52,7 +53,7 @@ def schedules(golden: Golden, report: Report) -> None:
 
 def toy_trajectory(golden: Golden, report: Report) -> None:
     """Sampler, guidance and denoiser around the closed-form network that the golden describes."""
-    plan = _schedule_of(golden)
+    plan = make_schedule(len(golden.names("net_t_")))
     concat, text, audio = (golden[f"in.{name}"] for name in ("concat", "text", "audio"))
     texts = torch.cat((torch.zeros_like(text), text))
     audios = torch.cat((torch.zeros_like(audio), audio))
@@ -71,20 +72,14 @@ def dit_trajectory(golden: Golden, report: Report) -> None:
     """The tiny network from start noise to latents."""
     source = re.search(r"(\w+)\.safetensors", str(golden.about.get("inputs")))
     base = golden.other(source[1] if source else "dit_forward_b1")
-    config, plan = networks.config_of(golden.about), _schedule_of(golden)
+    config, plan = networks.config_of(golden.about), make_schedule(len(golden.names("net_t_")))
     dit, _, segment, _ = prepared(base, config, Trace())
     banks = [base[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     run = dit.prepare(banks, base["in.face_emb"], base["in.text"], plan.timesteps)
     _trajectory(golden, plan, batched_branches(dit, run, segment), report)
 
 
-def _schedule_of(golden: Golden) -> Schedule:
-    return make_schedule(len(golden.names("net_t_")))
-
-
-def _trajectory(
-    golden: Golden, plan: Schedule, predict: Callable[[Tensor, int], Tensor], report: Report
-) -> None:
+def _trajectory(golden: Golden, plan: Schedule, predict: Predict, report: Report) -> None:
     states: list[Tensor] = []
 
     def recorded(latents: Tensor, step: int) -> Tensor:

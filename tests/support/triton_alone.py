@@ -1,11 +1,9 @@
 """A subprocess of tests/model/kernels/test_triton_kernels.py, because Triton decides at import how it runs.
 
-``interpret`` runs the kernels on the CPU and prints their distances from torch's operations; ``compile``
-compiles them for several GPUs and prints the size of the machine code.
+``interpret`` runs the kernels on the CPU and returns their distances from torch's operations;
+``compile_kernels`` compiles them for several GPUs and returns the size of the machine code.
 """
 
-import json
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -79,8 +77,3 @@ def compile_kernels() -> dict[str, int]:
             kernel = compiler.compile(source, target=target("cuda", capability, 32), options=options)
             sizes[f"{name} {capability}"] = len(kernel.asm["cubin"])
     return sizes
-
-
-if __name__ == "__main__":
-    result = interpret() if sys.argv[1] == "interpret" else compile_kernels()
-    sys.stdout.write(json.dumps(result) + "\n")
