@@ -78,12 +78,6 @@ def module(
     return state
 
 
-def constant(network: nn.Module, _: str) -> dict[str, Tensor]:
-    """Constant values, which cost no time."""
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    return {name: torch.full(shape, 0.01, dtype=torch.bfloat16) for name, shape in shapes.items()}
-
-
 def wrap(state: OrderedDict[str, Tensor]) -> dict[str, Any]:
     """A module's state as DeepSpeed saves it, with SAT's bookkeeping."""
     return {
@@ -106,11 +100,6 @@ def write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(wrap(state), path)
     return state
-
-
-def write_plain(path: Path, config: Hallo3Config) -> None:
-    """Write a large checkpoint quickly."""
-    torch.save({"module": module(config, make=constant)}, path)
 
 
 def write_release(
