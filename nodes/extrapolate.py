@@ -343,6 +343,7 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
         motion_drop=request.motion_drop,
         so_far=video.job.folder / f"so_far{request.suffix}",
         throughput_key=request.throughput_key,
+        stage=progress.stage,
     )
     for result in results:
         if result.pixels is not None:

@@ -85,7 +85,8 @@ def show_progress(what: str, total: int) -> Generator[ProgressCallback]:
 
 class RunProgress:
     """One progress bar, with preview and remaining time, over the sampling steps and decoded slices of the
-    segments ``missing`` of ``segments``. It never goes back, and can be interrupted."""
+    segments ``missing`` of ``segments``. It never goes back, and can be interrupted. The time left is counted
+    from the first step: until it is done, ComfyUI loads the networks."""
 
     def __init__(self, model: Any, missing: Sequence[int], segments: int, steps: int, slices: int) -> None:
         self._positions = {segment: position for position, segment in enumerate(missing)}
@@ -93,6 +94,7 @@ class RunProgress:
         self._bar = comfy.utils.ProgressBar(max(1, len(missing)) * self._per_segment)
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._start, self._value, self._segment = time.monotonic(), 0, min(missing, default=0)
+        self._stage, self._counted = "", (self._start, 0)
 
     def sampler(self, segment: int) -> Any:
         """The callback of ComfyUI's samplers after a step of a segment (counted from 0)."""
@@ -109,12 +111,22 @@ class RunProgress:
 
         return report
 
+    def stage(self, segment: int, name: str) -> None:
+        """Encoding, sampling, decoding or saving of a segment starts."""
+        self._segment, self._stage = segment, name
+        self._show_left()
+
     def slice_done(self) -> None:
         self._advance(self._value + 1)
 
     def segment_done(self, segment: int) -> None:
         """A segment is finished, however many steps and slices it took."""
         self._advance((self._position(segment) + 1) * self._per_segment)
+        if self._value == self._bar.total:
+            rendered = len(self._positions)
+            of = "" if rendered == self._segments else f"{rendered} of "
+            elapsed = format_clock(time.monotonic() - self._start)
+            show_text(f"Done: {of}{self._segments} segment{'s' * (self._segments > 1)} in {elapsed}")
 
     def _position(self, segment: int) -> int:
         """A segment's place among the missing; a saved one that proved damaged counts as the last."""
@@ -124,15 +136,20 @@ class RunProgress:
         mm.throw_exception_if_processing_interrupted()
         self._value = min(max(self._value, value), self._bar.total)
         self._bar.update_absolute(self._value, preview=preview)
-        if self._segments == 1:
-            return
-        elapsed = time.monotonic() - self._start
-        left = elapsed / max(1, self._value) * (self._bar.total - self._value)
-        text = f"segment {self._segment + 1} of {self._segments}, {format_clock(left)} left"
-        if self._value == self._bar.total:
-            rendered = len(self._positions)
-            of = "" if rendered == self._segments else f"{rendered} of "
-            text = f"Done: {of}{self._segments} segments in {format_clock(elapsed)}"
+        if not self._counted[1] and self._value:
+            self._counted = time.monotonic(), self._value
+        if self._stage:
+            self._show_left()
+
+    def _show_left(self) -> None:
+        """The segment, what is done with it, and the time left."""
+        (since, before), text = (
+            self._counted,
+            f"segment {self._segment + 1} of {self._segments}, {self._stage}",
+        )
+        if (counted := self._value - before) > 0:
+            left = (time.monotonic() - since) / counted * (self._bar.total - self._value)
+            text += f", {format_clock(left)} left"
         show_text(text)
 
 
