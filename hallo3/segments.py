@@ -89,3 +89,12 @@ def trial_segment(own: SegmentConfig) -> SegmentConfig:
     times = min(-(-TRIAL_PIXELS // smallest), largest)
     height, width = (side // largest * times for side in (own.height, own.width))
     return replace(own, frames=min(own.frames, TRIAL_FRAMES), height=height, width=width)
+
+
+PROGRAM_BYTES = 700 << 20  # of RAM, for Python, torch and the libraries
+FRAME_COPIES = 4  # how often a segment's frames are in RAM at the same time, in float32
+
+
+def base_ram(config: SegmentConfig) -> int:
+    """Bytes of RAM that a run takes beside its networks."""
+    return PROGRAM_BYTES + FRAME_COPIES * 3 * 4 * config.frames * config.height * config.width

@@ -18,7 +18,7 @@ from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
 from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.media.video import VideoEncoding
-from ..hallo3.segments import plan_segments
+from ..hallo3.segments import base_ram, plan_segments
 from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, to_picture, to_recording
 from .extrapolate import jobs_folder
@@ -81,7 +81,7 @@ class Hallo3Plan(io.ComfyNode):
             segment.shape,
             size,
             codec,
-            weights=WEIGHT_BYTES[model],
+            ram=base_ram(segment) + WEIGHT_BYTES[model],
             features=config.audio.layers * config.audio.channels * 4,
             keep_pixels=images,
             throughput=read_throughput(jobs, key),

@@ -4,10 +4,12 @@ ComfyUI's models."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import SegmentConfig
+from ..errors import CheckpointError
 from ..face.photo import FACE_DIRS
 from .source import DEEPSPEED, CheckpointSource, open_source
 
@@ -41,6 +43,7 @@ RELEASE = {
     "text_encoder": ReleasedComponent((f"{_T5}/*",), "text_encoders", 4_762_310_656),
     "speech_encoder": ReleasedComponent((f"{_WAV2VEC2}/*",), "audio_encoders", 94_370_944),
 }
+LARGE_BYTES = 1_000_000_000  # smaller weights are loaded whole, without a plan
 CHECKPOINT_SIZE = 29_102_061_824  # of both networks in one file, at least: with frozen tensors it is larger
 
 
@@ -120,6 +123,19 @@ class ModelFolder:
     def vocals(self) -> Path | None:
         places = (self.path / place for place in VOCALS)
         return self.given.get("vocals") or next((place for place in places if place.is_file()), None)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it matters where the model's weights are. Raises ``CheckpointError``."""
+        return self.open("transformer").size > LARGE_BYTES
+
+    def measure(self) -> int:
+        """Bytes of all weights that are there."""
+        sizes: dict[Path, int] = {}  # two components may share a file
+        for part in RELEASE:
+            with suppress(CheckpointError):
+                sizes[self.find(part)] = self.open(part).size
+        return sum(sizes.values())
 
     def open(self, part: str) -> CheckpointSource:
         """A component's files, opened again only if they were replaced. Raises ``CheckpointError``."""

@@ -22,14 +22,15 @@ from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
+from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
+from .memory import check_vram, plan_run_memory
 from .options import AnimateOptions
 from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
-from .vram import check_vram, plan_run_memory
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
 SPEECH_DIR = "speech"  # of an unfinished job: the recording's features
@@ -42,6 +43,8 @@ def run_animate(options: AnimateOptions) -> None:
         return
     started, request = time.monotonic(), read_request(options)
     check_vram(request)
+    if request.device.type == "cpu" and request.files.is_large and not options.plan:  # before files are read
+        request = plan_run_memory(request)
     if options.preview is not None:
         write_picture(request.subject.preview(), options.preview)
     if options.plan:
@@ -191,12 +194,15 @@ def _print_plan(request: AnimateRequest) -> None:
     attention, memory = request.attention.title, request.memory
     summary = summarize_run(request.model_name, request.plan, request.settings, request.size, attention)
     estimate = request.estimate(len(request.plan))
+    rate = measure_read_rate(request.files.open("transformer").files[0].path) if memory else 0.0
     if options.json:
         facts = summary.as_dict() | asdict(estimate) | {"disk": estimate.disk}
         facts |= {"refused": refusal} if refusal else {}
-        facts |= {"vram": memory.as_dict()} if memory else {}
+        facts |= {"vram": memory.as_dict() | {"read_rate": rate}} if memory else {}
         print(json.dumps(facts))
     else:
-        texts = [summary.text(), estimate.text(), *([memory.text()] if memory else []), refusal]
+        texts = [summary.text(), estimate.text()]
+        texts += [memory.reads(rate), memory.text()] if memory else []
+        texts.append(refusal)
         print("\n".join(filter(None, texts)))
     check_disk(estimate, request.jobs)

@@ -18,10 +18,10 @@ from ..messages import logger
 from ..models import Models
 from ..noise import make_noise
 from ..pipeline import LocalRenderer, encode_prompt, extract_identity
+from .memory import limit_gpu_memory
 from .progress import WorkClock
 from .request import AnimateRequest
 from .speech import SpeechFeatures
-from .vram import limit_gpu_memory
 
 
 class RunNetworks:
@@ -38,6 +38,7 @@ class RunNetworks:
         request = self._request
         if request.options.model.resolve() == FOLDER:
             logger.warning("the built-in model knows drawn faces only, not photographs.")
+        by_hand = request.memory is not None and request.memory.manual and request.device.type != "cpu"
         if request.device.type == "cuda":
             limit_gpu_memory(request)
         return load_models(
@@ -45,7 +46,7 @@ class RunNetworks:
             request.device,
             request.precision,
             offload=request.offload,
-            memory=request.memory,
+            memory=None if by_hand else request.memory,
             attention=request.attention.attend,
             kernels=request.kernels.kernels,
             verifier=request.verifier,

@@ -4,7 +4,6 @@ loaded."""
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..checkpoints.load import read_model_config, verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENTS, Hallo3Config
-from ..errors import AudioError, CheckpointError, InputError
+from ..errors import AudioError, InputError
 from ..face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME
 from ..face.mediapipe import get_landmark_version
 from ..face.scrfd import DETECTOR_FILENAME
@@ -32,8 +31,9 @@ from ..messages import logger
 from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernels
 from ..offload.budget import MemoryPlan
+from ..offload.system_memory import choose_cpu_precision
 from ..quantization import Precision, check_device, get_precision
-from ..segments import SegmentPlan, plan_segments, trial_segment
+from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
@@ -110,8 +110,8 @@ class AnimateRequest:
 
     @property
     def offload(self) -> str:
-        default = "blocks" if self.options.low_memory and self.device.type != "cpu" else "none"
-        return self.options.offload or default
+        low_memory = "disk" if self.device.type == "cpu" else "blocks"
+        return self.options.offload or (low_memory if self.options.low_memory else "none")
 
     @property
     def jobs(self) -> Path:
@@ -159,19 +159,14 @@ class AnimateRequest:
         return throughput_key(self.model_name, device, evaluations, self.size, self.encoding, cache)
 
     def estimate(self, segments_left: int) -> RunEstimate:
-        audio, weights = self.config.audio, 0
-        if self.memory is not None:
-            weights = self.memory.ram
-        else:
-            for component in COMPONENTS:
-                with suppress(CheckpointError):
-                    weights += self.files.open(component).size
+        audio, segment, memory = self.config.audio, self.config.segment, self.memory
+        ram = memory.ram if memory else base_ram(segment) + self.files.measure()
         return estimate_run(
             self.plan,
-            self.config.segment.shape,
+            segment.shape,
             self.size,
             self.encoding.codec,
-            weights=weights,
+            ram=ram,
             features=audio.layers * audio.channels * 4 if segments_left else 0,
             segments_left=segments_left,
             throughput=read_throughput(self.jobs, self.throughput_key),
@@ -297,9 +292,6 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
             expected=" or ".join(name for name, is_available in available.items() if is_available),
             fix="choose one of these, or remove --device",
         )
-    dtype = options.dtype if options.dtype != "auto" else "fp32" if device.type == "cpu" else "bf16"
-    precision = get_precision(dtype)
-    check_device(precision, device)
     built_in = options.model.resolve() == FOLDER and not options.files
     settings = settings_for(
         config.defaults,
@@ -308,6 +300,17 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         sampler=options.sampler,
         seed=options.seed,
     )
+    settings = replace(
+        _approximate(settings, options, tested=built_in),
+        posterior=options.posterior,
+        passes="layer-major" if options.low_memory else "batched",
+        on_access=options.low_memory,
+    )
+    dtype = options.dtype if options.dtype != "auto" else "bf16"
+    if (options.dtype, device.type, options.vram) == ("auto", "cpu", None):  # --vram plans for a GPU
+        dtype = choose_cpu_precision(files, config, settings) if files.is_large else "fp32"
+    precision = get_precision(dtype)
+    check_device(precision, device)
     separator = None
     if options.vocals == IN_MODEL_FOLDER:
         separator = Separator(files.vocals or files.path / VOCALS[0])
@@ -323,12 +326,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         options=options,
         files=files,
         config=config,
-        settings=replace(
-            _approximate(settings, options, tested=built_in),
-            posterior=options.posterior,
-            passes="layer-major" if options.low_memory else "batched",
-            on_access=options.low_memory,
-        ),
+        settings=settings,
         subject=read_subject(options, files, config),
         stats=stats,
         plan=plan_segments(samples, config.segment),

@@ -20,10 +20,6 @@ THROUGHPUT_FILENAME = "pace.json"
 MAX_THROUGHPUT_KEYS = 200
 """The oldest are forgotten."""
 FLOAT_BYTES = 4
-PROGRAM_BYTES = 700 << 20
-"""What Python, torch and the libraries take."""
-FRAME_COPIES = 4
-"""How often a segment's frames are in memory at the same time."""
 BITS_PER_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
 """Of encoded video if no earlier run tells: talking heads at the default quality, a high estimate."""
 CONTAINER_BYTES, SEGMENT_FILE_BYTES = 1000, 4096
@@ -166,21 +162,21 @@ def estimate_run(
     size: tuple[int, int],
     codec: str,
     *,
-    weights: int,
+    ram: int,
     features: int,
     segments_left: int | None = None,
     keep_pixels: bool = False,
     throughput: Throughput | None = None,
 ) -> RunEstimate:
-    """Estimate a run whose video is ``size`` (width, height). ``weights`` bytes are held in memory,
-    ``features`` bytes are kept per frame of speech; ``segments_left`` defaults to all."""
+    """Estimate a run whose video is ``size`` (width, height). ``ram`` bytes are needed, whatever its
+    length; ``features`` bytes are kept per frame of speech; ``segments_left`` defaults to all."""
     width, height = size
     frame = BITS_PER_PIXEL[codec] * width * height / 8 + 40
     if throughput is not None:
         frame = throughput.frame_bytes
     video = int(plan.frames * (frame + CONTAINER_BYTES))
     frame_floats = 3 * shape.height * shape.width * FLOAT_BYTES
-    motion, segment = plan.config.motion_frames * frame_floats, plan.config.frames * frame_floats
+    motion = plan.config.motion_frames * frame_floats
     pixels = plan.frames * frame_floats if keep_pixels else 0
     left = len(plan) if segments_left is None else segments_left
     return RunEstimate(
@@ -188,7 +184,7 @@ def estimate_run(
         frames=plan.frames,
         job=2 * video + len(plan) * (motion + SEGMENT_FILE_BYTES) + plan.frames * features + pixels,
         video=video,
-        memory=PROGRAM_BYTES + weights + segment * FRAME_COPIES + pixels,
+        memory=ram + pixels,
         render_seconds=None if throughput is None else throughput.seconds * left,
         measured=throughput is not None,
         grows=keep_pixels,

@@ -1,4 +1,5 @@
-"""How a run fits a limit of GPU memory: arithmetic, done before anything is loaded, without a GPU.
+"""How a run fits a limit of GPU memory, or on a CPU the RAM: arithmetic, done before anything is loaded,
+without a GPU.
 
 ``RESERVE_BYTES`` and ``FRAGMENTATION`` of the limit stay free. Configurations are tried from the fastest to
 the smallest, and the first that fits is used:
@@ -9,19 +10,22 @@ the smallest, and the first that fits is used:
    layer;
 4. the same with audio conditions projected on access; then with the modulations of the steps on access too.
 
-Decodes are tried with caches on the device and a growing number of strips, then with caches in RAM.
+Decodes are tried with caches on the device and a growing number of strips, then with caches in RAM. On a CPU
+there is one memory: weights are in RAM or on disk, and blocks that fit stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
-from ..quantization import PRECISIONS
-from ..units import GB, format_bytes
+from ..quantization import PRECISIONS, Precision
+from ..segments import base_ram
+from ..units import GB, format_bytes, format_duration
 from ..vae.causal_conv import DecodePlan
+from ..vae.decode_memory import decode_bytes
 from .estimate import (
     DEVICE,
     DISK,
@@ -37,21 +41,44 @@ from .estimate import (
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
 RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
-OTHER_RAM_BYTES = 3 * GB  # beside the transformer's weights: Python, PyTorch, frames, caches of a decode
-MAX_RAM_SHARE = 0.85
+CUDA_RAM_RESERVE = 0.05  # share that stays free
+CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
+RAM_RESERVE = 0.05  # share that stays free
+CPU_DECODE_PLANS = tuple(DecodePlan(strips, "device") for strips in (1, 2, 4, 8, 16))
 DECODE_PLANS = tuple(
     DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
+)
+COMPONENT_OF = {
+    "prompt": "text_encoder",
+    "reference": "reference",
+    "prepare": "transformer",
+    "listen": "transformer",
+}
+"""What a stage before the first step reads, if it streams from disk."""
+SMALLEST = OffloadConfig(
+    home=DISK,
+    resident=0,
+    passes="layer-major",
+    on_access=True,
+    steps_on_access=True,
+    decode=DECODE_PLANS[-1],
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """A configuration that fits ``limit`` bytes, and its stages; ``ram`` bytes of weights are held in RAM."""
+    """A configuration that fits ``limit`` bytes of a GPU, or of RAM ``on_cpu``, and its stages. The run takes
+    ``ram`` bytes of RAM; it reads ``read`` bytes of weights before the first step, and ``read_per_step``. A
+    ``manual`` plan is what options ask for."""
 
     limit: int
     offload: OffloadConfig
     stages: tuple[StagePlan, ...]
     ram: int
+    read: int
+    read_per_step: int
+    on_cpu: bool = False
+    manual: bool = False
 
     @property
     def peak(self) -> int:
@@ -66,19 +93,24 @@ class MemoryPlan:
     def as_dict(self) -> dict[str, Any]:
         return {
             "ceiling": self.limit,
-            "host": self.ram,
-            "reserve": self.limit - usable_bytes(self.limit),
+            "reserve": 0 if self.on_cpu else self.limit - usable_bytes(self.limit),
+            "ram": self.ram,
+            "read": self.read,
+            "read_per_step": self.read_per_step,
             "peak": self.peak,
             "arrangement": self.offload.as_dict(),
             "stages": [stage.as_dict() for stage in self.stages],
         }
 
     def text(self) -> str:
-        usable = format_bytes(usable_bytes(self.limit))
-        lines = [
-            f"GPU memory limit {format_bytes(self.limit)}: {usable} for the run, the rest is a reserve",
-            "stage      peak GB  weights  conditions  activations  on the GPU",
-        ]
+        if self.on_cpu:
+            title, column = f"RAM for this run {format_bytes(self.limit)}", "where"
+        else:
+            usable, column = format_bytes(usable_bytes(self.limit)), "on the GPU"
+            title = (
+                f"GPU memory limit {format_bytes(self.limit)}: {usable} for the run, the rest is a reserve"
+            )
+        lines = [title, f"stage      peak GB  weights  conditions  activations  {column}"]
         for stage in self.stages:
             weights, conditions, activations = (
                 f"{count / GB:.2f}" for count in (stage.weights, stage.conditions, stage.activations)
@@ -88,6 +120,15 @@ class MemoryPlan:
                 f"{stage.text}"
             )
         return "\n".join(lines)
+
+    def reads(self, rate: float) -> str:
+        """What is read from disk and how long that takes at ``rate`` bytes per second."""
+        first, step = (
+            f"{format_bytes(count)} ({format_duration(count / rate)})"
+            for count in (self.read, self.read_per_step)
+        )
+        later = f", {step} per step" if self.read_per_step else ""
+        return f"reads     {first} of weights before the first step{later}, at {format_bytes(round(rate))}/s"
 
     def line(self) -> str:
         sample, decode = self.stage("sample"), self.stage("decode")
@@ -103,44 +144,158 @@ def usable_bytes(limit: int) -> int:
 
 
 def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int, ram: int) -> MemoryPlan:
-    """The fastest configuration for bytes of GPU memory and RAM. Raises ``InputError`` if nothing fits."""
-    usable, total = usable_bytes(limit), sizes.transformer.total
-    home = RAM if total + OTHER_RAM_BYTES <= MAX_RAM_SHARE * ram else DISK
-    for config in _configs(sizes, requirements, home, usable):
-        for decode in DECODE_PLANS:
-            if config.home == DEVICE and decode.caches != "device":
-                break  # decoding would lose what resident weights gain
-            offload = replace(config, decode=decode)
-            stages = plan_stages(sizes, requirements, offload)
-            if max(stage.total for stage in stages) <= usable:
-                in_ram = total if offload.home == RAM else sizes.transformer.once.total
-                return MemoryPlan(limit=limit, offload=offload, stages=stages, ram=in_ram)
+    """The fastest configuration for bytes of GPU memory and RAM; weights are in RAM if they fit. Raises
+    ``InputError`` if nothing fits."""
+    usable, needed = usable_bytes(limit), 0
+    for home in (RAM, DISK):
+        found = _fit(sizes, requirements, home, usable, DECODE_PLANS)
+        if found is not None:
+            needed = _gpu_run_ram(sizes, requirements, *found)
+            if needed <= ram * (1 - RAM_RESERVE):
+                return _plan(sizes, found, limit, needed)
+    if needed:
+        raise _ram_error(ram, needed, requirements)
     least, stage = min_limit(sizes, requirements)
-    precision, smaller = requirements.precision, list[str]()
-    for name in ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights):
-        other = measure_sizes(sizes.config, PRECISIONS[name], sizes.text, sizes.speech)
-        if min_limit(other, replace(requirements, precision=PRECISIONS[name]))[0] <= limit:
-            smaller.append(name)
+    smaller = [
+        name
+        for name in _smaller_precisions(requirements.precision)
+        if min_limit(*_in_precision(sizes, requirements, name))[0] <= limit
+    ]
     raise InputError(
         "The run does not fit the GPU memory limit.",
         found=format_bytes(limit),
-        expected=f"at least {format_bytes(least)} in {precision.name}, for the stage {stage}",
+        expected=f"at least {format_bytes(least)} in {requirements.precision.name}, for the stage {stage}",
         fix="allow more" + f", or use {' or '.join(smaller)}" * bool(smaller),
     )
 
 
+def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: int) -> MemoryPlan:
+    """The same for a CPU: all weights in RAM, or those that fit. Raises ``InputError`` if nothing fits."""
+    outside = base_ram(sizes.config.segment)
+    usable = round(ram * (1 - RAM_RESERVE)) - outside
+    found = _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, keep=True)
+    if found is not None:
+        return _plan(sizes, found, ram, outside + max(stage.total for stage in found[1]), on_cpu=True)
+    smallest = replace(SMALLEST, decode=CPU_DECODE_PLANS[-1])
+    peak = max(stage.total for stage in plan_stages(sizes, requirements, smallest))
+    raise _ram_error(ram, round((peak + outside) / (1 - RAM_RESERVE)) + 1, requirements)
+
+
 def min_limit(sizes: ModelSizes, requirements: MemoryRequirements) -> tuple[int, str]:
     """The smallest limit that a run fits, and the stage that decides it."""
-    smallest = OffloadConfig(
-        home=DISK,
-        resident=0,
-        passes="layer-major",
-        on_access=True,
-        steps_on_access=True,
-        decode=DECODE_PLANS[-1],
-    )
-    largest = max(plan_stages(sizes, requirements, smallest), key=lambda stage: stage.total)
+    largest = max(plan_stages(sizes, requirements, SMALLEST), key=lambda stage: stage.total)
     return round((largest.total + RESERVE_BYTES) / (1 - FRAGMENTATION)) + 1, largest.name
+
+
+def _fit(
+    sizes: ModelSizes,
+    requirements: MemoryRequirements,
+    home: str,
+    usable: int,
+    decodes: Sequence[DecodePlan],
+    *,
+    keep: bool = False,
+) -> tuple[OffloadConfig, tuple[StagePlan, ...]] | None:
+    """The fastest configuration whose stages fit, and them."""
+    for config in _configs(sizes, requirements, home, usable):
+        for decode in decodes:
+            if config.home == DEVICE and decode.caches != "device":
+                break  # decoding would lose what resident weights gain
+            offload = replace(config, decode=decode, keep=keep and config.home != DEVICE)
+            stages = plan_stages(sizes, requirements, offload)
+            if max(stage.total for stage in stages) <= usable:
+                return offload, stages
+    return None
+
+
+def plan_manual(
+    sizes: ModelSizes,
+    requirements: MemoryRequirements,
+    offload: OffloadConfig,
+    ram: int,
+    *,
+    limit: int,
+    on_cpu: bool,
+) -> MemoryPlan:
+    """What a configuration takes that was chosen by hand. Raises ``InputError`` if RAM does not suffice."""
+    found = offload, plan_stages(sizes, requirements, offload)
+    if on_cpu:
+        needed = base_ram(sizes.config.segment) + max(stage.total for stage in found[1])
+    else:
+        needed = _gpu_run_ram(sizes, requirements, *found)
+    if needed > ram * (1 - RAM_RESERVE):
+        raise _ram_error(
+            ram, needed, requirements, "remove --offload and --low-memory: the run is planned then"
+        )
+    return replace(_plan(sizes, found, limit, needed, on_cpu=on_cpu), manual=True)
+
+
+def _plan(
+    sizes: ModelSizes,
+    found: tuple[OffloadConfig, tuple[StagePlan, ...]],
+    limit: int,
+    ram: int,
+    *,
+    on_cpu: bool = False,
+) -> MemoryPlan:
+    offload, stages = found
+    read = {"speech_encoder": sizes.speech_encoder, "vae": sizes.vae}
+    read["transformer"] = 0 if offload.home == DISK else sizes.transformer.total
+    for stage in stages:
+        if stage.name in COMPONENT_OF and stage.origin == DISK:
+            component = COMPONENT_OF[stage.name]
+            read[component] = read.get(component, 0) + stage.streamed
+    per_step = sum(stage.streamed for stage in stages if (stage.name, stage.origin) == ("sample", DISK))
+    return MemoryPlan(
+        limit=limit,
+        offload=offload,
+        stages=stages,
+        ram=ram,
+        read=round(sum(size * sizes.stored.get(name, 1) for name, size in read.items())),
+        read_per_step=round(per_step * sizes.stored.get("transformer", 1)),
+        on_cpu=on_cpu,
+    )
+
+
+def _gpu_run_ram(
+    sizes: ModelSizes, requirements: MemoryRequirements, offload: OffloadConfig, stages: Sequence[StagePlan]
+) -> int:
+    """RAM of a run on a GPU: weights at home there, groups on their way, reference features, caches."""
+    weights = sizes.transformer.total if offload.home == RAM else 0
+    moving = 3 * max(sizes.transformer.blocks.largest, sizes.reference.blocks.largest)
+    moving = max(moving, sizes.transformer.once.total, sizes.text_encoder.once.total)
+    features = next((stage.conditions for stage in stages if stage.name == "reference"), 0)
+    config, number = sizes.config, requirements.precision.compute.itemsize
+    with_caches, without = (
+        decode_bytes(config.vae, config.segment.shape.latent, replace(offload.decode, caches=place), number)
+        for place in ("device", "host")
+    )
+    caches = with_caches - without if offload.decode.caches == "host" else 0
+    return base_ram(config.segment) + CUDA_PROGRAM_BYTES + weights + moving + features + caches
+
+
+def _ram_error(
+    ram: int, needed: int, requirements: MemoryRequirements, fix: str = "close other programs, try --trial"
+) -> InputError:
+    smaller = _smaller_precisions(requirements.precision)
+    return InputError(
+        "The run does not fit the memory of this computer.",
+        found=f"{format_bytes(ram)} of RAM that other programs leave",
+        expected=f"at least {format_bytes(needed)} in {requirements.precision.name}",
+        fix=fix + f", or use {' or '.join(smaller)}" * bool(smaller),
+    )
+
+
+def _smaller_precisions(precision: Precision) -> list[str]:
+    return ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights)
+
+
+def _in_precision(
+    sizes: ModelSizes, requirements: MemoryRequirements, name: str
+) -> tuple[ModelSizes, MemoryRequirements]:
+    precision = PRECISIONS[name]
+    other = measure_sizes(sizes.config, precision, sizes.text, sizes.speech)
+    return other, replace(requirements, precision=precision)
 
 
 def _configs(

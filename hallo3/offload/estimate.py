@@ -7,16 +7,21 @@ decode in ``vae/decode_memory.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.load import build_on_meta
-from ..config import Hallo3Config, to_dict
+from ..checkpoints.component import find_component
+from ..checkpoints.load import build_on_meta, get_config
+from ..checkpoints.locate import ModelFolder
+from ..config import SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
+from ..errors import CheckpointError
 from ..model.transformer import Trunk
 from ..quantization import Precision
 from ..units import format_bytes
@@ -65,7 +70,8 @@ class ComponentSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """Bytes of a model's weights in a precision, and the configurations that they follow from."""
+    """Bytes of a model's weights in a precision, and the configurations that they follow from. ``stored``:
+    bytes in a component's file per byte in memory."""
 
     config: Hallo3Config
     text: Mapping[str, Any]
@@ -75,6 +81,7 @@ class ModelSizes:
     text_encoder: ComponentSizes
     vae: int
     speech_encoder: int
+    stored: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def measure_sizes(
@@ -112,6 +119,22 @@ def measure_sizes(
         vae=count((*vae.parameters(), *vae.buffers())) * precision.compute.itemsize,
         speech_encoder=count((*wav2vec2.parameters(), *wav2vec2.buffers())) * torch.float32.itemsize,
     )
+
+
+def measure_folder(files: ModelFolder, config: Hallo3Config, precision: Precision) -> ModelSizes:
+    """Sizes of a model folder's networks; the released model's T5 and wav2vec2 where they are missing. Raises
+    ``CheckpointError``."""
+    configs = {"text_encoder": TEXT_ENCODERS["hallo3"], "speech_encoder": SPEECH_ENCODERS["hallo3"]}
+    stored: dict[str, float] = {}
+    for part in ("transformer", "reference", "vae", *configs):
+        with suppress(CheckpointError):
+            component = find_component(files.open(part), part)
+            if part in configs:
+                configs[part] = get_config(component)
+            largest = max(component.assemblies, key=lambda name: math.prod(component.assemblies[name].shape))
+            stored[part] = component.dtype(largest).itemsize / precision.compute.itemsize
+    sizes = measure_sizes(config, precision, configs["text_encoder"], configs["speech_encoder"])
+    return replace(sizes, stored=stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,19 +238,29 @@ class TensorSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRequirements:
-    """``branches`` of guidance are evaluated in each of ``steps``."""
+    """``branches`` of guidance are evaluated in each of ``steps``. Without a ``prompt`` T5 is not needed,
+    without a ``portrait`` (but a saved identity) the reference network is not."""
 
     precision: Precision
     steps: int
     branches: int
     fused: bool = False
+    prompt: bool = True
+    portrait: bool = True
+
+    @property
+    def skipped(self) -> set[str]:
+        """Names of the stages that do not run."""
+        prompt, portrait = ("prompt",), ("portrait", "reference")
+        return {*prompt[self.prompt :], *portrait[2 * self.portrait :]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffloadConfig:
     """Where weights and conditions are. ``home`` of the transformer's weights: if it is the "device", all of
     them and the VAE stay there; otherwise ``resident`` blocks stay on the device while a segment is sampled,
-    and the others are streamed. ``passes`` and both ``on_access`` are fields of ``Settings``."""
+    and the others are streamed; with ``keep`` they stay between segments too. ``passes`` and both
+    ``on_access`` are fields of ``Settings``."""
 
     home: str
     resident: int
@@ -235,6 +268,7 @@ class OffloadConfig:
     on_access: bool = False
     steps_on_access: bool = False
     decode: DecodePlan = DEFAULT_PLAN
+    keep: bool = False
 
     @property
     def label(self) -> str:
@@ -245,7 +279,8 @@ class OffloadConfig:
 
     def as_dict(self) -> dict[str, Any]:
         facts = asdict(self)
-        return {"home": facts.pop("home"), "staying": facts.pop("resident"), **facts}
+        keep = {"keep": True} if facts.pop("keep") else {}
+        return {"home": facts.pop("home"), "staying": facts.pop("resident"), **facts, **keep}
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,9 +378,12 @@ def plan_stages(
         "sample": step_streamed * (2 if offload.passes == "sequential" else 1),
     }
     descriptions = _describe_stages(offload, requirements.branches, weights.blocks.count, streamed_blocks)
-    if offload.home == DEVICE:  # beside the transformer and the VAE, which stay
+    if offload.keep:
+        kept = (weights.blocks.count - streamed_blocks) * weights.blocks.largest
+        on_device |= {name: on_device[name] + kept for name in ("encode", "listen", "decode")}
+    if offload.home == DEVICE:  # the transformer and the VAE stay, once they are loaded
         whole = weights.total + vae
-        beside = {"speech": 0, "prompt": whole, "reference": whole}
+        beside = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae}
         on_device = {name: on_device[name] + beside[name] if name in beside else whole for name in on_device}
         streamed = {name: streamed[name] for name in ("prompt", "reference")}
     return tuple(
@@ -359,6 +397,7 @@ def plan_stages(
             "" if name not in streamed else DISK if name in ("prompt", "reference") else offload.home,
         )
         for name in on_device
+        if name not in requirements.skipped
     )
 
 
@@ -379,7 +418,6 @@ def _describe_stages(offload: OffloadConfig, branches: int, blocks: int, streame
     }
     if offload.home == DEVICE:
         everything = "transformer and VAE resident"
-        descriptions |= dict.fromkeys(("portrait", "prepare", "encode", "listen"), everything)
-        descriptions |= {name: f"{descriptions[name]}, {everything}" for name in ("prompt", "reference")}
+        descriptions |= dict.fromkeys(("prepare", "encode", "listen"), everything)
         descriptions["sample"] = f"everything resident, {passes}"
     return descriptions

@@ -10,7 +10,15 @@ from typing import cast
 import psutil
 import torch
 
-from .budget import CONTEXT_BYTES
+from ..checkpoints.locate import ModelFolder
+from ..config import Hallo3Config
+from ..errors import InputError
+from ..messages import logger
+from ..quantization import PRECISIONS
+from ..settings import Settings
+from ..units import format_bytes
+from .budget import CONTEXT_BYTES, plan_cpu_memory
+from .estimate import DEVICE, MemoryRequirements, measure_folder
 
 ROOT = Path("/")
 GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1
@@ -33,6 +41,19 @@ def unused_bytes(root: Path = ROOT) -> int:
 def available_bytes(root: Path = ROOT) -> int:
     """RAM that this process may use, with what it has: what other programs and the container leave."""
     return min(ram_bytes(root), unused_bytes(root) + psutil.Process().memory_info().rss)
+
+
+def choose_cpu_precision(files: ModelFolder, config: Hallo3Config, settings: Settings) -> str:
+    """fp32, or bf16 where all weights in fp32 do not fit RAM: all of it, not what is free now, because a job
+    is resumed in its own precision."""
+    precision, ram = PRECISIONS["fp32"], ram_bytes()
+    requirements = MemoryRequirements(precision=precision, steps=settings.steps, branches=settings.branches)
+    with suppress(InputError):
+        plan = plan_cpu_memory(measure_folder(files, config, precision), requirements, ram)
+        if plan.offload.home == DEVICE:
+            return "fp32"
+    logger.warning(f"computing in bf16: fp32 needs more than the {format_bytes(ram)} of RAM of this computer")
+    return "bf16"
 
 
 def free_bytes(device: torch.device) -> int:

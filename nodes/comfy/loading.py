@@ -28,7 +28,7 @@ from ...hallo3.checkpoints.verify import FileVerifier, examined_path
 from ...hallo3.config import Hallo3Config, from_dict, to_dict
 from ...hallo3.errors import InputError
 from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
-from ...hallo3.offload.budget import MAX_RAM_SHARE
+from ...hallo3.offload.budget import RAM_RESERVE
 from ...hallo3.offload.streaming import StreamedModule, group_tensors, ungrouped_tensors
 from ...hallo3.offload.system_memory import unused_bytes
 from ...hallo3.offload.weight_store import split_groups, store_on_disk
@@ -108,7 +108,7 @@ def _fit_memory(weights: Weights, dtype: torch.dtype, free_choice: bool) -> tupl
     """The type to keep weights in, and whether they stay in their mapped file: ComfyUI's copy, on a CPU in
     float32, may not fit. Raises ``InputError`` if a copy is needed that does not fit."""
     state, in_file = weights.state.values(), weights.component is None
-    room, stored = round(MAX_RAM_SHARE * unused_bytes()), comfy.utils.weight_dtype(weights.state)
+    room, stored = round((1 - RAM_RESERVE) * unused_bytes()), comfy.utils.weight_dtype(weights.state)
     whole = sum(tensor.numel() for tensor in state) * dtype.itemsize
     if whole <= room:
         return dtype, False

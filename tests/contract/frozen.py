@@ -104,6 +104,7 @@ class Bench:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert self._main("animate", *words, "--plan", "--json", *flags) == 0
         plan: dict[str, Any] = json.loads(out.getvalue())
+        plan.get("vram", {}).pop("read_rate", None)
         for stage in plan.get("vram", {}).get("stages", ()):
             del stage["says"]  # for people
         return plan

@@ -1,6 +1,7 @@
 """Memory plans: they hold what is counted, fit their limit, and change no frame."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.ceilings import Rehearsal, full_size
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.offload.budget import MemoryPlan, min_limit, plan_memory, usable_bytes
+from hallo3.offload.budget import MemoryPlan, min_limit, plan_cpu_memory, plan_memory, usable_bytes
 from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, ModelSizes, OffloadConfig
 from hallo3.quantization import PRECISIONS
 from hallo3.units import GB
@@ -89,6 +90,40 @@ def test_the_smallest_limit_fits_and_less_is_refused(sizes: ModelSizes) -> None:
         plan_memory(sizes, requirements(), round(0.98 * least), 64 * GB)
 
 
+@pytest.mark.parametrize("name", ["bf16", "fp32"])
+def test_a_cpu_keeps_what_fits_in_ram(name: str) -> None:
+    sizes, needs, before = full_size(name), requirements(name), (-1, False)
+    with pytest.raises(InputError, match="does not fit the memory of this computer") as refused:
+        plan_cpu_memory(sizes, needs, 4 * GB)
+    assert "try --trial" in refused.value.fix
+    assert ("bf16" in refused.value.fix) == (name == "fp32")
+    least = float(refused.value.expected.split()[2])
+    for ram in (round((least + 0.06) * GB), 16 * GB, 24 * GB, 32 * GB, 64 * GB):
+        plan = plan_cpu_memory(sizes, needs, ram)
+        offload = plan.offload
+        assert plan.ram <= 0.95 * ram
+        assert (offload.home == DEVICE) != offload.keep
+        assert all(stage.origin != RAM for stage in plan.stages)
+        kept = offload.resident * sizes.transformer.blocks.largest if offload.keep else 0
+        assert plan.stage("decode").weights >= kept
+        assert (plan.read_per_step > 0) == (offload.resident < 42)
+        assert before <= (offload.resident, offload.home == DEVICE)
+        before = offload.resident, offload.home == DEVICE
+    assert before[1]
+    with pytest.raises(InputError, match="does not fit the memory of this computer"):
+        plan_cpu_memory(sizes, needs, round((least - 0.06) * GB))
+
+
+def test_what_does_not_run_is_not_planned(sizes: ModelSizes) -> None:
+    all_stages = plan_cpu_memory(sizes, requirements(), 32 * GB)
+    needs = replace(requirements(), prompt=False, portrait=False)
+    fewer = plan_cpu_memory(replace(sizes, stored={"vae": 2.0}), needs, 32 * GB)
+    names = {stage.name for stage in all_stages.stages} - {stage.name for stage in fewer.stages}
+    assert names == {"prompt", "portrait", "reference"}
+    skipped = sizes.text_encoder.total + sizes.reference.blocks.total + sizes.reference.modulations.total
+    assert all_stages.read - fewer.read == skipped - sizes.vae
+
+
 @pytest.mark.parametrize(
     ("name", "limit", "fix"),
     [
@@ -106,7 +141,7 @@ def test_a_refusal_offers_precisions_that_fit(name: str, limit: float, fix: str)
 def test_weights_stream_from_disk_if_ram_is_small(sizes: ModelSizes) -> None:
     large, small = (plan_memory(sizes, requirements(), 8 * GB, ram * GB) for ram in (64, 16))
     assert (large.offload.home, small.offload.home) == (RAM, DISK)
-    assert small.ram < large.ram < 18 * GB
+    assert small.ram < 8 * GB < 18 * GB < large.ram < 24 * GB
     assert "from disk" in small.line()
 
 
@@ -128,7 +163,7 @@ CONFIGS = [
 
 
 def plan_with(offload: OffloadConfig) -> MemoryPlan:
-    return MemoryPlan(limit=6 * GB, offload=offload, stages=(), ram=0)
+    return MemoryPlan(limit=6 * GB, offload=offload, stages=(), ram=0, read=0, read_per_step=0)
 
 
 @pytest.mark.parametrize("offload", CONFIGS, ids=lambda config: config.label)

@@ -4,21 +4,24 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from hallo3.cli import animate, vram
+from hallo3.checkpoints import locate
+from hallo3.cli import animate, memory
 from hallo3.cli import request as requests
 from hallo3.cli.request import AnimateRequest
 from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import KernelChoice
+from hallo3.offload import system_memory
 from hallo3.offload.budget import CONTEXT_BYTES
 from hallo3.offload.estimate import DEVICE
 from hallo3.units import GB
 from support.messages import expect_message
-from support.resume_runs import Command
+from support.resume_runs import Command, frames_of
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def command(command: Command) -> Command:
 
 
 def plan_memory(command: Command, *flags: str) -> AnimateRequest:
-    return vram.plan_run_memory(replace(command.request(*flags), device=torch.device("cuda")))
+    return memory.plan_run_memory(replace(command.request(*flags), device=torch.device("cuda")))
 
 
 def test_a_plan_is_shown_without_a_gpu(command: Command) -> None:
@@ -62,9 +65,9 @@ def test_invalid_limits_are_refused(command: Command, capfd: pytest.CaptureFixtu
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A CUDA device of 12 GB, 9 of them free: its kernels, and the ``limit`` that torch gets."""
     state: dict[str, Any] = {"kernels": KernelChoice(FUSED)}
-    monkeypatch.setattr(vram, "total_bytes", lambda _: 12 * GB)
-    monkeypatch.setattr(vram, "free_bytes", lambda _: 9 * GB)
-    monkeypatch.setattr(vram, "limit_torch", lambda limit, _: state.update(limit=limit))
+    monkeypatch.setattr(memory, "total_bytes", lambda _: 12 * GB)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 9 * GB)
+    monkeypatch.setattr(memory, "limit_torch", lambda limit, _: state.update(limit=limit))
     monkeypatch.setattr(requests, "choose_kernels", lambda *_: state["kernels"])
     return state
 
@@ -74,7 +77,7 @@ def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, An
     assert limited.memory.limit == 6 * GB
     unlimited = replace(command.request(), device=torch.device("cuda"))
     assert limited.throughput_key != unlimited.throughput_key
-    vram.limit_gpu_memory(limited)
+    memory.limit_gpu_memory(limited)
     assert gpu["limit"] == 6 * GB - CONTEXT_BYTES
     with pytest.raises(InputError, match="less memory than --vram"):
         plan_memory(command, "--vram", "13")
@@ -86,11 +89,11 @@ def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, An
 def test_the_default_plans_for_free_memory_and_enforces_nothing(command: Command, gpu: Any) -> None:
     free = plan_memory(command)
     assert (free.memory.limit, free.memory.offload.home) == (9 * GB, DEVICE)
-    vram.limit_gpu_memory(free)
+    memory.limit_gpu_memory(free)
     assert gpu["limit"] == 12 * GB
     for manual in (["--offload", "blocks"], ["--low-memory"]):
         assert plan_memory(command, *manual).memory is None
-    assert vram.plan_run_memory(command.request()).memory is None
+    assert memory.plan_run_memory(command.request()).memory is None
 
 
 def test_a_plan_is_for_the_kernels_that_run(command: Command, gpu: dict[str, Any]) -> None:
@@ -105,7 +108,7 @@ def test_a_plan_is_for_the_kernels_that_run(command: Command, gpu: dict[str, Any
 
 
 def test_a_plan_is_shown_if_the_gpu_is_full(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vram, "_limit_bytes", lambda request: round((request.options.vram or 0.4) * GB))
+    monkeypatch.setattr(memory, "_limit_bytes", lambda request: round((request.options.vram or 0.4) * GB))
     text = command.stdout("--plan")
     assert [part for part in ("segments", "does not fit", "Fix: allow more") if part not in text] == []
     assert "does not fit" in json.loads(command.stdout("--plan", "--json"))["refused"]
@@ -120,9 +123,29 @@ def test_a_finished_video_needs_no_gpu(command: Command, monkeypatch: pytest.Mon
     assert command() == 2, "there is something to render"
     assert command("--fresh") == 2
     assert not list(command.jobs.glob("*.old-*")), "a refused run sets nothing aside"
-    monkeypatch.setattr(animate, "plan_run_memory", vram.plan_run_memory)
+    monkeypatch.setattr(animate, "plan_run_memory", memory.plan_run_memory)
     assert command() == 0
     monkeypatch.setattr(animate, "plan_run_memory", refuse)
     assert "already rendered" in command.stderr()
     assert command("--redo", "1") == 2
     assert command(save_identity=command.video.with_name("i.safetensors")) == 2
+
+
+def test_a_large_model_is_planned_for_ram(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "LARGE_BYTES", 0)
+    text = command.stdout("--plan")
+    assert "RAM for this run" in text
+    assert "of weights before the first step, at" in text
+    assert command() == 0
+    frames = frames_of(command.video)
+    for flags in (["--offload", "disk"], ["--low-memory"], ["--offload", "blocks"]):
+        assert command(*flags, "--fresh") == 0
+        assert np.array_equal(frames_of(command.video), frames)
+    monkeypatch.setattr(system_memory, "ram_bytes", lambda *_: GB // 2)
+    assert "computing in bf16: fp32 needs more than the 500 MB of RAM" in command.stderr("--plan")
+    monkeypatch.setattr(memory, "available_bytes", lambda: GB // 2)
+    monkeypatch.setattr(requests, "verify_component", None)  # refused before anything is read
+    for flags, fix in (([], "try --trial"), (["--low-memory"], "remove --offload and --low-memory")):
+        refusal = command.stderr(*flags, "--dtype", "fp32", code=2)
+        assert "does not fit the memory of this computer" in refusal
+        assert fix in refusal

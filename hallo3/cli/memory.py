@@ -1,17 +1,15 @@
-"""``--vram``: fit a run into a limit of GPU memory, planned before it starts."""
+"""How a run fits this computer's memory, planned before it starts: ``--vram``, or the RAM for a CPU."""
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import replace
 
-from ..checkpoints.load import read_component_config
-from ..config import SPEECH_ENCODERS, TEXT_ENCODERS
-from ..errors import CheckpointError, InputError
+from ..errors import InputError
 from ..messages import logger
-from ..offload.budget import plan_memory
-from ..offload.estimate import MemoryRequirements, measure_sizes
+from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
+from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig, measure_folder
+from ..offload.placement import MANUAL_OFFLOADS
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization import PRECISIONS
 from ..units import GB, format_bytes
@@ -19,27 +17,35 @@ from .request import AnimateRequest
 
 
 def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
-    """The request with a memory plan, if there is a limit. Raises ``InputError`` if no plan fits."""
-    check_vram(request)
-    limit = _limit_bytes(request)
-    if limit is None:
+    """The request with a memory plan, if its model is large or GPU memory is limited. Raises ``InputError``
+    if the run does not fit."""
+    if request.memory is not None:
         return request
+    check_vram(request)
+    options, limit = request.options, _limit_bytes(request)
+    if limit is None and not (request.device.type in ("cpu", "cuda") and request.files.is_large):
+        return request
+    on_cpu = request.device.type == "cpu" and limit is None
     precision = request.precision
-    if request.device.type == "cpu" and request.options.dtype == "auto":  # a plan for a GPU, made without one
+    if request.device.type == "cpu" and not on_cpu and options.dtype == "auto":  # for a GPU, made without one
         precision = PRECISIONS["bf16"]
     requirements = MemoryRequirements(
         precision=precision,
         steps=request.settings.steps,
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
+        prompt=bool(options.prompt.strip()),
+        portrait=options.identity is None,
     )
-    text, speech = TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"]  # if the files are missing
-    with suppress(CheckpointError):
-        text = read_component_config(request.files.open("text_encoder"), "text_encoder")
-    with suppress(CheckpointError):
-        speech = read_component_config(request.files.open("speech_encoder"), "speech_encoder")
-    sizes = measure_sizes(request.config, precision, text, speech)
-    plan = plan_memory(sizes, requirements, limit, available_bytes())
+    sizes, available = measure_folder(request.files, request.config, precision), available_bytes()
+    if on_cpu and not _manual_options(request):
+        plan = plan_cpu_memory(sizes, requirements, available)
+    elif limit is None:
+        offload = _manual_config(request)
+        limit = available if on_cpu else total_bytes(request.device)
+        plan = plan_manual(sizes, requirements, offload, available, limit=limit, on_cpu=on_cpu)
+    else:
+        plan = plan_memory(sizes, requirements, limit, available)
     offload = plan.offload
     settings = replace(
         request.settings,
@@ -50,6 +56,17 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     planned = replace(request, memory=plan, settings=settings)
     planned.__dict__["kernels"] = request.kernels  # chosen once: their self-test compiles
     return planned
+
+
+def _manual_config(request: AnimateRequest) -> OffloadConfig:
+    """What ``--offload`` and ``--low-memory`` ask for. On a CPU there is one memory."""
+    settings, on_cpu = request.settings, request.device.type == "cpu"
+    whole = OffloadConfig(home=DEVICE if on_cpu else RAM, resident=request.config.trunk.layers, passes="")
+    offload = MANUAL_OFFLOADS.get(request.offload, whole)
+    if on_cpu:
+        offload = whole if offload.home == RAM else offload
+        offload = replace(offload, decode=replace(offload.decode, caches="device"))
+    return replace(offload, passes=settings.passes, on_access=settings.on_access)
 
 
 def limit_gpu_memory(request: AnimateRequest) -> None:
