@@ -50,9 +50,7 @@ def test_nothing_recognised_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
 BROKEN = b'{"tensors": {', bytes(range(256)), b"[1, 2]", b'{"tensors": null}', b'{"cases": {}}'
 
 
-def test_broken_descriptions_do_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_descriptions_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy_goldens(tmp_path, "sampler_toy_8steps")
     for number, content in enumerate(BROKEN):
         (tmp_path / f"{number}.json").write_bytes(content)

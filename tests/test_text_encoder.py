@@ -103,17 +103,13 @@ def test_t5_s_pieces_are_those_of_transformers(tmp_path: Path) -> None:
         ("tokenizer.json", b"{", "cannot be read"),
     ],
 )
-def test_a_tokenizer_that_cannot_be_used_is_refused(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_an_unusable_tokenizer_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         make_tokenizer("t5", 32128, tmp_path)
 
 
-def test_more_tokens_than_the_network_has_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_tokens_than_the_network_s_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spiece.model").write_bytes(MODEL)
     with pytest.raises(CheckpointError, match=r"32,000 tokens.*\n.*at most 31,999"):
         make_tokenizer("t5", 31_999, tmp_path)

@@ -115,9 +115,7 @@ def test_a_tensor_is_converted_in_blocks(
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_wav2vec2_loads_with_either_weight_norm(
-    tmp_path: Path, nano_folder: Path, old: bool, file: str
-) -> None:
+def test_wav2vec2_loads_with_either_norm(tmp_path: Path, nano_folder: Path, old: bool, file: str) -> None:
     state = load_file(ModelFolder(nano_folder).find("speech_encoder"))
     folder, new = tmp_path / "wav2vec2-base-960h", "conv.parametrizations.weight.original"
     folder.mkdir()
@@ -214,9 +212,7 @@ def convert_scaled(folder: Path, precision: str, stored: Tensor, **scales: Tenso
 @pytest.mark.parametrize("rows", [1, ROWS])
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-def test_a_scale_is_cut_with_its_tensor(
-    tmp_path: Path, rows: int, dtype: torch.dtype, precision: str
-) -> None:
+def test_scales_are_cut_with_tensors(tmp_path: Path, rows: int, dtype: torch.dtype, precision: str) -> None:
     scale, one = torch.arange(1, rows + 1).float().reshape(-1, 1) / 64, torch.ones(1, 1, dtype=dtype)
     found = convert_scaled(tmp_path, precision, one, _scale=scale if rows > 1 else scale.reshape(()))
     for n, name in enumerate(("to_q", "to_k", "to_v")):

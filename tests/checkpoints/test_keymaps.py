@@ -45,22 +45,15 @@ def test_there_and_back_is_the_identity(layers: int, shuffle: Random) -> None:
         assert all(torch.equal(back[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize(
-    ("table", "key"),
-    [
-        (keymaps.TRANSFORMER, "mixins.unheard_of"),
-        (keymaps.TRANSFORMER, "transformer.layers.x.input_layernorm.weight"),
-        (keymaps.TRANSFORMER, ""),
-        (keymaps.REFERENCE, "transformer.layers.0.face_attn.query.weight"),
-    ],
-)
-def test_a_key_without_a_rule_is_refused(table: KeyMap, key: str) -> None:
-    with pytest.raises(CheckpointError, match="a key that a rule knows"):
-        table.assemble({key: (1,)})
-
-
-@pytest.mark.parametrize("rows", [2, 4])
-def test_a_tensor_that_cannot_be_cut_into_equal_pieces_is_refused(rows: int) -> None:
-    table = KeyMap("a test", {"a": Split(3, {"b": (0,), "c": (1, 2)})})
-    with pytest.raises(CheckpointError, match="3 equal pieces"):
-        table.assemble({"a": (rows,)})
+def test_keys_without_a_rule_and_unequal_pieces_are_refused() -> None:
+    split = KeyMap("a test", {"a": Split(3, {"b": (0,), "c": (1, 2)})})
+    for table, key, rows, message in (
+        (keymaps.TRANSFORMER, "mixins.unheard_of", 1, "a key that a rule knows"),
+        (keymaps.TRANSFORMER, "transformer.layers.x.input_layernorm.weight", 1, "a key that a rule knows"),
+        (keymaps.TRANSFORMER, "", 1, "a key that a rule knows"),
+        (keymaps.REFERENCE, "transformer.layers.0.face_attn.query.weight", 1, "a key that a rule knows"),
+        (split, "a", 2, "3 equal pieces"),
+        (split, "a", 4, "3 equal pieces"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            table.assemble({key: (rows,)})

@@ -102,9 +102,7 @@ def test_impossible_configurations_are_refused(tmp_path: Path, nano_folder: Path
             read_model_config(ModelFolder(tmp_path).find("transformer"))
 
 
-def test_a_folder_whose_files_do_not_fit_is_refused(
-    tmp_path: Path, nano_folder: Path, tiny_folder: Path
-) -> None:
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, nano_folder: Path, tiny_folder: Path) -> None:
     """Files of another part or model, and what needs files that are not there."""
     reference, vae = ModelFolder(nano_folder).find("reference"), ModelFolder(tiny_folder).find("vae")
     face, tokenizer = {"face": {"space": "arcface-glintr100"}}, {"tokenizer": "syllables"}

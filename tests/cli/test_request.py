@@ -203,13 +203,11 @@ def test_only_an_approximate_attention_makes_another_job(short: Command) -> None
 
 
 @pytest.mark.parametrize("name", ["math", "sage"])
-def test_an_approximate_attention_is_reported(
-    short: Command, name: str, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_approximate_attention_is_noted(short: Command, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the run; all were tried with the built-in model."""
     monkeypatch.setattr(attention, "why_unsupported", lambda *_: "")
     message = f"note: attention {name} is approximate: 8-bit products; {UNTESTED}\n"
-    for model, count in (nano_folder, name == "sage"), ("built-in", 0):
+    for model, count in (short.inputs["--model"], name == "sage"), ("built-in", 0):
         plan = short.stdout("--plan", "--json", "--whole-picture", attention=name, model=model)
         assert json.loads(plan)["attention"] == BACKENDS[name].title
         assert short.err.count(message) == count

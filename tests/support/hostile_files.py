@@ -187,10 +187,8 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "duplicate name", file(one()[:-1] + b"," + one()[1:])
     yield "a gap", file(one(data_offsets=[8, 16]), 16)
     yield "an overlap", file(one()[:-1] + b"," + one()[1:].replace(b'"a"', b'"b"'))
-    yield "negative", file(one(shape=[-2]))
-    yield "huge shape", file(one(shape=[1 << 40, 1 << 40]))
-    yield "fraction", file(one(shape=[2.0]))
-    yield "text", file(one(shape="2"))
+    shapes = {"negative": [-2], "huge shape": [1 << 40, 1 << 40], "fraction": [2.0], "text": "2"}
+    yield from ((name, file(one(shape=shape))) for name, shape in shapes.items())
     yield "unknown type", file(one(dtype="F4"))
     yield "no type", file(one(dtype=7))
     yield "extra field", file(one(program="x"))

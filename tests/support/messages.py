@@ -21,10 +21,3 @@ def expect_message(pattern: str) -> Generator[list[str]]:
     with collect_messages() as messages:
         yield messages
     assert any(re.search(pattern, message) for message in messages), messages
-
-
-@contextmanager
-def expect_no_message() -> Generator[None]:
-    with collect_messages() as messages:
-        yield
-    assert messages == []

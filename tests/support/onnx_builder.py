@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 Content = bytes
+Value = int | Sequence[int]
+Shape = Sequence[int | str]
 
 
 def varint(value: int) -> bytes:
@@ -32,22 +34,20 @@ def tensor(name: str, values: Any, *more: bytes) -> Content:
     return dims + field(2, kind) + field(8, name) + field(9, raw) + b"".join(more)
 
 
-def attribute(name: str, value: int | Sequence[int]) -> Content:
+def attribute(name: str, value: Value) -> Content:
     if isinstance(value, int):
         return field(1, name) + field(3, value) + field(20, 2)
     return field(1, name) + b"".join(field(8, each) for each in value) + field(20, 7)
 
 
-def node(
-    operator: str, inputs: str, outputs: str, *more: bytes, **attributes: int | Sequence[int]
-) -> Content:
+def node(operator: str, inputs: str, outputs: str, *more: bytes, **attributes: Value) -> Content:
     names = b"".join(field(1, name) for name in inputs.split())
     names += b"".join(field(2, name) for name in outputs.split())
     rest = b"".join(field(5, attribute(*item)) for item in attributes.items())
     return names + field(4, operator) + rest + b"".join(more)
 
 
-def port(name: str, shape: Sequence[int | str], kind: int = 1) -> Content:
+def port(name: str, shape: Shape, kind: int = 1) -> Content:
     sizes = (field(1, size) if isinstance(size, int) else field(2, size) for size in shape)
     dims = b"".join(field(1, size) for size in sizes)
     return field(1, name) + field(2, field(1, field(1, kind) + field(2, dims)))
@@ -121,9 +121,7 @@ def recognizer(side: int = 112, numbers: int = 512, **more: bytes) -> Content:
     return model(nodes, weights, *ports, **more)
 
 
-def separator(
-    factor: float = 1, shape: Sequence[int | str] = ("batch", 4, 3072, 256), **more: bytes
-) -> Content:
+def separator(factor: float = 1, shape: Shape = ("batch", 4, 3072, 256), **more: bytes) -> Content:
     """Outputs its input times a factor."""
     ports, weights = ([port("input", shape)], [port("output", shape)]), [tensor("factor", np.float32(factor))]
     return model([node("Mul", "input factor", "output")], weights, *ports, **more)

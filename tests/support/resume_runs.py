@@ -55,9 +55,7 @@ class Command:
 
     def words(self, *flags: str, **changes: object) -> list[str]:
         """``changes`` are options that have a value; None leaves one out."""
-        named = {
-            f"--{name.replace('_', '-')}" if name != "o" else "-o": value for name, value in changes.items()
-        }
+        named = {"-o" if n == "o" else f"--{n.replace('_', '-')}": value for n, value in changes.items()}
         options = {name: value for name, value in (self.inputs | named).items() if value is not None}
         return ["animate", *(str(word) for pair in options.items() for word in pair), *flags]
 

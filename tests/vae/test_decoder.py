@@ -1,4 +1,4 @@
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise, product
 from typing import Any
@@ -8,14 +8,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hallo3.config import VAEConfig
 from hallo3.vae import decoder
 from hallo3.vae.autoencoder import VideoVAE, build_vae
 from hallo3.vae.causal_conv import CausalCache, DecodePlan, LayerAccess, WeightAndBias, convolve
 from hallo3.vae.decoder import decode_parts, group_moments
-from support.random_vae import SMALL, diffusers_frames, latents_of, random_vae
 
+SMALL = VAEConfig(block_out_channels=(8, 16, 8, 16), layers_per_block=1, norm_num_groups=4)
+"""Block widths that fall, rise and stay."""
 ROUNDING = 1e-5
 """Of the largest value: float32, some forty layers deep."""
+
+
+def random_vae(config: VAEConfig = SMALL, seed: int = 0) -> VideoVAE:
+    """Weights that keep activations at their scale; norms are not the identity."""
+    vae = build_vae(config)
+    vae.network.to_empty(device="cpu")
+    draw = torch.Generator().manual_seed(seed)
+    for name, weight in vae.network.named_parameters():
+        spread = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
+        middle = 1.0 if "norm_layer.weight" in name or "conv_y.conv.bias" in name else 0.0
+        weight.data = middle + spread * torch.randn(weight.shape, generator=draw)
+    return vae
+
+
+def latents_of(frames: int, height: int = 5, width: int = 6, batch: int = 1) -> Tensor:
+    draw = torch.Generator().manual_seed(frames)
+    return torch.randn(batch, 16, frames, height, width, generator=draw)
+
+
+def diffusers_frames(vae: VideoVAE, latents: Tensor, slices: Sequence[int]) -> Tensor:
+    """Frames by diffusers' decoder of unscaled latents in these slices."""
+    cache, parts = None, list[Tensor]()
+    for part in torch.split(latents, list(slices), dim=2):
+        frames, cache = vae.network.decoder(part, conv_cache=cache)
+        parts.append(frames)
+    return torch.cat(parts, dim=2)
 
 
 @pytest.fixture(scope="module")
