@@ -20,7 +20,7 @@ MARK = "hallo3-was-here"
 def checkpoint(**beside: Any) -> bytes:
     """A well-formed torch file in DeepSpeed's layout."""
     buffer, a, b = io.BytesIO(), torch.arange(6.0).reshape(2, 3), torch.ones(4, dtype=torch.bfloat16)
-    torch.save({"module": OrderedDict(a=a, b=b), "iteration": 1, **beside}, buffer)
+    torch.save({"module": OrderedDict([("a", a), ("b", b)]), "iteration": 1, **beside}, buffer)
     return buffer.getvalue()
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from hallo3.cli.main import main, parse
 from hallo3.cli.request import AnimateRequest, read_request
 from hallo3.pipeline import LocalRenderer
+from hallo3.segments import Segment
 from support.audio_samples import tone, write_wav
 
 
@@ -125,7 +126,10 @@ def before(place: Any, name: str, work: Callable[[], object]) -> AbstractContext
 
 
 def before_sampling(work: Callable[[int], object]) -> AbstractContextManager[None]:
-    return _before(LocalRenderer, "sample", lambda _self, _latents, segment, _noise: work(segment.index))
+    def called(_renderer: object, _latents: object, segment: Segment, _noise: object) -> None:
+        work(segment.index)
+
+    return _before(LocalRenderer, "sample", called)
 
 
 def before_segment(index: int, work: Callable[[], object]) -> AbstractContextManager[None]:
