@@ -14,6 +14,10 @@ from hallo3.units import GB
 
 TOTAL, FREE, OWN = 16 * GB, 4 * GB, GB // 2
 V2, V1, GROUPS = "sys/fs/cgroup", "sys/fs/cgroup/memory", "proc/self/cgroup"
+NESTED = {GROUPS: "0::/user/job\n", f"{V2}/user/memory.stat": f"file 7\nanon {2 * GB}\n"}
+NESTED |= {f"{V2}/user/memory.max": f"{3 * GB}", f"{V2}/user/job/memory.max": f"{5 * GB}"}
+OLD_GROUP = {GROUPS: "5:cpu:/x\n4:memory,hugetlb:/job\n0::/\n"}
+OLD_GROUP |= {f"{V1}/job/memory.limit_in_bytes": f"{2 * GB}", f"{V1}/job/memory.stat": f"total_rss {3 * GB}"}
 
 
 @pytest.mark.parametrize(
@@ -25,25 +29,8 @@ V2, V1, GROUPS = "sys/fs/cgroup", "sys/fs/cgroup/memory", "proc/self/cgroup"
         ({f"{V1}/memory.limit_in_bytes": f"{3 * GB}\n"}, 3 * GB, 3 * GB),
         ({f"{V1}/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, TOTAL, FREE + OWN),
         ({f"{V2}/memory.max": "", f"{V1}/memory.limit_in_bytes": "nonsense"}, TOTAL, FREE + OWN),
-        (
-            {
-                GROUPS: "0::/user/job\n",
-                f"{V2}/user/memory.max": f"{3 * GB}",
-                f"{V2}/user/memory.stat": f"file 7\nanon {2 * GB}\n",
-                f"{V2}/user/job/memory.max": f"{5 * GB}",
-            },
-            3 * GB,
-            GB + OWN,
-        ),
-        (
-            {
-                GROUPS: "5:cpu:/x\n4:memory,hugetlb:/job\n0::/\n",
-                f"{V1}/job/memory.limit_in_bytes": f"{2 * GB}",
-                f"{V1}/job/memory.stat": f"total_rss {3 * GB}",
-            },
-            2 * GB,
-            OWN,
-        ),
+        (NESTED, 3 * GB, GB + OWN),
+        (OLD_GROUP, 2 * GB, OWN),
     ],
     ids=str,
 )

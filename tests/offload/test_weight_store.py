@@ -1,8 +1,8 @@
 """Weight groups of the networks: which are fetched when, how often, and from where."""
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,13 +15,12 @@ from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.model.guidance import GUIDANCE_PASSES
-from hallo3.model.transformer import Hallo3Transformer, SegmentConditions
-from hallo3.noise import make_generator
+from hallo3.model.guidance import GUIDANCE_PASSES, sequential_branches
 from hallo3.offload.streaming import StreamedModule, WeightGroup, Weights, store_in_memory
 from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.pipeline import animate
 from hallo3.settings import settings_for
+from support.transformer_inputs import Inputs
 
 CPU = torch.device("cpu")
 
@@ -50,14 +49,14 @@ def test_a_block_is_split_by_how_often_its_layers_run(nano_folder: Path) -> None
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("access", [(False, False), (True, False), (True, True)])
-def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize(("on_access", "steps_on_access"), [(False, False), (True, False), (True, True)])
+def test_a_step_fetches_every_block_once(tiny_folder: Path, on_access: bool, steps_on_access: bool) -> None:
     """Layer-major; each group of the other sequences at most once. A step prefetches the next one's first
     block."""
-    on_access, steps_on_access = access
+    access = {"on_access": on_access, "steps_on_access": steps_on_access}
     with load_models(tiny_folder, CPU, "fp32").transformer as loaded:
-        predict, noisy = prepare(loaded, "sequential", access)
-        expected = predict(noisy, 1)
+        inputs = Inputs(loaded)
+        expected = sequential_branches(loaded, *inputs.prepare(loaded, **access))(inputs.noisy, 1)
         module = store_in_memory(loaded, split_groups(loaded))
     fetched: list[WeightGroup] = []
 
@@ -67,35 +66,16 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, access: tuple[bool, 
 
     streamed = StreamedModule(lambda: module._replace(store=store), CPU, executor=SynchronousExecutor)
     with streamed as dit:
-        predict, noisy = prepare(dit, "layer-major", access)
-        predict(noisy, 0)
+        predict = GUIDANCE_PASSES["layer-major"](dit, *inputs.prepare(dit, **access))
+        predict(inputs.noisy, 0)
         fetched.clear()
-        assert torch.equal(predict(noisy, 1), expected)
+        assert torch.equal(predict(inputs.noisy, 1), expected)
     counts = Counter(fetched)
     blocks, modulations, projections, once = module.sequences
     assert all(counts[group] == 1 for group in blocks)
     assert all(counts[group] <= 1 for group in (*modulations, *projections, *once))
     assert sum(counts[group] for group in modulations) == steps_on_access * len(modulations)
     assert sum(counts[group] for group in projections) == on_access * len(projections)
-
-
-def prepare(
-    dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]
-) -> tuple[Callable[[Tensor, int], Tensor], Tensor]:
-    trunk, grid = dit.config, dit.latent
-    features = [draw(f"feature {i}", 1, grid.tokens_per_frame, trunk.width) for i in range(trunk.layers)]
-    face = draw("face", 1, dit.face_proj.proj.in_features)
-    prompt = draw("prompt", 1, trunk.text_tokens, trunk.text_dim)
-    options = dict(zip(("on_access", "steps_on_access"), access, strict=True))
-    run = dit.prepare(features, face, prompt, torch.tensor([999.0, 499.0]), **options)
-    audio = dit.encode_audio(draw("windows", 1, *dit.window_shape), on_access=access[0])
-    image = draw("image", 1, trunk.latent_channels, *grid)
-    segment = SegmentConditions(audio=audio, image_latents=image)
-    return GUIDANCE_PASSES[passes](dit, run, segment), draw("noisy", 1, trunk.latent_channels, *grid)
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))
 
 
 @torch.inference_mode()
@@ -117,7 +97,6 @@ def test_a_file_that_changes_while_it_is_streamed_is_refused(
     run = animate(portrait, speech, "", models, settings_for(models.config.defaults))
     next(run)
     path = ModelFolder(folder).find("transformer")
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
+    os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         list(run)

@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 from hallo3.model.kernels.eager import PLAIN, Kernels
 from hallo3.model.kernels.fused import FUSED
-from hallo3.noise import make_generator
+from support.transformer_inputs import draw
 
 WIDTH, HEADS, VIDEO, TEXT, TAIL = 96, 6, 50, 7, 9
 HEAD = WIDTH // HEADS
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))
 
 
 def layer(kind: type[nn.Module], *sizes: int, **options: float) -> nn.Module:

@@ -1,6 +1,6 @@
 """Fused kernels are chosen where their self-test passes, and nowhere else."""
 
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,14 +14,11 @@ from hallo3.model.kernels.select import NAMES, choose_kernels, why_unsupported
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("auto", "plain"), ("plain", "plain"), ("fused", "fused")])
-def test_names_on_the_cpu(name: str, expected: str) -> None:
-    """Fused kernels are slow there and chosen only by name."""
-    assert choose_kernels(name, CPU).kernels.name == expected
-    assert choose_kernels(name, CPU).reason == ""
-
-
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_names_on_the_cpu() -> None:
+    """Fused kernels are slow there and chosen only by name. An unknown one is refused with the known ones."""
+    for name, expected in (("auto", "plain"), ("plain", "plain"), ("fused", "fused")):
+        chosen = choose_kernels(name, CPU)
+        assert (chosen.kernels.name, chosen.reason) == (expected, "")
     with pytest.raises(InputError, match="Unknown kernels") as raised:
         choose_kernels("fast", CPU)
     assert all(name in str(raised.value) for name in NAMES)
@@ -32,9 +29,8 @@ def test_without_triton_a_gpu_runs_plain_kernels_with_a_reason(monkeypatch: pyte
     chosen = choose_kernels("auto", CUDA)
     assert chosen.kernels.name == "plain"
     assert "Triton" in chosen.reason
-    with pytest.raises(InputError, match="cannot run here") as raised:
+    with pytest.raises(InputError, match=r"cannot run here(.|\n)*Triton is not installed"):
         choose_kernels("fused", CUDA)
-    assert "Triton is not installed" in str(raised.value)
 
 
 KINDS = "adaln_modulate", "qk_norm_rope", "linear_concat", "gated_residual", "linear_gelu"
@@ -61,23 +57,11 @@ def test_they_are_tested_in_the_type_of_the_run(dtype: torch.dtype, monkeypatch:
     assert dtypes == [dtype]
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (torch.OutOfMemoryError("full"), ""),
-        (TypeError("a mistake of ours"), ""),
-        (RuntimeError("no compiler\nand a long story"), "RuntimeError: no compiler"),
-    ],
-)
-def test_only_a_failing_compiler_is_a_reason(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> Tensor:
-        raise error
-
-    monkeypatch.setattr(fused.FUSED, "gated_residual", fail, raising=False)
-    if reason:
-        assert why_unsupported(CPU, torch.bfloat16) == reason
-    else:
-        with pytest.raises(type(error)):
+def test_only_a_failing_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = RuntimeError("no compiler\nand a long story")
+    failing = Mock(side_effect=[compiler, torch.OutOfMemoryError("full"), TypeError("a mistake of ours")])
+    monkeypatch.setattr(fused.FUSED, "gated_residual", failing, raising=False)
+    assert why_unsupported(CPU, torch.bfloat16) == "RuntimeError: no compiler"
+    for error in (torch.OutOfMemoryError, TypeError):
+        with pytest.raises(error):
             why_unsupported(CPU, torch.bfloat16)
