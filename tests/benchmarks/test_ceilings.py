@@ -35,8 +35,7 @@ def test_the_recorded_counts_are_of_these_plans(plans: dict[int, MemoryPlan]) ->
     """Otherwise run ``python -m benchmarks ceilings --json docs/measurements/ceilings.json``."""
     path = REPOSITORY / "docs" / "measurements" / "ceilings.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["ceilings"]
-    assert [row["ceiling_gb"] for row in rows] == list(plans)
-    for row, plan in zip(rows, plans.values(), strict=True):
-        assert row["line"] == plan.line()
-        assert row["plan"] == json.loads(json.dumps(plan.as_dict()))
+    for row, (limit, plan) in zip(rows, plans.items(), strict=True):
+        facts = {"ceiling_gb": limit, "line": plan.line(), "plan": json.loads(json.dumps(plan.as_dict()))}
+        assert row.items() >= facts.items()
         assert all(peak <= plan.stage(name).total for name, peak in row["counted"].items())

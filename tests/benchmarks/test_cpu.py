@@ -44,9 +44,7 @@ def test_the_whole_command_is_run_and_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cpu_seconds", [True, False])
-def test_strict_fails_for_what_is_no_line(
-    cpu_seconds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_strict_needs_a_line(cpu_seconds: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def measure(_: Path, segments: int) -> dict[str, float]:
         row = {"segments": segments, "seconds": segments**2}
         return row | ({"cpu_seconds": segments} if cpu_seconds else {})

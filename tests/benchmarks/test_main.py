@@ -1,6 +1,7 @@
 """``python -m benchmarks``: names, options, and the facts in every result."""
 
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +35,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_a_result_has_its_command_and_machine(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_result_says_how_it_was_made(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = command.SCENARIOS[name][0].partition(".")[0]
     for attribute, stand_in in SMALLEST[name].items():
         monkeypatch.setattr(f"benchmarks.{module}.{attribute}", stand_in)
@@ -55,17 +54,12 @@ def test_counts_of_a_small_model_and_their_chart(monkeypatch: pytest.MonkeyPatch
     assert read_picture(tmp_path / "c.png").shape[2] == 960
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, (place, _) in command.SCENARIOS.items() if "comfyui" not in place]
-)
+@pytest.mark.parametrize("name", [n for n, (place, _) in command.SCENARIOS.items() if "comfyui" not in place])
 def test_every_name_is_listed_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{name:15} {command.SCENARIOS[name][1]}" in command.usage()
-    with pytest.raises(SystemExit) as exit_:
+    with pytest.raises(SystemExit, match="^0$"):
         run(name, "--help")
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    assert f"python -m benchmarks {name}" in text
-    assert "--json" in text
+    assert re.search(rf"python -m benchmarks {name}(.|\n)*--json", capsys.readouterr().out)
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,16 +69,13 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "drift" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
+def test_a_command_is_shown_without_paths() -> None:
+    for words, shown in (
         (["--json", "out.json", "--count", "3"], "--json FILE --count 3"),
         (["--model=/home/me/w", "--prompt", "a secret"], "--model=FILE --prompt TEXT"),
         (["--other", "a\\b", "~/c", "d"], "--other FILE FILE d"),
-    ],
-)
-def test_a_command_is_shown_without_paths(words: list[str], shown: str) -> None:
-    assert report.format_command("x", words) == f"python -m benchmarks x {shown}"
+    ):
+        assert report.format_command("x", words) == f"python -m benchmarks x {shown}"
 
 
 def test_results_are_never_overwritten(tmp_path: Path) -> None:

@@ -41,13 +41,14 @@ def test_distances_tell_what_is_apart() -> None:
     assert mixtures.sliced_w2(true, other + 0.2) > 2 * mixtures.sliced_w2(true, other)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "steps", "limit"),
-    [("dpmpp_2m_sde", 50, 0.006), ("dpmpp_2m_sde", 20, 0.009), ("dpmpp_2m", 20, 0.006), ("ddim", 50, 0.006)],
-)
-def test_samplers_reach_the_distribution(sampler: str, steps: int, limit: float) -> None:
+LIMITS = {("dpmpp_2m_sde", 50): 0.006, ("dpmpp_2m_sde", 20): 0.009}
+LIMITS |= {("dpmpp_2m", 20): 0.006, ("ddim", 50): 0.006}
+
+
+def test_samplers_reach_the_distribution() -> None:
     """Measured: at most 0.001 above what true samples are apart; 2 steps are 0.1 off."""
-    assert energy(replace(EXACT, sampler=sampler, steps=steps)) < limit
+    found = {case: energy(replace(EXACT, sampler=case[0], steps=case[1])) for case in LIMITS}
+    assert {case: far for case, far in found.items() if far >= LIMITS[case]} == {}
     assert energy(replace(EXACT, steps=2)) > 0.03
 
 

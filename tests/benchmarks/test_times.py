@@ -32,14 +32,12 @@ def place() -> Place:
 
 def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(networks, "SMALL", SMALL)
-    path = tmp_path / "t.json"
-    words = ["times", "--device", "cpu", "--count", "1", "--layers", "2"]
-    assert main([*words, "--json", str(path), "--chart", str(tmp_path / "t.png")]) == 0
-    result: dict[str, Any] = json.loads(path.read_text())
+    files = ["--json", str(tmp_path / "t.json"), "--chart", str(tmp_path / "t.png")]
+    assert main(["times", "--device", "cpu", "--count", "1", "--layers", "2", *files]) == 0
+    result: dict[str, Any] = json.loads((tmp_path / "t.json").read_text())
     assert result["machine"]["device"].startswith("CPU")
     assert result["command"].startswith("python -m benchmarks times --device cpu --count 1")
-    assert result["sizes"]["layers"] == "2 of 3"
-    assert result["sizes"]["full_size"] is False
+    assert result["sizes"].items() >= {"layers": "2 of 3", "full_size": False}.items()
     assert [len(result[part]) for part in ("step", "decode", "segment")] == [8, 4, 3]
     for part in ("step", "decode", "segment", "attention", "rates"):
         assert all(row["least"] <= row["seconds"] <= row["most"] for row in result[part].values()), part
@@ -118,12 +116,8 @@ def test_a_plan_is_the_run_s_own(place: Place, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_fastest_exact_attention_is_used() -> None:
-    rows = {
-        "flash": {"exact": True, "seconds": 2.0},
-        "sage": {"exact": False, "seconds": 1.0},
-        "math": {"exact": True, "failed": "out of memory"},
-    }
-    assert fastest_exact(rows) == "flash"
+    rows = {"flash": {"exact": True, "seconds": 2.0}, "sage": {"exact": False, "seconds": 1.0}}
+    assert fastest_exact(rows | {"math": {"exact": True, "failed": "out of memory"}}) == "flash"
     assert fastest_exact({}) == "auto"
 
 

@@ -12,8 +12,8 @@ def vae(nano: Models) -> VideoVAE:
 
 
 def test_the_odd_latent_frame_joins_the_first_slice() -> None:
-    slices = {1: [1], 2: [2], 3: [3], 4: [2, 2], 5: [3, 2], 13: [3, 2, 2, 2, 2, 2]}
-    assert {frames: decode_slices(frames) for frames in slices} == slices
+    for slices in ([1], [2], [3], [2, 2], [3, 2], [3, 2, 2, 2, 2, 2]):
+        assert decode_slices(sum(slices)) == slices
 
 
 @torch.inference_mode()
