@@ -57,7 +57,7 @@ def test_counts_of_a_small_model_and_their_chart(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", [n for n, (place, _) in command.SCENARIOS.items() if "comfyui" not in place])
 def test_every_name_is_listed_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{name:15} {command.SCENARIOS[name][1]}" in command.usage()
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         run(name, "--help")
     assert re.search(rf"python -m benchmarks {name}(.|\n)*--json", capsys.readouterr().out)
 

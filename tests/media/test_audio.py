@@ -137,8 +137,8 @@ def test_files_that_are_not_audio_are_refused_before_streaming(tmp_path: Path, s
     faults = {"empty.wav": b"", "text.mp3": b"hello", "page.wav": b"<html></html>" * 100}
     for name, content in faults.items():
         (tmp_path / name).write_bytes(content)
-        check_error(tmp_path / name, re.escape(name))
-    for path in (header, tmp_path / "absent.wav", samples / "portrait.png"):
+    written = [tmp_path / name for name in (*faults, "absent.wav")]
+    for path in (header, *written, samples / "portrait.png"):
         check_error(path, re.escape(path.name))
 
 
@@ -195,22 +195,18 @@ def test_a03_the_shortest_recordings_have_their_frames(nano: Models) -> None:
 
 def test_a12_more_than_12_hours_are_refused(tmp_path: Path) -> None:
     """In memory, in a FLAC whose header states them, and in a sparse WAV of silence."""
-    flac, sparse = encode_audio(tmp_path / "a.flac", tone(8000), 8000, "flac"), tmp_path / "a.wav"
+    flac, long = encode_audio(tmp_path / "a.flac", tone(8000), 8000, "flac"), tmp_path / "a.wav"
     content = bytearray(flac.read_bytes())
     at = content.index(b"fLaC") + 8 + 13  # the last 36 bits of 18 bytes: the number of samples
     content[at : at + 5] = (content[at] >> 4 << 36 | 13 * HOUR * 8000).to_bytes(5, "big")
     flac.write_bytes(content)
-    with sparse.open("wb") as file:
+    with long.open("wb") as file:
         file.write(wav(rate=1000, bits=8, size=13 * HOUR * 1000))
         file.truncate(44 + 13 * HOUR * 1000)
-    silence = Recording(torch.zeros(1, 1).expand(2, 13 * HOUR * RATE), RATE)
-    too_long = r"too long(.|\n)*13\.00 h(.|\n)*at most 12 h"
-    with pytest.raises(AudioError, match=too_long):
-        to_mono(silence, RATE)
-    with pytest.raises(AudioError, match=too_long):
-        measure_recording(flac)
-    with pytest.raises(AudioError, match=too_long):
-        read_recording(sparse)
+    still = Recording(torch.zeros(1, 1).expand(2, 13 * HOUR * RATE), RATE)
+    for read in (lambda: to_mono(still, RATE), lambda: measure_recording(flac), lambda: read_recording(long)):
+        with pytest.raises(AudioError, match=r"too long(.|\n)*13\.00 h(.|\n)*at most 12 h"):
+            read()
     for rate in (audio.MIN_SAMPLE_RATE, RATE, audio.MAX_SAMPLE_RATE):
         audio.check_audio_format(rate, 64, 12 * HOUR * rate)
         with pytest.raises(AudioError, match="too long"):
@@ -218,10 +214,9 @@ def test_a12_more_than_12_hours_are_refused(tmp_path: Path) -> None:
 
 
 def test_a12_a_length_not_in_the_header_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = encode_audio(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus")
     monkeypatch.setattr(audio, "MAX_HOURS", 3 / HOUR)
     with pytest.raises(AudioError, match="too long"):
-        read_recording(path)
+        read_recording(encode_audio(tmp_path / "a.ogg", tone(48000, 4.0), 48000, "libopus"))
 
 
 @pytest.mark.parametrize("rate", [RATE, 44100])
@@ -233,8 +228,7 @@ def test_a20_memory_layout_does_not_matter(rate: int) -> None:
     for other in (plain.T.contiguous().T, twice, torch.cat((plain, plain), dim=1)[:, :9000]):
         assert torch.equal(to_mono(Recording(other, rate), RATE), to_mono(Recording(plain, rate), RATE))
         assert torch.equal(other, plain), "it is not changed"
-    four, one = (to_mono(Recording(plain[:1].expand(count, -1), rate), RATE) for count in (4, 1))
-    assert torch.equal(four, one)
+    assert torch.equal(*(to_mono(Recording(plain[:1].expand(count, -1), rate), RATE) for count in (4, 1)))
 
 
 def test_a22_nothing_needs_torchaudio(tmp_path: Path) -> None:

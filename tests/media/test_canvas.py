@@ -28,20 +28,6 @@ def test_a_mask_in_bands_equals_a_masked_picture(size: tuple[int, int]) -> None:
         assert torch.equal(fit(picture, shape, mask=mask).pixels, fit(picture * mask, shape).pixels)
 
 
-@pytest.mark.parametrize("size", [(64, 4096), (4096, 64)])
-def test_only_the_middle_of_a_strip_is_scaled(size: tuple[int, int]) -> None:
-    """Brightness is position: the canvas shows the middle, as it would without trimming."""
-    length = max(size)
-    ramp = (torch.arange(length) + 0.5) / length
-    picture = (ramp if size[1] == length else ramp[:, None]).expand(3, *size)
-    shape = VideoShape(17, 64, 96)
-    visible = (fit(picture, shape).pixels[0, 0, 0] + 1) / 2 * length
-    along = visible.mean(dim=0 if size[1] == length else 1)
-    scale = 64 / shape.height if size[1] == length else 64 / shape.width
-    middles = length / 2 + scale * (torch.arange(len(along)) + 0.5 - len(along) / 2)
-    assert float((along - middles).abs().max()) < 1
-
-
 @pytest.mark.parametrize("times", [1, 2, 16])
 def test_enlarged_frames_are_the_same_picture(times: int) -> None:
     picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)).round()

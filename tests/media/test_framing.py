@@ -12,14 +12,9 @@ from hallo3.media.framing import FACE_CENTRE, FACE_HEIGHT, FRAMINGS, TIGHT_HEIGH
 SHAPE = VideoShape(49, 480, 720)
 SHAPES = (SHAPE, *(VideoShape(17, *size) for size in ((64, 96), (96, 64), (32, 32), (464, 688))))
 SIZES = ["1920x1080", "1080x1920", "960x1280", "64x64", "65x64", "97x64", "16x4096", "4096x16", "481x721"]
-FACES = [
-    (0.4, 0.3, 0.6, 0.5),
-    (0.7, 0.71, 0.72, 0.74),
-    (0, 0, 1, 1),
-    (0.01, 0.02, 0.97, 0.99),
-    (-1, -2, 3, 2),
-]
-FACES += [(0.9, 0.85, 1, 1), (-0.1, 0.4, 0.1, 0.6), (0.45, 0.05, 0.55, 0.95), (0.05, 0.45, 0.95, 0.55)]
+FACES = [(0.4, 0.3, 0.6, 0.5), (0.7, 0.71, 0.72, 0.74), (0, 0, 1, 1), (0.01, 0.02, 0.97, 0.99)]
+FACES += [(-1, -2, 3, 2), (0.9, 0.85, 1, 1), (-0.1, 0.4, 0.1, 0.6), (0.45, 0.05, 0.55, 0.95)]
+FACES += [(0.05, 0.45, 0.95, 0.55)]
 """In shares: in the middle, small, all, nearly all, more than all; in a corner, half outside, tall, wide."""
 BY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.height}x{shape.width}")
 
@@ -93,8 +88,8 @@ def test_a_portrait_that_is_used_whole(size: tuple[int, int]) -> None:
     face = PixelBox(10, 10, 40, 50)
     whole = Crop.whole(*size)
     assert plan_crop(*size, face, SHAPE, "original") == whole
-    for unknown in (None, whole.box, PixelBox(-50, -50, -10, -10)):
-        assert plan_crop(*size, unknown, SHAPE) == whole
+    unknown = (None, whole.box, PixelBox(-50, -50, -10, -10))
+    assert all(plan_crop(*size, each, SHAPE) == whole for each in unknown)
     assert (plan_crop(*size, face, SHAPE) == whole) == (size != (1920, 1080))
     assert plan_crop(*size, face, SHAPE, "face") != whole
 
@@ -126,15 +121,21 @@ def test_the_canvas_shows_all_of_a_crop(tall: int, shape: VideoShape) -> None:
     assert shape.height * 3 != shape.width * 2 or max(lost) == 0
 
 
-@pytest.mark.parametrize("size", [(301, 200), (200, 301), (480, 720), (300, 300), (77, 513)])
+STRIPS = [(77, 513), (64, 4096), (4096, 64)]
+
+
+@pytest.mark.parametrize("size", [(301, 200), (200, 301), (480, 720), (300, 300), *STRIPS])
 def test_what_is_shown_is_what_fit_shows(size: tuple[int, int]) -> None:
-    """Brightness is position: red of rows, green of columns."""
+    """Brightness is position: red of rows, green of columns. It is the middle, and not distorted."""
     height, width = size
     rows = ((torch.arange(height) + 0.5) / height)[:, None].expand(size)
     columns = ((torch.arange(width) + 0.5) / width).expand(size)
     canvas = fit(torch.stack([rows, columns, rows]), SHAPE)
     visible = (canvas.uncrop(canvas.pixels)[0, :2, 0] + 1) / 2
     left, top, right, bottom = Crop.whole(*size).visible_box(SHAPE)
+    assert (left + right, top + bottom) == pytest.approx((width, height))
+    scales = (right - left) / visible.shape[2], (bottom - top) / visible.shape[1]
+    assert scales[0] == pytest.approx(scales[1], rel=0.01)
     for profile, low, high, side in ((visible[0], top, bottom, height), (visible[1].T, left, right, width)):
         middles = low + (torch.arange(len(profile)) + 0.5) * (high - low) / len(profile)
         inner = slice(len(profile) // 8, -len(profile) // 8)

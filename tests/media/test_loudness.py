@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -51,14 +52,12 @@ def test_whispers_and_short_dips_are_not_silence() -> None:
     whisper = torch.cat((noise(2, -20), noise(2, -50, "whisper")))
     assert not bool(find_silence(measure(whisper).levels).any())
     dip = noise(2, -20)
-    dip[16000 : 16000 + 8 * FRAME] = 0
-    assert not bool(find_silence(measure(dip).levels).any()), "shorter than the hold"
-    dip[16000 : 16000 + 9 * FRAME] = 0
-    assert int(find_silence(measure(dip).levels).sum()) == 1
+    for frames, silent in ((8, 0), (9, 1)):  # the hold is of eight
+        dip[16000 : 16000 + frames * FRAME] = 0
+        assert int(find_silence(measure(dip).levels).sum()) == silent
 
 
-def whole(curve: loudness.GainCurve | None, signal: Tensor) -> Tensor:
-    assert curve is not None
+def whole(curve: Any, signal: Tensor) -> Tensor:
     return next(curve.over([signal]))
 
 
@@ -67,8 +66,8 @@ def whole(curve: loudness.GainCurve | None, signal: Tensor) -> Tensor:
 def test_gains_in_pieces_equal_the_whole_and_keep_the_length(level: str, silence: str) -> None:
     signal = torch.cat((talk(2.013, -15), noise(1.5, -70), talk(2, -35)))
     curve = make_gain_curve(measure(signal), level, silence)
+    assert (curve is None) == ((level, silence) == (AS_RECORDED, AS_RECORDED))
     if curve is None:
-        assert (level, silence) == (AS_RECORDED, AS_RECORDED)
         return
     together = whole(curve, signal)
     assert together.shape == signal.shape
@@ -87,8 +86,7 @@ def test_muting_zeroes_room_noise_and_keeps_speech_bit_for_bit() -> None:
     inner = quiet & quiet.roll(1) & quiet.roll(-1)
     assert int(inner.sum()) > 50
     assert not bool(changed[inner].any())
-    ramps = quiet & ~inner
-    assert bool((changed[ramps].abs() <= signal.reshape(-1, FRAME)[ramps].abs()).all())
+    assert bool((changed.abs() <= signal.reshape(-1, FRAME).abs()).all()), "ramps, too"
     assert not bool(quiet[FPS : 3 * FPS].any()), "speech"
 
 
@@ -103,8 +101,7 @@ def test_evening_brings_passages_within_3_db(seconds: float) -> None:
 
 
 def test_evening_changes_slowly() -> None:
-    curve = make_gain_curve(measure(torch.cat((talk(5, -15), talk(5, -35)))), EVENED, AS_RECORDED)
-    assert curve is not None
+    curve: Any = make_gain_curve(measure(torch.cat((talk(5, -15), talk(5, -35)))), EVENED, AS_RECORDED)
     gains = 20 * curve.edges.log10()
     assert float(gains.diff().abs().max()) <= 2.5, "decibels a frame"
     assert float(gains.max()) <= 20 + 1e-3
@@ -148,6 +145,5 @@ def test_an_empty_signal_has_no_frames() -> None:
     empty = loudness.LoudnessMeter(RATE, FPS)
     assert empty.levels.shape == empty.peaks.shape == find_silence(empty.levels).shape == (0,)
     assert loudness.loud_level(empty.levels) == loudness.MIN_DBFS
-    curve = make_gain_curve(empty, EVENED, MUTED)
-    assert curve is not None
+    curve: Any = make_gain_curve(empty, EVENED, MUTED)
     assert bool(curve.at(0, 3).isfinite().all())

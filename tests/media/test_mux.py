@@ -177,10 +177,10 @@ def test_a_failure_leaves_an_older_video_and_no_empty_one(tmp_path: Path) -> Non
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="absent"):
-        GrowingVideo(tmp_path / "absent" / "v.mp4", None).__enter__()
-    with pytest.raises(OutputError, match="absent"):
-        join_segments(segments(7), None, tmp_path / "absent" / "v.mp4")
+    path = tmp_path / "absent" / "v.mp4"
+    for write in (GrowingVideo(path, None).__enter__, lambda: join_segments(segments(7), None, path)):
+        with pytest.raises(OutputError, match="absent"):
+            write()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -199,8 +199,6 @@ def test_ffmpeg_is_not_interrupted_by_a_full_disk_and_the_first_error_is_kept() 
 
 def test_check_writes_what_is_buffered(tmp_path: Path) -> None:
     with mux.OutputFile(tmp_path / "f") as file:
-        file.write(b"abc")
-        file.seek(1)
-        file.write(b"x")
+        assert (file.write(b"abc"), file.seek(1), file.write(b"x")) == (3, 1, 1)
         file.check()
         assert (tmp_path / "f").read_bytes() == b"axc"

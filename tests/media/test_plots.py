@@ -46,15 +46,15 @@ def middle_row(chart: Tensor, colour: tuple[int, int, int]) -> float:
     return float(pixels(chart, colour).nonzero()[:, 0].float().median())
 
 
-def check_chart(chart: Tensor, height: int) -> None:
-    assert (chart.shape, chart.dtype) == ((3, height, WIDTH), torch.float32)
+def check_chart(chart: Tensor, like: Tensor) -> None:
+    assert (chart.shape, chart.dtype) == ((3, like.shape[1], WIDTH), torch.float32)
     assert 0 <= float(chart.min()) < float(chart.max()) == 1
 
 
 @pytest.mark.parametrize("count", [1, 3, 2000])
 def test_drift_of_any_length(count: int) -> None:
     chart = draw_drift(run(count), 1.88)
-    check_chart(chart, draw_drift(run(2), 1).shape[1])
+    check_chart(chart, draw_drift(run(2), 1))
     assert torch.equal(chart, draw_drift(run(count), 1.88))
     changed = (draw_drift(run(count, rise=6), 1.88) != chart).any(dim=0).any(dim=1)
     assert int(changed.sum()) < 130, "one panel of three"
@@ -66,12 +66,11 @@ def test_drift_that_was_not_measured_is_a_gap_and_without_any_nothing_is_drawn()
     gaps = [*run(4), Drift(), Drift(sharpness=math.nan, colour=math.inf, seam=1e308), *run(4)]
     for drifts in ([Drift()], gaps, [Drift(sharpness=-1e308, seam=4e4)] * 500):
         assert draw_drift(drifts, 0.04).isfinite().all()
-    for drifts, seconds in (([], 1), (gaps, 0), (gaps, math.nan)):
+    wrong = [(draw_drift, ([], 1)), (draw_drift, (gaps, 0)), (draw_drift, (gaps, math.nan))]
+    wrong += [(draw_speech, (measure(torch.ones(n)), each)) for n, each in ((0, 47), (6400, 0))]
+    for draw, inputs in wrong:
         with pytest.raises(ValueError, match="cannot draw"):
-            draw_drift(drifts, seconds)
-    for samples, per_segment in ((0, 47), (6400, 0)):
-        with pytest.raises(ValueError, match="cannot draw"):
-            draw_speech(measure(torch.ones(samples)), per_segment)
+            draw(*inputs)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.04, 3, 60, 3 * 3600])
@@ -81,7 +80,7 @@ def test_speech_of_any_length(seconds: float) -> None:
     for _ in range(round(seconds / 60) - 1):
         loudness.add(signal)
     chart = draw_speech(loudness, 47, gains=make_gain_curve(loudness, EVENED, MUTED))
-    check_chart(chart, draw_speech(measure(noise(5, -20)), 15).shape[1])
+    check_chart(chart, draw_speech(measure(noise(5, -20)), 15))
     assert seconds < 1 or bool(pixels(chart, BLUE).any())
 
 

@@ -191,9 +191,7 @@ def test_looking_up_before_spreading_changes_no_bit(scale: int, kind: torch.dtyp
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_moments_are_of_all_numbers(
-    kind: torch.dtype, offset: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_of_all_numbers(kind: torch.dtype, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
     x = (torch.randn(2, 8, 3, 40, 50, generator=torch.Generator().manual_seed(1)) + offset).to(kind)
     mean, variance = group_moments(x, 4)
     true = x.double().view(2, 4, -1)
