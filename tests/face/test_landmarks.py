@@ -34,9 +34,8 @@ def test_masks_are_filled_boxes(case: str) -> None:
 
 
 def test_landmarks_and_boxes_that_cannot_be_are_refused() -> None:
-    for number in (float("nan"), float("inf")):
-        points = make_landmarks(10, 10, 30, 30)
-        points[SILHOUETTE[5], 1] = number
+    points = make_landmarks(10, 10, 30, 30)
+    for points[SILHOUETTE[5], 1] in (float("nan"), float("inf")):
         with pytest.raises(FaceError, match="not finite"):
             silhouette_box(points)
     for shape in ((5, 2), (478, 3), (478,), (1, 478, 2), (0, 2)):

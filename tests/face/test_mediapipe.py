@@ -123,13 +123,11 @@ FILES: dict[str, tuple[bytes | None, str]] = {
 
 @pytest.mark.parametrize("case", FILES)
 def test_a_damaged_file_is_not_given_to_mediapipe(tmp_path: Path, install: Install, case: str) -> None:
-    library, (content, expected) = install(), FILES[case]
-    if content == b"folder":
-        (tmp_path / TASK_FILENAME).mkdir()
-    elif content is not None:
-        (tmp_path / TASK_FILENAME).write_bytes(content)
+    library, (content, expected), path = install(), FILES[case], tmp_path / TASK_FILENAME
+    if content is not None:
+        path.mkdir() if content == b"folder" else path.write_bytes(content)
     with pytest.raises(CheckpointError, match=expected) as error:
-        mediapipe.MediaPipeLandmarks(tmp_path / TASK_FILENAME)(PICTURE, DETECTED)
+        mediapipe.MediaPipeLandmarks(path)(PICTURE, DETECTED)
     assert INSTALL not in str(error.value)  # it is installed
     check_fallback(tmp_path, expected)
     assert library.landmarkers == []
@@ -173,5 +171,4 @@ def test_versions_that_report_their_use_are_not_used(path: Path, install: Instal
         library = install(lambda _: [make_landmarks(*DETECTED.box)], version)
         with pytest.raises(DependencyError, match=r"makers|imported"):
             create_landmark_finder(path.parent)(PICTURE, DETECTED)
-        assert library.landmarkers == []
-        assert get_landmark_version(path.parent) is None
+        assert (library.landmarkers, get_landmark_version(path.parent)) == ([], None)

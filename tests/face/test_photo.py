@@ -37,11 +37,11 @@ def test_a_plain_picture_has_no_face(folder: Path, level: float) -> None:
     pytest.importorskip("onnxruntime", reason="the optional extra 'faces' is not installed")
     picture = torch.full((3, 300, 400), level)
     picture[0] = 0
+    analyzer = PhotographAnalyzer.from_folder(folder, unverified=True)
     with pytest.raises(FaceError, match="No face was found"):
-        PhotographAnalyzer.from_folder(folder, unverified=True).analyze(picture)
-    choice = FaceChoice(whole_picture=True)
+        analyzer.analyze(picture)
     with expect_message("whole picture"):
-        face = PhotographAnalyzer.from_folder(folder, choice=choice, unverified=True).analyze(picture)
+        face = replace(analyzer, choice=FaceChoice(whole_picture=True)).analyze(picture)
     assert bool(face.mask.all())
     assert bool(face.embedding.isfinite().all())
     assert bool(fit(picture * face.mask, VideoShape.checked(17, 64, 64)).pixels.isfinite().all())
@@ -92,11 +92,11 @@ def test_the_mask_is_made_of_landmarks_or_else_of_the_detector_s_box() -> None:
         assert where is picture
         return points if face is FACE else None
 
-    expected, box = torch.zeros(400, 600), torch.zeros(400, 600)
-    expected[100:220, 210:330], box[80:320, 182:398] = 1, 1
-    doubtful = replace(FACE, score=0.8)
-    cases = (FACE, find_landmarks, expected), (FACE, None, box), (doubtful, find_landmarks, box)
-    for face, finder, mask in cases:
+    of_points, of_box = (slice(100, 220), slice(210, 330)), (slice(80, 320), slice(182, 398))
+    doubtful = (replace(FACE, score=0.8), find_landmarks, of_box)
+    for face, finder, part in ((FACE, find_landmarks, of_points), (FACE, None, of_box), doubtful):
+        mask = torch.zeros(400, 600)
+        mask[part] = 1
         networks = {"detect": Mock(return_value=[face]), "embed": Mock(return_value=torch.ones(1, 512))}
         analyzer = PhotographAnalyzer(**networks, landmarks=finder)
         assert torch.equal(analyzer.select(picture).mask, mask)

@@ -22,10 +22,10 @@ def noise(step: int) -> Tensor:
     return torch.from_numpy(drawn.astype("float32"))
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1001, 10**6])
-def test_other_step_counts_are_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=str(steps)):
-        make_schedule(steps)
+def test_other_step_counts_are_refused() -> None:
+    for steps in (0, -1, 1001, 10**6):
+        with pytest.raises(ValueError, match=str(steps)):
+            make_schedule(steps)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -81,11 +81,8 @@ def run_2m(sample, steps: Schedule, start: Tensor = START) -> Tensor:
 
 def errors(sample, share: float, counts: tuple[int, ...]) -> list[float]:
     """Largest distance from the exact solution after that share of the schedule."""
-    distances: list[float] = []
-    for count in counts:
-        part = Schedule(make_schedule(count).steps[: round(count * share)])
-        distances.append(float((run_2m(sample, part) - exact(part.steps[-1].next_alpha)).abs().max()))
-    return distances
+    parts = [Schedule(make_schedule(count).steps[: round(count * share)]) for count in counts]
+    return [float((run_2m(sample, part) - exact(part.steps[-1].next_alpha)).abs().max()) for part in parts]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75])

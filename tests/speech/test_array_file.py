@@ -22,9 +22,9 @@ def test_rows_are_read_by_position(file: ArrayFile) -> None:
     assert (file.rows, file.width, file.complete) == (10, 4, True)
     for start, stop in combinations_with_replacement(range(11), 2):
         assert torch.equal(file.read(start, stop), ROWS[start:stop])
-    for start, stop in ((-1, 2), (0, 11), (5, 4)):
+    for outside in ((-1, 2), (0, 11), (5, 4)):
         with pytest.raises(IndexError):
-            file.read(start, stop)
+            file.read(*outside)
     with pytest.raises(ValueError, match="a piece"):
         write_array_file(file.path.with_name("b.f32"), [ROWS], 5)
     assert list(file.path.parent.iterdir()) == [file.path]

@@ -91,9 +91,10 @@ def test_rows_of_an_hour_are_interpolated_as_torch_does(tmp_path: Path) -> None:
 
 def test_mean_and_variance_do_not_depend_on_the_pieces() -> None:
     values = 1000 + signal(10007).reshape(1, -1).repeat(2, 1)
-    mean, variance = encoder.mean_and_variance(values.split(613, dim=1))
-    assert torch.allclose(mean, values.double().mean(dim=1), rtol=1e-8)
-    assert torch.allclose(variance, values.double().var(dim=1, correction=0), rtol=1e-4)
+    variance, mean = torch.var_mean(values.double(), dim=1, correction=0)
+    found = encoder.mean_and_variance(values.split(613, dim=1))
+    assert torch.allclose(found[0], mean, rtol=1e-8)
+    assert torch.allclose(found[1], variance, rtol=1e-4)
 
 
 @SMALL_PIECES
@@ -106,10 +107,9 @@ def test_progress_reaches_its_total(tmp_path: Path) -> None:
         yield counts.append
         assert sum(counts) == total
 
-    encoding.run(count)
-    assert len(counts) > 100
-    encoding.run(count)
-    assert len(counts) == 1, "complete layers are not computed again"
+    for least, most in ((100, 10**6), (1, 1)):  # complete layers are not computed again
+        encoding.run(count)
+        assert least <= len(counts) <= most
 
 
 @SMALL_PIECES
