@@ -117,9 +117,11 @@ class Page:
     def shown(self) -> list[str]:
         return self.page.evaluate(SHOWN)
 
-    def run(self) -> tuple[str, dict[str, Any]]:
-        """Press Run and wait for its end: the event and what it says."""
-        return tuple(self.page.evaluate(ENDED))
+    def run(self) -> dict[str, Any]:
+        """Press Run and wait for its success: what that says."""
+        event, detail = self.page.evaluate(ENDED)
+        assert event == "execution_success", detail
+        return detail
 
     def put(self, name: str) -> None:
         """Find something in the search box and put it in the middle of an empty workflow."""
@@ -154,9 +156,8 @@ def opened(url: str, width: int = 2560, height: int = 1440) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     setting, header = f"{url}/api/settings/Comfy.TutorialCompleted", {"Content-Type": "application/json"}
-    urllib.request.urlopen(
-        urllib.request.Request(setting, b"true", header, method="POST"), timeout=60
-    ).close()
+    request = urllib.request.Request(setting, b"true", header, method="POST")
+    urllib.request.urlopen(request, timeout=60).close()
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         view = {"headless": True, "viewport": {"width": width, "height": height}}
         program = {"executable_path": find_chromium(), "args": ARGUMENTS}

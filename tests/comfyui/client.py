@@ -36,10 +36,7 @@ def simple(**changes: Any) -> dict[str, Any]:
     prompt = deepcopy(SIMPLE)
     for key, value in changes.items():
         name, _, field = key.partition("__")
-        if field:
-            prompt[name]["inputs"][field] = value
-        else:
-            prompt[name] = value
+        (prompt[name]["inputs"] if field else prompt)[field or name] = value
     return prompt
 
 
@@ -112,9 +109,7 @@ def slow(**changes: Any) -> dict[str, Any]:
     return simple(extrapolate__steps=60, **changes)
 
 
-def stop_after(
-    server: Server, prompt: dict[str, Any], segments: int, stop: Callable[[], Any] | None = None
-) -> str:
+def stop_after(server: Server, prompt: Any, segments: int, stop: Callable[[], Any] | None = None) -> str:
     """Queue a prompt and interrupt it once its new job has saved ``segments``; the job's name."""
     before = saved_segments(server)
     server.queue(prompt)

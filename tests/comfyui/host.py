@@ -61,21 +61,24 @@ def absent() -> str | None:
     return None
 
 
+def prepare_comfyui(base: Path) -> None:
+    """Let it be imported here, on the CPU."""
+    lend_operators()
+    sys.path.insert(0, str(find_comfyui()))
+    arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args
+
+    sys.argv = arguments
+
+
 class Host:
-    """ComfyUI imported here, on the CPU, and the pack as ComfyUI loads it."""
+    """ComfyUI imported here, and the pack as ComfyUI loads it."""
 
     def __init__(self, base: Path) -> None:
-        folder = find_comfyui()
-        assert folder is not None
-        lend_operators()
-        sys.path.insert(0, str(folder))
-        arguments, sys.argv = sys.argv, ["main.py", "--cpu", "--base-directory", str(base)]
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
-        import comfy.cli_args
-
-        sys.argv = arguments
+        prepare_comfyui(base)
         for name in ("input", "output", "temp", "custom_nodes"):
             (base / name).mkdir(parents=True, exist_ok=True)
         self.base = base

@@ -15,7 +15,7 @@ class Stages:
     """Model, speech and identity, computed once."""
 
     def __init__(self, host: Host, picture: Tensor, recording: Any) -> None:
-        self.host = host
+        self.host, self.picture = host, picture
         with torch.inference_mode():
             loaded = self.run("Hallo3LoadBuiltIn")
             self.model, self.reference, self.vae, self.audio_encoder, self.clip = loaded
@@ -79,15 +79,12 @@ class Stages:
         inputs = self.inputs(segment=0, steps=None, guidance_scale=None, **changes)
         return self.run("Hallo3SegmentConditioning", **inputs)
 
-    def run_ksampler(
-        self, sampler: str = "euler", scheduler: str = "simple", steps: int = 2, **changes: Any
-    ) -> Tensor:
-        """Segment 0 through ComfyUI's KSampler."""
+    def run_ksampler(self, *names: str, steps: int = 2, **changes: Any) -> Tensor:
+        """Segment 0 through ComfyUI's KSampler, with a sampler and a scheduler or the usual."""
         import nodes
 
-        model = changes.pop("model", self.model)
-        conditioning = self.conditioning(**changes)
-        return nodes.common_ksampler(model, SEED, steps, 3.5, sampler, scheduler, *conditioning)[0]["samples"]
+        inputs = changes.pop("model", self.model), SEED, steps, 3.5, *(names or ("euler", "simple"))
+        return nodes.common_ksampler(*inputs, *self.conditioning(**changes))[0]["samples"]
 
     def deviation(self, model: Any) -> float:
         """What another model changes in the latents, as a share of them; NaN is no number."""

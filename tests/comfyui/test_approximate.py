@@ -59,9 +59,7 @@ def test_all_exact_attentions_and_fast_values_of_comfyui_are_known(stages: Stage
     from comfy.cli_args import PerformanceFeature
     from comfy.ldm.modules import attention
 
-    found = {
-        name for name in dir(attention) if name.startswith("attention") and callable(getattr(attention, name))
-    }
+    found = (n for n, each in vars(attention).items() if n.startswith("attention") and callable(each))
     exact = {name for name in found if "sage" not in name and "int8" not in name}
     assert exact == set(stages.module("nodes.comfy.model").EXACT_ATTENTIONS)
     assert {each.value for each in PerformanceFeature} == {each.value for each in Feature}
@@ -95,9 +93,7 @@ def extrapolation(stages: Stages, sampler: Any = None) -> Any:
     return create(**inputs, graph=graph, node="1", parent=None)
 
 
-def test_only_approximations_change_the_job_key(
-    stages: Stages, started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_approximations_change_the_job_key(stages: Stages, started: Started, monkeypatch: Any) -> None:
     module, facts = stages.module("nodes.extrapolate"), dict[str, Any]()
     real = module.hash_facts
     monkeypatch.setattr(module, "hash_facts", lambda inputs: facts.update(inputs) or real(inputs))
@@ -139,12 +135,8 @@ def test_a_step_cache_changes_the_throughput_key(stages: Stages) -> None:
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "ddim", "dpmpp_2m_sde"])
 def test_tiny_sigmas_can_be_sampled(stages: Stages, name: str) -> None:
-    sampler = stages.original_sampler(name)
-
-    noisy, near, clean = (
-        stages.sample(sampler=sampler, sigmas=torch.tensor(sigmas))
-        for sigmas in ((1.0, 1e-8, 0.0), (1.0, 1e-8), (1.0, 0.0))
-    )
+    sampler, sigmas = stages.original_sampler(name), ((1.0, 1e-8, 0.0), (1.0, 1e-8), (1.0, 0.0))
+    noisy, near, clean = (stages.sample(sampler=sampler, sigmas=torch.tensor(each)) for each in sigmas)
     assert bool(noisy.isfinite().all())
     assert difference(near, clean) < 1e-4
 
@@ -167,12 +159,15 @@ def test_a_saved_identity_names_its_approximations(stages: Stages, started: Star
     assert told in caplog.text
 
 
-@pytest.fixture
-def selected() -> str:
-    """The name of ComfyUI's own choice; ``stages`` has made ComfyUI importable."""
-    from comfy.ldm.modules.attention import optimized_attention
+class Attention:
+    """Of a node; ``used`` names what it replaces."""
 
-    return optimized_attention.__name__
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def __call__(self, function: Any, *inputs: Any, **rest: Any) -> Any:
+        self.used.add(function.__name__)
+        return function(*inputs, **rest)
 
 
 def patched(model: Any, attention: Any) -> Any:
@@ -181,49 +176,23 @@ def patched(model: Any, attention: Any) -> Any:
     return mine
 
 
-def attention_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.message.startswith("Hallo3: attention")]
-
-
-def test_a_run_says_which_attention_computes_it(
-    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    used: list[str] = []
-
-    def attention_of_a_node(function: Any, *inputs: Any, **rest: Any) -> Any:
-        used.append(function.__name__)
-        return function(*inputs, **rest)
-
-    with caplog.at_level("INFO"):
-        plain = stages.sample(steps=2)
-        found = stages.sample(steps=2, model=patched(stages.model, attention_of_a_node))
-    assert difference(found, plain) == 0
-    assert set(used) == {selected}
-    other = f"attention_of_a_node, with which a node replaces {selected}"
-    assert attention_messages(caplog) == [f"Hallo3: attention by {selected}", f"Hallo3: attention by {other}"]
-
-
-def test_a_guider_brings_the_attention_of_its_model(
-    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_says_which_attention_computes_it(stages: Stages, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a node's own, too, in the model or in the model of a guider; Extrapolate once for all segments."""
+    from comfy.ldm.modules.attention import optimized_attention
     from comfy_extras.nodes_custom_sampler import BasicGuider
 
-    class Attention:
-        def __call__(self, function: Any, *inputs: Any, **rest: Any) -> Any:
-            return function(*inputs, **rest)
-
-    guider = BasicGuider.execute(patched(stages.model, Attention()), stages.conditioning()[0]).result[0]
+    attention, selected = Attention(), optimized_attention.__name__
+    model = patched(stages.model, attention)
+    other = patched(stages.model, lambda function, *inputs, **rest: function(*inputs, **rest))
+    guider = BasicGuider.execute(other, stages.conditioning()[0]).result[0]
     with caplog.at_level("INFO"):
+        plain, found = stages.sample(steps=2), stages.sample(steps=2, model=model)
         stages.sample(steps=1, guider=guider)
-    other = f"Attention, with which a node replaces {selected}"
-    assert attention_messages(caplog) == [f"Hallo3: attention by {other}"]
-
-
-def test_extrapolate_says_it_once_for_all_its_segments_and_the_doctor_too(
-    stages: Stages, selected: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert len(stages.speech.speech.plan) > 1
-    with caplog.at_level("INFO"):
         stages.extrapolate(steps=1, seed=77)
-    assert attention_messages(caplog) == [f"Hallo3: attention by {selected}"]
+    assert difference(found, plain) == 0
+    assert attention.used == {selected}
+    replaced = (f"{name}, with which a node replaces {selected}" for name in ("Attention", "<lambda>"))
+    messages = [record.message for record in caplog.records if record.message.startswith("Hallo3: attention")]
+    assert messages == [f"Hallo3: attention by {name}" for name in (selected, *replaced, selected)]
+    assert len(stages.speech.speech.plan) > 1
     assert f"\n  attention: {selected}\n" in stages.run("Hallo3Doctor")[0]

@@ -41,16 +41,8 @@ def healthy(page: Page) -> None:
     assert (page.broken(), page.shown(), page.problems) == ([], [], [])
 
 
-def run(page: Page) -> dict[str, Any]:
-    event, detail = page.run()
-    assert event == "execution_success", detail
-    return detail
-
-
 @every_workflow
-def test_a_workflow_opens_exports_the_api_form_that_is_kept_and_runs(
-    page: Page, server: Server, path: Path
-) -> None:
+def test_a_workflow_opens_exports_its_api_form_and_runs(page: Page, server: Server, path: Path) -> None:
     """Nothing lies on something else. Of ComfyUI's own nodes only the names are compared: another version may
     have given them other widgets."""
     page.open(read(path), path.stem)
@@ -67,7 +59,7 @@ def test_a_workflow_opens_exports_the_api_form_that_is_kept_and_runs(
         return {key: (kind, kind.startswith("Hallo3") and inputs) for key, kind, inputs in nodes}
 
     assert facts(page.export()[1]) == facts(read(path.parent / "api" / path.name))
-    outputs = server.finished(run(page)["prompt_id"])["outputs"].values()
+    outputs = server.finished(page.run()["prompt_id"])["outputs"].values()
     files = [file for output in outputs for file in output.get("images", []) if file["type"] == "output"]
     assert [Path(file["filename"]).suffix for file in files] == [".mp4"]
     assert (server.base / "output" / files[0]["subfolder"] / files[0]["filename"]).stat().st_size > 1000
@@ -102,7 +94,7 @@ def test_the_blueprint_is_found_and_runs_as_one_node(page: Page, server: Server)
     page.page.evaluate(WIRE)
     nodes = page.export()[1].values()
     assert [node["inputs"]["steps"] for node in nodes if "steps" in node["inputs"]] == [3]
-    run(page)
+    page.run()
     healthy(page)
 
 

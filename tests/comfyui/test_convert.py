@@ -169,18 +169,16 @@ def test_parts_of_another_model_are_refused(stages: Stages, convert: Any) -> Non
 @pytest.mark.parametrize("constant", [None, "", {}, 0])
 def test_constants_in_sockets_are_refused(stages: Stages, constant: Any) -> None:
     """API prompts can pass them."""
-    whole, one = stages.inputs(), stages.inputs(segment=0)
     conditions = stages.inputs(segment=0, steps=None, guidance_scale=None)
     portrait = {"portrait": stages.portrait, "vae": stages.vae, "reference_network": stages.reference}
-    optional = "" if constant is None else "positive sampler sigmas guider"
-    cases: list[tuple[str, dict[str, Any], str]] = [
-        ("Hallo3Extrapolate", whole, f"identity speech model vae {optional}"),
-        ("Hallo3Sampler", one, "identity speech model vae"),
-        ("Hallo3SegmentConditioning", conditions, "identity speech model vae"),
+    parts, optional = "identity speech model vae ", constant is not None
+    for node, inputs, names in (
+        ("Hallo3Extrapolate", stages.inputs(), parts + "positive sampler sigmas guider" * optional),
+        ("Hallo3Sampler", stages.inputs(segment=0), parts),
+        ("Hallo3SegmentConditioning", conditions, parts),
         ("Hallo3VAEDecode", {"vae": stages.vae}, "samples"),
-        ("Hallo3IdentityReference", portrait, "reference_network" + " face_analyzer" * bool(optional)),
-    ]
-    for node, inputs, names in cases:
+        ("Hallo3IdentityReference", portrait, "reference_network" + " face_analyzer" * optional),
+    ):
         for name in names.split():
             with pytest.raises(stages.errors.InputError):
                 stages.run(node, **{**inputs, name: constant})

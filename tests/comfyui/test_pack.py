@@ -8,52 +8,52 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 
 from comfyui.contract import CONTRACT, contract_of
-from comfyui.host import REPOSITORY, Host, comfy, find_comfyui, load_pack
+from comfyui.host import REPOSITORY, Host, comfy, load_pack, prepare_comfyui
 from comfyui.server import PACK, Server
+from support.own_process import run_alone
 
-IMPORT = """
-import asyncio, sys
-sys.path[:0] = [{comfyui!r}, {tests!r}]
-from comfyui.torchvision_stubs import lend_operators
-lend_operators()
-sys.argv = ["main.py", "--cpu", "--base-directory", {base!r}]
-import comfy.options
-comfy.options.enable_args_parsing()
-import nodes, server, latent_preview, comfy.samplers, comfy.audio_encoders.audio_encoders, comfy_api.latest
-import folder_paths, torch
-blocked = {blocked!r}
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ImportError(name)
-sys.meta_path.insert(0, Missing())
-def state():
-    folders = {{name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}}
-    settings = torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
-    return folders, settings, torch.random.get_rng_state().tolist()
-before = state()
-from comfyui.host import load_pack
-found = asyncio.run(asyncio.run(load_pack().comfy_entrypoint()).get_node_list())
-schemas = [node.GET_SCHEMA().node_id for node in found]
-assert state() == before
-print(len(schemas))
-"""
 OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
 
 
+class Missing:
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.split(".")[0] in OPTIONAL:
+            raise ImportError(name)
+
+
+def global_state() -> Any:
+    import folder_paths
+    import torch
+
+    folders = {name: list(paths[0]) for name, paths in folder_paths.folder_names_and_paths.items()}
+    settings = torch.get_default_dtype(), torch.get_num_threads(), list(sys.path)
+    return folders, settings, torch.random.get_rng_state().tolist()
+
+
+def count_nodes(base: str) -> int:
+    """In a ComfyUI of its own; nothing else is changed."""
+    prepare_comfyui(Path(base))
+    for name in ("nodes", "server", "latent_preview", "comfy.samplers", "comfy_api.latest"):
+        import_module(name)
+    import_module("comfy.audio_encoders.audio_encoders")
+    sys.meta_path.insert(0, Missing())
+    before = global_state()
+    found = asyncio.run(asyncio.run(load_pack().comfy_entrypoint()).get_node_list())
+    assert all(node.GET_SCHEMA().node_id for node in found)
+    assert global_state() == before
+    return len(found)
+
+
 def test_the_pack_imports_without_any_optional_library(tmp_path: Path) -> None:
-    """And changes no global state of ComfyUI or torch."""
-    places = {"comfyui": str(find_comfyui()), "tests": str(REPOSITORY / "tests"), "base": str(tmp_path)}
-    command = [sys.executable, "-c", IMPORT.format(**places, blocked=OPTIONAL)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] == "17"
+    assert run_alone("comfyui.test_pack", f"count_nodes({str(tmp_path)!r})") == 17
 
 
 @pytest.mark.usefixtures("host")

@@ -110,14 +110,10 @@ def test_other_values_start_another_job_and_the_old_one_resumes(server: Server) 
     prompt = client.slow(extrapolate__seed=13)
     job = client.stop_after(server, prompt, 1)
     text = node("CLIPTextEncode", clip=["set", 4], text="blue light")
-    changed = [
-        client.slow(extrapolate__seed=14),
-        client.slow(extrapolate__seed=13, extrapolate__motion_drop=0.2),
-        client.slow(extrapolate__seed=13, extrapolate__quality=30),
-        client.slow(extrapolate__seed=13, text=text, extrapolate__positive=["text", 0]),
-    ]
-    found = [client.stop_after(server, each, 1) for each in changed]
-    assert len({job, *found}) == 5
+    changes: list[dict[str, Any]] = [{"extrapolate__motion_drop": 0.2}, {"extrapolate__quality": 30}]
+    changes += [{"extrapolate__seed": 14}, {"text": text, "extrapolate__positive": ["text", 0]}]
+    slow = (client.slow(**{"extrapolate__seed": 13} | each) for each in changes)
+    assert len({job, *(client.stop_after(server, each, 1) for each in slow)}) == 5
     time.sleep(1)
     resume(server, prompt, job)
 
@@ -154,12 +150,9 @@ def test_images_can_be_connected_later_and_are_equal_after_a_stop(server: Server
 
 
 def test_a_video_is_continued_with_more_speech(server: Server) -> None:
-    prompt = simple(
-        extrapolate__seed=18,
-        more=node("Hallo3Extrapolate", **SIMPLE["extrapolate"]["inputs"], continue_from=["extrapolate", 2]),
-        save__video=["more", 0],
-        chart=node("PreviewImage", images=["more", 3]),
-    )
+    more = node("Hallo3Extrapolate", **SIMPLE["extrapolate"]["inputs"], continue_from=["extrapolate", 2])
+    chart = node("PreviewImage", images=["more", 3])
+    prompt = simple(extrapolate__seed=18, more=more, save__video=["more", 0], chart=chart)
     path = saved_file(server, server.run(prompt))
     assert len(client.packets(path)["video"]) == 2 * 163
     with av.open(str(path)) as container:
