@@ -102,9 +102,7 @@ def test_identity_is_equal(stages: Stages, identity: Any) -> None:
         assert difference(mine, theirs) <= 1e-5
 
 
-def test_a_forward_is_equal(
-    stages: Any, models: Models, settings: Any, identity: Any, recording: Any
-) -> None:
+def test_a_pass_is_equal(stages: Any, models: Models, settings: Any, identity: Any, recording: Any) -> None:
     """Both guidance branches in one batch, conditions projected on access against prepared ones."""
     speech, prompt = encode_speech(recording, models), drawn(3, 1, 16, 32)
     renderer = LocalRenderer.prepare(identity, speech, prompt, models, settings)
