@@ -92,12 +92,9 @@ def listen(server: Server, prompt: dict[str, Any], during: Callable[[], Any] | N
 
 def packets(path: Path) -> dict[str, list[bytes]]:
     """What is encoded: the packets of ``video`` and of ``audio``."""
-    found: dict[str, list[bytes]] = {"video": [], "audio": []}
     with av.open(str(path)) as container:
-        for packet in container.demux():
-            if packet.size:
-                found[packet.stream.type].append(bytes(packet))
-    return found
+        found = [(packet.stream.type, bytes(packet)) for packet in container.demux() if packet.size]
+    return {kind: [data for each, data in found if each == kind] for kind in ("video", "audio")}
 
 
 def saved_segments(server: Server) -> dict[str, list[str]]:

@@ -48,7 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def picture(samples: Path) -> Tensor:
-    """The portrait the repository ships, [3, h, w]."""
     return hallo3.read_picture(samples / "portrait.png")
 
 

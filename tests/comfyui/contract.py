@@ -14,10 +14,8 @@ def contract_of(host: Any) -> dict[str, Any]:
 
 
 def _node(node: Any) -> dict[str, Any]:
-    schema = node.GET_SCHEMA()
-    info = node.GET_NODE_INFO_V1()
-    kinds = ("required", "optional")
-    order = [(name, kind) for kind in kinds for name in info["input_order"].get(kind, [])]
+    schema, info = node.GET_SCHEMA(), node.GET_NODE_INFO_V1()
+    order = [(name, kind) for kind in ("required", "optional") for name in info["input_order"].get(kind, [])]
     return {
         "display_name": schema.display_name,
         "category": schema.category,
@@ -31,15 +29,9 @@ def _input(name: str, entry: Any, required: bool) -> dict[str, Any]:
     values = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
     if options.get("forceInput"):  # a socket has no value of its own, whatever ComfyUI writes
         values.pop("default", None)
-    choices = options.get("options", [])
-    files = "built-in" in choices
-    return {
-        "id": name,
-        "type": kind if isinstance(kind, str) else "COMBO",
-        "required": required,
-        **values,
-        **({"options": ["built-in"] if files else choices} if choices else {}),
-    }
+    if choices := options.get("options"):
+        values["options"] = ["built-in"] if "built-in" in choices else choices  # the others are files
+    return {"id": name, "type": kind if isinstance(kind, str) else "COMBO", "required": required, **values}
 
 
 if __name__ == "__main__":

@@ -23,12 +23,10 @@ def main() -> int:
         return 1
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [line for line in lines if line.strip() and not re.match(r"#|torch(vision|audio)?\s*$", line)]
-    minor = ".".join(version("torch").split(".")[:2])
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    torch = f"torch=={version('torch')}"
-    companions = COMPANIONS.get(minor, ("torchvision", "torchaudio"))
+    pip, torch = [sys.executable, "-m", "pip", "install", "--quiet"], version("torch")
+    companions = COMPANIONS.get(".".join(torch.split(".")[:2]), ("torchvision", "torchaudio"))
     subprocess.run([*pip, "--no-deps", *companions], check=True)
-    subprocess.run([*pip, *wanted, *TOOLS, torch], check=True)
+    subprocess.run([*pip, *wanted, *TOOLS, f"torch=={torch}"], check=True)
     return 0
 
 

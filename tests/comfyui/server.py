@@ -73,7 +73,7 @@ class Server:
 
     def weight(self) -> tuple[float, int, int]:
         """Its memory in MB, its threads and its open files."""
-        place = Path("/proc") / str(self._process.pid)
+        place = Path(f"/proc/{self._process.pid}")
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
         files = len(list((place / "fd").iterdir()))
         return int(status["VmRSS"].split()[0]) / 1000, int(status["Threads"]), files

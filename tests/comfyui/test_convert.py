@@ -150,8 +150,7 @@ def test_a_doubtful_picture_is_used_with_one_warning(convert: Any, image: Tensor
 def test_other_values_are_refused(host: Host, convert: Any, kind: str, value: Any, message: str) -> None:
     errors = host.module("hallo3.errors")
     audio, image = (convert.to_recording, errors.AudioError), (convert.to_picture, errors.PortraitError)
-    box = convert.to_face_box, errors.InputError
-    read, error = {"audio": audio, "image": image, "box": box}[kind]
+    read, error = {"audio": audio, "image": image, "box": (convert.to_face_box, errors.InputError)}[kind]
     with pytest.raises(error, match=message):
         read(value)
 

@@ -68,8 +68,8 @@ def test_names_outside_of_the_output_folder_and_other_files_are_refused(stages: 
     for name in ("../secret.safetensors", "../secret.safetensors [output]", "absent.safetensors"):
         assert where.find_identity(name) is None
         assert "no identity" in str(loader.validate_inputs(file=name))
-    (folders / "input" / "hallo3_identities").mkdir()
-    (folders / "input" / "hallo3_identities" / "x.safetensors").write_bytes(b"<html>")
+    (page := folders / "input" / "hallo3_identities" / "x.safetensors").parent.mkdir()
+    page.write_bytes(b"<html>")
     with pytest.raises(stages.errors.CheckpointError):
         stages.run("Hallo3LoadIdentity", file="hallo3_identities/x.safetensors")
 

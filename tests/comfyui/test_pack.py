@@ -69,8 +69,7 @@ def test_the_registry_accepts_the_pack_and_packs_what_is_needed(tmp_path: Path) 
     clone = tmp_path / "clone"  # the commands leave files behind
     subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
     output = comfy(clone, "node", "validate")
-    assert "passed" in output
-    assert "arning" not in output
+    assert ("passed" in output, "arning" in output) == (True, False)
     comfy(clone, "node", "pack")
     shutil.unpack_archive(clone / "node.zip", tmp_path / "unpacked")
     assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {
@@ -95,11 +94,8 @@ def test_the_nodes_are_as_they_were_and_explain_themselves(host: Host) -> None:
     assert contract_of(host) == json.loads(CONTRACT.read_text(encoding="utf-8"))
     for node in host.module("nodes.extension").NODES:
         schema = node.GET_SCHEMA()
-        assert schema.node_id.startswith("Hallo3")
-        assert schema.category.startswith("Hallo3")
-        assert schema.display_name
-        assert schema.search_aliases
-        assert len(schema.description) > 40
+        assert all(name.startswith("Hallo3") for name in (schema.node_id, schema.category))
+        assert all((schema.display_name, schema.search_aliases, len(schema.description) > 40))
         for each in (*schema.inputs, *schema.outputs):
             assert (each.tooltip or "").endswith("."), f"{schema.node_id}: {each.id}"
 
@@ -135,12 +131,10 @@ def test_a_template_runs_to_a_video_with_sound(server: Server, tmp_path: Path, p
     result = server.run(json.loads(api.read_text(encoding="utf-8")))
     assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
     saved = [entry for out in result["outputs"].values() for entry in out.get("images", [])]
-    videos = [
-        server.base / m["type"] / m["subfolder"] / m["filename"] for m in saved if ".mp4" in m["filename"]
-    ]
+    videos = [entry for entry in saved if ".mp4" in entry["filename"]]
     assert videos
     for video in videos:
-        with av.open(str(video)) as container:
+        with av.open(str(server.base / video["type"] / video["subfolder"] / video["filename"])) as container:
             assert container.streams.video[0].frames > 30
             assert float(container.streams.video[0].average_rate) == 25.0
             assert container.streams.audio

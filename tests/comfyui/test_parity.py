@@ -60,19 +60,18 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 def test_the_built_in_weights_are_the_files(stages: Stages) -> None:
     """Half precision on disk, float32 in memory; the VAE's too, though ComfyUI's own class holds them."""
-    files = ModelFolder(FOLDER)
     loaded = {
-        files.find("transformer"): stages.model.model.diffusion_model,
-        files.find("vae"): stages.vae.first_stage_model,
-        files.find("speech_encoder"): stages.audio_encoder.model,
-        files.find("text_encoder"): stages.clip.cond_stage_model.t5,
+        "transformer": stages.model.model.diffusion_model,
+        "vae": stages.vae.first_stage_model,
+        "speech_encoder": stages.audio_encoder.model,
+        "text_encoder": stages.clip.cond_stage_model.t5,
     }
-    for path, network in loaded.items():
-        stored, found = load_file(path), network.state_dict()
-        assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    for part, network in loaded.items():
+        path, found = ModelFolder(FOLDER).find(part), network.state_dict()
+        assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
         assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-        assert found.keys() - stored.keys() <= {"encoder.embed_tokens.weight"}
         wanted = read_state(path, torch.float32)
+        assert found.keys() - wanted.keys() <= {"encoder.embed_tokens.weight"}
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
@@ -98,8 +97,7 @@ def test_identity_is_equal(stages: Stages, identity: Any) -> None:
     found = stages.identity
     assert difference(found.canvas.pixels, identity.canvas.pixels) == 0
     assert difference(found.face_embedding, identity.face_embedding) == 0
-    for mine, theirs in zip(found.reference_features, identity.reference_features, strict=True):
-        assert difference(mine, theirs) <= 1e-5
+    torch.testing.assert_close(found.reference_features, identity.reference_features, atol=1e-5, rtol=0)
 
 
 def test_a_pass_is_equal(stages: Any, models: Models, settings: Any, identity: Any, recording: Any) -> None:

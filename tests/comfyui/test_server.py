@@ -34,10 +34,9 @@ def other(source: dict[str, Any], into: str) -> dict[str, Any]:
 
 def test_progress_is_one_bar_with_previews_and_time_left(server: Server) -> None:
     heard = client.listen(server, simple(extrapolate__seed=3))
-    values, totals = zip(*heard.values, strict=True)
-    assert list(values) == sorted(values)
-    assert set(totals) == {6 * (4 + 4)}
-    assert values[-1] == totals[-1]
+    values = [value for value, _ in heard.values]
+    assert values == sorted(values)
+    assert {total for _, total in heard.values} == {6 * (4 + 4)} == {values[-1]}
     assert heard.previews >= 6 * 4
     assert heard.texts[-1].startswith("Done: 6 segments in 0:")
     for stage in ("encoding", "sampling", "decoding, 9/", "saving"):
@@ -98,8 +97,7 @@ def test_an_interrupted_video_resumes_with_a_message(server: Server) -> None:
     assert 2 <= len(saved_segments(server)[job]) < 6
     with av.open(str(server.base / "output" / "hallo3_jobs" / job / "so_far.mp4")) as container:
         assert len(list(container.decode(video=0))) >= 31
-    other = server.run(simple(extrapolate__seed=12))
-    assert other["status"]["status_str"] == "success"
+    saved_file(server, server.run(simple(extrapolate__seed=12)))
     resume(server, prompt, job)
     found = client.packets(saved_file(server, server.run(prompt)))
     assert found == client.render_uninterrupted(server, prompt)
@@ -144,9 +142,8 @@ def test_images_can_be_connected_later_and_are_equal_after_a_stop(server: Server
     with_images["extrapolate"]["inputs"]["start_again"] = 1
     fresh = server.run(with_images)["outputs"]["show"]["images"]
     for index in (0, 40, 100, 162):
-        first, second = (server.base / "temp" / each[index]["filename"] for each in (resumed, fresh))
-        with Image.open(first) as one, Image.open(second) as other:
-            assert one.tobytes() == other.tobytes()
+        files = [server.base / "temp" / each[index]["filename"] for each in (resumed, fresh)]
+        assert len({Image.open(file).tobytes() for file in files}) == 1
 
 
 def test_a_video_is_continued_with_more_speech(server: Server) -> None:
@@ -166,8 +163,7 @@ def test_the_plan_is_measured_and_decides_no_pixel(server: Server) -> None:
     plan = node("Hallo3Plan", audio=["sample", 1], model="built-in", steps=4, guidance_scale=1.0)
     alone = {"sample": SIMPLE["sample"], "plan": plan}
     text = server.run(alone)["outputs"]["plan"]["text"][0]
-    assert "163 frames, 6.52 s, 64 x 64" in text
-    assert "segments  6" in text
+    assert [part for part in ("163 frames, 6.52 s, 64 x 64", "segments  6") if part not in text] == []
     saved_file(server, server.run(simple(plan=plan, speech__audio=["plan", 0], extrapolate__seed=19)))
     plan["inputs"]["images"] = True
     assert "from earlier runs" in server.run(alone)["outputs"]["plan"]["text"][0]

@@ -27,11 +27,8 @@ def lend_operators() -> None:
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         DECLARED.append(library)
     absent = ModuleType("torchaudio._extension")
-    absent.__dict__.update(
-        _IS_TORCHAUDIO_EXT_AVAILABLE=False,
-        _IS_ALIGN_AVAILABLE=False,
-        fail_if_no_align=lambda function: function,
-    )
+    vars(absent).update(dict.fromkeys(("_IS_TORCHAUDIO_EXT_AVAILABLE", "_IS_ALIGN_AVAILABLE"), False))
+    vars(absent)["fail_if_no_align"] = lambda function: function
     sys.modules.setdefault("torchaudio._extension", absent)
 
 
