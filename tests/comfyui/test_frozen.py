@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from comfyui.client import simple
 from comfyui.server import Server
 from contract.frozen import machine
+from hallo3.jobs.segment_file import read_note
 
 RECORD = Path(__file__).with_name("frozen.json")
 PROMPTS: dict[str, dict[str, Any]] = {
@@ -37,11 +37,8 @@ def render(server: Server, name: str) -> dict[str, Any]:
     assert result["outputs"], json.dumps(result["status"], indent=1)
     jobs = [job for job in folder.iterdir() if job.is_dir()]
     job = max(jobs, key=lambda job: (job / "holder.json").stat().st_mtime_ns)  # last used
-    frames: list[str] = []
-    for path in sorted(job.glob("segments/*.safetensors")):
-        with safe_open(str(path), "pt") as file:
-            frames.append(json.loads(file.metadata()["segment"])["pixels"])
-    return {"job": job.name, "frames": frames}
+    segments = map(read_note, sorted(job.glob("segments/*.safetensors")))
+    return {"job": job.name, "frames": [record.pixels for record, *_ in segments]}
 
 
 @pytest.mark.parametrize("name", PROMPTS)

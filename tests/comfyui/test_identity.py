@@ -144,10 +144,8 @@ NAME = "mediapipe_face_fp32.safetensors"
 POINTS = torch.tensor([[258.0, 134], [286, 134], [272, 146], [262, 160], [282, 160]])
 """Eyes, nose and mouth."""
 RING = torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32)
-TOPOLOGY = (
-    *("face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow"),
-    *("lips", "irises", "nose", "tesselation"),
-)
+TOPOLOGY = ["face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow", "lips"]
+TOPOLOGY += ["irises", "nose", "tesselation"]
 
 
 def tensors() -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 
 CGROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")  # v1, v2
 LIMITS = "memory.limit_in_bytes", "memory.max"
+WATCHED = {"VmHWM": "status", "RssAnon": "status", "rchar": "io", "read_bytes": "io"}
 INTERVAL = 0.05
 
 
@@ -45,41 +46,24 @@ def limited_group(gigabytes: float) -> Path | None:
 
 
 def measure(
-    words: list[str],
-    group: Path | None = None,
-    log: Path | None = None,
-    cwd: Path = REPOSITORY,
-    **environment: str,
+    words: list[str], group: Path | None = None, log: Path | None = None, cwd: Path = REPOSITORY, **more: str
 ) -> Run:
-    """Run ``python -m words``, in a memory control group if one is given."""
-    started = time.perf_counter()
+    """Run ``python -m words``, in a memory control group if one is given, with more in the environment."""
+    started, most = time.perf_counter(), dict.fromkeys(WATCHED, 0)
 
     def enter() -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
     with (log or Path(os.devnull)).open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-            preexec_fn=enter,
-            env={**os.environ, **environment},
-        )
-        proc = Path(f"/proc/{process.pid}")
-        peak = anonymous = called = disk = 0
+        places = {"cwd": cwd, "env": {**os.environ, **more}, "stdout": subprocess.PIPE, "stderr": file}
+        process = subprocess.Popen([sys.executable, *words], text=True, preexec_fn=enter, **places)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, number(proc / "status", "VmHWM"))
-            anonymous = max(anonymous, number(proc / "status", "RssAnon"))
-            called, disk = (
-                max(called, number(proc / "io", "rchar")),
-                max(disk, number(proc / "io", "read_bytes")),
-            )
+            for name, table in WATCHED.items():
+                most[name] = max(most[name], number(Path(f"/proc/{process.pid}/{table}"), name))
             time.sleep(INTERVAL)
         output, _ = process.communicate()
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -89,9 +73,9 @@ def measure(
     figures = {
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_gb": round(peak * 1024 / 1e9, 2),
-        "peak_anonymous_gb": round(anonymous * 1024 / 1e9, 2),
-        "read_gb": round(called / 1e9, 2),
-        "disk_gb": round(disk / 1e9, 2),
+        "peak_gb": round(most["VmHWM"] * 1024 / 1e9, 2),
+        "peak_anonymous_gb": round(most["RssAnon"] * 1024 / 1e9, 2),
+        "read_gb": round(most["rchar"] / 1e9, 2),
+        "disk_gb": round(most["read_bytes"] / 1e9, 2),
     }
     return Run(process.returncode, output, figures)

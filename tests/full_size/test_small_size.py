@@ -82,18 +82,9 @@ def test_converted_files_are_the_download(home: Path) -> None:
 
 
 def test_a_video_comes_out(home: Path) -> None:
-    words = [
-        "animate",
-        "--model",
-        "ComfyUI/models",
-        "--portrait",
-        "me.png",
-        "--speech",
-        "me.wav",
-        "--faces-unverified",
-    ]
-    words += ["--steps", "2", "--device", "cpu", "--dtype", "bf16", "--offload", "disk", "-o", "me.mp4"]
-    words += ["--prompt", "a person talks"]
+    words = ["animate", "--model", "ComfyUI/models", "--portrait", "me.png", "--speech", "me.wav"]
+    words += ["--faces-unverified", "--steps", "2", "--device", "cpu", "--dtype", "bf16"]
+    words += ["--offload", "disk", "-o", "me.mp4", "--prompt", "a person talks"]
     assert main([*words, "--plan"]) == 0
     assert not Path("me.mp4").exists()
     assert main(words) == 0

@@ -161,17 +161,10 @@ def shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
     return {key: list(tensor.shape) for key, tensor in state.items()}
 
 
-def on_meta(keys: dict[str, list[int]], prefix: str) -> dict[str, Tensor]:
-    chosen = {key.removeprefix(prefix): shape for key, shape in keys.items() if key.startswith(prefix)}
-    return {key: torch.empty(shape, device="meta") for key, shape in chosen.items()}
-
-
+REFERENCE = ReferenceNetwork(HALLO3.trunk, HALLO3.segment.shape.latent, META)
 NETWORKS = {
     "transformer": (Hallo3Transformer(HALLO3, META), maps.TRANSFORMER, "module", maps.TRANSFORMER_PREFIX, 3),
-    "reference": (
-        *(ReferenceNetwork(HALLO3.trunk, HALLO3.segment.shape.latent, META), maps.REFERENCE),
-        *("module", maps.REFERENCE_PREFIX, 3),
-    ),
+    "reference": (REFERENCE, maps.REFERENCE, "module", maps.REFERENCE_PREFIX, 3),
     "vae": (build_vae(HALLO3.vae).network, maps.VAE, "vae", "", 0),
 }
 
@@ -179,11 +172,12 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_maps_agree_with_the_manifest(name: str) -> None:
     network, keymap, part, prefix, dropped = NETWORKS[name]
-    original = on_meta(MANIFEST[part], prefix)
+    sizes = {key.removeprefix(prefix): size for key, size in MANIFEST[part].items() if key.startswith(prefix)}
+    original = {key: torch.empty(size, device="meta") for key, size in sizes.items()}
     ours, without = to_ours(keymap, original), keymap.dropped(original)
     assert shapes(ours) == shapes(network.state_dict())
     assert [bool(why) for why in without.values()] == [True] * dropped
-    back = {k: s for k, s in shapes(original).items() if k not in without}
+    back = {k: s for k, s in sizes.items() if k not in without}
     assert shapes(to_original(keymap, ours)) == back
 
 
