@@ -1,5 +1,6 @@
 """The built-in model's stages, computed by the nodes and shared by tests."""
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -70,9 +71,11 @@ class Stages:
 
     def guider(self, scale: float) -> Any:
         """ComfyUI's own guider with the conditioning of segment 0."""
-        from comfy_extras.nodes_custom_sampler import CFGGuider
+        return run_extra("custom_sampler.CFGGuider", self.model, *self.conditioning()[:2], scale)
 
-        return CFGGuider.execute(self.model, *self.conditioning()[:2], scale).result[0]
+    def encode_text(self, text: str, clip: Any = None) -> Any:
+        """By ComfyUI's own node."""
+        return import_module("nodes").CLIPTextEncode().encode(clip or self.clip, text)[0]
 
     def conditioning(self, **changes: Any) -> tuple[Any, Any, Any]:
         """Positive, negative and latent of segment 0."""
@@ -90,6 +93,12 @@ class Stages:
         """What another model changes in the latents, as a share of them; NaN is no number."""
         plain = self.run_ksampler()
         return float((self.run_ksampler(model=model) - plain).std() / plain.std())
+
+
+def run_extra(name: str, *inputs: Any) -> Any:
+    """The first output of one of ComfyUI's own nodes, named by its module and class."""
+    module, _, node = name.partition(".")
+    return getattr(import_module(f"comfy_extras.nodes_{module}"), node).execute(*inputs).result[0]
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from comfyui.stages import Stages, difference
+from comfyui.stages import Stages, difference, run_extra
 
 
 class Feature(enum.Enum):
@@ -170,12 +170,11 @@ def patched(model: Any, attention: Any) -> Any:
 def test_a_run_says_which_attention_computes_it(stages: Stages, caplog: pytest.LogCaptureFixture) -> None:
     """Of a node's own, too, in the model or in the model of a guider; Extrapolate once for all segments."""
     from comfy.ldm.modules.attention import optimized_attention
-    from comfy_extras.nodes_custom_sampler import BasicGuider
 
     attention, selected = Attention(), optimized_attention.__name__
     model = patched(stages.model, attention)
     other = patched(stages.model, lambda function, *inputs, **rest: function(*inputs, **rest))
-    guider = BasicGuider.execute(other, stages.conditioning()[0]).result[0]
+    guider = run_extra("custom_sampler.BasicGuider", other, stages.conditioning()[0])
     with caplog.at_level("INFO"):
         plain, found = stages.sample(steps=2), stages.sample(steps=2, model=model)
         stages.sample(steps=1, guider=guider)

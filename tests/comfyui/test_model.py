@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from comfyui.host import Host
-from comfyui.stages import Stages, difference
+from comfyui.stages import Stages, difference, run_extra
 
 
 def test_comfyuis_vae_nodes_take_the_built_in_vae(stages: Stages) -> None:
@@ -25,10 +25,8 @@ def test_comfyuis_vae_nodes_take_the_built_in_vae(stages: Stages) -> None:
 
 
 def test_comfyuis_audio_node_takes_the_built_in_encoder(stages: Stages) -> None:
-    from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
-
     audio = {"waveform": torch.rand(1, 2, 44100) - 0.5, "sample_rate": 44100}
-    encoded = AudioEncoderEncode.execute(stages.audio_encoder, audio).result[0]
+    encoded = run_extra("audio_encoder.AudioEncoderEncode", stages.audio_encoder, audio)
     assert len(encoded["encoded_audio_all_layers"]) == 4
     assert encoded["encoded_audio"].shape == (1, 49, 48)
     assert encoded["audio_samples"] == 16000
@@ -36,14 +34,12 @@ def test_comfyuis_audio_node_takes_the_built_in_encoder(stages: Stages) -> None:
 
 def test_comfyuis_text_nodes_take_the_built_in_clip(stages: Stages) -> None:
     """Set to another layer (there is none) or length, zeroed out, joined: what the model reads is plain."""
-    from comfy_extras.nodes_cond import T5TokenizerOptions
-
     import nodes
 
-    plain = nodes.CLIPTextEncode().encode(stages.clip, "dim light")[0]
-    padded = T5TokenizerOptions.execute(stages.clip, 1, 3).result[0]
+    plain = stages.encode_text("dim light")
+    padded = run_extra("cond.T5TokenizerOptions", stages.clip, 1, 3)
     for clip in (nodes.CLIPSetLastLayer().set_last_layer(stages.clip, -2)[0], padded):
-        assert difference(nodes.CLIPTextEncode().encode(clip, "dim light")[0][0][0], plain[0][0]) == 0
+        assert difference(stages.encode_text("dim light", clip)[0][0], plain[0][0]) == 0
     zeroed = nodes.ConditioningZeroOut().zero_out(plain)[0]
     joined = nodes.ConditioningConcat().concat(plain, plain)[0]
     nothing, lit = stages.sample(), stages.sample(positive=plain)
@@ -120,10 +116,8 @@ def test_another_clones_model_sampling_does_not_leak_and_is_refused(stages: Stag
 
 def test_perpendicular_guidance_hears_the_speech(stages: Stages) -> None:
     """Its unconditional branch has another name."""
-    from comfy_extras.nodes_perpneg import PerpNegGuider
-
     zero = [[torch.zeros(1, 16, 32), {}]]
-    guider = PerpNegGuider.execute(stages.model, zero, zero, zero, 3.5, 1.0).result[0]
+    guider = run_extra("perpneg.PerpNegGuider", stages.model, zero, zero, zero, 3.5, 1.0)
     sampling = stages.module("nodes.comfy.sampling").Sampling(stages.model, 2, 3.5, guider=guider)
     inputs = {"identity": stages.identity, "windows": torch.ones(1, 2), "image_latents": torch.zeros(1)}
     segment = stages.module("nodes.comfy.model").SegmentInput(**inputs)

@@ -77,10 +77,8 @@ def test_the_built_in_weights_are_the_files(stages: Stages) -> None:
 
 @pytest.mark.parametrize("prompt", ["a person in blue light", "Warm light!", "", "  ", "?"])
 def test_prompts_are_equal(stages: Stages, models: Models, prompt: str) -> None:
-    """By ComfyUI's own node; no prompt is zero text, as headless."""
-    import nodes
-
-    [[found, extras]] = nodes.CLIPTextEncode().encode(stages.clip, prompt)[0]
+    """No prompt is zero text, as headless."""
+    [[found, extras]] = stages.encode_text(prompt)
     assert difference(found, encode_prompt(prompt, models)) == 0
     assert bool(found.any()) == bool(prompt.strip())
     assert extras["pooled_output"] is None
@@ -138,15 +136,13 @@ RUNS = [("ddim", 1.0, ""), ("ddim", 1.0, PROMPT), ("dpmpp_2m_sde", 3.5, PROMPT)]
 def test_all_frames_are_near(stages: Stages, models: Models, settings: Any, recording: Any, run: Any) -> None:
     """Six segments with the package's noise: the built-in model's defaults, then guidance and the original's
     sampler."""
-    import nodes
-
     sampler, guidance, prompt = run
     settings, picture = replace(settings, guidance_scale=guidance, sampler=sampler), stages.picture
     rendered = hallo3.animate(picture, recording, prompt, models, settings)
     wanted = torch.cat([frames.pixels for frames in rendered]).permute(0, 2, 3, 1)
-    positive = nodes.CLIPTextEncode().encode(stages.clip, prompt)[0] if prompt else None
-    changes = {"positive": positive, "sampler": stages.original_sampler(sampler) if guidance != 1 else None}
-    inputs = stages.inputs(guidance_scale=guidance, **changes)
+    positive = stages.encode_text(prompt) if prompt else None
+    node = stages.original_sampler(sampler) if guidance != 1 else None
+    inputs = stages.inputs(guidance_scale=guidance, positive=positive, sampler=node)
     video, images, *_ = stages.run("Hallo3Extrapolate", **inputs)
     assert difference(images, wanted) <= 1e-4
     components = video.get_components()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from comfyui.stages import SEED, Stages, difference
+from comfyui.stages import SEED, Stages, difference, run_extra
 
 SAMPLERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim", "res_multistep")
 SCHEDULERS = ["normal", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "kl_optimal"]
@@ -49,11 +49,9 @@ def test_the_originals_schedule_in_two_parts_is_the_whole(stages: Stages) -> Non
 
 
 def sample_custom(stages: Stages, start: Tensor, sigmas: Tensor, latent: Any) -> Any:
-    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-
     noise = SimpleNamespace(seed=SEED, generate_noise=lambda _: start)
     inputs = noise, stages.guider(3.5), stages.original_sampler("ddim"), sigmas, latent
-    return SamplerCustomAdvanced.execute(*inputs).result[0]
+    return run_extra("custom_sampler.SamplerCustomAdvanced", *inputs)
 
 
 def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
@@ -70,10 +68,8 @@ def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
 def test_extrapolate_with_a_guider_hears_every_segment(stages: Stages) -> None:
     """A guider from outside brings guidance and text; identity, speech and motion are put in for each
     segment, and the guider itself is left as it was."""
-    from comfy_extras.nodes_custom_sampler import CFGGuider
-
     zero = [[torch.zeros(1, 16, 32), {}]]
-    guider = CFGGuider.execute(stages.model, zero, zero, 3.5).result[0]
+    guider = run_extra("custom_sampler.CFGGuider", stages.model, zero, zero, 3.5)
     before = [set(entry) for entry in guider.original_conds["positive"]]
     found = stages.extrapolate(guider=guider, guidance_scale=1.0, steps=2)
     assert difference(found, stages.extrapolate(guidance_scale=3.5, steps=2)) <= 1e-6
@@ -129,10 +125,8 @@ def test_a_lora_in_diffusers_names_is_added(stages: Stages, prefix: str) -> None
 
 @pytest.mark.parametrize(("threshold", "same"), [(0.0, True), (2.0, False)])
 def test_easycache(stages: Stages, threshold: float, same: bool, caplog: pytest.LogCaptureFixture) -> None:
-    from comfy_extras.nodes_easycache import EasyCacheNode
-
     with caplog.at_level("INFO"):
-        model = EasyCacheNode.execute(stages.model, threshold, 0.15, 0.95, False).result[0]
+        model = run_extra("easycache.EasyCacheNode", stages.model, threshold, 0.15, 0.95, False)
         found = stages.run_ksampler(steps=8, model=model)
     skipped = [record.message for record in caplog.records if "skipped" in record.message]
     assert ("skipped 0/8" in skipped[-1]) == same
@@ -141,11 +135,9 @@ def test_easycache(stages: Stages, threshold: float, same: bool, caplog: pytest.
 
 def test_context_windows(stages: Stages) -> None:
     """Windows of 7 latent frames hear their own part of the speech."""
-    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
-
-    window, plain = ("standard_static", 1, False, "pyramid", 2, False), stages.run_ksampler()
-    models = (ContextWindowsManualNode.execute(stages.model, size, 3, *window).result[0] for size in (7, 9))
-    parts, whole = (stages.run_ksampler(model=model) for model in models)
+    name, plain = "context_windows.ContextWindowsManualNode", stages.run_ksampler()
+    inputs = ([stages.model, size, 3, "standard_static", 1, False, "pyramid", 2, False] for size in (7, 9))
+    parts, whole = (stages.run_ksampler(model=run_extra(name, *each)) for each in inputs)
     assert 1e-4 < difference(parts, plain) < math.inf
     assert difference(whole, plain) == 0
 
@@ -222,10 +214,8 @@ def test_every_step_is_seen_though_it_is_not_computed(stages: Stages) -> None:
 
 
 def test_cfg_override_guides_in_the_middle_only(stages: Stages) -> None:
-    from comfy_extras.nodes_custom_sampler import CFGOverride
-
-    first = CFGOverride.execute(stages.model, 1.0, 0.0, 0.3).result[0]
-    both = CFGOverride.execute(first, 1.0, 0.9, 1.0).result[0]
+    first = run_extra("custom_sampler.CFGOverride", stages.model, 1.0, 0.0, 0.3)
+    both = run_extra("custom_sampler.CFGOverride", first, 1.0, 0.9, 1.0)
     with counting(stages) as passes:
         sampled(stages, both)
     assert len(passes) == STEPS

@@ -31,9 +31,9 @@ def segments(count: int = 30, encoding: VideoEncoding = H264, side: int = 48) ->
     return [encode_segment(part, encoding, 25) for part in frames(count, side).split(7)]
 
 
-def write_video(path: Path, sound: Path | Recording, count: int = 30) -> Path:
-    encode_soundtrack([(sound, Fraction(count, 25))], path.with_name("sound.mp4"))
-    join_segments(segments(count), path.with_name("sound.mp4"), path)
+def write_video(path: Path, sound: Path | Recording) -> Path:
+    encode_soundtrack([(sound, Fraction(30, 25))], path.with_name("sound.mp4"))
+    join_segments(segments(), path.with_name("sound.mp4"), path)
     return path
 
 
@@ -69,8 +69,7 @@ def test_colours_and_sound_come_back(tmp_path: Path) -> None:
         assert (codec.colorspace, codec.color_primaries, codec.color_range) == (1, 1, 1)
     middle = np.array([picture[24, 32] for picture in pictures]) / 255
     assert np.abs(middle - frames(30)[:, :, 0, 0].numpy()).max() < 0.06
-    sound = decode_sound(path)
-    expected = tone(48000, 2.0)[0]
+    sound, expected = decode_sound(path), tone(48000, 2.0)[0]
     lag = int(np.correlate(sound[9600:14400], expected[9600:14400], "full").argmax()) - 4799
     assert abs(lag) < 0.04 * 48000
     assert np.corrcoef(sound[9600:19200], expected[9600:19200])[0, 1] > 0.95

@@ -75,8 +75,8 @@ def test_each_face_has_its_own_number() -> None:
 
 @pytest.mark.parametrize("chosen", [None, 0, 1, 2, 3])
 def test_boxes_at_and_beyond_the_edges(chosen: int | None) -> None:
-    faces = [PixelBox(-50, -40, 30, 40), PixelBox(90, 60, 400, 300), PixelBox(40, 40, 40.2, 40.1)]
-    faces.append(PixelBox(500, 500, 600, 600))
+    edges = (-50, -40, 30, 40), (90, 60, 400, 300), (40, 40, 40.2, 40.1), (500, 500, 600, 600)
+    faces = [PixelBox(*each) for each in edges]
     picture, mask = torch.rand(3, 96, 128), torch.zeros(96, 128)
     preview = draw_portrait_preview(picture, mask, SHAPE, Crop.whole(96, 128), faces, chosen)
     assert preview.shape == (3, 720, 960)

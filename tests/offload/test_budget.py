@@ -32,19 +32,13 @@ def requirements(name: str = "bf16", *, steps: int = 50, **more: Any) -> MemoryR
     return MemoryRequirements(precision=PRECISIONS[name], steps=steps, **{"branches": 2, **more})
 
 
-@pytest.mark.parametrize(
-    ("limit", "precision", "branches", "fused"),
-    [
-        (6, "bf16", 2, False),
-        (6, "fp8", 1, True),
-        pytest.param(16, "bf16", 2, True, marks=pytest.mark.soak),
-        pytest.param(24, "fp8", 2, False, marks=pytest.mark.soak),
-    ],
-)
-def test_a_run_at_full_size_stays_under_its_plan(
-    limit: int, precision: str, branches: int, fused: bool
-) -> None:
-    """Weights, conditions and activations, counted on meta through the real renderer."""
+RUNS, LONG_RUNS = [(6, "bf16", 2, False), (6, "fp8", 1, True)], [(16, "bf16", 2, True), (24, "fp8", 2, False)]
+LONG = [pytest.param(*run, marks=pytest.mark.soak) for run in LONG_RUNS]
+
+
+@pytest.mark.parametrize(("limit", "precision", "branches", "fused"), RUNS + LONG)
+def test_a_run_stays_under_its_plan(limit: int, precision: str, branches: int, fused: bool) -> None:
+    """At full size: weights, conditions and activations, counted on meta through the real renderer."""
     needs, sizes = requirements(precision, branches=branches, fused=fused), full_size(precision)
     plan = plan_memory(sizes, needs, limit * GB, 64 * GB)
     peaks = Rehearsal(sizes=sizes, requirements=needs, plan=plan).run()
