@@ -33,8 +33,7 @@ def test_a_step_costs_no_more_than_the_ledger_allows(counts: dict[str, Any]) -> 
 
 
 def test_a_fused_kernel_counts_by_its_inputs_and_outputs(counts: dict[str, Any]) -> None:
-    """42 blocks: norm + modulation twice, norm + rotation four times (the last block's too), gates three or
-    four, one GELU. None of them takes more in than it says."""
+    """42 blocks: norm + modulation twice, gates twice, one GELU. None of them takes more in than it says."""
     fused = counts["steps"]["fused, batched"]["by_operation"]
     width, tokens, size = HALLO3.trunk.width, 17776, 2
     token_bytes = 2 * tokens * width * size

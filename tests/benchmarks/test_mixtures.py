@@ -1,7 +1,4 @@
-"""Samplers and approximations on data of known distribution; ``benchmarks/mixtures.py`` has all figures.
-
-Limits have margin: what is measured is written beside them.
-"""
+"""Samplers and approximations on data of known distribution; measured values are beside the limits."""
 
 from dataclasses import replace
 

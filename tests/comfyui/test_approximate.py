@@ -1,5 +1,4 @@
-"""ComfyUI's own approximations are part of a job's key and of a saved identity; the attention of a run is
-logged."""
+"""ComfyUI's own approximations, in a job's key and in a saved identity; the attention of a run is logged."""
 
 import enum
 from functools import partial

@@ -1,5 +1,4 @@
-"""Values in sockets: every layout of sound and picture that nodes output, and one case per error. What a
-recording or picture may contain is tested in ``tests/media``."""
+"""Values in sockets: every layout of sound and picture, and one case per error (``tests/media`` has more)."""
 
 import re
 from collections import Counter

@@ -1,5 +1,4 @@
-"""Identities: framing, face position, paste back, files; in this process and on a server. Landmarks by
-ComfyUI's own MediaPipe port: its real code, with random weights or fixed outputs."""
+"""Identities: framing, face, paste back, files. Landmarks by the MediaPipe port, with random weights."""
 
 import sys
 from collections.abc import Iterator

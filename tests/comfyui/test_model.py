@@ -1,5 +1,4 @@
-"""ComfyUI's own nodes take the parts of the built-in model; what they change in a MODEL, its conditioning or
-latents is supported, or refused with advice."""
+"""ComfyUI's nodes take the built-in model's parts; what they change is supported, or refused with advice."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,5 +1,4 @@
-"""The pack as ComfyUI and its registry see it: nodes, imports, archive, version check; its templates, which
-run to a video by the HTTP API and by comfy-cli."""
+"""The pack as ComfyUI, its registry and comfy-cli see it: nodes, imports, archive, version, templates."""
 
 import asyncio
 import json

@@ -134,8 +134,7 @@ RUNS = [("ddim", 1.0, ""), ("ddim", 1.0, PROMPT), ("dpmpp_2m_sde", 3.5, PROMPT)]
 
 @pytest.mark.parametrize("run", RUNS)
 def test_all_frames_are_near(stages: Stages, models: Models, settings: Any, recording: Any, run: Any) -> None:
-    """Six segments with the package's noise: the built-in model's defaults, then guidance and the original's
-    sampler."""
+    """Six segments with the package's noise, by the built-in model's sampler and the original's."""
     sampler, guidance, prompt = run
     settings, picture = replace(settings, guidance_scale=guidance, sampler=sampler), stages.picture
     rendered = hallo3.animate(picture, recording, prompt, models, settings)

@@ -1,5 +1,4 @@
-"""What ComfyUI already has works on the MODEL: its samplers, guiders, LoRA, caches, windows and memory; the
-step cache of Hallo3 Original Sampler."""
+"""ComfyUI's samplers, guiders, LoRA, caches, windows and memory work on the MODEL; our step cache."""
 
 import logging
 import math
@@ -28,8 +27,7 @@ def test_ksampler_with_its_samplers_and_schedulers(stages: Stages, names: tuple[
 
 
 def test_the_stock_sampler_is_near_the_original(stages: Stages) -> None:
-    """``dpmpp_2m_sde`` + ``simple`` has the original's formula on another schedule: near, not equal
-    (docs/measurements/README.md)."""
+    """``dpmpp_2m_sde`` + ``simple``: its formula on another schedule (docs/measurements/README.md)."""
     import comfy.samplers
 
     original = stages.original_schedule(50)
@@ -66,8 +64,7 @@ def test_sampler_custom_advanced_is_the_sampler_node(stages: Stages) -> None:
 
 
 def test_extrapolate_with_a_guider_hears_every_segment(stages: Stages) -> None:
-    """A guider from outside brings guidance and text; identity, speech and motion are put in for each
-    segment, and the guider itself is left as it was."""
+    """It brings guidance and text; identity, speech and motion are put in, and it is left as it was."""
     zero = [[torch.zeros(1, 16, 32), {}]]
     guider = run_extra("custom_sampler.CFGGuider", stages.model, zero, zero, 3.5)
     before = [set(entry) for entry in guider.original_conds["positive"]]

@@ -1,5 +1,4 @@
-"""A real server: progress, messages and errors as a client sees them; jobs that are resumed after interrupts
-and kills, redone and continued; the plan."""
+"""A real server: progress, messages, errors, the plan; jobs that are resumed, redone and continued."""
 
 import time
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Documents name what exists: identifiers of the glossary, files of the page of architecture. They, help
-pages, interface and code use no phrase of ``support.plain_english``."""
+"""Documents name what exists; they, interface and code use no phrase of ``support.plain_english``."""
 
 import ast
 import re

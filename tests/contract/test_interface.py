@@ -1,5 +1,4 @@
-"""What users read and open, against the nodes as they are, without ComfyUI: translations, help pages, and the
-example workflows in UI form, API form and as a blueprint."""
+"""Translations, help pages and example workflows in all forms, against the nodes as they are; no ComfyUI."""
 
 import ast
 import json

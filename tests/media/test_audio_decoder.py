@@ -1,5 +1,4 @@
-"""The catalogue of hostile audio files: M02 and M08 reach beyond their own sound, M03 to M06 are damaged, odd
-or of any format."""
+"""Hostile audio files (catalogue): M02 and M08 reach beyond their sound, M03 to M06 are damaged or odd."""
 
 import os
 import random

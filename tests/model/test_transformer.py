@@ -47,8 +47,7 @@ def test_batched_guidance_equals_sequential(dit: Hallo3Transformer) -> None:
 
 @torch.inference_mode()
 def test_prepared_equals_direct(dit: Hallo3Transformer) -> None:
-    """The original's way: reference tokens run through the joint attention as part of the sequence,
-    queries and all, face tokens are repeated for every frame, nothing is stored between steps."""
+    """The original's way: reference tokens are part of the sequence, nothing is stored between steps."""
     inputs = Inputs(dit)
     drawn = dict(vars(inputs))
     noisy, image = drawn.pop("noisy"), drawn.pop("image")

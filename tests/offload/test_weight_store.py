@@ -50,8 +50,7 @@ def test_a_block_is_split_by_how_often_its_layers_run(nano_folder: Path) -> None
 @torch.inference_mode()
 @pytest.mark.parametrize(("on_access", "steps_on_access"), [(False, False), (True, False), (True, True)])
 def test_a_step_fetches_every_block_once(tiny_folder: Path, on_access: bool, steps_on_access: bool) -> None:
-    """Layer-major; each group of the other sequences at most once. A step prefetches the next one's first
-    block."""
+    """Layer-major; other groups at most once. A step prefetches the next one's first block."""
     access = {"on_access": on_access, "steps_on_access": steps_on_access}
     with load_models(tiny_folder, CPU, "fp32").transformer as loaded:
         inputs = Inputs(loaded)

@@ -87,8 +87,7 @@ def errors(sample, share: float, counts: tuple[int, ...]) -> list[float]:
 
 @pytest.mark.parametrize("share", [0.5, 0.75])
 def test_the_error_falls_with_the_square_of_the_step(share: float) -> None:
-    """Second order, out of pure noise too; DDIM is of first order. Up to the last quarter of the schedule,
-    whose steps in log-SNR do not shrink when there are more of them."""
+    """DDIM is of first order. The steps of the last quarter do not shrink when there are more of them."""
     second, first = (errors(sample, share, (20, 40, 80, 160)) for sample in (sample_dpmpp_2m, sample_ddim))
     assert all(3.5 < a / b < 4.5 for a, b in pairwise(second))
     assert all(1.6 < a / b < 2.2 for a, b in pairwise(first))

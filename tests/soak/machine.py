@@ -10,8 +10,7 @@ from conftest import REPOSITORY
 
 
 def keep(name: str, figures: dict[str, Any], section: str = "") -> None:
-    """Write figures to docs/measurements, with what they were measured on, and print them; those of a section
-    beside those of the others."""
+    """Write figures to docs/measurements, beside other sections, with the machine, and print them."""
     path = REPOSITORY / "docs/measurements" / name
     if section:
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

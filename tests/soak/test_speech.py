@@ -88,8 +88,7 @@ def encode_apart(parts: Wav2Vec2Parts, signal: Tensor, folder: Path, windows: Wi
 
 
 def distance(features: Tensor, exact: Tensor) -> dict[str, Any]:
-    """RMS relative to each layer's variation over the recording, of all frames and of the worst, and relative
-    to the features' own RMS."""
+    """RMS relative to each layer's variation over the recording, and to the features' own RMS."""
     variation = (exact - exact.mean(dim=0)).square().mean(dim=(0, 2)).sqrt()
     squares = (features - exact).square()
     frames = squares.mean(dim=2).sqrt() / variation

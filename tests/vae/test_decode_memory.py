@@ -1,5 +1,4 @@
-"""The count of what a decode holds, against an operation-by-operation count at full size, where nothing is
-computed. The goals: 4.8 GB, and 3.6 GB in eight strips."""
+"""The formula of what a decode holds, against a count of its operations at full size, on meta."""
 
 import pytest
 import torch

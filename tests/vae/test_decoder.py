@@ -120,8 +120,7 @@ def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("strips", [1, 3])
 def test_layers_are_borrowed_one_at_a_time_and_given_back(strips: int) -> None:
-    """Hosts lend two buffers in turn: a layer must be given back before the next but one is borrowed. Weights
-    that are held in another type are used in the latents'."""
+    """Hosts lend two buffers in turn. Weights that are held in another type are used in the latents'."""
     halves, out, borrowed = random_vae(), list[nn.Module](), set[str]()
     halves.network.decoder.half()
     names = {module: name for name, module in halves.network.decoder.named_modules()}

@@ -74,8 +74,7 @@ def test_a_fused_kernel_equals_its_plain_form(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
 def test_in_sixteen_bits_it_is_at_least_as_near_to_the_truth(name: str, dtype: torch.dtype) -> None:
-    """One rounding at the end instead of one an operation. The truth has the same inputs, rounded as they
-    are."""
+    """One rounding at the end instead of one an operation. The truth has the same, rounded inputs."""
     exact = CASES[name](PLAIN, torch.float64)
     plain, fused = ((CASES[name](kernels, dtype).double() - exact).norm() for kernels in (PLAIN, FUSED))
     assert fused <= 1.02 * plain

@@ -1,5 +1,4 @@
-"""The Triton programs without a GPU: run by Triton's interpreter, and compiled for cards that are not
-there."""
+"""The Triton programs without a GPU: run by Triton's interpreter, and compiled for absent cards."""
 
 import os
 from importlib.util import find_spec
