@@ -1,8 +1,9 @@
-"""Which files of a complete model are here, where missing ones belong, and how this computer can run it."""
+"""What of a complete model is here and usable, where the rest belongs, and how this computer can run it."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,19 +12,42 @@ import torch
 
 from .attention_backend import list_runnable_titles
 from .checkpoints.inspect import inspect
-from .checkpoints.locate import CHECKPOINT_SIZE, PAGE, RELEASE, ModelFolder, output_path
+from .checkpoints.load import read_model_config, read_text_encoder_config
+from .checkpoints.locate import PAGE, RELEASE, VOCALS, ModelFolder, converted_size, download_size, output_path
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
 from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
-from .errors import Hallo3Error, InputError, sanitize
+from .errors import CheckpointError, DependencyError, Hallo3Error, InputError, sanitize
+from .face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME, Recognizer
+from .face.mediapipe import TASK_FILENAME, find_task_file, import_mediapipe, read_task_file
+from .face.photo import FACE_DIRS, find_face_file
+from .face.scrfd import DETECTOR_FILENAME, Detector
+from .messages import redirect_messages
 from .model.kernels.eager import PLAIN
 from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import plan_memory
 from .offload.estimate import MemoryRequirements, measure_sizes
 from .offload.system_memory import ram_bytes
 from .quantization import PRECISIONS
-from .storage.files import TEMPORARY_SUFFIX
+from .speech.vocals import Separator
+from .storage.files import TEMPORARY_SUFFIX, free_disk
+from .text_encoder import make_tokenizer
 from .units import GB, format_bytes
 
+TITLES = COMPONENT_TITLES | {
+    "tokenizer": "T5's tokenizer",
+    "faces": "face analyzer (antelopev2)",
+    "landmarks": "MediaPipe's face landmarks",
+    "vocals": "vocal separator",
+}
+PURPOSES = {
+    "reference": "for portraits; a saved identity needs none",
+    "text_encoder": "only for prompts",
+    "tokenizer": "only for prompts",
+    "faces": "for photographs; a saved identity needs none",
+    "landmarks": "optional, for the original's face mask; ComfyUI has a file of its own in models/detection",
+    "vocals": "optional, removes music from recordings",
+}
+UNPUBLISHED = "not the published file: runs only with --faces-unverified (in ComfyUI: unverified)"
 COMMON_LIMITS = (6, 8, 12, 16, 24)  # GB of common GPUs
 WORKING_BYTES = 6 * GB  # beside weights, from shapes: activations, keys and values, a decode
 NO_GPU = "No GPU that PyTorch can use: the released model would take days. The built-in model runs."
@@ -31,17 +55,25 @@ NO_GPU = "No GPU that PyTorch can use: the released model would take days. The b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentReport:
-    """``path`` is empty if no file was found; ``state`` is "ready" or the error; ``advice`` is the fix."""
+    """``path`` is empty if no file was found; ``state`` is "ready" or the error; ``advice`` is the fix. A
+    video can be made without what is not ``required``."""
 
     part: str
     path: str
     size: int
     state: str
     advice: str
+    required: bool = True
+
+    @property
+    def mark(self) -> str:
+        if self.state == "ready":
+            return "ok"
+        return "WRONG" if self.path else "MISSING" if self.required else "absent"
 
     @property
     def ready(self) -> bool:
-        return self.state == "ready"
+        return self.mark in ("ok", "absent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +89,10 @@ class Machine:
     @classmethod
     def here(cls, folder: Path, attention: tuple[str, ...] | None = None) -> Machine:
         """``folder`` selects the disk. The default tries every attention backend."""
-        existing = folder
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
         gpu = torch.cuda.is_available()
         return cls(
             memory=ram_bytes(),
-            free_disk=shutil.disk_usage(existing).free,
+            free_disk=free_disk(folder),
             gpu=torch.cuda.get_device_name() if gpu else "",
             gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
             attention=list_runnable_titles(TrunkConfig().head_dim) if attention is None else attention,
@@ -90,10 +119,21 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     options of the command; ComfyUI places weights itself. Missing and broken files are in the report and
     raise nothing."""
     machine = machine or Machine.here(files.path)
-    parts = tuple(_check_component(files, name) for name in COMPONENTS)
+    parts = [_check_component(files, name) for name in COMPONENTS]
+    if headless:  # ComfyUI's loader brings a tokenizer
+        parts.append(_check_tokenizer(files, next(part for part in parts if part.part == "text_encoder")))
+    photographs = True
+    with suppress(Hallo3Error):
+        photographs = read_model_config(files.open("transformer")).face.space == ARCFACE_SPACE
+    if photographs:
+        parts += [_check_faces(files), _check_landmarks(files)]
+    separator = Separator(files.vocals or files.path / VOCALS[0])
+    paths = [separator.path] if separator.path.exists() else []
+    parts.append(_examine("vocals", paths, lambda: separator.network, required=False))
     limits = describe_limits(machine.gpu_memory, machine.memory) if headless else ()
     advice = advise(machine, limits) if headless else advise_comfyui(machine)
-    return Report(folder=str(files.path), parts=parts, machine=machine, advice=advice, ceilings=limits)
+    advice += _advise_disk(machine, parts)
+    return Report(folder=str(files.path), parts=tuple(parts), machine=machine, advice=advice, ceilings=limits)
 
 
 def describe_limits(gpu_memory: int, ram: int) -> tuple[str, ...]:
@@ -132,7 +172,7 @@ def advise(machine: Machine, limits: tuple[str, ...] = ()) -> tuple[str, ...]:
             f"The weights need {format_bytes(bf16)} of RAM in bf16, {format_bytes(fp8)} in fp8; there are "
             f"{format_bytes(machine.memory)}: convert to fp8, or {from_disk}."
         )
-    return (*advice, *_advise_disk(machine))
+    return tuple(advice)
 
 
 def advise_comfyui(machine: Machine) -> tuple[str, ...]:
@@ -144,25 +184,32 @@ def advise_comfyui(machine: Machine) -> tuple[str, ...]:
     else:
         sizes = f"{format_bytes(fp8)} instead of {format_bytes(bf16)}"
         advice = f"Use the fp8 files ({sizes}): `hallo3 convert --dtype fp8`."
-    return (advice, *_advise_disk(machine))
+    return (advice,)
 
 
-def _advise_disk(machine: Machine) -> tuple[str, ...]:
-    if machine.free_disk >= CHECKPOINT_SIZE:
+def _advise_disk(machine: Machine, parts: Sequence[ComponentReport]) -> tuple[str, ...]:
+    """What downloading and converting still take."""
+    components = [part for part in parts if part.part in RELEASE and not part.path.endswith(".safetensors")]
+    if not components:
         return ()
-    free, needed = format_bytes(machine.free_disk), format_bytes(CHECKPOINT_SIZE)
-    return (f"The disk has {free} free; the download alone is {needed}.",)
+    missing, names = [part.part for part in components if not part.path], [part.part for part in components]
+    download, written, fp8 = download_size(missing), converted_size(names), converted_size(names, 8)
+    text = f"converting writes {format_bytes(written)} (bf16) or {format_bytes(fp8)} (fp8)"
+    if missing:
+        text = f"downloading takes {format_bytes(download)}, {text} more: {format_bytes(download + written)}"
+    free = f"{format_bytes(machine.free_disk)} are free"
+    return (f"Disk: {text}; {free}. The download may be deleted after converting.",)
 
 
 def format_report(report: Report) -> str:
     lines = [f"Hallo3 in {report.folder}", ""]
     for part in report.parts:
-        mark = "ok     " if part.ready else "MISSING" if not part.path else "WRONG  "
-        lines.append(f"  {mark}  {part.part}: {COMPONENT_TITLES[part.part]}")
+        purpose = f" ({PURPOSES[part.part]})" if part.part in PURPOSES else ""
+        lines.append(f"  {part.mark:7}  {part.part}: {TITLES[part.part]}{purpose}")
         if part.path:
             lines.append(f"             {part.path}, {format_bytes(part.size)}")
-        if not part.ready:
-            lines += [f"             {part.state}", f"             {part.advice}"]
+        notes = part.state if part.state != "ready" else "", part.advice
+        lines += [f"             {note}" for note in notes if note]
     machine = report.machine
     gpu = f"{machine.gpu}, {format_bytes(machine.gpu_memory)}" if machine.gpu else "none"
     ram, disk = format_bytes(machine.memory), format_bytes(machine.free_disk)
@@ -174,6 +221,77 @@ def format_report(report: Report) -> str:
         lines += ["", "With a limit of GPU memory", *(f"  {line}" for line in report.ceilings)]
     lines += ["", "The model is complete." if report.ready else f"Missing files are at {PAGE}"]
     return "\n".join(sanitize(line) for line in lines)
+
+
+def _examine(
+    part: str, paths: Sequence[Path], check: Callable[[], object], *, required: bool = True
+) -> ComponentReport:
+    """``check`` returns advice, or raises if the files cannot be used."""
+    state = "ready"
+    try:
+        advice = check()
+    except Hallo3Error as error:
+        state, advice = f"{error.headline} {error.found}", error.fix
+        paths = () if isinstance(error, DependencyError) else paths  # what is there is not broken
+    return ComponentReport(
+        part=part,
+        path=str(paths[0]) if paths else "",
+        size=sum(path.stat().st_size for path in paths),
+        state=state,
+        advice=advice if isinstance(advice, str) else "",
+        required=required,
+    )
+
+
+def _check_tokenizer(files: ModelFolder, text: ComponentReport) -> ComponentReport:
+    folder = files.find("tokenizer")
+    folder = folder if folder.exists() else output_path(files.path, "tokenizer", "")
+
+    def check() -> None:
+        if text.state == "ready":
+            read_text_encoder_config(files.open("text_encoder"), folder)
+        else:
+            make_tokenizer("t5", TEXT_ENCODERS["hallo3"]["vocab_size"], folder)
+
+    paths = [path for path in (folder / "spiece.model", folder / "tokenizer.json") if path.is_file()][:1]
+    return _examine("tokenizer", paths, check, required=bool(text.path))
+
+
+def _check_faces(files: ModelFolder) -> ComponentReport:
+    folder, networks = files.faces or files.path / FACE_DIRS[0], (Detector, Recognizer)
+    names = DETECTOR_FILENAME, RECOGNIZER_FILENAME
+
+    def check() -> str:
+        advice = ""
+        for network, name in zip(networks, names, strict=True):
+            path = find_face_file(folder, name)
+            try:
+                _ = network(path).network
+            except CheckpointError:
+                with redirect_messages(lambda _: None), suppress(CheckpointError):
+                    _ = network(path, unverified=True).network
+                    advice = UNPUBLISHED
+                    continue
+                raise
+        return advice
+
+    paths = list[Path]()
+    with suppress(Hallo3Error):
+        paths += [find_face_file(folder, name) for name in names]
+    return _examine("faces", paths, check)
+
+
+def _check_landmarks(files: ModelFolder) -> ComponentReport:
+    """ComfyUI has a file of its own, which its nodes give."""
+    folder, port = files.faces or files.path / FACE_DIRS[0], files.given.get("landmarks")
+    path = port or find_task_file(folder)
+
+    def check() -> None:
+        if port is None:
+            read_task_file(path or folder / TASK_FILENAME)
+            import_mediapipe()
+
+    return _examine("landmarks", [path] if path else [], check, required=False)
 
 
 def _check_component(files: ModelFolder, name: str) -> ComponentReport:
@@ -188,16 +306,17 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
             state = f"about {format_bytes(RELEASE[name].size(bits))} in {precision}"
             place = target.relative_to(files.path).as_posix()
             advice = f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` writes it there"
-        return ComponentReport(part=name, path="", size=0, state=state, advice=advice)
-    state, advice = "ready", ""
+        required = name != "text_encoder"
+        return ComponentReport(part=name, path="", size=0, state=state, advice=advice, required=required)
+    state, advice, size = "ready", "", path.stat().st_size if path.is_file() else 0
     try:
         component = next((each for each in inspect(path).parts if each.part == name), None)
         if component is None:
             state, advice = f"does not hold {COMPONENT_TITLES[name]}", "`hallo3 inspect` shows what it is"
-        elif component.wrong:
+        else:
+            size = component.size
+        if component is not None and component.wrong:
             state, advice = component.wrong, "download or convert it again"
     except Hallo3Error as error:
         state, advice = f"{error.headline} {error.found}", error.fix
-    content = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
-    size = sum(file.stat().st_size for file in content)
     return ComponentReport(part=name, path=str(path), size=size, state=state, advice=advice)

@@ -1,4 +1,4 @@
-"""Doctor: which files of the released model are here, and where missing ones belong."""
+"""Doctor: which files of the released model are here and can be used, and where the rest belongs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..hallo3.checkpoints.inspect import inspect
 from ..hallo3.checkpoints.locate import RELEASE, ModelFolder
 from ..hallo3.doctor import Machine, diagnose, format_report
 from ..hallo3.errors import CheckpointError
+from .comfy.faces import PortLandmarks, find_landmarks
 from .comfy.model import attention_in_use
 from .loaders import SAFE
 from .schema import make_schema
@@ -33,7 +34,10 @@ class Hallo3Doctor(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))
-        report = diagnose(ModelFolder(folder, _find_components()), machine, headless=False)
+        given, landmarks = _find_components(), find_landmarks()
+        if isinstance(landmarks, PortLandmarks):
+            given["landmarks"] = landmarks.model
+        report = diagnose(ModelFolder(folder, given), machine, headless=False)
         text = format_report(report)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,15 @@ from hallo3 import doctor
 from hallo3.checkpoints.load import RELEASED_CONFIGS, build_on_meta
 from hallo3.checkpoints.locate import RELEASE, ModelFolder
 from hallo3.cli.main import main
+from hallo3.face.arcface import RECOGNIZER_FILENAME
+from hallo3.face.mediapipe import TASK_FILENAME
+from hallo3.face.scrfd import DETECTOR_FILENAME
 from hallo3.quantization import PRECISIONS
 from hallo3.text_encoder import untie_embedding
 from hallo3.units import GB
+from support import onnx_builder
+from support.fake_mediapipe import make_task_file
+from support.sentencepiece_model import sentencepiece_model
 
 
 def test_a_line_for_this_gpu_and_for_common_limits() -> None:
@@ -63,6 +70,64 @@ def test_a_model_is_reported(tmp_path: Path, nano_folder: Path, capsys: pytest.C
     assert "9.5 GB" in parts["text_encoder"]["state"]
     assert main(["doctor", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().out.count("MISSING") == 5
+
+
+MACHINE = doctor.Machine(memory=64 * GB, free_disk=50 * GB, gpu="", gpu_memory=0)
+FACES = {f"face_analysis/models/{DETECTOR_FILENAME}": onnx_builder.detector()}
+FACES |= {f"face_analysis/models/{RECOGNIZER_FILENAME}": onnx_builder.recognizer()}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
+NOTHING: dict[str, bytes] = {}
+
+
+@pytest.mark.parametrize(
+    ("part", "files", "mark", "text"),
+    [
+        ("faces", NOTHING, "MISSING", DETECTOR_FILENAME),
+        ("faces", dict(list(FACES.items())[:1]), "MISSING", RECOGNIZER_FILENAME),
+        ("faces", FACES, "ok", "only with --faces-unverified"),
+        ("faces", dict.fromkeys(FACES, POINTER), "WRONG", "a Git LFS pointer"),
+        ("landmarks", NOTHING, "absent", TASK_FILENAME),
+        ("landmarks", {f"face_analysis/models/{TASK_FILENAME}": b"PK"}, "WRONG", "not a complete archive"),
+        ("vocals", NOTHING, "absent", "Kim_Vocal_2.onnx"),
+        ("vocals", {"audio_separator/Kim_Vocal_2.onnx": POINTER}, "WRONG", "a Git LFS pointer"),
+        ("tokenizer", NOTHING, "absent", "tokenizer"),
+        ("tokenizer", {"tokenizer/spiece.model": sentencepiece_model()}, "ok", ""),
+        ("tokenizer", {"t5-v1_1-xxl/spiece.model": POINTER}, "WRONG", "a Git LFS pointer"),
+        ("tokenizer", {"t5-v1_1-xxl/config.json": b"{}"}, "MISSING", "no spiece.model"),
+    ],
+)
+def test_what_is_no_component_is_opened_too(
+    tmp_path: Path, part: str, files: dict[str, bytes], mark: str, text: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (found,) = (each for each in doctor.diagnose(ModelFolder(tmp_path), MACHINE).parts if each.part == part)
+    assert found.mark == mark
+    assert text in f"{found.state}; {found.advice}"
+    assert found.size == (sum(map(len, files.values())) if found.path else 0)
+
+
+def test_a_library_that_is_missing_makes_no_file_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "face_analysis/models"
+    folder.mkdir(parents=True)
+    for name, content in FACES.items():
+        (tmp_path / name).write_bytes(content)
+    (folder / TASK_FILENAME).write_bytes(make_task_file())
+    for library in ("onnxruntime", "mediapipe"):
+        monkeypatch.setitem(sys.modules, library, None)
+    parts = {part.part: part for part in doctor.diagnose(ModelFolder(tmp_path), MACHINE).parts}
+    assert (parts["faces"].mark, parts["landmarks"].mark) == ("MISSING", "absent")
+    assert "pip install onnxruntime" in parts["faces"].advice
+    assert "pip install mediapipe" in parts["landmarks"].advice
+
+
+def test_the_disk_for_downloading_and_converting_is_said(tmp_path: Path) -> None:
+    (text,) = (line for line in doctor.diagnose(ModelFolder(tmp_path), MACHINE).advice if "Disk" in line)
+    assert "39.9 GB" in text
+    assert "79.3 GB; 50.0 GB are free. The download may be deleted" in text
 
 
 def test_the_released_sizes_are_those_of_the_networks() -> None:

@@ -20,7 +20,8 @@ from .tensor_entry import NAMES, TensorEntry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSummary:
-    """A part in a file. ``wrong`` says why it cannot be used as it is, empty if it can."""
+    """A part in a file. ``numbers``: its bytes by type; ``wrong`` says why it cannot be used as it is, empty
+    if it can."""
 
     part: str
     names: str
@@ -29,6 +30,10 @@ class ComponentSummary:
     numbers: dict[str, int]
     left_out: int
     wrong: str
+
+    @property
+    def size(self) -> int:
+        return sum(self.numbers.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +95,7 @@ def format_inspection(inspection: Inspection) -> str:
 def _summarize(component: StoredComponent) -> ComponentSummary:
     entries = component.source.entries
     assemblies = component.assemblies.values()
+    stored = {key for assembly in assemblies for key, *_ in assembly.stretches}  # some hold several of ours
     wrong = ""
     try:
         check_fit(component, get_config(component))
@@ -100,7 +106,7 @@ def _summarize(component: StoredComponent) -> ComponentSummary:
         names=component.naming.origin,
         tensors=len(assemblies),
         parameters=sum(math.prod(assembly.shape) for assembly in assemblies),
-        numbers=_count_bytes(entries[assembly.stretches[0][0]] for assembly in assemblies),
+        numbers=_count_bytes(entries[key] for key in stored),
         left_out=len(component.dropped),
         wrong=wrong,
     )

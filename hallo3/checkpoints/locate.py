@@ -3,14 +3,17 @@ ComfyUI's models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import SegmentConfig
 from ..errors import CheckpointError
+from ..face.arcface import RECOGNIZER_FILENAME
+from ..face.mediapipe import TASK_FILENAME
 from ..face.photo import FACE_DIRS
+from ..face.scrfd import DETECTOR_FILENAME
 from .source import DEEPSPEED, CheckpointSource, open_source
 
 REPOSITORY = "fudan-generative-ai/hallo3"
@@ -45,6 +48,19 @@ RELEASE = {
 }
 LARGE_BYTES = 1_000_000_000  # smaller weights are loaded whole, without a plan
 CHECKPOINT_SIZE = 29_102_061_824  # of both networks in one file, at least: with frozen tensors it is larger
+
+
+def download_size(parts: Iterable[str]) -> int:
+    """Bytes of the original's files of some components, each file once."""
+    bits = {"vae": 32, "speech_encoder": 32}
+    sizes = {RELEASE[part].files: RELEASE[part].size(bits.get(part, 16)) for part in parts}
+    return sum(CHECKPOINT_SIZE if files == _CHECKPOINT else size for files, size in sizes.items())
+
+
+def converted_size(parts: Iterable[str], bits: int = 16) -> int:
+    """Bytes of what ``convert`` writes of the released components."""
+    own = {"transformer": bits, "reference": bits, "speech_encoder": 32}
+    return sum(RELEASE[part].size(own.get(part, max(bits, 16))) for part in parts)
 
 
 def _network_places(part: str) -> tuple[str, ...]:
@@ -92,6 +108,10 @@ VOCALS = tuple(
 )
 """Where the vocal separator's file may be: as the original publishes it, or where other packs look."""
 
+_ANALYZER = DETECTOR_FILENAME, RECOGNIZER_FILENAME, TASK_FILENAME
+EXTRA_FILES = {"faces": tuple(f"{FACE_DIRS[0]}/{name}" for name in _ANALYZER), "vocals": VOCALS[:1]}
+"""What the original publishes besides components, in its repository as in a model folder."""
+
 COMFYUI = {
     "transformer": "diffusion_models/hallo3_transformer_{precision}.safetensors",
     "reference": "diffusion_models/hallo3_reference_{precision}.safetensors",
@@ -136,6 +156,16 @@ class ModelFolder:
             with suppress(CheckpointError):
                 sizes[self.find(part)] = self.open(part).size
         return sum(sizes.values())
+
+    def extras(self, part: str) -> dict[str, Path]:
+        """The files of the face analyzer, or of the vocal separator, that are here, by name."""
+        names = {Path(file).name for file in EXTRA_FILES[part]}
+        folder, separator = self.faces, self.vocals
+        if part == "faces":
+            files = sorted(folder.rglob("*")) if folder is not None else []
+        else:
+            files = [] if separator is None else [separator]
+        return {file.name: file for file in files if file.name in names}
 
     def open(self, part: str) -> CheckpointSource:
         """A component's files, opened again only if they were replaced. Raises ``CheckpointError``."""

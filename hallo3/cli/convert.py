@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ from .. import __version__
 from ..checkpoints.component import find_component, find_components
 from ..checkpoints.convert import plan_output, write_output
 from ..checkpoints.load import check_fit, get_config, read_config, read_json
-from ..checkpoints.locate import ModelFolder, output_path
+from ..checkpoints.locate import EXTRA_FILES, ModelFolder, output_path
 from ..checkpoints.source import open_source
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENT_TITLES, COMPONENTS
-from ..errors import CheckpointError, InputError, sanitize
+from ..errors import CheckpointError, InputError, OutputError, sanitize
 from ..progress import no_progress
 from ..quantization import PRECISIONS, Precision, get_precision
-from ..storage.files import temporary_path
+from ..storage.files import free_disk, link_or_copy, temporary_path, write_error
+from ..units import format_bytes
 from .options import ConvertOptions
 from .progress import file_verifier, show_bytes
 
@@ -31,6 +33,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+EXTRAS = {"faces": "the face analyzer", "vocals": "the vocal separator"}
 MAX_NAMED = 3  # dropped tensors that are named one by one
 
 
@@ -43,17 +46,32 @@ def run_convert(options: ConvertOptions) -> None:
     }
     for part, source in sources.items():
         _check_target(source, targets[part])
+    _check_disk(options, sources, targets)
     verifier = file_verifier()
     for part, source in sources.items():
         _convert(part, source, targets[part], _precision_of(part, precision), verifier, options.config)
-    tokenizer = ModelFolder(options.source).find("tokenizer")
-    target = output_path(options.target, "tokenizer", "")
-    files = [tokenizer / name for name in TOKENIZER_FILES if (tokenizer / name).is_file()]
-    if "text_encoder" in sources and files and tokenizer.resolve() != target.resolve():
-        target.mkdir(parents=True, exist_ok=True)
-        for path in files:
-            shutil.copyfile(path, target / path.name)
-        print(f"{target}: T5's tokenizer, {len(files)} files")
+    here, there = ModelFolder(options.source), ModelFolder(options.target)
+    if "text_encoder" in sources:
+        folder, target = here.find("tokenizer"), output_path(options.target, "tokenizer", "")
+        files = {target / name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+        _bring("T5's tokenizer", files)
+    if not options.part:
+        for part, (place, *_) in EXTRA_FILES.items():
+            folder = (there.faces if part == "faces" else None) or options.target / Path(place).parent
+            found, have = here.extras(part), there.extras(part)
+            _bring(EXTRAS[part], {folder / name: found[name] for name in found if name not in have})
+
+
+def _bring(what: str, files: Mapping[Path, Path]) -> None:
+    """Link or copy files that are not converted: target -> source."""
+    files = {target: source for target, source in files.items() if target.resolve() != source.resolve()}
+    for target, source in files.items():
+        try:
+            link_or_copy(source, target)
+        except OSError as error:
+            raise write_error("A file cannot be copied.", target, error) from error
+    if files:
+        print(f"{next(iter(files)).parent}: {what}, {len(files)} files")
 
 
 def _find_sources(options: ConvertOptions) -> dict[str, Path]:
@@ -96,6 +114,31 @@ def _check_target(source: Path, target: Path) -> None:
             found=str(source),
             expected="another folder",
             fix="choose another folder to write to",
+        )
+
+
+def _check_disk(options: ConvertOptions, sources: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+    """Say what will be written. Raises ``OutputError`` if the disk has no room for it."""
+    sizes = dict[str, int]()
+    for part, path in sources.items():
+        precision = _precision_of(part, get_precision(options.dtype))
+        with open_source(path) as source:
+            assemblies = find_component(source, part).assemblies
+            shapes = {name: assembly.shape for name, assembly in assemblies.items()}
+        bits = precision.compute.itemsize
+        sizes[part] = sum(
+            math.prod(shapes[name]) * (1 if precision.is_fp8(name) else bits) for name in shapes
+        )
+    done = [part for part, path in targets.items() if path.is_file() and path.stat().st_size >= sizes[part]]
+    needed, free = sum(sizes[part] for part in sizes if part not in done), free_disk(options.target)
+    print(f"{options.target}: {format_bytes(needed)} to write, {format_bytes(free)} free")
+    if needed > free:
+        raise OutputError(
+            "The converted weights do not fit on the disk.",
+            found=f"{format_bytes(free)} free in {options.target}",
+            expected=f"{format_bytes(needed)}: "
+            + ", ".join(f"{part} {format_bytes(size)}" for part, size in sizes.items() if part not in done),
+            fix="free some space, choose a folder on another disk, or convert to --dtype fp8",
         )
 
 

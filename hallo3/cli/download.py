@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.locate import PAGE, RELEASE, REPOSITORY
+from ..checkpoints.locate import EXTRA_FILES, PAGE, RELEASE, REPOSITORY, converted_size
 from ..config import COMPONENTS
 from ..errors import CheckpointError, DependencyError, OutputError
-from ..storage.files import read_json_or_empty
+from ..storage.files import free_disk, read_json_or_empty
 from ..storage.hashing import hash_file
 from ..units import format_bytes
 from .options import DownloadOptions
@@ -35,15 +35,30 @@ def run_download(options: DownloadOptions) -> None:
     folder = options.folder
     notes = read_json_or_empty(folder / NOTES_FILENAME)
     known: dict[str, Any] = notes["files"] if isinstance(notes.get("files"), dict) else {}
-    patterns = sorted({pattern for name in options.part or COMPONENTS for pattern in RELEASE[name].files})
+    files = {name: RELEASE[name].files for name in COMPONENTS} | EXTRA_FILES
+    patterns = sorted({pattern for name in options.part or (*COMPONENTS, "faces") for pattern in files[name]})
     revision = options.revision or notes.get("revision") or "main"
     commit, published = _list_published(hub, str(revision), patterns)
     total = sum(size for size, _ in published.values())
-    print(f"{REPOSITORY} at {commit[:12]}: {len(published)} files, {format_bytes(total)}")
+    here = sum(min(_size(folder / name), size) for name, (size, _) in published.items())
+    here += sum(map(_size, folder.glob(".cache/huggingface/download/**/*.incomplete")))
+    missing, free = max(0, total - here), free_disk(folder)
+    sizes = f"{format_bytes(total)}; {format_bytes(missing)} to download, {format_bytes(free)} free"
+    print(f"{REPOSITORY} at {commit[:12]}: {len(published)} files, {sizes}")
+    components = options.part or COMPONENTS
+    written = converted_size(name for name in components if name in RELEASE)
+    print(f"converting them writes {format_bytes(written)} more; then the download may be deleted")
     if options.dry_run:
         for name, (size, _) in published.items():
             print(f"  {format_bytes(size):>9}  {name}")
         return
+    if missing > free:
+        raise OutputError(
+            "The download does not fit on the disk.",
+            found=f"{format_bytes(free)} free in {folder}",
+            expected=f"{format_bytes(missing)}, and {format_bytes(written)} for converting",
+            fix="free some space, or choose a folder on another disk",
+        )
     try:
         hub.snapshot_download(
             REPOSITORY, revision=commit, allow_patterns=list(published), local_dir=str(folder)
@@ -52,7 +67,7 @@ def run_download(options: DownloadOptions) -> None:
         raise _download_error(error) from error
     for name, (size, digest) in published.items():
         path = folder / name
-        actual_size = path.stat().st_size if path.is_file() else 0
+        actual_size = _size(path)
         if actual_size != size:
             raise _content_error(path, f"{actual_size:,} bytes", f"{size:,} bytes")
         if digest and known.get(name) != {"size": size, "sha256": digest}:  # not checked before
@@ -64,6 +79,10 @@ def run_download(options: DownloadOptions) -> None:
     content = {"repository": REPOSITORY, "revision": commit, "files": {**known, **entries}}
     (folder / NOTES_FILENAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{folder}: complete. Next: python -m hallo3 convert {folder} DST")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _list_published(

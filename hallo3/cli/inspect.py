@@ -44,7 +44,7 @@ def run_doctor(options: DoctorOptions) -> None:
         raise CheckpointError(
             "The model is not complete.",
             found=f"no usable {', '.join(missing)}",
-            expected="five components",
+            expected="every part that is not optional, and none that is wrong",
             fix="see above",
         )
 

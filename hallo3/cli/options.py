@@ -12,6 +12,7 @@ from typing import Any
 
 from ..attention_backend import BACKENDS
 from ..built_in import FOLDER, NAME
+from ..checkpoints.locate import EXTRA_FILES
 from ..config import COMPONENTS
 from ..media.framing import FRAMINGS
 from ..media.loudness import AS_RECORDED, LEVELS, SILENCES
@@ -41,8 +42,8 @@ def choice(choices: Iterable[str], help: str, *, default: str | None = None) -> 
     return option("", help, default=default, choices=tuple(choices))
 
 
-def component_choice(help: str) -> Any:
-    return option("", help, default=[], action="append", choices=COMPONENTS)
+def component_choice(help: str, *others: str) -> Any:
+    return option("", help, default=[], action="append", choices=(*COMPONENTS, *others))
 
 
 def switch(help: str) -> Any:
@@ -293,7 +294,10 @@ class DoctorOptions(CommonOptions):
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions(CommonOptions):
     folder: Path = argument("DIR", "folder to download to; run the same again to resume")
-    part: list[str] = component_choice("download this component only; can be repeated")
+    part: list[str] = component_choice(
+        "download this only; can be repeated. vocals, the vocal separator, comes only if it is named",
+        *EXTRA_FILES,
+    )
     revision: str | None = option(
         "REV", "commit to download (default: that of an earlier call, else the newest)"
     )

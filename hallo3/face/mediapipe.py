@@ -55,7 +55,7 @@ def get_landmark_version(folder: Path) -> tuple[Path, str] | None:
     """The file and the version of mediapipe that decide the mask; None if they cannot be used."""
     path = find_task_file(folder)
     try:
-        return None if path is None else (path, str(_import_mediapipe().__version__))
+        return None if path is None else (path, str(import_mediapipe().__version__))
     except DependencyError:
         return None
 
@@ -70,7 +70,7 @@ class MediaPipeLandmarks:
         """The landmarks [478, 2] in pixels of a face in a picture [3, h, w] in 0..1; None if not found.
         Raises ``CheckpointError`` for a file that is missing, damaged or another, ``DependencyError`` if
         mediapipe is missing, broken or would report its use."""
-        content, library = read_task_file(self.path), _import_mediapipe()
+        content, library = read_task_file(self.path), import_mediapipe()
         try:
             vision, base = library.tasks.vision, library.tasks.BaseOptions
             options = vision.FaceLandmarkerOptions(
@@ -133,7 +133,7 @@ def _task_file_error(path: Path, found: str) -> CheckpointError:
     )
 
 
-def _import_mediapipe() -> Any:
+def import_mediapipe() -> Any:
     """Raises ``DependencyError`` if the package is missing, broken or reports its use."""
     try:
         library = import_module("mediapipe")

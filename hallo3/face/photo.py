@@ -73,8 +73,8 @@ class PhotographAnalyzer:
         """The analyzer with the files in a folder. Raises ``CheckpointError`` if one is missing. Files are
         read, and onnxruntime is imported, when the first picture is analyzed."""
         return PhotographAnalyzer(
-            detect=Detector(_find_file(folder, DETECTOR_FILENAME), unverified),
-            embed=Recognizer(_find_file(folder, RECOGNIZER_FILENAME), unverified),
+            detect=Detector(find_face_file(folder, DETECTOR_FILENAME), unverified),
+            embed=Recognizer(find_face_file(folder, RECOGNIZER_FILENAME), unverified),
             landmarks=landmarks,
             choice=choice or FaceChoice(),
         )
@@ -124,7 +124,8 @@ class PhotographAnalyzer:
         return box_mask(box, *picture.shape[1:])
 
 
-def _find_file(folder: Path, name: str) -> Path:
+def find_face_file(folder: Path, name: str) -> Path:
+    """Raises ``CheckpointError``."""
     paths = [folder / place / name for place in FACE_SUBDIRS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:

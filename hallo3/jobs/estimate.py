@@ -3,7 +3,6 @@ took."""
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..geometry import VideoShape
 from ..media.video import VideoEncoding
 from ..segments import SegmentPlan
 from ..settings import Settings
-from ..storage.files import read_json_or_empty, write_json
+from ..storage.files import free_disk, read_json_or_empty, write_json
 from ..units import format_bytes, format_duration
 
 THROUGHPUT_FILENAME = "pace.json"
@@ -194,10 +193,7 @@ def estimate_run(
 def check_disk(estimate: RunEstimate, folder: Path, existing: int = 0) -> None:
     """Refuse a run whose files do not fit into ``folder``, of which ``existing`` bytes are there already.
     Raises ``InputError``."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_disk(folder)
     needed = max(0, estimate.disk - existing)
     if needed > free:
         raise InputError(

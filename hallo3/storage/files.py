@@ -120,6 +120,26 @@ def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> O
     )
 
 
+def free_disk(folder: Path) -> int:
+    """Free bytes where a folder is, or would be made."""
+    places = folder.absolute(), *folder.absolute().parents
+    return shutil.disk_usage(next(place for place in places if place.exists())).free
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, which stays if the first is deleted; on another disk a copy, complete or
+    absent. Raises ``OSError``."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = temporary_path(target)
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(source, fresh)
+    except OSError:
+        shutil.copyfile(source, fresh)
+    _replace(fresh, target)
+    fresh.unlink(missing_ok=True)  # POSIX leaves it if both were names of one file
+
+
 def describe_foreign(content: bytes) -> str:
     """What often arrives in place of a file that is no text, no archive; "" for anything else."""
     start = content[:64].lstrip(b"\xef\xbb\xbf \r\n\t")

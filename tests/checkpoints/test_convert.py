@@ -19,6 +19,7 @@ from hallo3.checkpoints.load import read_config
 from hallo3.checkpoints.locate import PLACES
 from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.verify import verify_file
+from hallo3.cli import convert as cli_convert
 from hallo3.cli.main import main
 from hallo3.cli.progress import file_verifier
 from hallo3.config import COMPONENTS
@@ -183,6 +184,21 @@ def test_a_full_disk(tmp_path: Path, output: OutputFile, monkeypatch: pytest.Mon
     with pytest.raises(OutputError, match="not enough room"):
         write_output(output, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_conversion_that_does_not_fit_is_refused_before_it_starts(
+    tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, size = ["convert", str(nano_folder), str(tmp_path / "out")], 0
+    for path in nano_folder.glob("*.safetensors"):
+        with open_source(path) as source:
+            numbers = sum(entry.numel for entry in source.entries.values())
+            size += numbers * (4 if path.stem == "speech_encoder" else 2)
+    for free, code in ((size - 1, 1), (size, 0)):
+        monkeypatch.setattr(cli_convert, "free_disk", lambda _, free=free: free)
+        assert main(command) == code
+        assert ("do not fit on the disk" in capsys.readouterr().err) == (code == 1)
+        assert (tmp_path / "out").exists() == (code == 0)
 
 
 @pytest.mark.parametrize(("part", "pattern"), [(part, each) for part in COMPONENTS for each in PLACES[part]])

@@ -10,13 +10,18 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
+from hallo3.cli import download
 from hallo3.cli.main import main
 
+VOCALS = "audio_separator/Kim_Vocal_2.onnx"
 WEIGHTS = "hallo3/1/mp_rank_00_model_states.pt"
 FILES = {
     "hallo3/latest": b"1",
     WEIGHTS: b"weights" * 100,
     "wav2vec/wav2vec2-base-960h/model.safetensors": b"speech" * 50,
+    "face_analysis/models/glintr100.onnx": b"faces",
+    "face_analysis/models/genderage.onnx": b"not needed",
+    "audio_separator/Kim_Vocal_2.onnx": b"vocals",
     "README.md": b"not needed",
 }
 
@@ -59,7 +64,24 @@ def test_needed_files_and_their_commit(tmp_path: Path, hub: Any, capsys: pytest.
     assert main(["download", str(tmp_path)]) == 0
     assert hub["revision"] == "c0ffee" * 6
     noted = json.loads((tmp_path / "hallo3-download.json").read_text())
-    assert set(noted["files"]) == set(FILES) - {"README.md"}
+    assert set(noted["files"]) == {name for name, content in FILES.items() if content != b"not needed"} - {
+        VOCALS
+    }
+    assert main(["download", str(tmp_path), "--part", "vocals"]) == 0
+    assert hub["fetched"] == [VOCALS]
+
+
+def test_a_download_that_does_not_fit_is_refused_before_it_starts(
+    tmp_path: Path, hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["download", str(tmp_path), "--part", "transformer"]
+    monkeypatch.setattr(download, "free_disk", lambda _: 700)
+    assert main(command) == 1
+    assert "701 bytes, and 17.8 GB for converting" in capsys.readouterr().err
+    assert "fetched" not in hub
+    (tmp_path / "hallo3").mkdir()
+    (tmp_path / "hallo3/latest").write_bytes(b"1")  # is there already
+    assert main(command) == 0
 
 
 def test_a_failed_download_is_reported(tmp_path: Path, hub: Any, capsys: pytest.CaptureFixture[str]) -> None:

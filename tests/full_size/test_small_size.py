@@ -31,7 +31,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(folder / "weights", SIZES)
     for name in ("diffusion_models", "vae"):
         (folder / "ComfyUI/models" / name).mkdir(parents=True)
-    WRITERS["faces"](folder / "ComfyUI/models", SIZES)
     write_inputs(folder, 0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,6 +57,25 @@ def test_every_line_of_the_readme_works(home: Path, capsys: pytest.CaptureFixtur
         assert words[0] != "doctor" or "The model is complete." in out
         assert words[0] != "inspect" or out.count("complete\n") == 2
     assert main(["doctor", "weights"]) == 0
+
+
+def test_a_size_is_that_of_the_part(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not of the file, the folder, or a tensor of theirs for each of ours in it."""
+    assert main(["inspect", "--json", str(home / CHECKPOINT)]) == 0
+    parts = {part["part"]: part for part in json.loads(capsys.readouterr().out)[0]["parts"]}
+    assert main(["doctor", "--json", "weights"]) == 0
+    for found in json.loads(capsys.readouterr().out)["parts"]:
+        if (part := parts.get(found["part"])) is not None:
+            assert part["numbers"] == {"BF16": 2 * part["parameters"]}
+            assert found["size"] == 2 * part["parameters"]
+
+
+def test_converting_brings_what_a_photograph_and_a_prompt_need(home: Path) -> None:
+    """Files that stay when the download is deleted."""
+    for folder, names in (("face_analysis/models", 2), ("text_encoders/hallo3_tokenizer", 4)):
+        files = list((home / "ComfyUI/models" / folder).iterdir())
+        assert len(files) == names
+        assert all(file.is_file() and not file.is_symlink() for file in files)
 
 
 def test_torch_reads_the_checkpoint_as_it_reads_its_own(home: Path) -> None:
