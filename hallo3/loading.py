@@ -1,14 +1,17 @@
-"""Load a model folder: headers at once, weights when a network is first used."""
+"""Load a model folder: headers at once, weights when a network is first used. Each network is put behind a
+residency, under a memory plan or a manual offload."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoints.load import (
     check_file,
@@ -17,8 +20,11 @@ from .checkpoints.load import (
     read_component_config,
     read_model_config,
     read_text_encoder_config,
+    show_reading,
+    verify_component,
 )
 from .checkpoints.locate import ModelFolder
+from .checkpoints.source import CheckpointSource
 from .checkpoints.verify import FileVerifier
 from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig, VAEConfig, from_dict
 from .errors import CheckpointError
@@ -30,16 +36,36 @@ from .model.layers import Attention, sdpa
 from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
-from .offload.placement import MANUAL_OFFLOADS, Placement
+from .offload.estimate import DEVICE, DISK, RAM, OffloadConfig
+from .offload.streaming import ResidentModule, StreamableModule, StreamedModule, set_tensors, store_in_memory
+from .offload.weight_store import (
+    AUDIO_KERNEL,
+    EMBEDDING,
+    UNUSED,
+    choose_resident,
+    split_for_disk,
+    split_groups,
+    split_text_groups,
+    store_on_disk,
+)
 from .progress import OpenProgress, no_display
 from .quantization import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
-from .residency import OffloadedModule, OnDemandModule
+from .residency import CPU, ChosenModule, DerivedModule, OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
 from .text_encoder import TextEncoder, Tokenizer, build_t5, tie_embedding
 from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
 
 N = TypeVar("N", bound=Trunk)
+M = TypeVar("M", bound=nn.Module)
+WHOLE_BYTES = 1_000_000_000  # smaller files are loaded whole where nothing is offloaded
+MANUAL_DECODE = DecodePlan(strips=8, caches="host")  # at whole height 7.9 GB
+MANUAL_OFFLOADS = {
+    "none": None,
+    "blocks": OffloadConfig(home=RAM, resident=0, passes="layer-major", decode=MANUAL_DECODE),
+    "disk": OffloadConfig(home=DISK, resident=0, passes="layer-major", decode=MANUAL_DECODE),
+}
+"""``--offload``, without a memory plan."""
 
 
 def load_models(
@@ -89,59 +115,9 @@ def load_models(
     _check_equal("speech_encoder", sizes, (config.audio.layers, config.audio.channels))
     for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.open(name), name)
-    latent, unquantized = config.segment.shape.latent, Precision(precision.name, precision.compute)
     layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
-
-    def read(name: str, precision: Precision) -> dict[str, Tensor]:
-        return read_component(files.open(name), name, precision, verifier, open_progress)
-
-    build_transformer = partial(Hallo3Transformer, config, layers)
-    build_reference = partial(ReferenceNetwork, config.trunk, latent, layers)
-
-    def load_trunk(network: N, name: str) -> N:
-        load_strict(network, add_missing_scales(network, read(name, precision)), COMPONENT_TITLES[name])
-        return network
-
-    def load_vae(decode: DecodePlan) -> VideoVAE:
-        vae = build_vae(config.vae, decode)
-        load_strict(cast(nn.Module, vae.network), read("vae", unquantized), COMPONENT_TITLES["vae"])
-        return vae
-
-    @cache
-    def text() -> tuple[dict[str, Any], Tokenizer]:
-        """At the first prompt: others need no T5."""
-        with open_progress("reading the tokenizer", 0):
-            return read_text_encoder(files, config)
-
-    def load_text_encoder() -> TextEncoder:
-        sizes, tokenizer = text()
-        t5 = build_t5(sizes)
-        load_strict(t5, tie_embedding(read("text_encoder", unquantized)), "T5's encoder")
-        return TextEncoder(tokenizer, t5.to(device))
-
-    def load_speech_encoder() -> nn.Module:
-        network = build_wav2vec2(speech)
-        load_strict(network, read("speech_encoder", PRECISIONS["fp32"]), "wav2vec2")
-        return network.to(device)
-
-    models = partial(
-        Models,
-        config=config,
-        face=create_analyzer(config.face, files.faces, choice=choice)
-        if extract
-        else NoFaceAnalyzer(config.face.space),
-        speech=OnDemandModule(load_speech_encoder),
-        open_progress=open_progress,
-    )
-    if memory is None and offload == "none":
-        return models(
-            text=OnDemandModule(load_text_encoder),
-            vae=OffloadedModule(lambda: load_vae(DEFAULT_PLAN), device),
-            reference=OnDemandModule(lambda: load_trunk(build_reference(), "reference").to(device)),
-            transformer=OffloadedModule(lambda: load_trunk(build_transformer(), "transformer"), device),
-        )
     placed = MANUAL_OFFLOADS[offload] if memory is None else memory.offload
-    if memory is None and device.type == "cpu":  # there is one memory: strips would save nothing
+    if memory is None and placed and device == CPU:  # there is one memory: strips would save nothing
         placed = replace(placed, decode=DEFAULT_PLAN)
     placement = Placement(
         files=files,
@@ -151,11 +127,25 @@ def load_models(
         config=placed,
         open_progress=open_progress,
     )
-    return models(
+
+    @cache
+    def text() -> tuple[dict[str, Any], Tokenizer]:
+        """At the first prompt: others need no T5."""
+        with open_progress("reading the tokenizer", 0):
+            return read_text_encoder(files, config)
+
+    latent = config.segment.shape.latent
+    return Models(
+        config=config,
+        face=create_analyzer(config.face, files.faces, choice=choice)
+        if extract
+        else NoFaceAnalyzer(config.face.space),
+        speech=OnDemandModule(lambda: placement.load(build_wav2vec2(speech), "speech_encoder").to(device)),
         text=placement.text(lambda: text()[1], lambda: build_t5(text()[0])),
-        vae=placement.vae(lambda: load_vae(placed.decode)),
-        reference=placement.reference(build_reference),
-        transformer=placement.transformer(build_transformer),
+        vae=placement.vae(partial(build_vae, config.vae)),
+        reference=placement.reference(partial(ReferenceNetwork, config.trunk, latent, layers)),
+        transformer=placement.transformer(partial(Hallo3Transformer, config, layers)),
+        open_progress=open_progress,
     )
 
 
@@ -176,3 +166,113 @@ def _check_equal(name: str, found: object, expected: object) -> None:
             expected=str(expected),
             fix="use the files of one model folder together",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Residencies of a model's networks. Without ``config`` transformer and VAE are moved to the device while
+    they are used."""
+
+    files: ModelFolder
+    device: torch.device
+    precision: Precision
+    verifier: FileVerifier | None
+    config: OffloadConfig | None
+    open_progress: OpenProgress = no_display
+
+    @property
+    def unquantized(self) -> Precision:
+        return Precision(self.precision.name, self.precision.compute)
+
+    def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
+        """``build`` makes the network on meta."""
+        if (config := self.config) is None:
+            return OffloadedModule(lambda: self.load(build(), "transformer"), self.device)
+
+        def load() -> StreamableModule[N]:
+            network = build()
+            sequences = split_for_disk(network) if config.home == DISK else split_groups(network)
+            resident = choose_resident(sequences[0], config.resident)
+            if config.home == RAM:
+                self.load(network, "transformer")
+                pinned = self.device.type == "cuda"
+                return store_in_memory(network, sequences, resident=resident, pinned=pinned)
+            audio = [group for groups in sequences for group in groups if group[0].startswith("audio_proj.")]
+            return store_on_disk(
+                network,
+                sequences,
+                self._open("transformer"),
+                "transformer",
+                self.precision,
+                resident=resident,
+                in_ram=audio if config.keep_audio else (),
+                in_pieces=(AUDIO_KERNEL,) if config.home == DISK and not config.keep_audio else (),
+            )
+
+        if config.home == DEVICE:
+            return ResidentModule(load, self.device, show=lambda: self._show("transformer"))
+        keep_resident = config.keep or self.device == CPU
+        return StreamedModule(load, self.device, keep_resident=keep_resident)
+
+    def reference(self, build: Callable[[], N]) -> AbstractContextManager[N]:
+        def load() -> StreamableModule[N]:
+            network, source = build(), self.files.open("reference")
+            return store_on_disk(network, split_for_disk(network), source, "reference", self.precision)
+
+        return self._once("reference", build, load)
+
+    def text(
+        self, tokenizer: Callable[[], Tokenizer], build: Callable[[], nn.Module]
+    ) -> AbstractContextManager[TextEncoder]:
+        def load() -> StreamableModule[nn.Module]:
+            source, t5 = self.files.open("text_encoder"), build()
+            set_tensors(t5, {UNUSED: torch.empty(0, dtype=self.precision.compute)})
+            groups, names = split_text_groups(t5), {UNUSED: f"{EMBEDDING}.weight"}
+            return store_on_disk(t5, groups, source, "text_encoder", self.unquantized, names=names)
+
+        residency = self._once("text_encoder", build, load)
+        return DerivedModule(residency, lambda t5: TextEncoder(tokenizer(), t5))
+
+    def vae(self, build: Callable[[DecodePlan], VideoVAE]) -> AbstractContextManager[VideoVAE]:
+        """Small enough not to be split."""
+
+        def load() -> VideoVAE:
+            plan = DEFAULT_PLAN if self.config is None else self.config.decode
+            vae = build(plan)
+            self.load(cast(nn.Module, vae.network), "vae")
+            return vae
+
+        if self.config is None:
+            return OffloadedModule(load, self.device)
+        residency = ResidentModule[VideoVAE] if self.config.home == DEVICE else StreamedModule[VideoVAE]
+        return residency(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
+
+    def load(self, network: M, component: str) -> M:
+        """Load a network whole; nothing else keeps its weights alive (see ``store_in_memory``)."""
+        precision = self.precision if isinstance(network, Trunk) else self.unquantized
+        precision = PRECISIONS["fp32"] if component == "speech_encoder" else precision
+        source, shown = self.files.open(component), self.open_progress
+        state = tie_embedding(read_component(source, component, precision, self.verifier, shown))
+        load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[component])
+        return network
+
+    def _once(
+        self, component: str, build: Callable[[], M], stream: Callable[[], StreamableModule[M]]
+    ) -> AbstractContextManager[M]:
+        """What a run needs once: streamed, or loaded whole if it is small and nothing is offloaded."""
+
+        def choose() -> AbstractContextManager[M]:
+            if self.config is None and self.files.open(component).size < WHOLE_BYTES:
+                return OnDemandModule(lambda: self.load(build(), component).to(self.device))
+            return StreamedModule(stream, self.device, keep=False, show=lambda: self._show(component))
+
+        return ChosenModule(choose)
+
+    def _show(self, component: str) -> AbstractContextManager[None]:
+        return show_reading(self._open(component), component, self.open_progress)
+
+    def _open(self, component: str) -> CheckpointSource:
+        source = self.files.open(component)
+        if self.verifier is not None:
+            verify_component(source, self.verifier)
+        return source

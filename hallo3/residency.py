@@ -60,6 +60,23 @@ class OffloadedModule(Generic[M]):
             self._network = self._network.to(CPU)
 
 
+class ChosenModule(Generic[T]):
+    """Chooses a residency each time it is entered."""
+
+    def __init__(self, choose: Callable[[], AbstractContextManager[T]]) -> None:
+        self._choose = choose
+        self._chosen: AbstractContextManager[T] | None = None
+
+    def __enter__(self) -> T:
+        self._chosen = self._choose()
+        return self._chosen.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        chosen, self._chosen = self._chosen, None
+        if chosen is not None:
+            chosen.__exit__(*raised)
+
+
 class DerivedModule(Generic[T, U]):
     """Derives an object from another residency's network, each time it is entered."""
 

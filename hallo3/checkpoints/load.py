@@ -237,7 +237,8 @@ def check_file(where: Path | CheckpointSource, name: str) -> None:
 
 @contextmanager
 def show_reading(source: CheckpointSource, part: str, open_progress: OpenProgress) -> Generator[None]:
-    """Show the bytes of a part that are read inside the block: at most all of it, if some are read again."""
+    """Show the bytes of a part that are read inside the block: all of it at the end, whether some were read
+    again or never."""
     left = find_part(source, part).nbytes
 
     def report(amount: int) -> None:
@@ -250,6 +251,7 @@ def show_reading(source: CheckpointSource, part: str, open_progress: OpenProgres
         source.progress = report
         try:
             yield
+            report(left)
         finally:
             source.progress = no_progress
 

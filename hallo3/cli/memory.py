@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 
 from ..errors import InputError
+from ..loading import MANUAL_OFFLOADS
 from ..messages import logger
 from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
 from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig, measure_folder
-from ..offload.placement import MANUAL_OFFLOADS
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization import PRECISIONS
 from ..units import GB, format_bytes
@@ -62,7 +62,7 @@ def _manual_config(request: AnimateRequest) -> OffloadConfig:
     """What ``--offload`` and ``--low-memory`` ask for. On a CPU there is one memory."""
     settings, on_cpu = request.settings, request.device.type == "cpu"
     whole = OffloadConfig(home=DEVICE if on_cpu else RAM, resident=request.config.trunk.layers, passes="")
-    offload = MANUAL_OFFLOADS.get(request.offload, whole)
+    offload = MANUAL_OFFLOADS[request.offload] or whole
     if on_cpu:
         offload = whole if offload.home == RAM else offload
         offload = replace(offload, decode=replace(offload.decode, caches="device"))

@@ -121,11 +121,15 @@ PROJECTION_EPS = 1e-5
 KERNEL_ROWS = 1024  # of a larger kernel of the audio projection in one product; 100 MB of the released one
 
 
+def pair_frames(x: Tensor) -> Tensor:
+    """x [B, 2T, C] -> [B, T, 2C], channel by channel."""
+    return rearrange(x, "b (t pair) c -> b t (c pair)", pair=2)
+
+
 def convolve_pairs(pairs: Tensor, pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Convolution of size and stride 2 over pairs [B, T, 2C], channel by channel, -> [B, T, D], as products
-    with consecutive pieces of its kernel [D, C, 2] and bias [D]. A kernel in memory and one that is read in
-    pieces make the same products, so their results are equal bit for bit. torch's own convolution copies the
-    kernel on a CPU."""
+    """Convolution of size and stride 2 over pairs of frames [B, T, 2C] -> [B, T, D], as products with
+    consecutive pieces of its kernel [D, C, 2] and bias [D]. A kernel in memory and one that is read in pieces
+    give the same results, bit for bit. torch's own convolution copies the kernel on a CPU."""
     return torch.cat([F.linear(pairs, weight.flatten(1), bias) for weight, bias in pieces], dim=-1)
 
 
@@ -157,7 +161,7 @@ class AudioProjection(nn.Module):
             return first
         if not is_plain(self.conv1) or self.flat <= KERNEL_ROWS:
             return torch.cat((first, self.conv1(rest.transpose(1, 2)).transpose(1, 2)), dim=1)
-        first, pairs = first.clone(), rearrange(rest, "b (t pair) c -> b t (c pair)", pair=2)
+        first, pairs = first.clone(), pair_frames(rest)
         del x, rest  # the memory is the caller's no more
         weight, bias = self.read_parameters(self.conv1, pairs)
         starts = range(0, len(weight), KERNEL_ROWS)

@@ -259,8 +259,9 @@ class MemoryRequirements:
 class OffloadConfig:
     """Where weights and conditions are. ``home`` of the transformer's weights: if it is the "device", all of
     them and the VAE stay there; otherwise ``resident`` blocks stay on the device while a segment is sampled,
-    and the others are streamed; with ``keep`` they stay between segments too. ``passes`` and both
-    ``on_access`` are fields of ``Settings``."""
+    and the others are streamed; with ``keep`` they stay between segments too. With ``keep_audio`` the audio
+    projection of a transformer on disk stays in RAM between its uses, instead of being read in pieces.
+    ``passes`` and both ``on_access`` are fields of ``Settings``."""
 
     home: str
     resident: int
@@ -269,6 +270,7 @@ class OffloadConfig:
     steps_on_access: bool = False
     decode: DecodePlan = DEFAULT_PLAN
     keep: bool = False
+    keep_audio: bool = False
 
     @property
     def label(self) -> str:
@@ -279,7 +281,7 @@ class OffloadConfig:
 
     def as_dict(self) -> dict[str, Any]:
         facts = asdict(self)
-        keep = {"keep": True} if facts.pop("keep") else {}
+        keep = {name: True for name in ("keep", "keep_audio") if facts.pop(name)}
         return {"home": facts.pop("home"), "staying": facts.pop("resident"), **facts, **keep}
 
 

@@ -34,7 +34,7 @@ M = TypeVar("M", bound=nn.Module)
 def map_modules_to_groups(sequences: Sequence[Sequence[WeightGroup]]) -> dict[str, tuple[int, int]]:
     """Map each module's name to the (sequence, index) of the group that it needs: the group's layers, and the
     modules around them, which may read weights without calling the layer. A module around several groups of
-    a sequence has none; of several sequences the first counts."""
+    a sequence has none; of several sequences the first counts, for a layer itself the last."""
     groups: dict[str, tuple[int, int]] = {}
     ambiguous: set[str] = set()
     for number, sequence in enumerate(sequences):
@@ -44,6 +44,7 @@ def map_modules_to_groups(sequences: Sequence[Sequence[WeightGroup]]) -> dict[st
                 known = groups.setdefault(name, (number, index))
                 if known != (number, index) and known[0] == number:
                     ambiguous.add(name)
+            groups[layer] = number, index
     return {name: group for name, group in groups.items() if name not in ambiguous}
 
 
@@ -148,7 +149,8 @@ def send(weights: Weights, device: torch.device, allocator: PinnedAllocator) -> 
 class StreamableModule(NamedTuple, Generic[M]):
     """A network without the weights of its groups, and the store that has them. The first sequence repeats; a
     sequence of one group shares the device with no other. ``resident`` groups of the first sequence stay
-    until the network is left."""
+    until the network is left. The last sequence may have parts of the first one's groups: a part is loaded
+    where its layers are called, and the whole neither there nor on its way."""
 
     network: M
     sequences: Sequence[Sequence[WeightGroup]]
@@ -206,8 +208,10 @@ class ResidentModule(Generic[M]):
 
 
 class StreamedModule(Generic[M]):
-    """A network whose weight groups follow the computation; loaded on enter, kept if ``keep``. ``show`` lasts
-    from enter to exit."""
+    """A network whose weight groups follow the computation; loaded on enter, kept if ``keep``. Of a network
+    that is kept the first sequence is expected again and again, and with ``keep_resident`` its resident
+    groups stay on the device when it is left, and beside a sequence of one group. ``show`` lasts from enter
+    to exit."""
 
     def __init__(
         self,
@@ -215,10 +219,12 @@ class StreamedModule(Generic[M]):
         device: torch.device,
         *,
         keep: bool = True,
+        keep_resident: bool = False,
         show: Callable[[], AbstractContextManager[None]] = nullcontext,
         executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "hallo3-weights"),
     ) -> None:
         self._load, self._device, self._keep, self._executor = load, device, keep, executor
+        self._keep_resident, self._staying = keep_resident, set[WeightGroup]()
         self._show, self._shown = show, ExitStack()
         self._module: StreamableModule[M] | None = None
         self._stream: WeightStream | None = None
@@ -230,17 +236,20 @@ class StreamedModule(Generic[M]):
             if self._module is None:
                 self._module = self._load()
             network, sequences, _, _ = self._module
-            self._stream = WeightStream(self._module, self._device, self._executor())
+            staying = self._staying if self._keep_resident else None
+            self._stream = WeightStream(
+                self._module, self._device, self._executor(), repeats=self._keep, staying=staying
+            )
             self._ungrouped = dict(ungrouped_tensors(network, sequences))
             set_tensors(network, {name: each.to(self._device) for name, each in self._ungrouped.items()})
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(error)
             raise
         return network
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._stream is not None:
-            self._stream.close()
+            self._stream.close(evict_resident=not self._keep_resident or any(raised))
             self._stream = None
         if self._module is not None:
             set_tensors(self._module.network, self._ungrouped)
@@ -251,40 +260,66 @@ class StreamedModule(Generic[M]):
 
 
 class WeightStream:
-    """Sets a group's weights before one of its layers runs, and prefetches the next group of its sequence."""
+    """Sets a group's weights before one of its layers runs, and prefetches the next group of its sequence.
+    ``staying`` has the resident groups that are on the device already; it is kept up to date."""
 
-    def __init__(self, module: StreamableModule[Any], device: torch.device, executor: Executor) -> None:
+    def __init__(
+        self,
+        module: StreamableModule[Any],
+        device: torch.device,
+        executor: Executor,
+        *,
+        repeats: bool,
+        staying: set[WeightGroup] | None,
+    ) -> None:
         self._network, self._sequences, self._store, self._resident = module
-        self._device, self._executor = device, executor
+        self._device, self._executor, self._repeats = device, executor, repeats
         self._alone = [number for number, groups in enumerate(module.sequences) if len(groups) == 1]
         self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._allocator = PinnedAllocator()
         self._loaded: dict[int, WeightGroup] = {}  # by sequence
-        self._resident_loaded: set[WeightGroup] = set()
+        self._keep_resident = staying is not None
+        self._resident_loaded = set[WeightGroup]() if staying is None else staying
         self._prefetches: dict[int, tuple[WeightGroup, Future[Fetched]]] = {}  # by sequence
         self._evicted: Any = None  # CUDA event after the last use of what was evicted
+        blocks, others = module.sequences[:1], module.sequences[1:]
+        first = {layer: n for groups in blocks for n, group in enumerate(groups) for layer in group}
+        parts = (group for groups in others for group in groups if group[0] in first)
+        self._whole = {group: first[group[0]] for group in parts}  # index in the first sequence
         for group in (group for groups in module.sequences for group in groups):
-            _clear_group(self._network, group, device)
+            if self._find_whole(group) not in self._resident_loaded:
+                _clear_group(self._network, group, device)
         self._hooks = [
             self._network.get_submodule(name).register_forward_pre_hook(partial(self._load_group, *place))
             for name, place in map_modules_to_groups(module.sequences).items()
         ]
 
-    def close(self) -> None:
+    def close(self, *, evict_resident: bool) -> None:
         for hook in self._hooks:
             hook.remove()
         self._executor.shutdown(cancel_futures=True)
-        self._evict_all()
+        self._evict_all(resident=evict_resident)
+
+    def _find_whole(self, group: WeightGroup) -> WeightGroup:
+        return self._sequences[0][self._whole[group]] if group in self._whole else group
 
     def _load_group(self, sequence: int, index: int, *_: object) -> None:
         """Before a layer of the group runs."""
         group = self._sequences[sequence][index]
+        if group in self._whole:
+            whole = self._find_whole(group)
+            if whole in self._resident_loaded or self._loaded.get(0) == whole:
+                return
+            if 0 in self._prefetches and self._prefetches[0][0] == whole:
+                sequence, index, group = 0, self._whole[group], whole
         if self._loaded.get(sequence) == group:
             return
         if sequence in self._alone:
-            self._evict_all()
+            self._evict_all(resident=not self._keep_resident)
         else:
             self._evict(list(self._loaded) if sequence == 0 else [sequence, *self._alone])
+        if sequence == 0 and self._whole:
+            self._cancel_prefetch(len(self._sequences) - 1)
         if group not in self._resident_loaded:
             if sequence in self._prefetches and self._prefetches[sequence][0] == group:
                 future = self._prefetches.pop(sequence)[1]
@@ -306,8 +341,8 @@ class WeightStream:
     def _prefetch_after(self, sequence: int, index: int) -> None:
         """Prefetch the next group; the first sequence wraps around."""
         groups = self._sequences[sequence]
-        following = [*groups[index + 1 :], *(() if sequence else groups[:index])]
-        following = (group for group in following if group not in self._resident_loaded)
+        following = [*groups[index + 1 :], *(groups[:index] if self._repeats and sequence == 0 else ())]
+        following = (group for group in following if self._find_whole(group) not in self._resident_loaded)
         wanted = next(following, None)
         if sequence in self._prefetches and self._prefetches[sequence][0] == wanted:
             return
@@ -329,11 +364,12 @@ class WeightStream:
         if groups and self._copy_stream is not None:
             self._evicted = torch.cuda.current_stream(self._device).record_event()
 
-    def _evict_all(self) -> None:
+    def _evict_all(self, *, resident: bool) -> None:
         for sequence in list(self._prefetches):
             self._cancel_prefetch(sequence)
-        self._loaded |= {-1 - number: group for number, group in enumerate(self._resident_loaded)}
-        self._resident_loaded.clear()
+        if resident:
+            self._loaded |= {-1 - number: group for number, group in enumerate(self._resident_loaded)}
+            self._resident_loaded.clear()
         self._evict(list(self._loaded))
 
     @torch.inference_mode()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hallo3 import loading
 from hallo3.checkpoints.load import read_model_config
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.loading import load_models
+from hallo3.loading import MANUAL_DECODE, MANUAL_OFFLOADS, Placement, load_models
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
-from hallo3.offload import placement, streaming
+from hallo3.offload import streaming
 from hallo3.offload.estimate import DISK, OffloadConfig
-from hallo3.offload.placement import MANUAL_DECODE, MANUAL_OFFLOADS, Placement
 from hallo3.offload.streaming import PackedTensors, store_in_memory
 from hallo3.quantization import PRECISIONS
 from hallo3.residency import PinnedAllocator
@@ -49,10 +49,10 @@ def test_pinning_holds_little_more_than_weights(tiny_folder: Path, monkeypatch: 
             alive = sum(count for storage, count in read_bytes.values() if storage() is not None)
             packed[1] = max(packed[1], packed[0] + alive)
 
-    read_component = placement.read_component
-    monkeypatch.setattr(placement, "read_component", read)
+    read_component = loading.read_component
+    monkeypatch.setattr(loading, "read_component", read)
     pin = lambda *args, **named: store_in_memory(*args, **named | {"pinned": True})  # noqa: E731
-    monkeypatch.setattr(placement, "store_in_memory", pin)
+    monkeypatch.setattr(loading, "store_in_memory", pin)
     monkeypatch.setattr(streaming, "PackedTensors", CountingPack)
     config = read_model_config(ModelFolder(tiny_folder).find("transformer"))
     with place(tiny_folder, MANUAL_OFFLOADS["blocks"]).transformer(lambda: Hallo3Transformer(config, LAYERS)):
@@ -64,13 +64,13 @@ def test_pinning_holds_little_more_than_weights(tiny_folder: Path, monkeypatch: 
 def test_only_the_transformer_s_blocks_stay(nano_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan has 1.1 GB for the reference network."""
     resident: dict[str, int] = {}
-    real = placement.store_on_disk
+    real = loading.store_on_disk
 
     def record(*arguments: Any, **named: Any) -> Any:
-        resident[arguments[3]] = len(named["resident"])
+        resident[arguments[3]] = len(named.get("resident", ()))
         return real(*arguments, **named)
 
-    monkeypatch.setattr(placement, "store_on_disk", record)
+    monkeypatch.setattr(loading, "store_on_disk", record)
     config = read_model_config(ModelFolder(nano_folder).find("transformer"))
     placed = place(nano_folder, OffloadConfig(home=DISK, resident=1, passes="layer-major"))
     latent = config.segment.shape.latent
