@@ -12,7 +12,6 @@ COUNT = 1500
 DATA = mixtures.make_mixture(6, 16, "data")
 EXACT = Settings(steps=50, guidance_scale=1.0, sampler="dpmpp_2m_sde")
 GUIDED = replace(EXACT, guidance_scale=3.5)
-CACHE = APPROXIMATIONS["step-cache"]
 
 
 def energy(settings: Settings) -> float:
@@ -53,7 +52,7 @@ def test_samplers_reach_the_distribution() -> None:
 def test_the_step_cache_stays_near_the_run_without(settings: Settings) -> None:
     """Measured: 0.02 to 0.12 of the spread, of which a reused step of the stochastic sampler makes most."""
     plain = mixtures.sample(settings, DATA, COUNT)
-    cached = mixtures.sample(CACHE.apply(settings), DATA, COUNT)
+    cached = mixtures.sample(APPROXIMATIONS["step-cache"].apply(settings), DATA, COUNT)
     assert cached.evaluations == plain.evaluations - cached.cache.reused * settings.branches
     assert cached.cache.reused >= 5
     assert cached.cache.worst < settings.step_cache_bound

@@ -18,16 +18,10 @@ NEEDED += ("torchaudio", "torchsde", "torchvision")
 
 def find_comfyui() -> Path | None:
     """The folder of a ComfyUI: ``COMFYUI_PATH``, what ``comfy which`` says, or comfy-cli's default."""
-    places = [os.environ.get("COMFYUI_PATH"), _comfy_which(), str(Path.home() / "comfy" / "ComfyUI")]
+    words = _run_comfy("which").stdout.split() if _comfy_command() else []
+    places = [os.environ.get("COMFYUI_PATH"), *reversed(words), str(Path.home() / "comfy" / "ComfyUI")]
     folders = [Path(place) for place in places if place]
     return next((folder for folder in folders if (folder / "main.py").is_file()), None)
-
-
-def _comfy_which() -> str | None:
-    if _comfy_command() is None:
-        return None
-    words = _run_comfy("which").stdout.split()
-    return next((word for word in reversed(words) if (Path(word) / "main.py").is_file()), None)
 
 
 def _comfy_command() -> str | None:

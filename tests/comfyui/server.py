@@ -27,7 +27,8 @@ class Server:
         pack = base / "custom_nodes" / PACK
         if not pack.exists():
             pack.symlink_to(REPOSITORY, target_is_directory=True)
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self._process = self._start()
         self._wait_until_ready()
 
@@ -115,9 +116,3 @@ class Server:
     def error(self, prompt: dict[str, Any]) -> str:
         """The message of a prompt that fails when it runs."""
         return dict(self.run(prompt)["status"]["messages"])["execution_error"]["exception_message"]
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

@@ -15,8 +15,7 @@ from comfyui.stages import Stages, difference
 from support.messages import collect_messages
 
 RATE = 16000
-TIME = torch.arange(RATE) / RATE
-TONE = 0.5 * torch.sin(2 * torch.pi * 440 * TIME)[None, None]
+TONE = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(RATE) / RATE)[None, None]
 PICTURE = torch.rand(1, 96, 80, 3, generator=torch.Generator().manual_seed(1))
 NO_WIDTH = {"x": 0, "y": 0, "width": 0, "height": 5}
 
@@ -49,21 +48,20 @@ def convert(host: Host) -> Any:
     return host.module("nodes.convert")
 
 
-@pytest.mark.parametrize(
-    ("audio", "tolerance"),
-    [
-        (LazyAudio(), 0.0),
-        (sound(TONE, 16000.0), 0.0),
-        (sound(TONE.double()), 0.0),
-        (sound(TONE.repeat_interleave(2, dim=2)[..., ::2]), 0.0),
-        (sound((TONE * 2**15).round().to(torch.int16)), 2**-16),
-        (sound((TONE.double() * 2**31).round().to(torch.int32)), 1e-7),
-        (sound((TONE * 128 + 128).round().to(torch.uint8)), 2**-8),
-        (sound(TONE.half()), 2**-11),
-        (sound(TONE.bfloat16()), 2**-8),
-    ],
-    ids=["mapping", "float rate", "f64", "strided", "i16", "i32", "u8", "f16", "bf16"],
-)
+SOUNDS = {
+    "mapping": (LazyAudio(), 0.0),
+    "float rate": (sound(TONE, 16000.0), 0.0),
+    "f64": (sound(TONE.double()), 0.0),
+    "strided": (sound(TONE.repeat_interleave(2, dim=2)[..., ::2]), 0.0),
+    "i16": (sound((TONE * 2**15).round().to(torch.int16)), 2**-16),
+    "i32": (sound((TONE.double() * 2**31).round().to(torch.int32)), 1e-7),
+    "u8": (sound((TONE * 128 + 128).round().to(torch.uint8)), 2**-8),
+    "f16": (sound(TONE.half()), 2**-11),
+    "bf16": (sound(TONE.bfloat16()), 2**-8),
+}
+
+
+@pytest.mark.parametrize(("audio", "tolerance"), SOUNDS.values(), ids=SOUNDS)
 def test_every_form_of_sound_is_the_same_recording(convert: Any, audio: Any, tolerance: float) -> None:
     recording = convert.to_recording(audio)
     assert recording.sample_rate == RATE
@@ -82,18 +80,17 @@ def transparent(alpha: float) -> Tensor:
     return torch.cat((PICTURE, torch.full_like(PICTURE[..., :1], alpha)), dim=-1)
 
 
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (transparent(1.0), PICTURE),
-        (PICTURE[..., :1], PICTURE[..., :1].expand(-1, -1, -1, 3)),
-        ((PICTURE * 255).round().to(torch.uint8), (PICTURE * 255).round() / 255),
-        (PICTURE.double(), PICTURE),
-        (PICTURE.half(), PICTURE.half().float()),
-        ((PICTURE + 0.001).clamp_min(1 / 255), (PICTURE + 0.001).clamp(1 / 255, 1)),
-    ],
-    ids=["opaque", "gray", "u8", "f64", "f16", "rounding"],
-)
+PICTURES = {
+    "opaque": (transparent(1.0), PICTURE),
+    "gray": (PICTURE[..., :1], PICTURE[..., :1].expand(-1, -1, -1, 3)),
+    "u8": ((PICTURE * 255).round().to(torch.uint8), (PICTURE * 255).round() / 255),
+    "f64": (PICTURE.double(), PICTURE),
+    "f16": (PICTURE.half(), PICTURE.half().float()),
+    "rounding": ((PICTURE + 0.001).clamp_min(1 / 255), (PICTURE + 0.001).clamp(1 / 255, 1)),
+}
+
+
+@pytest.mark.parametrize(("image", "expected"), PICTURES.values(), ids=PICTURES)
 def test_every_form_of_picture_is_the_same(convert: Any, image: Tensor, expected: Tensor) -> None:
     before = image.clone()
     with collect_messages() as messages:

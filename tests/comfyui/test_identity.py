@@ -213,17 +213,13 @@ def answering(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.125, presence
     monkeypatch.setattr(port.FaceMesh, "forward", draw)
 
 
-def near(points: Tensor, *wanted: list[float]) -> bool:
-    return torch.allclose(points, torch.tensor(wanted).double(), atol=1e-3)
-
-
 @pytest.mark.usefixtures("model")
 def test_landmarks_of_a_known_face_are_exact(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cell 8 of 16 on a square of 512 px around a picture of 256 px: the middle is (272, 272 - 128)."""
     answering(monkeypatch)
     points = finder_of(host)(PICTURE, found_at(host, 240, 112, 304, 176))
     assert points.shape == (478, 2)
-    assert near(points[[10, 152, 0]], [240, 112], [304, 176], [272, 144])
+    assert points[[10, 152, 0]].flatten().tolist() == pytest.approx([240, 112, 304, 176, 272, 144], abs=1e-3)
     assert host.module("hallo3.face.landmarks").silhouette_box(points) == (240, 112, 304, 176)
 
 
@@ -233,7 +229,7 @@ def test_a_small_face_is_found_on_a_crop_around_it(host: Host, monkeypatch: pyte
     answering(monkeypatch, share=0.4)
     found = found_at(host, 100, 100, 120, 120)
     points = finder_of(host)(PICTURE, found)
-    assert near(points[[10, 152]], [101.5625] * 2, [121.5625] * 2)
+    assert points[[10, 152]].flatten().tolist() == pytest.approx([101.5625] * 2 + [121.5625] * 2, abs=1e-3)
     for edges, presence in (((100, 100, 120, 120), 3.0), ((0, 0, 64, 64), 3.0), ((240, 112, 304, 176), -0.1)):
         answering(monkeypatch, presence=presence)  # of 6 px, elsewhere: somebody else; or uncertain
         assert finder_of(host)(PICTURE, found_at(host, *edges)) is None

@@ -17,15 +17,9 @@ import pytest
 from comfyui.contract import CONTRACT, contract_of
 from comfyui.host import REPOSITORY, Host, comfy, load_pack, prepare_comfyui
 from comfyui.server import PACK, Server
-from support.own_process import run_alone
+from support.own_process import Missing, run_alone
 
 OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
-
-
-class Missing:
-    def find_spec(self, name: str, *_: object) -> None:
-        if name.split(".")[0] in OPTIONAL:
-            raise ImportError(name)
 
 
 def global_state() -> Any:
@@ -43,7 +37,7 @@ def count_nodes(base: str) -> int:
     for name in ("nodes", "server", "latent_preview", "comfy.samplers", "comfy_api.latest"):
         import_module(name)
     import_module("comfy.audio_encoders.audio_encoders")
-    sys.meta_path.insert(0, Missing())
+    sys.meta_path.insert(0, Missing(*OPTIONAL))
     before = global_state()
     found = asyncio.run(asyncio.run(load_pack().comfy_entrypoint()).get_node_list())
     assert all(node.GET_SCHEMA().node_id for node in found)

@@ -10,7 +10,6 @@ import io
 import json
 import platform
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -29,7 +28,7 @@ from support.audio_samples import tone, write_wav
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1] / "samples"
 RECORD, FRAMES, KEPT = HERE / "frozen.json", HERE / "frozen_frames.safetensors", HERE / "kept"
-"""``KEPT`` has a job folder and an identity file as version 0.1.0 wrote them."""
+"""``KEPT`` has an identity file and a job folder, two of four segments, as version 0.1.0 wrote them."""
 COMMANDS = ("animate", "convert", "doctor", "download", "inspect", "jobs", "tiny")
 STEPS = ("--steps", "4")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -177,24 +176,6 @@ def record() -> None:
     said = {"machine": machine(), "runs": recorded, "plans": plans, "options": options()}
     RECORD.write_text(json.dumps(said, indent=1) + "\n")
     save_file(pictures, FRAMES)
-
-
-def keep() -> None:
-    """A job with two of four segments, and an identity, for versions to come."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        bench = Bench(Path(place))
-        video = bench.animate("kept", "nano", speech="long.wav")
-        folder = video.parent / "hallo3_jobs" / job_of(video)
-        for path in (folder / "segments").glob("*[23].safetensors"):
-            path.unlink()
-        (folder / "lock").unlink()
-        about = json.loads((folder / "job.json").read_text())
-        del about["what"]["content"]
-        (folder / "job.json").write_text(json.dumps({**about, "finished": False}, sort_keys=True))
-        shutil.rmtree(KEPT, ignore_errors=True)
-        shutil.copytree(folder, KEPT / "job" / folder.name)
-        bench.animate("saved", "nano", "--save-identity", str(KEPT / "identity.safetensors"))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from support.own_process import Missing, run_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, NODES = ROOT / "hallo3", ROOT / "nodes"
@@ -150,24 +151,18 @@ def test_what_is_shipped_is_short_and_safe_and_shared_helpers_have_one_home() ->
     assert calls == 1, "one render path"
 
 
-ALONE = """
-import sys
-import torch
-blocked = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av", "safetensors", "PIL")
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ImportError(name)
-sys.meta_path.insert(0, Missing())
-import hallo3
-assert hallo3.Settings and hallo3.Hallo3Error
-blocked = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av")
-assert all(getattr(hallo3, name) for name in hallo3.__all__)
-"""
+def import_package() -> bool:
+    optional = ("comfy", "diffusers", "transformers", "onnxruntime", "librosa", "av")
+    sys.meta_path.insert(0, missing := Missing(*optional, "safetensors", "PIL"))
+    import hallo3
+
+    assert all((hallo3.Settings, hallo3.Hallo3Error))
+    missing.names = optional
+    return all(getattr(hallo3, name) for name in hallo3.__all__)
 
 
 def test_the_package_imports_without_its_libraries() -> None:
-    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=ROOT, timeout=120)
+    assert run_alone("contract.test_house_rules", "import_package()")
 
 
 def test_requirements_agree_with_the_project() -> None:

@@ -53,10 +53,9 @@ def test_the_video_is_as_long_as_its_frames(tmp_path: Path, rate: int, channels:
     path = write_video(tmp_path / "v.mp4", write_wav(tmp_path / "s.wav", tone(rate, 2.0, channels), rate))
     with av.open(str(path)) as container:
         picture, track = container.streams.video[0], container.streams.audio[0]
-        pictures = list(container.decode(picture))
-        assert len(pictures) == 30
+        places = [round(float(frame.time) * 25) for frame in container.decode(picture)]
+        assert places == list(range(30))
         assert (picture.width, picture.height, picture.average_rate) == (64, 48, 25)
-        assert [round(float(frame.time) * 25) for frame in pictures] == list(range(30))
         assert abs(float(track.duration * track.time_base) - 1.2) < 0.04
 
 

@@ -20,9 +20,11 @@ OLD_GROUP = {GROUPS: "5:cpu:/x\n4:memory,hugetlb:/job\n0::/\n"}
 OLD_GROUP |= {f"{V1}/job/memory.limit_in_bytes": f"{2 * GB}", f"{V1}/job/memory.stat": f"total_rss {3 * GB}"}
 
 
-@pytest.mark.parametrize(
-    ("files", "ram", "available"),
-    [
+def test_ram_and_limits_of_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=TOTAL, available=FREE))
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=OWN))
+    monkeypatch.setattr(psutil, "Process", lambda: process)
+    cases: list[tuple[dict[str, str], int, int]] = [
         ({}, TOTAL, FREE + OWN),
         ({f"{V2}/memory.max": "max\n"}, TOTAL, FREE + OWN),
         ({f"{V2}/memory.max": f"{6 * GB}\n"}, 6 * GB, FREE + OWN),
@@ -31,19 +33,13 @@ OLD_GROUP |= {f"{V1}/job/memory.limit_in_bytes": f"{2 * GB}", f"{V1}/job/memory.
         ({f"{V2}/memory.max": "", f"{V1}/memory.limit_in_bytes": "nonsense"}, TOTAL, FREE + OWN),
         (NESTED, 3 * GB, GB + OWN),
         (OLD_GROUP, 2 * GB, OWN),
-    ],
-    ids=str,
-)
-def test_ram_and_limits_of_containers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], ram: int, available: int
-) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=TOTAL, available=FREE))
-    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=OWN))
-    monkeypatch.setattr(psutil, "Process", lambda: process)
-    for path, text in files.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    assert (ram_bytes(tmp_path), available_bytes(tmp_path)) == (ram, available)
+    ]
+    for number, (files, *wanted) in enumerate(cases):
+        root = tmp_path / str(number)
+        for path, text in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        assert [ram_bytes(root), available_bytes(root)] == wanted, files
 
 
 def test_torch_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

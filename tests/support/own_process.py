@@ -25,6 +25,17 @@ def run_alone(module: str, call: str, timeout: float | None = 120, **environment
     return ast.literal_eval(done.stdout.splitlines()[-1])
 
 
+class Missing:
+    """A hook for imports, in ``sys.meta_path``: these packages are not installed."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.split(".")[0] in self.names:
+            raise ImportError(name)
+
+
 def memory_mb(name: str) -> float:
     """This process' VmRSS, or VmHWM, the largest since the reset; outside Linux the largest ever."""
     if not LINUX:
