@@ -81,15 +81,16 @@ def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic
         model = model_config.get_model()
         kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
         patcher = kind(model, load_device=load_device, offload_device=offload_device)
-        if not mm.is_device_cpu(offload_device):
+        in_memory = mm.is_device_cpu(offload_device)
+        if not in_memory:
             model.to(offload_device)
         dtypes = {name: tensor.dtype for name, tensor in model.diffusion_model.state_dict().items()}
         if weights.component is not None:
             state = _read_state(weights.component, dtypes)
         elif mapped:
             state = {name: tensor.to(dtypes[name]) for name, tensor in state.items()}
-        in_place = patcher.is_dynamic() or mapped or weights.component is not None
-        model.load_model_weights(dict(state), "", assign=in_place)
+        kept = in_memory and (mapped or weights.component is not None)
+        model.load_model_weights(dict(state), "", assign=kept or patcher.is_dynamic())
         patcher.cached_patcher_init = (load_model, (path, weight_dtype))
         return patcher
 
@@ -244,6 +245,7 @@ def extract_features(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, 
     with open_source(socket.path) as source:
         component = find_component(source, "reference")
         check_fit(component, to_dict(config))
+        show_text(f"reading {describe_size(component)}")
         verify_foreign(component)
         mm.free_memory(needed + mm.extra_reserved_memory(), device)
         stored = partial(store_on_disk, network, sequences, source, "reference", Precision("", dtype))

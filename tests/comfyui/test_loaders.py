@@ -90,9 +90,14 @@ def test_files_of_the_built_in_model_give_its_video(server: Server) -> None:
 
 
 def test_a_converted_fp8_file_is_one_of_comfyuis_quantised_models(stages: Stages, tmp_path: Path) -> None:
-    assert main(["convert", str(FOLDER), str(tmp_path), "--dtype", "fp8", "--part", "transformer"]) == 0
-    model = stages.module("nodes.comfy.loading").load_model(tmp_path / "transformer.safetensors")
-    assert 0 < stages.deviation(model) < 0.2
+    parts = ("--part", "transformer", "--part", "reference")
+    assert main(["convert", str(FOLDER), str(tmp_path), "--dtype", "fp8", *parts]) == 0
+    loading = stages.module("nodes.comfy.loading")
+    assert 0 < stages.deviation(loading.load_model(tmp_path / "transformer.safetensors")) < 0.2
+    reference = loading.load_reference_network(tmp_path / "reference.safetensors")
+    features = stages.create_identity(reference_network=reference)[0].reference_features
+    for found, wanted in zip(features, stages.identity.reference_features, strict=True):
+        assert 0 <= float((found - wanted).std() / wanted.std()) < 0.1
 
 
 @ON_LINUX
