@@ -28,7 +28,8 @@ from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.offload import streaming
 from hallo3.offload.budget import MemoryPlan, plan_memory
-from hallo3.offload.estimate import DEVICE, MemoryRequirements, ModelSizes, measure_sizes
+from hallo3.offload.estimate import DEVICE, MemoryRequirements
+from hallo3.offload.sizes import ModelSizes, measure_sizes
 from hallo3.offload.weight_store import UNUSED, choose_resident, split_groups, split_text_groups
 from hallo3.pipeline import LocalRenderer
 from hallo3.quantization import FP8, PRECISIONS, Precision

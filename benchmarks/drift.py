@@ -42,7 +42,8 @@ from hallo3.media.audio import Recording, read_recording
 from hallo3.media.image import read_picture
 from hallo3.models import Models
 from hallo3.offload.budget import plan_memory
-from hallo3.offload.estimate import MemoryRequirements, measure_sizes
+from hallo3.offload.estimate import MemoryRequirements
+from hallo3.offload.sizes import measure_sizes
 from hallo3.offload.system_memory import free_bytes, ram_bytes
 from hallo3.pipeline import RenderProgress, animate
 from hallo3.quantization import PRECISIONS, Precision, check_device, get_precision

@@ -27,7 +27,8 @@ from hallo3.model.layers import Attention, Layers
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.offload import streaming
 from hallo3.offload.budget import MemoryPlan, plan_memory
-from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadConfig, measure_sizes
+from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadConfig
+from hallo3.offload.sizes import measure_sizes
 from hallo3.offload.system_memory import limit_torch, ram_bytes, total_bytes
 from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.quantization import PRECISIONS

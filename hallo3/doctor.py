@@ -25,7 +25,8 @@ from .messages import redirect_messages
 from .model.kernels.eager import PLAIN
 from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import plan_memory
-from .offload.estimate import MemoryRequirements, measure_sizes
+from .offload.estimate import MemoryRequirements
+from .offload.sizes import measure_sizes
 from .offload.system_memory import ram_bytes
 from .quantization import PRECISIONS
 from .speech.vocals import Separator

@@ -138,8 +138,8 @@ def examined_path() -> Path | None:
 
 
 class FileVerifier:
-    """Verifies each file once, and continues a stopped pass; keeps the hashes in a JSON file, if
-    it has a path."""
+    """Verifies each file once, and continues a stopped pass; keeps the hashes in a JSON file, if it has a
+    path."""
 
     def __init__(self, cache_path: Path | None = None, open_progress: OpenProgress = no_display) -> None:
         self._known, self._open_progress = FileHashCache(cache_path), open_progress

@@ -9,7 +9,8 @@ from ..errors import InputError
 from ..loading import MANUAL_OFFLOADS
 from ..messages import logger
 from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
-from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig, measure_folder
+from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig
+from ..offload.sizes import measure_folder
 from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
 from ..quantization import PRECISIONS
 from ..units import GB, format_bytes

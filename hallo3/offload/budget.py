@@ -31,17 +31,16 @@ from .estimate import (
     DISK,
     RAM,
     MemoryRequirements,
-    ModelSizes,
     OffloadConfig,
     StagePlan,
-    measure_sizes,
+    TensorSizes,
     plan_stages,
 )
+from .sizes import ModelSizes, measure_sizes
 
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
 RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
-CUDA_RAM_RESERVE = 0.05  # share that stays free
 CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
 RAM_RESERVE = 0.05  # share that stays free
 CPU_DECODE_PLANS = tuple(DecodePlan(strips, "device") for strips in (1, 2, 4, 8, 16))
@@ -150,7 +149,7 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
     for home in (RAM, DISK):
         found = _fit(sizes, requirements, home, usable, DECODE_PLANS)
         if found is not None:
-            needed = _gpu_run_ram(sizes, requirements, *found)
+            needed = _gpu_run_ram(sizes, requirements, found[0])
             if needed <= ram * (1 - RAM_RESERVE):
                 return _plan(sizes, found, limit, needed)
     if needed:
@@ -171,11 +170,15 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
 
 def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: int) -> MemoryPlan:
     """The same for a CPU: all weights in RAM, or those that fit. Raises ``InputError`` if nothing fits."""
-    outside = base_ram(sizes.config.segment)
+    outside = _cpu_base_ram(sizes, requirements)
     usable = round(ram * (1 - RAM_RESERVE)) - outside
-    found = _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, keep=True)
-    if found is not None:
-        return _plan(sizes, found, ram, outside + max(stage.total for stage in found[1]), on_cpu=True)
+    plans = [
+        _plan(sizes, found, ram, outside + max(stage.total for stage in found[1]), on_cpu=True)
+        for keep in ({"keep": True}, {"keep": True, "keep_audio": True})
+        if (found := _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, **keep)) is not None
+    ]
+    if plans:  # what reads least in the first segment
+        return min(plans, key=lambda plan: plan.read + requirements.steps * plan.read_per_step)
     smallest = replace(SMALLEST, decode=CPU_DECODE_PLANS[-1])
     peak = max(stage.total for stage in plan_stages(sizes, requirements, smallest))
     raise _ram_error(ram, round((peak + outside) / (1 - RAM_RESERVE)) + 1, requirements)
@@ -193,15 +196,14 @@ def _fit(
     home: str,
     usable: int,
     decodes: Sequence[DecodePlan],
-    *,
-    keep: bool = False,
+    **keep: bool,
 ) -> tuple[OffloadConfig, tuple[StagePlan, ...]] | None:
     """The fastest configuration whose stages fit, and them."""
     for config in _configs(sizes, requirements, home, usable):
         for decode in decodes:
             if config.home == DEVICE and decode.caches != "device":
                 break  # decoding would lose what resident weights gain
-            offload = replace(config, decode=decode, keep=keep and config.home != DEVICE)
+            offload = replace(config, decode=decode, **({} if config.home == DEVICE else keep))
             stages = plan_stages(sizes, requirements, offload)
             if max(stage.total for stage in stages) <= usable:
                 return offload, stages
@@ -220,9 +222,9 @@ def plan_manual(
     """What a configuration takes that was chosen by hand. Raises ``InputError`` if RAM does not suffice."""
     found = offload, plan_stages(sizes, requirements, offload)
     if on_cpu:
-        needed = base_ram(sizes.config.segment) + max(stage.total for stage in found[1])
+        needed = _cpu_base_ram(sizes, requirements) + max(stage.total for stage in found[1])
     else:
-        needed = _gpu_run_ram(sizes, requirements, *found)
+        needed = _gpu_run_ram(sizes, requirements, found[0])
     if needed > ram * (1 - RAM_RESERVE):
         raise _ram_error(
             ram, needed, requirements, "remove --offload and --low-memory: the run is planned then"
@@ -257,14 +259,20 @@ def _plan(
     )
 
 
-def _gpu_run_ram(
-    sizes: ModelSizes, requirements: MemoryRequirements, offload: OffloadConfig, stages: Sequence[StagePlan]
-) -> int:
+def _cpu_base_ram(sizes: ModelSizes, requirements: MemoryRequirements) -> int:
+    """Beside a stage: the program, frames, and the identity's reference features."""
+    features = TensorSizes(sizes.config, requirements.precision).reference_features
+    return base_ram(sizes.config.segment) + features
+
+
+def _gpu_run_ram(sizes: ModelSizes, requirements: MemoryRequirements, offload: OffloadConfig) -> int:
     """RAM of a run on a GPU: weights at home there, groups on their way, reference features, caches."""
     weights = sizes.transformer.total if offload.home == RAM else 0
     moving = 3 * max(sizes.transformer.blocks.largest, sizes.reference.blocks.largest)
-    moving = max(moving, sizes.transformer.once.total, sizes.text_encoder.once.total)
-    features = next((stage.conditions for stage in stages if stage.name == "reference"), 0)
+    moving = max(
+        moving, sizes.text_encoder.once.total, sizes.transformer.once.total * (offload.home == DEVICE)
+    )
+    features = TensorSizes(sizes.config, requirements.precision).reference_features
     config, number = sizes.config, requirements.precision.compute.itemsize
     with_caches, without = (
         decode_bytes(config.vae, config.segment.shape.latent, replace(offload.decode, caches=place), number)

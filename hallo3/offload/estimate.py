@@ -7,29 +7,17 @@ decode in ``vae/decode_memory.py``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from ..checkpoints.component import find_component
-from ..checkpoints.load import build_on_meta, get_config
-from ..checkpoints.locate import ModelFolder
-from ..config import SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
-from ..errors import CheckpointError
-from ..model.transformer import Trunk
+from ..config import Hallo3Config
 from ..quantization import Precision
 from ..units import format_bytes
 from ..vae.autoencoder import DEFAULT_PLAN
 from ..vae.causal_conv import DecodePlan
 from ..vae.decode_memory import decode_bytes
-from .streaming import WeightGroup, group_tensors, ungrouped_tensors
-from .weight_store import split_groups, split_text_groups
+from .sizes import ModelSizes
 
 RAM, DISK, DEVICE = "memory", "disk", "device"
 FLOAT_BYTES = 4
@@ -37,104 +25,6 @@ SAMPLER_LATENTS = 10  # in float32: noisy ones, estimates of two steps, noise, v
 SPEECH_BYTES = 90_632_320
 """wav2vec2 over one piece of a recording. Attention over long ones is not counted: up to 1 GB for 10 minutes
 and 2 GB for an hour, less than other stages take."""
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceSizes:
-    """Bytes of a sequence of groups; of two neighbours one computes while the next is fetched."""
-
-    count: int = 0
-    largest: int = 0
-    total: int = 0
-    largest_pair: int = 0
-
-
-EMPTY = SequenceSizes()
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentSizes:
-    """Bytes of a network's weights, by sequences of groups; ``ungrouped`` ones are always on the device."""
-
-    ungrouped: int
-    blocks: SequenceSizes
-    modulations: SequenceSizes = EMPTY
-    projections: SequenceSizes = EMPTY
-    once: SequenceSizes = EMPTY
-
-    @property
-    def total(self) -> int:
-        sequences = self.blocks, self.modulations, self.projections, self.once
-        return self.ungrouped + sum(sequence.total for sequence in sequences)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSizes:
-    """Bytes of a model's weights in a precision, and the configurations that they follow from. ``stored``:
-    bytes in a component's file per byte in memory."""
-
-    config: Hallo3Config
-    text: Mapping[str, Any]
-    speech: Mapping[str, Any]
-    transformer: ComponentSizes
-    reference: ComponentSizes
-    text_encoder: ComponentSizes
-    vae: int
-    speech_encoder: int
-    stored: Mapping[str, float] = field(default_factory=dict[str, float])
-
-
-def measure_sizes(
-    config: Hallo3Config, precision: Precision, text: Mapping[str, Any], speech: Mapping[str, Any]
-) -> ModelSizes:
-    """Raises ``CheckpointError`` for configurations of which no network can be built."""
-
-    def count(tensors: Any) -> int:
-        return sum(tensor.numel() for tensor in tensors)
-
-    def size(name: str, tensor: Tensor) -> int:
-        return tensor.numel() * (1 if precision.is_fp8(name) else precision.compute.itemsize)
-
-    def sequence_sizes(network: nn.Module, groups: Sequence[WeightGroup]) -> SequenceSizes:
-        sizes = [sum(size(*each) for each in group_tensors(network, group)) for group in groups]
-        pair = max(map(sum, pairwise(sizes)), default=sizes[0])
-        return SequenceSizes(len(sizes), max(sizes), sum(sizes), pair)
-
-    def trunk_sizes(name: str) -> ComponentSizes:
-        network = cast(Trunk, build_on_meta(name, to_dict(config)))
-        sequences = split_groups(network)
-        ungrouped = sum(size(*each) for each in ungrouped_tensors(network, sequences))
-        return ComponentSizes(ungrouped, *(sequence_sizes(network, groups) for groups in sequences))
-
-    t5 = build_on_meta("text_encoder", text)
-    halves, embedding = (sequence_sizes(t5, groups) for groups in split_text_groups(t5))
-    vae, wav2vec2 = build_on_meta("vae", to_dict(config.vae)), build_on_meta("speech_encoder", speech)
-    return ModelSizes(
-        config=config,
-        text=text,
-        speech=speech,
-        transformer=trunk_sizes("transformer"),
-        reference=trunk_sizes("reference"),
-        text_encoder=ComponentSizes(0, halves, once=embedding),
-        vae=count((*vae.parameters(), *vae.buffers())) * precision.compute.itemsize,
-        speech_encoder=count((*wav2vec2.parameters(), *wav2vec2.buffers())) * torch.float32.itemsize,
-    )
-
-
-def measure_folder(files: ModelFolder, config: Hallo3Config, precision: Precision) -> ModelSizes:
-    """Sizes of a model folder's networks; the released model's T5 and wav2vec2 where they are missing. Raises
-    ``CheckpointError``."""
-    configs = {"text_encoder": TEXT_ENCODERS["hallo3"], "speech_encoder": SPEECH_ENCODERS["hallo3"]}
-    stored: dict[str, float] = {}
-    for part in ("transformer", "reference", "vae", *configs):
-        with suppress(CheckpointError):
-            component = find_component(files.open(part), part)
-            if part in configs:
-                configs[part] = get_config(component)
-            largest = max(component.assemblies, key=lambda name: math.prod(component.assemblies[name].shape))
-            stored[part] = component.dtype(largest).itemsize / precision.compute.itemsize
-    sizes = measure_sizes(config, precision, configs["text_encoder"], configs["speech_encoder"])
-    return replace(sizes, stored=stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,12 +221,9 @@ def plan_stages(
     streamed_blocks = max(0, weights.blocks.count - offload.resident)
     step = (weights.blocks.count - streamed_blocks + min(2, streamed_blocks)) * weights.blocks.largest
     step_streamed = streamed_blocks * weights.blocks.largest
-    once = weights.once.total
     if offload.on_access:
         step += weights.projections.largest_pair
         step_streamed += weights.projections.total
-    else:
-        once += weights.projections.total
     if offload.steps_on_access:
         step += weights.modulations.largest_pair
         step_streamed += weights.modulations.total
@@ -345,19 +232,34 @@ def plan_stages(
         sampling += 6 * features // (2 * layers) + 2 * audio_kv // layers
     t5, reference, vae = sizes.text_encoder, sizes.reference, sizes.vae
     audio, itemsize = tensors.audio_projection(), tensors.itemsize
-    prepared_pair = 0 if offload.on_access else weights.projections.largest_pair
+    projected = 0 if offload.on_access else weights.projections.largest_pair
     modulated_pair = weights.projections.largest_pair + weights.modulations.largest_pair
+    if offload.home == DISK:  # layers that prepare conditions are read without their block
+        preparing, listening = weights.reference.largest_pair + modulated_pair, weights.audio.largest_pair
+        read = weights.reference.total + weights.modulations.total + weights.projections.total
+        read_later = 0 if offload.on_access else weights.audio.total
+    else:
+        preparing, listening = max(step + projected, modulated_pair), weights.projections.largest_pair
+        read = weights.blocks.total + weights.modulations.total + weights.projections.total
+        read_later = 0 if offload.on_access else weights.projections.total
+    once = read_once = weights.once.total
+    if offload.home == DISK and not offload.keep_audio:  # the kernel is read in pieces, for two convolutions
+        once += 3 * weights.piece - weights.kernel
+        read_once += weights.kernel
+    kept = (weights.blocks.count - streamed_blocks) * weights.blocks.largest if offload.keep else 0
+    kept_audio = once if offload.keep_audio else 0
+    streamed_audio = 0 if offload.keep_audio else read_once
 
     on_device = {
         "speech": sizes.speech_encoder,
         "prompt": max(t5.blocks.largest_pair, t5.once.total),
         "portrait": vae,
         "reference": reference.ungrouped + reference.blocks.largest_pair + reference.modulations.largest_pair,
-        "prepare": weights.ungrouped + max(weights.once.total, step + prepared_pair, modulated_pair),
-        "encode": vae,
-        "listen": weights.ungrouped + max(weights.once.total, weights.projections.largest_pair),
-        "sample": weights.ungrouped + step,
-        "decode": vae,
+        "prepare": weights.ungrouped + max(once, preparing + kept_audio),
+        "encode": vae + kept + kept_audio,
+        "listen": weights.ungrouped + kept + max(once, listening + kept_audio),
+        "sample": weights.ungrouped + step + kept_audio,
+        "decode": vae + kept + kept_audio,
     }
     conditions = {"reference": features, "prepare": run, "encode": run, "listen": segment, "sample": segment}
     conditions["decode"] = run + tensors.latents
@@ -375,14 +277,11 @@ def plan_stages(
     streamed = {
         "prompt": t5.total,
         "reference": reference.blocks.total + reference.modulations.total,
-        "prepare": weights.blocks.total + weights.modulations.total + weights.projections.total + once,
-        "listen": once,
+        "prepare": read + read_once,
+        "listen": streamed_audio + read_later,
         "sample": step_streamed * (2 if offload.passes == "sequential" else 1),
     }
     descriptions = _describe_stages(offload, requirements.branches, weights.blocks.count, streamed_blocks)
-    if offload.keep:
-        kept = (weights.blocks.count - streamed_blocks) * weights.blocks.largest
-        on_device |= {name: on_device[name] + kept for name in ("encode", "listen", "decode")}
     if offload.home == DEVICE:  # the transformer and the VAE stay, once they are loaded
         whole = weights.total + vae
         beside = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae}

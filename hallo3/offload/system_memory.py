@@ -18,7 +18,8 @@ from ..quantization import PRECISIONS
 from ..settings import Settings
 from ..units import format_bytes
 from .budget import CONTEXT_BYTES, plan_cpu_memory
-from .estimate import DEVICE, MemoryRequirements, measure_folder
+from .estimate import DEVICE, MemoryRequirements
+from .sizes import measure_folder
 
 ROOT = Path("/")
 GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1

@@ -17,7 +17,8 @@ from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
 from hallo3.model.kernels.select import KernelChoice, choose_kernels
 from hallo3.model.layers import sdpa
-from hallo3.offload.estimate import DEVICE, RAM, OffloadConfig, measure_sizes
+from hallo3.offload.estimate import DEVICE, RAM, OffloadConfig
+from hallo3.offload.sizes import measure_sizes
 from hallo3.quantization import PRECISIONS
 
 CPU = torch.device("cpu")

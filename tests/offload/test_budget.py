@@ -14,7 +14,8 @@ from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.offload.budget import MemoryPlan, min_limit, plan_cpu_memory, plan_memory, usable_bytes
-from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, ModelSizes, OffloadConfig
+from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, OffloadConfig
+from hallo3.offload.sizes import ModelSizes
 from hallo3.quantization import PRECISIONS
 from hallo3.units import GB
 from hallo3.vae.causal_conv import DecodePlan
