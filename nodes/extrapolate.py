@@ -302,7 +302,7 @@ def _open_video(
         request.sampling.config.segment.shape,
         request.size,
         request.encoding.codec,
-        weights=0,
+        ram=0,
         features=0,
         keep_pixels=keep_images,
         throughput=read_throughput(jobs, request.throughput_key),
@@ -337,7 +337,7 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
     request.sampling.log_attention()
     slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
     progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
-    video.similarity = request.similarity()
+    video.similarity, video.clock = request.similarity(), progress.clock
     results = video.render(
         ComfyRenderer(request=request, video=video, progress=progress),
         motion_drop=request.motion_drop,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import comfy.model_management as mm
@@ -94,14 +95,19 @@ class RunProgress:
         self._bar = comfy.utils.ProgressBar(max(1, len(missing)) * self._per_segment)
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._start, self._value, self._segment = time.monotonic(), 0, min(missing, default=0)
-        self._stage, self._counted = "", (self._start, 0)
+        self._stage, self._counted, self._loading = "", (self._start, 0), 0.0
 
     def sampler(self, segment: int) -> Any:
         """The callback of ComfyUI's samplers after a step of a segment (counted from 0)."""
         self._segment = segment
+        times, is_first = [time.monotonic()], not self._value
 
         def report(step: int, denoised: Tensor, latents: Tensor, steps: int) -> None:
             del latents, steps
+            times.append(time.monotonic())
+            if is_first and step and step + 1 == self._steps:
+                first, *others = (after - before for before, after in pairwise(times))
+                self._loading = max(0.0, first - max(others))
             preview, middle = None, denoised.shape[2] // 2
             if self._previewer is not None:
                 frame = denoised[:, :, middle : middle + 1]
@@ -110,6 +116,11 @@ class RunProgress:
             self._advance(before + min(step + 1, self._steps), preview)
 
         return report
+
+    def clock(self) -> float:
+        """Seconds of work: without those by which the first step, before which ComfyUI loads the model, was
+        longer than any other of its segment."""
+        return time.monotonic() - self._loading
 
     def stage(self, segment: int, name: str) -> None:
         """Encoding, sampling, decoding or saving of a segment starts."""

@@ -217,3 +217,18 @@ def test_cfg_override_guides_in_the_middle_only(stages: Stages) -> None:
         sampled(stages, both)
     assert len(passes) == STEPS
     assert STEPS + 10 <= sum(passes) <= STEPS + 13
+
+
+def test_the_clock_of_work_leaves_out_what_loads_before_the_first_step(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress: Any = stages.module("nodes.comfy.progress")
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(progress, "time", clock)
+    run = progress.RunProgress(stages.model, [0, 1], 2, 3, 0)
+    for segment, seconds in ((0, (100, 7, 8)), (1, (50, 7, 8))):
+        report = run.sampler(segment)
+        for step, taken in enumerate(seconds):
+            clock.now += taken
+            report(step, torch.zeros(1, 16, 1, 8, 8), None, 3)
+    assert run.clock() == 8 + 7 + 8 + 50 + 7 + 8, "a model that is loaded in every segment costs that time"
