@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +18,13 @@ from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.loading import Placement, load_models
 from hallo3.model import embeddings
-from hallo3.model.guidance import GUIDANCE_PASSES
-from hallo3.model.transformer import Hallo3Transformer, RunConditions, SegmentConditions
-from hallo3.noise import make_generator
+from hallo3.model.transformer import Hallo3Transformer
 from hallo3.offload import weight_store
 from hallo3.offload.estimate import DEVICE, DISK, RAM, OffloadConfig
 from hallo3.offload.streaming import StreamedModule
 from hallo3.offload.weight_store import MODULATIONS, PROJECTIONS
 from hallo3.quantization import PRECISIONS, Precision
+from support.transformer_inputs import Inputs, draw
 
 CPU = torch.device("cpu")
 
@@ -49,39 +49,26 @@ class Reads:
 
 
 DISK_PLAN = OffloadConfig(home=DISK, resident=0, passes="layer-major")
+CHANGES = [{"home": RAM}, {"home": DEVICE}, {}, {"keep_audio": True}, {"resident": 1, "keep": True}]
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("access", [(False, False), (True, True)])
+@pytest.mark.parametrize("access", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp8"])
-@pytest.mark.parametrize(
-    "offload",
-    [
-        replace(DISK_PLAN, home=RAM),
-        replace(DISK_PLAN, home=DEVICE),
-        DISK_PLAN,
-        replace(DISK_PLAN, keep_audio=True),
-        replace(DISK_PLAN, resident=1, keep=True),
-    ],
-    ids=lambda offload: f"{offload.home}{' audio' * offload.keep_audio}{' resident' * offload.keep}",
-)
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_every_mode_computes_the_same(
-    tiny_folder: Path,
-    offload: OffloadConfig,
-    precision: str,
-    access: tuple[bool, bool],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_folder: Path, changes: Any, precision: str, access: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit; and what is loaded keeps nothing larger alive."""
     Reads(monkeypatch)
+    offload = replace(DISK_PLAN, **changes)
     with place(tiny_folder, None, precision).transformer(transformer(tiny_folder, precision)) as dit:
-        predict, noisy = prepare(dit, "sequential", access)
-        expected = predict(noisy, 0)
+        expected = Inputs(dit).predict(dit, "sequential", on_access=access, steps_on_access=access)(0)
     residency = place(tiny_folder, offload, precision).transformer(transformer(tiny_folder, precision))
     for _ in range(2):
         with residency as dit:
-            predict, noisy = prepare(dit, "layer-major", access)
-            assert torch.equal(predict(noisy, 0), expected)
+            predict = Inputs(dit).predict(dit, "layer-major", on_access=access, steps_on_access=access)
+            assert torch.equal(predict(0), expected)
             tensors = [each for each in dit.parameters() if each.numel()]
             assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors)
 
@@ -92,7 +79,7 @@ def test_preparation_reads_only_what_it_projects(tiny_folder: Path, monkeypatch:
     reads = Reads(monkeypatch)
     with place(tiny_folder, DISK_PLAN).transformer(transformer(tiny_folder)) as dit:
         reads.restart()
-        prepare_run(dit, (False, False))
+        Inputs(dit).prepare_run(dit)
         row, rows, sizes = dit.audio_proj.flat * 2 * 4, dit.audio_proj.flat, Counter(reads.sizes)
         assert sizes[3 * row] >= 2 * rows / 3
         assert not sizes[rows * row]
@@ -105,9 +92,7 @@ def test_preparation_reads_only_what_it_projects(tiny_folder: Path, monkeypatch:
 
 
 @torch.inference_mode()
-def test_of_the_reference_networks_last_block_a_norm_is_read(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_norms_of_the_last_block_are_read(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, models = Reads(monkeypatch), load_models(tiny_folder, CPU, "fp32")
     portrait = draw("portrait", 1, 16, 1, *models.config.segment.shape.latent[1:])
     with models.reference as whole:
@@ -126,21 +111,19 @@ def test_of_the_reference_networks_last_block_a_norm_is_read(
 
 @torch.inference_mode()
 @pytest.mark.parametrize("keep", [True, False])
-def test_blocks_that_stay_are_read_once(
-    tiny_folder: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_blocks_are_read_once(tiny_folder: Path, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between segments, and beside the audio projection; after an error nothing stays. The third block is
     fetched for a second step, too."""
     reads, plan = Reads(monkeypatch), replace(DISK_PLAN, resident=2, keep=keep, keep_audio=keep)
     made = place(tiny_folder, plan).transformer(transformer(tiny_folder))
     residency = StreamedModule(made._load, CPU, keep_resident=keep, executor=SynchronousExecutor)  # type: ignore
     with residency as dit:
-        predict, noisy = prepare(dit, "layer-major", (False, False))
-        predict(noisy, 0)
+        predict = Inputs(dit).predict(dit, "layer-major")
+        predict(0)
     reads.restart()
     with residency as dit:
         dit.encode_audio(draw("windows", 1, *dit.window_shape))
-        predict(noisy, 0)
+        predict(0)
     read = reads.restart()
     assert sum("ff.net.0" in name for name in read) == (2 if keep else 4)
     assert any(name.startswith("audio_proj") for name in read) != keep
@@ -157,26 +140,3 @@ def transformer(folder: Path, precision: str = "fp32") -> Callable[[], Hallo3Tra
 def place(folder: Path, config: OffloadConfig | None, precision: str = "fp32") -> Placement:
     files, numbers = ModelFolder(folder), PRECISIONS[precision]
     return Placement(files=files, device=CPU, precision=numbers, verifier=None, config=config)
-
-
-def prepare_run(dit: Hallo3Transformer, access: tuple[bool, bool]) -> RunConditions:
-    trunk, grid, like = dit.config, dit.latent, next(dit.parameters())
-    features = [draw(f"feature {i}", 1, grid.tokens_per_frame, trunk.width) for i in range(trunk.layers)]
-    face = draw("face", 1, dit.face_proj.proj.in_features)
-    prompt = draw("prompt", 1, trunk.text_tokens, trunk.text_dim).to(like)
-    options = dict(zip(("on_access", "steps_on_access"), access, strict=True))
-    return dit.prepare(features, face, prompt, torch.tensor([999.0, 499.0]), **options)
-
-
-def prepare(
-    dit: Hallo3Transformer, passes: str, access: tuple[bool, bool]
-) -> tuple[Callable[[Tensor, int], Tensor], Tensor]:
-    run = prepare_run(dit, access)
-    audio = dit.encode_audio(draw("windows", 1, *dit.window_shape).to(run.text), on_access=access[0])
-    shape = 1, dit.config.latent_channels, *dit.latent
-    segment = SegmentConditions(audio=audio, image_latents=draw("image", *shape).to(run.text))
-    return GUIDANCE_PASSES[passes](dit, run, segment), draw("noisy", *shape).to(run.text)
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(make_generator(name).standard_normal(shape, dtype="float32"))

@@ -13,7 +13,6 @@ from benchmarks.ceilings import SynchronousExecutor
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
-from hallo3.model.guidance import GUIDANCE_PASSES, sequential_branches
 from hallo3.offload.streaming import StreamedModule, WeightGroup, Weights, store_in_memory
 from hallo3.offload.weight_store import choose_resident, split_groups
 from hallo3.pipeline import animate
@@ -52,7 +51,7 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, on_access: bool, ste
     access = {"on_access": on_access, "steps_on_access": steps_on_access}
     with load_models(tiny_folder, CPU, "fp32").transformer as loaded:
         inputs = Inputs(loaded)
-        expected = sequential_branches(loaded, *inputs.prepare(loaded, **access))(inputs.noisy, 1)
+        expected = inputs.predict(loaded, "sequential", **access)(1)
         module = store_in_memory(loaded, split_groups(loaded))
     fetched: list[WeightGroup] = []
 
@@ -62,10 +61,10 @@ def test_a_step_fetches_every_block_once(tiny_folder: Path, on_access: bool, ste
 
     streamed = StreamedModule(lambda: module._replace(store=store), CPU, executor=SynchronousExecutor)
     with streamed as dit:
-        predict = GUIDANCE_PASSES["layer-major"](dit, *inputs.prepare(dit, **access))
-        predict(inputs.noisy, 0)
+        predict = inputs.predict(dit, "layer-major", **access)
+        predict(0)
         fetched.clear()
-        assert torch.equal(predict(inputs.noisy, 1), expected)
+        assert torch.equal(predict(1), expected)
     counts = Counter(fetched)
     blocks, modulations, projections, once = module.sequences
     assert all(counts[group] == 1 for group in blocks)

@@ -1,8 +1,13 @@
 """Everything a forward pass needs, drawn."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
+from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.transformer import Hallo3Transformer, RunConditions, SegmentConditions
 from hallo3.noise import make_generator
 
@@ -20,13 +25,21 @@ class Inputs:
         trunk, grid = dit.config, dit.latent
         size = 1, grid.tokens_per_frame, trunk.width
         self.features = [draw(f"feature {i}", *size) for i in range(trunk.layers)]
-        self.face = draw("face", 1, dit.face_proj.proj.in_features)
+        self.face = draw("face", 1, cast(int, dit.face_proj.proj.in_features))
         self.prompt = draw("prompt", 1, trunk.text_tokens, trunk.text_dim)
         self.windows = draw("windows", 1, *dit.window_shape)
         self.noisy = draw("noisy", 1, trunk.latent_channels, *grid)
         self.image = draw("image", 1, trunk.latent_channels, *grid)
 
-    def prepare(self, dit: Hallo3Transformer, **access: bool) -> tuple[RunConditions, SegmentConditions]:
-        run = dit.prepare(self.features, self.face, self.prompt, STEPS, **access)
-        audio = dit.encode_audio(self.windows, on_access=access.get("on_access", False))
-        return run, SegmentConditions(audio=audio, image_latents=self.image)
+    def prepare_run(self, dit: Hallo3Transformer, **access: Any) -> RunConditions:
+        prompt = self.prompt.to(next(dit.parameters()).dtype)
+        return dit.prepare(self.features, self.face, prompt, STEPS, **access)
+
+    def prepare(self, dit: Hallo3Transformer, **access: Any) -> tuple[RunConditions, SegmentConditions]:
+        run = self.prepare_run(dit, **access)
+        audio = dit.encode_audio(self.windows.to(run.text.dtype), on_access=access.get("on_access", False))
+        return run, SegmentConditions(audio=audio, image_latents=self.image.to(run.text.dtype))
+
+    def predict(self, dit: Hallo3Transformer, passes: str, **access: Any) -> Callable[[int], Tensor]:
+        run, segment = self.prepare(dit, **access)
+        return partial(GUIDANCE_PASSES[passes](dit, run, segment), self.noisy.to(run.text.dtype))
