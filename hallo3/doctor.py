@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from .checkpoints.inspect import inspect
 from .checkpoints.load import read_model_config, read_text_encoder_config
 from .checkpoints.locate import PAGE, RELEASE, VOCALS, ModelFolder, converted_size, download_size, output_path
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
-from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, TrunkConfig
+from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, TEXT_ENCODERS, TrunkConfig
 from .errors import CheckpointError, DependencyError, Hallo3Error, InputError, sanitize
 from .face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME, Recognizer
 from .face.mediapipe import TASK_FILENAME, find_task_file, import_mediapipe, read_task_file
@@ -24,10 +24,10 @@ from .face.scrfd import DETECTOR_FILENAME, Detector
 from .messages import redirect_messages
 from .model.kernels.eager import PLAIN
 from .model.kernels.select import AUTO, expected_kernels
-from .offload.budget import plan_memory
+from .offload.budget import MemoryPlan, plan_cpu_memory, plan_memory
 from .offload.estimate import MemoryRequirements
-from .offload.sizes import measure_sizes
-from .offload.system_memory import ram_bytes
+from .offload.sizes import measure_folder
+from .offload.system_memory import available_bytes, choose_cpu_precision, free_bytes, ram_bytes
 from .quantization import PRECISIONS
 from .speech.vocals import Separator
 from .storage.files import TEMPORARY_SUFFIX, free_disk
@@ -79,13 +79,16 @@ class ComponentReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Bytes of this computer; without a GPU its name is empty. ``attention`` lists the backends that run."""
+    """Bytes of this computer, and those that are free; without a GPU its name is empty. ``attention`` lists
+    the backends that run."""
 
     memory: int
     free_disk: int
     gpu: str
     gpu_memory: int
     attention: tuple[str, ...] = ()
+    available: int = 0
+    gpu_free: int = 0
 
     @classmethod
     def here(cls, folder: Path, attention: tuple[str, ...] | None = None) -> Machine:
@@ -97,6 +100,8 @@ class Machine:
             gpu=torch.cuda.get_device_name() if gpu else "",
             gpu_memory=int(cast(Any, torch.cuda.get_device_properties(0)).total_memory) if gpu else 0,
             attention=list_runnable_titles(TrunkConfig().head_dim) if attention is None else attention,
+            available=available_bytes(),
+            gpu_free=free_bytes(torch.device("cuda")) if gpu else 0,
         )
 
 
@@ -131,33 +136,47 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     separator = Separator(files.vocals or files.path / VOCALS[0])
     paths = [separator.path] if separator.path.exists() else []
     parts.append(_examine("vocals", paths, lambda: separator.network, required=False))
-    limits = describe_limits(machine.gpu_memory, machine.memory) if headless else ()
+    limits = describe_limits(machine, files) if headless else ()
     advice = advise(machine, limits) if headless else advise_comfyui(machine)
     advice += _advise_disk(machine, parts)
     return Report(folder=str(files.path), parts=tuple(parts), machine=machine, advice=advice, ceilings=limits)
 
 
-def describe_limits(gpu_memory: int, ram: int) -> tuple[str, ...]:
-    """How a guided bf16 run fits this GPU (0: none) and each of ``COMMON_LIMITS``, a line each."""
-    precision = PRECISIONS["bf16"]
-    sizes = measure_sizes(HALLO3, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
-    kernels = expected_kernels(AUTO, torch.device("cuda" if gpu_memory else "cpu")).kernels
-    requirements = MemoryRequirements(
-        precision=precision, steps=HALLO3.defaults.steps, branches=2, fused=kernels is not PLAIN
+def describe_limits(machine: Machine, files: ModelFolder) -> tuple[str, ...]:
+    """How a guided run with a prompt fits this computer, and in bf16 each of ``COMMON_LIMITS``, a line each;
+    as in ``--plan``."""
+    config, available = HALLO3, machine.available or machine.memory
+    with suppress(Hallo3Error):
+        config = read_model_config(files.open("transformer"))
+    kernels = expected_kernels(AUTO, torch.device("cuda" if machine.gpu else "cpu")).kernels
+    needs = MemoryRequirements(
+        precision=PRECISIONS["bf16"], steps=config.defaults.steps, branches=2, fused=kernels is not PLAIN
     )
+    sizes = measure_folder(files, config, needs.precision)
 
-    def line(limit: int) -> str:
+    def line(plan: Callable[[], MemoryPlan]) -> str:
         try:
-            return plan_memory(sizes, requirements, limit, ram).line()
+            return plan().line()
         except InputError as error:
             return f"{error.headline} It needs {error.expected}."
 
-    here = [f"this GPU, {format_bytes(gpu_memory)}: {line(gpu_memory)}"] if gpu_memory else []
-    return (*here, *(f"--vram {size}: {line(size * GB)}" for size in COMMON_LIMITS))
+    def on_gpu(limit: int) -> str:
+        return line(lambda: plan_memory(sizes, needs, limit, available))
+
+    if machine.gpu:
+        free = machine.gpu_free or machine.gpu_memory
+        here = f"this GPU, {format_bytes(free)}: {on_gpu(free)}"
+    else:
+        name = choose_cpu_precision(files, config, config.defaults.steps, machine.memory)
+        precision = PRECISIONS[name]
+        sizes_here, needs_here = measure_folder(files, config, precision), replace(needs, precision=precision)
+        plan = line(lambda: plan_cpu_memory(sizes_here, needs_here, available))
+        here = f"this CPU in {name}, {format_bytes(available)} of RAM: {plan}"
+    return (here, *(f"--vram {size}: {on_gpu(size * GB)}" for size in COMMON_LIMITS))
 
 
-def advise(machine: Machine, limits: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """How to run the released model with the command. ``limits`` default to those of the machine."""
+def advise(machine: Machine, limits: Sequence[str]) -> tuple[str, ...]:
+    """How to run the released model with the command, given the lines of ``describe_limits``."""
     bf16, fp8 = (RELEASE["transformer"].size(bits) for bits in (16, 8))
     if not machine.gpu:
         advice = [NO_GPU]
@@ -165,13 +184,11 @@ def advise(machine: Machine, limits: tuple[str, ...] = ()) -> tuple[str, ...]:
         advice = ["bf16, everything on the GPU."]
     else:
         fits = "fp8 with everything on the GPU, or " if machine.gpu_memory >= fp8 + WORKING_BYTES else ""
-        here = (limits or describe_limits(machine.gpu_memory, machine.memory))[0]
-        advice = [f"{fits}bf16, planned for the free memory or for --vram, exact; {here.rstrip('.')}."]
+        advice = [f"{fits}bf16, planned for the free memory or for --vram, exact; {limits[0].rstrip('.')}."]
     if machine.memory < bf16 + 4 * GB:
-        from_disk = "a run on a GPU streams them from disk" if machine.gpu else "use --offload disk"
         advice.append(
             f"The weights need {format_bytes(bf16)} of RAM in bf16, {format_bytes(fp8)} in fp8; there are "
-            f"{format_bytes(machine.memory)}: convert to fp8, or {from_disk}."
+            f"{format_bytes(machine.memory)}: convert to fp8, or a run streams them from disk."
         )
     return tuple(advice)
 
@@ -219,7 +236,11 @@ def format_report(report: Report) -> str:
         lines.append(f"  attention: {', '.join(machine.attention)}")
     lines += [f"  {advice}" for advice in report.advice]
     if report.ceilings:
-        lines += ["", "With a limit of GPU memory", *(f"  {line}" for line in report.ceilings)]
+        lines += [
+            "",
+            "Memory of a run with the model's steps and a prompt",
+            *(f"  {line}" for line in report.ceilings),
+        ]
     lines += ["", "The model is complete." if report.ready else f"Missing files are at {PAGE}"]
     return "\n".join(sanitize(line) for line in lines)
 

@@ -31,13 +31,14 @@ from ..messages import logger
 from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernels
 from ..offload.budget import MemoryPlan
-from ..offload.system_memory import choose_cpu_precision
+from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, check_device, get_precision
 from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
+from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .progress import file_verifier, show_bytes
 from .subject import Subject, read_subject
@@ -308,7 +309,10 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     )
     dtype = options.dtype if options.dtype != "auto" else "bf16"
     if (options.dtype, device.type, options.vram) == ("auto", "cpu", None):  # --vram plans for a GPU
-        dtype = choose_cpu_precision(files, config, settings) if files.is_large else "fp32"
+        ram = ram_bytes()
+        dtype = choose_cpu_precision(files, config, settings.steps, ram) if files.is_large else "fp32"
+        if dtype == "bf16":
+            logger.warning(f"computing in bf16: fp32 needs more than the {format_bytes(ram)} of RAM here")
     precision = get_precision(dtype)
     check_device(precision, device)
     separator = None

@@ -13,10 +13,7 @@ import torch
 from ..checkpoints.locate import ModelFolder
 from ..config import Hallo3Config
 from ..errors import InputError
-from ..messages import logger
 from ..quantization import PRECISIONS
-from ..settings import Settings
-from ..units import format_bytes
 from .budget import CONTEXT_BYTES, plan_cpu_memory
 from .estimate import DEVICE, MemoryRequirements
 from .sizes import measure_folder
@@ -44,16 +41,17 @@ def available_bytes(root: Path = ROOT) -> int:
     return min(ram_bytes(root), unused_bytes(root) + psutil.Process().memory_info().rss)
 
 
-def choose_cpu_precision(files: ModelFolder, config: Hallo3Config, settings: Settings) -> str:
+def choose_cpu_precision(files: ModelFolder, config: Hallo3Config, steps: int, ram: int) -> str:
     """fp32, or bf16 where all weights in fp32 do not fit RAM: all of it, not what is free now, because a job
     is resumed in its own precision."""
-    precision, ram = PRECISIONS["fp32"], ram_bytes()
-    requirements = MemoryRequirements(precision=precision, steps=settings.steps, branches=settings.branches)
+    precision = PRECISIONS["fp32"]
+    requirements = MemoryRequirements(precision=precision, steps=steps, branches=2)
     with suppress(InputError):
-        plan = plan_cpu_memory(measure_folder(files, config, precision), requirements, ram)
-        if plan.offload.home == DEVICE:
+        if (
+            plan_cpu_memory(measure_folder(files, config, precision), requirements, ram).offload.home
+            == DEVICE
+        ):
             return "fp32"
-    logger.warning(f"computing in bf16: fp32 needs more than the {format_bytes(ram)} of RAM of this computer")
     return "bf16"
 
 

@@ -141,6 +141,7 @@ def test_a_large_model_is_planned_for_ram(command: Command, monkeypatch: pytest.
     for flags in (["--offload", "disk"], ["--low-memory"], ["--offload", "blocks"]):
         assert command(*flags, "--fresh") == 0
         assert np.array_equal(frames_of(command.video), frames)
+    monkeypatch.setattr(requests, "ram_bytes", lambda: GB // 2)
     monkeypatch.setattr(system_memory, "ram_bytes", lambda *_: GB // 2)
     assert "computing in bf16: fp32 needs more than the 500 MB of RAM" in command.stderr("--plan")
     monkeypatch.setattr(memory, "available_bytes", lambda: GB // 2)
