@@ -25,6 +25,7 @@ from ..messages import logger
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
+from .main import return_freed_memory
 from .memory import check_vram, plan_run_memory
 from .options import AnimateOptions
 from .progress import StepBar
@@ -43,8 +44,10 @@ def run_animate(options: AnimateOptions) -> None:
         return
     started, request = time.monotonic(), read_request(options)
     check_vram(request)
-    if request.device.type == "cpu" and request.files.is_large and not options.plan:  # before files are read
-        request = plan_run_memory(request)
+    if request.files.is_large:
+        return_freed_memory(1 << 20)  # weights count for more than the time that new pages take
+        if request.device.type == "cpu" and not options.plan:  # before files are read
+            request = plan_run_memory(request)
     if options.preview is not None:
         write_picture(request.subject.preview(), options.preview)
     if options.plan:
