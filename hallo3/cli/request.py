@@ -309,10 +309,13 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     )
     dtype = options.dtype if options.dtype != "auto" else "bf16"
     if (options.dtype, device.type, options.vram) == ("auto", "cpu", None):  # --vram plans for a GPU
-        ram = ram_bytes()
-        dtype = choose_cpu_precision(files, config, settings.steps, ram) if files.is_large else "fp32"
-        if dtype == "bf16":
-            logger.warning(f"computing in bf16: fp32 needs more than the {format_bytes(ram)} of RAM here")
+        dtype = "fp32"
+        if files.is_large:
+            dtype = choose_cpu_precision(files, config, settings.steps, ram := ram_bytes())
+            if dtype != "fp32":
+                logger.warning(
+                    f"computing in {dtype}: fp32 needs more than the {format_bytes(ram)} of RAM here"
+                )
     precision = get_precision(dtype)
     check_device(precision, device)
     separator = None
