@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from .checkpoints.component import find_component
 from .checkpoints.load import (
     check_file,
     load_strict,
@@ -27,7 +28,7 @@ from .checkpoints.locate import ModelFolder
 from .checkpoints.source import CheckpointSource
 from .checkpoints.verify import FileVerifier
 from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig, VAEConfig, from_dict
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError
 from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
 from .face.selection import FaceChoice
@@ -49,7 +50,7 @@ from .offload.weight_store import (
     store_on_disk,
 )
 from .progress import OpenProgress, no_display
-from .quantization import PRECISIONS, Precision, add_missing_scales, check_device, get_precision
+from .quantization import FP8, PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import CPU, ChosenModule, DerivedModule, OffloadedModule, OnDemandModule
 from .speech.wav2vec2 import build_wav2vec2
 from .text_encoder import TextEncoder, Tokenizer, build_t5, tie_embedding
@@ -119,6 +120,8 @@ def load_models(
     placed = MANUAL_OFFLOADS[offload] if memory is None else memory.offload
     if memory is None and placed and device == CPU:  # there is one memory: strips would save nothing
         placed = replace(placed, decode=DEFAULT_PLAN)
+    if placed:
+        check_fp8_on_disk(files, precision, placed.home)
     placement = Placement(
         files=files,
         device=device,
@@ -156,6 +159,22 @@ def read_text_encoder(files: ModelFolder, config: Hallo3Config) -> tuple[dict[st
     _check_equal("text_encoder", sizes.get("d_model"), config.trunk.text_dim)
     check_file(files.open("text_encoder"), "text_encoder")
     return sizes, tokenizer
+
+
+def check_fp8_on_disk(files: ModelFolder, precision: Precision, home: str) -> None:
+    """Refuse to stream weights in fp8 from a file that has them in another type: each read would convert them
+    again. Raises ``InputError``."""
+    if not (precision.fp8_weights and home == DISK and files.is_large):
+        return
+    part = find_component(files.open("transformer"), "transformer")
+    matrix = next(name for name in part.assemblies if precision.is_fp8(name))
+    if part.dtype(matrix) != FP8:
+        raise InputError(
+            "The weights would be converted to fp8 each time they are read.",
+            found=f"{part.source.path.name} with {str(part.dtype(matrix))[6:]}, streamed from disk in fp8",
+            expected="a file that was converted to fp8 once",
+            fix=f"hallo3 convert {files.path} FOLDER --dtype fp8, then --model FOLDER; or use bf16",
+        )
 
 
 def _check_equal(name: str, found: object, expected: object) -> None:

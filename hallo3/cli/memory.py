@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from ..errors import InputError
-from ..loading import MANUAL_OFFLOADS
+from ..loading import MANUAL_OFFLOADS, check_fp8_on_disk
 from ..messages import logger
 from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
 from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig
@@ -48,6 +48,7 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     else:
         plan = plan_memory(sizes, requirements, limit, available)
     offload = plan.offload
+    check_fp8_on_disk(request.files, precision, offload.home)
     settings = replace(
         request.settings,
         passes=offload.passes,

@@ -11,6 +11,7 @@ import torch
 from hallo3.checkpoints import locate
 from hallo3.cli import animate, memory
 from hallo3.cli import request as requests
+from hallo3.cli.main import main
 from hallo3.cli.request import AnimateRequest
 from hallo3.errors import InputError
 from hallo3.model.kernels.eager import PLAIN
@@ -150,3 +151,11 @@ def test_a_large_model_is_planned_for_ram(command: Command, monkeypatch: pytest.
         refusal = command.stderr(*flags, "--dtype", "fp32", code=2)
         assert "does not fit the memory of this computer" in refusal
         assert fix in refusal
+
+
+def test_fp8_is_not_made_on_every_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate, "LARGE_BYTES", 0)
+    assert "--dtype fp8, then --model" in command.stderr("--offload", "disk", "--dtype", "fp8", code=2)
+    folder = command.video.with_name("fp8")
+    assert main(["convert", command.inputs["--model"], str(folder), "--dtype", "fp8"]) == 0
+    assert command("--offload", "disk", "--dtype", "fp8", model=folder) == 0
