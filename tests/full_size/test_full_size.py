@@ -40,6 +40,7 @@ NETWORKS = {
 }
 COMPARED = re.compile(r"\.(0|21|41)\.")  # layers of a network whose every value is compared
 MAX_CONVERT_GB, MAX_ANIMATE_GB, MAX_READ_GB, MAX_CPU_SECONDS = 0.5, 3.0, 30, 60
+MAX_PLANNED = 1.15  # of what is measured
 SPEECH_SECONDS = 0.3
 SCALE = float(os.environ.get("HALLO3_SCALE", "1"))
 SIZES = Sizes.scaled(SCALE)
@@ -140,11 +141,11 @@ def test_download_and_convert(session: Session) -> None:
             session.generate(part, partial(write, session.download, SIZES))
             session.run(f"convert {part}", ["convert", "weights", "ComfyUI/models", "--part", part])
             shutil.rmtree(session.download)
+        WRITERS["faces"](session.models, SIZES)
     for part in NETWORKS:
         compare(session, part)
     peaks = {name: each["peak_gb"] for name, each in session.figures.items() if name.startswith("convert")}
     assert max(peaks.values(), default=0) <= MAX_CONVERT_GB, peaks
-    WRITERS["faces"](session.models, SIZES)
     shutil.rmtree(session.download, ignore_errors=True)  # as the README allows
 
 
@@ -168,9 +169,11 @@ def test_a_trial_in_little_memory(session: Session, mode: str) -> None:
     figures = session.figures[f"animate ({mode})"]
     figures["planned_gb"] = round(json.loads(plan.output)["memory"] / 1e9, 2)
     before = figures["before_first_step"]
-    assert before["read_gb"] <= MAX_READ_GB
     assert before["cpu_seconds"] <= MAX_CPU_SECONDS
-    assert figures["peak_gb"] <= (MAX_ANIMATE_GB if flags else gigabytes)
+    assert figures["peak_gb"] <= figures["planned_gb"] <= MAX_PLANNED * figures["peak_gb"]
+    if flags:  # else the blocks that stay are read before the first step, too
+        assert before["read_gb"] <= MAX_READ_GB
+        assert figures["peak_gb"] <= MAX_ANIMATE_GB
 
 
 def test_fp8_at_full_width(session: Session) -> None:
