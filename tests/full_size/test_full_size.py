@@ -177,7 +177,7 @@ def test_a_trial_in_little_memory(session: Session, mode: str) -> None:
     assert figures["peak_gb"] <= (MAX_ANIMATE_GB if flags else gigabytes)
 
 
-UNDERRATED = pytest.mark.xfail(reason="the plan of --offload disk with a prompt is 1 GB too low", strict=True)
+UNDERRATED = pytest.mark.xfail(reason="the plan of --offload disk with a prompt is too low", strict=True)
 
 
 @pytest.mark.parametrize("mode", [pytest.param(m, marks=UNDERRATED if m == DISK else ()) for m in MODES])
