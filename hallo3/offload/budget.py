@@ -170,7 +170,7 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
 
 def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: int) -> MemoryPlan:
     """The same for a CPU: all weights in RAM, or those that fit. Raises ``InputError`` if nothing fits."""
-    outside = _cpu_base_ram(sizes, requirements)
+    requirements, outside = replace(requirements, on_cpu=True), _cpu_base_ram(sizes, requirements)
     usable = round(ram * (1 - RAM_RESERVE)) - outside
     plans = [
         _plan(sizes, found, ram, outside + max(stage.total for stage in found[1]), on_cpu=True)
@@ -220,7 +220,7 @@ def plan_manual(
     on_cpu: bool,
 ) -> MemoryPlan:
     """What a configuration takes that was chosen by hand. Raises ``InputError`` if RAM does not suffice."""
-    found = offload, plan_stages(sizes, requirements, offload)
+    found = offload, plan_stages(sizes, replace(requirements, on_cpu=on_cpu), offload)
     if on_cpu:
         needed = _cpu_base_ram(sizes, requirements) + max(stage.total for stage in found[1])
     else:
@@ -279,7 +279,7 @@ def _gpu_run_ram(sizes: ModelSizes, requirements: MemoryRequirements, offload: O
         for place in ("device", "host")
     )
     caches = with_caches - without if offload.decode.caches == "host" else 0
-    return base_ram(config.segment) + CUDA_PROGRAM_BYTES + weights + moving + features + caches
+    return base_ram(config.segment) + CUDA_PROGRAM_BYTES + weights + sizes.vae + moving + features + caches
 
 
 def _ram_error(

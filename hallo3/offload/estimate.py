@@ -129,7 +129,8 @@ class TensorSizes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRequirements:
     """``branches`` of guidance are evaluated in each of ``steps``. Without a ``prompt`` T5 is not needed,
-    without a ``portrait`` (but a saved identity) the reference network is not."""
+    without a ``portrait`` (but a saved identity) the reference network is not. ``on_cpu`` all memory is RAM,
+    where the VAE stays."""
 
     precision: Precision
     steps: int
@@ -137,6 +138,7 @@ class MemoryRequirements:
     fused: bool = False
     prompt: bool = True
     portrait: bool = True
+    on_cpu: bool = False
 
     @property
     def skipped(self) -> set[str]:
@@ -248,17 +250,21 @@ def plan_stages(
         read_once += weights.kernel
     kept = (weights.blocks.count - streamed_blocks) * weights.blocks.largest if offload.keep else 0
     kept_audio = once if offload.keep_audio else 0
+    beside = vae if requirements.on_cpu else 0
     streamed_audio = 0 if offload.keep_audio else read_once
 
     on_device = {
         "speech": sizes.speech_encoder,
         "prompt": max(t5.blocks.largest_pair, t5.once.total),
         "portrait": vae,
-        "reference": reference.ungrouped + reference.blocks.largest_pair + reference.modulations.largest_pair,
-        "prepare": weights.ungrouped + max(once, preparing + kept_audio),
+        "reference": beside
+        + reference.ungrouped
+        + reference.blocks.largest_pair
+        + reference.modulations.largest_pair,
+        "prepare": beside + weights.ungrouped + max(once, preparing + kept_audio),
         "encode": vae + kept + kept_audio,
-        "listen": weights.ungrouped + kept + max(once, listening + kept_audio),
-        "sample": weights.ungrouped + step + kept_audio,
+        "listen": beside + weights.ungrouped + kept + max(once, listening + kept_audio),
+        "sample": beside + weights.ungrouped + step + kept_audio,
         "decode": vae + kept + kept_audio,
     }
     conditions = {"reference": features, "prepare": run, "encode": run, "listen": segment, "sample": segment}
@@ -284,8 +290,8 @@ def plan_stages(
     descriptions = _describe_stages(offload, requirements.branches, weights.blocks.count, streamed_blocks)
     if offload.home == DEVICE:  # the transformer and the VAE stay, once they are loaded
         whole = weights.total + vae
-        beside = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae}
-        on_device = {name: on_device[name] + beside[name] if name in beside else whole for name in on_device}
+        before = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae - beside}
+        on_device = {name: on_device[name] + before[name] if name in before else whole for name in on_device}
         streamed = {name: streamed[name] for name in ("prompt", "reference")}
     return tuple(
         StagePlan(
