@@ -43,6 +43,7 @@ RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix product
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
 CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
 RAM_RESERVE = 0.05  # share that stays free
+HEAP = 1.02  # of RAM for what a stage holds: small blocks that the heap keeps
 CPU_DECODE_PLANS = tuple(DecodePlan(strips, "device") for strips in (1, 2, 4, 8, 16))
 DECODE_PLANS = tuple(
     DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
@@ -171,16 +172,16 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
 def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: int) -> MemoryPlan:
     """The same for a CPU: all weights in RAM, or those that fit. Raises ``InputError`` if nothing fits."""
     requirements, outside = replace(requirements, on_cpu=True), _cpu_base_ram(sizes, requirements)
-    usable = round(ram * (1 - RAM_RESERVE)) - outside
+    usable = round((ram * (1 - RAM_RESERVE) - outside) / HEAP)
     plans = [
-        _plan(sizes, found, ram, outside + max(stage.total for stage in found[1]), on_cpu=True)
+        _plan(sizes, found, ram, outside + _peak_on_cpu(found[1]), on_cpu=True)
         for keep in ({"keep": True}, {"keep": True, "keep_audio": True})
         if (found := _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, **keep)) is not None
     ]
     if plans:  # what reads least in the first segment
         return min(plans, key=lambda plan: plan.read + requirements.steps * plan.read_per_step)
     smallest = replace(SMALLEST, decode=CPU_DECODE_PLANS[-1])
-    peak = max(stage.total for stage in plan_stages(sizes, requirements, smallest))
+    peak = _peak_on_cpu(plan_stages(sizes, requirements, smallest))
     raise _ram_error(ram, round((peak + outside) / (1 - RAM_RESERVE)) + 1, requirements)
 
 
@@ -222,7 +223,7 @@ def plan_manual(
     """What a configuration takes that was chosen by hand. Raises ``InputError`` if RAM does not suffice."""
     found = offload, plan_stages(sizes, replace(requirements, on_cpu=on_cpu), offload)
     if on_cpu:
-        needed = _cpu_base_ram(sizes, requirements) + max(stage.total for stage in found[1])
+        needed = _cpu_base_ram(sizes, requirements) + _peak_on_cpu(found[1])
     else:
         needed = _gpu_run_ram(sizes, requirements, found[0])
     if needed > ram * (1 - RAM_RESERVE):
@@ -257,6 +258,10 @@ def _plan(
         read_per_step=round(per_step * sizes.stored.get("transformer", 1)),
         on_cpu=on_cpu,
     )
+
+
+def _peak_on_cpu(stages: Sequence[StagePlan]) -> int:
+    return round(HEAP * max(stage.total for stage in stages))
 
 
 def _cpu_base_ram(sizes: ModelSizes, requirements: MemoryRequirements) -> int:

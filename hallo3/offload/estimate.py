@@ -270,7 +270,7 @@ def plan_stages(
     conditions = {"reference": features, "prepare": run, "encode": run, "listen": segment, "sample": segment}
     conditions["decode"] = run + tensors.latents
     activations = {
-        "speech": SPEECH_BYTES,
+        "speech": round(SPEECH_BYTES * int(sizes.speech.get("hidden_size", 768)) / 768),
         "prompt": tensors.t5(sizes.text),
         "portrait": tensors.vae_encode(1),
         "reference": tensors.reference(),
