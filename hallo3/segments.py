@@ -91,7 +91,7 @@ def trial_segment(own: SegmentConfig) -> SegmentConfig:
     return replace(own, frames=min(own.frames, TRIAL_FRAMES), height=height, width=width)
 
 
-PROGRAM_BYTES = 680 << 20  # of RAM, for Python, torch and the libraries
+PROGRAM_BYTES = 640 << 20  # of RAM, for Python, torch and the libraries
 FRAME_COPIES = 4  # how often a segment's frames are in RAM at the same time, in float32
 
 

@@ -43,7 +43,7 @@ RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix product
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
 CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
 RAM_RESERVE = 0.05  # share that stays free
-HEAP = 1.02  # of RAM for what a stage holds: small blocks that the heap keeps
+HEAP = 1.04  # of RAM for what a stage holds: small blocks that the heap keeps
 CPU_DECODE_PLANS = tuple(DecodePlan(strips, "device") for strips in (1, 2, 4, 8, 16))
 DECODE_PLANS = tuple(
     DecodePlan(strips, caches) for caches in ("device", "host") for strips in (1, 2, 4, 8, 16)
