@@ -26,8 +26,9 @@ from .identity import get_paste_back
 from .schema import IdentityType, codec_input, make_schema, paste_back_input, steps_and_guidance
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
-WEIGHT_BYTES = {"Hallo3": sum(part.size(16) for part in RELEASE.values()), "built-in": 16 << 20}
-"""In RAM, of all components."""
+LOADED = RELEASE.keys() - {"reference"}  # which is read from its file and let go
+WEIGHT_BYTES = {"Hallo3": sum(RELEASE[part].size(16) for part in LOADED), "built-in": 16 << 20}
+"""In RAM, of all components that ComfyUI keeps."""
 
 
 class Hallo3Plan(io.ComfyNode):

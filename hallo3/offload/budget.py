@@ -41,6 +41,7 @@ from .sizes import ModelSizes, measure_sizes
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
 RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
 FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
+CLOSE_PROGRAMS = "close other programs, or try --trial"
 CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
 RAM_RESERVE = 0.05  # share that stays free
 HEAP = 1.04  # of RAM for what a stage holds: small blocks that the heap keeps
@@ -180,9 +181,19 @@ def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: in
     ]
     if plans:  # what reads least in the first segment
         return min(plans, key=lambda plan: plan.read + requirements.steps * plan.read_per_step)
+    smaller = [
+        name
+        for name in _smaller_precisions(requirements.precision)
+        if _min_cpu_ram(*_in_precision(sizes, requirements, name)) <= ram
+    ]
+    fix = f"{CLOSE_PROGRAMS}, or use {' or '.join(smaller)}" if smaller else CLOSE_PROGRAMS
+    raise _ram_error(ram, _min_cpu_ram(sizes, requirements), requirements, fix)
+
+
+def _min_cpu_ram(sizes: ModelSizes, requirements: MemoryRequirements) -> int:
     smallest = replace(SMALLEST, decode=CPU_DECODE_PLANS[-1])
     peak = _peak_on_cpu(plan_stages(sizes, requirements, smallest))
-    raise _ram_error(ram, round((peak + outside) / (1 - RAM_RESERVE)) + 1, requirements)
+    return round((peak + _cpu_base_ram(sizes, requirements)) / (1 - RAM_RESERVE)) + 1
 
 
 def min_limit(sizes: ModelSizes, requirements: MemoryRequirements) -> tuple[int, str]:
@@ -288,14 +299,13 @@ def _gpu_run_ram(sizes: ModelSizes, requirements: MemoryRequirements, offload: O
 
 
 def _ram_error(
-    ram: int, needed: int, requirements: MemoryRequirements, fix: str = "close other programs, try --trial"
+    ram: int, needed: int, requirements: MemoryRequirements, fix: str = CLOSE_PROGRAMS
 ) -> InputError:
-    smaller = _smaller_precisions(requirements.precision)
     return InputError(
         "The run does not fit the memory of this computer.",
         found=f"{format_bytes(ram)} of RAM that other programs leave",
         expected=f"at least {format_bytes(needed)} in {requirements.precision.name}",
-        fix=fix + f", or use {' or '.join(smaller)}" * bool(smaller),
+        fix=fix,
     )
 
 
