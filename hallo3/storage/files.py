@@ -10,11 +10,12 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ..errors import OutputError
 
@@ -146,6 +147,27 @@ def describe_foreign(content: bytes) -> str:
     return next((what for magic, what in FOREIGN.items() if start.startswith(magic)), "")
 
 
+def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
+    """Open a file for reading without waiting for a writer.
+
+    Raises ``OSError`` if the file cannot be opened, or is a pipe, a device or a folder; also a symbolic link
+    unless ``follow_links``. What is opened is what was checked.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if not follow_links:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+        if path.is_symlink():  # Windows has no such flag
+            raise OSError(errno.ELOOP, "a symbolic link, not a file", str(path))
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def measure_read_rate(path: Path) -> float:
     """Bytes per second at which a disk gives a file, read in eight places; where the system allows it, past
     its cache. Raises ``OSError``."""
@@ -176,7 +198,7 @@ def parse_json_object(text: str | bytes) -> dict[str, Any]:
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Raises ``OSError`` for a file that cannot be read, ``ValueError`` for one that is too large or holds
     something else."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ValueError(f"more than {max_bytes:,} bytes")

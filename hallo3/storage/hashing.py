@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..progress import ProgressCallback, no_progress
-from .files import read_json_or_empty, write_json
+from .files import open_regular, read_json_or_empty, write_json
 
 BLOCK_BYTES = 1 << 20
 PART_BYTES = 1 << 30  # larger streams are hashed in parts
@@ -51,7 +51,7 @@ def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
             yield block
             progress(len(block))
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hash_blocks(blocks(file))
 
 

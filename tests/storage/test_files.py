@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from hallo3.storage import files
-from hallo3.storage.files import finalize_file, temporary_path, write_atomic, write_error
+from hallo3.storage.files import finalize_file, open_regular, temporary_path, write_atomic, write_error
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
@@ -69,3 +69,19 @@ def test_a_full_disk_is_reported_with_its_free_space(tmp_path: Path) -> None:
     text = str(write_error("It cannot be saved.", tmp_path / "file", full, 12345))
     for part in ("12,345 bytes of free space", "bytes free", "it resumes where it stopped"):
         assert part in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    file.write_bytes(b"content")
+    link.symlink_to(file)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file|Is a directory"):
+            open_regular(path)
+    with pytest.raises(OSError, match="symbolic link"):
+        open_regular(link, follow_links=False)
+    for path, follow in ((file, False), (link, True)):
+        with open_regular(path, follow_links=follow) as opened:
+            assert opened.read() == b"content"
