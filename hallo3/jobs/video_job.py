@@ -23,7 +23,14 @@ from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
 from ..media.drift import Drift, measure_drift
-from ..media.mux import AI_COMMENT, GrowingVideo, decode_frames, encode_soundtrack, join_segments
+from ..media.mux import (
+    AI_COMMENT,
+    GrowingVideo,
+    decode_frames,
+    encode_soundtrack,
+    join_segments,
+    open_soundtrack,
+)
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
@@ -375,8 +382,9 @@ def machine_warning(jobs: Path, about: JobManifest) -> str:
 def _find_soundtrack(folder: Path) -> Path | None:
     """A job's soundtrack, if it is as it was written: its name has the hash of its content."""
     for path in folder.glob(SOUND_FILENAME.format("*")):
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
             if hash_file(path)[:SOUND_DIGITS] == path.name.split(".")[1]:
-                return path
+                with open_soundtrack(path):
+                    return path
             path.unlink()
     return None

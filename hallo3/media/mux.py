@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -21,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.files import finalize_file, temporary_path, write_error
+from ..storage.files import finalize_file, open_regular, temporary_path, write_error
 from .audio import Recording, read_pieces
 from .audio_decoder import open_audio
+from .video import damage_error, open_mp4, open_segment
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 AI_COMMENT = "AI-generated: this person was animated by a machine (Hallo3)."
@@ -103,17 +103,11 @@ class GrowingVideo:
 
     def append(self, segment: bytes) -> None:
         """Add an encoded segment, and the sound of its time."""
-        import av
-
-        source: Any = av.open(BytesIO(segment))
-        with source, _report_errors(self.path):
-            track: Any = source.streams.video[0]
+        with open_segment(segment) as (track, packets), _report_errors(self.path):
             if self._picture is None:
                 self._add_streams(track)
             first = self._count
-            for packet in source.demux(track):
-                if not packet.size:
-                    continue
+            for packet in packets:
                 frame = self._frame = self._frame or packet.duration
                 packet.pts, packet.duration = packet.pts + first * frame, frame
                 packet.dts = (self._count - self._delay) * frame
@@ -164,13 +158,10 @@ class _SoundPackets:
     """The packets of an encoded sound, to mux as time passes."""
 
     def __init__(self, path: Path) -> None:
-        import av
-
-        self._file = path.open("rb")
-        self._container: Any = av.open(self._file)
-        self.track: Any = self._container.streams.audio[0]
+        self._stack = ExitStack()
+        self.track: Any = self._stack.enter_context(open_soundtrack(path))
         self.target: Any = None
-        self._packets = self._container.demux(self.track)
+        self._packets = self.track.container.demux(self.track)
         self._next: Any = None
 
     def mux_until(self, time: Fraction | None, container: Any) -> None:
@@ -183,8 +174,7 @@ class _SoundPackets:
             container.mux(packet)
 
     def close(self) -> None:
-        self._container.close()
-        self._file.close()
+        self._stack.close()
 
 
 def join_segments(
@@ -207,12 +197,15 @@ def join_segments(
 
 def decode_frames(segment: bytes) -> Tensor:
     """The frames of an encoded segment: [F, 3, H, W] in 0..1."""
-    import av
+    from av.error import FFmpegError
 
-    source: Any = av.open(BytesIO(segment))
-    with source:
-        pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    with open_segment(segment) as (track, packets):
+        try:
+            decoded = [frame for packet in [*packets, None] for frame in track.codec_context.decode(packet)]
+            pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+        except (FFmpegError, ValueError) as error:
+            raise damage_error(error) from error
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -220,6 +213,25 @@ MAX_MIXED_CHANNELS = 8
 """That FFmpeg can mix; of more, the mean is used."""
 BLOCK_SAMPLES = 1 << 16
 """Of a recording in memory, per frame of FFmpeg's."""
+
+
+@contextmanager
+def open_soundtrack(path: Path) -> Generator[Any]:
+    """The track of a file by :func:`encode_soundtrack`. Raises ``OutputError`` for anything else."""
+    from av.error import FFmpegError
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular(path, follow_links=False))
+            track = stack.enter_context(open_mp4(file, "audio", "aac"))
+        except (OSError, FFmpegError, ValueError) as error:
+            raise OutputError(
+                "The sound of the video is damaged.",
+                found=f"{path}: {error}",
+                expected="the file as it was written",
+                fix="delete it and run the same again",
+            ) from error
+        yield track
 
 
 def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:

@@ -6,17 +6,19 @@ same headers as every other one, so that segments can be joined without re-encod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, check_choice
+from ..errors import InputError, OutputError, check_choice
 from ..storage.hashing import hash_bytes
 
 BT709, LIMITED_RANGE = 1, 1
@@ -27,14 +29,41 @@ DETERMINISTIC = "b-adapt=0:scenecut=0:weightp=0"
 side sometimes gave different files (tests/media/test_video.py)."""
 H265 = "pools=none:frame-threads=1:ctu=16"
 MP4_SUFFIXES = (".mp4", ".mov", ".mkv")
+OPEN_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov"}
+"""Of an MP4 or MOV that was kept: FFmpeg opens nothing else, whatever the bytes say."""
+SAMPLE_ENTRY = "avcC hvcC glbl esds colr pasp fiel btrt"
+BOXES = {
+    "": "ftyp free wide mdat moov",
+    "moov": "mvhd trak udta",
+    "trak": "tkhd edts mdia",
+    "edts": "elst",
+    "mdia": "mdhd hdlr minf",
+    "minf": "vmhd smhd hdlr dinf stbl",
+    "dinf": "dref",
+    "stbl": "stsd stts stss sdtp ctts stsc stsz stco sgpd sbgp",
+    "stsd": "avc1 hvc1 apch ap4h FFV1 mp4a",
+    **dict.fromkeys(("avc1", "hvc1", "apch", "ap4h", "FFV1", "mp4a"), SAMPLE_ENTRY),
+    "udta": "meta \xa9too \xa9swr",
+    "meta": "hdlr ilst",
+    "ilst": "\xa9too",
+}
+"""Boxes of an MP4 or MOV with one track, as FFmpeg writes it here, by what they are in. FFmpeg reads many
+more, anywhere: compressed ones, and tables that take gigabytes and no bytes of the file."""
+BOX_STARTS = {"meta": 4, "stsd": 8, "mp4a": 28, **dict.fromkeys(("avc1", "hvc1", "apch", "ap4h", "FFV1"), 78)}
+"""Bytes in a box before the boxes in it."""
+EDIT_BYTES = 20
+"""Of an edit list with one edit."""
+TABLES = ("stts", "stss", "ctts", "stsc", "stco")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """FFmpeg's ``encoder``; its default ``quality`` and the ``worst`` (0 is best; None: not adjustable); its
-    pixel formats, the first is the default; file endings; and the format of a ``segment``."""
+    """FFmpeg's ``encoder`` and ``decoder``; its default ``quality`` and the ``worst`` (0 is best; None: not
+    adjustable); its pixel formats, the first is the default; file endings; and the format of a
+    ``segment``."""
 
     encoder: str
+    decoder: str
     quality: int | None
     worst: int
     pixels: tuple[str, ...]
@@ -46,6 +75,7 @@ class Codec:
 CODECS = {
     "h264": Codec(
         encoder="libx264",
+        decoder="h264",
         quality=17,
         worst=51,
         pixels=("yuv420p", "yuv444p", "yuv420p10le"),
@@ -54,6 +84,7 @@ CODECS = {
     ),
     "h265": Codec(
         encoder="libx265",
+        decoder="hevc",
         quality=20,
         worst=51,
         pixels=("yuv420p", "yuv420p10le", "yuv444p"),
@@ -62,6 +93,7 @@ CODECS = {
     ),
     "prores": Codec(
         encoder="prores_ks",
+        decoder="prores",
         quality=None,
         worst=0,
         pixels=("yuv422p10le", "yuv444p10le"),
@@ -69,7 +101,14 @@ CODECS = {
         options=(("profile", "hq"),),
         segment="mov",
     ),
-    "ffv1": Codec(encoder="ffv1", quality=None, worst=0, pixels=("bgr0", "yuv444p"), files=(".mkv",)),
+    "ffv1": Codec(
+        encoder="ffv1",
+        decoder="ffv1",
+        quality=None,
+        worst=0,
+        pixels=("bgr0", "yuv444p"),
+        files=(".mkv",),
+    ),
 }
 """By name; the first is the default."""
 
@@ -166,6 +205,7 @@ def _add_stream(container: Any, encoding: VideoEncoding, width: int, height: int
     return stream
 
 
+@lru_cache(maxsize=16)
 def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -> str:
     """A hash of the headers of every segment of this size: segments with other headers cannot be joined.
     Another build of the encoder may write others. Raises ``InputError`` if the encoder is not available."""
@@ -174,9 +214,100 @@ def stream_headers(encoding: VideoEncoding, width: int, height: int, fps: int) -
     if encoding.kind.encoder not in av.codecs_available:
         raise _encoding_error(f"{encoding.codec}, which this PyAV was built without", "another codec")
     blank = torch.zeros(3, height, width)
-    with av.open(BytesIO(encode_segment([blank], encoding, fps))) as container:
-        extra: bytes = container.streams.video[0].codec_context.extradata or b""
-    return hash_bytes(extra)
+    with open_segment(encode_segment([blank], encoding, fps)) as (track, _):
+        return hash_bytes(track.codec_context.extradata or b"")
+
+
+def is_segment(data: bytes, frames: int, encoding: VideoEncoding, width: int, height: int, fps: int) -> bool:
+    """Whether bytes are a segment of this number of frames, encoded like this: others can be joined to it.
+
+    Files of other kinds are not looked into, and no other file or socket is opened.
+    """
+    with suppress(OutputError, ValueError):
+        boxes = read_boxes(BytesIO(data))
+        (entry,) = [content for (parent, _), content in boxes.items() if parent == "stsd"]
+        sizes, shape = boxes["stbl", "stsz"], (_integer(entry, 24, 2), _integer(entry, 26, 2))
+        if (_integer(sizes, 8), shape) != (frames, (width, height)):
+            return False
+        with open_segment(data) as (track, packets):
+            step, codec = Fraction(1, fps) / track.time_base, track.codec_context
+            return (
+                codec.name == encoding.kind.decoder
+                and hash_bytes(codec.extradata or b"") == stream_headers(encoding, width, height, fps)
+                and sorted(packet.pts for packet in packets) == [number * step for number in range(frames)]
+            )
+    return False
+
+
+@contextmanager
+def open_segment(data: bytes) -> Generator[tuple[Any, list[Any]]]:
+    """The track of an encoded segment, and its packets. Raises ``OutputError`` for anything else."""
+    from av.error import FFmpegError
+
+    with ExitStack() as stack:
+        try:
+            decoders = ",".join(codec.decoder for codec in CODECS.values())
+            track = stack.enter_context(open_mp4(BytesIO(data), "video", decoders))
+            packets = [packet for packet in track.container.demux(track) if packet.size]
+        except (FFmpegError, ValueError) as error:
+            raise damage_error(error) from error
+        yield track, packets
+
+
+def damage_error(error: Exception) -> OutputError:
+    return OutputError(
+        "An encoded segment is damaged.",
+        found=str(error),
+        expected="the segment as it was encoded",
+        fix="run the same again; if that does not help, with --fresh",
+    )
+
+
+@contextmanager
+def open_mp4(file: BinaryIO, kind: str, decoders: str) -> Generator[Any]:
+    """The one track of an MP4 or MOV that was kept, "video" or "audio". Raises ``ValueError`` or PyAV's
+    ``FFmpegError`` for anything else."""
+    import av
+
+    read_boxes(file)
+    file.seek(0)
+    options = OPEN_OPTIONS | {"codec_whitelist": decoders}
+    with av.open(file, format="mov", options=options) as container:
+        tracks: list[Any] = [*container.streams]
+        if [track.type for track in tracks] != [kind] or tracks[0].codec_context is None:
+            raise ValueError(f"not one track of {kind} in a known codec")
+        yield tracks[0]
+
+
+def read_boxes(file: BinaryIO) -> dict[tuple[str, str], bytes]:
+    """The content of every box by its name and what it is in, but for media. Raises ``ValueError`` for a file
+    that is not as FFmpeg writes it: see :data:`BOXES`."""
+    boxes, end = dict[tuple[str, str], bytes](), file.seek(0, 2)
+
+    def read(start: int, stop: int, parent: str) -> None:
+        while start < stop:
+            file.seek(start)
+            head = file.read(8)
+            size, name = _integer(head), head[4:].decode("latin-1")
+            if not 8 <= size <= stop - start or name not in BOXES[parent].split() or (parent, name) in boxes:
+                raise ValueError(f"a box {name!r} of {size} bytes in {parent or 'the file'!r}")
+            boxes[parent, name] = b"" if name == "mdat" else file.read(size - 8)
+            if name in BOXES:
+                read(start + 8 + BOX_STARTS.get(name, 0), start + size, name)
+            start += size
+
+    read(0, end, "")
+    counts = [_integer(boxes.get(("stbl", name), bytes(8)), 4) for name in TABLES]
+    sizes = boxes.get(("stbl", "stsz"), b"")
+    if max(counts) > end or max(1, _integer(sizes, 4)) * _integer(sizes, 8) > end:
+        raise ValueError("a table of more entries than the file has bytes")
+    if len(boxes.get(("edts", "elst"), b"")) > EDIT_BYTES:
+        raise ValueError("more than one edit")
+    return boxes
+
+
+def _integer(data: bytes, start: int = 0, size: int = 4) -> int:
+    return int.from_bytes(data[start : start + size])
 
 
 def to_uint8(frames: Tensor) -> Tensor:

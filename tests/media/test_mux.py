@@ -38,7 +38,9 @@ def write_video(path: Path, sound: Path | Recording) -> Path:
 
 
 def decode(path: Path) -> torch.Tensor:
-    return decode_frames(path.read_bytes())
+    with av.open(str(path)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def decode_sound(path: Path, rate: int = 48000) -> np.ndarray:

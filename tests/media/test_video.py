@@ -1,13 +1,16 @@
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
 
-from hallo3.errors import InputError
-from hallo3.media.video import VideoEncoding, encode_segment, stream_headers, to_uint8
+from hallo3.errors import InputError, OutputError
+from hallo3.media.mux import decode_frames
+from hallo3.media.video import CODECS, VideoEncoding, encode_segment, is_segment, stream_headers, to_uint8
 from support.own_process import run_alone
 
 H264 = VideoEncoding()
@@ -29,6 +32,83 @@ def test_impossible_encodings_are_refused() -> None:
         with pytest.raises(InputError):
             encoding.check(suffix, width, 64)
     VideoEncoding(pixels="yuv444p").check(".mp4", 63, 65)
+
+
+FRAMES = torch.rand(5, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+PIECE = encode_segment(FRAMES, H264, 25)
+
+
+def put(box: bytes, place: int, value: int) -> bytes:
+    """``PIECE`` with another number in a box."""
+    start = PIECE.index(box) + 4 + place
+    return PIECE[:start] + value.to_bytes(4) + PIECE[start + 4 :]
+
+
+def insert(parents: list[bytes], name: bytes, content: bytes = bytes(64)) -> bytes:
+    """``PIECE`` with one more box, at the end of the innermost of its ``parents``."""
+    data, box, end = bytearray(PIECE), (len(content) + 8).to_bytes(4) + name + content, len(PIECE)
+    for parent in parents:
+        start = data.index(parent) - 4
+        size = int.from_bytes(data[start : start + 4])
+        data[start : start + 4], end = (size + len(box)).to_bytes(4), start + size
+    return bytes(data[:end] + box + data[end:])
+
+
+STBL = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
+ENTRY = [*STBL, b"stsd", b"avc1"]
+TRACK = PIECE[PIECE.index(b"trak") + 4 : PIECE.index(b"udta") - 4]
+NO_SEGMENT = {
+    "empty": b"",
+    "ffconcat list": b"ffconcat version 1.0\nfile 'piece.mp4'\n",
+    "SDP": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=a\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "HLS playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npiece.mp4\n#EXT-X-ENDLIST\n",
+    "MPEG-DASH": b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
+    "cut": PIECE[:-1],
+    "cut in the middle": PIECE[: len(PIECE) // 2],
+    "two": PIECE + PIECE,
+    "a fragment": insert([], b"moof"),
+    "a compressed header": insert([b"moov"], b"cmov"),
+    "two tracks": insert([b"moov"], b"trak", TRACK),
+    "a track in the tags": insert([b"moov", b"udta"], b"trak", TRACK),
+    "a track in the codec": insert(ENTRY, b"trak", TRACK),
+    "a box of size 0": put(b"ftyp", -8, 0),
+    "4 GB of samples": put(b"stsz", 8, 1 << 31),
+    "4 GB of equal samples": put(b"stsz", 4, 1 << 31),
+    "4 GB of chunks": put(b"stco", 4, 1 << 31),
+    "long frames": put(b"stts", 12, 1 << 20),
+    "frames at one time": put(b"ctts", 12, 0),
+    "another picture": encode_segment(FRAMES[..., :32], H264, 25),
+    "another length": encode_segment(FRAMES[:4], H264, 25),
+    "another speed": encode_segment(FRAMES, H264, 50),
+    "other pixels": encode_segment(FRAMES, VideoEncoding(pixels="yuv444p"), 25),
+    "another codec": encode_segment(FRAMES, VideoEncoding(codec="h265"), 25),
+}
+
+
+@pytest.mark.parametrize("name", NO_SEGMENT)
+def test_what_is_no_segment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("piece.mp4").write_bytes(PIECE)
+    assert not is_segment(NO_SEGMENT[name], 5, H264, 64, 48, 25)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_an_encoded_segment_is_one(codec: str, count: int) -> None:
+    for pixels in CODECS[codec].pixels:
+        encoding = VideoEncoding(codec=codec, pixels=pixels)
+        assert is_segment(encode_segment(FRAMES[:count], encoding, 25), count, encoding, 64, 48, 25)
+
+
+def test_any_changed_byte_is_told_in_one_way() -> None:
+    """Headers with a byte flipped are a segment or not, and never another error."""
+    draw = random.Random(0)
+    for _ in range(200):
+        data = bytearray(PIECE)
+        data[draw.randrange(PIECE.index(b"moov"), len(PIECE))] ^= 1 << draw.randrange(8)
+        is_segment(bytes(data), 5, H264, 64, 48, 25)
+        with suppress(OutputError):
+            decode_frames(bytes(data))
 
 
 def test_values_are_truncated() -> None:
