@@ -1,12 +1,17 @@
 """ONNX networks, run by onnxruntime: the published files, known by their SHA-256.
 
-A hash says more than a check of the content could: an ONNX file can name files outside itself and operators
-that are not ONNX's own. Of a file that the user accepts unverified only the inputs and outputs are checked.
+A hash says more than a check of the content could. Of a file that the user accepts unverified, onnxruntime
+gets only what holds no control flow, no operators but ONNX's own and no weights outside of itself; then its
+inputs and outputs are checked. ``onnx.load`` would parse all of it, weights too, and is one more library; few
+of onnx.proto's fields matter here, so `_find_forbidden` steps from field to field. A switch of onnxruntime
+that refuses the same would replace it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,11 +23,36 @@ from torch import Tensor
 
 from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
 from .messages import logger
-from .storage.files import describe_foreign
+from .storage.files import describe_foreign, open_regular
 from .storage.hashing import hash_bytes
 
 MAX_BYTES = 1 << 30
 """The largest of the published files has a quarter of it."""
+MAX_ARENA_BYTES = 6 << 30
+"""Of all that an unverified file computes; the vocal separator takes 2.5 GB."""
+MAX_FIELDS = 200_000
+"""Of an unverified file; the published ones have at most some thousands."""
+CONTROL_FLOW = (b"Loop", b"If", b"Scan", b"SequenceMap")
+PLAIN_DOMAINS = (b"", b"ai.onnx")
+"""Where ONNX's own operators are."""
+_SPARSE, _SUBGRAPH = "sparse weights", "a graph inside an operator, as of Loop, If and Scan"
+_FORBIDDEN = {
+    ("model", 20): "training steps",
+    ("model", 25): "functions",
+    ("graph", 15): _SPARSE,
+    **{("attribute", number): _SUBGRAPH for number in (6, 11)},
+    **{("attribute", number): _SPARSE for number in (22, 23)},
+    ("tensor", 13): "weights in another file",
+}
+"""Fields by message and number (onnx.proto), and what they hold."""
+_PARTS = {
+    ("model", 7): "graph",
+    ("graph", 1): "node",
+    ("graph", 5): "tensor",
+    ("node", 5): "attribute",
+    **{("attribute", number): "tensor" for number in (5, 10)},
+}
+"""Fields that are messages to look into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +132,13 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
             expected=f"{path.name} of {origin.belongs_to}, SHA-256 {expected.sha256}",
             fix=f"download the file again; {origin.accept}",
         )
+    if not verified and (forbidden := _find_forbidden(content)):
+        raise CheckpointError(
+            f"{origin.what}'s file is refused, also unverified.",
+            found=f"{path.name}: {forbidden}",
+            expected="an ONNX model of ONNX's own operators, without control flow, with all weights inside",
+            fix=f"use the file {path.name} of {origin.belongs_to}",
+        )
     try:
         library = import_module("onnxruntime")
     except ImportError as error:
@@ -113,6 +150,8 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
         ) from error
     options = library.SessionOptions()
     options.log_severity_level = 4
+    if not verified:
+        _limit_memory(library, options)
     try:
         session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
@@ -130,6 +169,77 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
     return Network(session, inputs[0].name, path, origin)
 
 
+def _limit_memory(library: Any, options: Any) -> None:
+    """Let a session allocate up to ``MAX_ARENA_BYTES``: a file of a hundred bytes can ask for any amount. The
+    allocator is the process', and is registered once."""
+    memory = library.OrtMemoryInfo(
+        "Cpu", library.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, library.OrtMemType.DEFAULT
+    )
+    limits = library.OrtArenaCfg({"max_mem": MAX_ARENA_BYTES, "arena_extend_strategy": 1})
+    with suppress(Exception):  # of onnxruntime's own: registered before
+        library.create_and_register_allocator(memory, limits)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+
+
+def _find_forbidden(content: bytes) -> str:
+    """What of an ONNX model is not run unverified; "" for a model without any such part."""
+    waiting, count, graphs = [("model", memoryview(content))], 0, 0
+    try:
+        while waiting:
+            message, data = waiting.pop()
+            for number, value in _fields(data):
+                count += 1
+                if count > MAX_FIELDS:
+                    return f"more than {MAX_FIELDS:,} parts"
+                place = (message, number)
+                if isinstance(value, int):
+                    if place == ("tensor", 14) and value:
+                        return _FORBIDDEN["tensor", 13]
+                elif place in _FORBIDDEN:
+                    return _FORBIDDEN[place]
+                elif place in _PARTS:
+                    graphs += place == ("model", 7)
+                    waiting.append((_PARTS[place], value))
+                elif place == ("node", 4) and (name := bytes(value[:20])) in CONTROL_FLOW:
+                    return f"the operator {name.decode()}"
+                elif place == ("node", 7) and (domain := bytes(value[:60])) not in PLAIN_DOMAINS:
+                    return f"an operator of {domain!r}, which is not ONNX's own"
+    except (ValueError, IndexError):
+        return describe_foreign(content) or "no ONNX model, or not a whole one"
+    return "" if graphs == 1 else f"{graphs} graphs, where a model has one"
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a protobuf message: whole numbers, and the bytes of everything else. Raises
+    ``ValueError`` or ``IndexError`` for what is none."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if kind == 2:
+            size, at = _varint(message, at)
+        else:
+            size = {1: 8, 5: 4}.get(kind, len(message))
+        if number == 0 or at + size > len(message):
+            raise ValueError("a part reaches beyond the end")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[at]
+        value, at = value | (byte & 127) << shift, at + 1
+        if byte < 128:
+            return value, at
+    raise ValueError("a number without an end")
+
+
 def _sizes(port: Any) -> list[int | None]:
     return [size if isinstance(size, int) and size > 0 else None for size in port.shape]
 
@@ -141,15 +251,16 @@ def _describe_ports(ports: Sequence[Any]) -> str:
 
 def _read(path: Path, origin: Origin) -> bytes:
     try:
-        size = path.stat().st_size
-        if size <= MAX_BYTES:
-            return path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= MAX_BYTES:
+                return file.read(MAX_BYTES)
     except FileNotFoundError as error:
         raise missing(path, origin) from error
     except OSError as error:
         raise CheckpointError(
             f"{origin.what}'s file cannot be opened.",
-            found=f"{path}: {error.strerror or type(error).__name__}",
+            found=f"{path}: {'a folder' if path.is_dir() else error.strerror or type(error).__name__}",
             expected="a file that you may read",
             fix="check the path and its permissions",
         ) from error

@@ -1,5 +1,6 @@
 """ONNX files: the published ones by hash, another one only if accepted, and only with the right ports."""
 
+import os
 import sys
 from dataclasses import replace
 from hashlib import sha256
@@ -14,7 +15,8 @@ from hallo3.face.scrfd import ANTELOPE, Detector
 from hallo3.onnx_model import Expected, open_network
 from support import onnx_builder
 from support.messages import expect_message
-from support.onnx_builder import field, node, port
+from support.onnx_builder import field, node, port, tensor
+from support.own_process import measure_growth
 
 GOOD, EXPECTED = onnx_builder.recognizer(), Recognizer.expected
 
@@ -98,27 +100,75 @@ def with_weights_at(location: str) -> bytes:
     return onnx_builder.model([node("Mul", "pixels far", "embedding")], [sizes], *PORTS)
 
 
-FOREIGN = node("Trick", "pixels", "t", field(7, "com.example"))
-BROKEN = {
-    "noise": b"\xff" * 5000,
-    "cut": GOOD[:-300],
-    "unknown operator": onnx_builder.model([node("NoSuch", "pixels", "embedding")], [], *PORTS),
-    "foreign operator": onnx_builder.recognizer(in_graph=field(1, FOREIGN)),
-    "weights in a folder above": with_weights_at("../weights"),
-    "weights anywhere": with_weights_at("/etc/hostname"),
+def holding(*nodes: bytes, **graph: bytes) -> bytes:
+    """The good network, with further nodes and fields in its graph."""
+    return onnx_builder.recognizer(in_graph=b"".join([*(field(1, each) for each in nodes), *graph.values()]))
+
+
+def control(operator: str, number: int = 6) -> bytes:
+    """A node with a graph inside, which has a node."""
+    inside = field(1, "body") + field(number, field(1, node("Identity", "pixels", "t"))) + field(20, 5)
+    return node(operator, "pixels", "t", field(5, inside))
+
+
+OUTSIDE = tensor("far", [1.0], field(13, field(1, "location") + field(2, "weights")))
+FORBIDDEN = {
+    "noise": (b"\xff" * 5000, "no ONNX model"),
+    "cut": (GOOD[:-300], "not a whole one"),
+    "empty": (b"", "0 graphs"),
+    "web page": (b"<!DOCTYPE html>", "a web page"),
+    "two graphs": (GOOD + GOOD, "2 graphs"),
+    **{
+        name: (holding(control(name)), "Loop, If and Scan|operator") for name in ("Loop", "If", "Scan", "Odd")
+    },
+    "many graphs inside": (holding(control("Odd", 11)), "Loop, If and Scan"),
+    "control flow without a graph": (holding(node("Scan", "pixels", "t")), "operator Scan"),
+    "operator named twice": (holding(node("Add", "pixels", "t") + field(4, "If")), "operator If"),
+    "function": (GOOD + field(25, field(1, "f") + field(7, control("Loop"))), "functions"),
+    "training": (GOOD + field(20, field(1, b"")), "training"),
+    "another domain": (holding(node("Trick", "pixels", "t", field(7, "com.example"))), "com.example"),
+    "weights in a folder above": (with_weights_at("../weights"), "weights in another file"),
+    "weights anywhere": (with_weights_at("/etc/hostname"), "weights in another file"),
+    "weights outside, in an attribute": (
+        holding(node("Constant", "", "t", field(5, field(1, "value") + field(5, OUTSIDE)))),
+        "weights in another file",
+    ),
+    "sparse weights": (holding(more=field(15, b"")), "sparse"),
+    "sparse value": (holding(node("Constant", "", "t", field(5, field(22, b"")))), "sparse"),
+    "many parts": (holding(more=field(1, b"") * 200_001), "more than 200,000 parts"),
 }
 
 
-@pytest.mark.usefixtures("_onnxruntime")
-@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
-def test_an_unverified_file_that_onnxruntime_refuses_is_an_error(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be run(?s:.*)glintr100\.onnx"):
+@pytest.mark.usefixtures("_no_onnxruntime")
+@pytest.mark.parametrize(("content", "found"), FORBIDDEN.values(), ids=FORBIDDEN.keys())
+def test_what_reaches_beyond_plain_operators_is_refused_unread(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=rf"refused, also unverified(?s:.*)glintr100\.onnx: .*({found})"
+    ):
         open_network(write(tmp_path, content), EXPECTED, ANTELOPE, unverified=True)
+
+
+@pytest.mark.usefixtures("_onnxruntime")
+def test_an_unverified_file_cannot_ask_for_any_memory(tmp_path: Path) -> None:
+    unknown = onnx_builder.model([node("NoSuch", "pixels", "embedding")], [], *PORTS)
+    with pytest.raises(CheckpointError, match=r"cannot be run(?s:.*)glintr100\.onnx"):
+        open_network(write(tmp_path, unknown), EXPECTED, ANTELOPE, unverified=True)
+    bomb = [node("ConstantOfShape", "many", "t"), node("ReduceSum", "t", "embedding")]
+    path = write(tmp_path, onnx_builder.model(bomb, [tensor("many", [1, 1 << 33])], *PORTS))
+    with expect_message("not the published file"):
+        network = open_network(path, EXPECTED, ANTELOPE, unverified=True)
+    with measure_growth() as growth, pytest.raises(CheckpointError, match="smaller than requested"):
+        network(torch.zeros(1, 3, 112, 112))
+    assert growth[0] < 100
 
 
 @pytest.mark.usefixtures("_no_onnxruntime")
 def test_no_file_and_no_onnxruntime_are_errors(tmp_path: Path) -> None:
-    for path, message in (tmp_path, "cannot be opened"), (tmp_path / "absent.onnx", "missing"):
+    os.mkfifo(pipe := tmp_path / "pipe.onnx")
+    wrong = {tmp_path: "a folder", pipe: "not a regular file", Path("/dev/zero"): "not a regular file"}
+    for path, message in (wrong | {tmp_path / "absent.onnx": "missing"}).items():
         with pytest.raises(CheckpointError, match=message):
             open_network(path, EXPECTED, ANTELOPE)
     with pytest.raises(DependencyError, match="pip install onnxruntime"):

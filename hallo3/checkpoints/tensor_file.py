@@ -10,7 +10,8 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from enum import Enum
 from pathlib import Path
 from threading import Lock
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..storage.files import open_regular
+from ..storage.hashing import list_identity
 from .gguf import dequantize, read_gguf
 from .tensor_entry import read_header
 from .torch_zip import Member, read_torch
@@ -58,11 +61,13 @@ _FILE_KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """By which a file is known again without reading it; ``modified`` in ns."""
+    """By which a file is known again without reading it, as of ``list_identity``; times in ns. A link to the
+    file changes only ``changed``."""
 
     size: int
     modified: int
     inode: int
+    changed: int
 
 
 class TensorFile:
@@ -72,7 +77,7 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _open_regular(path)
+        self._file = _open_file(path)
         self._lock = Lock()
         self.metadata: Mapping[str, str] = {}
         self.beside: Mapping[str, str] = {}
@@ -134,8 +139,17 @@ class TensorFile:
 
     def check_unchanged(self) -> None:
         """Raises ``CheckpointError`` if the open file was changed; one of the same name does not matter."""
-        if self._stat() != self.fingerprint:
-            raise self._change_error()
+        if astuple(self._stat())[:3] != astuple(self.fingerprint)[:3]:
+            raise self.change_error()
+
+    def is_untouched(self) -> bool:
+        """Whether nothing at all was done to the open file."""
+        return self._stat() == self.fingerprint
+
+    def renew(self) -> None:
+        """Take the open file as it is now, after a link or other permissions. Raises ``CheckpointError``."""
+        self.check_unchanged()
+        self.fingerprint = self._stat()
 
     def is_current(self) -> bool:
         """Whether the open file is unchanged and still that of its name."""
@@ -165,7 +179,7 @@ class TensorFile:
                 while position < len(view):
                     count = self._file.readinto(view[position:])
                     if not count:
-                        raise self._change_error()
+                        raise self.change_error()
                     position += count
             except (OSError, ValueError) as error:
                 raise CheckpointError(
@@ -175,7 +189,7 @@ class TensorFile:
                     fix="check the disk or the network it is on, then run again",
                 ) from error
 
-    def _change_error(self) -> CheckpointError:
+    def change_error(self) -> CheckpointError:
         return CheckpointError(
             "A weights file was changed while it was being read.",
             found=f"{self.path.name}, now {self._stat().size:,} bytes",
@@ -188,20 +202,29 @@ class TensorFile:
 
 
 def _fingerprint(status: os.stat_result) -> Fingerprint:
-    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino)
+    return Fingerprint(*list_identity(status))
 
 
 def _view_as(raw: Tensor, dtype: torch.dtype) -> Tensor:
     return raw != 0 if dtype == torch.bool else raw.view(dtype)
 
 
-def _open_regular(path: Path) -> io.FileIO:
+def _open_file(path: Path) -> io.FileIO:
     """Never waits on a pipe or a device. Raises ``CheckpointError``."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            return io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "r")
+        return cast(io.FileIO, cast(io.BufferedReader, open_regular(path)).detach())
     except (OSError, ValueError) as error:
+        mode = 0
+        with suppress(OSError, ValueError):
+            mode = path.stat().st_mode
+        if mode and not stat.S_ISREG(mode):
+            kind = next((name for test, name in _FILE_KINDS if test(mode)), "not a regular file")
+            raise CheckpointError(
+                "This is not a file of weights.",
+                found=f"{path}, which is {kind}",
+                expected="a regular file",
+                fix="choose the file itself",
+            ) from error
         dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CheckpointError(
@@ -210,13 +233,6 @@ def _open_regular(path: Path) -> io.FileIO:
             expected="a file that you may read",
             fix="check the name and its permissions, or download it",
         ) from error
-    kind = next((name for test, name in _FILE_KINDS if test(mode)), "not a regular file")
-    raise CheckpointError(
-        "This is not a file of weights.",
-        found=f"{path}, which is {kind}",
-        expected="a regular file",
-        fix="choose the file itself",
-    )
 
 
 def _detect_format(path: Path, head: bytes, size: int) -> FileFormat:

@@ -16,10 +16,12 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..progress import OpenProgress, ProgressCallback, no_display, no_progress
 from ..quantization import is_finite
-from ..storage.hashing import PART_BYTES, FileHashCache, PartedHash, identify, raw_bytes
+from ..storage.hashing import PART_BYTES, FileHashCache, PartedHash, await_tick, identify, raw_bytes
 from .tensor_file import TensorFile
 
 BLOCK_BYTES = 16 << 20
+MAX_PASSES = 3
+"""Over a file that is linked, or whose permissions change, meanwhile."""
 
 
 class VerifiedParts(NamedTuple):
@@ -145,8 +147,15 @@ class FileVerifier:
         self._known, self._open_progress = FileHashCache(cache_path), open_progress
 
     def get_hash(self, file: TensorFile) -> str:
-        """The file's hash. Raises ``CheckpointError``."""
-        file.check_unchanged()
+        """The file's hash. Raises ``CheckpointError``, also for a file that is changed again and again."""
+        for _ in range(MAX_PASSES):
+            file.renew()
+            digest = self._examine(file)
+            if file.is_untouched():
+                return digest
+        raise file.change_error()
+
+    def _examine(self, file: TensorFile) -> str:
         size, seen = file.fingerprint.size, list(astuple(file.fingerprint))
         known = self._known.recall(file.path, seen)
         if isinstance(known.get("sha256"), str):
@@ -155,9 +164,11 @@ class FileVerifier:
         def save(parts: VerifiedParts) -> None:
             self._known.remember(file.path, seen, parts._asdict())
 
+        await_tick(seen)
         with self._open_progress(f"checking {file.path.name}", size) as progress:
             digest = verify_file(file, progress, done=_read_parts(known, size), save=save)
-        self._known.remember(file.path, seen, {"sha256": digest})
+        if file.is_untouched():
+            self._known.remember(file.path, seen, {"sha256": digest})
         return digest
 
     def remember(self, path: Path, digest: str) -> None:

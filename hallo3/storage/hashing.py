@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +20,8 @@ from .files import open_regular, read_json_or_empty, write_json
 
 BLOCK_BYTES = 1 << 20
 PART_BYTES = 1 << 30  # larger streams are hashed in parts
+TICK_NS = 20_000_000
+"""Longer than file systems' clocks stand still."""
 CACHE_FILENAME, MAX_CACHE_BYTES = "contents.json", 4 << 20
 
 
@@ -44,7 +49,7 @@ def hash_blocks(blocks: Iterable[bytes | memoryview]) -> str:
 
 
 def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
-    """Raises ``OSError``, and what ``progress`` raises."""
+    """Raises ``OSError``, also for a file that changes meanwhile, and what ``progress`` raises."""
 
     def blocks(file: BinaryIO) -> Iterator[bytes]:
         while block := file.read(BLOCK_BYTES):
@@ -52,7 +57,11 @@ def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
             progress(len(block))
 
     with open_regular(path) as file:
-        return hash_blocks(blocks(file))
+        seen = list_identity(os.fstat(file.fileno()))
+        digest = hash_blocks(blocks(file))
+        if list_identity(os.fstat(file.fileno()))[:3] != seen[:3]:
+            raise OSError(errno.EBUSY, "changed while it was being read", str(path))
+        return digest
 
 
 def hash_tensor(values: Tensor) -> str:
@@ -97,8 +106,8 @@ class PartedHash:
 
 
 class FileHashCache:
-    """What is known of files by size, time and inode, kept in a JSON file; only in memory if ``path`` is None
-    or cannot be written."""
+    """What is known of files by :func:`identify`, kept in a JSON file; only in memory if ``path`` is None or
+    cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -109,8 +118,10 @@ class FileHashCache:
         seen = identify(path)
         digest = self.recall(path, seen).get("sha256")
         if not isinstance(digest, str):
+            await_tick(seen)
             digest = compute(path)
-            self.remember(path, seen, {"sha256": digest})
+            if identify(path) == seen:
+                self.remember(path, seen, {"sha256": digest})
         return digest
 
     def recall(self, path: Path, seen: list[int]) -> dict[str, Any]:
@@ -131,8 +142,19 @@ class FileHashCache:
 
 def identify(path: Path) -> list[int]:
     """Numbers that change when a file does. Raises ``OSError``."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return list_identity(path.stat())
+
+
+def list_identity(status: os.stat_result) -> list[int]:
+    """Size, time and inode of a file, and when the inode was changed, which no program sets back (on Windows
+    when the file was made). A link and other permissions change the last number too."""
+    return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
+
+
+def await_tick(seen: Sequence[int]) -> None:
+    """Wait until a change of a file that was ``seen`` gets another time than it has: before reading it."""
+    if 0 <= time.time_ns() - seen[3] < TICK_NS:
+        time.sleep(TICK_NS / 1e9)
 
 
 def _name(path: Path) -> str:

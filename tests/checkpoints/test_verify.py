@@ -61,6 +61,28 @@ def test_a_file_is_verified_once_until_it_changes(tmp_path: Path) -> None:
     assert [verified(), verified()] == [True, False]
 
 
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_file_that_is_touched_meanwhile_is_examined_again(tmp_path: Path, times: int) -> None:
+    path, passes = tmp_path / "a.safetensors", list[int]()
+    save_file({"a": torch.ones(3)}, path)
+
+    def touch(amount: int) -> None:
+        if amount and len(passes) < times:
+            passes.append(amount)
+            path.chmod(0o600 + 0o44 * (len(passes) % 2))
+
+    with open_source(path) as source:
+        verifier = FileVerifier(tmp_path / "examined.json", lambda *_: nullcontext(touch))
+        if times == 1:
+            assert verifier.get_hash(source.files[0]) == sha256(path.read_bytes()).hexdigest()
+            assert source.is_current()
+            return
+        with pytest.raises(CheckpointError, match="changed while it was being read"):
+            verifier.get_hash(source.files[0])
+    assert sum(passes) == verify.MAX_PASSES * path.stat().st_size
+    assert not (tmp_path / "examined.json").exists()
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_stopped_pass_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool) -> None:
     part = 12_345  # ends inside elements and members
