@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 MAX_TEXT = 1000
@@ -16,18 +17,53 @@ def sanitize(text: str) -> str:
 
 
 OUT_OF_MEMORY_TEXTS = (
+    *(f"{word} allocate" for word in ("can't", "cannot", "could not", "failed to", "unable to")),
     "out of memory",
-    "cannot allocate memory",
-    "can't allocate memory",
+    "out of device memory",
+    "out of host memory",
+    "outofmemory",
     "not enough memory",
-    "status_alloc_failed",
+    "insufficient memory",
+    "alloc failed",
+    "could not create a memory",  # oneDNN
+    "allocation failed",
+    "bad alloc",  # C++; "bad allocation" on Windows
+    "memoryallocation",
+    "paging file is too small",
 )
-"""What torch, its allocators and libraries, and operating systems say."""
+"""What torch, its allocators and libraries, and operating systems say, in small letters without ``_``."""
+MEMORY_ERRNO, MEMORY_WINERRORS = errno.ENOMEM, (8, 14, 1455)
+MAX_CAUSES = 20
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in torch, a library or the operating system."""
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY_TEXTS)
+    """Whether memory ran out, in torch, a library or the operating system, here or in an error's cause."""
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            break
+        if isinstance(cause, MemoryError) or _says_out_of_memory(cause):
+            return True
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return False
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):  # whose text may be a file's name
+        return error.errno == MEMORY_ERRNO or getattr(error, "winerror", None) in MEMORY_WINERRORS
+    if isinstance(error, Hallo3Error):
+        return False
+    text = describe_error(error).lower().replace("_", " ")
+    return any(each in text for each in OUT_OF_MEMORY_TEXTS)
+
+
+def describe_error(error: BaseException) -> str:
+    """A library's error in one line: its type and what it says."""
+    try:
+        text = str(error)
+    except Exception:  # its type is shown all the same
+        text = ""
+    return sanitize(f"{type(error).__name__}: {' '.join(text.split())}".removesuffix(": "))
 
 
 class Hallo3Error(Exception):

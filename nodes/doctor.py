@@ -15,10 +15,12 @@ from ..hallo3.errors import CheckpointError
 from .comfy.faces import PortLandmarks, find_landmarks
 from .comfy.model import attention_in_use
 from .loaders import SAFE
-from .schema import make_schema
+from .schema import FREE_MEMORY, Hallo3Node, make_schema
 
 
-class Hallo3Doctor(io.ComfyNode):
+class Hallo3Doctor(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

@@ -40,21 +40,14 @@ from ..hallo3.vae.autoencoder import decode_slices
 from .comfy import vae as host_vae
 from .comfy.faces import faces_folder
 from .comfy.model import SegmentInput, approximations
-from .comfy.progress import (
-    RunProgress,
-    check_interrupted,
-    check_memory,
-    explain_out_of_memory,
-    show_text,
-    show_warning,
-)
+from .comfy.progress import RunProgress, check_interrupted, check_memory, show_text, show_warning
 from .comfy.sampling import Sampling, step_cache_threshold
 from .comfy.speech import SpeechSocket
 from .comfy.workflow import Graph, hash_named_files, running_graph
 from .convert import check_fit, to_images
 from .identity import get_paste_back
 from .sampling import check_numbers
-from .schema import job_inputs, make_schema, render_inputs
+from .schema import FREE_MEMORY, Hallo3Node, job_inputs, make_schema, render_inputs
 
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
 """Inputs that do not change the frames."""
@@ -176,7 +169,12 @@ class ComfyRenderer:
         return host_vae.decode(self.request.vae, latents, self.progress.slice_done)
 
 
-class Hallo3Extrapolate(io.ComfyNode):
+class Hallo3Extrapolate(Hallo3Node):
+    MEMORY_ADVICE = (
+        f"choose a smaller weight_dtype in Load Hallo3 Model, disconnect images, or {FREE_MEMORY}; then "
+        "queue again to resume"
+    )
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -238,8 +236,7 @@ class Hallo3Extrapolate(io.ComfyNode):
         dynprompt = cls.hidden.dynprompt if cls.hidden else None
         graph = Graph(dynprompt) if dynprompt is not None else None
         node, jobs = str(cls.hidden.unique_id) if graph else "", jobs_folder()
-        advice = "close other programs or use a smaller weight_dtype, then queue again to resume"
-        with explain_out_of_memory(advice), ExitStack() as stack:
+        with ExitStack() as stack:
             parent = _find_parent(jobs, continue_from)
             request = ExtrapolateRequest(
                 sampling=sampling,

@@ -32,13 +32,16 @@ from .comfy.loading import ReferenceSocket, extract_features
 from .comfy.model import approximations, config_of, model_fingerprint
 from .comfy.progress import check_memory, show_messages, show_warning
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
-from .schema import FaceAnalyzerType, IdentityType, ReferenceNetworkType, make_schema
+from .schema import FREE_MEMORY, FaceAnalyzerType, Hallo3Node, IdentityType, ReferenceNetworkType, make_schema
 
+USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
 
 
-class Hallo3IdentityReference(io.ComfyNode):
+class Hallo3IdentityReference(Hallo3Node):
+    MEMORY_ADVICE = f"use a smaller portrait, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -108,7 +111,9 @@ class Hallo3IdentityReference(io.ComfyNode):
         return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
-class Hallo3LoadIdentity(io.ComfyNode):
+class Hallo3LoadIdentity(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -142,10 +147,9 @@ class Hallo3LoadIdentity(io.ComfyNode):
         return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
-USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
+class Hallo3PasteBack(Hallo3Node):
+    MEMORY_ADVICE = USE_EXTRAPOLATE
 
-
-class Hallo3PasteBack(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -203,7 +207,9 @@ def _crop_frames(images: Any, identity: Identity) -> Tensor:
     )
 
 
-class Hallo3SaveIdentity(io.ComfyNode):
+class Hallo3SaveIdentity(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

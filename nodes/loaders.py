@@ -14,7 +14,7 @@ from ..hallo3.media.image import read_picture
 from .comfy.builtin import load_speech_encoder, load_text_encoder, load_vae
 from .comfy.loading import FP8, load_model, load_reference_network
 from .convert import to_audio, to_images
-from .schema import ReferenceNetworkType, make_schema
+from .schema import FREE_MEMORY, Hallo3Node, ReferenceNetworkType, make_schema
 
 CATEGORY = "Hallo3/loaders"
 SAFE = (".safetensors", ".sft", ".pt")
@@ -32,7 +32,9 @@ def weights_path(name: str) -> Path | None:
     return None if name == BUILT_IN else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
-class Hallo3LoadModel(io.ComfyNode):
+class Hallo3LoadModel(Hallo3Node):
+    MEMORY_ADVICE = f"choose a smaller weight_dtype, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -51,7 +53,9 @@ class Hallo3LoadModel(io.ComfyNode):
         return io.NodeOutput(load_model(weights_path(model_name), weight_dtype))
 
 
-class Hallo3LoadReferenceNetwork(io.ComfyNode):
+class Hallo3LoadReferenceNetwork(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -67,7 +71,9 @@ class Hallo3LoadReferenceNetwork(io.ComfyNode):
         return io.NodeOutput(load_reference_network(weights_path(reference_network_name)))
 
 
-class Hallo3LoadBuiltIn(io.ComfyNode):
+class Hallo3LoadBuiltIn(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -95,7 +101,9 @@ PORTRAITS = ("portrait", "portrait_2", "portrait_3")
 """The pictures there, without their ending."""
 
 
-class Hallo3Sample(io.ComfyNode):
+class Hallo3Sample(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

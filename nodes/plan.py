@@ -23,7 +23,15 @@ from .comfy.progress import check_memory, compute_device
 from .convert import check_socket, to_picture, to_recording
 from .extrapolate import jobs_folder
 from .identity import get_paste_back
-from .schema import IdentityType, codec_input, make_schema, paste_back_input, steps_and_guidance
+from .schema import (
+    FREE_MEMORY,
+    Hallo3Node,
+    IdentityType,
+    codec_input,
+    make_schema,
+    paste_back_input,
+    steps_and_guidance,
+)
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 LOADED = RELEASE.keys() - {"reference"}  # which is read from its file and let go
@@ -31,7 +39,9 @@ WEIGHT_BYTES = {"Hallo3": sum(RELEASE[part].size(16) for part in LOADED), "built
 """In RAM, of all components that ComfyUI keeps."""
 
 
-class Hallo3Plan(io.ComfyNode):
+class Hallo3Plan(Hallo3Node):
+    MEMORY_ADVICE = f"use a smaller portrait or a shorter recording, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

@@ -24,10 +24,12 @@ from .comfy.progress import RunProgress
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
-from .schema import KEEP, IdentityType, make_schema, render_inputs, steps_input
+from .schema import FREE_MEMORY, KEEP, Hallo3Node, IdentityType, make_schema, render_inputs, steps_input
 
 
-class Hallo3VAEDecode(io.ComfyNode):
+class Hallo3VAEDecode(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -104,7 +106,9 @@ def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
 CATEGORY = "Hallo3/sampling"
 
 
-class Hallo3OriginalSampler(io.ComfyNode):
+class Hallo3OriginalSampler(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         share: Any = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True, "advanced": True}
@@ -127,7 +131,9 @@ class Hallo3OriginalSampler(io.ComfyNode):
         return io.NodeOutput(original_sampler(sampler_name, step_cache, step_cache_bound))
 
 
-class Hallo3OriginalSchedule(io.ComfyNode):
+class Hallo3OriginalSchedule(Hallo3Node):
+    MEMORY_ADVICE = f"choose fewer steps, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -183,7 +189,9 @@ def _to_latent(latents: Tensor, segment: Segment) -> dict[str, Any]:
     return {"samples": latents, KEEP: (segment.keep.start, segment.keep.stop, latents.shape[2])}
 
 
-class Hallo3Sampler(io.ComfyNode):
+class Hallo3Sampler(Hallo3Node):
+    MEMORY_ADVICE = f"choose a smaller weight_dtype in Load Hallo3 Model, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
@@ -223,7 +231,9 @@ class Hallo3Sampler(io.ComfyNode):
         return io.NodeOutput(_to_latent(latents, planned))
 
 
-class Hallo3SegmentConditioning(io.ComfyNode):
+class Hallo3SegmentConditioning(Hallo3Node):
+    MEMORY_ADVICE = f"choose a smaller weight_dtype in Load Hallo3 Model, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

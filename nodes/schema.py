@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
@@ -13,6 +15,7 @@ from ..hallo3.media.video import CODECS
 from ..hallo3.noise import MAX_SEED
 from ..hallo3.sampling.schedule import TRAIN_STEPS
 from ..hallo3.settings import MAX_GUIDANCE
+from .comfy.progress import explain_errors
 
 ReferenceNetworkType = io.Custom("HALLO3_REFERENCE_NETWORK")
 """A :class:`nodes.comfy.loading.ReferenceSocket`."""
@@ -23,6 +26,9 @@ IdentityType = io.Custom("HALLO3_IDENTITY")
 FaceAnalyzerType = io.Custom("HALLO3_FACE_ANALYZER")
 """A :class:`hallo3.face.analyzer.FaceAnalyzer`."""
 
+ENTRY_POINTS = ("define_schema", "validate_inputs", "fingerprint_inputs", "check_lazy_status", "execute")
+"""What ComfyUI calls of a node."""
+FREE_MEMORY = "unload ComfyUI's models or close other programs"
 KEEP = "hallo3_keep"
 """Entry of a LATENT: its segment's first new frame, the end of the new ones, its number of latent frames."""
 MAX_COUNT = 1_000_000
@@ -32,6 +38,31 @@ MAX_COUNT = 1_000_000
 def _read_texts() -> dict[str, Any]:
     path = Path(__file__).resolve().parents[1] / "locales" / "en" / "nodeDefs.json"
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Hallo3Node(io.ComfyNode):
+    """Base class of the nodes: ComfyUI survives whatever fails in one, and shows what to do."""
+
+    MEMORY_ADVICE: ClassVar[str]
+    """What to change when memory runs out."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ENTRY_POINTS:
+            method = cls.__dict__.get(name)
+            # ComfyUI makes locked copies of a class for each run
+            if isinstance(method, classmethod) and not hasattr(method.__func__, "__wrapped__"):
+                setattr(cls, name, classmethod(_guard(method.__func__)))
+
+
+def _guard(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def guarded(cls: type[Hallo3Node], *values: Any, **inputs: Any) -> Any:
+        with explain_errors(cls.MEMORY_ADVICE, every=True):
+            return function(cls, *values, **inputs)
+
+    guarded.__signature__ = signature(function)  # ComfyUI looks at the names of inputs
+    return guarded
 
 
 def make_schema(

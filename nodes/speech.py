@@ -12,12 +12,14 @@ from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
 from .comfy.speech import encode_speech, vocals_fingerprint
 from .convert import to_images, to_recording
-from .schema import SpeechType, make_schema
+from .schema import FREE_MEMORY, Hallo3Node, SpeechType, make_schema
 
 SEPARATED = "separated"
 
 
-class Hallo3EncodeSpeech(io.ComfyNode):
+class Hallo3EncodeSpeech(Hallo3Node):
+    MEMORY_ADVICE = f"use a shorter recording, or {FREE_MEMORY}"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(

@@ -33,7 +33,7 @@ from ...hallo3.media.audio import resample
 from ...hallo3.speech.encoder import normalize
 from ...hallo3.speech.wav2vec2 import build_wav2vec2
 from ...hallo3.text_encoder import Tokenizer, build_t5, tie_embedding
-from .progress import show_messages
+from .progress import explain_errors, show_messages
 
 FILES = ModelFolder(FOLDER)
 
@@ -75,6 +75,16 @@ class BuiltInVAE(comfy.sd.VAE):
             self.first_stage_model, load_device=self.device, offload_device=mm.vae_offload_device()
         )
 
+    encode, decode, encode_tiled, decode_tiled = (
+        explain_errors()(method)
+        for method in (
+            comfy.sd.VAE.encode,
+            comfy.sd.VAE.decode,
+            comfy.sd.VAE.encode_tiled,
+            comfy.sd.VAE.decode_tiled,
+        )
+    )
+
 
 class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel):
     """ComfyUI's audio encoder object around a small wav2vec2; ``segment`` says what it is made for."""
@@ -91,6 +101,7 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
             module, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
         )
 
+    @explain_errors()
     def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
         """For ComfyUI's AudioEncoderEncode: hidden states at the encoder's own rate."""
         mm.load_models_gpu([self.patcher])
@@ -122,6 +133,7 @@ class ComfyTokenizer:
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self._tokenizer, self._length = tokenizer, length
 
+    @explain_errors()
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
         """Tokens of a prompt, which is cut with a warning if it is too long."""
         if not text.strip():
@@ -152,6 +164,7 @@ class ComfyT5(nn.Module):
     def reset_clip_options(self) -> None:
         """No option was set."""
 
+    @explain_errors()
     def encode_token_weights(self, tokens: dict[str, TokenRows]) -> tuple[Tensor, None]:
         """Tokens -> embedding [1, length, text_dim], zeros for an empty prompt; no pooled output."""
         home, rows = mm.intermediate_device(), tokens[TOKENS_KEY]

@@ -35,7 +35,7 @@ from ...hallo3.offload.weight_store import split_groups, store_on_disk
 from ...hallo3.quantization import Precision
 from ...hallo3.units import format_bytes
 from .model import ModelConfig, attention
-from .progress import show_progress, show_text, show_warning
+from .progress import explain_errors, show_progress, show_text, show_warning
 
 FP8 = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 QUANT_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", "scaled_fp8")
@@ -62,6 +62,7 @@ class ReferenceSocket:
     dtype: torch.dtype
 
 
+@explain_errors()
 def load_model(path: Path | None, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """A file (or the built-in model for None) -> MODEL. Raises ``CheckpointError`` for other weights,
     ``InputError`` if they must be copied to memory and do not fit."""

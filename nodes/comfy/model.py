@@ -28,6 +28,7 @@ from ...hallo3.identity import Identity
 from ...hallo3.identity_file import fingerprint
 from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer
+from .progress import explain_errors
 
 SEGMENT = "hallo3_segment"
 """Key of a conditioning entry's :class:`SegmentInput`."""
@@ -150,6 +151,7 @@ class NativeTransformer(Hallo3Transformer):
         super().__init__(config, layers)
         self.dtype = dtype
 
+    @explain_errors()
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (ComfyUI passes these names)
         self,
         x: Tensor,
@@ -288,6 +290,7 @@ class Hallo3Model(comfy.model_base.QwenImage):
         padded = F.pad(known, (0, 0, 0, 0, 0, noise.shape[2] - known.shape[2]))
         return padded.expand(noise.shape[0], -1, -1, -1, -1)
 
+    @explain_errors()
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """All inputs but the noisy latents. Raises ``InputError`` for conditioning without a segment."""
         segment = _segment(kwargs)

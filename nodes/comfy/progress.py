@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from asyncio import CancelledError
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from threading import current_thread, main_thread
 from typing import Any
 
 import comfy.model_management as mm
@@ -17,11 +19,13 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ...hallo3.errors import Hallo3Error, InputError, is_out_of_memory
+from ...hallo3.errors import Hallo3Error, InputError, describe_error, is_out_of_memory, sanitize
 from ...hallo3.messages import redirect_messages
 from ...hallo3.progress import ProgressCallback
 from ...hallo3.units import format_bytes, format_clock
 
+MAX_LINES = 100
+"""Of a text that is shown."""
 USE_VIDEO = "disconnect images and use the video output: it works at any length"
 
 
@@ -47,15 +51,21 @@ def check_memory(needed: int, what: str, fix: str = USE_VIDEO) -> None:
         )
 
 
+def clean_text(text: str) -> str:
+    """Lines without control characters, and not many of them."""
+    lines = text.splitlines()
+    return "\n".join(map(sanitize, (*lines[:MAX_LINES], *("...",) * (len(lines) > MAX_LINES))))
+
+
 def show_text(text: str) -> None:
     """Show text under the running node, if there is one."""
     if (context := get_executing_context()) is not None:
-        PromptServer.instance.send_progress_text(text, context.node_id)
+        PromptServer.instance.send_progress_text(clean_text(text), context.node_id)
 
 
 def show_warning(text: str) -> None:
     """Show text under the running node and in the log."""
-    logging.warning("Hallo3: %s", text)
+    logging.warning("Hallo3: %s", clean_text(text))
     show_text(text)
 
 
@@ -66,7 +76,7 @@ def show_messages() -> Generator[None]:
     with redirect_messages(messages.append):
         yield
     for text in messages:
-        logging.warning("Hallo3: %s", text)
+        logging.warning("Hallo3: %s", clean_text(text))
     if messages:
         show_text("\n\n".join(messages))
 
@@ -165,19 +175,44 @@ class RunProgress:
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """ComfyUI unloads its models on this, and on no other error."""
+    """ComfyUI unloads its models on this, and on no other error. ``found`` says what ran out of memory."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        self.found = found
+        super().__init__(str(Hallo3Error("Out of memory.", found=found, fix=advice)))
+
+
+CALLBACK_ADVICE = "use a smaller weight_dtype in Load Hallo3 Model, or close other programs"
+"""For what ComfyUI's own nodes run of ours."""
+PASSED = (mm.InterruptProcessingException, GeneratorExit, CancelledError)
+"""Exceptions that ComfyUI and Python expect and handle."""
 
 
 @contextmanager
-def explain_out_of_memory(advice: str) -> Generator[None]:
-    """Raise memory errors of any library as :class:`OutOfMemory` with advice."""
+def explain_errors(advice: str = CALLBACK_ADVICE, *, every: bool = False) -> Generator[None]:
+    """Raise what would end ComfyUI's worker, such as a library's ``SystemExit``, as :class:`Hallo3Error`, and
+    memory errors of any library as :class:`OutOfMemory` with advice, the outermost block's; with ``every``
+    also all other errors, which are a library's or ours, as :class:`Hallo3Error`."""
     try:
         yield
-    except (OutOfMemory, Hallo3Error):
+    except PASSED:
         raise
-    except Exception as error:
-        if not is_out_of_memory(error):
+    except BaseException as error:
+        by_hand = isinstance(error, KeyboardInterrupt) and current_thread() is main_thread()
+        if by_hand or (isinstance(error, Exception) and not every and not _is_out_of_memory(error)):
             raise
-        reason = (str(error).splitlines() or [""])[0]
-        message = Hallo3Error("Out of memory.", found=f"{type(error).__name__} {reason}".strip(), fix=advice)
-        raise OutOfMemory(str(message)) from error
+        if _is_out_of_memory(error):
+            found = error.found if isinstance(error, OutOfMemory) else describe_error(error)
+            raise OutOfMemory(found, advice) from error
+        if isinstance(error, Hallo3Error):
+            raise
+        ends = "" if isinstance(error, Exception) else " A library wanted to end ComfyUI."
+        raise Hallo3Error(
+            f"The node failed unexpectedly.{ends}",
+            found=describe_error(error),
+            fix="report this with the end of ComfyUI's log",
+        ).with_traceback(error.__traceback__) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return bool(mm.is_oom(error)) or is_out_of_memory(error)  # ComfyUI also clears CUDA's error

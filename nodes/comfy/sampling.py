@@ -33,6 +33,7 @@ from .model import (
     config_of,
     cut_text,
 )
+from .progress import explain_errors
 
 
 def original_sigmas(model: Any, steps: int) -> Tensor:
@@ -75,6 +76,7 @@ def original_sampler(name: str, step_cache: float = 0.0, step_cache_bound: float
     return comfy.samplers.KSAMPLER(_sample, {"name": name, **cache})
 
 
+@explain_errors()
 def _sample(
     model: Any,
     x: Tensor,

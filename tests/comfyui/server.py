@@ -15,6 +15,7 @@ from comfyui.host import REPOSITORY, find_comfyui
 
 START_LIMIT = 120.0
 PACK = "ComfyUI-Hallo3"
+TROUBLE = Path(__file__).with_name("trouble_pack.py")
 
 
 class Server:
@@ -27,6 +28,7 @@ class Server:
         pack = base / "custom_nodes" / PACK
         if not pack.exists():
             pack.symlink_to(REPOSITORY, target_is_directory=True)
+            (pack.parent / TROUBLE.name).symlink_to(TROUBLE)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self._process = self._start()
@@ -112,6 +114,11 @@ class Server:
 
     def run(self, prompt: dict[str, Any]) -> dict[str, Any]:
         return self.finished(self.queue(prompt))
+
+    def make_trouble(self, error: str, place: str) -> None:
+        """The next call of a function of ours fails with one of the ``ERRORS`` of ``trouble_pack``."""
+        body = json.dumps({"error": error, "place": place}).encode()
+        urllib.request.urlopen(f"{self.url}/trouble", body, timeout=60).close()
 
     def error(self, prompt: dict[str, Any]) -> str:
         """The message of a prompt that fails when it runs."""

@@ -1,0 +1,279 @@
+"""Whatever fails in a node, a library's exit included, is an error with advice, and ComfyUI works on."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from importlib import import_module
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from comfyui.client import SOCKETS, node, saved_file, simple
+from comfyui.host import Host
+from comfyui.server import Server
+from comfyui.stages import Stages, run_extra
+from comfyui.trouble_pack import ERRORS, Panic
+
+FIRST_CALLS = {
+    "Doctor": "doctor.find_landmarks",
+    "EncodeSpeech": "speech.check_choice",
+    "Extrapolate": "extrapolate.check_numbers",
+    "IdentityReference": "identity.check_choice",
+    "LoadBuiltIn": "loaders.load_model",
+    "LoadIdentity": "identity.find_identity",
+    "LoadModel": "loaders.weights_path",
+    "LoadReferenceNetwork": "loaders.weights_path",
+    "OriginalSampler": "sampling.original_sampler",
+    "OriginalSchedule": "sampling.config_of",
+    "PasteBack": "identity.check_socket",
+    "Plan": "plan.check_choice",
+    "Sample": "loaders.check_choice",
+    "Sampler": "sampling.check_numbers",
+    "SaveIdentity": "identity.check_socket",
+    "SegmentConditioning": "sampling.check_numbers",
+    "VAEDecode": "sampling._get_latents",
+}
+"""What each node calls before it looks at most inputs."""
+
+
+class UnshowableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def chained(cause: BaseException) -> Exception:
+    error = ValueError("the file is damaged")
+    error.__cause__ = cause
+    return error
+
+
+def numpy_error() -> BaseException:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 60, np.uint8)
+    return caught.value
+
+
+OUT_OF_MEMORY: list[BaseException] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    numpy_error(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    chained(MemoryError()),
+    *map(ERRORS.__getitem__, ("memory", "allocator")),
+    *map(
+        RuntimeError,
+        (
+            "DefaultCPUAllocator: not enough memory: you tried to allocate 12 bytes.",
+            "std::bad_alloc",
+            "bad allocation",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "cuFFT error: CUFFT_ALLOC_FAILED",
+            "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+            "HIP error: hipErrorOutOfMemory",
+            "MPS backend out of memory (MPS allocated: 1 GB)",
+            "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+            "could not create a memory object",
+            "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9",
+        ),
+    ),
+]
+OTHERS = [*map(ERRORS.__getitem__, ("exit", "panic", "other")), OSError(errno.ENOENT, "out of memory.wav")]
+OTHERS += [
+    UnshowableError(),
+    RecursionError(),
+    StopIteration(),
+    RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"),
+]
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def error_of(run: Callable[[], Any]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        run()
+    return caught.value
+
+
+def check_shown(host: Host, error: BaseException, *parts: str) -> None:
+    """It is ours, in short lines without control characters."""
+    import comfy.model_management as mm
+
+    text = str(error)
+    assert isinstance(error, host.module("hallo3.errors").Hallo3Error) or mm.is_oom(error)
+    assert [part for part in (*parts, "Found:", "Fix:") if part not in text] == []
+    assert len(text) < 2500
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", FIRST_CALLS)
+def test_a_node_explains_what_fails_in_it(host: Host, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import comfy.model_management as mm
+
+    kind = host.node(f"Hallo3{name}")
+    inputs = {each.id: None for each in kind.GET_SCHEMA().inputs if not each.optional}
+    module, _, function = FIRST_CALLS[name].partition(".")
+
+    def run(error: BaseException) -> BaseException:
+        monkeypatch.setattr(host.module(f"nodes.{module}"), function, raising(error))
+        return error_of(lambda: kind.execute(**inputs))
+
+    for error in OUT_OF_MEMORY:
+        found = run(error)
+        assert mm.is_oom(found), error
+        check_shown(host, found, "Out of memory.", kind.MEMORY_ADVICE)
+    for error in OTHERS:
+        check_shown(host, run(error), "failed unexpectedly", type(error).__name__)
+    ours = host.module("hallo3.errors").InputError("No.", found="a", fix="b")
+    for error in (mm.InterruptProcessingException(), GeneratorExit(), asyncio.CancelledError(), ours):
+        assert run(error) is error
+    assert run(chained(ours)).__cause__.__cause__ is ours, "the log shows the cause"
+    assert isinstance(run(KeyboardInterrupt()), KeyboardInterrupt), "of the terminal, in the main thread"
+    found = []
+    worker = Thread(target=lambda: found.append(run(KeyboardInterrupt())))
+    worker.start()
+    worker.join()
+    check_shown(host, found[0], "wanted to end ComfyUI")
+
+
+def test_all_that_comfyui_calls_of_a_node_is_guarded(host: Host) -> None:
+    base, kinds = host.module("nodes.schema"), host.module("nodes.extension").NODES
+    assert {kind.__name__ for kind in kinds} == {f"Hallo3{name}" for name in FIRST_CALLS}
+    for kind in kinds:
+        assert kind.__bases__ == (base.Hallo3Node,)
+        assert len(vars(kind)["MEMORY_ADVICE"]) > 20
+        called = vars(kind).keys() & set(base.ENTRY_POINTS)
+        assert called >= {"define_schema", "execute"}
+        assert all(hasattr(vars(kind)[name].__func__, "__wrapped__") for name in called)
+
+
+def sample_with_ours(stages: Stages) -> Any:
+    """ComfyUI's node with our SAMPLER and SIGMAS."""
+    sampling = stages.original_sampler("ddim"), stages.original_schedule()
+    texts_and_latent = stages.conditioning()
+    inputs = stages.model, True, 0, 1.0, *texts_and_latent[:2], *sampling, texts_and_latent[2]
+    return run_extra("custom_sampler.SamplerCustom", *inputs)
+
+
+def clip_of(stages: Stages) -> Any:
+    return stages.clip.cond_stage_model
+
+
+def autoencoder(stages: Stages) -> Any:
+    return stages.vae.first_stage_model
+
+
+def builtin(stages: Stages) -> Any:
+    return stages.module("nodes.comfy.builtin")
+
+
+IMAGE, CLIP = torch.rand(1, 64, 64, 3), {"samples": torch.zeros(1, 16, 3, 8, 8)}
+AUDIO = {"waveform": torch.zeros(1, 1, 16000), "sample_rate": 16000}
+ENCODER = "audio_encoder.AudioEncoderEncode"
+CALLBACKS: dict[str, tuple[Callable[[Stages], Any], str, Callable[[Stages], Any]]] = {
+    "network": (lambda s: s.model.model.diffusion_model, "velocity", lambda s: s.run_ksampler()),
+    "conditions": (lambda s: s.module("nodes.comfy.model"), "_segment", lambda s: s.run_ksampler()),
+    "sampler": (lambda s: s.module("nodes.comfy.sampling"), "sigmas_to_schedule", sample_with_ours),
+    "encode": (autoencoder, "encode", lambda s: nodes().VAEEncode().encode(s.vae, IMAGE)),
+    "decode": (autoencoder, "decode", lambda s: nodes().VAEDecode().decode(s.vae, CLIP)),
+    "sound": (builtin, "normalize", lambda s: run_extra(ENCODER, s.audio_encoder, AUDIO)),
+    "words": (builtin, "show_messages", lambda s: s.encode_text("light")),
+    "text": (lambda s: clip_of(s).t5, "forward", lambda s: s.encode_text("light")),
+}
+
+
+def nodes() -> Any:
+    return import_module("nodes")
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_comfyuis_own_nodes_survive_what_fails_in_our_parts(
+    stages: Stages, monkeypatch: Any, name: str
+) -> None:
+    """Other errors are as they are: ComfyUI and other packs may wait for them."""
+    import comfy.model_management as mm
+
+    place, function, run = CALLBACKS[name]
+    sentinel = ValueError()
+    for error in (ERRORS["allocator"], MemoryError(), ERRORS["exit"], Panic(), sentinel):
+        with monkeypatch.context() as patch:
+            patch.setattr(place(stages), function, raising(error))
+            found = error_of(lambda: run(stages))
+        memory = error is not sentinel and isinstance(error, Exception)
+        assert (found is error) == (error is sentinel)
+        if error is not sentinel:
+            check_shown(stages.host, found, *(["weight_dtype"] * memory))
+        assert mm.is_oom(found) == memory
+    run(stages)
+
+
+def test_the_innermost_block_finds_and_the_outermost_advises(stages: Stages, monkeypatch: Any) -> None:
+    monkeypatch.setattr(stages.model.model.diffusion_model, "velocity", raising(MemoryError("here")))
+    advice = stages.host.node("Hallo3Extrapolate").MEMORY_ADVICE
+    check_shown(stages.host, error_of(lambda: stages.extrapolate(steps=1)), "MemoryError: here", advice)
+
+
+NETWORK = "hallo3.model.transformer.Hallo3Transformer"
+KSAMPLER = {
+    "model": ["set", 0],
+    "positive": ["cond", 0],
+    "negative": ["cond", 1],
+    "latent_image": ["cond", 2],
+}
+KSAMPLER |= {
+    "seed": 1,
+    "steps": 1,
+    "cfg": 1.0,
+    "sampler_name": "euler",
+    "scheduler": "simple",
+    "denoise": 1.0,
+}
+
+
+def with_ksampler() -> dict[str, Any]:
+    segment = {**SOCKETS, "segment": 0, "seed": 1, "motion_drop": 0.1}
+    changes = {"cond": node("Hallo3SegmentConditioning", **segment), "sampled": node("KSampler", **KSAMPLER)}
+    prompt = simple(**changes, show=node("PreviewAny", source=["sampled", 0]))
+    return {name: each for name, each in prompt.items() if name not in ("extrapolate", "save")}
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "prompt", "parts"),
+    [
+        ("allocator", "nodes.extrapolate.draw_drift", simple, "Out of memory. disconnect queue"),
+        ("memory", f"{NETWORK}.forward", with_ksampler, "Out of memory. TIPS"),
+        ("exit", "nodes.extrapolate.draw_drift", simple, "end ComfyUI SystemExit:"),
+        ("panic", f"{NETWORK}.forward", with_ksampler, "end ComfyUI Panic:"),
+        ("other", "nodes.extrapolate.draw_drift", simple, "unexpectedly ValueError:"),
+    ],
+)
+def test_the_server_works_on_after_an_error(
+    server: Server, error: str, place: str, prompt: Any, parts: str
+) -> None:
+    server.make_trouble(error, place)
+    changed = prompt()
+    changed["set"]["inputs"]["again"] = f"{error} {place}"
+    message = server.error(changed)
+    assert [part for part in parts.split() if part not in message] == []
+    saved_file(server, server.run(simple(extrapolate__seed=31)))
+
+
+def test_the_server_works_on_where_it_asks_a_node(server: Server) -> None:
+    """For the fingerprint of its inputs, whether they are valid, and what they are."""
+    server.make_trouble("exit", "nodes.identity.face_file_states")
+    saved_file(server, server.run(simple(extrapolate__seed=32)))
+    load = {"loaded": node("Hallo3LoadIdentity", file="a"), "show": node("PreviewAny", source=["loaded", 0])}
+    server.make_trouble("exit", "nodes.identity.find_identity")
+    assert "wanted to end ComfyUI" in str(server.post("/prompt", {"prompt": load}))
+    server.make_trouble("panic", "nodes.identity.list_identities")
+    assert "Hallo3LoadIdentity" not in server.get("/object_info")
+    assert "Hallo3LoadIdentity" in server.get("/object_info")
+    saved_file(server, server.run(simple(extrapolate__seed=31)))
