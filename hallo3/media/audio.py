@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import AudioError, DependencyError
 from ..messages import logger
-from .audio_decoder import AudioFile, open_audio
+from .audio_decoder import AudioFile, decode_sound, open_audio
 
 CANCELLATION = 1e-3
 """Peak of the mix, relative to the channels', below which they cancel each other."""
@@ -25,8 +25,6 @@ MAX_CHANNELS = 64
 """FFmpeg mixes no more."""
 MAX_HOURS = 12
 PIECE_SECONDS = 1
-MISSING_SECONDS = 0.25
-"""What a file may lack of the length in its header without a warning: encoders round to their frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +138,14 @@ def read_recording(path: Path) -> Recording:
     return _concatenate(list(read_pieces(path)))
 
 
-def read_pieces(path: Path) -> Iterator[Recording]:
-    """The first audio track of a file, about a second at a time, no piece empty. Warns of a file that is
-    shorter than its header says. Raises ``AudioError`` for anything that is not audio, for a format that
+def read_pieces(path: Path, *, tell: bool = True) -> Iterator[Recording]:
+    """The first audio track of a file, about a second at a time, no piece empty. To ``tell`` is to warn, at
+    the end, of sound that is missing. Raises ``AudioError`` for anything that is not audio, for a format that
     ``check_audio_format`` refuses, and at the end for a track without samples."""
     samples, pieces, seconds = 0, list[Recording](), 0.0
     with open_audio(path) as file:
         check_audio_format(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
-        for piece in _decode(file, path.name):
+        for piece in _decode(file):
             samples += piece.waveform.shape[1]
             check_audio_format(file.sample_rate, file.channels, samples)
             pieces.append(piece)
@@ -155,42 +153,24 @@ def read_pieces(path: Path) -> Iterator[Recording]:
             if seconds >= PIECE_SECONDS:
                 yield _concatenate(pieces)
                 pieces, seconds = [], 0.0
+        if tell:
+            file.warn()
     if not samples:
         raise _empty_error(f"{path.name} with 0 samples")
     if seconds:
         yield _concatenate(pieces)
 
 
-def _decode(file: AudioFile, name: str) -> Iterator[Recording]:
+def _decode(file: AudioFile) -> Iterator[Recording]:
     """The track in floating point; PyAV gets its channels interleaved, because eight planes make it crash."""
-    import av
+    from av import AudioResampler
 
-    to_float = av.AudioResampler(format="flt", layout=file.track.layout, rate=file.sample_rate)
-    first: Any = None
-    end = 0.0
-    for frame in chain(file.container.decode(file.track), [None]):
-        if frame is not None:
-            first = first or frame
-            formats = [f"{one.sample_rate} Hz, {one.layout.nb_channels} channels" for one in (first, frame)]
-            if formats[0] != formats[1] or first.format.name != frame.format.name:
-                raise AudioError(
-                    "The recording changes its format midway.",
-                    found=f"{name}: {formats[0]}, then {formats[1]}",
-                    expected="one sample rate and number of channels throughout",
-                    fix="open it in an audio program and export it again",
-                )
-            end = (frame.time if frame.time is not None else end) + frame.samples / frame.sample_rate
+    to_float = AudioResampler(format="flt", layout=file.track.layout, rate=file.sample_rate)
+    for frame in chain(decode_sound(file), [None]):
         for piece in to_float.resample(frame):
             samples = cast("np.ndarray[Any, np.dtype[np.float32]]", piece.to_ndarray())
             by_channel = np.ascontiguousarray(samples.reshape(-1, file.channels).T)
             yield Recording(torch.from_numpy(by_channel), file.sample_rate)
-    if first is not None and file.stated is not None:
-        seconds = end - (first.time or 0)
-        if file.stated - seconds > MISSING_SECONDS:
-            logger.warning(
-                f"{name} is shorter than its header says: {file.stated:.2f} s are stated and {seconds:.2f} s "
-                "exist. They are used; copy or export the recording again if there should be more."
-            )
 
 
 def _concatenate(pieces: list[Recording]) -> Recording:
@@ -198,13 +178,15 @@ def _concatenate(pieces: list[Recording]) -> Recording:
 
 
 def measure_recording(path: Path) -> AudioStats:
-    """Stats of a file, read once. Raises ``AudioError`` as ``read_pieces`` and for values not finite."""
+    """Stats of a file, read once. Raises and warns as ``read_pieces`` and ``AudioStats.warn``, and raises
+    ``AudioError`` for values that are not finite."""
     stats: AudioStats | None = None
     for piece in read_pieces(path):
         stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0])
         stats.add(piece.waveform)
     assert stats is not None  # a track without samples has been refused
     stats.check_finite()
+    stats.warn()
     return stats
 
 
@@ -238,7 +220,8 @@ def to_mono(recording: Recording, sample_rate: int) -> Tensor:
 
 def stream_mono(path: Path, sample_rate: int, stats: AudioStats | None = None) -> Iterator[Tensor]:
     """``to_mono(read_recording(path), sample_rate)`` in pieces [n] of about a second. The file is read twice,
-    or once with ``stats``. Raises and warns as ``to_mono`` at once; later, if the file changes."""
+    or once with its ``stats``, and then without a warning. Raises and warns as ``to_mono`` at once; later, if
+    the file changes."""
     return _stream(path, sample_rate, stats or measure_recording(path), 1)
 
 
@@ -248,12 +231,11 @@ def stream_stereo(path: Path, sample_rate: int, stats: AudioStats) -> Iterator[T
 
 
 def _stream(path: Path, sample_rate: int, stats: AudioStats, channels: int) -> Iterator[Tensor]:
-    stats.warn()
     mix = stats.to_mono if channels == 1 else stats.to_stereo
 
     def mixed_pieces() -> Iterator[Tensor]:
         samples, changed = 0, False
-        for piece in read_pieces(path):
+        for piece in read_pieces(path, tell=False):
             samples += piece.waveform.shape[1]
             changed = (piece.sample_rate, piece.waveform.shape[0]) != (stats.sample_rate, stats.channels)
             if changed:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from ..errors import AudioError
 from ..messages import logger
+from ..storage.files import open_regular
 
 FORMATS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,amr,ac3,eac3,mov,matroska,avi,mpegts,mpeg,asf,flv"
 """File formats, as FFmpeg names them; none of them names other files to be read."""
@@ -29,17 +32,74 @@ UNKNOWN_SIZE = 0x7FFF0000
 """WAV sizes from here on are written by programs that do not know the length in advance."""
 
 
+MISSING_SECONDS = 0.25
+"""What a file may lack of the length in its header without a warning: encoders round to their frames."""
+FORMATS_WITHOUT_CLOCK = ("avi",)
+"""Formats that count blocks: their timestamps may skip where no sound is missing."""
+GAP_SECONDS = 0.004
+"""Frames whose timestamps are apart by less follow each other: clocks jitter and are rounded."""
+MAX_GAP_SECONDS = 3600
+"""Timestamps that jump ahead by more are faulty."""
+RESET_SECONDS = 1
+"""Timestamps that jump back by more are of another clock: of joined files, or one that was set."""
+MAX_TAIL_SECONDS = 1
+"""Of a file's length that is silence where reading fails before the end."""
+MAX_DEMUX_ERRORS = 8
+SILENCE_SAMPLES = 1 << 16
+"""Per frame of silence."""
+MAX_SILENCE_VALUES = 1 << 28
+"""By how much silence may exceed the sound before it while a file is read."""
+
+UNREADABLE = "{name}: {fault} could not be read; there is silence in its place."
+GAP = "{name}: {fault} is missing by the file's timestamps; there is silence in its place."
+CLOCK = "{name}: the timestamps jump far ahead at {fault.first:.2f} s; what follows is used without a pause."
+CHANGE = (
+    "{name}: sample rate or channels change at {fault.first:.2f} s; all is converted to "
+    "{rate} Hz, {channels} channels."
+)
+SHORT = (
+    "{name} is shorter than its header says: {fault.seconds:.2f} s are stated and {fault.first:.2f} s exist. "
+    "They are used; copy or export the recording again if there should be more."
+)
+
+
+@dataclass(slots=True)
+class Fault:
+    """``seconds`` of a recording in all, in a number of ``places``, from second ``first`` on."""
+
+    first: float
+    seconds: float = 0.0
+    places: int = 0
+
+    def __str__(self) -> str:
+        several = "" if self.places == 1 else f" in {self.places} places, the first"
+        return f"{self.seconds:.2f} s{several} at {self.first:.2f} s"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFile:
     """PyAV's ``container`` and the audio ``track`` to decode. ``sample_rate`` is 0 if the file has none;
-    ``seconds`` is the length where FFmpeg knows it, ``stated`` the length in the file's header."""
+    ``seconds`` is the length where FFmpeg knows it, ``stated`` the length in the file's header. ``faults``
+    are found while it is decoded: by a text for each kind."""
 
+    name: str
     container: Any
     track: Any
     sample_rate: int
     channels: int
     seconds: float | None
     stated: float | None
+    faults: dict[str, Fault] = field(default_factory=dict[str, Fault])
+
+    def add_fault(self, kind: str, at: float, seconds: float = 0.0) -> None:
+        fault = self.faults.setdefault(kind, Fault(at))
+        fault.seconds += seconds
+        fault.places += 1
+
+    def warn(self) -> None:
+        for text, fault in self.faults.items():
+            facts = {"name": self.name, "rate": self.sample_rate, "channels": self.channels}
+            logger.warning(text.format(fault=fault, **facts))
 
 
 @contextmanager
@@ -49,8 +109,6 @@ def open_audio(path: Path) -> Generator[AudioFile]:
     import av
     from av.error import ArgumentError, FFmpegError
 
-    if not path.is_file():
-        raise _open_error(f"no file {path}")
     # A release, such as 8.1.2 or n7.1-ubuntu; the faults of other builds are unknown.
     release = re.match(r"n?(\d+(?:\.\d+)*)", getattr(av, "ffmpeg_version_info", ""))
     if release and tuple(int(part) for part in release[1].split(".")) < SAFE_FFMPEG:
@@ -60,13 +118,14 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             "corrupt memory. Open only recordings that you trust, or run: pip install --upgrade av"
         )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             wav_seconds = _wav_header_seconds(file)
             file.seek(0)
             with av.open(file, options=OPEN_OPTIONS) as container:
                 track = _find_track(container, path)
                 seconds = _track_seconds(container, track)
                 yield AudioFile(
+                    name=path.name,
                     container=container,
                     track=track,
                     sample_rate=int(track.rate or 0),
@@ -135,3 +194,169 @@ def _wav_header_seconds(file: BinaryIO) -> float | None:
             byte_rate = int.from_bytes(content[8:12], "little")
         file.seek(size - len(content) + size % 2, 1)
     return None
+
+
+def decode_sound(file: AudioFile) -> Iterator[Any]:
+    """The track as PyAV's frames, all in the first one's format. Sound lies at its timestamp: what is missing
+    there, or cannot be decoded, is silence; frames that overlap follow each other. Faults are noted in
+    ``file``. Raises ``AudioError`` if most of it is missing, ``FFmpegError`` if nothing can be decoded."""
+    timeline = _Timeline(file)
+    for packet in timeline.demux():
+        for frame in timeline.decode(packet):
+            yield from timeline.lay(frame)
+    yield from timeline.finish()
+
+
+class _Timeline:
+    """Where frames belong. By timestamps, ``origin`` is the start of the recording, ``end`` that of the last
+    frame's end, ``damage`` the end of packets since then that could not be decoded."""
+
+    def __init__(self, file: AudioFile) -> None:
+        self._file = file
+        self._first: Any = None
+        self._converter: Any = None
+        self._samples = self._silence = 0
+        self._origin, self._end = 0.0, None
+        self._damage: float | None = None
+        self._error: Exception | None = None
+        self._broke_off = False
+
+    @property
+    def _position(self) -> float:
+        """Seconds of the recording so far."""
+        return self._samples / self._first.sample_rate if self._first is not None else 0.0
+
+    def demux(self) -> Iterator[Any]:
+        """The packets of the track, the last ones empty. Reading continues after some errors."""
+        from av.error import FFmpegError
+
+        for _ in range(MAX_DEMUX_ERRORS):
+            try:
+                yield from self._file.container.demux(self._file.track)
+            except FFmpegError as error:
+                self._error = error
+            else:
+                return
+        self._broke_off = True
+        yield None
+
+    def decode(self, packet: Any) -> list[Any]:
+        """The frames of a packet, none if it is damaged."""
+        from av.error import FFmpegError
+
+        try:
+            return self._file.track.decode(packet)
+        except FFmpegError as error:
+            self._error = error
+        if packet is not None and packet.size:
+            start = self._damage or self._end or 0.0
+            if packet.pts is not None:
+                start = float(packet.pts * packet.time_base)
+            if self._end is None:  # the recording begins here
+                track = self._file.track
+                start = max(start, float((track.start_time or 0) * track.time_base))
+                self._origin = self._end = start
+            self._damage = start + float((packet.duration or 0) * packet.time_base)
+        return []
+
+    def lay(self, frame: Any) -> Iterator[Any]:
+        """A frame, after silence where something is missing before it."""
+        start: float = frame.time
+        if frame.time is None:
+            start = self._damage or self._end or 0.0
+        self._first = self._first or frame
+        if self._end is None:
+            self._origin = self._end = start
+        jump, late = start - self._end, start - self._origin - self._position
+        by_count = self._damage is None and self._file.container.format.name in FORMATS_WITHOUT_CLOCK
+        if by_count or jump > MAX_GAP_SECONDS or jump < -RESET_SECONDS:
+            self._origin += late
+            if jump > MAX_GAP_SECONDS:
+                self._file.add_fault(CLOCK, self._position)
+        elif min(jump, late) > max(GAP_SECONDS, 0.99 * float(frame.time_base)):
+            yield from self._fill(min(late, 2 * jump))  # late by more: a clock that is too slow
+        self._end, self._damage = start + frame.samples / frame.sample_rate, None
+        for piece in self._convert(frame):
+            self._samples += piece.samples
+            yield piece
+
+    def finish(self) -> Iterator[Any]:
+        """What is missing at the end."""
+        if self._first is None:
+            if self._error is not None:
+                raise self._error
+            return
+        for piece in self._convert(None):
+            self._samples += piece.samples
+            yield piece
+        stated = self._file.stated
+        if self._damage is not None:
+            yield from self._fill(self._damage - self._origin - self._position)
+        elif self._broke_off and stated is not None and stated - self._position <= MAX_TAIL_SECONDS:
+            self._damage = stated
+            yield from self._fill(stated - self._position)
+        if stated is not None and stated - self._position > MISSING_SECONDS:
+            self._file.add_fault(SHORT, self._position, stated)
+        if self._silence > self._samples / 2:
+            raise self._missing_error()
+
+    def _fill(self, seconds: float) -> Iterator[Any]:
+        """Silence, in the format of the first frame."""
+        rate = self._first.sample_rate
+        missing = round(seconds * rate)
+        if missing <= 0:
+            return
+        self._file.add_fault(GAP if self._damage is None else UNREADABLE, self._position, missing / rate)
+        while missing:
+            if 2 * self._silence - self._samples > MAX_SILENCE_VALUES // self._file.channels:
+                raise self._missing_error()
+            block = _make_silence(self._first, min(missing, SILENCE_SAMPLES))
+            missing -= block.samples
+            self._silence += block.samples
+            self._samples += block.samples
+            yield block
+
+    def _convert(self, frame: Any) -> list[Any]:
+        """A frame in the format of the first; with None, what a conversion still holds."""
+        from av import AudioResampler
+
+        kind, pieces = frame and _frame_format(frame), list[Any]()
+        if self._converter is not None and kind != self._converter_input:
+            pieces, self._converter = self._converter.resample(None), None
+        if frame is None:
+            return pieces
+        wanted = _frame_format(self._first)
+        if kind == wanted:
+            return [*pieces, frame]
+        if self._converter is None:
+            self._file.add_fault(CHANGE, self._position)
+            format, layout, rate = wanted
+            self._converter, self._converter_input = AudioResampler(format, layout, rate), kind
+        return [*pieces, *self._converter.resample(frame)]
+
+    def _missing_error(self) -> AudioError:
+        rate = self._first.sample_rate
+        return AudioError(
+            "Most of the recording is missing.",
+            found=f"{self._file.name}: {self._silence / rate:.2f} of {self._samples / rate:.2f} s could not "
+            "be read, or are missing by the file's timestamps",
+            expected="a recording with sound for more than half of its length",
+            fix="play it in an audio program; if it is whole there, export it as WAV",
+        )
+
+
+def _frame_format(frame: Any) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _make_silence(like: Any, samples: int) -> Any:
+    """A frame of silence, converted from interleaved floats: PyAV fills no more than eight planes."""
+    from av import AudioFrame, AudioResampler
+
+    format, layout, rate = _frame_format(like)
+    zeros = np.zeros((1, samples * like.layout.nb_channels), np.float32)
+    frame = AudioFrame.from_ndarray(zeros, format="flt", layout=layout)
+    frame.sample_rate = rate
+    (silence,) = AudioResampler(format, layout, rate).resample(frame)
+    silence.time_base = like.time_base
+    return silence

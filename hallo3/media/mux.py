@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import OutputError
 from ..storage.files import finalize_file, open_regular, temporary_path, write_error
 from .audio import Recording, read_pieces
-from .audio_decoder import open_audio
+from .audio_decoder import decode_sound, open_audio
 from .video import damage_error, open_mp4, open_segment
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -286,10 +286,10 @@ def _read_frames(source: Path | Recording) -> Iterator[Any]:
     if not isinstance(source, Recording):
         with open_audio(source) as file:
             if file.channels <= MAX_MIXED_CHANNELS:
-                yield from file.container.decode(file.track)
+                yield from decode_sound(file)
                 return
     start = 0
-    for piece in [source] if isinstance(source, Recording) else read_pieces(source):
+    for piece in [source] if isinstance(source, Recording) else read_pieces(source, tell=False):
         waveform = piece.waveform if piece.waveform.shape[0] <= 2 else piece.waveform.mean(0, keepdim=True)
         for block in torch.split(waveform, BLOCK_SAMPLES, dim=1):
             samples = block.float().clamp(-1, 1).contiguous().numpy()

@@ -71,9 +71,9 @@ def test_memory_is_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = write_wav(tmp_path / "a.wav", noise(RATE * 20), RATE)
     decoded, real = 0, audio.read_pieces
 
-    def count(path: Path) -> Iterator[Recording]:
+    def count(path: Path, **more: bool) -> Iterator[Recording]:
         nonlocal decoded
-        for piece in real(path):
+        for piece in real(path, **more):
             decoded += piece.waveform.shape[1]
             yield piece
 
@@ -146,8 +146,8 @@ def test_files_that_are_not_audio_are_refused_before_streaming(tmp_path: Path, s
 def test_a_bad_sample_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     path, real = write_wav(tmp_path / "a.wav", noise(RATE * 5, 2), RATE), audio.read_pieces
 
-    def spoil(path: Path) -> Iterator[Recording]:
-        for index, piece in enumerate(real(path)):
+    def spoil(path: Path, **more: bool) -> Iterator[Recording]:
+        for index, piece in enumerate(real(path, **more)):
             if index >= 3:
                 piece.waveform[1, 100:] = float(value)
             yield piece
