@@ -8,6 +8,7 @@ the growing file were dropped, concat could replace ``GrowingVideo``.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -29,12 +30,18 @@ FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 AI_COMMENT = "AI-generated: this person was animated by a machine (Hallo3)."
 """In a video's metadata by default."""
 HEADLINE = "The video cannot be written."
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "400000"}
+FRAGMENTS = {
+    "movflags": "frag_keyframe+delay_moov+hybrid_fragmented+default_base_moof",
+    "frag_duration": "400000",
+}
 GROWING_OPTIONS = {"mp4": FRAGMENTS, "mov": FRAGMENTS, "matroska": {"cluster_time_limit": "400"}}
-"""FFmpeg's options for a file that plays while it grows."""
+"""FFmpeg's options for a file that plays while it grows. An MP4's header waits for the first fragment, as it
+needs the edit lists that put picture and sound at 0; when it is closed, it becomes an ordinary file."""
 FINAL_OPTIONS = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}, "matroska": {}}
 REORDERED_FRAMES = 2
 """By which decoding is ahead of display: one value for a joined video, though short segments need fewer."""
+MATROSKA_DURATION = b"\x44\x89\x88"
+"""An element of 8 bytes: milliseconds as a float."""
 
 
 class OutputFile(io.BufferedWriter):
@@ -88,15 +95,19 @@ class GrowingVideo:
         self._options = (FINAL_OPTIONS if final_suffix else GROWING_OPTIONS)[self._format]
         self._picture: Any = None
         self._count = self._frame = self._delay = 0
+        self._seconds = Fraction(0)
 
     def __enter__(self) -> Self:
         import av
 
-        with _report_errors(self.path):
+        self._sound = _SoundPackets(self._sound_path) if self._sound_path else None
+        with ExitStack() as stack, _report_errors(self.path):
+            if self._sound is not None:
+                stack.callback(self._sound.close)
             self._file = OutputFile(self.path)
             options = {**self._options, "flush_packets": "1"}
             self._container: Any = av.open(self._file, "w", format=self._format, options=options)
-            self._sound = _SoundPackets(self._sound_path) if self._sound_path else None
+            stack.pop_all()
         if self._comment:
             self._container.metadata["comment"] = self._comment
         return self
@@ -114,8 +125,9 @@ class GrowingVideo:
                 packet.stream = self._picture
                 self._container.mux(packet)
                 self._count += 1
+            self._seconds = self._count * self._frame * track.time_base
             if self._sound is not None:
-                self._sound.mux_until(self._count * self._frame * track.time_base, self._container)
+                self._sound.mux_until(self._seconds, self._container)
             self._file.check()
 
     def _add_streams(self, track: Any) -> None:
@@ -129,9 +141,11 @@ class GrowingVideo:
                 fix="choose another file ending or codec",
             ) from error
         self._picture.time_base = track.time_base
+        if self._format != "matroska":  # Apple plays H.265 as hvc1 only
+            self._picture.codec_context.codec_tag = track.codec_context.codec_tag
         self._delay = REORDERED_FRAMES if track.codec_context.has_b_frames else 0
         if self._sound is not None:
-            self._sound.target = self._container.add_stream_from_template(self._sound.track)
+            self._sound.add_to(self._container)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -140,6 +154,7 @@ class GrowingVideo:
                     if kind is None and self._sound is not None:
                         self._sound.mux_until(None, self._container)
                     self._container.close()
+                    self._correct_duration()
                 self._file.check()
             finally:
                 if self._sound is not None:
@@ -153,6 +168,16 @@ class GrowingVideo:
             if kind is None:
                 raise write_error(HEADLINE, self.path, failure) from failure
 
+    def _correct_duration(self) -> None:
+        """Of a Matroska file, which FFmpeg makes longer by the sound's priming."""
+        if self._format == "matroska" and self._sound is not None:
+            self._file.check()
+            with self.path.open("rb") as written:
+                place = written.read(4096).find(MATROSKA_DURATION)
+            if place >= 0:
+                self._file.seek(place + len(MATROSKA_DURATION))
+                self._file.write(struct.pack(">d", float(1000 * self._seconds)))
+
 
 class _SoundPackets:
     """The packets of an encoded sound, to mux as time passes."""
@@ -163,6 +188,12 @@ class _SoundPackets:
         self.target: Any = None
         self._packets = self.track.container.demux(self.track)
         self._next: Any = None
+
+    def add_to(self, container: Any) -> None:
+        """With the length of the encoder's priming, which a copy lacks: a Matroska file would begin with
+        it."""
+        codec = self.track.codec_context
+        self.target = container.add_stream("aac", rate=codec.sample_rate, layout=codec.layout.name)
 
     def mux_until(self, time: Fraction | None, container: Any) -> None:
         """Mux the packets that start before a time in seconds, or all."""

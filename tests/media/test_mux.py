@@ -1,7 +1,11 @@
 import errno
+import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import av
@@ -9,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from comfyui.browser import find_chromium
 from hallo3.errors import OutputError
 from hallo3.media import mux
 from hallo3.media.audio import Recording
-from hallo3.media.mux import GrowingVideo, decode_frames, encode_soundtrack, join_segments
+from hallo3.media.mux import FORMATS, GrowingVideo, decode_frames, encode_soundtrack, join_segments
 from hallo3.media.video import CODECS, VideoEncoding, encode_segment
 from support.audio_files import wav
 from support.audio_samples import tone, write_wav
 
 COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
 H264 = VideoEncoding()
+TAGS = {"h264": "avc1", "h265": "hvc1", "prores": "apch"}
+"""By which players, Apple's above all, choose a decoder."""
 
 
 def frames(count: int, side: int = 48) -> torch.Tensor:
@@ -80,7 +87,7 @@ def find_flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
     """When a video is bright, and when it is loud, in seconds."""
     flashes, clicks = list[float](), list[float]()
     with av.open(str(path)) as container:
-        for frame in container.decode(video=0, audio=0):
+        for frame in container.decode([*container.streams]):
             if isinstance(frame, av.VideoFrame):
                 flashes += [float(frame.time)] if frame.to_ndarray(format="gray").mean() > 128 else []
                 continue
@@ -90,23 +97,115 @@ def find_flashes_and_clicks(path: Path) -> tuple[list[float], list[float]]:
     return flashes, clicks
 
 
-@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
-@pytest.mark.parametrize("rate", [16000, 44100])
-def test_picture_and_sound_are_in_sync_to_the_end(tmp_path: Path, name: str, rate: int) -> None:
-    pictures, second = torch.zeros(25 * 8, 3, 32, 32), torch.arange(8 * rate) % rate
-    pictures[25::25] = 1.0
-    samples = 0.9 * (second < rate // 50).float().expand(2, -1)
-    samples[:, :rate] = 0
-    encode_soundtrack([(Recording(samples, rate), Fraction(8))], tmp_path / "s.mp4")
-    encoded = [encode_segment(part, H264, 25) for part in pictures.split(15)]
-    join_segments(encoded, tmp_path / "s.mp4", tmp_path / name)
-    with GrowingVideo(tmp_path / f"live.{name}", tmp_path / "s.mp4") as live:
-        for segment in encoded:
+FLASHES = [0.6, 1.4]
+KINDS = [(codec, suffix) for codec in CODECS for suffix in CODECS[codec].files]
+
+
+@cache
+def flashing(codec: str) -> list[bytes]:
+    """60 frames in segments of several lengths, bright at :data:`FLASHES`."""
+    pictures = torch.zeros(60, 3, 32, 32)
+    pictures[[15, 35]] = 1.0
+    return [
+        encode_segment(part, VideoEncoding(codec=codec), 25) for part in pictures.split([2, 20, 1, 30, 7])
+    ]
+
+
+@pytest.fixture(scope="module", params=[8000, 16000, 44100, 48000])
+def clicking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sound that clicks at :data:`FLASHES`, the second in a video that continues the first."""
+    rate, folder = request.param, tmp_path_factory.mktemp("clicks")
+    samples = torch.zeros(2, 12 * rate // 10)
+    samples[:, 6 * rate // 10 :][:, : rate // 50] = 0.9
+    encode_soundtrack([(Recording(samples, rate), Fraction(30, 25))], folder / "first.mp4")
+    later = Recording(samples.roll(-4 * rate // 10, 1), rate)
+    encode_soundtrack([(folder / "first.mp4", Fraction(30, 25)), (later, Fraction(30, 25))], folder / "s.mp4")
+    return folder / "s.mp4"
+
+
+@pytest.mark.parametrize(("codec", "suffix"), KINDS)
+def test_the_finished_file(tmp_path: Path, clicking: Path, codec: str, suffix: str) -> None:
+    """And the one that grows, also as a crash leaves it: tags, times and length."""
+    names = [f"{name}{suffix}" for name in ("joined", "silent", "growing", "crashed")]
+    joined, silent, growing, crashed = (tmp_path / name for name in names)
+    join_segments(flashing(codec), clicking, joined)
+    join_segments(flashing(codec), None, silent)
+    with GrowingVideo(growing, clicking) as live:
+        for segment in flashing(codec):
             live.append(segment)
-    for path in (tmp_path / name, tmp_path / f"live.{name}"):
+        crashed.write_bytes(growing.read_bytes())
+    for path in (joined, silent, growing, crashed):
         flashes, clicks = find_flashes_and_clicks(path)
-        assert len(flashes) == len(clicks) == 7
-        assert max(abs(a - b) for a, b in zip(flashes, clicks, strict=True)) < 0.04
+        assert flashes == FLASHES
+        assert path == silent or np.abs(np.subtract(clicks, FLASHES)).max() < 0.002
+        with av.open(str(path)) as container:
+            track, found = container.streams.video[0], [*container.streams, container]
+            assert [each.start_time for each in found] == [0] * len(found)
+            assert suffix == ".mkv" or track.codec_context.codec_tag == TAGS[codec]
+            times = [float(frame.time) for frame in container.decode(track)]
+            assert times == [n / 25 for n in range(len(times))]
+            if path != crashed:
+                assert (len(times), track.average_rate, container.duration) == (60, 25, 2_400_000)
+                lengths = [s.duration * s.time_base for s in container.streams if s.duration]
+                assert all(abs(length - 2.4) < 0.001 for length in lengths)  # Matroska has none of a track
+    if suffix != ".mkv":
+        content = joined.read_bytes()
+        assert content.index(b"moov") < content.index(b"mdat")
+
+
+PAGE = """<script>(async () => {
+  const seen = [], video = document.createElement('video');
+  video.muted = true;
+  for (const name of %s) {
+    video.src = name;
+    await new Promise(done => { video.onloadeddata = video.onerror = done; });
+    const view = new OffscreenCanvas(8, 8).getContext('2d'), light = [];
+    for (const time of [0.58, 0.62, 0.66]) {
+      await new Promise(done => { video.onseeked = video.onerror = done; video.currentTime = time; });
+      view.drawImage(video, 0, 0, 8, 8);
+      light.push(view.getImageData(4, 4, 1, 1).data[0] > 128);
+    }
+    seen.push([video.duration, video.videoWidth, light]);
+  }
+  fetch('http://127.0.0.1:%d/', { method: 'POST', mode: 'no-cors', body: JSON.stringify(seen) });
+})()</script>"""
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="NO CHROMIUM: that it plays the videos is not tested")
+@pytest.mark.parametrize("clicking", [16000], indirect=True)
+def test_a_browser_plays_the_file(tmp_path: Path, clicking: Path) -> None:
+    names, heard = [*(f"{kind}{end}" for kind in "jg" for end in FORMATS)], list[bytes]()
+    for name in names:
+        path, suffix = tmp_path / name, Path(name).suffix if name[0] == "j" else ""
+        with GrowingVideo(path, clicking, final_suffix=suffix) as video:
+            for segment in flashing("h264"):
+                video.append(segment)
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        server.timeout = 60
+        (tmp_path / "page.html").write_text(PAGE % (json.dumps(names), server.server_port))
+        flags = "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"
+        words = [
+            find_chromium(),
+            *flags,
+            f"--user-data-dir={tmp_path}/profile",
+            f"file://{tmp_path}/page.html",
+        ]
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        try:
+            server.handle_request()
+        finally:
+            process.terminate()
+            process.wait()
+    assert json.loads(heard[0]) == [[2.4, 32, [False, True, False]]] * len(names)
 
 
 def test_joining_changes_no_frame(tmp_path: Path) -> None:
