@@ -1,19 +1,26 @@
-"""Picture files as people have them, and the catalogue of hostile ones (I06, I10, I18, M01, M07)."""
+"""Picture files as people and phones have them, and the hostile ones (I06, I10, I18, M01, M07)."""
 
 import io
+import os
 import struct
+import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
 from hallo3.errors import PortraitError
-from hallo3.media.image import check_picture, read_picture
-from support.own_process import ON_LINUX, measure_growth, run_alone
+from hallo3.media import image, other_pictures
+from hallo3.media.image import check_picture, read_picture, read_picture_file
+from support.messages import expect_message
+from support.own_process import ON_LINUX, Missing, measure_growth, run_alone
 
 CORNERS = np.zeros((80, 100, 3), np.uint8)
 CORNERS[:40, :50, 0] = CORNERS[:40, 50:, 1] = CORNERS[40:, :50, 2] = 255
@@ -25,9 +32,9 @@ def save(folder: Path, image: Image.Image, name: str, **options: object) -> Path
     return folder / name
 
 
-def encode(image: Image.Image, format: str) -> bytes:
+def encode(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -94,7 +101,8 @@ def test_i18_of_an_animation_the_first_frame_is_used(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (80, 80), colour) for colour in ("red", "blue", "green")]
     for name in ("a.webp", "a.gif", "a.png"):
         path = save(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], lossless=True)
-        assert read_picture(path)[:, 40, 40].tolist() == [1, 0, 0]
+        with expect_message(f"{name} holds several pictures.*the first is used"):
+            assert read_picture(path)[:, 40, 40].tolist() == [1, 0, 0]
 
 
 def test_i18_a_truncated_picture_is_refused_or_complete(tmp_path: Path) -> None:
@@ -115,42 +123,105 @@ def test_i18_a_truncated_picture_is_refused_or_complete(tmp_path: Path) -> None:
 
 
 PHOTOSHOP = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 80, 80, 8, 3) + bytes(12) + bytes(2) + bytes(3 * 80 * 80)
+RAW = TiffImagePlugin.ImageFileDirectory_v2()
+RAW[50706] = b"\1\4\0\0"
 FOREIGN = {
-    "empty": b"",
-    "text": b"not a picture",
-    "web page": b"<html></html>",
-    "M07-EPS": encode(Image.new("RGB", (80, 80)), "EPS"),
-    "M07-PSD": PHOTOSHOP,
-    "M07-SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="80"/>',
-    "M07-PDF": b"%PDF-1.7\n" + bytes(200),
-    "M07-ICO": b"\x00\x00\x01\x00" + bytes(200),
+    "an empty file": b"",
+    "0 bytes|13 bytes of an unknown": b"not a picture",
+    "a web page": b"<html></html>",
+    "a PostScript drawing": encode(Image.new("RGB", (80, 80)), "EPS"),
+    "a Photoshop document": PHOTOSHOP,
+    "an SVG drawing": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="80"/>',
+    "a PDF document": b"%PDF-1.7\n" + bytes(200),
+    "an icon": b"\x00\x00\x01\x00" + bytes(200),
+    "a JPEG 2000 picture": encode(Image.new("RGB", (80, 80)), "JPEG2000"),
+    "a raw photo": encode(Image.new("RGB", (80, 80)), "TIFF", tiffinfo=RAW),
+    "a video": b"\0\0\0\x18ftypmp42" + bytes(99),
+    "a sound recording": b"RIFF\x99\0\0\0WAVEfmt " + bytes(99),
+    "an archive": b"PK\3\4" + bytes(99),
+    "an HEIC photo, as iPhones make(.|\n)*pip install pillow-heif": b"\0\0\0\x18ftypheic" + bytes(99),
+    "a JPEG XL picture(.|\n)*pillow-jxl-plugin": b"\xff\x0a" + bytes(99),
+    "a JPEG XL picture": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99),
 }
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Whatever their name; no program is started."""
+@pytest.mark.parametrize("what", FOREIGN)
+def test_other_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whatever their name, with what to do; no program is started."""
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", program := Mock())
+    monkeypatch.setattr(sys, "meta_path", [Missing("pillow_heif", "pillow_jxl"), *sys.meta_path])
     for path in (tmp_path / "a.png", tmp_path / "a.jpg"):
-        path.write_bytes(FOREIGN[kind])
-        with pytest.raises(PortraitError, match=rf"cannot be read(.|\n)*{path.name}"):
+        path.write_bytes(FOREIGN[what])
+        with pytest.raises(PortraitError, match=rf"cannot be read(.|\n)*{path.name}, ({what})"):
             read_picture(path)
     assert not program.called
 
 
-def test_a_missing_file_a_folder_and_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.png", tmp_path):
-        with pytest.raises(PortraitError, match="no file"):
-            read_picture(path)
+def test_an_heic_photo_is_read_by_the_extra_without_registering_it(tmp_path: Path, monkeypatch: Any) -> None:
+    """The library's class opens it; a stand-in here, unless it is installed."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + encode(Image.fromarray(CORNERS), "PNG"))
+
+    def open_photo(file: Any, name: str) -> Image.Image:
+        assert name == str(path)
+        return PngImagePlugin.PngImageFile(io.BytesIO(file.read()[12:]))
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(HeifImageFile=open_photo))
+    before = dict(Image.OPEN)
+    assert torch.equal((read_picture(path) * 255).byte(), torch.from_numpy(CORNERS).permute(2, 0, 1))
+    assert before == Image.OPEN
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (65, 77), (256, 320), (1920, 1080), (8200, 9)])
+def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(width: int, height: int, tmp_path: Path) -> None:
+    def code(side: int) -> str:
+        count = next(n for n in (9, 13, 18, 30) if side <= 1 << n)
+        return f"{side - 1:0{count}b}"[::-1].join((f"{(9, 13, 18, 30).index(count):02b}"[::-1], ""))
+
+    small = width % 8 == height % 8 == 0 and max(width, height) <= 256
+    bits = "1" + f"{height // 8 - 1:05b}"[::-1] if small else "0" + code(height)
+    bits += "000" + (f"{width // 8 - 1:05b}"[::-1] if small else code(width))
+    stream = b"\xff\x0a" + int(bits[::-1], 2).to_bytes(12, "little")
+    box = (
+        b"\0\0\0\x0cJXL \r\n\x87\n" + struct.pack(">I", 14) + b"ftypjxl \0\0" + struct.pack(">I", 0) + b"jxlc"
+    )
+    for content in (stream, box + stream):
+        (tmp_path / "a.jxl").write_bytes(content)
+        with (tmp_path / "a.jxl").open("rb") as file:
+            assert other_pictures._read_jxl_size(file) == (width, height)
+
+
+NO_FILE = {
+    "absent.png": "no file (.|\n)*check the path",
+    "": "the folder (.|\n)*one picture",
+    "https://example.org/a.png": "an address, https://example.org/a.png(.|\n)*save the picture",
+    "-": "a pipe(.|\n)*save the picture",
+    "fifo": "a pipe(.|\n)*save the picture",
+    "/dev/null": "a pipe or a device(.|\n)*save the picture",
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+@pytest.mark.parametrize("name", NO_FILE)
+def test_what_is_no_file_is_named_without_waiting_for_it(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(PortraitError, match=f"cannot be opened(.|\n)*{NO_FILE[name]}"):
+        read_picture(Path(name) if name[:1] in ("-", "h") else tmp_path / name)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     values = np.full((64, 64), 0.5, np.float32)
     values[3, 5:7] = np.nan, np.inf
     with pytest.raises(PortraitError, match="not finite"):
         read_picture(save(tmp_path, Image.fromarray(values), "holes.tiff"))
 
 
-def measure_refusals(folder: str) -> list[float]:
-    """MB to refuse two bombs by their headers."""
+def measure_memory(folder: str) -> list[float]:
+    """MB to read a photo of 108 megapixels, and to refuse two bombs by their headers."""
     growths: list[float] = []
+    with measure_growth() as growth:
+        assert read_picture(Path(folder, "a.jpg")).shape == (3, 4500, 6000)
+    growths += growth
     for side in (12_000, 16_384):
         with measure_growth() as growth, pytest.raises(PortraitError, match="too large") as refusal:
             read_picture(Path(folder, f"{side}.png"))
@@ -160,14 +231,66 @@ def measure_refusals(folder: str) -> list[float]:
 
 
 @ON_LINUX
-def test_m01_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
-    """At up to twice as many pixels as are allowed, Pillow only warns."""
+def test_m01_a_large_photo_takes_half_a_gigabyte_and_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    """Also between the limit and what is read of a file with as many bytes as a photo."""
     for side in (12_000, 16_384):
-        packer, row = zlib.compressobj(9), bytes(1 + 3 * side)
+        packer, row = zlib.compressobj(), bytes(1 + side)
         packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-        (tmp_path / f"{side}.png").write_bytes(png(side, side, 8, 2, packed))
+        (tmp_path / f"{side}.png").write_bytes(png(side, side, 8, 0, packed))
         assert (tmp_path / f"{side}.png").stat().st_size < 1_000_000
-    assert max(run_alone("media.test_image", f"measure_refusals({str(tmp_path)!r})")) <= 50
+    save(tmp_path, Image.new("L", (12_000, 9_000)), "a.jpg", quality=50)
+    reading, *refusing = run_alone("media.test_image", f"measure_memory({str(tmp_path)!r})")
+    assert max(refusing) <= 50
+    assert reading <= 500
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "P", "L", "RGBA"])
+def test_many_pixels_are_read_reduced(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By our own limits: the process' own is left alone, and does not count."""
+    monkeypatch.setattr(image, "FULL_PIXELS", 200 * 300 - 1)
+    monkeypatch.setattr(image, "REDUCED_PIXELS", 200 * 300 // 4)
+    monkeypatch.setattr(image, "MAX_PIXELS_PER_BYTE", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    stored = Image.fromarray(CORNERS).resize((300, 200), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if len(format) < 3 or format == "RGBA":
+        stored, format = stored.convert(format), "PNG"
+    (tmp_path / "a").write_bytes(encode(stored, format, exif=exif))
+    with expect_message("a has (300 x 200|200 x 300) px: it is read at 100 x 150"):
+        found = read_picture_file(tmp_path / "a")
+    wanted = np.array(stored.convert("RGB").transpose(Image.Transpose.ROTATE_270).resize((100, 150)))
+    assert found.changes[0] == "reduced to 100 x 150 px"
+    assert np.abs(found.pixels.permute(1, 2, 0).numpy() * 255 - wanted)[5:-5, 5:-5].mean() < 4
+    assert Image.MAX_IMAGE_PIXELS == 40_000
+    monkeypatch.setattr(image, "MAX_PIXELS", 59_999)
+    with pytest.raises(PortraitError, match="60000 pixels"):
+        read_picture(tmp_path / "a")
+
+
+GREY = {  # tags of a TIFF, largest value in the file, share of white that it becomes
+    "of 16 bits": ({}, 65535, 1.0),
+    "of 12 bits by its tag": ({341: 4095}, 4095, 1.0),
+    "of nearly 12 bits": ({281: 4080}, 4080, 4080 / 4095),
+    "of 10 bits": ({341: 1023}, 1000, 1000 / 1023),
+    "of 12 bits, without a word": ({}, 4095, 4095 / 65535),
+    "with a tag that its values exceed": ({341: 4095}, 5000, 5000 / 65535),
+}
+
+
+@pytest.mark.parametrize("kind", GREY)
+def test_grey_of_fewer_bits_is_scaled_or_told(kind: str, tmp_path: Path) -> None:
+    tags, value, share = GREY[kind]
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, number in tags.items():
+        info[tag] = number
+    dark = Image.fromarray(np.full((64, 64), value, np.uint16))
+    path = save(tmp_path, dark, "a.tiff", tiffinfo=info)
+    with (
+        expect_message("nearly black" if share < 0.07 else "") if value < 5000 and not tags else nullcontext()
+    ):
+        found = read_picture(path)
+    assert float(found.max()) == pytest.approx(share, abs=0.6 / 255)
 
 
 def test_i06_i10_pictures_that_are_small_out_of_range_or_of_another_layout_are_refused() -> None:
