@@ -33,6 +33,11 @@ class Hallo3Doctor(Hallo3Node):
         )
 
     @classmethod
+    def fingerprint_inputs(cls) -> float:
+        """Look again each time."""
+        return float("nan")  # a new one: ComfyUI takes the same object for equal
+
+    @classmethod
     def execute(cls) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))

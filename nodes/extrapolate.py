@@ -43,7 +43,7 @@ from .comfy.model import SegmentInput, approximations
 from .comfy.progress import RunProgress, check_interrupted, check_memory, show_text, show_warning
 from .comfy.sampling import Sampling, step_cache_threshold
 from .comfy.speech import SpeechSocket
-from .comfy.workflow import Graph, hash_named_files, running_graph
+from .comfy.workflow import NAMED_FILES, Graph, hash_named_files, running_node
 from .convert import check_fit, to_images
 from .identity import get_paste_back
 from .sampling import check_numbers
@@ -52,8 +52,6 @@ from .schema import FREE_MEMORY, Hallo3Node, job_inputs, make_schema, render_inp
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
 """Inputs that do not change the frames."""
 IMAGES_OUTPUT = 1
-_LAST_VIDEOS: dict[str, Path] = {}
-"""The last video of each node."""
 
 
 def jobs_folder() -> Path:
@@ -62,7 +60,7 @@ def jobs_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExtrapolateRequest:
-    """The inputs of a video. Without a ``graph``, outside a running workflow, its job has a unique key and is
+    """The inputs of a video. If its node is not ``running`` in a workflow, its job has a unique key and is
     never resumed."""
 
     sampling: Sampling
@@ -74,8 +72,7 @@ class ExtrapolateRequest:
     encoding: VideoEncoding
     mark: bool
     paste_back: PasteBack | None
-    graph: Graph | None
-    node: str
+    running: tuple[Graph, str] | None
     parent: Job | None
 
     @property
@@ -111,10 +108,11 @@ class ExtrapolateRequest:
     def _key(self, headers: str) -> str:
         """A hash of the workflow up to the node, the files it names, the input values and the continued job.
         The workflow stands for the model, which has no lasting name of its own."""
-        graph, identity, recording = self.graph, self.identity, self.speech.recording
-        if graph is None:
+        identity, recording = self.identity, self.speech.recording
+        if self.running is None:
             return hash_facts({"once": uuid.uuid4().hex})
-        workflow = graph.compute_hash(self.node, NOT_IN_KEY)  # fills graph.texts
+        graph, node = self.running
+        workflow = graph.compute_hash(node, NOT_IN_KEY)  # fills graph.texts
         saved = identity.saved_info
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
@@ -194,16 +192,12 @@ class Hallo3Extrapolate(Hallo3Node):
                 io.String.Output("job"),
                 io.Image.Output("drift"),
             ],
-            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> Any:
-        """Run again if ``images`` gets connected, or if the video was deleted."""
-        node = str(cls.hidden.unique_id) if cls.hidden else ""
-        graph = running_graph(node) if node else None
-        deleted = node in _LAST_VIDEOS and not _LAST_VIDEOS[node].is_file()
-        return [graph is None or graph.is_connected(node, IMAGES_OUTPUT), deleted]
+        """Run again if ``images`` gets connected, or if the video was deleted or replaced."""
+        return [_is_connected(running_node(), IMAGES_OUTPUT), NAMED_FILES.losses()]
 
     @classmethod
     def execute(
@@ -233,9 +227,7 @@ class Hallo3Extrapolate(Hallo3Node):
         check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
-        dynprompt = cls.hidden.dynprompt if cls.hidden else None
-        graph = Graph(dynprompt) if dynprompt is not None else None
-        node, jobs = str(cls.hidden.unique_id) if graph else "", jobs_folder()
+        running, jobs = running_node(), jobs_folder()
         with ExitStack() as stack:
             parent = _find_parent(jobs, continue_from)
             request = ExtrapolateRequest(
@@ -248,24 +240,27 @@ class Hallo3Extrapolate(Hallo3Node):
                 encoding=VideoEncoding(codec=codec, quality=None if quality < 0 else quality),
                 mark=mark,
                 paste_back=get_paste_back(identity) if paste_back else None,
-                graph=graph,
-                node=node,
+                running=running,
                 parent=stack.enter_context(open_job(jobs, parent, check_interrupted)) if parent else None,
             )
-            keep_images = graph is None or graph.is_connected(node, IMAGES_OUTPUT)
+            keep_images = _is_connected(running, IMAGES_OUTPUT)
             video = _open_video(request, stack, jobs, redo, take, keep_images)
             _render(request, video)
             path = video.job.folder / f"video{request.suffix}"
             video.join(path)
             with suppress(OSError):  # a player may have it open
                 (video.job.folder / f"so_far{request.suffix}").unlink(missing_ok=True)
-            if node:
-                _LAST_VIDEOS[node] = path
+            NAMED_FILES.add(path)
             segment = request.plan.config
             chart = draw_drift(video.drifts(), segment.new_frames / segment.fps)
             images = _read_images(video, request.size) if keep_images else None
             file = InputImpl.VideoFromFile(str(path))
             return io.NodeOutput(file, images, video.job.folder.name, to_images(chart[None]))
+
+
+def _is_connected(running: tuple[Graph, str] | None, output: int) -> bool:
+    """True where it is unknown."""
+    return running is None or running[0].is_connected(running[1], output)
 
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:

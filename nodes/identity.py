@@ -31,6 +31,7 @@ from .comfy.faces import (
 from .comfy.loading import ReferenceSocket, extract_features
 from .comfy.model import approximations, config_of, model_fingerprint
 from .comfy.progress import check_memory, show_messages, show_warning
+from .comfy.workflow import NAMED_FILES, file_state
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
 from .schema import FREE_MEMORY, FaceAnalyzerType, Hallo3Node, IdentityType, ReferenceNetworkType, make_schema
 
@@ -135,8 +136,7 @@ class Hallo3LoadIdentity(Hallo3Node):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> Any:
         """Detect a replaced file."""
-        path = find_identity(file)
-        return [file, *((path.stat().st_mtime_ns, path.stat().st_size) if path else ())]
+        return [file, file_state(find_identity(file))]
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -226,6 +226,11 @@ class Hallo3SaveIdentity(Hallo3Node):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Save again if the file was deleted or replaced."""
+        return NAMED_FILES.losses()
+
+    @classmethod
     def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         fingerprint = model_fingerprint(model)
@@ -243,5 +248,6 @@ class Hallo3SaveIdentity(Hallo3Node):
         folder, name, number, below, _ = folder_paths.get_save_image_path(prefix, str(output))
         path = Path(folder) / f"{name}_{number:05}_{IDENTITY_SUFFIX}"
         write_identity(identity, fingerprint, path)
+        NAMED_FILES.add(path)
         shown = "/".join(part for part in (IDENTITY_FOLDER, below, path.name) if part)
         return io.NodeOutput(identity, ui=ui.PreviewText(f"{shown} ({format_bytes(path.stat().st_size)})"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
@@ -13,6 +14,7 @@ from ..hallo3.media.audio import read_recording
 from ..hallo3.media.image import read_picture
 from .comfy.builtin import load_speech_encoder, load_text_encoder, load_vae
 from .comfy.loading import FP8, load_model, load_reference_network
+from .comfy.workflow import file_state
 from .convert import to_audio, to_images
 from .schema import FREE_MEMORY, Hallo3Node, ReferenceNetworkType, make_schema
 
@@ -32,6 +34,12 @@ def weights_path(name: str) -> Path | None:
     return None if name == BUILT_IN else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
+def weights_state(name: object) -> list[int]:
+    """For fingerprints: a file that is replaced is loaded again."""
+    path = folder_paths.get_full_path(FOLDER, name) if isinstance(name, str) else None
+    return file_state(Path(path) if path else None)
+
+
 class Hallo3LoadModel(Hallo3Node):
     MEMORY_ADVICE = f"choose a smaller weight_dtype, or {FREE_MEMORY}"
 
@@ -47,6 +55,10 @@ class Hallo3LoadModel(Hallo3Node):
             ],
             outputs=[io.Model.Output("model")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: Any = None, **_: Any) -> Any:
+        return weights_state(model_name)
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
@@ -65,6 +77,10 @@ class Hallo3LoadReferenceNetwork(Hallo3Node):
             inputs=[io.Combo.Input("reference_network_name", options=weights_files(), default=BUILT_IN)],
             outputs=[ReferenceNetworkType.Output("reference_network")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, reference_network_name: Any = None, **_: Any) -> Any:
+        return weights_state(reference_network_name)
 
     @classmethod
     def execute(cls, reference_network_name: str) -> io.NodeOutput:

@@ -11,6 +11,7 @@ from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
 from .comfy.speech import encode_speech, vocals_fingerprint
+from .comfy.workflow import NAMED_FILES
 from .convert import to_images, to_recording
 from .schema import FREE_MEMORY, Hallo3Node, SpeechType, make_schema
 
@@ -47,8 +48,8 @@ class Hallo3EncodeSpeech(Hallo3Node):
 
     @classmethod
     def fingerprint_inputs(cls, vocals: Any = AS_RECORDED, **_: Any) -> Any:
-        """Run again when the separator's file appears, disappears or changes."""
-        return vocals_fingerprint() if vocals == SEPARATED else None
+        """Run again when the separator's file appears, disappears or changes, or the features have gone."""
+        return [NAMED_FILES.losses(), vocals_fingerprint() if vocals == SEPARATED else None]
 
     @classmethod
     def execute(

@@ -30,6 +30,7 @@ from ...hallo3.face.registry import create_analyzer
 from ...hallo3.face.scrfd import DetectedFace
 from ...hallo3.face.selection import FaceChoice
 from ...hallo3.identity_file import IDENTITY_SUFFIX
+from .workflow import file_state
 
 IDENTITY_FOLDER = "hallo3_identities"
 """In ComfyUI's output folder for saved identities, in its input folder for others."""
@@ -164,12 +165,12 @@ def faces_folder() -> Path | None:
     return ModelFolder(Path(folder_paths.models_dir)).faces
 
 
-def face_file_states() -> list[tuple[str, int, int]]:
-    """Path, time and size of every file that face analysis depends on."""
+def face_file_states() -> list[list[Any]]:
+    """Path and state of every file that face analysis depends on."""
     folder, model = faces_folder(), _find_model()
     files = [*folder.rglob("*.onnx"), *folder.rglob("*.task")] if folder is not None else []
     files += [model] if model else []
-    return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(files)]
+    return [[str(path), *file_state(path)] for path in sorted(files)]
 
 
 def create_face_analyzer(

@@ -27,6 +27,7 @@ from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
 from .progress import show_messages, show_progress
+from .workflow import NAMED_FILES, file_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class SpeechSocket:
 def vocals_fingerprint() -> list[Any] | None:
     """The separator's file and when it changed; None if it is missing."""
     path = ModelFolder(Path(folder_paths.models_dir)).vocals
-    return None if path is None else [str(path), path.stat().st_mtime_ns, path.stat().st_size]
+    return None if path is None else [str(path), *file_state(path)]
 
 
 def encode_speech(
@@ -67,6 +68,7 @@ def encode_speech(
     mm.load_models_gpu([audio_encoder.patcher], memory_required=memory)
     directory = Path(folder_paths.get_temp_directory())
     directory.mkdir(parents=True, exist_ok=True)
+    before = set(directory.iterdir())
     read = compute_features(
         parts,
         waveform,
@@ -76,6 +78,8 @@ def encode_speech(
         open_progress=show_progress,
         directory=directory,
     )
+    for folder in set(directory.iterdir()) - before:  # with the features of a long recording
+        NAMED_FILES.add(folder)
     socket = SpeechSocket(
         speech=Speech(read, plan, HALLO3.audio.window), recording=recording, signal_hash=hash_tensor(waveform)
     )

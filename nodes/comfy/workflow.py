@@ -1,4 +1,4 @@
-"""The part of the running workflow that leads to a node, as facts for a job's key."""
+"""The part of the running workflow that leads to a node, as facts for a job's key, and the files it named."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
-from server import PromptServer
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
 
-from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor, hash_text
+from ...hallo3.storage.hashing import FileHashCache, hash_file, hash_tensor, hash_text, identify
 from .progress import check_interrupted
 
 PASS_THROUGH = {"Hallo3Plan": "audio"}
@@ -91,23 +93,53 @@ def hash_named_files(
     return hashes
 
 
-def running_graph(node_id: str) -> Graph | None:
-    """The running workflow that contains the node."""
-    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    return next((Graph(_Prompt(item[2])) for item in running if node_id in item[2]), None)
+def running_node() -> tuple[Graph, str] | None:
+    """The running workflow, and the node that runs in it or is asked for its fingerprint, if any."""
+    context, dynprompt = get_executing_context(), get_progress_state().dynprompt
+    if context is None or not dynprompt.has_node(context.node_id):
+        return None
+    return Graph(dynprompt), str(context.node_id)
 
 
-class _Prompt:
-    """A queued workflow with the interface of a running one."""
+class NamedFiles:
+    """The files and folders that the outputs of nodes name, which ComfyUI keeps for an equal workflow."""
 
-    def __init__(self, prompt: dict[str, Any]) -> None:
-        self._prompt = prompt
+    def __init__(self) -> None:
+        self._files = dict[str, dict[Path, list[int]]]()
+        self._losses, self._numbers = dict[str, int](), count(1)
 
-    def get_node(self, node_id: str) -> dict[str, Any]:
-        return self._prompt[node_id]
+    def add(self, path: Path) -> None:
+        """The running node's output names ``path``."""
+        if (running := running_node()) is not None:
+            graph, node = running
+            self._files.setdefault(graph.compute_hash(node), {})[path] = file_state(path)
+            for kept in (self._files, self._losses):
+                while len(kept) > MAX_WORKFLOWS:
+                    kept.pop(next(iter(kept)))
 
-    def all_node_ids(self) -> set[str]:
-        return set(self._prompt)
+    def losses(self) -> int:
+        """A new number each time that a file of this workflow, up to the node that is asked, has gone or is
+        another one: part of a fingerprint, it makes the node run again."""
+        if (running := running_node()) is None:
+            return 0
+        graph, node = running
+        files = self._files.get(key := graph.compute_hash(node), {})
+        lost = [path for path, seen in files.items() if file_state(path) != seen]
+        for path in lost:
+            del files[path]
+            self._losses[key] = next(self._numbers)
+        return self._losses.get(key, 0)
+
+
+NAMED_FILES = NamedFiles()
+MAX_WORKFLOWS = 10_000
+
+
+def file_state(path: Path | None) -> list[int]:
+    """Numbers that change when a file does, for fingerprints; empty if it is missing."""
+    with suppress(OSError):
+        return identify(path) if path is not None else []
+    return []
 
 
 def _is_link(value: Any) -> bool:

@@ -80,7 +80,7 @@ def extrapolation(stages: Stages, sampler: Any = None) -> Any:
     graph = SimpleNamespace(compute_hash=lambda *_: "workflow", texts=())
     inputs |= {"sampling": sampling, "encoding": encoding, "mark": True, "paste_back": None}
     create = stages.module("nodes.extrapolate").ExtrapolateRequest
-    return create(**inputs, graph=graph, node="1", parent=None)
+    return create(**inputs, running=(graph, "1"), parent=None)
 
 
 def test_only_approximations_change_the_job_key(stages: Stages, started: Started, monkeypatch: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -277,3 +278,35 @@ def test_the_server_works_on_where_it_asks_a_node(server: Server) -> None:
     assert "Hallo3LoadIdentity" not in server.get("/object_info")
     assert "Hallo3LoadIdentity" in server.get("/object_info")
     saved_file(server, server.run(simple(extrapolate__seed=31)))
+
+
+def test_files_are_missed_by_workflow_and_each_time(host: Host, tmp_path: Path) -> None:
+    """Workflows with the same node numbers do not disturb each other; numbers alone make no other workflow."""
+    from comfy_execution.graph import DynamicPrompt
+    from comfy_execution.progress import reset_progress_state
+    from comfy_execution.utils import CurrentNodeContext
+
+    files = host.module("nodes.comfy.workflow").NamedFiles()
+
+    def in_workflow(seed: int, call: Callable[[], Any], number: str = "5") -> Any:
+        reset_progress_state("", DynamicPrompt({number: node("Hallo3Sampler", seed=seed)}))
+        with CurrentNodeContext("", number, 0):
+            return call()
+
+    def write(name: str, seed: int) -> Path:
+        (tmp_path / name).write_text(name)
+        in_workflow(seed, lambda: files.add(tmp_path / name))
+        return tmp_path / name
+
+    seen = [in_workflow(1, files.losses)]
+    for _ in range(3):
+        first, second = write("first", 1), write("second", 1)
+        other = in_workflow(2, files.losses)
+        assert in_workflow(1, files.losses) == seen[-1]
+        write("other", 2)
+        (first, second)[len(seen) % 2].unlink()
+        seen += [in_workflow(1, files.losses)]
+        assert in_workflow(1, files.losses, "6") == seen[-1]
+        assert in_workflow(2, files.losses) == other
+    assert len(set(seen)) == 4
+    assert files.losses() == 0, "outside of a workflow"

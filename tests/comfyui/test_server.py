@@ -1,5 +1,6 @@
 """A real server: progress, messages, errors, the plan; jobs that are resumed, redone and continued."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,56 @@ def test_errors_have_found_and_fix(server: Server) -> None:
     }.items():
         message = server.error(simple(**changes))
         assert [part for part in (text, "Found:", "Fix:") if part not in message] == []
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite(path: Path) -> None:
+    """In place, with its size and time kept."""
+    seen = path.stat()
+    with path.open("r+b") as file:
+        file.write(bytes(1000))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent)
+
+
+LOSSES = (Path.unlink, Path.unlink, truncate, overwrite, replace_by_folder, Path.unlink)
+
+
+def test_a_video_that_was_taken_away_is_there_again_each_time(server: Server) -> None:
+    prompt, before = simple(extrapolate__seed=21), saved_segments(server)
+    first = client.packets(saved_file(server, server.run(prompt)))
+    [job] = saved_segments(server).keys() - before.keys()
+    video = server.base / "output" / "hallo3_jobs" / job / "video.mp4"
+    for lose in LOSSES:
+        lose(video)
+        assert client.packets(saved_file(server, server.run(prompt))) == first
+        assert client.packets(video) == first
+        assert not video.is_symlink()
+        messages = dict(server.run(prompt)["status"]["messages"])
+        assert messages["execution_cached"]["nodes"].count("extrapolate") == 1
+
+
+def test_a_saved_identity_that_was_deleted_is_saved_again_and_the_doctor_looks_again(server: Server) -> None:
+    save = node("Hallo3SaveIdentity", identity=["identity", 0], model=["set", 0], filename_prefix="kept/me")
+    prompt = {
+        name: each
+        for name, each in simple(kept=save).items()
+        if name in ("sample", "set", "identity", "kept")
+    }
+    for _ in range(3):
+        server.run(prompt)
+        [path] = (server.base / "output" / "hallo3_identities" / "kept").iterdir()
+        server.run(prompt)
+        path.unlink()
+    doctor = {"doctor": node("Hallo3Doctor")}
+    assert all("doctor" in server.run(doctor)["outputs"] for _ in range(2))
 
 
 PREVIEW = node("PreviewImage", images=["extrapolate", 1])
