@@ -281,7 +281,7 @@ def test_the_server_works_on_where_it_asks_a_node(server: Server) -> None:
 
 
 def test_files_are_missed_by_workflow_and_each_time(host: Host, tmp_path: Path) -> None:
-    """Workflows with the same node numbers do not disturb each other; numbers alone make no other workflow."""
+    """Workflows with the same node numbers do not disturb each other; numbers make no other workflow."""
     from comfy_execution.graph import DynamicPrompt
     from comfy_execution.progress import reset_progress_state
     from comfy_execution.utils import CurrentNodeContext
