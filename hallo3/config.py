@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .geometry import VideoShape
 
 T = TypeVar("T")
-MAX_SIZE, MAX_LAYERS = 1_000_000, 512
+MAX_SIZE, MAX_LAYERS, MAX_HEADS = 1_000_000, 512, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,11 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         _require(self.layers_per_block <= 16, "vae.layers_per_block", "at most 16")
+        groups = self.norm_num_groups
+        whole = all(channels % groups == 0 for channels in self.block_out_channels)
+        _require(whole, "vae.block_out_channels", f"multiples of norm_num_groups, {groups}")
+        _require(0 < self.norm_eps <= 1, "vae.norm_eps", "a number from 0 to 1")
+        _require(0.01 <= self.scaling_factor <= 100, "vae.scaling_factor", "0.01 to 100")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +128,10 @@ class Hallo3Config:
         VideoShape.checked(*segment.shape)
         _require(0 < segment.motion_frames < segment.frames, "segment.motion_frames", "1 to frames - 1")
         _require(trunk.layers <= MAX_LAYERS, "trunk.layers", f"at most {MAX_LAYERS}")
+        _require(trunk.heads <= MAX_HEADS, "trunk.heads", f"at most {MAX_HEADS}")
         _require(trunk.head_dim % 16 == 0, "trunk.head_dim", "a multiple of 16 (rotary axes are 2:3:3)")
+        _require(1 <= trunk.rope_theta <= MAX_SIZE, "trunk.rope_theta", f"1 to {MAX_SIZE}")
+        _require((segment.fps, segment.sample_rate) == (25, 16000), "segment.fps, sample_rate", "25, 16000")
         _require(self.audio.window % 2 == 1, "audio.window", "an odd number")
         _require(trunk.latent_channels == self.vae.latent_channels, "vae.latent_channels", "the trunk's")
 
@@ -170,22 +178,30 @@ def _value(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
-def check_sizes(config: Mapping[str, Any], sizes: Set[str], what: str) -> None:
+def check_sizes(
+    config: Mapping[str, Any], example: Mapping[str, Any], what: str, fixed: Set[str] = frozenset()
+) -> None:
     """Refuse anything but sizes in a configuration for another library's class: a weights file must not
-    decide anything else there. Raises ``CheckpointError``."""
-    if unknown := sorted(set(config) - sizes):
-        raise _refused(what, f"the field {unknown[0]!r}"[:60], f"only {', '.join(sorted(sizes))}")
+    decide anything else there. Each value is of the kind of its ``example``; words, and what is ``fixed``,
+    are the example's. Raises ``CheckpointError``."""
+    if unknown := sorted(set(config) - set(example)):
+        raise _refused(what, f"the field {unknown[0]!r}"[:60], f"only {', '.join(sorted(example))}")
     for name, value in config.items():
-        most = MAX_LAYERS if "layers" in name else MAX_SIZE
-        items: list[object] = list(cast("list[object]", value)) if isinstance(value, list) else [value]
-        if len(items) > 32 or not all(_small(item, most) for item in items):
-            raise _refused(what, f"{name} {value!r}"[:60], f"sizes up to {most}, or a word")
-
-
-def _small(item: object, most: int) -> bool:
-    if isinstance(item, bool | float):
-        return item == item
-    return (isinstance(item, str) and len(item) < 40) or (isinstance(item, int) and 0 <= item <= most)
+        wanted = example[name]
+        most = MAX_LAYERS if "layers" in name else MAX_HEADS if "heads" in name else MAX_SIZE
+        if isinstance(wanted, str) or name in fixed:
+            fits, expected = value == wanted, repr(wanted)
+        elif isinstance(wanted, float):
+            fits, expected = type(value) in (int, float) and 0 < value <= 1, "a number from 0 to 1"
+        elif isinstance(wanted, bool):
+            fits, expected = type(value) is bool, "true or false"
+        else:
+            items = list(cast("list[object]", value)) if isinstance(value, list) else [value]
+            fits = isinstance(value, list) == isinstance(wanted, list) and 0 < len(items) <= 32
+            fits = fits and all(type(item) is int and 1 <= item <= most for item in items)
+            expected = f"whole numbers from 1 to {most:,}"
+        if not fits:
+            raise _refused(what, f"{name} {cast(object, value)!r}"[:80], expected)
 
 
 def _refused(what: str, found: str, expected: str) -> CheckpointError:

@@ -19,7 +19,7 @@ from .checkpoints.component import find_component
 from .checkpoints.source import CheckpointSource, borrow_source
 from .checkpoints.tensor_entry import header_bytes
 from .checkpoints.tensor_file import TensorFile
-from .config import Hallo3Config
+from .config import MAX_LAYERS, Hallo3Config
 from .errors import CheckpointError
 from .geometry import PixelBox
 from .identity import Identity, Provenance, SavedIdentityInfo
@@ -42,8 +42,12 @@ MAX_DISTANCE, MAX_FP8_DISTANCE = 0.02, 0.01
 the other."""
 FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
-MAX_PIXEL, MAX_VALUE = 4.0, 1e6
-"""Largest magnitude of a canvas pixel, and of an embedding, feature or weight."""
+MAX_PIXEL, MAX_VALUE = 2.5, 1e6
+"""Largest magnitude of a canvas pixel (-1..1, and what a bicubic filter adds), and of a feature or weight."""
+MIN_NORM, MAX_NORM = 1e-3, 1e3
+"""Of a face embedding; ArcFace's have 5 to 40. Zeros are a picture without a face."""
+MAX_FILE_BYTES, MAX_CANVAS_SIDE, MAX_NUMBERS = 4 << 30, 4096, 1 << 16
+"""Of the file (0.7 GB in fp32), of its canvas, and of an embedding or fingerprint."""
 MAX_OVERHANG_PIXELS = 2.0
 """By how much a crop may extend beyond its photograph."""
 MAX_PROVENANCE_WORDS, MAX_WORD_CHARACTERS = 8, 60
@@ -130,18 +134,31 @@ def read_identity(path: Path) -> Identity:
     if not path.is_file():
         raise CheckpointError(
             "The identity file cannot be opened.",
-            found=f"a folder, {path}" if path.is_dir() else f"no file {path}",
+            found=f"{path}, which is no file" if path.exists() else f"no file {path}",
             expected="a file that was saved as a Hallo3 identity",
             fix="check the path, or save the identity again",
         )
     try:
-        with TensorFile(path) as file:
-            facts = _parse_metadata(file.metadata.get(METADATA_KEY, ""))
-            if facts is None:
-                raise _not_an_identity(f"{path.name}, whose metadata does not say that it is one")
-            tensors = {name: file.read(name) for name in file.entries}
+        file = TensorFile(path)
     except CheckpointError as error:
         raise _not_an_identity(error.found) from error
+    with file:
+        facts = _parse_metadata(file.metadata.get(METADATA_KEY, ""))
+        if facts is None:
+            raise _not_an_identity(f"{path.name}, whose metadata does not say that it is one")
+        _check_layout(path, facts, file)
+        tensors = {name: file.read(name) for name in file.entries}
+    try:
+        identity = _parse_identity(tensors, facts)
+        if _hash_content(tensors, facts) != facts.get("content"):
+            raise ValueError("other values than were saved")
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise _damaged(path, str(error) if type(error) is ValueError else repr(error)) from error
+    return identity
+
+
+def _check_layout(path: Path, facts: Mapping[str, Any], file: TensorFile) -> None:
+    """Refuse what cannot be an identity before its values are read. Raises ``CheckpointError``."""
     if facts.get("format") != FORMAT:
         raise CheckpointError(
             "This identity file has another version.",
@@ -149,13 +166,17 @@ def read_identity(path: Path) -> Identity:
             expected=f"format {FORMAT}",
             fix="update this pack, or save the identity again",
         )
-    try:
-        identity = _parse_identity(tensors, facts)
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if _hash_content(tensors, facts) != facts.get("content"):
-        raise _damaged(path, "other values than were saved")
-    return identity
+    shapes = {name: entry.shape for name, entry in file.entries.items()}
+    blocks = sum(name.startswith(FEATURES.partition(".")[0]) for name in shapes)
+    features = {FEATURES.format(n) for n in range(min(blocks, MAX_LAYERS))}
+    if unknown := sorted(shapes.keys() - features - {CANVAS, EMBEDDING, FINGERPRINT, PHOTOGRAPH, PREVIEW}):
+        raise _damaged(path, f"a tensor {unknown[0][:60]!r}, which an identity does not have")
+    largest = {CANVAS: MAX_CANVAS_SIDE, EMBEDDING: MAX_NUMBERS, FINGERPRINT: MAX_NUMBERS}
+    for name, most in (largest | dict.fromkeys((PHOTOGRAPH, PREVIEW), MAX_PHOTOGRAPH_SIDE)).items():
+        if name in shapes and max(shapes[name], default=1) > most:
+            raise _damaged(path, f"{name} of {list(shapes[name])}")
+    if file.fingerprint.size > MAX_FILE_BYTES:
+        raise _damaged(path, f"{file.fingerprint.size:,} bytes, where {MAX_FILE_BYTES:,} are the most")
 
 
 def _tensors(identity: Identity, fingerprint: Tensor) -> dict[str, Tensor]:
@@ -194,7 +215,7 @@ def _hash_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> st
 
 def _parse_metadata(text: str) -> dict[str, Any] | None:
     try:
-        facts = parse_json_object(text)
+        facts = parse_json_object(text, strict=True)
     except ValueError:
         return None
     return facts if facts.get("part") == COMPONENT else None
@@ -210,6 +231,11 @@ def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
     if not features:
         raise ValueError("no reference features")
     _check_values(EMBEDDING, tensors[EMBEDDING], (1, None))
+    norm = float(tensors[EMBEDDING].double().square().sum().sqrt())
+    if norm and not MIN_NORM <= norm <= MAX_NORM:
+        raise ValueError(
+            f"a face embedding of length {norm:.3g}, where {MIN_NORM:g} to {MAX_NORM:g} is possible"
+        )
     _check_values(FINGERPRINT, tensors[FINGERPRINT], (None,))
     sizes = tuple(features[0].shape)
     for number, tensor in enumerate(features):
@@ -223,7 +249,7 @@ def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
             rows=_parse_range(facts["rows"], height),
             columns=_parse_range(facts["columns"], width),
         ),
-        space=str(facts["space"]),
+        space=_parse_word(facts["space"]),
         face_embedding=tensors[EMBEDDING],
         reference_features=features,
         paste_back=None if place is None else _parse_paste_back(tensors[PHOTOGRAPH], place),
@@ -273,16 +299,19 @@ def _parse_range(value: Any, size: int) -> slice:
     return slice(start, stop)
 
 
+def _parse_word(value: Any) -> str:
+    if type(value) is not str or not value.isprintable() or len(value) > MAX_WORD_CHARACTERS:
+        raise ValueError("a word of the metadata that is none")
+    return value
+
+
 def _parse_provenance(value: Any) -> Provenance:
     """None, as in older files, is unknown."""
     if value is None:
         return Provenance()
     approximations = value["approximations"]
-    words = [value["precision"], *approximations]
-    valid = all(
-        type(word) is str and word.isprintable() and len(word) <= MAX_WORD_CHARACTERS for word in words
-    )
-    if type(approximations) is not list or len(words) > MAX_PROVENANCE_WORDS or not valid:
+    words = [_parse_word(word) for word in (value["precision"], *approximations)]
+    if type(approximations) is not list or len(words) > MAX_PROVENANCE_WORDS:
         raise ValueError("malformed provenance metadata")
     return Provenance(words[0], tuple(words[1:]))
 

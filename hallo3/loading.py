@@ -15,6 +15,7 @@ from torch import nn
 
 from .checkpoints.component import find_component
 from .checkpoints.load import (
+    build_on_meta,
     check_file,
     load_strict,
     read_component,
@@ -52,8 +53,7 @@ from .offload.weight_store import (
 from .progress import OpenProgress, no_display
 from .quantization import FP8, PRECISIONS, Precision, add_missing_scales, check_device, get_precision
 from .residency import CPU, ChosenModule, DerivedModule, OffloadedModule, OnDemandModule
-from .speech.wav2vec2 import build_wav2vec2
-from .text_encoder import TextEncoder, Tokenizer, build_t5, tie_embedding
+from .text_encoder import TextEncoder, Tokenizer, tie_embedding
 from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
 
@@ -143,8 +143,10 @@ def load_models(
         face=create_analyzer(config.face, files.faces, choice=choice)
         if extract
         else NoFaceAnalyzer(config.face.space),
-        speech=OnDemandModule(lambda: placement.load(build_wav2vec2(speech), "speech_encoder").to(device)),
-        text=placement.text(lambda: text()[1], lambda: build_t5(text()[0])),
+        speech=OnDemandModule(
+            lambda: placement.load(build_on_meta("speech_encoder", speech), "speech_encoder").to(device)
+        ),
+        text=placement.text(lambda: text()[1], lambda: build_on_meta("text_encoder", text()[0])),
         vae=placement.vae(partial(build_vae, config.vae)),
         reference=placement.reference(partial(ReferenceNetwork, config.trunk, latent, layers)),
         transformer=placement.transformer(partial(Hallo3Transformer, config, layers)),

@@ -3,7 +3,7 @@
 A hash says more than a check of the content could. Of a file that the user accepts unverified, onnxruntime
 gets only what holds no control flow, no operators but ONNX's own and no weights outside of itself; then its
 inputs and outputs are checked. ``onnx.load`` would parse all of it, weights too, and is one more library; few
-of onnx.proto's fields matter here, so `_find_forbidden` steps from field to field. A switch of onnxruntime
+of onnx.proto's fields matter here, so `find_forbidden` steps from field to field. A switch of onnxruntime
 that refuses the same would replace it.
 """
 
@@ -132,7 +132,7 @@ def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: 
             expected=f"{path.name} of {origin.belongs_to}, SHA-256 {expected.sha256}",
             fix=f"download the file again; {origin.accept}",
         )
-    if not verified and (forbidden := _find_forbidden(content)):
+    if not verified and (forbidden := find_forbidden(content)):
         raise CheckpointError(
             f"{origin.what}'s file is refused, also unverified.",
             found=f"{path.name}: {forbidden}",
@@ -181,13 +181,13 @@ def _limit_memory(library: Any, options: Any) -> None:
     options.add_session_config_entry("session.use_env_allocators", "1")
 
 
-def _find_forbidden(content: bytes) -> str:
+def find_forbidden(content: bytes) -> str:
     """What of an ONNX model is not run unverified; "" for a model without any such part."""
     waiting, count, graphs = [("model", memoryview(content))], 0, 0
     try:
         while waiting:
             message, data = waiting.pop()
-            for number, value in _fields(data):
+            for number, value in read_fields(data):
                 count += 1
                 if count > MAX_FIELDS:
                     return f"more than {MAX_FIELDS:,} parts"
@@ -209,7 +209,7 @@ def _find_forbidden(content: bytes) -> str:
     return "" if graphs == 1 else f"{graphs} graphs, where a model has one"
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def read_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of a protobuf message: whole numbers, and the bytes of everything else. Raises
     ``ValueError`` or ``IndexError`` for what is none."""
     at = 0

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from .config import TEXT_ENCODERS, check_sizes
-from .errors import CheckpointError, DependencyError, sanitize
+from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
 from .messages import logger
-from .storage.files import describe_foreign
+from .onnx_model import read_fields
+from .storage.files import describe_foreign, open_regular, parse_json_object
 
 PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
+MAX_TOKENIZER_BYTES = 16 << 20
+"""T5's ``spiece.model`` has 0.8 million, a ``tokenizer.json`` made of it 2.4 million."""
+CHARACTERS = "precompiled_charsmap"
+STEPS: dict[str, set[str]] = {
+    "Sequence": {"normalizers", "pretokenizers"},
+    "Precompiled": {CHARACTERS},
+    "Strip": {"strip_left", "strip_right"},
+    "Replace": {"pattern", "content"},
+    "WhitespaceSplit": set(),
+    "Metaspace": {"replacement", "prepend_scheme", "split", "add_prefix_space"},
+}
+"""Of a ``tokenizer.json`` that was made of T5's ``spiece.model``, with their fields."""
 
 
 class Tokenizer(Protocol):
@@ -65,7 +80,9 @@ class T5Tokenizer:
                 expected="the file that came with the T5 text encoder",
                 fix="copy it there, or name its folder with --tokenizer",
             )
-        self._encode, tokens, marks = _open_pieces(path)
+        self._path, self._vocabulary = path, vocabulary
+        with _explain(path):
+            self._encode, tokens, marks = _open_pieces(path, vocabulary)
         if tokens > vocabulary or marks != (PAD, END):
             raise CheckpointError(
                 "The tokenizer belongs to another model than the text encoder.",
@@ -75,42 +92,128 @@ class T5Tokenizer:
             )
 
     def __call__(self, prompt: str, length: int) -> Tensor:
-        return _pad(self._encode(prompt), length)
+        with _explain(self._path):
+            ids = self._encode(prompt)
+            if not all(0 <= token < self._vocabulary for token in ids):
+                raise ValueError(f"a token beyond the {self._vocabulary:,} of the text encoder")
+        return _pad(ids, length)
 
 
-def _open_pieces(path: Path) -> tuple[Callable[[str], list[int]], int, tuple[object, object]]:
-    """A function from text to ids without marks; the number of tokens; the marks of padding and end."""
-    content = b""
+def _open_pieces(
+    path: Path, vocabulary: int
+) -> tuple[Callable[[str], list[int]], int, tuple[object, object]]:
+    """A function from text to ids without marks; the number of tokens; the marks of padding and end. Raises
+    ``ValueError`` and the libraries' errors, which have no common base."""
+    with open_regular(path) as file:
+        content = file.read(MAX_TOKENIZER_BYTES + 1)
+    if len(content) > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"more than {MAX_TOKENIZER_BYTES:,} bytes")
+    if not content or describe_foreign(content):
+        raise ValueError(describe_foreign(content) or "an empty file")
+    if path.suffix == ".model":
+        count = sum(number == 1 for number, _ in read_fields(memoryview(content)))
+        if count > vocabulary:
+            return (lambda _: []), count, (PAD, END)
+        pieces: Any = import_module("sentencepiece").SentencePieceProcessor()
+        pieces.LoadFromSerializedProto(content)
+        opened = pieces.EncodeAsIds, int(pieces.GetPieceSize()), (pieces.pad_id(), pieces.eos_id())
+    else:
+        fast: Any = import_module("tokenizers").Tokenizer.from_str(_rebuild_json(content, vocabulary))
+        marks = fast.token_to_id("<pad>"), fast.token_to_id("</s>")
+
+        def encode(text: str) -> list[int]:
+            return fast.encode(text, add_special_tokens=False).ids
+
+        opened = encode, int(fast.get_vocab_size()), marks
+    opened[0]("A person talks.")
+    return opened
+
+
+def _rebuild_json(content: bytes, vocabulary: int) -> str:
+    """What of a ``tokenizer.json`` turns a text into T5's tokens, and nothing else of it: tokenizers would
+    take any regular expression, model and size. Raises ``ValueError``."""
+    for mark, most in ((b"[", vocabulary), (b"{", 0), (b",", 4 * vocabulary)):
+        if content.count(mark) > most + 10_000:
+            raise ValueError(f"more names and numbers than {vocabulary:,} tokens need")
+    fields = parse_json_object(content, strict=True)
     try:
-        content = path.read_bytes()
-        if path.suffix == ".model":
-            pieces: Any = import_module("sentencepiece").SentencePieceProcessor()
-            pieces.LoadFromSerializedProto(content)
-            opened = pieces.EncodeAsIds, int(pieces.GetPieceSize()), (pieces.pad_id(), pieces.eos_id())
+        model: dict[str, Any] = fields["model"]
+        added = cast("list[dict[str, Any]]", fields.get("added_tokens") or [])
+        if model["type"] != "Unigram":
+            raise ValueError(f"a model of type {str(model['type'])[:40]!r}, not Unigram")
+        return json.dumps(
+            {
+                "version": "1.0",
+                "added_tokens": [_check_token(token) for token in added],
+                "normalizer": _check_step(fields.get("normalizer")),
+                "pre_tokenizer": _check_step(fields.get("pre_tokenizer")),
+                "model": {
+                    "type": "Unigram",
+                    "unk_id": int(model["unk_id"]),
+                    "vocab": [[_check_text(text), float(score)] for text, score in model["vocab"]],
+                    "byte_fallback": bool(model.get("byte_fallback")),
+                },
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("no tokenizer of T5's form") from error
+
+
+def _check_text(value: object, most: int = 512) -> str:
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"no text of at most {most:,} letters where one belongs")
+    return value
+
+
+def _check_token(token: Mapping[str, Any]) -> dict[str, Any]:
+    words = "single_word", "lstrip", "rstrip", "normalized", "special"
+    flags = {word: bool(token[word]) for word in words}
+    return {"id": int(token["id"]), "content": _check_text(token["content"]), **flags}
+
+
+def _check_step(step: Mapping[str, Any] | None, depth: int = 0) -> dict[str, Any] | None:
+    """A step from a text to words. Raises ``ValueError`` for one that T5's tokenizer does not have."""
+    if step is None:
+        return None
+    kind = str(step["type"])[:40]
+    known = STEPS.get(kind)
+    if known is None or depth > 2:
+        raise ValueError(f"a step {kind!r}, which T5's tokenizer does not have")
+    checked: dict[str, Any] = {"type": kind}
+    for name in known & step.keys():
+        value: Any = step[name]
+        if name == "pattern":
+            regex = {"Regex": " {2,}"}
+            checked[name] = regex if value == regex else {"String": _check_text(value["String"], 20)}
+        elif isinstance(value, list) and len(steps := cast("list[Any]", value)) <= 8:
+            checked[name] = [_check_step(each, depth + 1) for each in steps]
+        elif value is None or isinstance(value, bool):
+            checked[name] = value
         else:
-            fast: Any = import_module("tokenizers").Tokenizer.from_buffer(content)
-            fast.no_truncation()
-            fast.no_padding()
-            marks = fast.token_to_id("<pad>"), fast.token_to_id("</s>")
+            checked[name] = _check_text(cast(object, value), 1 << 20 if name == CHARACTERS else 20)
+    return checked
 
-            def encode(text: str) -> list[int]:
-                return fast.encode(text, add_special_tokens=False).ids
 
-            opened = encode, int(fast.get_vocab_size()), marks
-        opened[0]("A person talks.")
-        return opened
+@contextmanager
+def _explain(path: Path) -> Generator[None]:
+    """Raises ``DependencyError`` for a library that is missing, ``CheckpointError`` for what goes wrong with
+    the file."""
+    try:
+        yield
     except ImportError as error:
         raise DependencyError(
             "T5's tokenizer needs a library that is not installed.",
             found=f"{path.name}; {str(error).splitlines()[0]}",
             fix=f"pip install {'sentencepiece' if path.suffix == '.model' else 'tokenizers'}",
         ) from error
-    except Exception as error:  # the libraries' errors have no common base
-        foreign = describe_foreign(content) if content else "an empty file"
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # tokenizers', which is no ``Exception``
+        if is_out_of_memory(error) or not (panic or isinstance(error, Exception)):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             "T5's tokenizer cannot be read.",
-            found=f"{path}: {foreign or sanitize(reason)}",
+            found=f"{path}: {sanitize(reason)}",
             expected="the file that came with the T5 text encoder",
             fix="download or copy it again",
         ) from error
@@ -159,10 +262,11 @@ def untie_embedding(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_t5(config: Mapping[str, Any]) -> nn.Module:
-    """transformers' ``T5EncoderModel`` on the meta device. Raises ``CheckpointError`` for a field that is not
-    a size."""
-    positions = {"relative_attention_num_buckets", "relative_attention_max_distance"}
-    check_sizes(config, {*TEXT_ENCODERS["nano"], *positions, "layer_norm_epsilon"}, "text_encoder")
+    """transformers' ``T5EncoderModel`` on the meta device. Raises ``CheckpointError`` for a field that it
+    should not have, or of another kind."""
+    positions = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
+    example = {**TEXT_ENCODERS["hallo3"], **positions, "layer_norm_epsilon": 1e-6}
+    check_sizes(config, example, "text_encoder", positions.keys())
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):

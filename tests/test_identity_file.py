@@ -1,6 +1,7 @@
 """Identities and their files: read equals written; damaged files and other models are refused."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from hallo3.checkpoints import keymaps as maps
 from hallo3.checkpoints.load import META, read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.random_weights import make_random_state, write_random_set
+from hallo3.checkpoints.tensor_entry import header_bytes
 from hallo3.checkpoints.tensor_file import TensorFile
 from hallo3.config import NANO
 from hallo3.errors import CheckpointError, FaceError, OutputError
@@ -34,6 +36,7 @@ from hallo3.noise import make_noise
 from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
 from hallo3.quantization import PRECISIONS
 from support.original_checkpoints import write_release
+from support.own_process import measure_growth
 from support.short_runs import settings
 
 
@@ -181,7 +184,7 @@ SMALL = Identity(
     paste_back=PasteBack(photograph=SHOWN, place=PixelBox(0, 0, 64, 64)),
     preview=SHOWN,
 )
-PLACES = (-100, -100, -50, -50), (5, 5, 5, 5), (0, 0, float("nan"), 9), (0, 0, 1e300, 9)
+PLACES = (-100, -100, -50, -50), (5, 5, 5, 5), (0, 0, 1e300, 9), (0, 0, 10**400, 9)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +204,57 @@ PLACES = (-100, -100, -50, -50), (5, 5, 5, 5), (0, 0, float("nan"), 9), (0, 0, 1
         {"face_embedding": torch.zeros(1, 48, dtype=torch.long)},
         {"canvas": replace(BLACK, pixels=torch.full((1, 3, 1, 8, 8), 1e3))},
         {"canvas": replace(BLACK, rows=slice(0, 9))},
+        {"canvas": replace(BLACK, pixels=torch.full((1, 3, 1, 8, 8), 2.6))},
+        {"canvas": replace(BLACK, pixels=torch.zeros(1, 3, 1, 8, 4097))},
+        {"face_embedding": torch.full((1, 48), 1e-5)},
+        {"face_embedding": torch.full((1, 48), 200.0)},
+        {"face_embedding": torch.ones(1, 65537)},
+        {"reference_features": (torch.full((1, 4, 8), 1.1e6),)},
+        {"reference_features": (torch.zeros(1, 1, 1),) * 513},
+        {"space": "\x1b[2J"},
+        {"space": "a" * 61},
     ],
 )
 def test_impossible_values_are_refused_even_with_a_valid_hash(wrong: dict[str, Any], tmp_path: Path) -> None:
     check_damaged(replace(SMALL, **wrong), tmp_path)
+
+
+def test_an_identity_without_a_face_is_read(tmp_path: Path) -> None:
+    write_identity(
+        replace(SMALL, face_embedding=torch.zeros(1, 48)), torch.ones(8), tmp_path / "a.safetensors"
+    )
+    assert not read_identity(tmp_path / "a.safetensors").face_embedding.any()
+
+
+def test_other_files_with_an_identity_s_name_are_refused_unread(tmp_path: Path) -> None:
+    path, facts = tmp_path / "a.safetensors", {"part": "identity", "format": 1, "space": "x"}
+    block = "reference_features.{:03}".format
+    cases: list[tuple[dict[str, Any], dict[str, int], str]] = [
+        (facts, {"program": 1}, "a tensor 'program'"),
+        (facts, {block(0): 5 << 30}, "5,368,[0-9,]* bytes"),
+        (facts, {"canvas": 1 << 33}, "canvas of"),
+        (facts, {block(n): 1 for n in range(513)}, "512"),
+        (facts | {"format": [1]}, {}, "another version"),
+        (facts, {}, "damaged"),
+    ]
+    for given, tensors, message in texts.values():
+        header = header_bytes(
+            ((name, *each) for name, each in tensors.items()), {"hallo3": json.dumps(given)}
+        )
+        size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in tensors.values())
+        path.write_bytes(header)
+        os.truncate(path, len(header) + size)
+        with measure_growth() as growth, pytest.raises(CheckpointError, match=message):
+            read_identity(path)
+        assert growth[0] < 100
+    for text in (
+        '{"part": "identity", "part": "identity"}',
+        '{"part": "identity", "a": NaN}',
+        '{"part":' * 9999,
+    ):
+        path.write_bytes(header_bytes([], {"hallo3": text}))
+        with pytest.raises(CheckpointError, match="not a Hallo3 identity"):
+            read_identity(path)
 
 
 def check_damaged(identity: Identity, folder: Path, mark: float = 1.0) -> None:

@@ -1,8 +1,10 @@
 """Words and pieces as tokens: what counts, what does not, and what is cut."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import CheckpointError, DependencyError
-from hallo3.text_encoder import END, FIRST_WORD, PAD, ByteTokenizer, WordTokenizer, make_tokenizer
+from hallo3.speech.wav2vec2 import build_wav2vec2
+from hallo3.text_encoder import END, FIRST_WORD, PAD, ByteTokenizer, WordTokenizer, build_t5, make_tokenizer
 from support.messages import expect_message
+from support.own_process import measure_growth
 from support.sentencepiece_model import sentencepiece_model
 
 LENGTH = 16
@@ -97,7 +102,8 @@ def test_t5_s_pieces_are_those_of_transformers(tmp_path: Path) -> None:
         ("spiece.model", b"", "an empty file"),
         ("spiece.model", b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         ("spiece.model", b"<!doctype html>", "a web page"),
-        ("spiece.model", MODEL[:99_999], "INTERNAL"),
+        ("spiece.model", MODEL[:99_999], "beyond the end"),
+        ("spiece.model", b"\n\x00" * 32_129, "32,129 tokens"),
         ("spiece.model", MODEL.replace(b"</s>", b"</x>"), "32,000 tokens, padding 0, end -1"),
         ("tokenizer.json", b"", "an empty file"),
         ("tokenizer.json", b"{", "cannot be read"),
@@ -107,6 +113,108 @@ def test_an_unusable_tokenizer_is_refused(tmp_path: Path, name: str, content: by
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         make_tokenizer("t5", 32128, tmp_path)
+
+
+FAST: dict[str, Any] = {
+    "model": {"type": "Unigram", "unk_id": 2, "vocab": [["<pad>", 0], ["</s>", 0], ["<unk>", 0], ["a", -1]]},
+    "added_tokens": [
+        {"id": n, "content": text, **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)}
+        | {"special": True}
+        for n, text in enumerate(["<pad>", "</s>"])
+    ],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}]},
+}
+CHARSMAP = {"type": "Precompiled", "precompiled_charsmap": "AAQAAA" + "A" * 1362}
+
+
+def fast(**changed: Any) -> bytes:
+    return json.dumps(FAST | changed).encode()
+
+
+def model(**changed: Any) -> bytes:
+    return fast(model=FAST["model"] | changed)
+
+
+NESTED: dict[str, Any] = {"type": "WhitespaceSplit"}
+for _ in range(4):
+    NESTED = {"type": "Sequence", "pretokenizers": [NESTED]}
+REPLACE = {"type": "Replace", "pattern": {"Regex": "(a+)+b"}, "content": ""}
+TOKENIZERS = {
+    "another model": (model(type="BPE", merges=[]), "of type 'BPE'"),
+    "many pieces": (model(vocab=[["a", 0.0]] * 20_000), "more names and numbers"),
+    "many commas": (b'{"a":"' + b"," * 50_000 + b'"}', "more names and numbers"),
+    "many objects": (b'{"a":[' + b"{}," * 20_000 + b"{}]}", "more names and numbers"),
+    "deep": (b'{"a":' + b"[" * 9_000 + b"]" * 9_000 + b"}", "nested too deeply"),
+    "long": (b" " * ((16 << 20) + 1), "more than 16,777,216 bytes"),
+    "a long piece": (model(vocab=[["a" * 513, 0.0]]), "at most 512 letters"),
+    "infinite score": (model(vocab=[["a", 1]]).replace(b"1]", b"1e999]"), "no finite number"),
+    "NaN": (model(vocab=[["a", float("nan")]]), "no finite number"),
+    "a name twice": (fast()[:-1] + b',"model":{}}', "comes twice"),
+    "no list": (model(vocab=7), "T5's form"),
+    "a list": (b"[]", "not a JSON object"),
+    "no model": (b"{}", "T5's form"),
+    "unknown piece far out": (model(unk_id=10**9), "cannot be read"),
+    "a number without end": (model(unk_id=10**400), "cannot be read"),
+    "another step": (fast(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+b"}}), "'Split'"),
+    "a program": (fast(normalizer=REPLACE), "T5's form"),
+    "a long text": (
+        fast(normalizer=REPLACE | {"pattern": {"String": "a"}, "content": "b" * 21}),
+        "20 letters",
+    ),
+    "deep steps": (fast(pre_tokenizer=NESTED), "'Sequence'"),
+    "many steps": (fast(pre_tokenizer={"type": "Sequence", "pretokenizers": [NESTED] * 9}), "20 letters"),
+    "no text": (fast(pre_tokenizer={"type": "Metaspace", "replacement": {"a": 1}}), "20 letters"),
+    "letters that are none": (fast(normalizer=CHARSMAP), "cannot be read"),
+    "a large token": (fast(added_tokens=[FAST["added_tokens"][0] | {"content": "a" * 513}]), "512 letters"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), TOKENIZERS.values(), ids=TOKENIZERS.keys())
+def test_a_hostile_tokenizer_is_refused_within_bounds(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(fast())
+    assert make_tokenizer("t5", 384, tmp_path)("a a", 4).tolist() == [[3, 3, END, PAD]]
+    path.write_bytes(content)
+    with measure_growth() as growth, pytest.raises(CheckpointError, match=message) as error:
+        make_tokenizer("t5", 384, tmp_path)
+    assert growth[0] < 100
+    assert all((error.value.found, error.value.expected, error.value.fix))
+
+
+def test_a_prompt_that_the_tokenizer_cannot_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(fast())
+    tokenizer: Any = make_tokenizer("t5", 384, tmp_path)
+    panic = type("PanicException", (BaseException,), {})
+    for encode in (
+        Mock(side_effect=panic("out of bounds")),
+        Mock(return_value=[384]),
+        Mock(return_value=[-1]),
+    ):
+        tokenizer._encode = encode
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            tokenizer("a", 4)
+    for error in (KeyboardInterrupt, MemoryError):
+        tokenizer._encode = Mock(side_effect=error)
+        with pytest.raises(error):
+            tokenizer("a", 4)
+
+
+SIZES = (
+    [(build_t5, each) for each in ({"num_heads": 10**6}, {"num_layers": 513}, {"d_ff": 1.5})]
+    + [(build_t5, {name: 1}) for name in ("auto_map", "architectures", "relative_attention_num_buckets")]
+    + [(build_t5, {"feed_forward_proj": "relu"}), (build_t5, {"layer_norm_epsilon": "x"})]
+    + [(build_wav2vec2, {"conv_dim": value}) for value in (8, [], [8] * 40, [True] * 7, [0] * 7)]
+    + [(build_wav2vec2, {"conv_bias": 1}), (build_wav2vec2, {"conv_stride": [1] * 7})]
+    + [(build_wav2vec2, {"layer_norm_eps": value}) for value in (0, -1.0, float("nan"), 10**400)]
+)
+
+
+@pytest.mark.parametrize(("build", "changes"), SIZES, ids=lambda each: str(each)[:40])
+def test_sizes_of_another_kind_are_refused(build: Any, changes: dict[str, Any]) -> None:
+    config = (TEXT_ENCODERS if build is build_t5 else SPEECH_ENCODERS)["nano"]
+    with pytest.raises(CheckpointError, match="configuration stored with the weights"):
+        build(config | changes)
 
 
 def test_more_tokens_than_the_network_s_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

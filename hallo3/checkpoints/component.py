@@ -241,7 +241,7 @@ def read_own_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any
 
 def _object(text: str) -> Mapping[str, Any] | None:
     try:
-        return parse_json_object(text)
+        return parse_json_object(text, strict=True)
     except ValueError:
         return None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import SegmentConfig
 from ..errors import CheckpointError
 from ..progress import ProgressCallback, no_progress
-from ..storage.files import parse_json_object
+from ..storage.files import open_regular, parse_json_object
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
 
@@ -138,7 +138,7 @@ def list_files(path: Path) -> list[Path]:
 
 def _read_index(index: Path) -> list[str]:
     try:
-        fields = parse_json_object(read_small_text(index, 4 << 20))
+        fields = parse_json_object(read_small_text(index, 4 << 20), strict=True)
         names = sorted(set(cast("dict[str, str]", fields["weight_map"]).values()))
         beside = all(type(name) is str and name == Path(name).name and len(name) < 200 for name in names)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -160,7 +160,7 @@ def _expected_names(file: Path) -> set[str]:
 def read_small_text(path: Path, most: int) -> str:
     """The beginning of a text file. Raises ``CheckpointError`` if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(most).decode("utf-8", "replace")
     except OSError as error:
         raise CheckpointError(

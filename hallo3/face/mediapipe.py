@@ -7,18 +7,22 @@ Original (facts, face landmarks): FaceLandmarker on single pictures with
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, DependencyError, is_out_of_memory
+from ..storage.files import open_regular
 from .landmarks import match_landmarks
 from .photo import FACE_SUBDIRS, FindLandmarks
 from .scrfd import DetectedFace
@@ -30,6 +34,7 @@ NETWORKS = ("face_detector.tflite", "face_landmarks_detector.tflite")
 """Required members of the file, a ZIP archive. MediaPipe does not check its checksums."""
 MAX_BYTES = 1 << 26
 """Of a file; the real one has 3.8 million."""
+MAX_MEMBERS = 64
 MAX_FACES = 16
 FIRST_REPORTING_VERSION = (0, 10, 34)
 """From 0.10.35 on mediapipe opens connections to its makers when it runs; from 1.0 on its privacy notice says
@@ -101,10 +106,15 @@ class MediaPipeLandmarks:
 def read_task_file(path: Path) -> bytes:
     """The content of MediaPipe's file. Raises ``CheckpointError`` unless it is complete."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _task_file_error(path, f"{path.stat().st_size} bytes")
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES or content.count(b"PK\1\2") > MAX_MEMBERS:
+            raise _task_file_error(path, f"more than {MAX_BYTES:,} bytes or {MAX_MEMBERS} members")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if (size := sum(each.file_size for each in archive.infolist())) > MAX_BYTES:
+                raise _task_file_error(path, f"an archive of {size:,} bytes unpacked")
+            if any(each.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for each in archive.infolist()):
+                raise _task_file_error(path, "an archive that is packed in another way")
             names, damaged = set(archive.namelist()), archive.testzip()
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -115,7 +125,7 @@ def read_task_file(path: Path) -> bytes:
             "face_landmarker.task from MediaPipe's pages, and put it there"
             + ("" if sys.modules.get("mediapipe") or find_spec("mediapipe") else f"; and {INSTALL}"),
         ) from error
-    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, ArithmeticError, *_BROKEN) as error:
         raise _task_file_error(path, f"not a complete archive ({error})") from error
     if damaged is not None:
         raise _task_file_error(path, f"{damaged}: wrong checksum")
@@ -124,11 +134,14 @@ def read_task_file(path: Path) -> bytes:
     return content
 
 
+_BROKEN = (RuntimeError, ValueError, EOFError, OSError)  # of zipfile, beside its own errors
+
+
 def _task_file_error(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
         "MediaPipe's file of face landmarks cannot be used.",
         found=f"{path.name}: {found}",
-        expected=f"an archive with {' and '.join(NETWORKS)}, of at most {MAX_BYTES} bytes",
+        expected=f"an archive with {' and '.join(NETWORKS)}, of at most {MAX_BYTES:,} bytes unpacked",
         fix=f"download {TASK_FILENAME} again",
     )
 

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from ..config import SPEECH_ENCODERS, check_sizes
 
-SIZES = {*SPEECH_ENCODERS["nano"], "conv_bias", "layer_norm_eps", "hidden_act", "feat_extract_activation"}
+EXAMPLE: dict[str, Any] = {
+    **SPEECH_ENCODERS["nano"],
+    **dict.fromkeys(("hidden_act", "feat_extract_activation"), "gelu"),
+    "conv_bias": False,
+    "layer_norm_eps": 1e-5,
+}
+"""A value of the right kind for every field that a file may decide."""
+FIXED = {"conv_stride"}
+"""Of those, what no weight's shape bounds: one feature in 320 samples."""
 # The base variant that Hallo3 was trained with; nothing is masked or dropped.
 _BASE: dict[str, Any] = {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
 _UNDROPPED: dict[str, Any] = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0}
@@ -70,8 +78,8 @@ def split_wav2vec2(wav2vec2: nn.Module) -> Wav2Vec2Parts:
 
 def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
     """transformers' ``Wav2Vec2Model`` of these sizes, without memory (on the meta device). Raises
-    ``CheckpointError`` for a field that is not a size."""
-    check_sizes(config, SIZES, "speech_encoder")
+    ``CheckpointError`` for a field that it should not have, or of another kind."""
+    check_sizes(config, EXAMPLE, "speech_encoder", FIXED)
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import stat
@@ -184,15 +185,35 @@ def measure_read_rate(path: Path) -> float:
     return count / max(1e-6, time.monotonic() - started)
 
 
-def parse_json_object(text: str | bytes) -> dict[str, Any]:
-    """Raises ``ValueError`` for anything but a JSON object, deep nesting included."""
+def parse_json_object(text: str | bytes, *, strict: bool = False) -> dict[str, Any]:
+    """Raises ``ValueError`` for anything but a JSON object, deep nesting included; if ``strict`` also for a
+    name that comes twice, NaN and infinity, which JSON does not have."""
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(text, **_STRICT if strict else {})
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return cast("dict[str, Any]", value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) != len(pairs):
+        raise ValueError("a name that comes twice")
+    return fields
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number[:20]}, which is no finite number")
+    return value
+
+
+_STRICT: dict[str, Any] = {
+    "object_pairs_hook": _unique,
+    "parse_constant": _finite,
+    "parse_float": _finite,
+}
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

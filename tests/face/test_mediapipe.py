@@ -1,4 +1,7 @@
+import io
+import os
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -108,6 +111,13 @@ def test_the_file_is_found_where_archives_put_it_or_beside(tmp_path: Path, place
     assert found.samefile(path)
 
 
+def pack(name: str, content: bytes, how: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 WHOLE = fake.make_task_file()
 OTHER = WHOLE.replace(b"face_detector", b"nose_detector")
 FILES: dict[str, tuple[bytes | None, str]] = {
@@ -117,6 +127,11 @@ FILES: dict[str, tuple[bytes | None, str]] = {
     "a web page": (b"<html>not found</html>", "not a complete archive"),
     "truncated": (WHOLE[:900], "not a complete archive"),
     "changed": (WHOLE.replace(b"numbers of", b"numbers if", 1), "face_detector.tflite: wrong checksum"),
+    "a bomb": (pack("face_detector.tflite", bytes(80 << 20)), "83,886,080 bytes unpacked"),
+    "packed by bzip2": (pack("face_detector.tflite", b"", zipfile.ZIP_BZIP2), "packed in another way"),
+    "many members": (WHOLE + b"PK\1\2" * 70, "64 members"),
+    "a large file": (bytes((64 << 20) + 1), "67,108,864 bytes"),
+    "a pipe": (b"pipe", "not a regular file"),
     "another archive": (OTHER, "an archive of face_landmarks_detector.tflite, n"),
 }
 
@@ -125,7 +140,8 @@ FILES: dict[str, tuple[bytes | None, str]] = {
 def test_a_damaged_file_is_not_given_to_mediapipe(tmp_path: Path, install: Install, case: str) -> None:
     library, (content, expected), path = install(), FILES[case], tmp_path / TASK_FILENAME
     if content is not None:
-        path.mkdir() if content == b"folder" else path.write_bytes(content)
+        make = {b"folder": path.mkdir, b"pipe": lambda: os.mkfifo(path)}
+        make.get(content, lambda: path.write_bytes(content))()
     with pytest.raises(CheckpointError, match=expected) as error:
         mediapipe.MediaPipeLandmarks(path)(PICTURE, DETECTED)
     assert INSTALL not in str(error.value)  # it is installed
