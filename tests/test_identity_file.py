@@ -237,13 +237,10 @@ def test_other_files_with_an_identity_s_name_are_refused_unread(tmp_path: Path) 
         (facts | {"format": [1]}, {}, "another version"),
         (facts, {}, "damaged"),
     ]
-    for given, tensors, message in texts.values():
-        header = header_bytes(
-            ((name, *each) for name, each in tensors.items()), {"hallo3": json.dumps(given)}
-        )
-        size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in tensors.values())
-        path.write_bytes(header)
-        os.truncate(path, len(header) + size)
+    for given, sizes, message in cases:
+        layout = ((name, torch.uint8, (size,)) for name, size in sizes.items())
+        path.write_bytes(header := header_bytes(layout, {"hallo3": json.dumps(given)}))
+        os.truncate(path, len(header) + sum(sizes.values()))
         with measure_growth() as growth, pytest.raises(CheckpointError, match=message):
             read_identity(path)
         assert growth[0] < 100
