@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import SPEECH_ENCODERS, check_sizes
 
-EXAMPLE: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     **SPEECH_ENCODERS["nano"],
     **dict.fromkeys(("hidden_act", "feat_extract_activation"), "gelu"),
     "conv_bias": False,
@@ -79,7 +79,7 @@ def split_wav2vec2(wav2vec2: nn.Module) -> Wav2Vec2Parts:
 def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
     """transformers' ``Wav2Vec2Model`` of these sizes, without memory (on the meta device). Raises
     ``CheckpointError`` for a field that it should not have, or of another kind."""
-    check_sizes(config, EXAMPLE, "speech_encoder", FIXED)
+    check_sizes(config, SIZES, "speech_encoder", FIXED)
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):
