@@ -3,22 +3,27 @@
 
 torch has no such layer; torchao's is another dependency, with tensor subclasses of its own format.
 A layer multiplies the weight back, in the type of its input: fp8 saves memory, not time.
+And what computes on this machine, which decides the last bits of a type.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError, check_choice, is_out_of_memory
 from .model.layers import Layers, Ops
+from .storage.hashing import hash_tensor, hash_text
 
 FP8 = torch.float8_e4m3fn
 MAX_FP8 = 448.0
@@ -143,3 +148,39 @@ def default_scales(network: nn.Module) -> dict[str, Tensor]:
 
 def add_missing_scales(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**default_scales(network), **state}
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
+    """What computes frames on ``device``, as far as software can say: elsewhere they may differ by rounding.
+
+    A processor's libraries choose their instructions by its model, and environment variables change that; so
+    for a processor the last word is a hash of what they compute in float32 and ``dtype``.
+    """
+    if device.type == "cuda":
+        return f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rounding = hash_text("".join(map(hash_tensor, chain(_compute(torch.float32), _compute(dtype)))))
+    finally:
+        torch.set_num_threads(threads)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__}, {platform.machine()} {capability}, rounding {rounding[:8]}"
+
+
+def _compute(dtype: torch.dtype) -> Iterator[Tensor]:
+    """Fixed operations of the networks on a CPU, large enough for every library that torch hands them to."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.from_numpy(np.cos(np.arange(np.prod(shape))).reshape(shape)).to(dtype)
+
+    heads = draw(2, 4, 96, 64)
+    yield F.scaled_dot_product_attention(heads, heads, heads)
+    yield F.linear(draw(300, 320), draw(200, 320), draw(200))
+    yield F.conv1d(draw(1, 64, 400), draw(64, 64, 3))
+    yield F.conv2d(draw(1, 32, 32, 32), draw(32, 32, 3, 3))
+    yield F.conv3d(draw(1, 16, 4, 24, 24), draw(16, 16, 3, 3, 3))
+    yield F.layer_norm(draw(96, 64), (64,))
+    yield F.gelu(draw(3000), approximate="tanh")
+    yield draw(40, 80).softmax(-1)
+    yield draw(3000).abs().sqrt().exp()

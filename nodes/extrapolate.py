@@ -19,13 +19,13 @@ from ..hallo3.errors import InputError
 from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
-from ..hallo3.jobs.job import Job, JobManifest, folder_size, inherit_segments, open_job
+from ..hallo3.jobs.job import Job, JobManifest, folder_size, open_job
 from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
 from ..hallo3.jobs.video_job import (
     NUMERICS,
     VideoJob,
     create_manifest,
-    machine_warning,
+    open_video_job,
     parent_state,
     parse_redo,
 )
@@ -34,6 +34,7 @@ from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
 from ..hallo3.media.video import VideoEncoding, stream_headers
 from ..hallo3.noise import Noise
+from ..hallo3.quantization import describe_machine
 from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
@@ -286,9 +287,12 @@ def _open_video(
         size = manifest.frames * height * width * 3 * 4
         check_memory(size, f"{manifest.frames} frames of {width} x {height} px")
     remove_stale_jobs(jobs, manifest.key)
-    if warning := machine_warning(jobs, manifest):
-        show_warning(warning)
-    job = stack.enter_context(open_job(jobs, manifest, check_interrupted))
+    patcher = request.sampling.patcher
+    machine = describe_machine(patcher.load_device, patcher.model.get_dtype())
+    if patcher.load_device.type == "cpu":  # speech and identity come from nodes that the job does not run
+        machine += f", {torch.get_num_threads()} threads"
+    opened = open_video_job(jobs, manifest, request.parent, machine, show_warning, check_interrupted)
+    job = stack.enter_context(opened)
     estimate = estimate_run(
         request.plan,
         request.sampling.config.segment.shape,
@@ -300,8 +304,6 @@ def _open_video(
         throughput=read_throughput(jobs, request.throughput_key),
     )
     check_disk(estimate, jobs, folder_size(job.folder))
-    if request.parent is not None:
-        inherit_segments(job, request.parent)
     return VideoJob(
         jobs=jobs,
         job=job,
@@ -310,6 +312,7 @@ def _open_video(
         encoding=request.encoding,
         recording=request.speech.recording,
         seed=request.seed,
+        machine=machine,
         parent=request.parent,
         redo=takes,
         paste_back=request.paste_back,

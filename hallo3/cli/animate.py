@@ -15,13 +15,21 @@ import torch
 
 from ..errors import InputError
 from ..jobs.estimate import check_disk, summarize_run
-from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, inherit_segments, open_job
+from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, open_job
 from ..jobs.store import remove_stale_jobs, set_job_aside
-from ..jobs.video_job import NO_REDO, VideoJob, create_manifest, machine_warning, parent_state, parse_redo
+from ..jobs.video_job import (
+    NO_REDO,
+    VideoJob,
+    create_manifest,
+    open_video_job,
+    parent_state,
+    parse_redo,
+)
 from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
+from ..quantization import describe_machine
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
@@ -55,7 +63,7 @@ def run_animate(options: AnimateOptions) -> None:
         return
     output = request.output.resolve()  # a link is written through
     with torch.inference_mode(), ExitStack() as stack:
-        video = _open_video(request, stack)
+        video, request = _open_video(request, stack)
         manifest, missing = video.job.manifest, len(video.missing)
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
@@ -85,8 +93,9 @@ def run_animate(options: AnimateOptions) -> None:
         )
 
 
-def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
-    """The request's job as a video, locked until ``stack`` is closed; says where it resumes."""
+def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, AnimateRequest]:
+    """The request's job as a video, locked until ``stack`` is closed, and the request with its threads; says
+    where it resumes."""
     options, jobs, parent = request.options, request.jobs, None
     if options.continue_from:
         parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
@@ -97,11 +106,10 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         plan_run_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:
             logger.warning(f"earlier work was moved to {aside}")
-    if warning := machine_warning(jobs, manifest):
-        logger.warning(warning)
-    job = stack.enter_context(open_job(jobs, manifest))
-    if parent is not None:
-        inherit_segments(job, parent)
+    machine, threads = describe_machine(request.device, request.precision.compute), torch.get_num_threads()
+    job = stack.enter_context(open_video_job(jobs, manifest, parent, machine, logger.warning))
+    if torch.get_num_threads() != threads:
+        request = replace(request, subject=replace(request.subject))  # with nothing computed yet
     video = VideoJob(
         jobs=jobs,
         job=job,
@@ -110,6 +118,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         encoding=request.encoding,
         recording=request.speech,
         seed=request.settings.seed,
+        machine=machine,
         parent=parent,
         redo=redo,
         enlarge=options.enlarge,
@@ -127,7 +136,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> VideoJob:
         logger.warning(f"all {manifest.segments} segments were already rendered; reusing them")
     elif job.done:
         logger.warning(f"resuming after {job.done} of {manifest.segments} finished segments")
-    return video
+    return video, request
 
 
 def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:

@@ -34,8 +34,9 @@ from .segment_file import (
 )
 
 MANIFEST_FILENAME, SEGMENTS_DIR = "job.json", "segments"
-CONTENT, PARENT, MADE_WITH = "content", "goes on from", "made with"
-"""Entries of ``info``: the finished file's hash, the job that this one continues, what computed it."""
+CONTENT, PARENT, MADE_WITH, THREADS = "content", "goes on from", "made with", "threads"
+"""Entries of ``info``: the finished file's hash, the job that this one continues, what computed it, with how
+many threads."""
 FORMAT = 1
 """Of the folder; an older version of the package refuses a newer one."""
 HEADLINE = "Finished segments of the video cannot be saved."
@@ -245,8 +246,12 @@ class Job:
 
     def finish(self, content: str = "") -> None:
         """Note that the whole video is finished, and the hash of its file."""
-        info = {**self.manifest.what, CONTENT: content}
-        self.manifest = replace(self.manifest, finished=True, what=info)
+        self.manifest = replace(self.manifest, finished=True)
+        self.note(CONTENT, content)
+
+    def note(self, entry: str, text: str) -> None:
+        """Save an entry of the manifest's ``what``. Raises ``OutputError``."""
+        self.manifest = replace(self.manifest, what={**self.manifest.what, entry: text})
         write_manifest(self.folder, self.manifest)
 
     def path(self, index: int) -> Path:

@@ -7,7 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ..errors import Hallo3Error, InputError, OutputError
+from ..errors import Hallo3Error, InputError, OutputError, sanitize
 from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
@@ -35,16 +35,29 @@ from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
 from ..pipeline import Rendered, Renderer, render
-from ..progress import no_progress
+from ..progress import ProgressCallback, no_progress
 from ..segments import Segment, SegmentPlan
 from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
 from .estimate import Throughput, save_throughput
-from .job import HEADLINE, MADE_WITH, PARENT, Job, JobManifest, job_folder, read_manifest
+from .job import (
+    HEADLINE,
+    MADE_WITH,
+    PARENT,
+    THREADS,
+    Job,
+    JobManifest,
+    inherit_segments,
+    job_folder,
+    open_job,
+    read_manifest,
+)
 from .segment_file import MOTION, PIECE, PIXELS, SegmentRecord
 
 NUMERICS = 1
 """Version of this package's numbers. A job of another version is not resumed: its frames would differ."""
+MAX_THREADS = 1024
+"""A larger number in a job's folder is not believed."""
 SOUND_FILENAME, SOUND_DIGITS = "sound.{}.mp4", 16
 """A job's soundtrack is named after its content."""
 
@@ -109,12 +122,14 @@ class JobStore(ABC):
     """The segments of an open ``job``, as the store that ``pipeline.render`` writes to.
 
     ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
-    video that this one continues. ``clock`` counts the seconds of work: it may stop while weights are read.
+    video that this one continues. ``machine`` is what computes here (``quantization.describe_machine``);
+    ``clock`` counts the seconds of work: it may stop while weights are read.
     """
 
     job: Job
     plan: SegmentPlan
     seed: int
+    machine: str = ""
     parent: Job | None = None
     redo: Redo = NO_REDO
     keep_pixels: bool = False
@@ -172,6 +187,11 @@ class JobStore(ABC):
             )
         before = None if self._motion is None else (self._motion[0, :, -1] + 1) / 2
         encoded = self.encode(rendered.pixels)
+        made = self.job.manifest.what.get(MADE_WITH, "").split("; ")
+        if made[-1] != self.machine:  # a segment's file says it too
+            self.job.note(
+                MADE_WITH, "; ".join([*(each for each in made if each != self.machine), self.machine])
+            )
         tensors = {
             PIECE: torch.frombuffer(bytearray(encoded), dtype=torch.uint8),
             MOTION: motion,
@@ -356,27 +376,44 @@ def create_manifest(
         segments=len(plan) + (before.segments if before else 0),
         frames=plan.frames + (before.frames if before else 0),
         headers=headers,
-        what={
-            **info,
-            MADE_WITH: describe_machine(),
-            **({PARENT: parent.folder.name} if parent else {}),
-        },
+        what={**info, **({PARENT: parent.folder.name} if parent else {})},
     )
 
 
-def describe_machine() -> str:
-    """What computes frames here; elsewhere they may differ by rounding."""
-    card = f" on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"torch {torch.__version__}{card}"
+@contextmanager
+def open_video_job(
+    jobs: Path,
+    manifest: JobManifest,
+    parent: Job | None,
+    machine: str,
+    warn: Callable[[str], object],
+    progress: ProgressCallback = no_progress,
+) -> Generator[Job]:
+    """A job with the segments of its ``parent``, open while the block lasts, in which torch computes with as
+    many threads as when the job began: how a sum is split decides its last bit.
 
-
-def machine_warning(jobs: Path, about: JobManifest) -> str:
-    """A warning for a job that was started with another torch or on another card; empty for any other."""
-    known = read_manifest(job_folder(jobs, about.key))
-    before = known.what.get(MADE_WITH) if known else None
-    if before in (None, describe_machine()):
-        return ""
-    return f"this video was started with {before}; frames may differ by rounding from here on"
+    ``warn`` gets a sentence if another ``machine`` began the video. Raises as ``open_job`` does.
+    """
+    known = read_manifest(job_folder(jobs, manifest.key))
+    known = known if known is not None and known.key == manifest.key else None
+    threads = before = torch.get_num_threads()
+    if known is not None and re.fullmatch(r"[1-9]\d{0,3}", noted := known.what.get(THREADS, ""), re.ASCII):
+        threads = int(noted) if int(noted) <= MAX_THREADS else before
+    begun = known or (parent.manifest if parent else None)
+    made = begun.what.get(MADE_WITH, machine) if begun else machine
+    last = made.split("; ")[-1]
+    if last not in (machine, machine.split(",")[0]):  # version 0.1.0 noted torch only
+        begin = f"this video was begun with {sanitize(last)}; here it is {machine}"
+        warn(f"{begin}: frames that are rendered from now on may differ by rounding")
+    info = {**manifest.what, MADE_WITH: made, THREADS: str(threads)}
+    with open_job(jobs, replace(manifest, what=info), progress) as job:
+        if parent is not None:
+            inherit_segments(job, parent)
+        torch.set_num_threads(threads)
+        try:
+            yield job
+        finally:
+            torch.set_num_threads(before)
 
 
 def _find_soundtrack(folder: Path) -> Path | None:

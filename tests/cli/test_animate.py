@@ -18,7 +18,6 @@ from hallo3.cli import renderer
 from hallo3.cli.animate import TRIAL_COMMENT
 from hallo3.cli.main import main
 from hallo3.config import NANO
-from hallo3.jobs import video_job
 from hallo3.media.mux import AI_COMMENT
 from hallo3.media.video import CODECS
 from support.audio_samples import tone, write_wav
@@ -117,13 +116,6 @@ def test_a_stopped_run_is_resumed(command: Command, undisturbed: Undisturbed) ->
     assert command.rendered == [2, 3]
     assert command.video.read_bytes() == undisturbed.video
     assert not so_far.exists()
-
-
-def test_another_torch_is_reported_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    command.stop(2)
-    monkeypatch.setattr(video_job, "describe_machine", lambda: "torch 9.9 on another card")
-    assert "this video was started with torch" in command.stderr()
-    assert "started with" not in command.stderr()
 
 
 def test_a_finished_video_needs_no_network(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
