@@ -53,12 +53,14 @@ class AudioStats:
 
     def add(self, waveform: Tensor) -> None:
         """The next [channels, samples] of the recording."""
-        finite = waveform.isfinite().all(dim=0)
-        if self.bad_sample is None and not bool(finite.all()):
+        peak = mono_peak = _peak(waveform)
+        if not math.isfinite(peak) and self.bad_sample is None:
+            finite = waveform.isfinite().all(dim=0)
             self.bad_sample = self.samples + int((~finite).nonzero()[0])
+        if self.channels > 1:
+            mono_peak = _peak(waveform.mean(dim=0))
         self.samples += waveform.shape[1]
-        self.peak = max(self.peak, float(waveform.abs().max()))
-        self.mono_peak = max(self.mono_peak, float(waveform.mean(dim=0).abs().max()))
+        self.peak, self.mono_peak = max(self.peak, peak), max(self.mono_peak, mono_peak)
 
     def check_finite(self) -> None:
         if self.bad_sample is not None:
@@ -93,6 +95,12 @@ class AudioStats:
 
     def _cancels(self) -> bool:
         return self.mono_peak < CANCELLATION * self.peak
+
+
+def _peak(waveform: Tensor) -> float:
+    """Not finite if a sample is not."""
+    low, high = waveform.aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def check_audio_format(sample_rate: int, channels: int, samples: int) -> None:

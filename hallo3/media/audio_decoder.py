@@ -52,6 +52,7 @@ MAX_SILENCE_VALUES = 1 << 28
 
 UNREADABLE = "{name}: {fault} could not be read; there is silence in its place."
 GAP = "{name}: {fault} is missing by the file's timestamps; there is silence in its place."
+DAMAGED = "{name}: {fault} is damaged and may sound wrong."
 CLOCK = "{name}: the timestamps jump far ahead at {fault.first:.2f} s; what follows is used without a pause."
 CHANGE = (
     "{name}: sample rate or channels change at {fault.first:.2f} s; all is converted to "
@@ -123,6 +124,8 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             file.seek(0)
             with av.open(file, options=OPEN_OPTIONS) as container:
                 track = _find_track(container, path)
+                if track.codec_context.codec.name == "flac":  # its damage is noise at full scale
+                    track.codec_context.options = {"err_detect": "crccheck+explode"}
                 seconds = _track_seconds(container, track)
                 yield AudioFile(
                     name=path.name,
@@ -275,7 +278,10 @@ class _Timeline:
                 self._file.add_fault(CLOCK, self._position)
         elif min(jump, late) > max(GAP_SECONDS, 0.99 * float(frame.time_base)):
             yield from self._fill(min(late, 2 * jump))  # late by more: a clock that is too slow
-        self._end, self._damage = start + frame.samples / frame.sample_rate, None
+        seconds = frame.samples / frame.sample_rate
+        self._end, self._damage = start + seconds, None
+        if frame.is_corrupt:
+            self._file.add_fault(DAMAGED, self._position, seconds)
         for piece in self._convert(frame):
             self._samples += piece.samples
             yield piece
@@ -307,10 +313,12 @@ class _Timeline:
         if missing <= 0:
             return
         self._file.add_fault(GAP if self._damage is None else UNREADABLE, self._position, missing / rate)
+        block: Any = None
         while missing:
             if 2 * self._silence - self._samples > MAX_SILENCE_VALUES // self._file.channels:
                 raise self._missing_error()
-            block = _make_silence(self._first, min(missing, SILENCE_SAMPLES))
+            if block is None or missing < SILENCE_SAMPLES:
+                block = _make_silence(self._first, min(missing, SILENCE_SAMPLES))
             missing -= block.samples
             self._silence += block.samples
             self._samples += block.samples

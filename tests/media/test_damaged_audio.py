@@ -1,0 +1,182 @@
+"""Recordings with damage, holes and clocks that are set, against a decoder that places each frame at its
+timestamp. There is a click every quarter second."""
+
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from hallo3.errors import AudioError
+from hallo3.media.audio import read_recording, stream_mono
+from hallo3.media.mux import encode_soundtrack
+from support.audio_files import encode_audio
+from support.messages import collect_messages, expect_message
+
+RATE, SECONDS, FRAME = 48000, 3.2, 0.04
+CODECS = {"mp3": "libmp3lame", "aac": "aac", "m4a": "aac", "ogg": "libopus", "oga": "flac", "flac": "flac"}
+CODECS |= {"webm": "libopus", "mka": "aac", "mkv": "pcm_s16le", "ts": "aac", "ac3": "ac3", "flv": "aac"}
+CODECS |= {"mov": "alac", "mpg": "mp2", "caf": "alac", "mp4": "ac3"}
+
+
+def make_clicks() -> np.ndarray:
+    sound = 0.01 * np.random.default_rng(3).standard_normal((1, int(RATE * SECONDS)))
+    for start in range(RATE // 8, sound.shape[1], RATE // 4):
+        sound[:, start : start + 300] += 0.7 * np.sign(np.sin(np.arange(300) * 0.3))
+    return sound.astype(np.float32)
+
+
+def find_clicks(sound: np.ndarray, rate: int) -> np.ndarray:
+    loud = np.flatnonzero(np.abs(sound) > 0.35)
+    return loud[np.diff(loud, prepend=-rate) > rate // 10] / rate
+
+
+def place_frames(path: Path) -> tuple[np.ndarray, int]:
+    """What a file holds, each frame at its timestamp, from the first packet on."""
+    frames: list[tuple[float, np.ndarray]] = []
+    packets = list[float]()
+    with av.open(str(path)) as container:
+        track = container.streams.audio[0]
+        rate, shift, before = track.rate, 0.0, 0.0
+        if path.suffix == ".flac":  # else damage is noise
+            track.codec_context.options = {"err_detect": "crccheck+explode"}
+        for packet in container.demux(track):
+            if packet.pts is not None:
+                packets.append(max(0.0, float(packet.pts * packet.time_base)))
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                continue
+            for frame in decoded:
+                time = before if frame.time is None else frame.time + shift
+                if time < before - 1:  # the clock was set
+                    shift, time = shift + before - time, before
+                before = time + frame.samples / rate
+                values = frame.to_ndarray()[0].astype(np.float64)
+                scale = {"s16": 2**15, "s16p": 2**15, "s32": 2**31, "s32p": 2**31}.get(frame.format.name, 1)
+                frames.append((time, values / scale))
+    start = min(frames[0][0], min(packets) if packets[0] < frames[0][0] - 0.03 else frames[0][0])
+    placed = np.zeros(max(round((time - start) * rate) + len(values) for time, values in frames))
+    for time, values in frames:
+        at = round((time - start) * rate)
+        placed[at : at + len(values)] = values
+    return placed, rate
+
+
+Damage = Callable[[Path], None]
+
+
+def overwrite(size: int, *places: float) -> Damage:
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        for place in places or (0.5,):
+            at = int(len(content) * place)
+            content[at : at + size] = random.Random(5).randbytes(size)
+        path.write_bytes(content)
+
+    return damage
+
+
+def remux(change: Callable[[int, Any], bool]) -> Damage:
+    """Write the packets that ``change`` keeps; it may change their times."""
+
+    def damage(path: Path) -> None:
+        fresh = path.with_stem("fresh")
+        with av.open(str(path)) as source, av.open(str(fresh), "w") as target:
+            track = source.streams.audio[0]
+            copy = target.add_stream_from_template(track)
+            for number, packet in enumerate(source.demux(track)):
+                if packet.size and change(number, packet):
+                    packet.stream = copy
+                    target.mux(packet)
+        fresh.replace(path)
+
+    return damage
+
+
+def lose(*numbers: int) -> Damage:
+    return remux(lambda number, _: number not in numbers)
+
+
+def shift(seconds: float, at: int) -> Damage:
+    def change(number: int, packet: Any) -> bool:
+        if number >= at:
+            packet.pts = packet.dts = packet.pts + round(seconds / packet.time_base)
+        return True
+
+    return remux(change)
+
+
+def double(path: Path) -> None:
+    """Two files one after the other, the second with a tag before it."""
+    tag = b"ID3\x04\x00\x00\x00\x00\x07\x76" + bytes(1014) if path.suffix == ".mp3" else b""
+    path.write_bytes(path.read_bytes() + tag + path.read_bytes())
+
+
+HOLES = {"mka": 60, "webm": 60, "mkv": 60, "m4a": 60, "ts": 60, "flv": 60, "ogg": 60, "mp4": 40, "oga": 9}
+CASES: dict[str, tuple[str, Damage]] = {}
+for name in CODECS:
+    CASES |= {f"{size} bytes in {name}": (name, overwrite(size)) for size in (40, 600)}
+for name, at in HOLES.items():
+    CASES[f"lost packets in {name}"] = name, lose(*range(at, at + 8))
+    CASES[f"hole in {name}"] = name, shift(0.7, at)
+CASES |= {f"four places in {name}": (name, overwrite(30, 0.2, 0.4, 0.6, 0.8)) for name in ("mp3", "m4a", "mov")}
+CASES |= {f"start of {name}": (name, overwrite(400, 0.02)) for name in ("aac", "ac3", "mpg")}
+CASES |= {f"end of {name}": (name, overwrite(400, 0.93)) for name in ("m4a", "ac3", "mka")}
+CASES |= {f"two {name} in one": (name, double) for name in ("mp3", "aac", "ac3", "ogg", "ts", "mpg")}
+UNNOTICED = {f"two {name} in one" for name in ("aac", "ac3", "ts", "mpg")}  # nothing is missing
+UNNOTICED |= {f"40 bytes in {name}" for name in ("mkv", "ts", "mpg")}  # they decode as other samples
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sound_is_at_its_timestamp(tmp_path: Path, case: str) -> None:
+    """For the model and in the video's sound; one message of each kind, from the first reading only."""
+    name, damage = CASES[case]
+    path = encode_audio(tmp_path / f"a.{name}", make_clicks(), RATE, CODECS[name])
+    damage(path)
+    placed, rate = place_frames(path)
+    expected = find_clicks(placed, rate)
+    with collect_messages() as messages:
+        heard = torch.cat(list(stream_mono(path, rate))).numpy()
+        encode_soundtrack([(path, Fraction(len(heard), rate))], tmp_path / "sound.mp4")
+    assert abs(len(heard) - len(placed)) / rate <= FRAME
+    assert len(messages) == len({text.split(" s ")[-1] for text in messages})
+    assert bool(messages) == (case not in UNNOTICED)
+    played = read_recording(tmp_path / "sound.mp4").waveform[0].numpy()
+    for sound in (heard, played):
+        assert np.abs(find_clicks(sound, rate) - expected).max() <= 0.005
+
+
+def test_a_whole_file_is_unchanged(tmp_path: Path) -> None:
+    """Sample for sample what PyAV decodes, without a message."""
+    for name, codec in CODECS.items():
+        path = encode_audio(tmp_path / f"a.{name}", make_clicks(), RATE, codec)
+        with av.open(str(path)) as container:
+            to_float = av.AudioResampler("fltp")
+            frames = [block for frame in container.decode(audio=0) for block in to_float.resample(frame)]
+            whole = np.concatenate([block.to_ndarray()[0] for block in frames])
+        assert np.array_equal(read_recording(path).waveform[0].numpy(), whole), name
+
+
+def test_most_of_a_recording_must_be_there(tmp_path: Path) -> None:
+    path = encode_audio(tmp_path / "a.mka", make_clicks(), RATE, "aac")
+    shift(4, 60)(path)
+    with pytest.raises(AudioError, match=r"Most of the recording is missing(.|\n)*4\.00 of 7\.20 s"):
+        read_recording(path)
+
+
+def test_a_clock_that_jumps_by_hours_is_no_silence(tmp_path: Path) -> None:
+    for name in ("mka", "ts"):
+        path = encode_audio(tmp_path / f"a.{name}", make_clicks(), RATE, CODECS[name])
+        shift(10 * 3600, 60)(path)
+        with expect_message(r"jump far ahead at 1\.2"):
+            recording = read_recording(path)
+        assert abs(recording.seconds - SECONDS) < 2 * FRAME
+        shift(0.9 * 3600, 30)(path)  # far more than the sound that there is: refused before it is made
+        with pytest.raises(AudioError, match="Most of the recording is missing"):
+            read_recording(path)
