@@ -47,8 +47,8 @@ MAX_TAIL_SECONDS = 1
 MAX_DEMUX_ERRORS = 8
 SILENCE_SAMPLES = 1 << 16
 """Per frame of silence."""
-MAX_SILENCE_VALUES = 1 << 28
-"""By how much silence may exceed the sound before it while a file is read."""
+MAX_SILENCE_VALUES = 1 << 25
+"""By how much silence may exceed the sound before it, lest a small file fills the memory."""
 
 UNREADABLE = "{name}: {fault} could not be read; there is silence in its place."
 GAP = "{name}: {fault} is missing by the file's timestamps; there is silence in its place."
@@ -313,14 +313,15 @@ class _Timeline:
         if missing <= 0:
             return
         self._file.add_fault(GAP if self._damage is None else UNREADABLE, self._position, missing / rate)
+        self._silence += missing
+        if 2 * self._silence - self._samples - missing > MAX_SILENCE_VALUES // self._file.channels:
+            self._samples += missing
+            raise self._missing_error()
         block: Any = None
         while missing:
-            if 2 * self._silence - self._samples > MAX_SILENCE_VALUES // self._file.channels:
-                raise self._missing_error()
             if block is None or missing < SILENCE_SAMPLES:
                 block = _make_silence(self._first, min(missing, SILENCE_SAMPLES))
             missing -= block.samples
-            self._silence += block.samples
             self._samples += block.samples
             yield block
 

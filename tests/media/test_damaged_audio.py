@@ -125,7 +125,9 @@ for name in CODECS:
 for name, at in HOLES.items():
     CASES[f"lost packets in {name}"] = name, lose(*range(at, at + 8))
     CASES[f"hole in {name}"] = name, shift(0.7, at)
-CASES |= {f"four places in {name}": (name, overwrite(30, 0.2, 0.4, 0.6, 0.8)) for name in ("mp3", "m4a", "mov")}
+CASES |= {
+    f"four places in {name}": (name, overwrite(30, 0.2, 0.4, 0.6, 0.8)) for name in ("mp3", "m4a", "mov")
+}
 CASES |= {f"start of {name}": (name, overwrite(400, 0.02)) for name in ("aac", "ac3", "mpg")}
 CASES |= {f"end of {name}": (name, overwrite(400, 0.93)) for name in ("m4a", "ac3", "mka")}
 CASES |= {f"two {name} in one": (name, double) for name in ("mp3", "aac", "ac3", "ogg", "ts", "mpg")}
