@@ -117,6 +117,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
         canvas=request.subject.canvas,
         encoding=request.encoding,
         recording=request.speech,
+        track=options.track,
         seed=request.settings.seed,
         machine=machine,
         parent=parent,

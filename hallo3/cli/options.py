@@ -102,6 +102,9 @@ class PortraitOptions:
 class SpeechOptions:
     title = "speech"
     about = "What the model gets; the video always has the recording's own sound."
+    track: int | None = option(
+        "N", "sound track of the file, from 1, also for the video (default: the first)"
+    )
     level: str = choice(
         map(dash, LEVELS),
         "evened: raise quiet passages, so that a quieter second speaker moves the mouth too "

@@ -57,9 +57,9 @@ OUTPUTS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnimateRequest:
-    """``samples`` of the speech are encoded, at the encoder's rate; ``speech_hash`` is the recording's,
-    ``separator`` the vocal separator, if one is used. ``memory`` is how the run fits the device, if a plan
-    decides that."""
+    """``samples`` of the speech are encoded, at the encoder's rate; ``speech_hash`` is the recording's, of a
+    run that is not only planned; ``separator`` is the vocal separator, if one is used. ``memory`` is how the
+    run fits the device, if a plan decides that."""
 
     options: AnimateOptions
     files: ModelFolder
@@ -187,7 +187,7 @@ class AnimateRequest:
         """The key of the request's job: a hash of everything that decides the frames of its video. How memory
         is saved is not part of it: a run that ran out of memory is resumed with less. Nor is an exact
         attention, which differs from others by rounding only; an approximate one is."""
-        settings, options = self.settings, self.options
+        settings, options, track = self.settings, self.options, self.options.track or 1
         preprocessing = self.preprocessing.key_facts(self.plan)
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
@@ -196,7 +196,7 @@ class AnimateRequest:
             "device": self.device.type,
             "speaker": self.subject.facts(),
             "pasted": options.paste_back,
-            "speech": self.speech_hash,
+            "speech": self.speech_hash if track == 1 else [self.speech_hash, track],
             "model": asdict(self.config),
             "prompt": options.prompt,
             "steps": settings.steps,
@@ -325,7 +325,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    stats = measure_recording(options.speech)
+    stats = measure_recording(options.speech, options.track)
     samples = stats.length_at(config.segment.sample_rate)
     if options.trial:  # the first segment
         samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
@@ -345,7 +345,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         if options.attention == AUTO.name
         else get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
         verifier=FileVerifier() if built_in else file_verifier(),
-        speech_hash=hash_file(options.speech),
+        speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix

@@ -236,14 +236,15 @@ class VideoJob(JobStore):
     """A job in the folder ``jobs`` whose segments are a video with sound.
 
     The video shows frames of ``canvas`` ``enlarge`` times as large, or pasted back, with the sound of
-    ``recording``. ``comment`` is in the file's metadata. ``check_recording`` raises if the recording is not
-    the one that the job is known by any more.
+    ``recording``, a file's ``track``. ``comment`` is in the file's metadata. ``check_recording`` raises if
+    the recording is not the one that the job is known by any more.
     """
 
     jobs: Path
     canvas: Canvas
     encoding: VideoEncoding
     recording: Path | Recording
+    track: int | None = None
     enlarge: int = 1
     paste_back: PasteBack | None = None
     comment: str = AI_COMMENT
@@ -337,7 +338,7 @@ class VideoJob(JobStore):
         parts.append((self.recording, Fraction(self.plan.frames, fps)))
         fresh = temporary_path(self.job.folder / SOUND_FILENAME.format("new"))
         try:
-            encode_soundtrack(parts, fresh)
+            encode_soundtrack(parts, fresh, self.track)
             self.check_recording()
             path = self.job.folder / SOUND_FILENAME.format(hash_file(fresh)[:SOUND_DIGITS])
             finalize_file(fresh, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -42,10 +43,12 @@ class Recording:
 @dataclass(slots=True)
 class AudioStats:
     """Length, loudness and faults of a recording, gathered piece by piece. ``peak`` is over all channels,
-    ``mono_peak`` over their mean; ``bad_sample`` is the first that is not finite."""
+    ``mono_peak`` over their mean; ``bad_sample`` is the first that is not finite. ``track`` is the one of a
+    file that was asked for."""
 
     sample_rate: int
     channels: int
+    track: int | None = None
     samples: int = 0
     peak: float = 0.0
     mono_peak: float = 0.0
@@ -71,10 +74,11 @@ class AudioStats:
                 fix="export the recording again",
             )
 
-    def warn(self) -> None:
-        """Warn of silence and of channels that cancel each other."""
+    def warn(self, other_track: int = 0) -> None:
+        """Warn of silence, naming a track with sound, and of channels that cancel each other."""
         if self.peak == 0:
-            logger.warning("The recording is digital silence; nothing drives the mouth.")
+            advice = f" Track {other_track} has sound: --track {other_track}." if other_track else ""
+            logger.warning(f"The recording is digital silence; nothing drives the mouth.{advice}")
         if self._cancels():
             logger.warning("The channels cancel each other when mixed; the first one is used.")
 
@@ -141,17 +145,18 @@ def _empty_error(found: str) -> AudioError:
     )
 
 
-def read_recording(path: Path) -> Recording:
-    """The first audio track of a file. Raises and warns as ``read_pieces``."""
-    return _concatenate(list(read_pieces(path)))
+def read_recording(path: Path, track: int | None = None) -> Recording:
+    """An audio track of a file, by default the first. Raises and warns as ``read_pieces``."""
+    return _concatenate(list(read_pieces(path, track)))
 
 
-def read_pieces(path: Path, *, tell: bool = True) -> Iterator[Recording]:
-    """The first audio track of a file, about a second at a time, no piece empty. To ``tell`` is to warn, at
-    the end, of sound that is missing. Raises ``AudioError`` for anything that is not audio, for a format that
-    ``check_audio_format`` refuses, and at the end for a track without samples."""
+def read_pieces(path: Path, track: int | None = None, *, tell: bool = True) -> Iterator[Recording]:
+    """An audio track of a file, counted from 1, about a second at a time, no piece empty. To ``tell`` is to
+    warn, at the end, of what is missing, and of other tracks if ``track`` is None. Raises ``AudioError`` for
+    anything that is not audio, for a format that ``check_audio_format`` refuses, and at the end for a track
+    without samples."""
     samples, pieces, seconds = 0, list[Recording](), 0.0
-    with open_audio(path) as file:
+    with open_audio(path, track) as file:
         check_audio_format(file.sample_rate, file.channels, int((file.seconds or 0) * file.sample_rate))
         for piece in _decode(file):
             samples += piece.waveform.shape[1]
@@ -185,17 +190,28 @@ def _concatenate(pieces: list[Recording]) -> Recording:
     return Recording(torch.cat([piece.waveform for piece in pieces], dim=1), pieces[0].sample_rate)
 
 
-def measure_recording(path: Path) -> AudioStats:
+def measure_recording(path: Path, track: int | None = None) -> AudioStats:
     """Stats of a file, read once. Raises and warns as ``read_pieces`` and ``AudioStats.warn``, and raises
     ``AudioError`` for values that are not finite."""
     stats: AudioStats | None = None
-    for piece in read_pieces(path):
-        stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0])
+    for piece in read_pieces(path, track):
+        stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0], track)
         stats.add(piece.waveform)
     assert stats is not None  # a track without samples has been refused
     stats.check_finite()
-    stats.warn()
+    stats.warn(_find_sound(path, track or 1) if stats.peak == 0 else 0)
     return stats
+
+
+def _find_sound(path: Path, silent: int) -> int:
+    """The first track with sound beside a silent one, or 0."""
+    with open_audio(path, silent) as file:
+        count = len(file.container.streams.audio)
+    for track in set(range(1, count + 1)) - {silent}:
+        with suppress(AudioError):
+            if any(piece.waveform.any() for piece in read_pieces(path, track, tell=False)):
+                return track
+    return 0
 
 
 def compute_stats(recording: Recording) -> AudioStats:
@@ -243,7 +259,7 @@ def _stream(path: Path, sample_rate: int, stats: AudioStats, channels: int) -> I
 
     def mixed_pieces() -> Iterator[Tensor]:
         samples, changed = 0, False
-        for piece in read_pieces(path, tell=False):
+        for piece in read_pieces(path, stats.track, tell=False):
             samples += piece.waveform.shape[1]
             changed = (piece.sample_rate, piece.waveform.shape[0]) != (stats.sample_rate, stats.channels)
             if changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ EXACT_LENGTH_FORMATS = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
 """Formats whose length FFmpeg knows rather than estimates."""
 UNKNOWN_SIZE = 0x7FFF0000
 """WAV sizes from here on are written by programs that do not know the length in advance."""
+WAV_PCM, WAV_ADPCM = (1, 3, 6, 7, 0xFFFE), (2, 17)
+"""Format tags of a sample per channel and block, and of a number of samples that the header states."""
 
 
 MISSING_SECONDS = 0.25
@@ -52,6 +55,11 @@ MAX_SILENCE_VALUES = 1 << 25
 
 UNREADABLE = "{name}: {fault} could not be read; there is silence in its place."
 GAP = "{name}: {fault} is missing by the file's timestamps; there is silence in its place."
+EXCESS = (
+    "{name}: {fault.seconds:.2f} s of what seems to be sound follow the end that its header states, at "
+    "{fault.first:.2f} s. They are not used; export the file again in an audio program if they belong to it."
+)
+TRACKS = "{name} has {tracks} sound tracks: track 1 is used; choose another with --track (track in Python)."
 DAMAGED = "{name}: {fault} is damaged and may sound wrong."
 CLOCK = "{name}: the timestamps jump far ahead at {fault.first:.2f} s; what follows is used without a pause."
 CHANGE = (
@@ -99,14 +107,15 @@ class AudioFile:
 
     def warn(self) -> None:
         for text, fault in self.faults.items():
-            facts = {"name": self.name, "rate": self.sample_rate, "channels": self.channels}
+            facts = {"name": self.name, "tracks": len(self.container.streams.audio)}
+            facts |= {"rate": self.sample_rate, "channels": self.channels}
             logger.warning(text.format(fault=fault, **facts))
 
 
 @contextmanager
-def open_audio(path: Path) -> Generator[AudioFile]:
-    """A file and its first audio track. Warns of an FFmpeg with known faults. Raises ``AudioError`` for a
-    file that cannot be opened or read, also later, or has no supported audio."""
+def open_audio(path: Path, track: int | None = None) -> Generator[AudioFile]:
+    """A file and its audio track of this number, by default the first. Warns of an FFmpeg with known faults.
+    Raises ``AudioError`` for a file that cannot be opened or read, also later, or has no supported audio."""
     import av
     from av.error import ArgumentError, FFmpegError
 
@@ -120,22 +129,27 @@ def open_audio(path: Path) -> Generator[AudioFile]:
         )
     try:
         with open_regular(path) as file:
-            wav_seconds = _wav_header_seconds(file)
+            wav_seconds, excess = _read_wav_header(file)
             file.seek(0)
             with av.open(file, options=OPEN_OPTIONS) as container:
-                track = _find_track(container, path)
-                if track.codec_context.codec.name == "flac":  # its damage is noise at full scale
-                    track.codec_context.options = {"err_detect": "crccheck+explode"}
-                seconds = _track_seconds(container, track)
-                yield AudioFile(
+                stream = _find_track(container, path, 1 if track is None else track)
+                if stream.codec_context.codec.name == "flac":  # its damage is noise at full scale
+                    stream.codec_context.options = {"err_detect": "crccheck+explode"}
+                seconds = _track_seconds(container, stream)
+                audio = AudioFile(
                     name=path.name,
                     container=container,
-                    track=track,
-                    sample_rate=int(track.rate or 0),
-                    channels=int(track.layout.nb_channels),
+                    track=stream,
+                    sample_rate=int(stream.rate or 0),
+                    channels=int(stream.layout.nb_channels),
                     seconds=seconds,
                     stated=seconds if wav_seconds is None else wav_seconds,
                 )
+                if track is None and len(container.streams.audio) > 1:
+                    audio.add_fault(TRACKS, 0)
+                if excess:
+                    audio.add_fault(EXCESS, wav_seconds or 0, excess)
+                yield audio
     except FFmpegError as error:
         is_unknown = isinstance(error, ArgumentError)
         reason = "damaged, or of an unsupported format" if is_unknown else error.strerror
@@ -146,28 +160,48 @@ def open_audio(path: Path) -> Generator[AudioFile]:
             fix="play it in an audio program and export it again",
         ) from error
     except OSError as error:
-        raise _open_error(f"{path}: {error.strerror}") from error
+        raise _open_error(path, error) from error
 
 
-def _open_error(found: str) -> AudioError:
-    return AudioError(
-        "The recording cannot be opened.",
-        found=found,
-        expected="an audio or video file",
-        fix="check the path",
-    )
+def _open_error(path: Path, error: OSError) -> AudioError:
+    found, expected, fix = f"{path}: {error.strerror}", "an audio or video file", "check the path"
+    if address := re.match(r"(\w{2,}:)/+(.*)", path.as_posix()):
+        found = f"{address[1]}//{address[2]}, a web address"
+        expected, fix = "a file on this computer", "download the recording and name the file"
+    elif path.is_dir():
+        found, fix = f"the folder {path}", "name the recording in it"
+    elif str(path) == "-" or (path.exists() and not path.is_file()):
+        found = "standard input (-)" if str(path) == "-" else f"{path}, a pipe or device"
+        expected, fix = (
+            "a file: a recording is read more than once",
+            "save the recording as a file and name that",
+        )
+    elif not path.exists():
+        found = f"no file {path}"
+    return AudioError("The recording cannot be opened.", found=found, expected=expected, fix=fix)
 
 
-def _find_track(container: Any, path: Path) -> Any:
-    track = next(iter(container.streams.audio), None)
+def _find_track(container: Any, path: Path, number: int) -> Any:
+    tracks = container.streams.audio
+    if tracks and not 1 <= number <= len(tracks):
+        raise AudioError(
+            "There is no such sound track.",
+            found=f"track {number}; {path.name} has {len(tracks)}",
+            expected=f"a number from 1 to {len(tracks)}",
+            fix="choose another --track (track in Python)",
+        )
+    track = tracks[number - 1] if tracks else None
     codec = track.codec_context.codec.name if track and track.codec_context else "an unknown codec"
     if track is None or codec not in CODECS.split(","):
-        none = f"{len(container.streams)} tracks, none of them audio"
+        found = f"{len(container.streams)} tracks, none of them audio"
+        if track is not None:
+            found = f"audio in {codec}" + f", track {number} of {len(tracks)}" * (len(tracks) > 1)
+        others = " or another --track" * (len(tracks) > 1)
         raise AudioError(
             "The file has no audio that can be read.",
-            found=f"{path.name}: {none if track is None else f'audio in {codec}'}",
+            found=f"{path.name}: {found}",
             expected="WAV, MP3, AAC, FLAC, ALAC, Opus, Vorbis, AC-3, WMA or AMR audio",
-            fix="choose a recording of speech, or play it in an audio program and export it as WAV",
+            fix=f"choose a recording of speech{others}, or play it in an audio program and export it as WAV",
         )
     return track
 
@@ -183,20 +217,51 @@ def _track_seconds(container: Any, track: Any) -> float | None:
     return None
 
 
-def _wav_header_seconds(file: BinaryIO) -> float | None:
-    """Seconds in a WAV's header, which FFmpeg corrects silently by the file's size."""
-    start, byte_rate = file.read(12), 0
+def _read_wav_header(file: BinaryIO) -> tuple[float | None, float]:
+    """Seconds in a WAV's header, which FFmpeg corrects silently by the file's size, and seconds of what looks
+    like more sound behind its end."""
+    start, samples, block, block_samples, rate = file.read(12), 0, 0, 0, 0
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        return None
+        return None, 0.0
     while len(head := file.read(8)) == 8:
         size = int.from_bytes(head[4:], "little")
         if head[:4] == b"data":
-            return size / byte_rate if byte_rate and 0 < size < UNKNOWN_SIZE else None
-        content = file.read(min(size, 16))
-        if head[:4] == b"fmt ":
-            byte_rate = int.from_bytes(content[8:12], "little")
+            if not rate or not 0 < size < UNKNOWN_SIZE:
+                break
+            if block and block_samples:
+                samples = size // block * block_samples
+            seconds = samples / rate
+            file.seek(size + size % 2, 1)
+            excess = _measure_excess(file)
+            return seconds or None, 0.0 if excess < size * MISSING_SECONDS / (
+                seconds or 1
+            ) else excess * seconds / size
+        content = file.read(min(size, 20))
+        if head[:4] == b"fmt " and len(content) >= 16:
+            kind, _, rate, _, block = struct.unpack_from("<HHIIH", content)
+            if kind in WAV_PCM:
+                block_samples = 1
+            elif kind in WAV_ADPCM and len(content) == 20:
+                block_samples = int.from_bytes(content[18:], "little")
+        elif head[:4] == b"fact":
+            samples = int.from_bytes(content[:4], "little")
         file.seek(size - len(content) + size % 2, 1)
-    return None
+    return None, 0.0
+
+
+def _measure_excess(file: BinaryIO) -> int:
+    """Bytes from here to the end, if they look like sound: no tags, no other chunk, not mostly zeros."""
+    start = file.tell()
+    size = file.seek(0, 2) - start
+    blocks = list[bytes]()
+    for part in range(4):
+        file.seek(start + size * part // 4)
+        blocks.append(file.read(4096))
+    name, length = blocks[0][:4], int.from_bytes(blocks[0][4:8], "little")
+    is_chunk = name.isascii() and name.decode("latin-1").isprintable() and length + 8 <= size
+    if size < 8 or name[:3] == b"ID3" or (is_chunk and name != b"RIFF"):
+        return 0
+    return size if b"".join(blocks).count(0) < 2 * sum(map(len, blocks)) // 3 else 0
 
 
 def decode_sound(file: AudioFile) -> Iterator[Any]:

@@ -265,20 +265,24 @@ def open_soundtrack(path: Path) -> Generator[Any]:
         yield track
 
 
-def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path) -> None:
+def encode_soundtrack(
+    parts: list[tuple[Path | Recording, Fraction]], path: Path, track: int | None = None
+) -> None:
     """Encode recordings one after the other as AAC in an MP4, each cut or padded with silence to its seconds.
     The sound is streamed, and clipped to full scale as any player would: far beyond it the encoder fails.
-    Raises ``AudioError``, or ``OSError`` if it cannot be written."""
+    ``track`` is that of the last file. Raises ``AudioError``, or ``OSError`` if it cannot be written."""
     import av
 
-    rate, layout = _choose_format([source for source, _ in parts])
+    tracks = [*[None] * (len(parts) - 1), track]
+    rate, layout = _choose_format([source for source, _ in parts], tracks)
     with OutputFile(path) as file:
         with av.open(file, "w", format="mp4") as target:
             stream: Any = target.add_stream("aac", rate=rate, layout=layout)
             written, end = 0, Fraction(0)
-            for source, seconds in parts:
+            for (source, seconds), number in zip(parts, tracks, strict=True):
                 end += seconds
-                for samples in _fit_length(_resample(source, rate, layout), int(end * rate) - written):
+                blocks = _resample(_read_frames(source, number), rate, layout)
+                for samples in _fit_length(blocks, int(end * rate) - written):
                     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
                     frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
                     written += samples.shape[1]
@@ -288,39 +292,39 @@ def encode_soundtrack(parts: list[tuple[Path | Recording, Fraction]], path: Path
         file.check()
 
 
-def _choose_format(sources: list[Path | Recording]) -> tuple[int, str]:
+def _choose_format(sources: list[Path | Recording], tracks: list[int | None]) -> tuple[int, str]:
     """The highest rate that AAC has, and stereo if any recording is."""
     rates, is_mono = list[int](), True
-    for source in sources:
+    for source, track in zip(sources, tracks, strict=True):
         if isinstance(source, Recording):
             rate, channels = source.sample_rate, source.waveform.shape[0]
         else:
-            with open_audio(source) as file:
+            with open_audio(source, track) as file:
                 rate, channels = file.sample_rate, file.channels
         rates.append(rate if rate in AAC_RATES else 48000)
         is_mono = is_mono and channels == 1
     return max(rates), "mono" if is_mono else "stereo"
 
 
-def _resample(source: Path | Recording, rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
+def _resample(frames: Iterator[Any], rate: int, layout: str) -> Iterator[np.ndarray[Any, Any]]:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-    for frame in chain(_read_frames(source), [None]):
+    for frame in chain(frames, [None]):
         for block in resampler.resample(frame):
             yield block.to_ndarray()
 
 
-def _read_frames(source: Path | Recording) -> Iterator[Any]:
+def _read_frames(source: Path | Recording, track: int | None) -> Iterator[Any]:
     import av
 
     if not isinstance(source, Recording):
-        with open_audio(source) as file:
+        with open_audio(source, track) as file:
             if file.channels <= MAX_MIXED_CHANNELS:
                 yield from decode_sound(file)
                 return
     start = 0
-    for piece in [source] if isinstance(source, Recording) else read_pieces(source, tell=False):
+    for piece in [source] if isinstance(source, Recording) else read_pieces(source, track, tell=False):
         waveform = piece.waveform if piece.waveform.shape[0] <= 2 else piece.waveform.mean(0, keepdim=True)
         for block in torch.split(waveform, BLOCK_SAMPLES, dim=1):
             samples = block.float().clamp(-1, 1).contiguous().numpy()

@@ -33,6 +33,10 @@ REFUSED = [
     ("--portrait dot.png", "64 px"),
     ("--portrait s.wav", "cannot be read"),
     ("--speech absent.wav", "no file absent.wav"),
+    ("--speech .", "the folder ."),
+    ("--speech -", "standard input"),
+    ("--speech http://127.0.0.1:9/s.wav", "http://127.0.0.1:9/s.wav, a web address"),
+    ("--speech s.wav --track 2", "track 2; s.wav has 1"),
     ("--speech short.wav", "at least one video frame"),
     ("--speech p.png", "recording cannot be read"),
     ("--model absent", "transformer.safetensors"),
@@ -124,7 +128,7 @@ OTHER_JOBS = [
     *("--enlarge=2", "--quality=30", "--codec=h265", "--dtype=bf16", "--framing=original"),
     "--face-box=20,20,50,60",
 ]
-SAME_JOB = ["--low-memory", "--no-mark", "--offload=disk", "--attention=math", "--kernels=fused"]
+SAME_JOB = ["--track=1", "--low-memory", "--no-mark", "--offload=disk", "--attention=math", "--kernels=fused"]
 
 
 def key(command: Command, *flags: str) -> str:

@@ -1,7 +1,10 @@
 """Recordings with damage, holes and clocks that are set, against a decoder that places each frame at its
 timestamp. There is a click every quarter second."""
 
+import os
 import random
+import re
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import torch
 
 from hallo3.errors import AudioError
-from hallo3.media.audio import read_recording, stream_mono
+from hallo3.media.audio import measure_recording, read_recording, stream_mono
 from hallo3.media.mux import encode_soundtrack
 from support.audio_files import encode_audio
 from support.messages import collect_messages, expect_message
@@ -181,4 +184,79 @@ def test_a_clock_that_jumps_by_hours_is_no_silence(tmp_path: Path) -> None:
         assert abs(recording.seconds - SECONDS) < 2 * FRAME
         shift(0.9 * 3600, 30)(path)  # far more than the sound that there is: refused before it is made
         with pytest.raises(AudioError, match="Most of the recording is missing"):
+            read_recording(path)
+
+
+def mux_tracks(path: Path, *sounds: np.ndarray) -> Path:
+    with av.open(str(path), "w") as target:
+        for _ in sounds:
+            target.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for track, sound in zip(target.streams, sounds, strict=True):
+            for start in range(0, sound.shape[1], 4800):
+                block = (sound[:, start : start + 4800] * 32767).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
+                target.mux(track.encode(frame))
+    return path
+
+
+def test_a_sound_track_is_chosen_by_number(tmp_path: Path) -> None:
+    """A silent track is used with a message that names one with sound; several are named."""
+    clicks = make_clicks()
+    path = mux_tracks(tmp_path / "a.mkv", 0 * clicks, 0 * clicks, clicks)
+    with collect_messages() as messages:
+        assert measure_recording(path).peak == 0
+    assert len(messages) == 2
+    assert "3 sound tracks: track 1 is used" in messages[0]
+    assert messages[1].endswith("Track 3 has sound: --track 3.")
+    recording, stats = read_recording(path, 3), measure_recording(path, 3)  # without a message
+    assert np.abs(recording.waveform[0].numpy() - clicks[0]).max() < 1e-4
+    assert torch.equal(torch.cat(list(stream_mono(path, RATE, stats))), recording.waveform[0])
+    encode_soundtrack([(path, Fraction(1)), (path, Fraction(3))], tmp_path / "sound.mp4", 3)
+    played = read_recording(tmp_path / "sound.mp4").waveform[0]
+    assert float(played[: RATE * 9 // 10].abs().max()) == 0
+    assert len(find_clicks(played.numpy(), RATE)) == 12
+    for number in (-1, 0, 4):
+        with pytest.raises(AudioError, match=rf"track {number}; a.mkv has 3(.|\n)*from 1 to 3"):
+            read_recording(path, number)
+
+
+def wav_file(data: bytes, *, kind: int = 1, block: int = 2, extra: bytes = b"", size: int = -1) -> bytes:
+    """With a byte rate that is wrong."""
+    form = struct.pack("<HHIIHHH", kind, 1, 16000, 999, block, 16 if kind == 1 else 4, len(extra)) + extra
+    head = b"fmt " + struct.pack("<I", len(form)) + form
+    head += b"data" + struct.pack("<I", len(data) if size < 0 else size)
+    return b"RIFF" + struct.pack("<I", 4 + len(head) + len(data)) + b"WAVE" + head + data
+
+
+NOISE = np.random.default_rng(5).integers(-9000, 9000, 32000).astype("<i2").tobytes()
+IMA = {"kind": 17, "block": 256, "extra": struct.pack("<H", 505)}
+MORE, LESS = "seems to be sound", "shorter than its header says: {} s"
+WAVS: dict[str, tuple[bytes, str]] = {
+    "a wrong byte rate": (wav_file(NOISE), ""),
+    "ADPCM": (wav_file(bytes(256 * 60), **IMA), ""),
+    "ADPCM, cut": (wav_file(bytes(256 * 30), **IMA, size=256 * 60), LESS.format("1.89")),
+    "half its size": (wav_file(NOISE, size=32000), f"1.00 s of what {MORE} follow the end (.*), at 1.00 s"),
+    "two in one": (wav_file(NOISE) * 2, f"2.00 s of what {MORE}"),
+    "zeros behind": (wav_file(NOISE + bytes(64000), size=64000), ""),
+    "a tag behind": (wav_file(NOISE + b"ID3" + NOISE, size=64000), ""),
+    "a chunk behind": (wav_file(NOISE + b"LIST" + struct.pack("<I", 64000) + NOISE, size=64000), ""),
+}
+
+
+@pytest.mark.parametrize("case", WAVS)
+def test_a_wav_header_is_believed_or_named(tmp_path: Path, case: str) -> None:
+    content, message = WAVS[case]
+    (tmp_path / "a.wav").write_bytes(content)
+    with collect_messages() as messages:
+        read_recording(tmp_path / "a.wav")
+    assert [bool(re.search(message, each)) for each in messages] == [True] * bool(message), messages
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(tmp_path / "a.wav")
+    for path in (tmp_path / "a.wav", Path("/dev/null")):
+        with pytest.raises(AudioError, match=r"a pipe or device(.|\n)*save the recording as a file"):
             read_recording(path)
