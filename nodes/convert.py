@@ -54,7 +54,7 @@ def to_recording(audio: Any) -> Recording:
             raise
         raise _audio_error(f"audio that cannot be read: {error}") from error
     if not isinstance(waveform, Tensor) or waveform.ndim != 3:
-        raise _audio_error(f"a waveform that is {_describe(waveform)}")
+        raise _audio_error(f"a waveform that is {describe_value(waveform)}")
     scale = 1 if waveform.is_floating_point() else INTEGER_SCALES.get(waveform.dtype)
     if scale is None:
         raise _audio_error(f"a waveform of {waveform.dtype}")
@@ -81,7 +81,8 @@ def _audio_error(found: str) -> AudioError:
     return AudioError("The audio cannot be used.", found=found, expected=AUDIO, fix=CONNECT_AUDIO)
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """A value from another node in a few words, whatever it is."""
     if value is None:
         return "nothing"
     return str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -113,7 +114,7 @@ def _check_image(image: Any) -> None:
         channels_first = isinstance(image, Tensor) and image.ndim == 4 and image.shape[1] in (1, 3, 4)
         raise PortraitError(
             "The portrait has the wrong layout.",
-            found=_describe(image),
+            found=describe_value(image),
             expected=ONE_PICTURE,
             fix="put the channels last, they seem to come first"
             if channels_first
@@ -145,7 +146,7 @@ def to_face_mask(mask: Any, picture: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or tuple(mask.shape) not in ((1, *size), size):
         raise ShapeError(
             "The face mask does not fit the portrait.",
-            found=_describe(mask),
+            found=describe_value(mask),
             expected=f"one mask of {size[1]} x {size[0]} px",
             fix="paint it on the portrait itself, with Open in Mask Editor",
         )
@@ -197,7 +198,7 @@ def to_motion(images: Any, canvas: Tensor, motion_frames: int) -> Tensor:
     if not isinstance(images, Tensor) or tuple(images.shape) != expected:
         raise ShapeError(
             "The motion frames do not fit.",
-            found=_describe(images),
+            found=describe_value(images),
             expected=str(list(expected)),
             fix="connect motion_frames of Hallo3 VAE Decode unchanged, including padding bars",
         )

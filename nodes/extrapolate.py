@@ -47,7 +47,6 @@ from .comfy.speech import SpeechSocket
 from .comfy.workflow import NAMED_FILES, Graph, hash_named_files, running_node
 from .convert import check_fit, to_images
 from .identity import get_paste_back
-from .sampling import check_numbers
 from .schema import FREE_MEMORY, Hallo3Node, job_inputs, make_schema, render_inputs
 
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
@@ -225,7 +224,6 @@ class Hallo3Extrapolate(Hallo3Node):
         paste_back: bool = False,
     ) -> io.NodeOutput:
         del start_again  # part of the workflow that decides the job's key
-        check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
         running, jobs = running_node(), jobs_folder()

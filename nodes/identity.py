@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..hallo3.errors import InputError, ShapeError, check_choice
+from ..hallo3.errors import InputError, ShapeError, sanitize
 from ..hallo3.face.analyzer import FaceAnalyzer
 from ..hallo3.face.registry import analyze_face
 from ..hallo3.face.selection import FaceChoice
@@ -19,6 +19,7 @@ from ..hallo3.identity import Identity, Provenance, build_identity, frame_portra
 from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
+from ..hallo3.storage.files import write_error
 from ..hallo3.units import format_bytes
 from .comfy import vae as host_vae
 from .comfy.faces import (
@@ -83,7 +84,6 @@ class Hallo3IdentityReference(Hallo3Node):
         no_face: str = ERROR,
         unverified: bool = False,
     ) -> io.NodeOutput:
-        check_choice(no_face, NO_FACE, "no_face")
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         config = reference_network.config
         if face_analyzer is not None:
@@ -127,16 +127,17 @@ class Hallo3LoadIdentity(Hallo3Node):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: object) -> bool | str:
         """Report a missing file before the workflow runs."""
         if find_identity(file) is not None:
             return True
-        return f"There is no identity {file!r}: save one with Save Hallo3 Identity, or choose another."
+        name = sanitize(repr(file)[:100])
+        return f"There is no identity {name}: save one with Save Hallo3 Identity, or choose another."
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> Any:
+    def fingerprint_inputs(cls, file: object) -> Any:
         """Detect a replaced file."""
-        return [file, file_state(find_identity(file))]
+        return file_state(find_identity(file))
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -207,6 +208,10 @@ def _crop_frames(images: Any, identity: Identity) -> Tensor:
     )
 
 
+MAX_NAME_BYTES, MAX_FOLDERS = 200, 10
+"""Of a name to save under; file systems take 255 bytes, and a number and an ending are added."""
+
+
 class Hallo3SaveIdentity(Hallo3Node):
     MEMORY_ADVICE = FREE_MEMORY
 
@@ -233,11 +238,13 @@ class Hallo3SaveIdentity(Hallo3Node):
     @classmethod
     def execute(cls, identity: Identity, model: Any, filename_prefix: str) -> io.NodeOutput:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
-        fingerprint = model_fingerprint(model)
-        check_model(identity, config_of(model), lambda: fingerprint)
+        config, fingerprint = config_of(model), model_fingerprint(model)
+        check_model(identity, config, lambda: fingerprint)
         output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
         prefix = filename_prefix.strip().replace("\\", "/")
         valid = prefix.isprintable() and bool(prefix) and not prefix.endswith("/")
+        valid &= all(len(part.encode()) <= MAX_NAME_BYTES for part in prefix.split("/")[: MAX_FOLDERS + 1])
+        valid &= prefix.count("/") <= MAX_FOLDERS
         if not valid or not (output / prefix).resolve().is_relative_to(output.resolve()):
             raise InputError(
                 "The identity cannot be saved under this name.",
@@ -245,7 +252,10 @@ class Hallo3SaveIdentity(Hallo3Node):
                 expected=f"a name inside {IDENTITY_FOLDER} in ComfyUI's output folder",
                 fix="use a name such as person, or people/anna",
             )
-        folder, name, number, below, _ = folder_paths.get_save_image_path(prefix, str(output))
+        try:
+            folder, name, number, below, _ = folder_paths.get_save_image_path(prefix, str(output))
+        except OSError as error:
+            raise write_error("The identity cannot be saved.", output / prefix, error) from error
         path = Path(folder) / f"{name}_{number:05}_{IDENTITY_SUFFIX}"
         write_identity(identity, fingerprint, path)
         NAMED_FILES.add(path)

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..hallo3.built_in import NAME as BUILT_IN
-from ..hallo3.errors import check_choice
+from ..hallo3.errors import CheckpointError
 from ..hallo3.media.audio import read_recording
 from ..hallo3.media.image import read_picture
 from .comfy.builtin import load_speech_encoder, load_text_encoder, load_vae
@@ -30,8 +30,17 @@ def weights_files() -> list[str]:
 
 
 def weights_path(name: str) -> Path | None:
-    """Where a file stands; None for the built-in weights."""
-    return None if name == BUILT_IN else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    """Where a file stands; None for the built-in weights. Raises ``CheckpointError`` if it has gone."""
+    if name == BUILT_IN:
+        return None
+    if (path := folder_paths.get_full_path(FOLDER, name)) is not None:
+        return Path(path)
+    raise CheckpointError(
+        "The weights file is missing.",
+        found=f"no {name} in ComfyUI's {FOLDER}",
+        expected="a file that was there when the page was loaded",
+        fix="put it there again, or choose another",
+    )
 
 
 def weights_state(name: object) -> list[int]:
@@ -131,6 +140,5 @@ class Hallo3Sample(Hallo3Node):
 
     @classmethod
     def execute(cls, portrait: str = PORTRAITS[0]) -> io.NodeOutput:
-        check_choice(portrait, PORTRAITS, "portrait")
         picture = read_picture(SAMPLES / f"{portrait}.png")
         return io.NodeOutput(to_images(picture[None]), to_audio(read_recording(SAMPLES / "speech.wav")))

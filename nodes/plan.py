@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..hallo3.checkpoints.locate import RELEASE
 from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
-from ..hallo3.errors import InputError, check_choice
+from ..hallo3.errors import InputError
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
@@ -79,7 +79,6 @@ class Hallo3Plan(Hallo3Node):
         identity: Identity | None = None,
         paste_back: bool = False,
     ) -> io.NodeOutput:
-        check_choice(model, MODELS, "model")
         recording, config = to_recording(audio), MODELS[model]
         segment, encoding = config.segment, VideoEncoding(codec=codec)
         stats = AudioStats(recording.sample_rate, *recording.waveform.shape)

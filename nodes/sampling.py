@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hallo3.config import HALLO3, Defaults
+from ..hallo3.config import HALLO3
 from ..hallo3.errors import InputError, ShapeError
 from ..hallo3.geometry import LatentShape
 from ..hallo3.identity import Identity
@@ -17,7 +16,7 @@ from ..hallo3.noise import Noise, make_noise
 from ..hallo3.pipeline import collect_frames, conditioning_pixels, first_motion
 from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
-from ..hallo3.settings import CACHE_BOUND, settings_for
+from ..hallo3.settings import CACHE_BOUND
 from .comfy import vae as comfy_vae
 from .comfy.model import SegmentInput, branches, config_of
 from .comfy.progress import RunProgress
@@ -150,12 +149,6 @@ class Hallo3OriginalSchedule(Hallo3Node):
         return io.NodeOutput(original_sigmas(model, steps))
 
 
-def check_numbers(seed: int, motion_drop: float, steps: int = 1, guidance_scale: float = 1.0) -> None:
-    """Raise ``InputError`` for values that ComfyUI's widgets let through, such as NaN."""
-    settings = settings_for(Defaults(), steps=steps, guidance_scale=guidance_scale, seed=seed)
-    replace(settings, motion_drop=motion_drop)
-
-
 def segment_input(
     identity: Identity,
     socket: SpeechSocket,
@@ -219,7 +212,6 @@ class Hallo3Sampler(Hallo3Node):
         sampler: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:
-        check_numbers(seed, motion_drop, steps, guidance_scale)
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
         check_fit(identity, speech, vae, sampling.patcher)
         planned, noise = get_segment(speech, segment), make_noise(seed)
@@ -261,7 +253,6 @@ class Hallo3SegmentConditioning(Hallo3Node):
         positive: Any = None,
         motion_frames: Any = None,
     ) -> io.NodeOutput:
-        check_numbers(seed, motion_drop)
         config = config_of(model)
         check_fit(identity, speech, vae, model)
         planned, noise = get_segment(speech, segment), make_noise(seed)

@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
+from ..hallo3.errors import InputError, check_choice, check_range
 from ..hallo3.media.video import CODECS
 from ..hallo3.noise import MAX_SEED
 from ..hallo3.sampling.schedule import TRAIN_STEPS
 from ..hallo3.settings import MAX_GUIDANCE
 from .comfy.progress import explain_errors
+from .convert import describe_value
 
 ReferenceNetworkType = io.Custom("HALLO3_REFERENCE_NETWORK")
 """A :class:`nodes.comfy.loading.ReferenceSocket`."""
@@ -57,12 +59,54 @@ class Hallo3Node(io.ComfyNode):
 
 def _guard(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def guarded(cls: type[Hallo3Node], *values: Any, **inputs: Any) -> Any:
+    def guarded(cls: type[Hallo3Node], **inputs: Any) -> Any:
         with explain_errors(cls.MEMORY_ADVICE, every=True):
-            return function(cls, *values, **inputs)
+            if function.__name__ == "execute":
+                for widget in cls.define_schema().inputs:
+                    if widget.id in inputs and type(widget) in WIDGETS:
+                        inputs[widget.id] = to_widget_value(widget, inputs[widget.id])
+            return function(cls, **inputs)
 
     guarded.__signature__ = signature(function)  # ComfyUI looks at the names of inputs
     return guarded
+
+
+MAX_TEXT_LENGTH = 10_000
+WIDGETS: dict[type, str] = {
+    io.Int.Input: "a whole number",
+    io.Float.Input: "a number",
+    io.Boolean.Input: "true or false",
+    io.Combo.Input: "one of the node's choices",
+    io.String.Input: f"a text of at most {MAX_TEXT_LENGTH:,} letters",
+}
+
+
+def to_widget_value(widget: Any, value: Any) -> Any:
+    """A value for a widget; ComfyUI does not check what comes from another node. Raises ``InputError`` for a
+    value of another kind, out of range or not among the choices."""
+    kind, name = type(widget), widget.id.replace("_", " ")
+    if getattr(value, "ndim", None) == 0:  # a number of torch or numpy
+        value = value.item()
+    if kind in (io.Int.Input, io.Float.Input) and isinstance(value, int | float):
+        check_range(name, value, widget.min, widget.max)
+        if kind is io.Float.Input:
+            return float(value)
+        if value == int(value):
+            return int(value)
+    if kind is io.Boolean.Input and isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if kind is io.Combo.Input and isinstance(value, str):
+        check_choice(value, widget.options, name)
+        return value
+    if kind is io.String.Input and isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH:
+        return value
+    numbers = isinstance(value, int | float)
+    raise InputError(
+        f"The {name} cannot be used.",
+        found=str(value)[:60] if numbers else describe_value(value),
+        expected=WIDGETS[kind],
+        fix="set it in the node, or connect an output of that kind",
+    )
 
 
 def make_schema(

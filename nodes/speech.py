@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hallo3.errors import check_choice
 from ..hallo3.media.loudness import AS_RECORDED, LEVELS, SILENCES
 from ..hallo3.speech.features import AUTO, HEARINGS
 from ..hallo3.speech.preprocess import SpeechPreprocessing
@@ -61,7 +60,6 @@ class Hallo3EncodeSpeech(Hallo3Node):
         hearing: str = AUTO,
         vocals: str = AS_RECORDED,
     ) -> io.NodeOutput:
-        check_choice(vocals, (AS_RECORDED, SEPARATED), "vocals")
         preprocessing = SpeechPreprocessing(level=level, silence=silence, hearing=hearing)
         recording = to_recording(audio)
         socket, plot = encode_speech(audio_encoder, recording, preprocessing, vocals=vocals == SEPARATED)

@@ -8,6 +8,7 @@ node creates, and that object's ``detect_batch``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -48,14 +49,18 @@ def list_identities() -> list[str]:
     return names
 
 
-def find_identity(name: str) -> Path | None:
-    """The existing file of a name, inside ComfyUI's folders only."""
+def find_identity(name: object) -> Path | None:
+    """The existing file of a name, inside ComfyUI's folders only; None for anything else."""
+    if not isinstance(name, str):
+        return None
     folder = folder_paths.get_input_directory()
     if name.endswith(OUTPUT_SUFFIX):
         folder, name = folder_paths.get_output_directory(), name.removesuffix(OUTPUT_SUFFIX)
     root = Path(folder).resolve()
-    path = (root / name).resolve()
-    return path if path.is_relative_to(root) and path.is_file() else None
+    with suppress(OSError, ValueError):  # not a file name on this system
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    return None
 
 
 DETECTION_FOLDER, PORT_FILENAME = "detection", "mediapipe_face_fp32.safetensors"

@@ -157,6 +157,11 @@ def bind_noise(sampler: Any, noise: Noise, segment: int) -> Any:
     return comfy.samplers.KSAMPLER(_sample, options, sampler.inpaint_options)
 
 
+def _is_text(entry: Any) -> bool:
+    """Whether a conditioning's entry is a text and its options."""
+    return isinstance(entry, list | tuple) and [isinstance(each, dict) for each in entry] == [False, True]
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a run is sampled; None is the original's. ``guider`` has its own model, guidance and text. Raises
@@ -187,7 +192,7 @@ class Sampling:
                 fix="connect one of these, or disconnect sampler",
             )
         positive: Any = self.positive
-        valid = isinstance(positive, list) and positive and all(len(entry) == 2 for entry in positive)
+        valid = isinstance(positive, list) and positive and all(map(_is_text, positive))
         if positive is not None and not valid:
             raise InputError(
                 "The positive conditioning cannot be used.",

@@ -68,6 +68,7 @@ def config_of(network: Any) -> VAEConfig:
         block_out_channels=tuple(block.resnets[0].out_channels for block in reversed(blocks)),
         layers_per_block=len(blocks[0].resnets) - 1,
         latent_channels=network.latent_channels,
+        norm_num_groups=network.decoder.norm_out.norm_layer.num_groups,
     )
 
 

@@ -20,21 +20,21 @@ from comfyui.trouble_pack import ERRORS, Panic
 
 FIRST_CALLS = {
     "Doctor": "doctor.find_landmarks",
-    "EncodeSpeech": "speech.check_choice",
-    "Extrapolate": "extrapolate.check_numbers",
-    "IdentityReference": "identity.check_choice",
+    "EncodeSpeech": "speech.to_recording",
+    "Extrapolate": "extrapolate.Sampling",
+    "IdentityReference": "identity.check_socket",
     "LoadBuiltIn": "loaders.load_model",
-    "LoadIdentity": "identity.find_identity",
+    "LoadIdentity": "identity.list_identities",
     "LoadModel": "loaders.weights_path",
     "LoadReferenceNetwork": "loaders.weights_path",
     "OriginalSampler": "sampling.original_sampler",
     "OriginalSchedule": "sampling.config_of",
     "PasteBack": "identity.check_socket",
-    "Plan": "plan.check_choice",
-    "Sample": "loaders.check_choice",
-    "Sampler": "sampling.check_numbers",
+    "Plan": "plan.to_recording",
+    "Sample": "loaders.read_picture",
+    "Sampler": "sampling.Sampling",
     "SaveIdentity": "identity.check_socket",
-    "SegmentConditioning": "sampling.check_numbers",
+    "SegmentConditioning": "sampling.config_of",
     "VAEDecode": "sampling._get_latents",
 }
 """What each node calls before it looks at most inputs."""
@@ -91,6 +91,12 @@ OTHERS += [
 ]
 
 
+def first_value(widget: Any) -> Any:
+    """A widget's default or first choice; nothing for a socket."""
+    default, options = getattr(widget, "default", None), getattr(widget, "options", None)
+    return next(iter(options or [None])) if default is None else default
+
+
 def raising(error: BaseException) -> Callable[..., Any]:
     def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -120,7 +126,7 @@ def test_a_node_explains_what_fails_in_it(host: Host, monkeypatch: pytest.Monkey
     import comfy.model_management as mm
 
     kind = host.node(f"Hallo3{name}")
-    inputs = {each.id: None for each in kind.GET_SCHEMA().inputs if not each.optional}
+    inputs = {each.id: first_value(each) for each in kind.GET_SCHEMA().inputs if not each.optional}
     module, _, function = FIRST_CALLS[name].partition(".")
 
     def run(error: BaseException) -> BaseException:
