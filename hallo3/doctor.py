@@ -12,7 +12,7 @@ import torch
 
 from .attention_backend import list_runnable_titles
 from .checkpoints.inspect import inspect
-from .checkpoints.load import read_model_config, read_text_encoder_config
+from .checkpoints.load import check_component_samples, read_model_config, read_text_encoder_config
 from .checkpoints.locate import PAGE, RELEASE, VOCALS, ModelFolder, converted_size, download_size, output_path
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
 from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, TEXT_ENCODERS, TrunkConfig
@@ -339,6 +339,7 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
             size = component.size
         if component is not None and component.wrong:
             state, advice = component.wrong, "download or convert it again"
+        check_component_samples(path)
     except Hallo3Error as error:
         state, advice = f"{error.headline} {error.found}", error.fix
     return ComponentReport(part=name, path=str(path), size=size, state=state, advice=advice)

@@ -8,6 +8,7 @@ And what computes on this machine, which decides the last bits of a type.
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Iterable, Iterator
@@ -41,11 +42,23 @@ def to_fp8(values: Tensor, scale: Tensor) -> Tensor:
     return values.div_(scale).clamp_(-MAX_FP8, MAX_FP8).to(FP8)
 
 
+def value_range(values: Tensor) -> tuple[float, float]:
+    """Bounds of a floating point tensor's elements, equal if all elements are; NaN if one is NaN or infinite.
+    30 times as fast as ``isfinite``."""
+    if values.dtype in LARGEST_FP8_BITS:
+        bits = values.view(torch.uint8)
+        most = float((bits & 0x7F).max())  # beside the sign
+        same = not most or int(bits.min()) == int(bits.max())
+        least, finite = most if same else 0.0, most <= LARGEST_FP8_BITS[values.dtype]
+    else:
+        least, most = (float(bound) for bound in torch.aminmax(values))
+        finite = math.isfinite(least) and math.isfinite(most)
+    return (least, most) if finite else (math.nan, math.nan)
+
+
 def is_finite(values: Tensor) -> bool:
-    """Whether no element of a floating point tensor is NaN or infinite; 30 times as fast as ``isfinite``."""
-    if values.dtype in LARGEST_FP8_BITS:  # beside the sign
-        return int((values.view(torch.uint8) & 0x7F).max()) <= LARGEST_FP8_BITS[values.dtype]
-    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
+    """Whether no element of a floating point tensor is NaN or infinite."""
+    return not math.isnan(value_range(values)[0])
 
 
 class FP8Linear(nn.Linear):

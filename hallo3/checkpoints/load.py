@@ -6,6 +6,7 @@ Files of this package are safetensors files with their configuration inside.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,10 +37,10 @@ from ..speech.wav2vec2 import build_wav2vec2
 from ..storage.files import read_json_object, temporary_path
 from ..text_encoder import Tokenizer, build_t5, make_tokenizer, untie_embedding
 from ..vae.autoencoder import build_vae
-from .component import METADATA_KEY, StoredComponent, find_component, read_own_config
+from .component import METADATA_KEY, StoredComponent, find_component, find_components, read_own_config
 from .keymaps import Assembly
 from .source import CheckpointSource, borrow_source, open_source
-from .verify import FileVerifier
+from .verify import FileVerifier, check_samples
 
 META = Layers(device="meta")
 RELEASED_CONFIGS: dict[str, dict[str, Any]] = {
@@ -280,7 +281,33 @@ def read_component(
 def verify_component(where: Path | CheckpointSource, verifier: FileVerifier) -> list[str]:
     """The SHA-256 of a component's files, which are verified. Raises ``CheckpointError``."""
     with borrow_source(where) as source:
-        return [verifier.get_hash(file) for file in source.files]
+        return [verifier.get_hash(file, lambda: list_used(source)) for file in source.files]
+
+
+def list_used(source: CheckpointSource) -> set[str]:
+    """The names in a source of all tensors that results depend on. The reference network stops before its
+    last block's attention: what lies behind may never have been trained. Raises ``CheckpointError``."""
+    used = set[str]()
+    for part in find_components(source).values():
+        numbers = (name.split(".")[1] for name in part.assemblies if name.startswith("transformer_blocks."))
+        last = max((int(number) for number in numbers if re.fullmatch("[0-9]{1,5}", number)), default=0)
+        behind = (
+            (f"transformer_blocks.{last}.", "norm_out.", "norm_final.", "proj_out.")
+            if part.part == "reference"
+            else ()
+        )
+        for name, one in part.assemblies.items():
+            if not name.startswith(behind) or name.startswith(f"transformer_blocks.{last}.norm1."):
+                used.update(key for key, _, _ in one.stretches)
+    return used
+
+
+def check_component_samples(where: Path | CheckpointSource) -> None:
+    """Refuse files with a matrix of equal numbers, without reading much. Raises ``CheckpointError``."""
+    with borrow_source(where) as source:
+        used = list_used(source)
+        for file in source.files:
+            check_samples(file, used)
 
 
 def read_tensor(component: StoredComponent, name: str, precision: Precision) -> dict[str, Tensor]:

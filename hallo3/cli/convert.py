@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import __version__
 from ..checkpoints.component import find_component, find_components
 from ..checkpoints.convert import plan_output, write_output
-from ..checkpoints.load import check_fit, get_config, read_config, read_json
+from ..checkpoints.load import check_fit, get_config, read_config, read_json, verify_component
 from ..checkpoints.locate import EXTRA_FILES, ModelFolder, output_path
 from ..checkpoints.source import open_source
 from ..checkpoints.verify import FileVerifier
@@ -160,11 +160,12 @@ def _convert(
             component = replace(component, own_config={"config": read_json(sizes)})
         config = get_config(component)
         check_fit(component, config)
+        names = [file.path.name for file in source.files]
         metadata = {
             "part": part,
             "config": config,
             "precision": precision.name,
-            "source": {file.path.name: verifier.get_hash(file) for file in source.files},
+            "source": dict(zip(names, verify_component(source, verifier), strict=True)),
             "dropped": dict(component.dropped),
             "writer": f"hallo3 {__version__}",
         }

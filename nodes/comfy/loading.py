@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from ...hallo3.built_in import FOLDER
 from ...hallo3.checkpoints.component import StoredComponent, find_component
 from ...hallo3.checkpoints.keymaps import OUR_KEYS
-from ...hallo3.checkpoints.load import META, check_fit, check_state, get_config
+from ...hallo3.checkpoints.load import (
+    META,
+    check_component_samples,
+    check_fit,
+    check_state,
+    get_config,
+    verify_component,
+)
 from ...hallo3.checkpoints.source import open_source
 from ...hallo3.checkpoints.tensor_file import FileFormat
 from ...hallo3.checkpoints.verify import FileVerifier, examined_path
@@ -160,6 +167,7 @@ def open_weights(path: Path | None, part: str) -> Generator[Weights]:
             verify_foreign(component)
             yield Weights(on_meta(component), config, {}, component)
             return
+        check_component_samples(source)
         show_text(f"reading {describe_size(component)}")
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     start = component.prefix
@@ -207,8 +215,7 @@ def verify_foreign(component: StoredComponent) -> None:
     """Check a file in the original's form once, which takes a pass over it. Raises ``CheckpointError``."""
     if is_foreign(component):
         record = examined_path() or Path(folder_paths.get_user_directory()) / "hallo3_examined.json"
-        for file in component.source.files:
-            FileVerifier(record, show_progress).get_hash(file)
+        verify_component(component.source, FileVerifier(record, show_progress))
 
 
 def _storage_dtype(state: Mapping[str, Tensor], quantised: bool, weight_dtype: str) -> torch.dtype:
@@ -246,6 +253,7 @@ def extract_features(socket: ReferenceSocket, latents: Tensor) -> tuple[Tensor, 
     with open_source(socket.path) as source:
         component = find_component(source, "reference")
         check_fit(component, to_dict(config))
+        check_component_samples(source)
         show_text(f"reading {describe_size(component)}")
         verify_foreign(component)
         mm.free_memory(needed + mm.extra_reserved_memory(), device)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hallo3.checkpoints import verify
+from hallo3.checkpoints.load import check_component_samples, list_used
 from hallo3.checkpoints.source import open_source
-from hallo3.checkpoints.verify import FileVerifier, verify_file
+from hallo3.checkpoints.verify import FileVerifier, VerifiedParts, verify_file
 from hallo3.errors import CheckpointError
 from hallo3.progress import no_display
 from hallo3.storage import hashing
@@ -31,6 +32,54 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> N
     for path in tmp_path.iterdir():
         with open_source(path) as source, pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
             verify_file(source.files[0])
+
+
+QKV, WHOLE = "transformer_blocks.0.attn1.to_q.weight", "transformer.safetensors"
+
+
+def constant(kind: str, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    numbers = torch.zeros_like(state[QKV]) if kind != "one number" else torch.full_like(state[QKV], -0.25)
+    if kind == "all but one":
+        numbers[0, 0] = 1.0
+    return numbers.to(
+        torch.float8_e4m3fn if kind == "fp8" else torch.int8 if kind == "int8" else numbers.dtype
+    )
+
+
+@pytest.mark.parametrize("kind", ["zeros", "one number", "fp8", "int8", "all but one", "strided"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_matrix_of_equal_numbers_is_named(
+    tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, resumed: bool
+) -> None:
+    """Where a network uses it; in the pass over a file, in one that goes on, and in samples."""
+    state = load_file(nano_folder / WHOLE)
+    with open_source(nano_folder / WHOLE) as source:
+        own = {"hallo3": source.metadata["hallo3"]}
+        check_component_samples(source)
+    state[QKV] = constant(kind, state)
+    if kind in ("fp8", "int8"):
+        state[f"{QKV}_scale"] = torch.ones(())
+    path = tmp_path / WHOLE
+    if kind == "strided":
+        path = tmp_path / "transformer.pt"
+        path.with_suffix(".json").write_text(own["hallo3"])
+        torch.save({**state, QKV: torch.zeros(64, 64)[: len(state[QKV]), : state[QKV].shape[1]]}, path)
+    else:
+        save_file(state | {"loss.weight": torch.zeros(32, 32)}, path, metadata=own)
+    monkeypatch.setattr(verify, "BLOCK_BYTES", 512)
+    told = pytest.raises(CheckpointError, match=rf"only (zeros|equal numbers) in {QKV}".replace(".", r"\."))
+    with open_source(path) as source:
+        entry, file = source.files[0].entries[QKV], source.files[0]
+        done = None
+        if resumed:
+            for module in (hashing, verify):
+                monkeypatch.setattr(module, "PART_BYTES", entry.offset + 600)
+            done = VerifiedParts([sha256(file.bytes(0, entry.offset + 600)).hexdigest()], 0)
+        with nullcontext() if kind == "all but one" else told:
+            verify_file(file, used=list_used(source), done=None if file.members else done)
+        with nullcontext() if kind == "all but one" else told:
+            check_component_samples(source)
+        assert verify_file(file), "of a file that nothing uses"
 
 
 def test_a_flipped_byte_is_found_by_the_archives_checksum(tmp_path: Path) -> None:
