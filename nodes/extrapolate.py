@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from ..hallo3.errors import InputError
 from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
-from ..hallo3.jobs.job import Job, JobManifest, folder_size, open_job
+from ..hallo3.jobs.job import Job, JobManifest, folder_size
+from ..hallo3.jobs.segment_file import SegmentFormat
 from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
 from ..hallo3.jobs.video_job import (
     NUMERICS,
     VideoJob,
     create_manifest,
+    open_parent,
     open_video_job,
     parent_state,
     parse_redo,
@@ -32,7 +34,7 @@ from ..hallo3.jobs.video_job import (
 from ..hallo3.media.mux import AI_COMMENT
 from ..hallo3.media.paste_back import PasteBack
 from ..hallo3.media.plots import draw_drift
-from ..hallo3.media.video import VideoEncoding, stream_headers
+from ..hallo3.media.video import VideoEncoding
 from ..hallo3.noise import Noise
 from ..hallo3.quantization import describe_machine
 from ..hallo3.segments import Segment, SegmentPlan
@@ -99,8 +101,12 @@ class ExtrapolateRequest:
         device, cache = self.sampling.patcher.load_device.type, step_cache_threshold(self.sampling.sampler)
         return throughput_key(self.sampling.config.name, device, evaluations, self.size, self.encoding, cache)
 
+    @property
+    def form(self) -> SegmentFormat:
+        return SegmentFormat(config=self.plan.config, encoding=self.encoding, size=self.size)
+
     def manifest(self) -> JobManifest:
-        headers = stream_headers(self.encoding, *self.size, self.plan.config.fps)
+        headers = self.form.headers
         key = self._key(headers)
         info = {"model": self.sampling.config.name, "video": f"{key[:16]}{self.suffix}"}
         return create_manifest(key, self.plan, headers, info, self.parent)
@@ -228,7 +234,7 @@ class Hallo3Extrapolate(Hallo3Node):
         check_fit(identity, speech, vae, sampling.patcher)
         running, jobs = running_node(), jobs_folder()
         with ExitStack() as stack:
-            parent = _find_parent(jobs, continue_from)
+            found = _find_parent(jobs, continue_from)
             request = ExtrapolateRequest(
                 sampling=sampling,
                 vae=vae,
@@ -240,8 +246,12 @@ class Hallo3Extrapolate(Hallo3Node):
                 mark=mark,
                 paste_back=get_paste_back(identity) if paste_back else None,
                 running=running,
-                parent=stack.enter_context(open_job(jobs, parent, check_interrupted)) if parent else None,
+                parent=None,
             )
+            request.encoding.check(request.suffix, *request.size)
+            if found is not None:
+                parent = stack.enter_context(open_parent(jobs, found, request.form, check_interrupted))
+                request = replace(request, parent=parent)
             keep_images = _is_connected(running, IMAGES_OUTPUT)
             video = _open_video(request, stack, jobs, redo, take, keep_images)
             _render(request, video)
@@ -278,7 +288,6 @@ def _open_video(
     request: ExtrapolateRequest, stack: ExitStack, jobs: Path, redo: str, take: int, keep_images: bool
 ) -> VideoJob:
     """Open the request's job, locked until ``stack`` closes. Raises ``InputError`` if it cannot fit."""
-    request.encoding.check(request.suffix, *request.size)
     manifest, (width, height) = request.manifest(), request.size
     takes = parse_redo(redo, take, manifest.segments, manifest.segments - len(request.plan))
     if keep_images:
@@ -289,7 +298,9 @@ def _open_video(
     machine = describe_machine(patcher.load_device, patcher.model.get_dtype())
     if patcher.load_device.type == "cpu":  # speech and identity come from nodes that the job does not run
         machine += f", {torch.get_num_threads()} threads"
-    opened = open_video_job(jobs, manifest, request.parent, machine, show_warning, check_interrupted)
+    opened = open_video_job(
+        jobs, manifest, request.form, request.parent, machine, show_warning, check_interrupted
+    )
     job = stack.enter_context(opened)
     estimate = estimate_run(
         request.plan,

@@ -73,11 +73,12 @@ class Fingerprint:
 class TensorFile:
     """``entries`` by name, in the file's order; ``metadata``; ``beside``: what else it holds, in words;
     ``members`` of a zip archive that have a checksum. A context manager. Raises ``CheckpointError`` for a
-    file that is not whole, not weights, or hostile."""
+    file that is not whole, not weights, or hostile. A ``file`` of ours that is open already is safetensors
+    and nothing else."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: io.BufferedReader | None = None) -> None:
         self.path = path
-        self._file = _open_file(path)
+        self._file = file or _open_file(path)
         self._lock = Lock()
         self.metadata: Mapping[str, str] = {}
         self.beside: Mapping[str, str] = {}
@@ -85,7 +86,8 @@ class TensorFile:
         try:
             self.fingerprint = self._stat()
             size = self.fingerprint.size
-            self.kind = _detect_format(self.path, self.bytes(0, min(512, size)), size)
+            head = self.bytes(0, min(512, size))
+            self.kind = FileFormat.SAFETENSORS if file else _detect_format(self.path, head, size)
             if self.kind is FileFormat.SAFETENSORS:
                 self.entries, self.metadata = read_header(self.bytes, size)
             elif self.kind is FileFormat.ZIP:
@@ -212,7 +214,7 @@ def _view_as(raw: Tensor, dtype: torch.dtype) -> Tensor:
 def _open_file(path: Path) -> io.FileIO:
     """Never waits on a pipe or a device. Raises ``CheckpointError``."""
     try:
-        return cast(io.FileIO, cast(io.BufferedReader, open_regular(path)).detach())
+        return cast(io.FileIO, open_regular(path).detach())
     except (OSError, ValueError) as error:
         mode = 0
         with suppress(OSError, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -15,12 +14,14 @@ import torch
 
 from ..errors import InputError
 from ..jobs.estimate import check_disk, summarize_run
-from ..jobs.job import CONTENT, SEGMENTS_DIR, folder_size, open_job
+from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
+from ..jobs.segment_file import SegmentFormat
 from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..jobs.video_job import (
     NO_REDO,
     VideoJob,
     create_manifest,
+    open_parent,
     open_video_job,
     parent_state,
     parse_redo,
@@ -42,7 +43,6 @@ from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
-SPEECH_DIR = "speech"  # of an unfinished job: the recording's features
 
 
 def run_animate(options: AnimateOptions) -> None:
@@ -74,7 +74,8 @@ def run_animate(options: AnimateOptions) -> None:
         if options.chart is not None:
             segment = request.config.segment
             write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
-        shutil.rmtree(video.job.folder / SPEECH_DIR, ignore_errors=True)
+        with suppress(OSError):
+            remove_files(video.job.folder, SPEECH_DIR)
         with suppress(OSError):  # a player may have it open
             so_far.unlink(missing_ok=True)
     (width, height), reused = request.size, manifest.segments - missing
@@ -97,17 +98,18 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
     """The request's job as a video, locked until ``stack`` is closed, and the request with its threads; says
     where it resumes."""
     options, jobs, parent = request.options, request.jobs, None
+    form = SegmentFormat(config=request.config.segment, encoding=request.encoding, size=request.size)
     if options.continue_from:
-        parent = stack.enter_context(open_job(jobs, find_parent(jobs, options.continue_from)))
+        parent = stack.enter_context(open_parent(jobs, find_parent(jobs, options.continue_from), form))
     key = request.job_key(parent_state(parent))
-    manifest = create_manifest(key, request.plan, request.headers, request.info, parent)
+    manifest = create_manifest(key, request.plan, form.headers, request.info, parent)
     redo = parse_redo(options.redo, options.take, manifest.segments, manifest.segments - len(request.plan))
     if options.fresh:
         plan_run_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:
             logger.warning(f"earlier work was moved to {aside}")
     machine, threads = describe_machine(request.device, request.precision.compute), torch.get_num_threads()
-    job = stack.enter_context(open_video_job(jobs, manifest, parent, machine, logger.warning))
+    job = stack.enter_context(open_video_job(jobs, manifest, form, parent, machine, logger.warning))
     if torch.get_num_threads() != threads:
         request = replace(request, subject=replace(request.subject))  # with nothing computed yet
     video = VideoJob(
@@ -146,7 +148,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     for gone in remove_stale_jobs(request.jobs, manifest.key):
         name = gone.manifest.what.get("video", "")
         logger.warning(f"deleted the job {gone.name} ({name}), unused for a long time")
-    inherited = folder_size(video.parent.folder / SEGMENTS_DIR) if video.parent is not None else 0
+    inherited = folder_size(video.parent.folder, SEGMENTS_DIR) if video.parent is not None else 0
     estimate = request.estimate(len(request.plan) if missing else 0)
     check_disk(estimate, request.jobs, folder_size(video.job.folder) - inherited)
     check_disk(replace(estimate, job=0), request.output.resolve().parent)

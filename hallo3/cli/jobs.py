@@ -9,8 +9,8 @@ from ..errors import InputError, OutputError
 from ..jobs.job import JobManifest
 from ..jobs.store import (
     ASIDE_SUFFIX,
-    KEEP_FINISHED_SECONDS,
-    KEEP_UNFINISHED_SECONDS,
+    KEEP_FINISHED_DAYS,
+    KEEP_UNFINISHED_DAYS,
     clear_job,
     find_finished_job,
     list_jobs,
@@ -51,8 +51,10 @@ def print_jobs(jobs: Path) -> None:
         size, age = format_bytes(job.size), format_duration(job.age)
         video = info.get("video", "")
         print(f"  {job.name}  {state:<22}{size:>10}  {age} ago  {video}  ({names}{aside})")
-    finished, unfinished = map(format_duration, (KEEP_FINISHED_SECONDS, KEEP_UNFINISHED_SECONDS))
-    print(f"deleted automatically {finished} after their last use, unfinished ones after {unfinished}")
+    print(
+        f"deleted automatically after {KEEP_FINISHED_DAYS} days with runs that do not use them, "
+        f"unfinished ones after {KEEP_UNFINISHED_DAYS}"
+    )
 
 
 def find_parent(jobs: Path, name: str) -> JobManifest:

@@ -6,26 +6,45 @@ one more to render. The manifest can be made again from any segment; nothing dep
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
-from collections.abc import Generator, Iterator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError, sanitize
+from ..messages import logger
 from ..progress import ProgressCallback, no_progress
-from ..storage.files import TEMPORARY_SUFFIX, parse_json_object, read_json_object, write_atomic, write_error
+from ..storage.files import (
+    TEMPORARY_SUFFIX,
+    ForeignEntryError,
+    free_name,
+    is_plain_file,
+    list_files,
+    open_regular,
+    parse_json_object,
+    read_json_object,
+    temporary_path,
+    write_atomic,
+    write_error,
+)
 from ..storage.hashing import BLOCK_BYTES, hash_tensor, hash_text
-from ..storage.lock import lock_folder
+from ..storage.lock import LOCK_FILENAME, lock_folder
 from .segment_file import (
+    HASH,
+    MAX_FRAMES,
+    MAX_SEGMENTS,
     MOTION,
     PIECE,
     PIXELS,
+    SegmentFormat,
     SegmentRecord,
     compute_link,
     read_note,
@@ -33,12 +52,28 @@ from .segment_file import (
     serialize_segment,
 )
 
-MANIFEST_FILENAME, SEGMENTS_DIR = "job.json", "segments"
+MANIFEST_FILENAME, SEGMENTS_DIR, SPEECH_DIR = "job.json", "segments", "speech"
+NAME = re.compile(r"(?P<key>[0-9a-f]{16})(-[1-9][0-9]{0,5})?(?P<aside>\.old-[1-9][0-9]{0,5})?")
+"""Of a job's folder: the start of its key, a number where that name was taken, a number if it was set
+aside."""
+_ENDING = r"\.[a-z0-9]{1,8}"
+_FILES = rf"job\.json|holder\.json|lock|(so_far|video){_ENDING}|sound\.(new|[0-9a-f]{{16}})\.mp4"
+_UNFINISHED = rf"({re.escape(TEMPORARY_SUFFIX)})?"
+OWN_FILES = {
+    "": re.compile(rf"({_FILES}|[0-9a-f]{{16}}(-[0-9]+)?{_ENDING}){_UNFINISHED}", re.IGNORECASE),
+    SEGMENTS_DIR: re.compile(rf"[0-9]{{6}}\.safetensors{_UNFINISHED}", re.IGNORECASE),
+    SPEECH_DIR: re.compile(rf"[a-z_0-9]{{1,20}}\.f32{_UNFINISHED}", re.IGNORECASE),
+}
+"""Names of a job's files, by folder. Only these are read, written and deleted."""
+KEY_DIGITS, MAX_MANIFEST_BYTES, MAX_TEXTS, MAX_NOTES = 16, 1 << 18, 32, 100
+LEFTOVERS = ("pace.json", "contents.json", "ages.json")
+"""Files of a jobs folder whose unfinished copies stay if a run is killed."""
 CONTENT, PARENT, MADE_WITH, THREADS = "content", "goes on from", "made with", "threads"
 """Entries of ``info``: the finished file's hash, the job that this one continues, what computed it, with how
 many threads."""
-FORMAT = 1
-"""Of the folder; an older version of the package refuses a newer one."""
+FORMAT, MAX_FORMAT = 1, 1000
+"""Of the folder; an older version of the package refuses a newer one. No version has a larger number."""
+GONE_SUFFIX = ".gone"
 HEADLINE = "Finished segments of the video cannot be saved."
 UNREADABLE = "A finished segment cannot be read."
 
@@ -58,20 +93,30 @@ class JobManifest:
     finished: bool = False
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for what no job has."""
+        if not all(HASH.fullmatch(text) for text in (self.key, self.root, self.headers)):
+            raise ValueError("keys of another form")
+        if not 0 < self.segments <= MAX_SEGMENTS or not self.segments <= self.frames <= MAX_FRAMES:
+            raise ValueError("counts that no video has")
+        if PARENT in self.what and not NAME.fullmatch(self.what[PARENT]):
+            raise ValueError("it continues no job")
+
     def text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def parse_manifest(fields: Mapping[str, Any]) -> JobManifest:
-    """Raises ``ValueError`` for anything but the fields of a manifest."""
+    """Raises ``ValueError`` for anything but the fields of a manifest. Its texts are made fit to be shown."""
     texts, numbers = ("key", "root", "headers"), ("segments", "frames", "format")
     info: Any = fields.get("what")
     valid = [isinstance(fields.get(name), str) for name in texts]
     valid += [type(fields.get(name)) is int for name in numbers]
     if not all(valid) or not isinstance(info, dict) or not isinstance(fields.get("finished"), bool):
         raise ValueError("not a job's manifest")
+    shown = [(k, v) for k, v in cast("dict[str, Any]", info).items() if isinstance(v, str)][:MAX_TEXTS]
     known = {name: fields[name] for name in (*texts, *numbers, "finished")}
-    return JobManifest(**known, what={str(k): str(v) for k, v in cast("dict[Any, Any]", info).items()})
+    return JobManifest(**known, what={sanitize(k): sanitize(v) for k, v in shown})
 
 
 def write_manifest(folder: Path, manifest: JobManifest) -> None:
@@ -83,24 +128,36 @@ def write_manifest(folder: Path, manifest: JobManifest) -> None:
 
 
 def read_manifest(folder: Path) -> JobManifest | None:
-    """A folder's manifest, or else the one in its segments; None for a folder that is no job."""
-    with suppress(OSError, ValueError):
-        return parse_manifest(read_json_object(folder / MANIFEST_FILENAME))
-    for path in sorted((folder / SEGMENTS_DIR).glob("*.safetensors")):
+    """A folder's manifest, or else the one in its segments; None for a folder that is no job, or has the
+    manifest of another."""
+    try:
+        files = sorted(path for path in own_files(folder) if path.suffix == ".safetensors")[:MAX_NOTES]
+    except OSError:
+        return None
+    for path in (folder / MANIFEST_FILENAME, *files):
         with suppress(OSError, ValueError):
-            note = read_note(path)
-            if note is not None:
-                return parse_manifest(parse_json_object(note[1]))
+            if path in files:
+                note = read_note(path)
+                fields = parse_json_object(note[1] if note else "")
+            else:
+                fields = _read_manifest(folder)
+            manifest = parse_manifest(fields)
+            if manifest.key[:KEY_DIGITS] == folder.name[:KEY_DIGITS]:
+                return manifest
     return None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    return read_json_object(folder / MANIFEST_FILENAME, MAX_MANIFEST_BYTES, follow_links=False)
 
 
 def _check_format(folder: Path) -> None:
     """Raises ``OutputError`` for a folder that a newer version of the package wrote."""
     try:
-        version = read_json_object(folder / MANIFEST_FILENAME).get("format")
+        version = _read_manifest(folder).get("format")
     except (OSError, ValueError):
         return
-    if isinstance(version, int) and version > FORMAT:
+    if isinstance(version, int) and FORMAT < version <= MAX_FORMAT:
         raise OutputError(
             "The job was started by a newer version of Hallo3.",
             found=f"{folder} of format {version}",
@@ -109,22 +166,63 @@ def _check_format(folder: Path) -> None:
         )
 
 
-def job_folder(jobs: Path, key: str) -> Path:
-    return jobs / key[:16]
+def own_files(folder: Path) -> dict[Path, os.stat_result]:
+    """A job's files. Raises ``OSError``, ``ForeignEntryError`` for a folder that is not a job's."""
+    files = list_files(folder, OWN_FILES)
+    for path, status in files.items():  # the lock is the only file that is opened to write where it stands
+        if path.name.lower() == LOCK_FILENAME and not is_plain_file(status, own=True):
+            raise ForeignEntryError(errno.EMLINK, "a file with another name elsewhere", str(path))
+    return files
 
 
-def folder_size(folder: Path) -> int:
-    """Bytes of all files in a folder; files that disappear meanwhile are not counted."""
-    total = 0
-    for path in folder.rglob("*"):
+def job_folder(jobs: Path, key: str, foreign: Callable[[ForeignEntryError], object] = no_progress) -> Path:
+    """A job's folder: of ``<key>``, ``<key>-2``, ``<key>-3`` ... the first that is a job's, else the first
+    that does not exist. ``foreign`` gets what is wrong with those that are passed over."""
+    name, numbers = key[:KEY_DIGITS], {1}
+    with suppress(OSError):
+        found = (re.fullmatch(rf"{name}-([2-9]|[1-9][0-9]{{1,5}})", path.name) for path in jobs.iterdir())
+        numbers |= {int(match[1]) for match in found if match}
+    places = (
+        jobs / (f"{name}-{number}" if number > 1 else name) for number in chain(sorted(numbers), count(1))
+    )
+    for folder in islice(places, len(numbers)):
+        try:
+            own_files(folder)
+        except ForeignEntryError as error:
+            foreign(error)
+        except FileNotFoundError:
+            continue
+        except OSError:  # it may be intact: what opens it says why it cannot be read
+            return folder
+        else:
+            return folder
+    return next(folder for folder in places if not os.path.lexists(folder))
+
+
+def folder_size(folder: Path, *names: str) -> int:
+    """Bytes of a job's files, in all or in these of its folders; 0 if it cannot be read."""
+    with suppress(OSError):
+        files, places = own_files(folder).items(), [folder / name for name in names or OWN_FILES]
+        return sum(status.st_size for path, status in files if path.parent in places)
+    return 0
+
+
+def remove_files(folder: Path, *names: str) -> None:
+    """Delete a job's files, of all or of these of its folders, the manifest last; folders that are empty
+    then go too. Other files stay. Raises ``OSError``."""
+    places = [folder / name for name in names or OWN_FILES]
+    paths = [path for path in own_files(folder) if path.parent in places]
+    for path in sorted(paths, key=lambda path: (path.parent == folder, path.name == MANIFEST_FILENAME)):
+        path.unlink(missing_ok=True)
+    for place in sorted(places, reverse=True):  # the folder itself last
         with suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+            place.rmdir()
 
 
 def move_job(folder: Path, target: Path) -> None:
     """Raises ``OutputError`` if another run holds the folder or it cannot be renamed."""
     try:
+        own_files(folder)
         with lock_folder(folder, "this job", note=False):
             if os.name != "nt":  # while it is locked
                 folder.rename(target)
@@ -136,16 +234,27 @@ def move_job(folder: Path, target: Path) -> None:
 
 def remove_job(folder: Path) -> None:
     """Raises ``OutputError`` if another run holds the folder or it cannot be removed."""
-    trash = folder.with_name(f"{folder.name}.gone")
+    trash = free_name(folder, GONE_SUFFIX)
     move_job(folder, trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    with suppress(OSError):  # the next run tries again
+        remove_files(trash)
+
+
+def incomplete_error(found: str) -> InputError:
+    """The error for a video to continue of which segments are missing."""
+    return InputError(
+        "The video to continue is not complete any more.",
+        found=found,
+        expected="the job of a finished video",
+        fix="render that video again first",
+    )
 
 
 class Job:
     """An open job. ``records`` has a record for each segment whose file is intact, else None."""
 
-    def __init__(self, folder: Path, manifest: JobManifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: Path, manifest: JobManifest, form: SegmentFormat) -> None:
+        self.folder, self.manifest, self.form = folder, manifest, form
         self.records: list[SegmentRecord | None] = [None] * manifest.segments
         self._notes = dict[int, SegmentRecord]()  # of damaged files whose note is still readable
 
@@ -157,8 +266,8 @@ class Job:
         for index in range(self.manifest.segments):
             path = self.path(index)
             try:
-                segment = read_segment(path) if path.exists() else None
-                if segment is None and path.exists() and (note := read_note(path)):
+                segment = read_segment(path, self.form)
+                if segment is None and (note := read_note(path)):
                     self._notes[index] = note[0]
             except OSError as error:
                 raise write_error(UNREADABLE, path, error) from error
@@ -268,7 +377,7 @@ class Job:
     def _read(self, index: int, *more: str) -> dict[str, Tensor]:
         record, path = self.records[index], self.path(index)
         try:
-            segment = read_segment(path, *more)
+            segment = read_segment(path, self.form, *more)
         except OSError as error:
             raise write_error(UNREADABLE, path, error) from error
         if record is None or segment is None or segment[0].link != record.link:
@@ -282,27 +391,38 @@ class Job:
 
 
 @contextmanager
-def open_job(jobs: Path, manifest: JobManifest, progress: ProgressCallback = no_progress) -> Generator[Job]:
-    """The job of this key in the folder ``jobs``, created if it is new, locked while the block lasts.
+def open_job(
+    jobs: Path, manifest: JobManifest, form: SegmentFormat, progress: ProgressCallback = no_progress
+) -> Generator[Job]:
+    """The job of this key in the folder ``jobs``, created if it is new, locked while the block lasts. A
+    folder of its name that is not a job's is left as it is, with a message, and the next name is used.
 
     Raises ``OutputError`` if another run holds it, a newer version wrote it, or it cannot be written.
     """
-    folder = job_folder(jobs, manifest.key)
+    passed = list[ForeignEntryError]()
+    folder = job_folder(jobs, manifest.key, passed.append)
+    for error in passed:
+        found = f"{sanitize(str(error.filename))}: {error.strerror}"
+        logger.warning(f"{found}. Its job is left as it is; this video is kept in {folder.name}")
     with ExitStack() as stack:
         try:
             (folder / SEGMENTS_DIR).mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_folder(folder, "this video"))
-            for place in (folder, folder / SEGMENTS_DIR):
-                for path in place.glob(f"*{TEMPORARY_SUFFIX}"):  # half written when a run crashed
+            for path in own_files(folder):
+                if path.suffix == TEMPORARY_SUFFIX:  # half written when a run crashed
                     path.unlink(missing_ok=True)
+            for name in LEFTOVERS:
+                with suppress(OSError):
+                    temporary_path(jobs / name).unlink()
         except OSError as error:
             raise write_error(HEADLINE, folder, error) from error
         _check_format(folder)
         known = read_manifest(folder)
         if known is not None and known.key == manifest.key and known.finished:
-            manifest = replace(manifest, finished=True, what={**known.what, **manifest.what})
+            content = {CONTENT: known.what[CONTENT]} if CONTENT in known.what else {}
+            manifest = replace(manifest, finished=True, what={**content, **manifest.what})
         write_manifest(folder, manifest)
-        job = Job(folder, manifest)
+        job = Job(folder, manifest, form)
         job.check_segments(progress)
         yield job
 
@@ -324,6 +444,6 @@ def inherit_segments(job: Job, parent: Job) -> None:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path, follow_links=False) as file:
         while block := file.read(BLOCK_BYTES):
             yield block

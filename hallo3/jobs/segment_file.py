@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,8 +20,10 @@ from torch import Tensor
 
 from ..checkpoints.tensor_entry import header_bytes
 from ..checkpoints.tensor_file import TensorFile
+from ..config import SegmentConfig
 from ..errors import CheckpointError
-from ..storage.files import parse_json_object
+from ..media.video import VideoEncoding, is_segment, stream_headers
+from ..storage.files import open_regular, parse_json_object
 from ..storage.hashing import hash_tensor, hash_text, raw_bytes
 
 PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
@@ -27,7 +31,10 @@ PIECE, MOTION, PIXELS = "piece", "motion", "pixels"
 [F, 3, h, w]."""
 NOTE, CHECK, JOB = "segment", "check", "job"
 """Metadata of a file: the record, a hash of record and manifest, the job's manifest."""
-MAX_NOTE_CHARACTERS = 1 << 16
+MAX_NOTE_CHARACTERS, MAX_HEADER_BYTES = 1 << 16, 1 << 18
+MAX_SEGMENTS, MAX_FRAMES, MAX_TAKE, MAX_MEASURE = 999_999, 100_000_000, 10**18, 1e9
+"""Of a video with all that it continues: its files have numbers of six digits."""
+HASH = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
 
 
@@ -56,6 +63,44 @@ class SegmentRecord:
         return self.previous in (before.link, before.stands_for)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFormat:
+    """What every segment of a video is like: the canvas and frames of the model, and the encoded stream."""
+
+    config: SegmentConfig
+    encoding: VideoEncoding
+    size: tuple[int, int]
+    """Of the video: (width, height)."""
+
+    @property
+    def headers(self) -> str:
+        """A hash of what every encoded segment starts with."""
+        return stream_headers(self.encoding, *self.size, self.config.fps)
+
+    @property
+    def motion(self) -> tuple[int, ...]:
+        """The shape of motion frames."""
+        return 1, 3, self.config.motion_frames, self.config.height, self.config.width
+
+    def pixels(self, frames: int) -> tuple[int, ...]:
+        """The shape of kept frames."""
+        return frames, 3, self.config.height, self.config.width
+
+    @property
+    def max_piece_bytes(self) -> int:
+        """More than any codec makes of one segment."""
+        return self.config.frames * math.prod(self.size) * 8 + (1 << 20)
+
+    @property
+    def max_file_bytes(self) -> int:
+        frames = math.prod(self.motion) + math.prod(self.pixels(self.config.frames))
+        return MAX_HEADER_BYTES + 4 * frames + self.max_piece_bytes
+
+    def fits(self, record: SegmentRecord, piece: bytes) -> bool:
+        """Whether an encoded segment is of this stream, and has the frames of its record."""
+        return is_segment(piece, record.frames, self.encoding, *self.size, self.config.fps)
+
+
 def compute_link(previous: str, index: int, frames: int, take: int, pixels: str, motion: Tensor) -> str:
     """The link of a segment: its frames and all that came before. Encoded bytes are not part of it, so that a
     segment that is rendered again has the same link with any encoder."""
@@ -82,40 +127,55 @@ def read_note(path: Path) -> tuple[SegmentRecord, str] | None:
     return _read(path, _parse_note)
 
 
-def read_segment(path: Path, *optional: str) -> tuple[SegmentRecord, dict[str, Tensor]] | None:
+def read_segment(
+    path: Path, form: SegmentFormat, *optional: str
+) -> tuple[SegmentRecord, dict[str, Tensor]] | None:
     """A segment's record and tensors, with those ``optional`` ones that are there; None for a file that is
-    missing, cut or altered. Raises ``OSError`` for one that exists and cannot be read: it may be intact all
-    the same.
+    missing, cut, altered or of another form. Raises ``OSError`` for one that exists and cannot be read: it
+    may be intact all the same.
     """
 
     def read(file: TensorFile) -> tuple[SegmentRecord, dict[str, Tensor]]:
-        names = {PIECE, MOTION, *optional} & file.entries.keys()
-        return _parse_note(file)[0], {name: file.read(name) for name in names}
+        record, entries = _parse_note(file)[0], file.entries
+        piece, motion, pixels = (entries.get(name) for name in (PIECE, MOTION, PIXELS))
+        if piece is None or piece.dtype != torch.uint8 or piece.nbytes > form.max_piece_bytes:
+            raise ValueError("no encoded segment")
+        if motion is None or (motion.dtype, motion.shape) != (torch.float32, form.motion):
+            raise ValueError("no motion frames")
+        names = {PIECE, MOTION}
+        if pixels is not None and (pixels.dtype, pixels.shape) == (torch.float32, form.pixels(record.frames)):
+            names |= {*optional}
+        return record, {name: file.read(name) for name in names}
 
-    segment = _read(path, read)
+    segment = _read(path, read, form.max_file_bytes)
     if segment is None:
         return None
     record, tensors = segment
-    if not {PIECE, MOTION} <= tensors.keys() or tensors[MOTION].dtype != torch.float32:
-        return None
     link = compute_link(
         record.previous, record.index, record.frames, record.take, record.pixels, tensors[MOTION]
     )
     if link != record.link or hash_tensor(tensors[PIECE]) != record.piece:
+        return None
+    if not (bool(tensors[MOTION].isfinite().all()) and form.fits(record, tensors[PIECE].numpy().tobytes())):
         return None
     if PIXELS in tensors and record.pixels != hash_tensor(tensors[PIXELS]):
         del tensors[PIXELS]
     return record, tensors
 
 
-def _read(path: Path, parse: Callable[[TensorFile], T]) -> T | None:
+def _read(path: Path, parse: Callable[[TensorFile], T], max_bytes: int = 1 << 62) -> T | None:
     try:
-        with TensorFile(path) as file:
-            return parse(file)
+        file = open_regular(path, follow_links=False)
+    except FileNotFoundError:
+        return None
+    try:
+        with file:
+            size, header = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+            if size <= max_bytes and header <= MAX_HEADER_BYTES:
+                return parse(TensorFile(path, file))
     except CheckpointError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and path.exists():
-            raise cause from error
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
     except ValueError:
         pass
     return None
@@ -135,6 +195,12 @@ def _parse_note(file: TensorFile) -> tuple[SegmentRecord, str]:
         if not isinstance(value, types.get(name, str)):
             raise ValueError(f"{name} is no {types.get(name, str).__name__}")
     measures: dict[str, Any] = values["measures"]
-    if not all(isinstance(value, float) and math.isfinite(value) for value in measures.values()):
-        raise ValueError("measures that are not finite numbers")
+    if not all(isinstance(value, float) and abs(value) < MAX_MEASURE for value in measures.values()):
+        raise ValueError("measures that no segment has")
+    limits = {"index": MAX_SEGMENTS, "frames": MAX_FRAMES, "take": MAX_TAKE}
+    if not all(type(values[name]) is int and 0 <= values[name] <= most for name, most in limits.items()):
+        raise ValueError("numbers that no segment has")
+    hashes = ("previous", "link", "piece", "pixels", *(["stands_for"] if values["stands_for"] else []))
+    if not all(HASH.fullmatch(values[name]) for name in hashes) or not 0 <= values["seconds"] < MAX_MEASURE:
+        raise ValueError("hashes or a time that no segment has")
     return SegmentRecord(**values), manifest

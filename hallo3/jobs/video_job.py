@@ -7,7 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
@@ -47,19 +47,21 @@ from .job import (
     THREADS,
     Job,
     JobManifest,
+    incomplete_error,
     inherit_segments,
     job_folder,
     open_job,
+    own_files,
     read_manifest,
 )
-from .segment_file import MOTION, PIECE, PIXELS, SegmentRecord
+from .segment_file import MAX_TAKE, MOTION, PIECE, PIXELS, SegmentFormat, SegmentRecord
 
 NUMERICS = 1
 """Version of this package's numbers. A job of another version is not resumed: its frames would differ."""
 MAX_THREADS = 1024
 """A larger number in a job's folder is not believed."""
-SOUND_FILENAME, SOUND_DIGITS = "sound.{}.mp4", 16
-"""A job's soundtrack is named after its content."""
+SOUND_FILENAME, SOUND_DIGITS, MAX_SOUND_RATE = "sound.{}.mp4", 16, 1 << 17
+"""A job's soundtrack is named after its content; it has fewer bytes per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,11 @@ def parse_redo(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
     match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", text)
     first = int(match[1]) if match else 0
     last = (int(match[3]) if match[3] else segments if match[2] else first) if match else 0
-    if not inherited < first <= last <= segments or take < 1:
+    if not inherited < first <= last <= segments or not 1 <= take <= MAX_TAKE:
         raise InputError(
-            "`redo` names segments that this video does not have." if take >= 1 else "The take is invalid.",
+            "`redo` names segments that this video does not have."
+            if 1 <= take <= MAX_TAKE
+            else "The take is invalid.",
             found=f"{text!r}, take {take}",
             expected=f"a segment or a range such as 2-3 of {inherited + 1} to {segments}; a take from 1",
             fix="choose segments that the video has",
@@ -213,18 +217,15 @@ class JobStore(ABC):
         for index in range(self.inherited):
             record = self.job.finished(index)
             if record is None:
-                raise InputError(
-                    "The video to continue is not complete any more.",
-                    found=f"its segment {index + 1} is missing or damaged",
-                    expected="the job of a finished video",
-                    fix="render that video again first",
-                )
+                raise incomplete_error(f"its segment {index + 1} is missing or damaged")
             yield SegmentResult(index, record)
 
     def _finished(self, index: int) -> SegmentRecord | None:
-        record = self.job.finished(index)
-        if record is not None and self.redo.includes(index) and record.take != self.redo.take:
-            return None
+        record, own = self.job.finished(index), index - self.inherited
+        if record is not None and own >= 0:
+            new = self.plan[own].keep
+            redone = self.redo.includes(index) and record.take != self.redo.take
+            return None if redone or record.frames != new.stop - new.start else record
         return record
 
     def _take(self, index: int) -> int:
@@ -321,12 +322,12 @@ class VideoJob(JobStore):
 
     def soundtrack(self) -> Path:
         """The sound of the whole video, encoded once: the parent's, then the recording's own."""
-        existing = _find_soundtrack(self.job.folder)
+        existing = _find_soundtrack(self.job)
         if existing is not None:
             return existing
         fps, parts = self.plan.config.fps, list[tuple[Path | Recording, Fraction]]()
         if self.parent is not None:
-            before = _find_soundtrack(self.parent.folder)
+            before = _find_soundtrack(self.parent)
             if before is None:
                 raise OutputError(
                     "The sound of the video to continue is missing.",
@@ -361,16 +362,14 @@ def parent_state(parent: Job | None) -> str:
 def create_manifest(
     key: str, plan: SegmentPlan, headers: str, info: Mapping[str, str], parent: Job | None
 ) -> JobManifest:
-    """The manifest of a job, which may continue another. Raises ``InputError`` if their encoded segments
-    cannot be joined."""
+    """The manifest of a job, which may continue another. Raises ``InputError`` if that one is not whole."""
     before = parent.manifest if parent else None
-    if before is not None and before.headers != headers:
-        raise InputError(
-            "The video to continue has another format.",
-            found="another size, codec, quality or pixel format",
-            expected="those of the video to continue",
-            fix="use the same portrait and the same options as for that video",
-        )
+    if parent is not None:
+        records = [parent.finished(index) for index in range(parent.manifest.segments)]
+        if None in records:
+            raise incomplete_error(f"its segment {records.index(None) + 1} is missing or damaged")
+        if sum(record.frames for record in records if record) != parent.manifest.frames:
+            raise incomplete_error("segments of other lengths than when it was made")
     return JobManifest(
         key=key,
         root=before.root if before else key,
@@ -381,10 +380,26 @@ def create_manifest(
     )
 
 
+def open_parent(
+    jobs: Path, manifest: JobManifest, form: SegmentFormat, progress: ProgressCallback = no_progress
+) -> AbstractContextManager[Job]:
+    """Open the job of a video to continue. Raises ``InputError`` if segments of this form cannot be joined
+    with its own."""
+    if manifest.headers != form.headers:
+        raise InputError(
+            "The video to continue has another format.",
+            found="another size, codec, quality or pixel format",
+            expected="those of the video to continue",
+            fix="use the same portrait and the same options as for that video",
+        )
+    return open_job(jobs, manifest, form, progress)
+
+
 @contextmanager
 def open_video_job(
     jobs: Path,
     manifest: JobManifest,
+    form: SegmentFormat,
     parent: Job | None,
     machine: str,
     warn: Callable[[str], object],
@@ -407,7 +422,7 @@ def open_video_job(
         begin = f"this video was begun with {sanitize(last)}; here it is {machine}"
         warn(f"{begin}: frames that are rendered from now on may differ by rounding")
     info = {**manifest.what, MADE_WITH: made, THREADS: str(threads)}
-    with open_job(jobs, replace(manifest, what=info), progress) as job:
+    with open_job(jobs, replace(manifest, what=info), form, progress) as job:
         if parent is not None:
             inherit_segments(job, parent)
         torch.set_num_threads(threads)
@@ -417,12 +432,19 @@ def open_video_job(
             torch.set_num_threads(before)
 
 
-def _find_soundtrack(folder: Path) -> Path | None:
+def _find_soundtrack(job: Job) -> Path | None:
     """A job's soundtrack, if it is as it was written: its name has the hash of its content."""
-    for path in folder.glob(SOUND_FILENAME.format("*")):
-        with suppress(OSError, OutputError):
-            if hash_file(path)[:SOUND_DIGITS] == path.name.split(".")[1]:
-                with open_soundtrack(path):
-                    return path
+    seconds = Fraction(job.manifest.frames, job.form.config.fps)
+    with suppress(OSError):
+        for path, status in own_files(job.folder).items():
+            digits = re.fullmatch(SOUND_FILENAME.format("(.*)"), path.name)
+            if digits is None:
+                continue
+            with suppress(OSError, OutputError):
+                small = status.st_size <= (seconds + 60) * MAX_SOUND_RATE
+                if small and hash_file(path, follow_links=False)[:SOUND_DIGITS] == digits[1]:
+                    with open_soundtrack(path) as track:
+                        if abs((track.duration or 0) * track.time_base - seconds) < 1:
+                            return path
             path.unlink()
     return None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.files import finalize_file, open_regular, temporary_path, write_error
+from ..storage.files import create_file, finalize_file, open_regular, temporary_path, write_error
 from .audio import Recording, read_pieces
 from .audio_decoder import decode_sound, open_audio
 from .video import damage_error, open_mp4, open_segment
@@ -48,7 +48,11 @@ class OutputFile(io.BufferedWriter):
     """A file for FFmpeg, which does not handle errors: the first is kept for :meth:`check`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "wb"))
+        def create(_: str, flags: int) -> int:
+            del flags
+            return create_file(path)
+
+        super().__init__(io.FileIO(path, "wb", opener=create))
         self._failure: OSError | None = None
 
     def write(self, block: Any, /) -> int:

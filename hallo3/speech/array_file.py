@@ -6,6 +6,7 @@ position only through ``np.memmap``: a mapped file that is truncated kills the p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError
-from ..storage.files import finalize_file, temporary_path, write_error
+from ..storage.files import (
+    create_file,
+    finalize_file,
+    is_plain_file,
+    open_regular,
+    temporary_path,
+    write_error,
+)
 
 _FORMAT = np.dtype("<f4")
 
@@ -34,15 +42,18 @@ class ArrayFile:
         return self._size() == self._bytes(self.rows)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows [stop - start, width]. Raises ``OutputError`` if the file is missing or truncated."""
+        """Rows [stop - start, width]. Raises ``OutputError`` if the file is missing or truncated, or holds
+        NaN or infinity."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows {start} to {stop} of {self.rows}")
         count = (stop - start) * self.width
         try:
-            values = np.fromfile(self.path, _FORMAT, count, offset=self._bytes(start))
+            with open_regular(self.path, follow_links=False) as file:
+                file.seek(self._bytes(start))
+                values = np.fromfile(file, _FORMAT, count)
         except OSError as error:
             raise self._damage_error() from error
-        if values.size != count:
+        if values.size != count or not np.isfinite(values).all():
             raise self._damage_error()
         return torch.from_numpy(values.astype(np.float32, copy=False).reshape(-1, self.width))
 
@@ -55,7 +66,8 @@ class ArrayFile:
 
     def _size(self) -> int | None:
         try:
-            return self.path.stat().st_size if self.path.is_file() else None
+            status = self.path.lstat()
+            return status.st_size if is_plain_file(status) else None
         except OSError:
             return None
 
@@ -64,7 +76,7 @@ class ArrayFile:
         return OutputError(
             "A file of speech features has changed since it was written.",
             found=f"{self.path}: " + ("missing" if size is None else f"{size:,} bytes"),
-            expected=f"{self._bytes(self.rows):,} readable bytes, {self.rows:,} rows of {self.width}",
+            expected=f"{self._bytes(self.rows):,} readable bytes, {self.rows:,} rows of {self.width} numbers",
             fix="delete the file and run the same again",
         )
 
@@ -76,7 +88,7 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
     fresh, rows = temporary_path(path), 0
     with _raise_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = fresh.open("wb")
+        file = os.fdopen(create_file(fresh), "wb")
     try:
         for piece in pieces:
             if piece.ndim != 2 or piece.shape[1] != width:

@@ -10,13 +10,16 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from io import BufferedReader
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from ..errors import OutputError
 
@@ -24,6 +27,7 @@ TEMPORARY_SUFFIX = ".unfinished"
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 """errno values of a folder sync that mean "not supported here"; safe to ignore."""
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+REPARSE_NAME_SURROGATE = 0x20000000
 REPLACE_DELAYS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if os.name == "nt" else ()
 """Seconds between attempts to replace a file that a player or a virus scanner has open on Windows."""
 WRITE_BYTES = 64 << 20
@@ -43,7 +47,7 @@ def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
     """
     fresh = temporary_path(path)
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
+        descriptor = create_file(fresh)
         try:
             for block in blocks:
                 rest = memoryview(block).cast("B")
@@ -58,6 +62,68 @@ def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
             fresh.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def create_file(path: Path) -> int:
+    """Open a new file to write, in place of a file or link of its name: the link is not followed, and other
+    names of the file keep its bytes. Raises ``OSError``, also for a folder, pipe or device of its name."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        try:
+            if stat.S_ISLNK(status.st_mode) or is_plain_file(status):
+                path.unlink()
+        except PermissionError:  # on Windows a player may have it open
+            if os.name != "nt" or not is_plain_file(status, own=True):
+                raise
+            flags = flags & ~os.O_EXCL | os.O_TRUNC
+    return os.open(path, flags, 0o644)
+
+
+def is_plain_file(status: os.stat_result, *, own: bool = False) -> bool:
+    """Whether ``lstat`` saw a regular file, no link; with ``own`` one of a single name."""
+    return stat.S_ISREG(status.st_mode) and not _leads_elsewhere(status) and (status.st_nlink < 2 or not own)
+
+
+def is_plain_folder(status: os.stat_result) -> bool:
+    """Whether ``lstat`` saw a folder, no link."""
+    return stat.S_ISDIR(status.st_mode) and not _leads_elsewhere(status)
+
+
+def _leads_elsewhere(status: os.stat_result) -> bool:
+    """A junction or another link of Windows; a file that is in the cloud is none."""
+    return bool(getattr(status, "st_reparse_tag", 0) & REPARSE_NAME_SURROGATE)
+
+
+class ForeignEntryError(OSError):
+    """A link, a pipe or another kind of thing where a folder or a file of ours is expected."""
+
+
+def list_files(folder: Path, names: Mapping[str, re.Pattern[str]]) -> dict[Path, os.stat_result]:
+    """Our files as ``lstat`` sees them: those with ``names``, by subfolder ("" for the folder itself).
+
+    Raises ``ForeignEntryError`` if one of these folders or files is none, so that reading, writing or
+    deleting it would reach another place; ``OSError`` if a folder cannot be read.
+    """
+    found = dict[Path, os.stat_result]()
+    for name, pattern in names.items():
+        place = folder / name
+        if name and not os.path.lexists(place):
+            continue
+        if not is_plain_folder(place.lstat()):
+            raise ForeignEntryError(errno.ENOTDIR, "a link or a file, not a folder", str(place))
+        for path in [Path(entry) for entry in os.scandir(place) if pattern.fullmatch(entry.name)]:
+            with suppress(FileNotFoundError):
+                found[path] = path.lstat()
+                if not is_plain_file(found[path]):
+                    raise ForeignEntryError(errno.EEXIST, "a link or another kind of file", str(path))
+    return found
+
+
+def free_name(path: Path, suffix: str) -> Path:
+    """The first name beside ``path`` with this suffix and a number that is not taken."""
+    names = (path.with_name(f"{path.name}{suffix}{number}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def finalize_file(fresh: Path, path: Path) -> None:
@@ -148,7 +214,7 @@ def describe_foreign(content: bytes) -> str:
     return next((what for magic, what in FOREIGN.items() if start.startswith(magic)), "")
 
 
-def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
+def open_regular(path: Path, *, follow_links: bool = True) -> BufferedReader:
     """Open a file for reading without waiting for a writer.
 
     Raises ``OSError`` if the file cannot be opened, or is a pipe, a device or a folder; also a symbolic link
@@ -216,10 +282,12 @@ _STRICT: dict[str, Any] = {
 }
 
 
-def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, max_bytes: int = MAX_JSON_BYTES, *, follow_links: bool = True
+) -> dict[str, Any]:
     """Raises ``OSError`` for a file that cannot be read, ``ValueError`` for one that is too large or holds
     something else."""
-    with open_regular(path) as file:
+    with open_regular(path, follow_links=follow_links) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ValueError(f"more than {max_bytes:,} bytes")
@@ -227,9 +295,9 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, A
 
 
 def read_json_or_empty(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a file, or an empty one where there is none that can be used."""
+    """The object in a file of ours, which is no link; empty where there is none that can be used."""
     try:
-        return read_json_object(path, max_bytes)
+        return read_json_object(path, max_bytes, follow_links=False)
     except (OSError, ValueError):
         return {}
 

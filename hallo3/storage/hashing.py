@@ -48,7 +48,7 @@ def hash_blocks(blocks: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
+def hash_file(path: Path, progress: ProgressCallback = no_progress, *, follow_links: bool = True) -> str:
     """Raises ``OSError``, also for a file that changes meanwhile, and what ``progress`` raises."""
 
     def blocks(file: BinaryIO) -> Iterator[bytes]:
@@ -56,7 +56,7 @@ def hash_file(path: Path, progress: ProgressCallback = no_progress) -> str:
             yield block
             progress(len(block))
 
-    with open_regular(path) as file:
+    with open_regular(path, follow_links=follow_links) as file:
         seen = list_identity(os.fstat(file.fileno()))
         digest = hash_blocks(blocks(file))
         if list_identity(os.fstat(file.fileno()))[:3] != seen[:3]:

@@ -6,13 +6,13 @@ import errno
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import OutputError
-from .files import read_json_or_empty, write_json
+from .files import is_plain_file, read_json_or_empty, write_json
 
 LOCK_FILENAME, HOLDER_FILENAME = "lock", "holder.json"
 
@@ -22,15 +22,19 @@ def lock_folder(folder: Path, subject: str, *, note: bool = True) -> Generator[N
     """Lock ``folder`` for this process while the block lasts. With ``note``, the process id is written there.
 
     Raises ``OutputError`` naming the holder if another process has the lock (on ``subject``), ``OSError`` if
-    the folder cannot be written to.
+    the folder cannot be written to, or the lock is another file: its bytes would be lost.
     """
+    path = folder / LOCK_FILENAME
+    with suppress(FileNotFoundError):
+        if not is_plain_file(path.lstat(), own=True):
+            raise OSError(errno.EEXIST, "a link or another kind of file, not a lock", str(path))
     try:
-        lock = FileLock(folder / LOCK_FILENAME, timeout=0, mode=0o644)
+        lock = FileLock(path, timeout=0, mode=0o644)
         lock.acquire()
     except Timeout as error:
         holder = read_json_or_empty(folder / HOLDER_FILENAME)
-        process = holder.get("process")
-        name = f"process {process} since {holder.get('since')}" if process else "another process"
+        process, since = holder.get("process"), str(holder.get("since"))[:30]
+        name = f"process {process} since {since}" if type(process) is int else "another process"
         raise OutputError(
             f"Another run is working on {subject}.",
             found=f"{folder.name}, locked by {name}",
@@ -38,7 +42,7 @@ def lock_folder(folder: Path, subject: str, *, note: bool = True) -> Generator[N
             fix="wait until it is done, or stop it; what it has finished is kept",
         ) from error
     try:
-        if not (folder / LOCK_FILENAME).exists():
+        if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "it was just removed", str(folder))
         if note:
             since = time.strftime("%Y-%m-%d %H:%M:%S")

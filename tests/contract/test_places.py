@@ -17,7 +17,7 @@ from hallo3.jobs.segment_file import read_note
 from hallo3.jobs.video_job import open_video_job
 from hallo3.quantization import describe_machine
 from support.resume_runs import Command, command_in
-from support.toy_renderer import Toy
+from support.toy_renderer import FORM, Toy
 
 HERE, CARD = describe_machine(torch.device("cpu"), torch.float32), "torch 9.9 on a card"
 
@@ -73,9 +73,9 @@ def test_a_number_of_threads_that_no_run_wrote_is_not_believed(tmp_path: Path, n
     """A job of version 0.1.0 has none."""
     manifest, here = Toy().manifest, str(torch.get_num_threads())
     what = {} if noted is None else {"threads": noted}
-    with open_job(tmp_path, replace(manifest, what=what)):
+    with open_job(tmp_path, replace(manifest, what=what), FORM):
         pass
-    with open_video_job(tmp_path, manifest, None, HERE, pytest.fail) as job:
+    with open_video_job(tmp_path, manifest, FORM, None, HERE, pytest.fail) as job:
         assert job.manifest.what == {"made with": HERE, "threads": here}
         assert torch.get_num_threads() == int(here)
 

@@ -14,7 +14,7 @@ from hallo3.errors import OutputError
 from hallo3.jobs.job import open_job, read_manifest
 from hallo3.jobs.segment_file import read_note, read_segment
 from support.fault_injection import Fault, faults_in, flip_bit
-from support.toy_renderer import SEGMENTS, Toy, rerun
+from support.toy_renderer import FORM, SEGMENTS, Toy, rerun
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_every_single_fault_leaves_the_invariant(tmp_path: Path, wanted: list[by
         done = segment_files(jobs)
         assert [path.name for path in done] == [f"{n:06d}.safetensors" for n in range(len(done))]
         for index, path in enumerate(done):
-            found = read_segment(path)
+            found = read_segment(path, FORM)
             assert found[1]["piece"].numpy().tobytes() == wanted[index]
         assert rerun(jobs) == (wanted, [*range(len(done), SEGMENTS)]), "no finished one is rendered again"
         assert len(first.rendered) <= len(done) + 1
@@ -71,7 +71,7 @@ def test_flipped_bytes_and_cut_files_never_give_a_wrong_video(tmp_path: Path, wa
 
 def test_swapped_missing_and_foreign_segments_are_rendered_again(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path / "a")
-    Toy("other").run(tmp_path / "b")
+    Toy("07").run(tmp_path / "b")
     files, foreign = segment_files(tmp_path / "a"), segment_files(tmp_path / "b")
     first, second = files[1].read_bytes(), files[2].read_bytes()
     files[1].write_bytes(second)
@@ -108,10 +108,13 @@ def test_a_job_of_a_newer_version_is_refused_and_not_changed(tmp_path: Path) -> 
 
 
 def test_an_open_job_has_one_run_and_notices_damage(tmp_path: Path) -> None:
-    with open_job(tmp_path, Toy().manifest), pytest.raises(OutputError, match="Another run is working on"):
+    with (
+        open_job(tmp_path, Toy().manifest, FORM),
+        pytest.raises(OutputError, match="Another run is working on"),
+    ):
         Toy().run(tmp_path)
     assert len(Toy().run(tmp_path)) == SEGMENTS
-    with open_job(tmp_path, Toy().manifest) as job:
+    with open_job(tmp_path, Toy().manifest, FORM) as job:
         flip_bit(job.path(1))
         with pytest.raises(OutputError, match="is damaged"):
             job.piece(1)
@@ -119,7 +122,7 @@ def test_an_open_job_has_one_run_and_notices_damage(tmp_path: Path) -> None:
 
 def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[bytes]) -> None:
     assert Toy().run(tmp_path, keep_pixels=True) == wanted
-    with open_job(tmp_path, Toy().manifest) as job:
+    with open_job(tmp_path, Toy().manifest, FORM) as job:
         pixels, note = job.pixels(2), read_note(job.path(2))
         assert pixels.numpy().tobytes() == wanted[2]
         assert note[0].measures["mean"] == pytest.approx(float(pixels.mean()))

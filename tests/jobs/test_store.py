@@ -1,27 +1,21 @@
 """Jobs are listed, removed by hand or by age, and set aside."""
 
-import os
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hallo3.errors import InputError
+from hallo3.jobs import store
 from hallo3.jobs.job import open_job
 from hallo3.jobs.store import DAY_SECONDS, clear_job, list_jobs, remove_stale_jobs, set_job_aside
-from support.toy_renderer import SEGMENTS, Toy, rerun
-
-
-def set_age(jobs: Path, name: str, days: float) -> None:
-    when = time.time() - days * DAY_SECONDS
-    for path in next(jobs.glob(f"{name}*")).rglob("*"):
-        os.utime(path, (when, when))
+from support.toy_renderer import FORM, SEGMENTS, Toy, rerun
 
 
 def finish(jobs: Path, root: str) -> None:
     toy = Toy(root)
     toy.run(jobs)
-    with open_job(jobs, toy.manifest) as job:
+    with open_job(jobs, toy.manifest, FORM) as job:
         job.finish()
 
 
@@ -39,16 +33,30 @@ def test_jobs_are_listed_with_their_finished_segments(tmp_path: Path) -> None:
     assert list_jobs(tmp_path / "nowhere") == []
 
 
-def test_only_stale_jobs_are_removed(tmp_path: Path) -> None:
-    ages = {"a": (True, 8), "b": (True, 6), "c": (False, 8), "d": (False, 31), "e": (True, 9)}
-    for name, (done, days) in ages.items():
+def test_only_stale_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days with runs count, not the clock."""
+    today = 20_000.0
+    monkeypatch.setattr(store, "time", SimpleNamespace(time=lambda: today * DAY_SECONDS))
+
+    def removed_on(days: float, current: str = "f") -> set[str]:
+        nonlocal today
+        today += days
+        return {job.name[0] for job in remove_stale_jobs(tmp_path, current.ljust(64, "0"))}
+
+    for name, done in {"a": True, "b": True, "c": False, "e": True}.items():
         finish(tmp_path, name) if done else Toy(name).run(tmp_path)
-        set_age(tmp_path, name, days)
-    with open_job(tmp_path, Toy("e").manifest):  # locked
-        set_age(tmp_path, "e", 9)
-        removed = {job.name[0] for job in remove_stale_jobs(tmp_path, "b" + "k" * 30)}
-    assert removed == {"a", "d"}
-    assert {job.name[0] for job in list_jobs(tmp_path)} == {"b", "c", "e"}
+    assert removed_on(0) == set()
+    for days in (400, -800, 300, 30, -1, 0.3, 1):  # four days later than the one before
+        assert removed_on(days) == set(), "a clock that is wrong"
+    Toy("b").run(tmp_path)
+    assert [removed_on(1) for _ in range(2)] == [set(), set()]
+    with open_job(tmp_path, Toy("e").manifest, FORM):  # locked, and used
+        assert removed_on(1) == {"a"}
+    assert removed_on(3, "b") == set()
+    assert [removed_on(1) for _ in range(5)] == [set(), set(), set(), {"b"}, set()]
+    assert {job.name[0] for job in list_jobs(tmp_path)} == {"c", "e"}
+    (tmp_path / "ages.json").write_text('{"days": 1' + "0" * 4000 + ', "last": 0, "jobs": {"a": 1}}')
+    assert removed_on(100) == set(), "counted anew"
 
 
 def test_a_job_is_removed_by_the_start_of_its_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hallo3.jobs.video_job import Redo, derive_seed, parse_redo
 from hallo3.noise import make_noise
 from hallo3.segments import SegmentPlan
 from support.fault_injection import Fault, faults_in, flip_bit
-from support.toy_renderer import PLAN, SEGMENTS, Toy, rerun
+from support.toy_renderer import FORM, PLAN, SEGMENTS, Toy, rerun
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +68,27 @@ def test_a_stopped_redo_is_resumed(tmp_path: Path, kind: str) -> None:
 
 def test_a_video_continues_another(tmp_path: Path, wanted: list[bytes]) -> None:
     Toy().run(tmp_path)
-    more = Toy("toy", SegmentPlan(40, PLAN.config), inherited=SEGMENTS)
-    more.manifest = JobManifest(key="m" * 40, root="toy", segments=SEGMENTS + 3, frames=111, headers="h")
+    more = Toy("70", SegmentPlan(40, PLAN.config), inherited=SEGMENTS)
+    root, headers = Toy().manifest.key, FORM.headers
+    more.manifest = JobManifest(key="a" * 64, root=root, segments=SEGMENTS + 3, frames=111, headers=headers)
     for _ in range(2):
-        with open_job(tmp_path, more.manifest) as job:
-            with open_job(tmp_path, Toy().manifest) as before:
+        with open_job(tmp_path, more.manifest, FORM) as job:
+            with open_job(tmp_path, Toy().manifest, FORM) as before:
                 inherit_segments(job, before)
                 more.render(job, parent=before)
             pieces = [job.piece(index) for index in range(SEGMENTS + 3)]
         assert pieces[:SEGMENTS] == wanted
         assert more.rendered == [0, 1, 2]
-    with open_job(tmp_path, Toy().manifest) as before:
+    with open_job(tmp_path, Toy().manifest, FORM) as before:
         noise = make_noise(derive_seed(3, 0, before.state))
         first = Toy().sample(before.motion(SEGMENTS - 1), more.plan[0], noise)
     expected = ((first * 2 - 1 + 1) / 2)[0, :, more.plan[0].keep].transpose(0, 1)
     assert pieces[SEGMENTS] == expected.contiguous().numpy().tobytes()
-    shutil.rmtree(next(tmp_path.glob("mmm*")))
-    with open_job(tmp_path, more.manifest) as job, pytest.raises(InputError, match="not complete any more"):
+    shutil.rmtree(next(tmp_path.glob("aaa*")))
+    with (
+        open_job(tmp_path, more.manifest, FORM) as job,
+        pytest.raises(InputError, match="not complete any more"),
+    ):
         more.render(job)
 
 

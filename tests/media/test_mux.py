@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -283,7 +284,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_ffmpeg_is_not_interrupted_by_a_full_disk_and_the_first_error_is_kept() -> None:
+def test_ffmpeg_is_not_interrupted_by_a_full_disk_and_the_first_error_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mux, "create_file", lambda path: os.open(path, os.O_WRONLY))
     file = mux.OutputFile(Path("/dev/full"))
     for _ in range(3):
         assert file.write(bytes(100_000)) == 100_000

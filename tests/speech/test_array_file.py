@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hallo3.errors import OutputError
+from hallo3.speech import array_file
 from hallo3.speech.array_file import ArrayFile, write_array_file
 from hallo3.storage.files import TEMPORARY_SUFFIX
 
@@ -68,8 +70,8 @@ def test_an_interruption_keeps_the_previous_file(tmp_path: Path, error: type[Bas
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 @pytest.mark.parametrize("rows", [1, 100000])
-def test_a_full_disk_is_an_error(tmp_path: Path, rows: int) -> None:
-    (tmp_path / ("a.f32" + TEMPORARY_SUFFIX)).symlink_to("/dev/full")
+def test_a_full_disk_is_an_error(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_file, "create_file", lambda _: os.open("/dev/full", os.O_WRONLY))
     with pytest.raises(OutputError, match="free some space"):
         write_array_file(tmp_path / "a.f32", [torch.zeros(rows, 4)], 4)
     assert not list(tmp_path.iterdir())

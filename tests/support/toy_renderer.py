@@ -1,22 +1,41 @@
 """A render without networks: frames that depend on the segment, the take and every pixel before."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hallo3.config import NANO
 from hallo3.jobs.job import Job, JobManifest, open_job
-from hallo3.jobs.video_job import NO_REDO, JobStore, Redo, SegmentResult
+from hallo3.jobs.segment_file import SegmentFormat, SegmentRecord
+from hallo3.jobs.video_job import NO_REDO, JobStore, Redo, SegmentResult, VideoJob, open_video_job
+from hallo3.media.audio import Recording
+from hallo3.media.canvas import Canvas
+from hallo3.media.video import VideoEncoding
 from hallo3.noise import Noise, Purpose, make_generator
 from hallo3.pipeline import render
+from hallo3.progress import no_progress
 from hallo3.segments import Segment, SegmentPlan
+from hallo3.storage.hashing import hash_text
 
 SEGMENTS = 5
 PLAN = SegmentPlan(SEGMENTS * 15 - 4, NANO.segment)
 CANVAS = torch.zeros(1, 3, 1, 4, 6)
+
+
+class ToyFormat(SegmentFormat):
+    @property
+    def headers(self) -> str:
+        return hash_text("toy headers")
+
+    def fits(self, record: SegmentRecord, piece: bytes) -> bool:
+        return len(piece) == record.frames * 4 * 6 * 3 * 4
+
+
+FORM = ToyFormat(config=replace(NANO.segment, height=4, width=6), encoding=VideoEncoding(), size=(6, 4))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,15 +51,15 @@ class ToyStore(JobStore):
 class Toy:
     """A renderer; ``rendered`` lists the segments in order."""
 
-    root: str = "toy"
+    root: str = "70"  # the start of its key
     plan: SegmentPlan = PLAN
     inherited: int = 0
     rendered: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
-        key, segments = self.root + "k" * 30, self.inherited + len(self.plan)
+        key, segments = self.root.ljust(64, "0"), self.inherited + len(self.plan)
         self.manifest = JobManifest(
-            key=key, root=self.root, segments=segments, frames=self.plan.frames, headers="h"
+            key=key, root=key, segments=segments, frames=self.plan.frames, headers=FORM.headers
         )
 
     def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
@@ -59,7 +78,7 @@ class Toy:
 
     def run(self, jobs: Path, redo: Redo = NO_REDO, *, keep_pixels: bool = False) -> list[bytes]:
         """All encoded segments of the finished video."""
-        with open_job(jobs, self.manifest) as job:
+        with open_job(jobs, self.manifest, FORM) as job:
             results = self.render(job, redo, keep_pixels=keep_pixels)
             assert [result.index for result in results] == list(range(self.manifest.segments))
             return [job.piece(index) for index in range(self.manifest.segments)]
@@ -76,3 +95,28 @@ def rerun(jobs: Path, redo: Redo = NO_REDO) -> tuple[list[bytes], list[int]]:
     """The segments of a new run, and which it rendered."""
     toy = Toy()
     return toy.run(jobs, redo), toy.rendered
+
+
+VIDEO_FORM = SegmentFormat(config=FORM.config, encoding=VideoEncoding(), size=(6, 4))
+
+
+def make_video(jobs: Path, path: Path, **options: Any) -> list[int]:
+    """Render or resume a video with sound; the segments that were rendered."""
+    toy, canvas = Toy(), Canvas(pixels=CANVAS, rows=slice(0, 4), columns=slice(0, 6))
+    manifest = replace(toy.manifest, headers=VIDEO_FORM.headers)
+    recording = Recording(torch.zeros(1, PLAN.frames * 320), 8000)
+    with open_video_job(jobs, manifest, VIDEO_FORM, None, "toy", no_progress) as job:
+        video = VideoJob(
+            job=job,
+            plan=PLAN,
+            seed=3,
+            jobs=jobs,
+            canvas=canvas,
+            encoding=VIDEO_FORM.encoding,
+            recording=recording,
+            **options,
+        )
+        results = video.render(toy, motion_drop=0.0, so_far=job.folder / "so_far.mp4", throughput_key="toy")
+        assert [result.index for result in results] == list(range(SEGMENTS))
+        video.join(path)
+    return toy.rendered
