@@ -325,7 +325,8 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    stats = measure_recording(options.speech, options.track)
+    quick = options.plan and options.speech_chart is None
+    stats = measure_recording(options.speech, options.track, quick=quick)
     samples = stats.length_at(config.segment.sample_rate)
     if options.trial:  # the first segment
         samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)

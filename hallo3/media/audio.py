@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import AudioError, DependencyError
 from ..messages import logger
-from .audio_decoder import AudioFile, decode_sound, open_audio
+from .audio_decoder import MAX_GAP_SECONDS, RESET_SECONDS, AudioFile, decode_sound, open_audio
 
 CANCELLATION = 1e-3
 """Peak of the mix, relative to the channels', below which they cancel each other."""
@@ -26,6 +26,7 @@ MAX_CHANNELS = 64
 """FFmpeg mixes no more."""
 MAX_HOURS = 12
 PIECE_SECONDS = 1
+QUICK_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +191,42 @@ def _concatenate(pieces: list[Recording]) -> Recording:
     return Recording(torch.cat([piece.waveform for piece in pieces], dim=1), pieces[0].sample_rate)
 
 
-def measure_recording(path: Path, track: int | None = None) -> AudioStats:
-    """Stats of a file, read once. Raises and warns as ``read_pieces`` and ``AudioStats.warn``, and raises
+def measure_recording(path: Path, track: int | None = None, *, quick: bool = False) -> AudioStats:
+    """Stats of a file, read once. ``quick``: after ``QUICK_SECONDS`` with sound, packets are measured and not
+    decoded, to a frame of the codec. Raises and warns as ``read_pieces`` and ``AudioStats.warn``, and raises
     ``AudioError`` for values that are not finite."""
     stats: AudioStats | None = None
     for piece in read_pieces(path, track):
         stats = stats or AudioStats(piece.sample_rate, piece.waveform.shape[0], track)
         stats.add(piece.waveform)
+        if quick and stats.peak > 0 and stats.samples > QUICK_SECONDS * stats.sample_rate:
+            with open_audio(path, track) as file:
+                stats.samples = round(_measure_packets(file) * stats.sample_rate)
+                file.warn()
+            check_audio_format(stats.sample_rate, stats.channels, stats.samples)
+            break
     assert stats is not None  # a track without samples has been refused
     stats.check_finite()
     stats.warn(_find_sound(path, track or 1) if stats.peak == 0 else 0)
     return stats
+
+
+def _measure_packets(file: AudioFile) -> float:
+    """Seconds of the track, from its header if FFmpeg checks it, else from the timestamps of all packets."""
+    from av.error import FFmpegError
+
+    if file.seconds is not None and file.container.format.name == "wav":
+        return file.seconds
+    unit, total, end = file.track.time_base, 0, int(file.track.start_time or 0)
+    back, ahead = int(RESET_SECONDS / unit), int(MAX_GAP_SECONDS / unit)
+    with suppress(FFmpegError):
+        for packet in file.container.demux(file.track):
+            if (pts := packet.pts) is not None:
+                if not end - back < pts < end + ahead:
+                    end = pts  # another clock
+                if (until := pts + (packet.duration or 0)) > end:
+                    total, end = total + until - end, until
+    return float(total * unit)
 
 
 def _find_sound(path: Path, silent: int) -> int:

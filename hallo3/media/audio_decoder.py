@@ -24,7 +24,12 @@ CODECS = (
     "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
 )
 """Decoders, of audio only: FFmpeg would open a video's too, to look at it."""
-OPEN_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": FORMATS, "codec_whitelist": CODECS}
+OPEN_OPTIONS = {
+    "protocol_whitelist": "none",
+    "format_whitelist": FORMATS,
+    "codec_whitelist": CODECS,
+    "max_size": "16384",  # bytes per packet of WAV, four times FFmpeg's
+}
 SAFE_FFMPEG = (8, 1, 2)
 """The first FFmpeg without the decoder faults published in 2026."""
 EXACT_LENGTH_FORMATS = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")

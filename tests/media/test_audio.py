@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -71,9 +72,9 @@ def test_memory_is_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = write_wav(tmp_path / "a.wav", noise(RATE * 20), RATE)
     decoded, real = 0, audio.read_pieces
 
-    def count(path: Path, **more: bool) -> Iterator[Recording]:
+    def count(*source: Any, **more: bool) -> Iterator[Recording]:
         nonlocal decoded
-        for piece in real(path, **more):
+        for piece in real(*source, **more):
             decoded += piece.waveform.shape[1]
             yield piece
 
@@ -146,8 +147,8 @@ def test_files_that_are_not_audio_are_refused_before_streaming(tmp_path: Path, s
 def test_a_bad_sample_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     path, real = write_wav(tmp_path / "a.wav", noise(RATE * 5, 2), RATE), audio.read_pieces
 
-    def spoil(path: Path, **more: bool) -> Iterator[Recording]:
-        for index, piece in enumerate(real(path, **more)):
+    def spoil(*source: Any, **more: bool) -> Iterator[Recording]:
+        for index, piece in enumerate(real(*source, **more)):
             if index >= 3:
                 piece.waveform[1, 100:] = float(value)
             yield piece

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from hallo3.errors import AudioError
+from hallo3.media import audio
 from hallo3.media.audio import measure_recording, read_recording, stream_mono
 from hallo3.media.mux import encode_soundtrack
 from support.audio_files import encode_audio
@@ -166,6 +167,20 @@ def test_a_whole_file_is_unchanged(tmp_path: Path) -> None:
             frames = [block for frame in container.decode(audio=0) for block in to_float.resample(frame)]
             whole = np.concatenate([block.to_ndarray()[0] for block in frames])
         assert np.array_equal(read_recording(path).waveform[0].numpy(), whole), name
+
+
+def test_a_plan_measures_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a frame of the codec; holes count, and what is known of a file is a message."""
+    monkeypatch.setattr(audio, "QUICK_SECONDS", 1)
+    for name, codec in {**CODECS, "wav": "pcm_s16le"}.items():
+        path = encode_audio(tmp_path / f"a.{name}", make_clicks(), RATE, codec)
+        assert abs(measure_recording(path, quick=True).samples - measure_recording(path).samples) <= 4608, (
+            name
+        )
+    shift(0.7, 60)(path := tmp_path / "a.m4a")
+    assert measure_recording(path, quick=True).samples == round((SECONDS + 0.7) * RATE)
+    with expect_message("2 sound tracks"):
+        measure_recording(mux_tracks(tmp_path / "b.mkv", make_clicks(), make_clicks()), quick=True)
 
 
 def test_most_of_a_recording_must_be_there(tmp_path: Path) -> None:
