@@ -1,20 +1,27 @@
-"""Drawn faces: detected by their skin, which is one flat colour, and embedded as a thumbnail.
+"""Drawn faces: detected by two eyes above a mouth in skin of one flat colour, and embedded as a thumbnail.
 
-For the built-in model, which has learned drawn faces only; it warns of photographs.
+For the built-in model, which has learned drawn faces only; it warns of photographs. OpenCV's and MediaPipe's
+detectors know photographs, and cartoon detectors come with weights of their own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..geometry import PixelBox
 from ..media.framing import MASK_RATIO
 from ..messages import logger
 from .analyzer import Face
+from .scrfd import DetectedFace
+from .selection import FaceChoice, select_face
 
 SEARCH_SIDE = 64
 """Pixels per side of the picture that is searched."""
@@ -25,6 +32,25 @@ SKIN_TOLERANCE = 0.04
 MIN_SKIN = 0.04
 """Share of the picture that a face's skin fills."""
 THUMBNAIL_SIDE = 13
+
+MAX_SEARCHED = 1_200_000
+"""Pixels of the largest scale that is searched; each further one has half the width and height."""
+MIN_SCALE_SIDE, MIN_REGION = 48, 12
+"""Pixels of the shorter side of the smallest scale, and of a face's skin at any scale."""
+MAX_STEPS = (0.012, 0.035)
+"""Largest steps between neighbours of a skin, relative to their brightness: one for skin that is like what
+surrounds it, one for noise and shades."""
+REGION_ASPECT, REGION_FILL = (0.55, 2.2), 0.3
+MAP_SIDE = 32
+"""Columns of the map of what is not skin; rows as many as its shape needs. Measures below are in these."""
+EYES, BRIDGE, TEMPLES, CHEEKS = ((5, 13), (19, 27)), (15, 17), ((1, 4), (28, 31)), ((6, 13), (19, 26))
+MOUTH, LIP = (12, 20), (13, 19)
+"""Columns of features."""
+LOWEST_EYES, MOUTH_BELOW = 0.66, (9, 25)
+MIN_SCORE = 0.41
+"""Of eyes and mouth. Drawn portraits had 0.46 and more; what is most like them, house fronts, up to 0.36."""
+SAME_FACE, OLD_FACE = 0.3, 0.5
+"""Intersection over union: of one face found twice; of a face and the box that :func:`face_box` gives it."""
 
 JUDGED_SIDE = 128
 """Pixels of the shorter side at which drawings and photographs are distinguished; smaller ones cannot be."""
@@ -67,29 +93,168 @@ class DrawnFaceAnalyzer:
     """A thumbnail of the face, with its place, is the embedding."""
 
     embedding_dim: int
+    choice: FaceChoice = field(default_factory=FaceChoice)
     space: str = "drawn-face"
 
     def analyze(self, picture: Tensor) -> Face:
-        """The face in a picture [3, h, w] in 0..1; the whole picture, with a warning, if none is found."""
-        box = face_box(picture)
+        """The chosen face in a picture [3, h, w] in 0..1. If none is found, it is where the choice says;
+        else it is the whole picture, with a warning. Raises ``FaceError`` for a number that no face has."""
+        height, width = picture.shape[1:]
+        boxes, index = find_faces(picture), None
+        pixels = tuple(
+            PixelBox(*(edge * side for edge, side in zip(box, (width, height) * 2, strict=True)))
+            for box in boxes
+        )
+        place, box = self.choice.place, WHOLE
         if not looks_drawn(picture):
             logger.warning(
                 "The portrait looks like a photograph, but this model knows drawn faces only: use the "
                 "released weights for photographs, or one of the sample portraits."
             )
-        elif box is None:
+        elif not boxes and place is None:
             logger.warning(
                 "No drawn face was found in the portrait, so the whole picture counts as the face: this "
                 "model knows drawn portraits only, try one like the sample portraits."
             )
-        box = box or WHOLE
-        height, width = picture.shape[1:]
+        if boxes and (place is None or any(each.intersect(place).area > 0 for each in pixels)):
+            faces = [DetectedFace(each, 1.0, torch.zeros(5, 2)) for each in pixels]
+            face, notes = select_face(faces, self.choice)
+            for note in notes:
+                logger.warning(note)
+            index = next(n for n, each in enumerate(faces) if each is face)
+            box = boxes[index]
+        elif place is not None:
+            edges = (place.left / width, place.top / height, place.right / width, place.bottom / height)
+            box = Box(*edges).expand(1)
         mask = torch.zeros(height, width, dtype=torch.uint8)
         mask[box.expand(MASK_RATIO).to_slices(height, width)] = 1
         rows, columns = box.to_slices(height, width)
         thumbnail = _average(picture[:, rows, columns], (THUMBNAIL_SIDE, THUMBNAIL_SIDE))[None].flatten(1)
         embedding = torch.cat((thumbnail, torch.tensor([box]).to(thumbnail)), dim=1) * 2 - 1
-        return Face(mask=mask, embedding=F.pad(embedding, (0, self.embedding_dim - embedding.shape[1])))
+        embedding = F.pad(embedding, (0, self.embedding_dim - embedding.shape[1]))
+        return Face(mask=mask, embedding=embedding, boxes=pixels, index=index)
+
+
+def find_faces(picture: Tensor) -> list[Box]:
+    """The drawn faces in a picture [3, h, w] in 0..1 from left to right: upright, frontal, from about 24 px
+    (in a picture above ``MAX_SEARCHED``, when it is reduced to that)."""
+    found = [(_score(region), box) for region, box in _find_regions(picture)]
+    found = sorted((each for each in found if each[0] >= MIN_SCORE), reverse=True)
+    faces, middle = list[Box](), face_box(picture)
+    for _, box in found:
+        if not any(_are_same(box, face) for face in faces):
+            faces.append(box)
+    if middle is not None:  # as in all videos until others were found, too
+        faces = [middle if PixelBox(*middle).overlap(PixelBox(*face)) > OLD_FACE else face for face in faces]
+    return sorted(faces, key=lambda face: face.left + face.right)
+
+
+def _are_same(one: Box, other: Box) -> bool:
+    """Whether two boxes overlap much, or one lies in the other for the most part."""
+    a, b = PixelBox(*one), PixelBox(*other)
+    return a.overlap(b) > SAME_FACE or a.intersect(b).area > 0.6 * min(a.area, b.area)
+
+
+def _find_regions(picture: Tensor) -> Iterator[tuple[NDArray[np.float32], Box]]:
+    """Maps [rows, MAP_SIDE] of what is not skin in the region of a flat colour, and the regions' boxes."""
+    height, width = picture.shape[1:]
+    scale = min(1.0, (MAX_SEARCHED / (height * width)) ** 0.5)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small = picture if scale == 1 else _average(picture, size)
+    while True:
+        rows, columns = small.shape[1:]
+        pixels = small.float().numpy()
+        for step in MAX_STEPS:
+            for labels, label, box in _segment(pixels, step):
+                part = torch.from_numpy(labels[box[1] : box[3], box[0] : box[2]] != label)[None, None].float()
+                size = round(MAP_SIDE * part.shape[2] / part.shape[3]), MAP_SIDE
+                features = F.interpolate(part, size, mode="bilinear", antialias=True)
+                yield (
+                    features[0, 0].numpy(),
+                    Box(box[0] / columns, box[1] / rows, box[2] / columns, box[3] / rows),
+                )
+        if min(rows, columns) < 2 * MIN_SCALE_SIDE:
+            return
+        small = F.avg_pool2d(small[None].float(), 2)[0]
+
+
+def _segment(
+    pixels: NDArray[np.float32], step: float
+) -> Iterator[tuple[NDArray[np.int64], int, tuple[int, int, int, int]]]:
+    """Connected regions of neighbours that are alike in pixels [3, h, w], of a face's size and shape: labels
+    [h, w], the region's label, and its left, top, right and bottom."""
+    height, width = pixels.shape[1:]
+    limit = step**2 * np.square(pixels).sum(axis=0).clip(0.06)
+    beside = np.square(np.diff(pixels, axis=2)).sum(axis=0) < np.minimum(limit[:, 1:], limit[:, :-1])
+    below = np.square(np.diff(pixels, axis=1)).sum(axis=0) < np.minimum(limit[1:], limit[:-1])
+    starts = np.ones((height, width), bool)
+    starts[:, 1:] = ~beside
+    runs = starts.cumsum().reshape(height, width) - 1
+    first = np.flatnonzero(starts)
+    labels = _connect(runs[:-1][below], runs[1:][below], len(first))
+    lengths = np.diff(np.append(first, starts.size))
+    areas = np.bincount(labels, lengths)
+    order = np.flatnonzero(areas[labels] >= REGION_FILL * MIN_REGION**2)
+    if not len(order):
+        return
+    order = order[labels[order].argsort(kind="stable")]
+    cuts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    row, column = first[order] // width, first[order] % width
+    left, top = np.minimum.reduceat(column, cuts), np.minimum.reduceat(row, cuts)
+    right = np.maximum.reduceat(column + lengths[order], cuts)
+    bottom = np.maximum.reduceat(row, cuts) + 1
+    wide, tall, area = right - left, bottom - top, areas[labels[order][cuts]]
+    fits = (np.minimum(wide, tall) >= MIN_REGION) & (
+        (tall > REGION_ASPECT[0] * wide)
+        & (tall < REGION_ASPECT[1] * wide)
+        & (area > REGION_FILL * wide * tall)
+    )
+    fits &= ((left > 0) | (right < width)) & ((top > 0) | (bottom < height))  # else a wall
+    image = labels[runs]
+    for label, *box in zip(
+        *(each[fits].tolist() for each in (labels[order][cuts], left, top, right, bottom)), strict=True
+    ):
+        yield image, label, (box[0], box[1], box[2], box[3])
+
+
+def _connect(one: NDArray[np.int64], other: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The smallest number that each of ``count`` nodes is connected with, by edges from ``one`` to ``other``.
+    scipy.ndimage.label knows masks only, and librosa alone brings it."""
+    labels = np.arange(count)
+    while True:
+        apart = labels[one] != labels[other]
+        one, other = one[apart], other[apart]
+        if not len(one):
+            return labels
+        a, b = labels[one], labels[other]
+        np.minimum.at(labels, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(labels, shorter := labels[labels]):
+            labels = shorter
+
+
+def _score(features: NDArray[np.float32]) -> float:
+    """How well a map of what is not skin shows a face: two eyes alike with skin between, beside and below
+    them, and a mouth below with skin above it."""
+    rows = len(features)
+
+    def measure(columns: tuple[int, int], start: int, count: int) -> NDArray[np.float64]:
+        """Means of the rows from ``start`` before each row on; what is outside is repeated."""
+        means = features[:, columns[0] : columns[1]].mean(axis=1, dtype=np.float64)
+        places = np.arange(rows)[:, None] + start + np.arange(count)
+        return means[places.clip(0, rows - 1)].mean(axis=1)
+
+    left, right = (measure(each, -2, 4) for each in EYES)
+    eyes = np.minimum(left, right) - measure(BRIDGE, -2, 4) - np.abs(left - right) / 2
+    beside = 0.8 - np.maximum(*(measure(each, -2, 4) for each in TEMPLES))
+    under = 0.8 - 2 * np.maximum(*(measure(each, 5, 4) for each in CHEEKS))
+    upper = np.minimum(np.minimum(eyes, beside), under)
+    mouth, lip, best = measure(MOUTH, -1, 2), measure(LIP, -1, 2), 0.0
+    for eye in np.flatnonzero(upper >= MIN_SCORE):
+        if 4 <= eye < LOWEST_EYES * rows:
+            places = np.arange(eye + MOUTH_BELOW[0], min(rows - 1, eye + MOUTH_BELOW[1]))
+            skin = np.minimum.accumulate(lip[eye + 3 :])[places - eye - 6]
+            best = max(best, min(float(upper[eye]), float((mouth[places] - skin).max(initial=0.0))))
+    return best
 
 
 def face_box(picture: Tensor) -> Box | None:

@@ -38,7 +38,7 @@ def create_analyzer(
     if config.space == "thumbnail":
         return ThumbnailAnalyzer(config.embedding_dim)
     if config.space == "drawn-face":
-        return DrawnFaceAnalyzer(config.embedding_dim)
+        return DrawnFaceAnalyzer(config.embedding_dim, choice or FaceChoice())
     if config.space == ARCFACE_SPACE and folder is not None:
         finder = landmarks or create_landmark_finder(folder)
         return PhotographAnalyzer.from_folder(folder, landmarks=finder, choice=choice, unverified=unverified)
@@ -66,7 +66,7 @@ def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, ch
             fix="set the number to 0, or remove the box or mask",
         )
     mask = choice.make_mask(*picture.shape[1:])
-    if choice.index and not isinstance(analyzer, PhotographAnalyzer):
+    if choice.index and not isinstance(analyzer, PhotographAnalyzer | DrawnFaceAnalyzer):
         logger.warning("This model's face analyzer detects one face: its number is not used.")
     face = analyze_portrait(picture, analyzer, config)
     return face if mask is None else replace(face, mask=mask)

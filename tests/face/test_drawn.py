@@ -6,7 +6,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from hallo3.face.drawn import WHOLE, DrawnFaceAnalyzer, face_box, looks_drawn
+from hallo3.errors import FaceError
+from hallo3.face.drawn import WHOLE, DrawnFaceAnalyzer, face_box, find_faces, looks_drawn
+from hallo3.face.selection import FaceChoice
+from hallo3.geometry import PixelBox
 from hallo3.media.framing import MASK_RATIO
 from hallo3.media.image import read_picture, write_picture
 from support.messages import expect_message
@@ -91,6 +94,101 @@ def test_the_embedding_depends_on_the_face_and_its_place() -> None:
     assert -1 <= float(first.min()) <= float(first.max()) <= 1, "which NaN is not"
     assert torch.equal(first, ANALYZER.analyze(to_tensor(pictures[0])).embedding)
     assert all(float((first - each).abs().max()) > 0.05 for each in others)
+
+
+def paste(size: tuple[int, int], *places: tuple[int, int, int]) -> Tensor:
+    """Drawn faces on a wall of width x height: left, top and side of each."""
+    wall = Image.new("RGB", size, "#8090a0")
+    for left, top, side in places:
+        wall.paste(draw_face(side), (left, top))
+    return to_tensor(wall)
+
+
+PEOPLE = {
+    "in the middle": ((400, 400), [(100, 100, 200)]),
+    "in a corner": ((900, 600), [(860 - 200, 380, 200)]),
+    "small": ((300, 200), [(20, 130, 48)]),
+    "tiny": ((90, 90), [(40, 10, 40)]),
+    "in a panorama": ((3000, 300), [(2400, 40, 240)]),
+    "in a tall picture": ((200, 2000), [(0, 1700, 200)]),
+    "two alike": ((1100, 560), [(20, 30, 500), (580, 30, 500)]),
+    "a family": ((1000, 500), [(10, 200, 120), (200, 100, 380), (640, 300, 150), (850, 20, 100)]),
+}
+
+
+@pytest.mark.parametrize("where", PEOPLE)
+def test_faces_are_found_wherever_they_are(where: str) -> None:
+    size, places = PEOPLE[where]
+    found = find_faces(paste(size, *places))
+    assert len(found) == len(places)
+    for box, (left, top, side) in zip(found, places, strict=True):
+        wanted = [(left + OVAL[0] * side) / size[0], (top + OVAL[1] * side) / size[1]]
+        wanted += [(left + OVAL[2] * side) / size[0], (top + OVAL[3] * side) / size[1]]
+        assert PixelBox(*box).overlap(PixelBox(*wanted)) > 0.8
+
+
+def test_one_of_several_is_chosen_as_in_a_photograph() -> None:
+    family, twins = (paste(PEOPLE[name][0], *PEOPLE[name][1]) for name in ("a family", "two alike"))
+    for picture, message in (
+        (family, "4 faces are .* number 2 .* the largest"),
+        (twins, "number 1 .* which are alike"),
+    ):
+        with expect_message(message) as messages:
+            chosen = ANALYZER.analyze(picture)
+        assert len(messages) == 1
+        assert chosen.boxes[chosen.index or 0] == max(chosen.boxes, key=lambda box: round(box.area, -4))
+    for number in (1, 2, 3, 4):
+        face = DrawnFaceAnalyzer(512, FaceChoice(index=number)).analyze(family)
+        assert face.index == number - 1
+        inside = face.boxes[number - 1]
+        assert face.mask[int(inside.top) + 5, int(inside.left) + 5] == 1
+        assert torch.equal(
+            face.embedding, DrawnFaceAnalyzer(512, FaceChoice(box=inside)).analyze(family).embedding
+        )
+    with pytest.raises(FaceError, match="number 5, but 4 faces are there"):
+        DrawnFaceAnalyzer(512, FaceChoice(index=5)).analyze(family)
+    elsewhere = FaceChoice(box=PixelBox(400, 0, 500, 50))  # the user knows better
+    assert DrawnFaceAnalyzer(512, elsewhere).analyze(family).mask[20, 450] == 1
+
+
+def test_what_is_no_face_is_not_taken_for_one() -> None:
+    """Half a face at an edge, a strip, faces on their side and upside down, a wall between people."""
+    face, noise = draw_face(300), torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(1))
+    half = Image.new("RGB", (512, 300), "#8090a0")
+    half.paste(face.crop((150, 0, 300, 300)), (0, 0))
+    cut = [
+        face.crop(box) for box in ((0, 0, 150, 300), (150, 0, 300, 300), (0, 0, 100, 300), (0, 0, 300, 130))
+    ]
+    turned = [face.rotate(angle) for angle in (90, 180, 270)]
+    sky = torch.linspace(0.2, 0.9, 300)[None, :, None].expand(3, 300, 400)
+    for picture in (
+        *map(to_tensor, (half, *cut, *turned)),
+        noise,
+        sky,
+        make_photograph(300),
+        *NO_FACE.values(),
+    ):
+        assert find_faces(picture) == []
+    for box in find_faces(paste((1100, 560), (20, 30, 500), (580, 30, 500))):
+        assert box.right < 0.5 or box.left > 0.5
+
+
+def test_portraits_as_the_model_was_trained_with_keep_their_box() -> None:
+    """The box of each centred portrait is that of videos before other faces were found, to the last bit."""
+    pytest.importorskip("cv2")
+    from training.drawing import draw
+    from training.faces import Pose, make_person
+
+    kept = 0
+    for number in range(60):
+        pose = Pose(open=number % 4 / 3, tilt=0.03 * (number % 3 - 1), x=0.02 * (number % 5 - 2))
+        picture = to_tensor(
+            Image.fromarray(draw(make_person(f"kept {number}"), pose, 64 + 64 * (number % 2)))
+        )
+        [found], before = find_faces(picture), face_box(picture)
+        kept += found == before
+        assert before is None or found == before
+    assert kept >= 58
 
 
 BOARD = torch.zeros(3, 64, 64)
