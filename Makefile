@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -49,6 +49,17 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
 	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
+
+# The newest versions are those that `setup` takes; of torch the one that TORCH names.
+LOWEST_VENV := .venv-lowest
+LOWEST_PY := $(subst $(VENV),$(LOWEST_VENV),$(PY))
+
+test-lowest: ## run the tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(LOWEST_VENV)
+	$(PYTHON) tools/lowest_versions.py > $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_PY) -m pip install --quiet -r $(LOWEST_VENV)/lowest.txt
+	$(LOWEST_PY) -m pip install --quiet --no-deps --editable .
+	$(LOWEST_PY) -m pytest -n auto --dist loadfile -m "not soak" --ignore=tests/comfyui
 
 # The GPU kernels without a GPU: Triton's interpreter runs them, its compiler makes machine code of them (Linux).
 test-kernels: setup ## run the Triton kernels without a GPU (Linux)
@@ -125,4 +136,4 @@ parity: setup ## compare with the recorded runs of the original
 	$(PY) tests/parity.py tests/golden
 
 clean: ## delete environments and outputs
-	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', 'output', 'build')]"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', '$(LOWEST_VENV)', 'output', 'build')]"

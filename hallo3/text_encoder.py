@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import TEXT_ENCODERS, check_sizes
-from .errors import CheckpointError, DependencyError, is_out_of_memory, sanitize
+from .errors import CheckpointError, DependencyError, InputError, check_docstrings, is_out_of_memory, sanitize
 from .messages import logger
 from .onnx_model import read_fields
 from .storage.files import describe_foreign, open_regular, parse_json_object
@@ -34,6 +34,19 @@ STEPS: dict[str, set[str]] = {
     "Metaspace": {"replacement", "prepend_scheme", "split", "add_prefix_space"},
 }
 """Of a ``tokenizer.json`` that was made of T5's ``spiece.model``, with their fields."""
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises ``InputError`` for lone surrogates: bytes that were not UTF-8, half an emoji of JSON."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "The prompt is not valid Unicode text.",
+            found=f"{prompt[error.start : error.end][:20]!a} at letter {error.start + 1}",
+            expected="text in UTF-8",
+            fix="type those letters again, or save the file that they come from as UTF-8",
+        ) from error
 
 
 class Tokenizer(Protocol):
@@ -267,6 +280,7 @@ def build_t5(config: Mapping[str, Any]) -> nn.Module:
     positions = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
     example = {**TEXT_ENCODERS["hallo3"], **positions, "layer_norm_epsilon": 1e-6}
     check_sizes(config, example, "text_encoder", positions.keys())
+    check_docstrings()
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):
@@ -279,6 +293,7 @@ class TextEncoder:
     t5: nn.Module
 
     def encode(self, prompt: str, length: int) -> Tensor:
-        """Embedding [1, length, text_dim], padding included."""
+        """Embedding [1, length, text_dim], padding included. Raises ``InputError``."""
+        check_prompt(prompt)
         ids = self.tokenizer(prompt, length).to(next(self.t5.parameters()).device)
         return self.t5(input_ids=ids).last_hidden_state

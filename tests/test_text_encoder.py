@@ -210,7 +210,9 @@ SIZES = (
 )
 
 
-@pytest.mark.parametrize(("build", "changes"), SIZES, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(
+    ("build", "changes"), SIZES, ids=lambda each: getattr(each, "__name__", str(each)[:40])
+)
 def test_sizes_of_another_kind_are_refused(build: Any, changes: dict[str, Any]) -> None:
     config = (TEXT_ENCODERS if build is build_t5 else SPEECH_ENCODERS)["nano"]
     with pytest.raises(CheckpointError, match="configuration stored with the weights"):

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import sys
 import traceback
 from argparse import ArgumentParser
 from importlib import import_module
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from .. import __version__
-from ..errors import Hallo3Error, InputError, is_out_of_memory
+from ..errors import Hallo3Error, InputError, OutputError, is_out_of_memory
 from ..messages import redirect_messages
 from . import options
 
@@ -63,8 +64,51 @@ def return_freed_memory(smallest: int) -> None:
         mallopt(-1, 4 * smallest)  # M_TRIM_THRESHOLD: what the end of the heap may keep
 
 
+class _Stream(FileIO):
+    """stdout or stderr. A reader that has left, and messages that cannot be written, stop no run."""
+
+    _lost = False
+
+    def write(self, data: Any) -> int | None:
+        """Raises ``OutputError`` for a result that is lost, once."""
+        written: int | None = None
+        try:
+            written = 0 if self._lost else super().write(data)
+        except BrokenPipeError:
+            self._lost = True
+        except OSError as error:
+            self._lost = True
+            if self.fileno() == 1:
+                raise OutputError(
+                    "What the command prints cannot be written.",
+                    found=error.strerror or str(error),
+                    expected="a terminal, a file on a disk with space, or a pipe",
+                    fix="print it elsewhere; a finished video is kept, and the same command reuses it",
+                ) from error
+        return len(data) if self._lost or written is None else written
+
+
+def open_streams() -> None:
+    """Give a process that was started without standard streams (``2>&-``) some that go nowhere: otherwise the
+    next file that opens gets their number, and libraries write messages into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+        stream: TextIOWrapper | None = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.dup(number), "w" if number else "r", encoding="utf-8"))
+        elif number and type(getattr(stream.buffer, "raw", stream.buffer)) is FileIO:  # no Windows console
+            raw = BufferedWriter(_Stream(stream.fileno(), "w", closefd=False))
+            lines, through = stream.line_buffering, stream.write_through
+            setattr(sys, name, TextIOWrapper(raw, stream.encoding, stream.errors, None, lines, through))
+
+
 def main(words: list[str] | None = None) -> int:
     """Run a command line, by default the process', and return its exit code. Errors go to stderr."""
+    if words is None:
+        open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have letters that a terminal has not
@@ -73,6 +117,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         with redirect_messages(lambda text: tqdm.write(f"note: {text}", file=sys.stderr)):  # above a bar
             getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")(values)
+        sys.stdout.flush()
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InputError) else FAILED

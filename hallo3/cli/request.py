@@ -38,6 +38,7 @@ from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settin
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
+from ..text_encoder import check_prompt
 from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .progress import file_verifier, show_bytes
@@ -236,11 +237,8 @@ class AnimateRequest:
         hashes = {name: verify_component(self.files.open(name), self.verifier) for name in needed}
         tokenizer, faces = self.files.find("tokenizer"), self.files.faces
         if "text_encoder" in hashes and tokenizer.is_dir():
-            small = [
-                f
-                for f in sorted(tokenizer.iterdir())
-                if f.suffix in {".json", ".model", ".txt"} and f.is_file()
-            ]
+            kinds = {".json", ".model", ".txt"}
+            small = [f for f in sorted(tokenizer.iterdir()) if f.suffix in kinds and f.is_file()]
             hashes["tokenizer"] = [hash_file(file) for file in small]
         if self.subject.identity is None and self.config.face.space == ARCFACE_SPACE and faces is not None:
             networks = sorted(faces.rglob("*.onnx"))
@@ -273,6 +271,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         config = read_model_config(files.open("transformer"))
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
     if options.prompt.strip():
+        check_prompt(options.prompt)
         with show_bytes("reading the tokenizer", 0):
             _ = read_text_encoder(files, config)  # errors come before anything is hashed, encoded or loaded
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import SPEECH_ENCODERS, check_sizes
+from ..errors import check_docstrings
 
 SIZES: dict[str, Any] = {
     **SPEECH_ENCODERS["nano"],
@@ -80,6 +81,7 @@ def build_wav2vec2(config: Mapping[str, Any]) -> nn.Module:
     """transformers' ``Wav2Vec2Model`` of these sizes, without memory (on the meta device). Raises
     ``CheckpointError`` for a field that it should not have, or of another kind."""
     check_sizes(config, SIZES, "speech_encoder", FIXED)
+    check_docstrings()
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     with torch.device("meta"):

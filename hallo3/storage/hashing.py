@@ -34,7 +34,8 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
 
 
 def hash_text(text: str) -> str:
-    return hash_bytes(text.encode())
+    """Of names too that are not UTF-8, which Python has as lone surrogates."""
+    return hash_bytes(text.encode(errors="surrogatepass"))
 
 
 def hash_bytes(data: bytes) -> str:

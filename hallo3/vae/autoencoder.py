@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VAEConfig
+from ..errors import check_docstrings
 from .causal_conv import DecodePlan, OneDNNConvolutions
 from .decoder import decode_parts
 
@@ -75,6 +76,7 @@ def _cast(tensor: Tensor, network: nn.Module) -> Tensor:
 
 def build_vae(config: VAEConfig, plan: DecodePlan = DEFAULT_PLAN) -> VideoVAE:
     """On the meta device; ``plan`` is the default of its decodes."""
+    check_docstrings()  # diffusers imports transformers
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
     levels = len(config.block_out_channels)

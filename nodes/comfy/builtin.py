@@ -32,7 +32,7 @@ from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
 from ...hallo3.speech.encoder import normalize
 from ...hallo3.speech.wav2vec2 import build_wav2vec2
-from ...hallo3.text_encoder import Tokenizer, build_t5, tie_embedding
+from ...hallo3.text_encoder import Tokenizer, build_t5, check_prompt, tie_embedding
 from .progress import explain_errors, show_messages
 
 FILES = ModelFolder(FOLDER)
@@ -138,6 +138,7 @@ class ComfyTokenizer:
         """Tokens of a prompt, which is cut with a warning if it is too long."""
         if not text.strip():
             return {TOKENS_KEY: []}
+        check_prompt(text)
         with show_messages():
             tokens: list[int] = self._tokenizer(text, self._length)[0].tolist()
         return {TOKENS_KEY: [[(token, 1.0, n)[: 2 + return_word_ids] for n, token in enumerate(tokens, 1)]]}
