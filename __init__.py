@@ -11,6 +11,9 @@ async def comfy_entrypoint():
     from .nodes.comfy import check_version
 
     check_version()
-    from .nodes.extension import Hallo3Extension
+    try:
+        from .nodes.extension import Hallo3Extension
+    except SystemExit as error:
+        raise ImportError("A library that ComfyUI-Hallo3 imports wanted to end ComfyUI.") from error
 
     return Hallo3Extension()

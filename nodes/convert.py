@@ -257,7 +257,7 @@ def check_socket(value: object, kind: type, name: str, node: str) -> None:
     if not isinstance(value, kind):
         raise InputError(
             f"No {name} is connected.",
-            found="nothing" if value is None else repr(value)[:60],
+            found=describe_value(value),
             expected=f"the output of {node}",
             fix=f"connect {node}",
         )

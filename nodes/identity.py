@@ -242,9 +242,9 @@ class Hallo3SaveIdentity(Hallo3Node):
         check_model(identity, config, lambda: fingerprint)
         output = Path(folder_paths.get_output_directory()) / IDENTITY_FOLDER
         prefix = filename_prefix.strip().replace("\\", "/")
-        valid = prefix.isprintable() and bool(prefix) and not prefix.endswith("/")
-        valid &= all(len(part.encode()) <= MAX_NAME_BYTES for part in prefix.split("/")[: MAX_FOLDERS + 1])
-        valid &= prefix.count("/") <= MAX_FOLDERS
+        parts = prefix.split("/")
+        valid = prefix.isprintable() and bool(parts[-1]) and len(parts) <= MAX_FOLDERS
+        valid = valid and all(len(part.encode()) <= MAX_NAME_BYTES for part in parts)
         if not valid or not (output / prefix).resolve().is_relative_to(output.resolve()):
             raise InputError(
                 "The identity cannot be saved under this name.",

@@ -19,7 +19,7 @@ from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND
 from .comfy import vae as comfy_vae
 from .comfy.model import SegmentInput, branches, config_of
-from .comfy.progress import RunProgress
+from .comfy.progress import RunProgress, check_memory
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
@@ -45,17 +45,27 @@ class Hallo3VAEDecode(Hallo3Node):
     @classmethod
     def execute(cls, samples: Any, vae: Any, identity: Identity | None = None) -> io.NodeOutput:
         latents = _get_latents(samples, identity, vae)
-        total = LatentShape(*latents.shape[2:]).video.frames
-        first, last, _ = samples.get(KEEP, (0, total, None))
+        video, (first, last, _) = LatentShape(*latents.shape[2:]).video, _get_kept(samples)
+        total = video.frames
+        check_memory(4 * 3 * total * video.height * video.width, f"{total} frames", "decode fewer at a time")
         frames = collect_frames(comfy_vae.decode(vae, latents), total)[0].transpose(0, 1)
         new = frames[first:last] if identity is None else identity.canvas.uncrop(frames[first:last])
         return io.NodeOutput(to_images(new), to_images(frames[-(first or HALLO3.segment.motion_frames) :]))
 
 
+def _get_kept(samples: dict[str, Any]) -> tuple[int, int, int]:
+    """First new frame, end of the new ones and number of latent frames: all, or as the sampler wrote them."""
+    latent = LatentShape(*samples["samples"].shape[2:])
+    kept = samples.get(KEEP, (0, latent.video.frames, latent.frames))
+    whole = isinstance(kept, tuple | list) and [type(each) for each in kept] == [int] * 3
+    return tuple(kept) if whole and 0 <= kept[0] < kept[1] <= latent.video.frames else (0, 0, 0)
+
+
 def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
     """Latents of one segment that fit identity and VAE. Raises ``ShapeError`` or ``InputError``."""
     latents: Any = samples.get("samples") if isinstance(samples, dict) else None
-    if not isinstance(latents, Tensor) or latents.ndim != 5 or len(latents) != 1:
+    single = isinstance(latents, Tensor) and latents.ndim == 5 and len(latents) == 1 and latents.numel()
+    if not single or not latents.is_floating_point():
         raise ShapeError(
             "These latents are not a single segment.",
             found=str(list(latents.shape)) if isinstance(latents, Tensor) else "no latents",
@@ -65,7 +75,7 @@ def _get_latents(samples: Any, identity: Identity | None, vae: Any) -> Tensor:
                 "Batch"
             ),
         )
-    sampled = samples.get(KEEP, (0, 0, latents.shape[2]))[2]
+    sampled = _get_kept(samples)[2]
     if sampled != latents.shape[2]:
         raise ShapeError(
             "These latents have been cut or joined.",

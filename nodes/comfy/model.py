@@ -73,6 +73,22 @@ class Shared(comfy.conds.CONDRegular):
         return [1]
 
 
+def check_conditioning(positive: Any) -> None:
+    """Raise ``InputError`` unless it is None or texts with their options."""
+    if positive is None or (isinstance(positive, list) and positive and all(map(_is_text, positive))):
+        return
+    raise InputError(
+        "The positive conditioning cannot be used.",
+        found=repr(positive)[:60],
+        expected="a CONDITIONING from CLIP Text Encode (Prompt)",
+        fix="connect one, or disconnect positive",
+    )
+
+
+def _is_text(entry: Any) -> bool:
+    return isinstance(entry, list | tuple) and [isinstance(each, dict) for each in entry] == [False, True]
+
+
 def branches(
     positive: Conditioning | None, segment: SegmentInput, config: Hallo3Config
 ) -> tuple[Conditioning, Conditioning]:
@@ -80,6 +96,7 @@ def branches(
     without speech (facts 6). Raises ``InputError`` for text of another length or width."""
     zero: Conditioning = [[torch.zeros(1, config.trunk.text_tokens, config.trunk.text_dim), {}]]
     text: Conditioning = zero
+    check_conditioning(positive)
     if positive is not None:
         text = [[cut_text(t, config), extras] for t, extras in positive]
     silent = segment.without_speech()

@@ -30,6 +30,7 @@ from .model import (
     SegmentInput,
     attention_in_use,
     branches,
+    check_conditioning,
     config_of,
     cut_text,
 )
@@ -157,11 +158,6 @@ def bind_noise(sampler: Any, noise: Noise, segment: int) -> Any:
     return comfy.samplers.KSAMPLER(_sample, options, sampler.inpaint_options)
 
 
-def _is_text(entry: Any) -> bool:
-    """Whether a conditioning's entry is a text and its options."""
-    return isinstance(entry, list | tuple) and [isinstance(each, dict) for each in entry] == [False, True]
-
-
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a run is sampled; None is the original's. ``guider`` has its own model, guidance and text. Raises
@@ -187,19 +183,11 @@ class Sampling:
         if self.sampler is not None and not hasattr(self.sampler, "sample"):
             raise InputError(
                 "The sampler cannot be used.",
-                found=repr(self.sampler),
+                found=repr(self.sampler)[:60],
                 expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
                 fix="connect one of these, or disconnect sampler",
             )
-        positive: Any = self.positive
-        valid = isinstance(positive, list) and positive and all(map(_is_text, positive))
-        if positive is not None and not valid:
-            raise InputError(
-                "The positive conditioning cannot be used.",
-                found=repr(self.positive)[:60],
-                expected="a CONDITIONING from CLIP Text Encode (Prompt)",
-                fix="connect one, or disconnect positive",
-            )
+        check_conditioning(self.positive)
         if self.sigmas is not None:
             check_sigmas(self.sigmas)
 

@@ -2,7 +2,11 @@
 
 import asyncio
 import errno
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -286,6 +290,30 @@ def test_the_server_works_on_where_it_asks_a_node(server: Server) -> None:
     saved_file(server, server.run(simple(extrapolate__seed=31)))
 
 
+def test_the_server_refuses_what_no_node_should_output(server: Server) -> None:
+    for place, values in {
+        "speech__audio": "NaN sound, nothing, no picture",
+        "identity__portrait": "no picture, NaN picture, text",
+        "identity__face_box": "list, number",
+        "identity__framing": "text, nothing",
+        "identity__vae": "mapping, text",
+        "extrapolate__steps": "nothing, text, NaN picture",
+        "extrapolate__redo": "text, nothing",
+        "extrapolate__continue_from": "text, number",
+        "extrapolate__positive": "number, text",
+        "extrapolate__sampler": "mapping, text",
+    }.items():
+        for value in values.split(", "):
+            steps = {"extrapolate__steps": 1}
+            text = server.error(
+                simple(trouble=node("Trouble", value=value), **steps | {place: ["trouble", 0]})
+            )
+            assert ("Found:" in text, "unexpectedly" in text) == (True, False), (place, value, text)
+            assert text.replace("\n", "").isprintable()
+            assert len(text) < 2500
+    saved_file(server, server.run(simple(extrapolate__seed=31)))
+
+
 def test_files_are_missed_by_workflow_and_each_time(host: Host, tmp_path: Path) -> None:
     """Workflows with the same node numbers do not disturb each other; numbers make no other workflow."""
     from comfy_execution.graph import DynamicPrompt
@@ -316,3 +344,82 @@ def test_files_are_missed_by_workflow_and_each_time(host: Host, tmp_path: Path) 
         assert in_workflow(2, files.losses) == other
     assert len(set(seen)) == 4
     assert files.losses() == 0, "outside of a workflow"
+
+
+WIDGETS = [
+    None,
+    "",
+    "x\0",
+    "x" * 20_000,
+    [],
+    {},
+    float("nan"),
+    float("inf"),
+    -(10**400),
+    torch.zeros(2),
+    0.5j,
+]
+NOT_SHOWN = {"String": {"", "x\0"}, "Combo": set(), "Int": set(), "Float": set(), "Boolean": set()}
+
+
+def test_a_widget_takes_no_other_value(host: Host) -> None:
+    """From another node; the kinds that it can mean are converted."""
+    schema, errors = host.module("nodes.schema"), host.module("hallo3.errors")
+    for kind in host.module("nodes.extension").NODES:
+        for widget in kind.define_schema().inputs:
+            name = type(widget).__qualname__.partition(".")[0]
+            if name not in NOT_SHOWN:
+                continue
+            for value in WIDGETS:
+                if not (isinstance(value, str) and value in NOT_SHOWN[name]):
+                    error = error_of(partial(schema.to_widget_value, widget, value))
+                    assert isinstance(error, errors.InputError | ValueError), (kind, widget.id, value)
+                    assert not isinstance(error, ValueError) or value == WIDGETS[8]
+            if name in ("Int", "Float"):
+                assert widget.min < widget.max
+                for value in (1, 1.0, np.int64(1), torch.tensor(1), True):
+                    found = schema.to_widget_value(widget, value)
+                    assert (found, type(found)) == (1, int if name == "Int" else float)
+
+
+WATCHED = ("open", "os.mkdir", "os.rename", "os.remove")
+OUTSIDE_NAMES = ("../{}", "{}", "a/../../{}", "..\\..\\{}", "%year%/../../../{}", "../" * 40 + "{}", "C:\\{}")
+OUTSIDE_NAMES += ("link/bait", "link/bait_00001_.safetensors", "file://{}", "~/{}", "{} [output]", "x\0")
+OUTSIDE_NAMES += ("\ud800", "y" * 300, "y/" * 30 + "y")
+
+
+@pytest.mark.parametrize("pattern", OUTSIDE_NAMES)
+def test_a_workflows_names_lead_nowhere_else(stages: Stages, folders: Path, pattern: str) -> None:
+    """What widgets name is neither read, written nor hashed outside of ComfyUI's folders."""
+    outside = folders / "outside"
+    outside.mkdir()
+    (bait := outside / "bait_00001_.safetensors").write_bytes(b"private")
+    for name in ("output", "input"):
+        (folders / name / "hallo3_identities").mkdir()
+        for folder in (folders / name, folders / name / "hallo3_identities"):
+            (folder / "link").symlink_to(outside)
+    opened: list[str] = []
+    # a hook cannot be taken away
+    sys.addaudithook(lambda event, values: event in WATCHED and opened.append(str(values[0])))
+    load = stages.host.node("Hallo3LoadIdentity")
+    for place in ("outside/bait", bait, f"outside/{bait.name}", outside / "bait"):
+        name = pattern.format(place)
+        assert stages.module("nodes.comfy.workflow")._find_files(name) == []
+        assert load.validate_inputs(file=name) is not True
+        assert load.fingerprint_inputs(file=name) == []
+        for kind, inputs in (
+            ("Hallo3LoadIdentity", {"file": name}),
+            ("Hallo3LoadModel", {"model_name": name, "weight_dtype": "default"}),
+            ("Hallo3LoadReferenceNetwork", {"reference_network_name": name}),
+            ("Hallo3Extrapolate", stages.inputs(continue_from=name)),
+            ("Hallo3Extrapolate", stages.inputs(redo=name)),
+        ):
+            check_shown(stages.host, error_of(partial(stages.run, kind, **inputs)))
+        inputs = {"identity": stages.identity, "model": stages.model, "filename_prefix": name}
+        with suppress(stages.errors.InputError):  # some are plain names, as strange as they are
+            stages.run("Hallo3SaveIdentity", **inputs)
+    paths, opened = opened, []
+    assert [path for path in paths if outside in Path(os.path.realpath(path)).parents] == []
+    assert [path for path in outside.iterdir() if path != bait] == []
+    assert {path.name for path in folders.iterdir()} == {"outside", "output", "input"}
+    assert bait.read_bytes() == b"private"

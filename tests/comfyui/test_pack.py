@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -56,6 +57,19 @@ def test_an_old_comfyui_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfyui_version, "__version__", "0.3.64")
     with pytest.raises(ImportError, match=r"needs ComfyUI 0\.33\.0 or newer; this is 0\.3\.64"):
         asyncio.run(load_pack().comfy_entrypoint())
+
+
+@pytest.mark.usefixtures("host")
+def test_a_library_that_exits_when_it_is_imported_does_not_end_comfyui(monkeypatch: Any) -> None:
+    def find_spec(name: str, *_: Any) -> None:
+        if name.endswith("nodes.extension"):
+            raise SystemExit
+
+    pack = load_pack()
+    monkeypatch.delitem(sys.modules, f"{pack.__name__}.nodes.extension", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+    with pytest.raises(ImportError, match="wanted to end ComfyUI"):
+        asyncio.run(pack.comfy_entrypoint())
 
 
 def test_the_registry_accepts_the_pack_and_packs_what_is_needed(tmp_path: Path) -> None:
