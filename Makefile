@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui lint format bench bench-all parity clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui mutants lint format bench bench-all parity clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -92,6 +92,12 @@ soak: setup ## run long tests; results go to docs/measurements
 # Kills a server again and again; needs a ComfyUI.
 soak-comfyui: $(COMFYUI_READY) ## kill a ComfyUI server again and again
 	$(COMFYUI_PY) -m pytest tests/soak/test_server.py -m soak -s
+
+# The modules are in pyproject.toml; without Windows, on one core. Survivors: `mutmut results`, `mutmut show NAME`.
+mutants: setup ## change code at random and count what the tests miss (hours)
+	$(PY) -m pip install --quiet "mutmut>=3.8"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
+	$(PY) tools/count_mutants.py --json $(MEASURED)/mutation.json
 
 lint: setup ## run ruff and pyright
 	$(BIN)/ruff check .

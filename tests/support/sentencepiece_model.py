@@ -27,13 +27,13 @@ def vocabulary() -> list[tuple[str, float, int]]:
     return marks + [(piece, score, NORMAL) for piece, score in ranked[: PIECES - len(marks)]]
 
 
-def sentencepiece_model() -> bytes:
+def sentencepiece_model(count: int = PIECES) -> bytes:
+    """With the best ``count`` pieces."""
+
     def piece(text: str, score: float, kind: int) -> bytes:
         return field(1, text) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + field(3, kind)
 
-    trainer = (
-        field(3, UNIGRAM) + field(4, PIECES) + field(40, 2) + field(41, -1) + field(42, 1) + field(43, 0)
-    )
+    trainer = field(3, UNIGRAM) + field(4, count) + field(40, 2) + field(41, -1) + field(42, 1) + field(43, 0)
     normalizer = field(1, "identity") + field(3, 1) + field(4, 1) + field(5, 1)
-    pieces = b"".join(field(1, piece(*each)) for each in vocabulary())
+    pieces = b"".join(field(1, piece(*each)) for each in vocabulary()[:count])
     return pieces + field(2, trainer) + field(3, normalizer)

@@ -1,0 +1,41 @@
+"""Every error that a test in this folder meets has the words recorded in ``tests/data/refusals.json``. Changed
+on purpose, they are recorded again: ``RECORD_REFUSALS=1 pytest -n0 tests/checkpoints``."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hallo3.errors import Hallo3Error
+
+RECORDED = Path(__file__).parents[1] / "data" / "refusals.json"
+RECORDING = "RECORD_REFUSALS" in os.environ
+
+
+@pytest.fixture(autouse=True)
+def _words_are_as_recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    texts, original = list[str](), Hallo3Error.__init__
+
+    def record(self: Hallo3Error, headline: str, **parts: Any) -> None:
+        original(self, headline, **parts)
+        ours = isinstance(sys.exception() or self, Hallo3Error)  # other libraries' words change
+        found = re.sub(r"/\S*pytest-\S*/", "", self.found) if ours else "..."
+        texts.append(" | ".join((self.headline, found, self.expected, self.fix)))
+
+    monkeypatch.setattr(Hallo3Error, "__init__", record)
+    yield
+    if hasattr(request.function, "hypothesis"):
+        return
+    name = f"{request.path.stem}::{request.node.name}"
+    known = json.loads(RECORDED.read_text(encoding="utf-8"))
+    if RECORDING:
+        known.pop(name, None)
+        known |= {name: texts} if texts else {}
+        RECORDED.write_text(json.dumps(dict(sorted(known.items())), indent=0) + "\n", encoding="utf-8")
+    elif sys.platform == "linux":
+        assert texts == known.get(name, [])
