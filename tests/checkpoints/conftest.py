@@ -1,5 +1,5 @@
-"""Every error that a test in this folder meets has the words recorded in ``tests/data/refusals.json``. Changed
-on purpose, they are recorded again: ``RECORD_REFUSALS=1 pytest -n0 tests/checkpoints``."""
+"""Every error that a test in this folder meets has the words recorded in ``tests/data/refusals.json``. Words
+changed on purpose are recorded again: ``RECORD_REFUSALS=1 pytest -n0 tests/checkpoints``."""
 
 import json
 import os
