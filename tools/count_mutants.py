@@ -14,7 +14,7 @@ SURVIVED, UNTESTED = 0, 33
 
 
 def read_records(folder: Path) -> dict[str, dict[str, int]]:
-    """Exit code by mutant, by module; those that were not run are left out."""
+    """Exit code by mutant, by module; of those that were run."""
     records = dict[str, dict[str, int]]()
     for path in sorted(folder.rglob("*.py.meta")):
         codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
