@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 from ..jobs.estimate import check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
 from ..jobs.segment_file import SegmentFormat
@@ -71,9 +71,9 @@ def run_animate(options: AnimateOptions) -> None:
                 _render(plan_run_memory(request), video, so_far)
             if missing or not output.is_file() or manifest.what.get(CONTENT) != hash_file(output):
                 video.join(output)
-        if options.chart is not None:
-            segment = request.config.segment
-            write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
+            if options.chart is not None:
+                segment = request.config.segment
+                write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
         with suppress(OSError):
             remove_files(video.job.folder, SPEECH_DIR)
         with suppress(OSError):  # a player may have it open
@@ -183,9 +183,13 @@ def _report_saved(video: VideoJob, so_far: Path, options: AnimateOptions) -> Gen
     """If the block is stopped or fails, say what is saved and how to resume."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # the error that stopped the run is the one to show
-            if done := video.job.done:
+            heard = len([*(video.job.folder / SPEECH_DIR).glob("layer_*.f32")])
+            if not (done := video.job.done) and (heard or isinstance(error, OutputError)):
+                kept = f"{heard} layers of speech features are kept" if heard else "nothing else is kept"
+                logger.warning(f"no segment is finished yet, {kept}; run the same command again")
+            if done:
                 watch = f"; the video so far is {so_far}" if so_far.exists() else ""
                 command = "the same command" + " without --fresh" * options.fresh
                 total = video.job.manifest.segments

@@ -41,7 +41,6 @@ from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
 from .estimate import Throughput, save_throughput
 from .job import (
-    HEADLINE,
     MADE_WITH,
     PARENT,
     THREADS,
@@ -66,8 +65,7 @@ SOUND_FILENAME, SOUND_DIGITS, MAX_SOUND_RATE = "sound.{}.mp4", 16, 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class SegmentResult:
-    """A finished segment by its place in the whole video; ``pixels`` [F, 3, H, W] if it was rendered just
-    now."""
+    """A finished segment by its place in the video; ``pixels`` [F, 3, H, W] if it was just rendered."""
 
     index: int
     record: SegmentRecord
@@ -344,7 +342,9 @@ class VideoJob(JobStore):
             path = self.job.folder / SOUND_FILENAME.format(hash_file(fresh)[:SOUND_DIGITS])
             finalize_file(fresh, path)
         except OSError as error:
-            raise write_error(HEADLINE, fresh, error) from error
+            with suppress(OSError):
+                fresh.unlink()
+            raise write_error("The video's sound cannot be written.", fresh, error) from error
         return path
 
     def _finish(self, frames: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ..errors import PortraitError
 from ..messages import logger
-from ..storage.files import open_regular
+from ..storage.files import open_regular, write_atomic, write_error
 from ..units import format_bytes
 
 MIN_SIDE = 64
@@ -80,9 +81,15 @@ def read_picture_file(path: Path) -> PictureFile:
 
 
 def write_picture(picture: Tensor, path: Path) -> None:
-    """Write a picture [3, h, w] in 0..1 in the format of the file's ending. Raises ``OSError``."""
+    """Write a picture [3, h, w] in 0..1 in the format of the file's ending: complete, or not at all. Raises
+    ``OutputError``."""
     rgb = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(rgb).save(path)
+    encoded = BytesIO()
+    Image.fromarray(rgb).save(encoded, Image.registered_extensions()[path.suffix.lower()])
+    try:
+        write_atomic(path.resolve(), [encoded.getvalue()])
+    except OSError as error:
+        raise write_error("The picture cannot be saved.", path, error) from error
 
 
 def check_picture(picture: Tensor) -> Tensor:

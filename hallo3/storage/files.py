@@ -168,15 +168,17 @@ def temporary_path(path: Path) -> Path:
 
 
 def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> OutputError:
-    """An ``OutputError`` with the file, the system's reason and, on a full disk, the free space."""
+    """An ``OutputError`` with the file, the system's reason and, on a full disk, which it is and its free
+    space."""
     place, reason = error.filename or path, error.strerror or str(error)
     if error.errno in DISK_FULL:
-        free = "an unknown number of"
+        folders, free = path.absolute().parents, "an unknown number of"
         with suppress(OSError):
-            free = f"{shutil.disk_usage(path.parent).free:,}"
+            free = f"{free_disk(path.parent):,}"
+        disk = next((folder for folder in folders if folder.is_mount()), folders[-1])
         return OutputError(
             headline,
-            found=f"{place}: {reason}, {free} bytes free",
+            found=f"{place}: {reason}, {free} bytes free on the disk {disk}",
             expected=f"{needed:,} bytes of free space" if needed else "a disk with free space",
             fix="free some space and run the same again: it resumes where it stopped",
         )
