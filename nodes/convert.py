@@ -91,14 +91,20 @@ def describe_value(value: Any) -> str:
 def to_picture(image: Any) -> Tensor:
     """IMAGE [1, h, w, C], floating point 0..1 or 8 bits -> a picture [3, h, w] in 0..1.
 
-    Warns of transparency, which it ignores as ComfyUI does, and of values slightly outside 0..1, which it
+    Warns of transparency, which becomes white as in a file, and of values slightly outside 0..1, which it
     clips. The picture may share the IMAGE's memory: do not write to it. Raises ``PortraitError``.
     """
     _check_image(image)
-    if image.shape[3] == 4 and bool((image[..., 3] < (255 if image.dtype == torch.uint8 else 1)).any()):
-        logger.warning("The portrait is transparent in places; transparency is ignored.")
     picture = image[0, :, :, :3].permute(2, 0, 1).cpu()
     picture = (picture / 255 if picture.dtype == torch.uint8 else picture.float()).expand(3, -1, -1)
+    alpha = (
+        image[0, :, :, 3].cpu().float() / (255 if image.dtype == torch.uint8 else 1)
+        if image.shape[3] == 4
+        else None
+    )
+    if alpha is not None and bool((alpha < 1).any()):
+        logger.warning("The portrait is transparent in places, which become white.")
+        picture = picture * (alpha := alpha.clamp(0, 1)) + 1 - alpha
     low, high = float(picture.amin()), float(picture.amax())
     overshoot = max(-low, high - 1)
     if MAX_ROUNDING < overshoot <= MAX_OVERSHOOT:

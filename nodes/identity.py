@@ -31,6 +31,7 @@ from .comfy.faces import (
 )
 from .comfy.loading import ReferenceSocket, extract_features
 from .comfy.model import approximations, config_of, model_fingerprint
+from .comfy.picture_file import use_picture_file
 from .comfy.progress import check_memory, show_messages, show_warning
 from .comfy.workflow import NAMED_FILES, file_state
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
@@ -90,7 +91,13 @@ class Hallo3IdentityReference(Hallo3Node):
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         host_vae.check_vae(vae, config.vae)
         with show_messages():
-            picture = to_picture(portrait)
+            picture = use_picture_file(
+                portrait,
+                to_picture(portrait),
+                "portrait",
+                masked=face_mask is not None,
+                sized=face_mask is not None or face_box is not None,
+            )
             choice = FaceChoice(
                 index=face,
                 box=None if face_box is None else to_face_box(face_box),

@@ -46,7 +46,7 @@ ALBUMS = ("MPO", "HEIF")
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture's ``pixels`` [3, h, w] in 0..1, and what was done to the file's own pixels, if anything:
+    """A picture's ``pixels`` [3, h, w] in 0..1, and what they owe to more than the file's own pixels:
     ``changes`` of colours, transparency, size or brightness."""
 
     pixels: Tensor
@@ -60,12 +60,12 @@ def read_picture(path: Path) -> Tensor:
     return read_picture_file(path).pixels
 
 
-def read_picture_file(path: Path) -> PictureFile:
-    """As :func:`read_picture`."""
+def read_picture_file(path: Path, *, on_white: bool = True) -> PictureFile:
+    """As :func:`read_picture`; unless ``on_white``, transparency is ignored."""
     with _open_file(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit counts
         try:
-            rgb, changes = _read_rgb(_identify(file, path), file, path.name)
+            rgb, changes = _read_rgb(_identify(file, path), file, path.name, on_white)
         except Image.DecompressionBombError as error:  # in WebP and TIFF, by the limit of the whole process
             limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} megapixels in this format"
             raise _size_error(f"{path.name}: {str(error).split(' exceeds')[0]}", limit) from error
@@ -198,7 +198,9 @@ def _size_error(found: str, limit: str = f"{MAX_PIXELS // 1_000_000} megapixels"
     )
 
 
-def _read_rgb(picture: ImageFile, file: BinaryIO, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+def _read_rgb(
+    picture: ImageFile, file: BinaryIO, name: str, on_white: bool
+) -> tuple[NDArray[np.uint8], list[str]]:
     """A picture's pixels [h, w, 3], and what was changed. Warns of what a user may not expect."""
     (width, height), changes = picture.size, list[str]()
     _check_size(width, height)
@@ -225,13 +227,13 @@ def _read_rgb(picture: ImageFile, file: BinaryIO, name: str) -> tuple[NDArray[np
     if factor > 1:
         if max(image.size) > -(-max(width, height) // factor):
             image = image.reduce(factor)
-        changes.append(f"reduced to {image.width} x {image.height} px")
+        changes.append(f"a size of {image.width} x {image.height} px")
         logger.warning(f"{name} has {width} x {height} px: it is read at {image.width} x {image.height}.")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     if profile and (colours := _convert_profile(image, profile, name)) is not None:
         image = colours
         changes.append("its colour profile")
-    if alpha is not None and alpha.getextrema() != (255, 255):
+    if on_white and alpha is not None and alpha.getextrema() != (255, 255):
         image = image.convert("RGBA")
         image.putalpha(alpha)
         paper = Image.new("RGBA", image.size, "white")

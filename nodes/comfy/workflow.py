@@ -66,6 +66,14 @@ class Graph:
             link == [node_id, output] for i in self._all for link in self._node(i).get("inputs", {}).values()
         )
 
+    def value_of_source(self, node_id: str, name: str, kinds: tuple[str, ...], value: str) -> Any:
+        """A value of the node whose first output goes into an input, if it is of one of the ``kinds``."""
+        link: Any = self._node(node_id).get("inputs", {}).get(name)
+        if not _is_link(link) or link[1] != 0 or link[0] not in self._all:
+            return None
+        source = self._node(link[0])
+        return source.get("inputs", {}).get(value) if source["class_type"] in kinds else None
+
     def _resolve(self, value: Any) -> Any:
         """A link past nodes that pass their input through."""
         for _ in range(MAX_DEPTH):

@@ -102,7 +102,7 @@ def test_every_form_of_picture_is_the_same(convert: Any, image: Tensor, expected
 
 def test_a_doubtful_picture_is_used_with_one_warning(convert: Any) -> None:
     for image, message in (
-        (transparent(0.5), "transparent in places"),
+        (transparent(0.5), "transparent in places, which become white"),
         (PICTURE * 1.1, r"range from 0\.\d+ to 1\.\d+"),
         (PICTURE * 1.1 - 0.1, r"range from -0\.\d+ to"),
     ):
@@ -110,6 +110,8 @@ def test_a_doubtful_picture_is_used_with_one_warning(convert: Any) -> None:
             picture = convert.to_picture(image)
         assert [re.search(message, each) is not None for each in messages] == [True]
         assert 0 <= float(picture.amin()) <= float(picture.amax()) <= 1
+        if "white" in message:
+            assert float((picture - (PICTURE[0].permute(2, 0, 1) + 1) / 2).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize(

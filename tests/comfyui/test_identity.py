@@ -1,6 +1,8 @@
 """Identities: framing, face, paste back, files. Landmarks by the MediaPipe port, with random weights."""
 
+import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from comfyui import client
 from comfyui.client import node, saved_file, simple
 from comfyui.host import Host
 from comfyui.server import Server
@@ -114,6 +117,77 @@ def test_face_analyzer_mask_and_preview(stages: Stages) -> None:
     assert overview.shape == (1, 960, 960, 3)
     _, overview = stages.create_identity(portrait=torch.rand(1, 4000, 64, 3))
     assert max(overview.shape[1:3]) < 4000, "the preview of a long strip is scaled down"
+
+
+GAMMA = struct.pack(">I", 4) + b"gAMA" + struct.pack(">I", 100000)
+GAMMA += struct.pack(">I", zlib.crc32(GAMMA[4:]))
+"""A chunk of PNG: the colours are linear light."""
+
+
+def write_pictures(folder: Path, source: Path) -> dict[str, bool]:
+    """Pictures of one person, and whether Load Image leaves something out of each."""
+    plain = Image.open(source).convert("RGB").resize((128, 128))
+    clear = plain.copy()
+    clear.putalpha(Image.linear_gradient("L").resize((128, 128)))
+    plain.save(folder / "plain.png")
+    plain.save(folder / "plain.jpg")
+    clear.save(folder / "clear.png")
+    content = (folder / "plain.png").read_bytes()
+    (folder / "linear.png").write_bytes(content[:33] + GAMMA + content[33:])
+    exif = Image.Exif()
+    exif[0x0112] = 4
+    plain.save(folder / "mirrored.jpg", exif=exif)
+    return {
+        "plain.png": False,
+        "plain.jpg": False,
+        "clear.png": True,
+        "linear.png": True,
+        "mirrored.jpg": True,
+    }
+
+
+@pytest.mark.parametrize("name", ["plain.png", "plain.jpg", "clear.png", "linear.png", "mirrored.jpg"])
+def test_a_picture_is_read_as_in_the_command(
+    name: str, stages: Stages, folders: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Straight from Load Image; not if it was changed on the way, or its transparency is a mask."""
+    import nodes
+
+    differs = write_pictures(folders / "input", samples / "portrait.png")[name]
+    module, workflow = stages.module("nodes.comfy.picture_file"), stages.module("nodes.comfy.workflow")
+    prompt = {
+        "load": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "me": {"class_type": "Hallo3IdentityReference", "inputs": {"portrait": ["load", 0]}},
+    }
+    dynprompt = SimpleNamespace(get_node=prompt.__getitem__, all_node_ids=lambda: set(prompt))
+    monkeypatch.setattr(module, "running_node", lambda: (workflow.Graph(dynprompt), "me"))
+    image, _ = nodes.LoadImage().load_image(name)
+    wanted = stages.module("hallo3.media.image").read_picture(folders / "input" / name)
+    stored = image[0].permute(2, 0, 1)
+
+    def use(image: Tensor, masked: bool = False, sized: bool = False) -> tuple[Tensor, list[str]]:
+        with collect_messages() as said:
+            picture = image[0].permute(2, 0, 1)
+            return module.use_picture_file(image, picture, "portrait", masked=masked, sized=sized), said
+
+    picture, said = use(image)
+    assert torch.equal(picture, wanted if differs else stored)
+    assert [f"{name} is read from its file" in text for text in said] == [True] * differs
+    assert torch.equal(use(1 - image)[0], 1 - stored)
+    assert torch.equal(use(image[:, 1:], sized=True)[0], stored[:, 1:])
+    if name == "clear.png":
+        assert torch.equal(use(image, masked=True)[0], stored)
+        identity, _ = stages.create_identity(portrait=image)
+        canvas = (identity.canvas.pixels[0, :, 0] + 1) / 2
+        assert float((canvas.amax(dim=0).mean() - wanted.amax(dim=0).mean()).abs()) < 0.05
+
+
+def test_a_server_reads_a_picture_as_the_command_does(server: Server, samples: Path) -> None:
+    write_pictures(server.base / "input", samples / "portrait.png")
+    changes = {"load": node("LoadImage", image="clear.png"), "identity__portrait": ["load", 0]}
+    heard = client.listen(server, simple(**changes, extrapolate__steps=1))
+    text = "clear.png is read from its file, with what Load Image leaves out: its transparency."
+    assert any(text in each for each in heard.texts), heard.texts
 
 
 def test_a_tall_photograph_and_its_saved_identity_give_a_tall_video(server: Server, samples: Path) -> None:

@@ -260,7 +260,7 @@ def test_many_pixels_are_read_reduced(format: str, tmp_path: Path, monkeypatch: 
     with expect_message("a has (300 x 200|200 x 300) px: it is read at 100 x 150"):
         found = read_picture_file(tmp_path / "a")
     wanted = np.array(stored.convert("RGB").transpose(Image.Transpose.ROTATE_270).resize((100, 150)))
-    assert found.changes[0] == "reduced to 100 x 150 px"
+    assert found.changes[0] == "a size of 100 x 150 px"
     assert np.abs(found.pixels.permute(1, 2, 0).numpy() * 255 - wanted)[5:-5, 5:-5].mean() < 4
     assert Image.MAX_IMAGE_PIXELS == 40_000
     monkeypatch.setattr(image, "MAX_PIXELS", 59_999)
