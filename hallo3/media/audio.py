@@ -27,6 +27,20 @@ MAX_CHANNELS = 64
 MAX_HOURS = 12
 PIECE_SECONDS = 1
 QUICK_SECONDS = 600
+FAULTS = {
+    "tracks": "{tracks} sound tracks: track 1 is used; choose another with --track (track in Python).",
+    "excess": "{fault.seconds:.2f} s of what seems to be sound follow the end that the header states, at "
+    "{fault.first:.2f} s. They are not used; export the file again in an audio program if they belong to it.",
+    "unreadable": "{fault} could not be read; there is silence in its place.",
+    "gap": "{fault} is missing by the file's timestamps; there is silence in its place.",
+    "damaged": "{fault} is damaged and may sound wrong.",
+    "clock": "the timestamps jump far ahead at {fault.first:.2f} s; what follows is used without a pause.",
+    "change": "sample rate or channels change at {fault.first:.2f} s; all is converted to {rate} Hz, "
+    "{channels} channels.",
+    "short": "shorter than its header says: {fault.seconds:.2f} s are stated and {fault.first:.2f} s exist. "
+    "They are used; copy or export the recording again if there should be more.",
+}
+"""What is warned of, by the kind of a file's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +182,17 @@ def read_pieces(path: Path, track: int | None = None, *, tell: bool = True) -> I
                 yield _concatenate(pieces)
                 pieces, seconds = [], 0.0
         if tell:
-            file.warn()
+            _warn(file)
     if not samples:
         raise _empty_error(f"{path.name} with 0 samples")
     if seconds:
         yield _concatenate(pieces)
+
+
+def _warn(file: AudioFile) -> None:
+    facts = {"tracks": len(file.container.streams.audio), "rate": file.sample_rate, "channels": file.channels}
+    for kind, fault in file.faults.items():
+        logger.warning(f"{file.name}: {FAULTS[kind].format(fault=fault, **facts)}")
 
 
 def _decode(file: AudioFile) -> Iterator[Recording]:
@@ -202,7 +222,7 @@ def measure_recording(path: Path, track: int | None = None, *, quick: bool = Fal
         if quick and stats.peak > 0 and stats.samples > QUICK_SECONDS * stats.sample_rate:
             with open_audio(path, track) as file:
                 stats.samples = round(_measure_packets(file) * stats.sample_rate)
-                file.warn()
+                _warn(file)
             check_audio_format(stats.sample_rate, stats.channels, stats.samples)
             break
     assert stats is not None  # a track without samples has been refused

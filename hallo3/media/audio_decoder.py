@@ -36,6 +36,7 @@ EXACT_LENGTH_FORMATS = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
 """Formats whose length FFmpeg knows rather than estimates."""
 UNKNOWN_SIZE = 0x7FFF0000
 """WAV sizes from here on are written by programs that do not know the length in advance."""
+MAX_WAV_CHUNKS = 1000
 WAV_PCM, WAV_ADPCM = (1, 3, 6, 7, 0xFFFE), (2, 17)
 """Format tags of a sample per channel and block, and of a number of samples that the header states."""
 
@@ -53,28 +54,11 @@ RESET_SECONDS = 1
 MAX_TAIL_SECONDS = 1
 """Of a file's length that is silence where reading fails before the end."""
 MAX_DEMUX_ERRORS = 8
+READ_BYTES = 1 << 20
 SILENCE_SAMPLES = 1 << 16
 """Per frame of silence."""
 MAX_SILENCE_VALUES = 1 << 25
 """By how much silence may exceed the sound before it, lest a small file fills the memory."""
-
-UNREADABLE = "{name}: {fault} could not be read; there is silence in its place."
-GAP = "{name}: {fault} is missing by the file's timestamps; there is silence in its place."
-EXCESS = (
-    "{name}: {fault.seconds:.2f} s of what seems to be sound follow the end that its header states, at "
-    "{fault.first:.2f} s. They are not used; export the file again in an audio program if they belong to it."
-)
-TRACKS = "{name} has {tracks} sound tracks: track 1 is used; choose another with --track (track in Python)."
-DAMAGED = "{name}: {fault} is damaged and may sound wrong."
-CLOCK = "{name}: the timestamps jump far ahead at {fault.first:.2f} s; what follows is used without a pause."
-CHANGE = (
-    "{name}: sample rate or channels change at {fault.first:.2f} s; all is converted to "
-    "{rate} Hz, {channels} channels."
-)
-SHORT = (
-    "{name} is shorter than its header says: {fault.seconds:.2f} s are stated and {fault.first:.2f} s exist. "
-    "They are used; copy or export the recording again if there should be more."
-)
 
 
 @dataclass(slots=True)
@@ -94,7 +78,7 @@ class Fault:
 class AudioFile:
     """PyAV's ``container`` and the audio ``track`` to decode. ``sample_rate`` is 0 if the file has none;
     ``seconds`` is the length where FFmpeg knows it, ``stated`` the length in the file's header. ``faults``
-    are found while it is decoded: by a text for each kind."""
+    are found while it is opened and decoded."""
 
     name: str
     container: Any
@@ -110,11 +94,21 @@ class AudioFile:
         fault.seconds += seconds
         fault.places += 1
 
-    def warn(self) -> None:
-        for text, fault in self.faults.items():
-            facts = {"name": self.name, "tracks": len(self.container.streams.audio)}
-            facts |= {"rate": self.sample_rate, "channels": self.channels}
-            logger.warning(text.format(fault=fault, **facts))
+
+class _Input:
+    """A file for FFmpeg, which reads and seeks whatever a damaged one says."""
+
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file, self._end, self.tell = file, end, file.tell
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(max(0, min(size, READ_BYTES, self._end - self.tell())))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError:
+            return -1
 
 
 @contextmanager
@@ -134,9 +128,9 @@ def open_audio(path: Path, track: int | None = None) -> Generator[AudioFile]:
         )
     try:
         with open_regular(path) as file:
-            wav_seconds, excess = _read_wav_header(file)
+            wav_seconds, excess, end = _read_wav_header(file)
             file.seek(0)
-            with av.open(file, options=OPEN_OPTIONS) as container:
+            with av.open(_Input(file, end), options=OPEN_OPTIONS, metadata_errors="replace") as container:
                 stream = _find_track(container, path, 1 if track is None else track)
                 if stream.codec_context.codec.name == "flac":  # its damage is noise at full scale
                     stream.codec_context.options = {"err_detect": "crccheck+explode"}
@@ -151,9 +145,9 @@ def open_audio(path: Path, track: int | None = None) -> Generator[AudioFile]:
                     stated=seconds if wav_seconds is None else wav_seconds,
                 )
                 if track is None and len(container.streams.audio) > 1:
-                    audio.add_fault(TRACKS, 0)
+                    audio.add_fault("tracks", 0)
                 if excess:
-                    audio.add_fault(EXCESS, wav_seconds or 0, excess)
+                    audio.add_fault("excess", wav_seconds or 0, excess)
                 yield audio
     except FFmpegError as error:
         is_unknown = isinstance(error, ArgumentError)
@@ -222,25 +216,20 @@ def _track_seconds(container: Any, track: Any) -> float | None:
     return None
 
 
-def _read_wav_header(file: BinaryIO) -> tuple[float | None, float]:
-    """Seconds in a WAV's header, which FFmpeg corrects silently by the file's size, and seconds of what looks
-    like more sound behind its end."""
-    start, samples, block, block_samples, rate = file.read(12), 0, 0, 0, 0
+def _read_wav_header(file: BinaryIO) -> tuple[float | None, float, int]:
+    """Seconds in a WAV's header, which FFmpeg corrects silently by the file's size; seconds of what looks
+    like more sound behind its end; and the bytes to read: FFmpeg allocates what a list of texts claims."""
+    stated, excess, samples, block, block_samples, rate = None, 0.0, 0, 0, 0, 0
+    end = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-        return None, 0.0
-    while len(head := file.read(8)) == 8:
+        return None, 0.0, end
+    for _ in range(MAX_WAV_CHUNKS):
+        head, at = file.read(8), file.tell()
         size = int.from_bytes(head[4:], "little")
-        if head[:4] == b"data":
-            if not rate or not 0 < size < UNKNOWN_SIZE:
-                break
-            if block and block_samples:
-                samples = size // block * block_samples
-            seconds = samples / rate
-            file.seek(size + size % 2, 1)
-            excess = _measure_excess(file)
-            return seconds or None, 0.0 if excess < size * MISSING_SECONDS / (
-                seconds or 1
-            ) else excess * seconds / size
+        if len(head) < 8 or (head[:4] == b"LIST" and size > end - at):
+            return stated, excess, min(end, at - len(head)) if len(head) == 8 else end
         content = file.read(min(size, 20))
         if head[:4] == b"fmt " and len(content) >= 16:
             kind, _, rate, _, block = struct.unpack_from("<HHIIH", content)
@@ -250,8 +239,13 @@ def _read_wav_header(file: BinaryIO) -> tuple[float | None, float]:
                 block_samples = int.from_bytes(content[18:], "little")
         elif head[:4] == b"fact":
             samples = int.from_bytes(content[:4], "little")
-        file.seek(size - len(content) + size % 2, 1)
-    return None, 0.0
+        file.seek(at + size + size % 2)
+        if head[:4] == b"data" and stated is None and rate and 0 < size < UNKNOWN_SIZE:
+            stated = (size // block * block_samples if block and block_samples else samples) / rate or None
+            more = _measure_excess(file) * (stated or 0.0) / size
+            excess = more if more >= MISSING_SECONDS else 0.0
+            file.seek(at + size + size % 2)
+    return stated, excess, end
 
 
 def _measure_excess(file: BinaryIO) -> int:
@@ -345,13 +339,13 @@ class _Timeline:
         if by_count or jump > MAX_GAP_SECONDS or jump < -RESET_SECONDS:
             self._origin += late
             if jump > MAX_GAP_SECONDS:
-                self._file.add_fault(CLOCK, self._position)
+                self._file.add_fault("clock", self._position)
         elif min(jump, late) > max(GAP_SECONDS, 0.99 * float(frame.time_base)):
             yield from self._fill(min(late, 2 * jump))  # late by more: a clock that is too slow
         seconds = frame.samples / frame.sample_rate
         self._end, self._damage = start + seconds, None
         if frame.is_corrupt:
-            self._file.add_fault(DAMAGED, self._position, seconds)
+            self._file.add_fault("damaged", self._position, seconds)
         for piece in self._convert(frame):
             self._samples += piece.samples
             yield piece
@@ -372,7 +366,7 @@ class _Timeline:
             self._damage = stated
             yield from self._fill(stated - self._position)
         if stated is not None and stated - self._position > MISSING_SECONDS:
-            self._file.add_fault(SHORT, self._position, stated)
+            self._file.add_fault("short", self._position, stated)
         if self._silence > self._samples / 2:
             raise self._missing_error()
 
@@ -382,7 +376,7 @@ class _Timeline:
         missing = round(seconds * rate)
         if missing <= 0:
             return
-        self._file.add_fault(GAP if self._damage is None else UNREADABLE, self._position, missing / rate)
+        self._file.add_fault("gap" if self._damage is None else "unreadable", self._position, missing / rate)
         self._silence += missing
         if 2 * self._silence - self._samples - missing > MAX_SILENCE_VALUES // self._file.channels:
             self._samples += missing
@@ -408,7 +402,7 @@ class _Timeline:
         if kind == wanted:
             return [*pieces, frame]
         if self._converter is None:
-            self._file.add_fault(CHANGE, self._position)
+            self._file.add_fault("change", self._position)
             format, layout, rate = wanted
             self._converter, self._converter_input = AudioResampler(format, layout, rate), kind
         return [*pieces, *self._converter.resample(frame)]

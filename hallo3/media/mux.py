@@ -279,6 +279,7 @@ def encode_soundtrack(
 
     tracks = [*[None] * (len(parts) - 1), track]
     rate, layout = _choose_format([source for source, _ in parts], tracks)
+    channels = 1 if layout == "mono" else 2
     with OutputFile(path) as file:
         with av.open(file, "w", format="mp4") as target:
             stream: Any = target.add_stream("aac", rate=rate, layout=layout)
@@ -286,7 +287,7 @@ def encode_soundtrack(
             for (source, seconds), number in zip(parts, tracks, strict=True):
                 end += seconds
                 blocks = _resample(_read_frames(source, number), rate, layout)
-                for samples in _fit_length(blocks, int(end * rate) - written):
+                for samples in _fit_length(blocks, int(end * rate) - written, channels):
                     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
                     frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
                     written += samples.shape[1]
@@ -340,11 +341,11 @@ def _read_frames(source: Path | Recording, track: int | None) -> Iterator[Any]:
             yield frame
 
 
-def _fit_length(blocks: Iterator[np.ndarray[Any, Any]], missing: int) -> Iterator[np.ndarray[Any, Any]]:
+def _fit_length(
+    blocks: Iterator[np.ndarray[Any, Any]], missing: int, channels: int
+) -> Iterator[np.ndarray[Any, Any]]:
     """Exactly ``missing`` samples: cut, or with silence at the end."""
-    channels = 1
     for samples in blocks:
-        channels = samples.shape[0]
         if missing <= 0:
             return
         yield np.ascontiguousarray(samples[:, :missing].clip(-1, 1))
