@@ -235,8 +235,13 @@ def decode_frames(segment: bytes) -> Tensor:
     from av.error import FFmpegError
 
     with open_segment(segment) as (track, packets):
+        codec = track.codec_context
+        size, pixels = (codec.height, codec.width), (codec.height + 64) * (codec.width + 64)
+        codec.options = {"max_pixels": str(pixels)}  # a packet may say that it is larger
         try:
-            decoded = [frame for packet in [*packets, None] for frame in track.codec_context.decode(packet)]
+            decoded = [frame for packet in [*packets, None] for frame in codec.decode(packet)]
+            if [(frame.height, frame.width) for frame in decoded] != [size] * len(packets):
+                raise ValueError("frames are missing, or of other sizes")
             pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
         except (FFmpegError, ValueError) as error:
             raise damage_error(error) from error

@@ -6,7 +6,7 @@ same headers as every other one, so that segments can be joined without re-encod
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -225,17 +225,16 @@ def is_segment(data: bytes, frames: int, encoding: VideoEncoding, width: int, he
     """
     with suppress(OutputError, ValueError):
         boxes = read_boxes(BytesIO(data))
-        (entry,) = [content for (parent, _), content in boxes.items() if parent == "stsd"]
-        sizes, shape = boxes["stbl", "stsz"], (_integer(entry, 24, 2), _integer(entry, 26, 2))
-        if (_integer(sizes, 8), shape) != (frames, (width, height)):
+        shape = *_read_size(boxes), _integer(boxes["stbl", "stsz"], 8)
+        headers = [content for (_, name), content in boxes.items() if name in ("avcC", "hvcC", "glbl")]
+        if shape != (width, height, frames) or (
+            hash_bytes(b"".join(headers)) != stream_headers(encoding, width, height, fps)
+        ):
             return False
         with open_segment(data) as (track, packets):
-            step, codec = Fraction(1, fps) / track.time_base, track.codec_context
-            return (
-                codec.name == encoding.kind.decoder
-                and hash_bytes(codec.extradata or b"") == stream_headers(encoding, width, height, fps)
-                and sorted(packet.pts for packet in packets) == [number * step for number in range(frames)]
-            )
+            step, times = Fraction(1, fps) / track.time_base, sorted(packet.pts for packet in packets)
+            named = track.codec_context.name == encoding.kind.decoder
+            return named and times == [number * step for number in range(frames)]
     return False
 
 
@@ -269,13 +268,16 @@ def open_mp4(file: BinaryIO, kind: str, decoders: str) -> Generator[Any]:
     ``FFmpegError`` for anything else."""
     import av
 
-    read_boxes(file)
+    boxes = read_boxes(file)
     file.seek(0)
     options = OPEN_OPTIONS | {"codec_whitelist": decoders}
     with av.open(file, format="mov", options=options) as container:
         tracks: list[Any] = [*container.streams]
         if [track.type for track in tracks] != [kind] or tracks[0].codec_context is None:
             raise ValueError(f"not one track of {kind} in a known codec")
+        codec = tracks[0].codec_context
+        if kind == "video" and (codec.width, codec.height) != _read_size(boxes):
+            raise ValueError("a packet of another size")
         yield tracks[0]
 
 
@@ -304,6 +306,12 @@ def read_boxes(file: BinaryIO) -> dict[tuple[str, str], bytes]:
     if len(boxes.get(("edts", "elst"), b"")) > EDIT_BYTES:
         raise ValueError("more than one edit")
     return boxes
+
+
+def _read_size(boxes: Mapping[tuple[str, str], bytes]) -> tuple[int, int]:
+    """The width and height of a video's frames. Raises ``ValueError`` if there is not one sample entry."""
+    (entry,) = [content for (parent, _), content in boxes.items() if parent == "stsd"]
+    return _integer(entry, 24, 2), _integer(entry, 26, 2)
 
 
 def _integer(data: bytes, start: int = 0, size: int = 4) -> int:

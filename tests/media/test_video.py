@@ -1,10 +1,13 @@
 import os
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
 import torch
 
@@ -54,6 +57,28 @@ def insert(parents: list[bytes], name: bytes, content: bytes = bytes(64)) -> byt
     return bytes(data[:end] + box + data[end:])
 
 
+def hide(number: int) -> bytes:
+    """``PIECE`` in which a packet brings headers of its own, and is of a larger picture."""
+    large, result = encode_segment(torch.zeros(5, 3, 512, 512), H264, 25), BytesIO()
+    with ExitStack() as stack:
+        whole, other = (stack.enter_context(av.open(BytesIO(data))) for data in (PIECE, large))
+        target: Any = stack.enter_context(av.open(result, "w", format="mp4"))
+        track: Any = whole.streams.video[0]
+        packets, foreign = (list(each.demux(video=0)) for each in (whole, other))
+        headers = other.streams.video[0].codec_context.extradata or b""
+        end = 8 + int.from_bytes(headers[6:8])
+        made = av.Packet(
+            bytes(2) + headers[6:end] + bytes(2) + headers[end + 1 : -4] + bytes(foreign[number])
+        )
+        for name in ("pts", "dts", "duration", "time_base", "is_keyframe"):
+            setattr(made, name, getattr(packets[number], name))
+        packets[number], stream = made, target.add_stream_from_template(track)
+        for packet in packets[:-1]:
+            packet.stream = stream
+            target.mux(packet)
+    return result.getvalue()
+
+
 STBL = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
 ENTRY = [*STBL, b"stsd", b"avc1"]
 TRACK = PIECE[PIECE.index(b"trak") + 4 : PIECE.index(b"udta") - 4]
@@ -80,6 +105,7 @@ NO_SEGMENT = {
     "another picture": encode_segment(FRAMES[..., :32], H264, 25),
     "another length": encode_segment(FRAMES[:4], H264, 25),
     "another speed": encode_segment(FRAMES, H264, 50),
+    "a larger picture in a packet": hide(0),
     "other pixels": encode_segment(FRAMES, VideoEncoding(pixels="yuv444p"), 25),
     "another codec": encode_segment(FRAMES, VideoEncoding(codec="h265"), 25),
 }
@@ -98,6 +124,12 @@ def test_an_encoded_segment_is_one(codec: str, count: int) -> None:
     for pixels in CODECS[codec].pixels:
         encoding = VideoEncoding(codec=codec, pixels=pixels)
         assert is_segment(encode_segment(FRAMES[:count], encoding, 25), count, encoding, 64, 48, 25)
+
+
+def test_a_packet_that_grows_is_not_decoded() -> None:
+    for number in range(5):
+        with pytest.raises(OutputError, match="damaged"):
+            decode_frames(hide(number))
 
 
 def test_any_changed_byte_is_told_in_one_way() -> None:
