@@ -70,8 +70,14 @@ def describe_error(error: BaseException) -> str:
 class Hallo3Error(Exception):
     """Base class of this package's errors, readable by users.
 
-    The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``.
+    The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``. Tracebacks and
+    ComfyUI's page name the error ``hallo3.errors.…``, wherever the package is.
     """
+
+    __module__ = "hallo3.errors"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = Hallo3Error.__module__
 
     def __init__(self, headline: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
         self.headline, self.found, self.expected, self.fix = map(sanitize, (headline, found, expected, fix))

@@ -33,7 +33,7 @@ class Provenance:
     approximations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Identity:
     """A portrait on the canvas, its face embedding in an embedding ``space``, and the reference features of
     every block [1, R, D].

@@ -60,7 +60,7 @@ class Weights:
     component: StoredComponent | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ReferenceSocket:
     """The value of a HALLO3_REFERENCE_NETWORK socket: where its weights are, and the type it computes in."""
 

@@ -168,7 +168,6 @@ class NativeTransformer(Hallo3Transformer):
         super().__init__(config, layers)
         self.dtype = dtype
 
-    @explain_errors()
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (ComfyUI passes these names)
         self,
         x: Tensor,
@@ -298,6 +297,11 @@ class Hallo3Model(comfy.model_base.QwenImage):
             self, model_config, comfy.model_base.ModelType.V_PREDICTION, device, NativeTransformer
         )
         self.config: Hallo3Config = model_config.unet_config["config"]
+
+    @explain_errors()
+    def apply_model(self, *values: Any, **named: Any) -> Any:
+        """As ComfyUI's; not around the network itself, which may be compiled."""
+        return comfy.model_base.BaseModel.apply_model(self, *values, **named)
 
     def concat_cond(self, **kwargs: Any) -> Tensor:
         """Image latents [B, C, T, h, w], scaled, zeros after their frames."""

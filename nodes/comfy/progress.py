@@ -177,6 +177,8 @@ class RunProgress:
 class OutOfMemory(torch.OutOfMemoryError):
     """ComfyUI unloads its models on this, and on no other error. ``found`` says what ran out of memory."""
 
+    __module__ = Hallo3Error.__module__
+
     def __init__(self, found: str, advice: str) -> None:
         self.found = found
         super().__init__(str(Hallo3Error("Out of memory.", found=found, fix=advice)))

@@ -30,7 +30,7 @@ from .progress import show_messages, show_progress
 from .workflow import NAMED_FILES, file_state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SpeechSocket:
     """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal."""
 

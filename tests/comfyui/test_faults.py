@@ -119,6 +119,7 @@ def check_shown(host: Host, error: BaseException, *parts: str) -> None:
     import comfy.model_management as mm
 
     text = str(error)
+    assert type(error).__module__ == "hallo3.errors"
     assert isinstance(error, host.module("hallo3.errors").Hallo3Error) or mm.is_oom(error)
     assert [part for part in (*parts, "Found:", "Fix:") if part not in text] == []
     assert len(text) < 2500
@@ -224,6 +225,13 @@ def test_comfyuis_own_nodes_survive_what_fails_in_our_parts(
             check_shown(stages.host, found, *(["weight_dtype"] * memory))
         assert mm.is_oom(found) == memory
     run(stages)
+
+
+def test_values_of_sockets_are_shown_in_a_few_letters(stages: Stages) -> None:
+    """ComfyUI shows the inputs of a node that failed: no numbers of a face, no folders."""
+    for value in (stages.identity, stages.speech, stages.reference, stages.vae, stages.audio_encoder):
+        assert len(str(value)) < 200
+        assert "/" not in str(value)
 
 
 def test_the_innermost_block_finds_and_the_outermost_advises(stages: Stages, monkeypatch: Any) -> None:
