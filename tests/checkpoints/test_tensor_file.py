@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -120,6 +121,63 @@ def test_nothing_but_our_error_ever_comes_out(tmp_path: Path, data: st.DataObjec
     with suppress(CheckpointError), TensorFile(path) as file:
         for name in file.entries:
             file.read(name)
+
+
+SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of GGUF's kinds of values."""
+
+
+@pytest.mark.parametrize("alignment", [0, 8, 16, 32, 64, 128, 256, 4096])
+def test_ggufs_are_read_by_their_header(tmp_path: Path, alignment: int) -> None:
+    """Every kind of field is stepped over; tensors are where the header says."""
+    path, field = tmp_path / "a.gguf", hostile.gguf_field
+    fields = [field(kind, b"\7" * size) for kind, size in SCALARS.items()]
+    fields += [field(9, struct.pack("<IQ", kind, 3) + b"\7" * 3 * size) for kind, size in SCALARS.items()]
+    texts = hostile.gguf_text("ä" * 70) * 2
+    fields += [field(8, texts[: len(texts) // 2]), field(9, struct.pack("<IQ", 8, 2) + texts)]
+    fields += [field(4, struct.pack("<I", 7), "general.architecture")]  # no text: not believed
+    fields += [field(10, struct.pack("<Q", 7), "general.alignment")]  # of another type
+    fields += [field(8, hostile.gguf_text("t" * 90), "general.architecture")]
+    fields += [hostile.aligned(alignment)] if alignment else []
+    values = torch.arange(24.0)
+    rows: list[hostile.GGUFRow] = [
+        ("four", (4, 3, 2, 1), 0, 0),
+        ("half", (8,), 1, 96),
+        ("words", (2, 2), 27, 112),
+        ("eights", (32,), 8, 144),
+        ("none", (0,), 0, 178),
+        ("last", (1,), 0, 178),
+    ]
+    numbers = values[:8].half().numpy().tobytes(), torch.arange(4).numpy().tobytes()
+    eights = struct.pack("<e32b", 0.5, *range(32))
+    data = values.numpy().tobytes() + b"".join(numbers) + eights + struct.pack("<f", 2.5)
+    for version in (2, 3):
+        path.write_bytes(hostile.gguf(rows, fields, data, version, alignment or 32))
+        with TensorFile(path) as file:
+            assert list(file.entries) == [name for name, *_ in rows]
+            assert file.metadata == {"architecture": "t" * 80}
+            assert torch.equal(file.read("four"), values.reshape(1, 2, 3, 4))
+            assert equal(file.read("half"), values[:8].half())
+            assert equal(file.read("words"), torch.arange(4).reshape(2, 2))
+            assert torch.equal(file.read("eights"), torch.arange(32) / 2)
+            assert torch.equal(torch.cat(list(file.pieces("eights", 3, 9, 4))), torch.arange(3, 9) / 2)
+            assert file.read("none").shape == (0,)
+            assert equal(file.read("last"), torch.tensor([2.5]))
+            entry = file.entries["eights"]
+            assert (entry.quantised, entry.stored, entry.span, entry.nbytes) == ("Q8_0", 34, 34, 128)
+            assert [file.entries[name].quantised for name in ("four", "half", "words")] == ["", "", ""]
+        path.write_bytes(path.read_bytes()[:-1])
+        assert "'last' of 4 bytes" in str(refusal(path))
+    path.write_bytes(hostile.gguf([("a", (32,), 9, 0)], [], bytes(40)))
+    with TensorFile(path) as file, pytest.raises(CheckpointError, match=r"not read\.\n.*Q8_1: .*"):
+        file.read("a")
+
+
+def test_the_largest_headers_are_read(tmp_path: Path) -> None:
+    path, fields = tmp_path / "a.gguf", [hostile.gguf_field(7, b"\0")] * 4096
+    path.write_bytes(hostile.gguf([(str(n), (8,), 0, 0) for n in range(20_000)], fields, bytes(32)))
+    with TensorFile(path) as file:
+        assert len(file.entries) == 20_000
 
 
 RAW = ("central directory", "NoneType", "index out of range", "Traceback", "KeyError", "struct.error")

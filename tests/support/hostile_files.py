@@ -51,7 +51,7 @@ def tensor(stored: bytes | None = None, offset: Any = 0, shape: Any = (2, 3), st
 
 def state(*entries: bytes) -> bytes:
     """A pickle of a state dict with these values."""
-    items = b"".join(_plain(f"t{n}") + entry for n, entry in enumerate(entries))
+    items = b"".join(_plain(f"t{n}{'n' * 90}") + entry for n, entry in enumerate(entries))
     return b"\x80\x02}(" + items + b"u."
 
 
@@ -153,11 +153,29 @@ def zips(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "zip bomb", archive(ok, zipfile.ZIP_DEFLATED, **{"1": bytes(50 << 20)})
     twice = archive(ok, **{"archive/data.pkX": b"other"})
     yield "duplicate member", twice.replace(b"archive/data.pkX", b"archive/data.pkl")
-    yield "leads outside", archive(ok, **{"archive/../../x": b""})
-    yield "absolute", archive(ok, **{"/etc/x": b""})
-    yield "another drive", archive(ok, **{"archive/C:x": b""})
+    long = "x" * 90
+    for name in (f"../../{long}", f"C:{long}", f"a\\{long}", f"{long}/.."):
+        yield f"a name that leads outside: {name[:4]}", archive(ok, **{f"archive/{name}": b""})
+    yield "absolute", archive(ok, **{f"/etc/{long}": b""})
     yield "two roots", archive(ok, **{"other/data.pkl": b""})
-    yield "TorchScript", archive(ok, **{"archive/constants.pkl": b""})
+    yield "no pickle", archive(ok, **{f"archive/{long}": b""}).replace(b"data.pkl", b"data.pkk")
+    program, word = "serialized_exported_program.json", "word/document.xml"
+    for name in ("archive/constants.pkl", f"archive/{program}", "archive/models/model.json", word):
+        yield f"another program: {name}", archive(ok, **{name: b""})
+    for at, what in ((26, "length"), (30, "name")):
+        changed = bytearray(archive(ok))
+        changed[at] ^= 1
+        yield f"another {what} in a member", bytes(changed)
+    encrypted = bytearray(archive(ok))
+    encrypted[encrypted.rindex(b"PK\1\2") + 8] |= 1
+    yield "encrypted", bytes(encrypted)
+    for words in ((), (1,), ("storage",) * 5, ("storage", 1, "0", "cpu", 6)):
+        yield f"storage of {len(words)} values: {words[:2]}", archive(state(tensor(_plain(words) + b"Q")))
+    for arguments in ((), (1,) * 6, (1,) * 9):
+        call = by_name("torch._utils", "_rebuild_tensor_v2", *arguments)
+        yield f"tensor of {len(arguments)} values", archive(call)
+        yield f"typed tensor of {len(arguments)} values", archive(call.replace(b"_v2", b"_v3"))
+    yield "a parameter of nothing", archive(by_name("torch._utils", "_rebuild_parameter"))
     yield "big-endian", archive(ok).replace(b"little", b"bigend")
     yield "a comment", good[:-2] + b"\x03\x00abc"
     yield "bytes before", b"PK\x03\x04" + bytes(60) + good
@@ -175,7 +193,8 @@ def headers() -> Iterator[tuple[str, bytes]]:
         return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(data)
 
     def one(**changed: Any) -> bytes:
-        return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changed}).encode()
+        fields = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changed
+        return json.dumps({"a" * 90: {key: each for key, each in fields.items() if each != "none"}}).encode()
 
     yield "cut data", file(one(), 7)
     yield "more data", file(one(), 9)
@@ -186,10 +205,23 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "deep JSON", file(b'{"a":' * 100_000)
     yield "duplicate name", file(one()[:-1] + b"," + one()[1:])
     yield "a gap", file(one(data_offsets=[8, 16]), 16)
-    yield "an overlap", file(one()[:-1] + b"," + one()[1:].replace(b'"a"', b'"b"'))
+    yield "an overlap", file(one()[:-1] + b"," + one()[1:].replace(b'"a', b'"b'))
     shapes = {"negative": [-2], "huge shape": [1 << 40, 1 << 40], "fraction": [2.0], "text": "2"}
     yield from ((name, file(one(shape=shape))) for name, shape in shapes.items())
-    yield "unknown type", file(one(dtype="F4"))
+    yield "nine dimensions", file(one(shape=[1] * 8 + [2]))
+    yield "a large extent", file(one(shape=[(1 << 40) + 1], data_offsets=[0, 4 << 40]))
+    yield "true", file(one(shape=[True, 2]))
+    yield "three places", file(one(data_offsets=[0, 8, 8]))
+    yield "another size", file(one(data_offsets=[0, 7]))
+    yield "no shape", file(one(shape="none"))
+    yield "no place", file(one(data_offsets="none"))
+    yield "a number", file(b'{"' + b"a" * 90 + b'":7}' + b" " * 8)
+    yield "one byte", file(b"{}")[:8]
+    yield "metadata that is a list", file(one()[:-1] + b',"__metadata__":[]}')
+    yield "many brackets", file(b'{"a":[' + b",".join([b"[]"] * 120_001) + b"]}")
+    yield "many commas", file(b'{"a":"' + b"," * 960_001 + b'"}')
+    yield "not UTF-8", file(b'{"\xff":1}' + b" " * 8)
+    yield "unknown type", file(one(dtype="F4" * 20))
     yield "no type", file(one(dtype=7))
     yield "extra field", file(one(program="x"))
     yield "a million names", file(b"{" + b",".join(b'"%d":[]' % n for n in range(200_000)) + b"}")
@@ -216,22 +248,59 @@ def foreign(good: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"cut at {where}", good[:where]
 
 
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def gguf_field(kind: int, value: bytes, name: str = "x") -> bytes:
+    return gguf_text(name) + struct.pack("<I", kind) + value
+
+
+GGUFRow = tuple[str, tuple[int, ...], int, int]  # name, dimensions (the fastest first), kind, place
+
+
+def gguf(
+    rows: list[GGUFRow], fields: list[bytes], data: bytes = b"", version: int = 3, alignment: int = 32
+) -> bytes:
+    header = b"GGUF" + struct.pack("<IQQ", version, len(rows), len(fields)) + b"".join(fields)
+    for name, dimensions, kind, place in rows:
+        header += gguf_text(name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
+        header += struct.pack("<IQ", kind, place)
+    return header + bytes(-len(header) % alignment) + data
+
+
+def aligned(size: int) -> bytes:
+    return gguf_field(4, struct.pack("<I", size), "general.alignment")
+
+
 def ggufs() -> Iterator[tuple[str, bytes]]:
     """GGUF headers that promise too much."""
 
     def head(tensors: int, fields: int, rest: bytes = b"") -> bytes:
         return b"GGUF" + struct.pack("<IQQ", 3, tensors, fields) + rest
 
-    def named(kind: int, rest: bytes) -> bytes:
-        return struct.pack("<Q", 1) + b"x" + struct.pack("<I", kind) + rest
-
-    yield "endless array", head(0, 1, named(9, struct.pack("<IQ", 0, 1 << 60)))
-    yield "many texts", head(0, 1, named(9, struct.pack("<IQ", 8, 5_000_000)) + bytes(40_000_000))
+    yield "endless array", head(0, 1, gguf_field(9, struct.pack("<IQ", 0, 1 << 60)))
+    yield "many texts", head(0, 1, gguf_field(9, struct.pack("<IQ", 8, 1_000_001)) + bytes(9_000_000))
     yield "endless text", head(0, 1, struct.pack("<Q", 1 << 62))
-    yield "many fields", head(0, 1 << 60)
-    yield "many tensors", head(1 << 60, 0)
-    yield "unknown kind", head(0, 1, named(77, b""))
+    yield (
+        "header beyond 64 MB",
+        head(0, 1, gguf_field(9, struct.pack("<IQ", 0, 67_108_816))) + bytes(64 << 20),
+    )
+    yield "many fields", head(0, 4097)
+    yield "many tensors", head(20_001, 0)
+    yield "unknown kind", head(0, 1, gguf_field(77, b""))
+    yield "array of arrays", head(0, 1, gguf_field(9, struct.pack("<IQ", 9, 1)))
     yield "cut", head(3, 0)
-    tensor = struct.pack("<Q", 1) + b"x" + struct.pack("<IQQ", 2, 1 << 20, 1 << 20)
-    yield "tensor beyond the end", head(1, 0, tensor + struct.pack("<IQ", 0, 0))
-    yield "unknown numbers", head(1, 0, tensor + struct.pack("<IQ", 999, 0))
+    for version in (0, 1, 4):
+        yield f"version {version}", gguf([("a", (8,), 0, 0)], [], bytes(32), version)
+    for size in (0, 7, 9, 24, 4097):
+        yield f"alignment {size}", gguf([("a", (8,), 0, 0)], [aligned(size)], bytes(32))
+    name = "n" * 90
+    yield "tensor beyond the end", gguf([(name, (8,), 0, 1)], [], bytes(32))
+    yield "quantised tensor beyond the end", gguf([(name, (32, 2), 8, 0)], [], bytes(67))
+    yield "five dimensions", gguf([(name, (1, 1, 1, 1, 8), 0, 0)], [], bytes(32))
+    yield "huge extent", gguf([(name, (1 << 41,), 0, 0)], [], bytes(32))
+    yield "two of one name", gguf([("a", (8,), 0, 0)] * 2, [], bytes(32))
+    yield "parts of a group", gguf([(name, (48, 2), 8, 0)], [], bytes(200))
+    yield "no group", gguf([(name, (), 8, 0)], [], bytes(200))
+    yield "unknown numbers", gguf([(name, (8,), 999, 0)], [], bytes(32))
