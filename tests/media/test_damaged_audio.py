@@ -6,7 +6,9 @@ import random
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ CODECS |= {"webm": "libopus", "mka": "aac", "mkv": "pcm_s16le", "ts": "aac", "ac
 CODECS |= {"mov": "alac", "mpg": "mp2", "caf": "alac", "mp4": "ac3"}
 
 
+@cache
 def make_clicks() -> np.ndarray:
     sound = 0.01 * np.random.default_rng(3).standard_normal((1, int(RATE * SECONDS)))
     for start in range(RATE // 8, sound.shape[1], RATE // 4):
@@ -172,7 +175,7 @@ def test_a_whole_file_is_unchanged(tmp_path: Path) -> None:
 def test_a_plan_measures_packets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a frame of the codec; holes count, and what is known of a file is a message."""
     monkeypatch.setattr(audio, "QUICK_SECONDS", 1)
-    for name, codec in {**CODECS, "wav": "pcm_s16le"}.items():
+    for name, codec in (*list(CODECS.items())[::2], ("wav", "pcm_s16le")):
         path = encode_audio(tmp_path / f"a.{name}", make_clicks(), RATE, codec)
         assert abs(measure_recording(path, quick=True).samples - measure_recording(path).samples) <= 4608, (
             name
@@ -275,3 +278,59 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "a.wav", Path("/dev/null")):
         with pytest.raises(AudioError, match=r"a pipe or device(.|\n)*save the recording as a file"):
             read_recording(path)
+
+
+def spoil_bytes(path: Path, draw: random.Random) -> None:
+    """Bytes overwritten, removed or repeated, and numbers that are too large, anywhere or in the header."""
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.choice((1, 1, 3, 10))):
+        at, size = draw.randrange(draw.choice((400, len(content)))), draw.choice((1, 4, 40, 600, 5000))
+        old, huge = content[at : at + size], (b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4))
+        new = [draw.randbytes(size), b"", 2 * old, bytes(size), draw.choice(huge) + old[4:]]
+        content[at : at + size] = draw.choice(new)
+    path.write_bytes(content)
+
+
+def spoil_packets(path: Path, draw: random.Random) -> None:
+    """Lost packets, and clocks that jump."""
+    share, late = draw.choice((0.02, 0.1, 0.5)), 0.0
+
+    def change(_: int, packet: Any) -> bool:
+        nonlocal late
+        if draw.random() < share:
+            late += draw.choice((0, 0.01, 0.5, 3, 100, 4000, 40000, 1e7))
+        if packet.pts is not None:
+            packet.pts = packet.dts = packet.pts + round(late / packet.time_base)
+        return draw.random() > share / 2
+
+    remux(change)(path)
+
+
+@pytest.mark.parametrize("seeds", [range(15), pytest.param(range(15, 3000), marks=pytest.mark.soak)])
+def test_a_spoilt_file_is_read_or_an_audio_error(tmp_path: Path, seeds: range) -> None:
+    """In little time and memory, by every way to read it."""
+    pytest.importorskip("resource")
+    import resource
+
+    clicks, codecs = make_clicks()[:, : 2 * RATE], {**CODECS, "wav": "adpcm_ima_wav", "avi": "libmp3lame"}
+    whole = {
+        name: encode_audio(tmp_path / f"w.{name}", clicks, RATE, codec) for name, codec in codecs.items()
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for seed in seeds:
+        draw = random.Random(seed)
+        name = draw.choice(sorted(whole))
+        path = tmp_path / f"a.{name}"
+        path.write_bytes(whole[name].read_bytes())
+        with suppress(av.error.FFmpegError):  # times that the format cannot hold
+            draw.choice((spoil_bytes, spoil_bytes, spoil_packets))(path, draw)
+        for read in (
+            lambda path=path: read_recording(path),
+            lambda path=path: measure_recording(path, quick=True),
+            lambda path=path: encode_soundtrack([(path, Fraction(2))], tmp_path / "sound.mp4"),
+        ):
+            with collect_messages(), suppress(AudioError):
+                read()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 2 * len(seeds)
+    assert after.ru_maxrss - before.ru_maxrss < 200_000, "KiB"
