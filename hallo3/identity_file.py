@@ -48,6 +48,7 @@ MIN_NORM, MAX_NORM = 1e-3, 1e3
 """Of a face embedding; ArcFace's have 5 to 40. Zeros are a picture without a face."""
 MAX_FILE_BYTES, MAX_CANVAS_SIDE, MAX_NUMBERS = 4 << 30, 4096, 1 << 16
 """Of the file (0.7 GB in fp32), of its canvas, and of an embedding or fingerprint."""
+FEATURE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_OVERHANG_PIXELS = 2.0
 """By how much a crop may extend beyond its photograph."""
 MAX_PROVENANCE_WORDS, MAX_WORD_CHARACTERS = 8, 60
@@ -238,6 +239,8 @@ def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
         )
     _check_values(FINGERPRINT, tensors[FINGERPRINT], (None,))
     sizes = tuple(features[0].shape)
+    if any(tensor.dtype != features[0].dtype or tensor.dtype not in FEATURE_TYPES for tensor in features):
+        raise ValueError(f"features of {', '.join(sorted({str(tensor.dtype)[6:] for tensor in features}))}")
     for number, tensor in enumerate(features):
         _check_values(f"block {number}", tensor, sizes if len(sizes) == 3 else (1, None, None))
     if preview is not None:

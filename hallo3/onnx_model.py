@@ -110,11 +110,10 @@ class Network:
         """All outputs of float32 ``values``, in the file's order. Raises ``CheckpointError`` when the
         network cannot be run on them, ``MemoryError`` when memory runs out."""
         try:
-            outputs = self.session.run(None, {self.input: values.contiguous().numpy()})
-        except Exception as error:  # onnxruntime's errors have no common base
+            outputs = cast("list[Any]", self.session.run(None, {self.input: values.contiguous().numpy()}))
+            return [torch.from_numpy(np.array(array, dtype=np.float32)) for array in outputs]
+        except Exception as error:  # onnxruntime's errors have no common base; texts are no numbers
             raise _run_error(self.path, self.origin, error) from error
-        arrays = cast("list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]", outputs)
-        return [torch.from_numpy(np.array(array, dtype=np.float32)) for array in arrays]
 
 
 def open_network(path: Path, expected: Expected, origin: Origin, *, unverified: bool = False) -> Network:
@@ -183,6 +182,8 @@ def _limit_memory(library: Any, options: Any) -> None:
 
 def find_forbidden(content: bytes) -> str:
     """What of an ONNX model is not run unverified; "" for a model without any such part."""
+    if content[4:8] == b"ORTM":  # also where all of it is a message of protobuf
+        return "a model in onnxruntime's own form"
     waiting, count, graphs = [("model", memoryview(content))], 0, 0
     try:
         while waiting:

@@ -22,6 +22,7 @@ from .onnx_model import read_fields
 from .storage.files import describe_foreign, open_regular, parse_json_object
 
 PAD, END, FIRST_BYTE, FIRST_WORD = 0, 1, 3, 2
+MIN_VOCABULARY = 256 + FIRST_BYTE
 MAX_TOKENIZER_BYTES = 16 << 20
 """T5's ``spiece.model`` has 0.8 million, a ``tokenizer.json`` made of it 2.4 million."""
 CHARACTERS = "precompiled_charsmap"
@@ -240,6 +241,13 @@ def make_tokenizer(name: object, vocabulary: int, folder: Path) -> Tokenizer:
         "words": lambda: WordTokenizer(vocabulary),
         "bytes": ByteTokenizer,
     }
+    if type(vocabulary) is not int or vocabulary < MIN_VOCABULARY:
+        raise CheckpointError(
+            "The text encoder's vocabulary is too small.",
+            found=repr(vocabulary)[:60],
+            expected=f"at least {MIN_VOCABULARY} tokens, one for each byte and three marks",
+            fix="use another file of the text encoder",
+        )
     if str(name) not in factories:
         raise CheckpointError(
             "The text encoder needs an unknown tokenizer.",

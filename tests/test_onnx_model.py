@@ -124,6 +124,7 @@ FORBIDDEN = {
     "many graphs inside": (holding(control("Odd", 11)), "Loop, If and Scan"),
     "control flow without a graph": (holding(node("Scan", "pixels", "t")), "operator Scan"),
     "operator named twice": (holding(node("Add", "pixels", "t") + field(4, "If")), "operator If"),
+    "another form": (field(2, b"abORTM") + GOOD, "own form"),
     "function": (GOOD + field(25, field(1, "f") + field(7, control("Loop"))), "functions"),
     "training": (GOOD + field(20, field(1, b"")), "training"),
     "another domain": (holding(node("Trick", "pixels", "t", field(7, "com.example"))), "com.example"),

@@ -74,6 +74,9 @@ def test_a_file_names_its_tokenizer(tmp_path: Path) -> None:
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path, name: object) -> None:
     with pytest.raises(CheckpointError, match="t5 or words or bytes"):
         make_tokenizer(name, 384, tmp_path)
+    for vocabulary in (258, 1e9, "384", None):
+        with pytest.raises(CheckpointError, match="vocabulary is too small"):
+            make_tokenizer("words", vocabulary, tmp_path)
 
 
 MODEL = sentencepiece_model()

@@ -135,6 +135,8 @@ class StoredComponent:
             entry = self.source.entries[key]
             rows = entry.shape[0] if entry.shape else 1
             scale = self.source.read(self.scales[key]).float()
+            if not bool(scale.isfinite().all()) or not bool(scale.any()):
+                raise _scale_error(name, "zeros, NaN or infinity", "finite numbers, not all 0")
             if scale.numel() == 1:
                 scales.append(scale.reshape(()))
                 continue

@@ -227,6 +227,7 @@ def test_a_scale_belongs_to_a_tensor_fits_it_and_stays_in_range(tmp_path: Path) 
     for precision, stored, scales, message in (
         ("bf16", one, {"_scale": torch.ones(1, ROWS)}, "scale does not fit"),
         ("bf16", one, {"x.weight_scale": torch.ones(())}, "scale does not fit"),
+        *(("bf16", one, {"_scale": torch.tensor(wrong)}, "zeros, NaN") for wrong in (0.0, float("nan"))),
         ("bf16", one.to(torch.int8), {}, "whole numbers, without a scale"),
         ("fp16", large, {"_scale": torch.tensor(1000.0)}, r"4.48e\+05"),
     ):
