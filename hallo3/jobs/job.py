@@ -57,7 +57,8 @@ NAME = re.compile(r"(?P<key>[0-9a-f]{16})(-[1-9][0-9]{0,5})?(?P<aside>\.old-[1-9
 """Of a job's folder: the start of its key, a number where that name was taken, a number if it was set
 aside."""
 _ENDING = r"\.[a-z0-9]{1,8}"
-_FILES = rf"job\.json|holder\.json|lock|(so_far|video){_ENDING}|sound\.(new|[0-9a-f]{{16}})\.mp4"
+OUTPUTS = re.compile(rf"(so_far|video){_ENDING}", re.IGNORECASE)
+_FILES = rf"job\.json|holder\.json|lock|{OUTPUTS.pattern}|sound\.(new|[0-9a-f]{{16}})\.mp4"
 _UNFINISHED = rf"({re.escape(TEMPORARY_SUFFIX)})?"
 OWN_FILES = {
     "": re.compile(rf"({_FILES}|[0-9a-f]{{16}}(-[0-9]+)?{_ENDING}){_UNFINISHED}", re.IGNORECASE),
@@ -168,7 +169,7 @@ def _check_format(folder: Path) -> None:
 
 def own_files(folder: Path) -> dict[Path, os.stat_result]:
     """A job's files. Raises ``OSError``, ``ForeignEntryError`` for a folder that is not a job's."""
-    files = list_files(folder, OWN_FILES)
+    files = list_files(folder, OWN_FILES, OUTPUTS)
     for path, status in files.items():  # the lock is the only file that is opened to write where it stands
         if path.name.lower() == LOCK_FILENAME and not is_plain_file(status, own=True):
             raise ForeignEntryError(errno.EMLINK, "a file with another name elsewhere", str(path))

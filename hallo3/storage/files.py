@@ -99,8 +99,11 @@ class ForeignEntryError(OSError):
     """A link, a pipe or another kind of thing where a folder or a file of ours is expected."""
 
 
-def list_files(folder: Path, names: Mapping[str, re.Pattern[str]]) -> dict[Path, os.stat_result]:
-    """Our files as ``lstat`` sees them: those with ``names``, by subfolder ("" for the folder itself).
+def list_files(
+    folder: Path, names: Mapping[str, re.Pattern[str]], outputs: re.Pattern[str]
+) -> dict[Path, os.stat_result]:
+    """Our files as ``lstat`` sees them: those with ``names``, by subfolder ("" for the folder itself). Of
+    these, ``outputs`` may be links: they are replaced and never read.
 
     Raises ``ForeignEntryError`` if one of these folders or files is none, so that reading, writing or
     deleting it would reach another place; ``OSError`` if a folder cannot be read.
@@ -115,7 +118,8 @@ def list_files(folder: Path, names: Mapping[str, re.Pattern[str]]) -> dict[Path,
         for path in [Path(entry) for entry in os.scandir(place) if pattern.fullmatch(entry.name)]:
             with suppress(FileNotFoundError):
                 found[path] = path.lstat()
-                if not is_plain_file(found[path]):
+                is_link = stat.S_ISLNK(found[path].st_mode)
+                if not is_plain_file(found[path]) and not (is_link and outputs.fullmatch(path.name)):
                     raise ForeignEntryError(errno.EEXIST, "a link or another kind of file", str(path))
     return found
 

@@ -1,5 +1,8 @@
 """``hallo3 jobs``, ``--jobs``, and the job that ``--continue-from`` names."""
 
+import json
+import os
+import shutil
 from contextlib import chdir
 from pathlib import Path
 
@@ -8,7 +11,8 @@ import pytest
 from hallo3.cli.jobs import find_parent
 from hallo3.cli.main import main
 from hallo3.errors import InputError
-from support.resume_runs import Command, before_segment
+from hallo3.jobs.job import SPEECH_DIR
+from support.resume_runs import Command, Undisturbed, before_segment
 
 
 def test_jobs_are_listed_and_cleared(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +60,38 @@ def test_a_parent_is_named_by_job_or_by_content(command: Command, tmp_path: Path
     for path in (str(videos[0]), "nothing.mp4"):  # not finished any more; no file
         with pytest.raises(InputError, match="no video to continue"):
             find_parent(command.jobs, path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+@pytest.mark.any_message
+def test_the_command_resumes_and_lists_beside_what_is_no_job(
+    command: Command, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """Links are left, texts are cleaned, pieces of another kind are rendered again, a path is no name."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "layer_00.f32").write_text("mine")
+    command.stop(2)
+    folder = next(path for path in command.jobs.iterdir() if path.is_dir())
+    fields = json.loads((folder / "job.json").read_text())
+    shutil.rmtree(folder / SPEECH_DIR)
+    (folder / SPEECH_DIR).symlink_to(precious)
+    (folder / "so_far.mp4").unlink()
+    os.link(precious / "layer_00.f32", folder / "so_far.mp4")
+    assert "left as it is" in command.stderr()
+    assert command.video.read_bytes() == undisturbed.video
+    assert (precious / "layer_00.f32").read_text() == "mine"
+    (folder / SPEECH_DIR).unlink()
+    fields["what"]["video"] = "\x1b[2J\x07evil"
+    hostile = command.jobs / "0123456789abcdef"
+    shutil.copytree(folder, hostile)
+    for key in ("0123456789abcdef" + "0" * 48, "../../precious"):
+        (hostile / "job.json").write_text(json.dumps({**fields, "key": key, "finished": True}))
+        out = command.stdout("--jobs")
+        assert "\x1b" not in out
+        assert ("evil" in out) == key.endswith("0")
+    (hostile / "job.json").unlink()
+    os.mkfifo(hostile / "job.json")
+    for name in ("../../precious", str(precious), "0123456789abcdef", folder.name):
+        assert "There is no video to continue" in command.stderr(code=2, continue_from=name)
+    assert command.video.name in command.stdout("--jobs")

@@ -1,6 +1,8 @@
 """A real server: progress, messages, errors, the plan; jobs that are resumed, redone and continued."""
 
+import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,30 @@ def test_a_video_that_was_taken_away_is_there_again_each_time(server: Server) ->
         assert not video.is_symlink()
         messages = dict(server.run(prompt)["status"]["messages"])
         assert messages["execution_cached"]["nodes"].count("extrapolate") == 1
+
+
+def test_a_job_from_a_stranger_reaches_nothing(server: Server) -> None:
+    """Linked segments stay as they are; a path as key is no name."""
+    prompt, before = simple(extrapolate__seed=22), saved_segments(server)
+    first = client.packets(saved_file(server, server.run(prompt)))
+    [name] = saved_segments(server).keys() - before.keys()
+    job, precious = server.base / "output" / "hallo3_jobs" / name, server.base / "precious"
+    (job / "segments").rename(precious)
+    (job / "segments").symlink_to(precious)
+    kept = {path: path.stat() for path in precious.iterdir()}
+    prompt["extrapolate"]["inputs"]["mark"] = False
+    assert client.packets(saved_file(server, server.run(prompt))) == first
+    assert {path: path.stat() for path in precious.iterdir()} == kept
+    assert (job.with_name(f"{name}-2") / "video.mp4").is_file()
+    hostile = job.with_name("0123456789abcdef")
+    shutil.copytree(job.with_name(f"{name}-2"), hostile)
+    fields = json.loads((hostile / "job.json").read_text())
+    for key in ("../../precious", str(precious), "0123456789abcdef" + "/../" * 12):
+        (hostile / "job.json").write_text(json.dumps({**fields, "key": key, "root": key}))
+        for parent in (hostile.name, key, str(hostile)):
+            prompt["extrapolate"]["inputs"]["continue_from"] = parent
+            assert "There is no video to continue" in server.error(prompt)
+    assert {path: path.stat() for path in precious.iterdir()} == kept
 
 
 def test_a_saved_identity_that_was_deleted_is_saved_again_and_the_doctor_looks_again(server: Server) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from hallo3.jobs.job import SPEECH_DIR, remove_files
 from hallo3.jobs.store import clear_job, list_jobs, remove_stale_jobs
+from support.hostile_jobs import snapshot
+from support.own_process import run_alone
 from support.toy_renderer import SEGMENTS, Toy, rerun
 
+POSIX = pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
 Spoil = Callable[[Path, Path], object]
 """(the job's folder, a folder that is not ours) -> changes the job's."""
 
@@ -36,8 +39,6 @@ NOT_A_JOB: dict[str, Spoil] = {
             "job.json",
             "holder.json",
             "lock",
-            "so_far.mp4",
-            "video.mp4",
             "JOB.JSON",
             "so_far.mp4.unfinished",
             "sound.0123456789abcdef.mp4",
@@ -61,20 +62,8 @@ NOT_A_JOB: dict[str, Spoil] = {
 }
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes | str]]:
-    """Everything below a folder by name: inode, and content or where a link leads."""
-    found = dict[str, tuple[int, bytes | str]]()
-    for place, _, names in os.walk(folder):
-        for path in (Path(place), *(Path(place) / name for name in names)):
-            content = (
-                str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else ""
-            )
-            found[str(path.relative_to(folder))] = path.lstat().st_ino, content
-    return found
-
-
 @pytest.mark.any_message
-@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+@POSIX
 @pytest.mark.parametrize("case", NOT_A_JOB)
 def test_what_is_no_job_is_left_as_it_is(
     tmp_path: Path, wanted: list[bytes], case: str, caplog: pytest.LogCaptureFixture
@@ -119,3 +108,15 @@ def test_other_files_in_a_job_stay(tmp_path: Path) -> None:
         "ages.json",
         "notes.txt",
     ]
+
+
+GENERATED = [range(24), pytest.param(range(24, 224), marks=pytest.mark.soak)]
+
+
+@POSIX
+@pytest.mark.parametrize("numbers", GENERATED, ids=str)
+def test_generated_folders_reach_no_other_place(tmp_path: Path, numbers: range) -> None:
+    """An audit hook sees each call that opens, lists, changes or deletes: all in the jobs' and the video's
+    folder. No socket, no error, at most 100 MB, and the same video."""
+    call = f"resume_spoiled(Path({str(tmp_path)!r}), {numbers})"
+    assert run_alone("support.hostile_jobs", call, 3000) == []
