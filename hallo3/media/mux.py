@@ -249,6 +249,8 @@ def decode_frames(segment: bytes) -> Tensor:
 
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+AAC_SAMPLES = 1024
+"""Per packet; the first is the encoder's priming."""
 MAX_MIXED_CHANNELS = 8
 """That FFmpeg can mix; of more, the mean is used."""
 BLOCK_SAMPLES = 1 << 16
@@ -263,6 +265,8 @@ def open_soundtrack(path: Path) -> Generator[Any]:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open_regular(path, follow_links=False))
+            with open_mp4(file, "audio", "aac") as track:
+                _check_soundtrack(track)
             track = stack.enter_context(open_mp4(file, "audio", "aac"))
         except (OSError, FFmpegError, ValueError) as error:
             raise OutputError(
@@ -272,6 +276,19 @@ def open_soundtrack(path: Path) -> Generator[Any]:
                 fix="delete it and run the same again",
             ) from error
         yield track
+
+
+def _check_soundtrack(track: Any) -> None:
+    """Raises ``ValueError`` for a sound whose packets do not follow each other."""
+    codec, starts = (
+        track.codec_context,
+        [packet.pts for packet in track.container.demux(track) if packet.size],
+    )
+    if codec.sample_rate not in AAC_RATES or codec.layout.nb_channels not in (1, 2):
+        raise ValueError(f"{codec.layout.nb_channels} channels at {codec.sample_rate} Hz")
+    whole = [(number - 1) * AAC_SAMPLES for number in range(len(starts))]
+    if not whole or starts != whole or track.time_base != Fraction(1, codec.sample_rate):
+        raise ValueError("packets at other times")
 
 
 def encode_soundtrack(
