@@ -8,6 +8,7 @@ from asyncio import CancelledError
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from ...hallo3.errors import Hallo3Error, InputError, describe_error, is_out_of_memory, sanitize
 from ...hallo3.messages import redirect_messages
 from ...hallo3.progress import ProgressCallback
+from ...hallo3.storage.files import DISK_FULL, write_error
 from ...hallo3.units import format_bytes, format_clock
 
 MAX_LINES = 100
@@ -84,7 +86,7 @@ def show_messages() -> Generator[None]:
 @contextmanager
 def show_progress(what: str, total: int) -> Generator[ProgressCallback]:
     """ComfyUI's progress bar, interruptible; ``what`` goes into the log."""
-    logging.info("Hallo3: %s", what)
+    logging.info("Hallo3: %s", clean_text(what))
     bar = comfy.utils.ProgressBar(total)
 
     def advance(amount: int) -> None:
@@ -208,6 +210,8 @@ def explain_errors(advice: str = CALLBACK_ADVICE, *, every: bool = False) -> Gen
             raise OutOfMemory(found, advice) from error
         if isinstance(error, Hallo3Error):
             raise
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise write_error("A file cannot be written.", Path(error.filename or "."), error) from error
         ends = "" if isinstance(error, Exception) else " A library wanted to end ComfyUI."
         raise Hallo3Error(
             f"The node failed unexpectedly.{ends}",

@@ -144,6 +144,8 @@ def test_a_node_explains_what_fails_in_it(host: Host, monkeypatch: pytest.Monkey
         check_shown(host, found, "Out of memory.", kind.MEMORY_ADVICE)
     for error in OTHERS:
         check_shown(host, run(error), "failed unexpectedly", type(error).__name__)
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/preview.png")
+    check_shown(host, run(full), "cannot be written", "/tmp/preview.png", "bytes free")
     ours = host.module("hallo3.errors").InputError("No.", found="a", fix="b")
     for error in (mm.InterruptProcessingException(), GeneratorExit(), asyncio.CancelledError(), ours):
         assert run(error) is error
