@@ -192,7 +192,8 @@ def test_a_disk_full_before_the_first_segment(
     disk: Disk, refused: Refused, resumes: Resumes, place: Any, name: str, space: int
 ) -> None:
     with before(place, name, lambda: disk.fill(but=space)):
-        refused(str(disk.folder / "jobs"), "No space left on device", "free some space")
+        named = f" bytes free on the disk {disk.folder}\n"
+        refused(str(disk.folder / "jobs"), "No space left on device", named, "no segment is finished yet")
     assert not list(disk.folder.rglob("*.safetensors"))
     disk.enlarge()
     resumes(0, 1, 2, 3)
