@@ -1,6 +1,7 @@
 """The same weights load from every form they are published in; nearly right files do not."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,57 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
     ):
         save_file(nearly, path, about)
         assert message in refused(path, "transformer")
+
+
+INDEX = "model.safetensors.index.json"
+SHARDS = {f"model-0000{n}-of-00002.safetensors": "" for n in (1, 2)}
+FOLDERS: dict[str, tuple[dict[str, str], str]] = {
+    "nothing": ({}, "no weights in"),
+    "several files": ({"a.safetensors": "", "b.safetensors": ""}, "with 2 safetensors files"),
+    "one of several": ({"model-00002-of-00002.safetensors": ""}, "without model-00001-of-00002.safetensors"),
+    "without two": ({"model-1-of-3.safetensors": ""}, "without model-2-of-3.safetensors and 1 more"),
+    "a large number": ({"model-1-of-999999.safetensors": ""}, "with 1 safetensors files|no weights"),
+    "no index": ({INDEX: "[]"} | SHARDS, f"{INDEX}: no list of files"),
+    "no map": ({INDEX: '{"weight_map": 7}'} | SHARDS, "no list of files"),
+    "a name twice": ({INDEX: '{"weight_map": {}, "weight_map": {}}'} | SHARDS, "no list of files"),
+    "numbers": ({INDEX: '{"weight_map": {"a": 7}}'} | SHARDS, r"\[7\]"),
+    "an empty map": ({INDEX: '{"weight_map": {}}'} | SHARDS, r"\[\]"),
+    "elsewhere": ({INDEX: '{"weight_map": {"a": "../x", "b": "y"}}'} | SHARDS, r"\['../x'\]"),
+    "a long name": ({INDEX: json.dumps({"weight_map": {"a": "x" * 200}})} | SHARDS, "xxxx"),
+    "a name that is missing": ({INDEX: json.dumps({"weight_map": {"a": "x" * 199}})} | SHARDS, "without xxx"),
+    "no number": ({"latest": "../x"}, "in .*latest"),
+    "a number": ({"latest": " 7\n"}, "7/mp_rank_00_model_states.pt"),
+    "release": ({"latest": "release"}, "release/mp_rank_00_model_states.pt"),
+    "cut": ({"latest": "1" * 41}, "1{40}/mp_rank_00_model_states.pt"),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_folders_that_hold_no_network_are_refused(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        open_source(tmp_path)
+
+
+def test_a_file_of_two_parts_and_two_files_of_one_tensor(tmp_path: Path, nano_folder: Path) -> None:
+    files = ModelFolder(nano_folder)
+    both = {f"model.diffusion_model.{n}": t for n, t in load_file(files.find("transformer")).items()}
+    both |= {f"first_stage_model.{n}": t for n, t in load_file(files.find("vae")).items()}
+    save_file(both, tmp_path / "both.safetensors")
+    words = refused(tmp_path / "both.safetensors", "text_encoder")
+    assert "Hallo3's transformer and CogVideoX's 3D VAE" in words
+    (tmp_path / "both.safetensors").unlink()
+    os.mkfifo(tmp_path / INDEX)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_source(tmp_path)
+    (tmp_path / INDEX).unlink()
+    for name in SHARDS:
+        save_file({"a": torch.ones(1)}, tmp_path / name)
+    with pytest.raises(CheckpointError, match="hold the same tensor"):
+        open_source(tmp_path)
 
 
 def test_other_models_are_recognised(tmp_path: Path) -> None:

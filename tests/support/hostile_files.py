@@ -142,6 +142,10 @@ def liars() -> Iterator[tuple[str, bytes]]:
     yield "a number as a name", b"\x80\x02}(K\x01" + tensor() + b"u."
     yield "no tensors", state(_plain(1))
     yield "not a dictionary", b"\x80\x02]."
+    others = "torch.storage QuarterStorage", "torch complex64", "__torch__.x Net", "torch.nn.x Linear"
+    yield from (
+        (name, by_name(*name.split())) for name in (*others, "x DataParallel", "torch.x FloatStorage")
+    )
     yield "nothing", b""
     yield "no end", b"\x80\x02}"
 
