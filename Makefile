@@ -50,6 +50,10 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
 
+# With other numbers of threads and instruction sets; minutes.
+test-places: setup ## run goldens and a job in other numeric places
+	$(PY) tests/places.py
+
 # The newest versions are those that `setup` takes; of torch the one that TORCH names.
 LOWEST_VENV := .venv-lowest
 LOWEST_PY := $(subst $(VENV),$(LOWEST_VENV),$(PY))

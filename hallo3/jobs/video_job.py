@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from ..errors import Hallo3Error, InputError, OutputError, sanitize
+from ..errors import Hallo3Error, InputError, OutputError
 from ..face.registry import SimilarityFunction, unknown_similarity
 from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
@@ -419,7 +419,7 @@ def open_video_job(
     made = begun.what.get(MADE_WITH, machine) if begun else machine
     last = made.split("; ")[-1]
     if last not in (machine, machine.split(",")[0]):  # version 0.1.0 noted torch only
-        begin = f"this video was begun with {sanitize(last)}; here it is {machine}"
+        begin = f"this video was begun with {last}; here it is {machine}"
         warn(f"{begin}: frames that are rendered from now on may differ by rounding")
     info = {**manifest.what, MADE_WITH: made, THREADS: str(threads)}
     with open_job(jobs, replace(manifest, what=info), form, progress) as job:

@@ -23,6 +23,7 @@ from . import networks
 from .directory import Check, Golden, Report
 
 EIGHT_BIT = 3e-2
+"""Relative L2 of a matrix in e4m3: three bits of mantissa err by up to 1/16; 2.8 % were measured."""
 MAPS = {
     "transformer": (maps.TRANSFORMER, maps.TRANSFORMER_PREFIX, networks.TRANSFORMER),
     "reference": (maps.REFERENCE, maps.REFERENCE_PREFIX, networks.REFERENCE),

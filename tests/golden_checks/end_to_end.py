@@ -170,7 +170,8 @@ def _is_discarded(name: str, segments: int) -> bool:
 
 
 def _compare_frames(golden: Golden, run: Run, pixels: Tensor, report: Report) -> None:
-    """uint8 within 1 in at most 0.01 % of values; floats within the trajectory's tolerance. Of square
+    """uint8 within 1 in at most 0.01 % of values (frames are truncated: a rounding at a whole number
+    counts 1, and 1e-4 of floats is 0.03 of a byte); floats within the trajectory's tolerance. Of square
     portraits the original records whole canvases, or what is left without the bars."""
     found, expected = to_uint8(pixels).permute(0, 2, 3, 1), golden["out.frames_uint8"]
     if found.shape[2] != expected.shape[2]:

@@ -15,8 +15,9 @@ from hallo3.vae.autoencoder import VideoVAE
 from . import networks
 from .directory import Check, Golden, Report
 
-RESIZE = 1e-6
-"""The resizers are the same operation bit for bit on one machine; kernels differ between machines."""
+RESIZE, RESIZE_STATS = 1e-6, 1e-5
+"""Of values up to 1: sums of some ten weighted pixels in float32, four ulps. Equal bit for bit with AVX2 and
+AVX512; 4.8e-7 apart with torch's default instructions. Recorded statistics are float32 sums of a picture."""
 
 
 def image_resize(golden: Golden, report: Report) -> None:
@@ -32,7 +33,7 @@ def image_resize(golden: Golden, report: Report) -> None:
         if stats:
             f = found.double()
             found = torch.stack((f.mean(), f.std(), f.min(), f.max()))
-        report.check(name, found.reshape(golden[name].shape), 1e-5 if stats else RESIZE)
+        report.check(name, found.reshape(golden[name].shape), RESIZE_STATS if stats else RESIZE)
 
 
 def motion_mask(golden: Golden, report: Report) -> None:
