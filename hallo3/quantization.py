@@ -9,9 +9,10 @@ And what computes on this machine, which decides the last bits of a type.
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from .errors import InputError, check_choice, is_out_of_memory
 from .model.layers import Layers, Ops
 from .storage.hashing import hash_tensor, hash_text
 
+MAX_THREADS = 64
+"""More than these, and than the processors here, are not started: a system may end a process that tries."""
 FP8 = torch.float8_e4m3fn
 MAX_FP8 = 448.0
 LARGEST_FP8_BITS = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}  # of finite numbers
@@ -161,6 +164,18 @@ def default_scales(network: nn.Module) -> dict[str, Tensor]:
 
 def add_missing_scales(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**default_scales(network), **state}
+
+
+def choose_threads(noted: str, warn: Callable[[str], object]) -> int:
+    """The number of threads to compute a job with whose earlier run ``noted`` one; torch's own if that is no
+    number. ``warn`` gets a sentence if it is too large."""
+    here = torch.get_num_threads()
+    threads = int(noted) if re.fullmatch(r"[1-9]\d{0,3}", noted, re.ASCII) else here
+    if threads <= max(MAX_THREADS, os.cpu_count() or 1):
+        return threads
+    begun = f"this video was begun with {threads} threads, which are too many here; with {here}"
+    warn(f"{begun}, frames that are rendered from now on may differ by rounding")
+    return here
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:

@@ -25,11 +25,12 @@ import numpy as np
 import torch
 
 import parity
+from contract.frozen import frames_of
 from golden_checks.directory import goldens
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.cli.main import main as run_command
 from hallo3.quantization import describe_machine
-from support.resume_runs import command_in, frames_of, read_segments
+from support.resume_runs import command_in, read_segments
 
 BASE = "1 thread"
 PLACES: dict[str, dict[str, str]] = {

@@ -36,6 +36,7 @@ from ..media.video import VideoEncoding, encode_segment
 from ..noise import Noise, make_noise
 from ..pipeline import Rendered, Renderer, render
 from ..progress import ProgressCallback, no_progress
+from ..quantization import choose_threads
 from ..segments import Segment, SegmentPlan
 from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
@@ -57,8 +58,6 @@ from .segment_file import MAX_TAKE, MOTION, PIECE, PIXELS, SegmentFormat, Segmen
 
 NUMERICS = 1
 """Version of this package's numbers. A job of another version is not resumed: its frames would differ."""
-MAX_THREADS = 1024
-"""A larger number in a job's folder is not believed."""
 SOUND_FILENAME, SOUND_DIGITS, MAX_SOUND_RATE = "sound.{}.mp4", 16, 1 << 17
 """A job's soundtrack is named after its content; it has fewer bytes per second."""
 
@@ -412,9 +411,8 @@ def open_video_job(
     """
     known = read_manifest(job_folder(jobs, manifest.key))
     known = known if known is not None and known.key == manifest.key else None
-    threads = before = torch.get_num_threads()
-    if known is not None and re.fullmatch(r"[1-9]\d{0,3}", noted := known.what.get(THREADS, ""), re.ASCII):
-        threads = int(noted) if int(noted) <= MAX_THREADS else before
+    before = torch.get_num_threads()
+    threads = choose_threads(known.what.get(THREADS, "") if known else "", warn)
     begun = known or (parent.manifest if parent else None)
     made = begun.what.get(MADE_WITH, machine) if begun else machine
     last = made.split("; ")[-1]

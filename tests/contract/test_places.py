@@ -15,7 +15,7 @@ from hallo3.cli import animate
 from hallo3.jobs.job import open_job
 from hallo3.jobs.segment_file import read_note
 from hallo3.jobs.video_job import open_video_job
-from hallo3.quantization import describe_machine
+from hallo3.quantization import choose_threads, describe_machine
 from support.resume_runs import Command, command_in
 from support.toy_renderer import FORM, Toy
 
@@ -65,7 +65,7 @@ def test_threads_change_no_frame_of_a_job(
     assert torch.get_num_threads() == now
 
 
-UNBELIEVED = "0", "1025", "\u0663", "-1", "1e1", " 1", "9" * 5000, "", None
+UNBELIEVED = "0", "10000", "\u0663", "-1", "1e1", " 1", "9" * 5000, "", None
 
 
 @pytest.mark.parametrize("noted", UNBELIEVED)
@@ -78,6 +78,13 @@ def test_a_number_of_threads_that_no_run_wrote_is_not_believed(tmp_path: Path, n
     with open_video_job(tmp_path, manifest, FORM, None, HERE, pytest.fail) as job:
         assert job.manifest.what == {"made with": HERE, "threads": here}
         assert torch.get_num_threads() == int(here)
+
+
+def test_too_many_threads_are_reported_and_not_started() -> None:
+    told = list[str]()
+    assert choose_threads("9999", told.append) == torch.get_num_threads()
+    assert told[0].startswith("this video was begun with 9999 threads, which are too many here")
+    assert choose_threads("64", pytest.fail) == 64
 
 
 def test_another_machine_is_told_once_and_recorded(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
