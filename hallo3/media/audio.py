@@ -28,7 +28,7 @@ MAX_HOURS = 12
 PIECE_SECONDS = 1
 QUICK_SECONDS = 600
 FAULTS = {
-    "tracks": "{tracks} sound tracks: track 1 is used; choose another with --track (track in Python).",
+    "tracks": "{tracks} sound tracks: the first is used; --track 2 (in Python track=2) uses the second.",
     "excess": "{fault.seconds:.2f} s of what seems to be sound follow the end that the header states, at "
     "{fault.first:.2f} s. They are not used; export the file again in an audio program if they belong to it.",
     "unreadable": "{fault} could not be read; there is silence in its place.",

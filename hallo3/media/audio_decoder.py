@@ -276,7 +276,8 @@ def decode_sound(file: AudioFile) -> Iterator[Any]:
 
 class _Timeline:
     """Where frames belong. By timestamps, ``origin`` is the start of the recording, ``end`` that of the last
-    frame's end, ``damage`` the end of packets since then that could not be decoded."""
+    frame's end, ``damage`` the end of packets since then that could not be decoded,
+    ``reached`` the end of other tracks."""
 
     def __init__(self, file: AudioFile) -> None:
         self._file = file
@@ -286,7 +287,7 @@ class _Timeline:
         self._origin, self._end = 0.0, None
         self._damage: float | None = None
         self._error: Exception | None = None
-        self._broke_off = False
+        self._broke_off, self._reached = False, 0.0
 
     @property
     def _position(self) -> float:
@@ -299,7 +300,12 @@ class _Timeline:
 
         for _ in range(MAX_DEMUX_ERRORS):
             try:
-                yield from self._file.container.demux(self._file.track)
+                for packet in self._file.container.demux():
+                    if packet.stream.index == self._file.track.index:
+                        yield packet
+                    elif packet.pts is not None:
+                        until = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                        self._reached = max(self._reached, until)
             except FFmpegError as error:
                 self._error = error
             else:
@@ -367,6 +373,10 @@ class _Timeline:
             yield from self._fill(stated - self._position)
         if stated is not None and stated - self._position > MISSING_SECONDS:
             self._file.add_fault("short", self._position, stated)
+        container, reached = self._file.container, max(self._reached, self._origin + self._position)
+        whole = (container.duration or 0) / 1e6 if container.format.name == "matroska,webm" else 0.0
+        if self._reached and whole - reached > MISSING_SECONDS:
+            self._file.add_fault("short", reached, whole)
         if self._silence > self._samples / 2:
             raise self._missing_error()
 

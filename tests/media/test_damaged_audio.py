@@ -21,7 +21,7 @@ from hallo3.errors import AudioError
 from hallo3.media import audio
 from hallo3.media.audio import measure_recording, read_recording, stream_mono
 from hallo3.media.mux import encode_soundtrack
-from support.audio_files import encode_audio
+from support.audio_files import encode_audio, video
 from support.messages import collect_messages, expect_message
 
 RATE, SECONDS, FRAME = 48000, 3.2, 0.04
@@ -225,7 +225,7 @@ def test_a_sound_track_is_chosen_by_number(tmp_path: Path) -> None:
     with collect_messages() as messages:
         assert measure_recording(path).peak == 0
     assert len(messages) == 2
-    assert "3 sound tracks: track 1 is used" in messages[0]
+    assert "3 sound tracks: the first is used; --track 2" in messages[0]
     assert messages[1].endswith("Track 3 has sound: --track 3.")
     recording, stats = read_recording(path, 3), measure_recording(path, 3)  # without a message
     assert np.abs(recording.waveform[0].numpy() - clicks[0]).max() < 1e-4
@@ -237,6 +237,15 @@ def test_a_sound_track_is_chosen_by_number(tmp_path: Path) -> None:
     for number in (-1, 0, 4):
         with pytest.raises(AudioError, match=rf"track {number}; a.mkv has 3(.|\n)*from 1 to 3"):
             read_recording(path, number)
+
+
+def test_a_film_that_ends_early_is_named(tmp_path: Path) -> None:
+    """The sound of a film may be shorter than its picture, but not both than its header."""
+    path = video(tmp_path / "a.mkv", "mpeg4", "aac", 2)
+    assert abs(read_recording(path).seconds - 2) < FRAME  # without a message
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with expect_message(r"shorter than its header says: 2\.\d+ s are stated and [01]\.\d+ s exist"):
+        read_recording(path)
 
 
 def wav_file(data: bytes, *, kind: int = 1, block: int = 2, extra: bytes = b"", size: int = -1) -> bytes:
