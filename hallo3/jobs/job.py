@@ -53,9 +53,8 @@ from .segment_file import (
 )
 
 MANIFEST_FILENAME, SEGMENTS_DIR, SPEECH_DIR = "job.json", "segments", "speech"
-NAME = re.compile(r"(?P<key>[0-9a-f]{16})(-[1-9][0-9]{0,5})?(?P<aside>\.old-[1-9][0-9]{0,5})?")
-"""Of a job's folder: the start of its key, a number where that name was taken, a number if it was set
-aside."""
+NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]{0,5})?(\.old-[1-9][0-9]{0,5})?")
+"""Of a job's folder: its key's start, a number where that name was taken, a number if it was set aside."""
 _ENDING = r"\.[a-z0-9]{1,8}"
 OUTPUTS = re.compile(rf"(so_far|video){_ENDING}", re.IGNORECASE)
 _FILES = rf"job\.json|holder\.json|lock|{OUTPUTS.pattern}|sound\.(new|[0-9a-f]{{16}})\.mp4"
@@ -154,10 +153,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_format(folder: Path) -> None:
     """Raises ``OutputError`` for a folder that a newer version of the package wrote."""
-    try:
+    version: object = None
+    with suppress(OSError, ValueError):
         version = _read_manifest(folder).get("format")
-    except (OSError, ValueError):
-        return
     if isinstance(version, int) and FORMAT < version <= MAX_FORMAT:
         raise OutputError(
             "The job was started by a newer version of Hallo3.",

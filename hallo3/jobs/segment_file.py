@@ -158,7 +158,8 @@ def read_segment(
         return None
     if not (bool(tensors[MOTION].isfinite().all()) and form.fits(record, tensors[PIECE].numpy().tobytes())):
         return None
-    if PIXELS in tensors and record.pixels != hash_tensor(tensors[PIXELS]):
+    pixels = tensors.get(PIXELS)
+    if pixels is not None and (record.pixels != hash_tensor(pixels) or not bool(pixels.isfinite().all())):
         del tensors[PIXELS]
     return record, tensors
 

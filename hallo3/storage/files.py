@@ -309,5 +309,9 @@ def read_json_or_empty(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str,
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write atomically. Raises ``OSError``."""
-    write_atomic(path, [json.dumps(value).encode()])
+    """Write atomically. Raises ``OSError``, also for values that cannot be written."""
+    try:
+        text = json.dumps(value)
+    except (RecursionError, ValueError) as error:  # read where there was more room for them
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    write_atomic(path, [text.encode()])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..progress import ProgressCallback, no_progress
-from .files import open_regular, read_json_or_empty, write_json
+from .files import open_regular, read_json_or_empty, temporary_path, write_json
 
 BLOCK_BYTES = 1 << 20
 PART_BYTES = 1 << 30  # larger streams are hashed in parts
@@ -113,6 +113,9 @@ class FileHashCache:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._known: dict[str, Any] = read_json_or_empty(path, MAX_CACHE_BYTES) if path else {}
+        if path is not None:
+            with suppress(OSError):  # of a run that was killed
+                temporary_path(path).unlink()
 
     def get(self, path: Path, compute: Callable[[Path], str] = hash_file) -> str:
         """A file's hash; ``compute`` is called unless this very file is known. Raises what it raises."""

@@ -1,5 +1,6 @@
 """Jobs are listed, removed by hand or by age, and set aside."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,3 +78,22 @@ def test_a_job_that_is_set_aside_is_kept_and_starts_over(tmp_path: Path) -> None
         assert set_job_aside(tmp_path, toy.manifest.key).name.endswith(f".old-{number}")
     assert len(rerun(tmp_path)[1]) == SEGMENTS
     assert len(list_jobs(tmp_path)) == 3
+
+
+def test_what_killed_runs_leave_is_removed(tmp_path: Path) -> None:
+    """Unfinished copies, and jobs that were being deleted, whatever was left of them; nothing else."""
+    for root in ("a", "b", "c"):
+        Toy(root).run(tmp_path)
+        folder = next(tmp_path.glob(f"{root}0*"))
+        folder.rename(folder.with_name(f"{folder.name}.gone{'' if root == 'a' else 1}"))
+    shutil.rmtree(next(tmp_path.glob("b*")) / "segments")
+    for path in [path for path in next(tmp_path.glob("c*")).rglob("*") if path.is_file()]:
+        path.unlink()
+    names = [f"{name}.json.unfinished" for name in ("pace", "contents", "ages")]
+    foreign = [tmp_path / "x.json.unfinished", tmp_path / "x.gone", tmp_path / f"{'d' * 16}.gone"]
+    for path in (*(tmp_path / name for name in names), *foreign):
+        path.write_text("1")
+    Toy().run(tmp_path)
+    remove_stale_jobs(tmp_path, Toy().manifest.key)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"ages.json", Toy().manifest.key[:16], *(path.name for path in foreign)}

@@ -10,7 +10,14 @@ from unittest.mock import patch
 import pytest
 
 from hallo3.storage import files
-from hallo3.storage.files import finalize_file, open_regular, temporary_path, write_atomic, write_error
+from hallo3.storage.files import (
+    finalize_file,
+    open_regular,
+    temporary_path,
+    write_atomic,
+    write_error,
+    write_json,
+)
 from support.fault_injection import Fault, faults_in
 
 BLOCKS = [b"one ", b"two ", b"three"]
@@ -85,3 +92,30 @@ def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
     for path, follow in ((file, False), (link, True)):
         with open_regular(path, follow_links=follow) as opened:
             assert opened.read() == b"content"
+
+
+def test_values_that_are_nested_too_deeply_are_not_written(tmp_path: Path) -> None:
+    """They can be read where there is more room."""
+    value: dict[str, Any] = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    with pytest.raises(OSError, match="recursion"):
+        write_json(tmp_path / "a.json", value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and devices of POSIX")
+def test_a_new_file_replaces_a_link_and_no_device(tmp_path: Path) -> None:
+    """Other names of the old file keep its bytes."""
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    (tmp_path / "link").symlink_to(kept)
+    os.link(kept, tmp_path / "second")
+    for name in ("link", "second", "new"):
+        os.close(files.create_file(tmp_path / name))
+        assert (tmp_path / name).lstat().st_size == 0
+    assert kept.read_text() == "mine"
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", Path("/dev/null")):
+        with pytest.raises(OSError, match="exists"):
+            files.create_file(path)
