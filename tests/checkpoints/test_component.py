@@ -213,6 +213,13 @@ def test_folders_that_hold_no_network_are_refused(
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", '{"config": {"a": NaN}}', '{"config": {}, "config": {}}', "x"])
+def test_a_configuration_beside_the_weights_is_an_object(tmp_path: Path, text: str) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "hallo3.json").write_text(text)
+    assert "configuration beside the weights cannot be read" in refused(tmp_path / "a.safetensors", "vae")
+
+
 def test_a_file_of_two_parts_and_two_files_of_one_tensor(tmp_path: Path, nano_folder: Path) -> None:
     files = ModelFolder(nano_folder)
     both = {f"model.diffusion_model.{n}": t for n, t in load_file(files.find("transformer")).items()}

@@ -178,6 +178,9 @@ def test_the_largest_headers_are_read(tmp_path: Path) -> None:
     path.write_bytes(hostile.gguf([(str(n), (8,), 0, 0) for n in range(20_000)], fields, bytes(32)))
     with TensorFile(path) as file:
         assert len(file.entries) == 20_000
+    path.write_bytes(save({}))
+    with TensorFile(path) as file:
+        assert file.entries == {}
 
 
 RAW = ("central directory", "NoneType", "index out of range", "Traceback", "KeyError", "struct.error")
