@@ -29,7 +29,7 @@ from support.resume_runs import Command, frames_of
 
 REFUSED = [
     ("--portrait absent.png", "no file absent.png"),
-    ("--portrait .", "no file ."),
+    ("--portrait .", "the folder ."),
     ("--portrait dot.png", "64 px"),
     ("--portrait s.wav", "cannot be read"),
     ("--speech absent.wav", "no file absent.wav"),
