@@ -81,7 +81,8 @@ class Hallo3Plan(Hallo3Node):
     ) -> io.NodeOutput:
         recording, config = to_recording(audio), MODELS[model]
         segment, encoding = config.segment, VideoEncoding(codec=codec)
-        stats = AudioStats(recording.sample_rate, *recording.waveform.shape)
+        channels, samples = recording.waveform.shape
+        stats = AudioStats(recording.sample_rate, channels, samples=samples)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
         size, jobs = _video_size(portrait, identity, paste_back, segment.shape), jobs_folder()
         evaluations = steps * (1 if guidance_scale == 1 else 2)
