@@ -32,10 +32,10 @@ demo: setup ## render output/demo.mp4 with the built-in model
 # With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
 ifeq ($(REQUIRE_COMFYUI),1)
 test: setup test-comfyui ## run the tests
-	$(PY) -m pytest -n auto --dist loadfile -m "not soak" --ignore=tests/comfyui
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak" --ignore=tests/comfyui
 else
 test: setup
-	$(PY) -m pytest -n auto --dist loadfile -m "not soak"
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak"
 endif
 
 # An environment of its own, because ComfyUI's requirements are many; torch is the same.
