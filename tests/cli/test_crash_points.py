@@ -24,7 +24,7 @@ OUTPUTS = {
     "save_identity": "me.safetensors",
 }
 SCENES = ("outputs", "continued", "redone", "fresh")
-STEP = 23
+STEP = 41
 """Of the changes that are tried in ``make test``, one run after the other."""
 
 

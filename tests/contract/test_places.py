@@ -45,7 +45,7 @@ def manifest_of(command: Command, **what: str) -> dict[str, Any]:
     return manifest["what"]
 
 
-@pytest.mark.parametrize("begun", [1, 2, 3])
+@pytest.mark.parametrize("begun", [1, 3])
 def test_threads_change_no_frame_of_a_job(
     command: Command, tmp_path: Path, nano_folder: Path, set_threads: Callable[[int], None], begun: int
 ) -> None:

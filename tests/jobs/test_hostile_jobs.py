@@ -110,7 +110,7 @@ def test_other_files_in_a_job_stay(tmp_path: Path) -> None:
     ]
 
 
-GENERATED = [range(24), pytest.param(range(24, 224), marks=pytest.mark.soak)]
+GENERATED = [range(12), pytest.param(range(12, 212), marks=pytest.mark.soak)]
 
 
 @POSIX
