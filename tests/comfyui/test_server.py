@@ -90,7 +90,12 @@ def overwrite(path: Path) -> None:
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
-LOSSES = (Path.unlink, Path.unlink, truncate, overwrite, Path.unlink)
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / "segments")
+
+
+LOSSES = (Path.unlink, Path.unlink, truncate, overwrite, link, Path.unlink)
 
 
 def test_a_video_that_was_taken_away_is_there_again_each_time(server: Server) -> None:
