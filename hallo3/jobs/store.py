@@ -80,7 +80,8 @@ def _inspect(folder: Path) -> JobInfo | None:
 
 def find_finished_job(jobs: Path, name: str, content: str = "") -> JobManifest | None:
     """The finished job of a name, or whose video has the hash ``content``; none that was set aside. Raises
-    ``InputError`` if segments are missing."""
+    ``InputError`` if there is only one with missing segments."""
+    incomplete = ""
     for job in list_jobs(jobs):
         manifest = job.manifest
         if not manifest.finished or not (
@@ -88,9 +89,11 @@ def find_finished_job(jobs: Path, name: str, content: str = "") -> JobManifest |
         ):
             continue
         if job.folder == job_folder(jobs, manifest.key):
-            if job.done < manifest.segments:
-                raise incomplete_error(f"{job.done} of its {manifest.segments} segments")
-            return manifest
+            if job.done >= manifest.segments:
+                return manifest
+            incomplete = f"{job.done} of its {manifest.segments} segments"
+    if incomplete:
+        raise incomplete_error(incomplete)
     return None
 
 

@@ -29,8 +29,8 @@ STEP = 41
 
 
 class Scene:
-    """A command in a folder that can be put back to its start. A run with all ``OUTPUTS`` beside a job that
-    nobody used for years; one that continues a video; one that renders it again; one that starts over."""
+    """A command in a folder that can be put back to its start. A run with all ``OUTPUTS`` beside a stale
+    job, and runs that continue a video, redo it, or start over."""
 
     def __init__(self, name: str, folder: Path, model: Path) -> None:
         self.folder, self.start, self.name = folder / "run", folder / "start", name

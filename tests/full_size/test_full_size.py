@@ -70,7 +70,7 @@ class Session:
         self.note(f"generate {what}", {"seconds": round(time.perf_counter() - started, 1)})
 
     def run(self, name: str, words: list[str], gigabytes: float = 0, note: Path | None = None) -> Run:
-        """Run the command in the folder, in a memory control group of so many GB, and note its figures."""
+        """Run the command in the folder, limited to this many gigabytes of memory, and note its figures."""
         group = limited_group(gigabytes) if gigabytes else None
         if gigabytes and group is None:
             print(f"NOT MEASURED: {name}, because no memory control group can be made here")

@@ -9,7 +9,14 @@ import pytest
 from hallo3.errors import InputError
 from hallo3.jobs import store
 from hallo3.jobs.job import open_job
-from hallo3.jobs.store import DAY_SECONDS, clear_job, list_jobs, remove_stale_jobs, set_job_aside
+from hallo3.jobs.store import (
+    DAY_SECONDS,
+    clear_job,
+    find_finished_job,
+    list_jobs,
+    remove_stale_jobs,
+    set_job_aside,
+)
 from support.toy_renderer import FORM, SEGMENTS, Toy, rerun
 
 
@@ -57,7 +64,7 @@ def test_only_stale_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [removed_on(1) for _ in range(5)] == [set(), set(), set(), {"b"}, set()]
     assert {job.name[0] for job in list_jobs(tmp_path)} == {"c", "e"}
     (tmp_path / "ages.json").write_text('{"days": 1' + "0" * 4000 + ', "last": 0, "jobs": {"a": 1}}')
-    assert removed_on(100) == set(), "counted anew"
+    assert removed_on(100) == set(), "the count starts again"
 
 
 def test_a_job_is_removed_by_the_start_of_its_name(tmp_path: Path) -> None:
@@ -97,3 +104,19 @@ def test_what_killed_runs_leave_is_removed(tmp_path: Path) -> None:
     remove_stale_jobs(tmp_path, Toy().manifest.key)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"ages.json", Toy().manifest.key[:16], *(path.name for path in foreign)}
+
+
+def test_a_job_without_its_segments_hides_no_other(tmp_path: Path) -> None:
+    """Whoever writes the hash of a video into a job of theirs does not stop the one that made it."""
+    for root in ("aaa", "bbb"):  # the last is looked at first
+        toy = Toy(root)
+        toy.run(tmp_path)
+        with open_job(tmp_path, toy.manifest, FORM) as job:
+            job.finish("the same video")
+    next(tmp_path.glob("bbb*/segments/000004*")).unlink()
+    found = find_finished_job(tmp_path, "", "the same video")
+    assert found is not None
+    assert found.root.startswith("aaa")
+    next(tmp_path.glob("aaa*/segments/000004*")).unlink()
+    with pytest.raises(InputError, match="not complete any more"):
+        find_finished_job(tmp_path, "", "the same video")
