@@ -1,34 +1,43 @@
 """What is held in RAM and what stays on the device, network by network."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hallo3 import loading
+from hallo3 import loading, pipeline
 from hallo3.checkpoints.load import read_model_config
 from hallo3.checkpoints.locate import ModelFolder
+from hallo3.identity import Identity
 from hallo3.loading import MANUAL_DECODE, MANUAL_OFFLOADS, Placement, load_models
-from hallo3.model.layers import Layers
+from hallo3.model.layers import Layers, LazyParameters
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.models import Models
+from hallo3.noise import make_noise
 from hallo3.offload import streaming
-from hallo3.offload.estimate import DISK, OffloadConfig
+from hallo3.offload.estimate import DEVICE, DISK, RAM, OffloadConfig
 from hallo3.offload.streaming import PackedTensors, store_in_memory
+from hallo3.pipeline import LocalRenderer
 from hallo3.quantization import PRECISIONS
 from hallo3.residency import PinnedAllocator
+from hallo3.segments import SegmentPlan
+from hallo3.settings import settings_for
+from hallo3.speech.features import Speech, read_from_memory
 from hallo3.vae.autoencoder import DEFAULT_PLAN
 
 CPU = torch.device("cpu")
 LAYERS = Layers(ops=cast(Any, nn), device="meta")
 
 
-def place(folder: Path, config: OffloadConfig) -> Placement:
-    precision = PRECISIONS["fp32"]
-    return Placement(files=ModelFolder(folder), device=CPU, precision=precision, verifier=None, config=config)
+def place(folder: Path, config: OffloadConfig | None, precision: str = "fp32") -> Placement:
+    files, number = ModelFolder(folder), PRECISIONS[precision]
+    return Placement(files=files, device=CPU, precision=number, verifier=None, config=config)
 
 
 def test_pinning_holds_little_more_than_weights(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +98,66 @@ def test_a_manual_offload_decodes_in_strips(nano_folder: Path, offload: str) -> 
         assert vae.plan == MANUAL_DECODE
     with load_models(nano_folder, CPU, "fp32", offload=offload).vae as vae:
         assert vae.plan == DEFAULT_PLAN
+
+
+def tensors_in(item: object, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors that an object keeps, without those of networks; what is computed on access keeps what it
+    is computed from."""
+    if id(item) in seen or isinstance(item, nn.Module):
+        return
+    seen.add(id(item))
+    if isinstance(item, Tensor):
+        yield item
+    elif isinstance(item, FunctionType):
+        for cell in item.__closure__ or ():
+            yield from tensors_in(cell.cell_contents, seen)
+    elif isinstance(item, (tuple, list)):
+        for each in cast("tuple[object, ...]", item):
+            yield from tensors_in(each, seen)
+    elif isinstance(item, LazyParameters):
+        yield from tensors_in(item._make, seen)
+    elif is_dataclass(item):
+        for field in fields(item):
+            yield from tensors_in(getattr(item, field.name), seen)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("home", [RAM, DISK, DEVICE, None])
+def test_conditions_keep_only_themselves(
+    nano: Models, nano_folder: Path, precision: str, home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a run and of a segment: a view of packed weights would keep all of them on the GPU."""
+    send = lambda tensors, *_: PackedTensors(tensors).to(CPU)  # noqa: E731
+    monkeypatch.setattr(streaming, "send", send)  # as to a GPU, wherever weights come from
+    kept: list[tuple[object, ...]] = []
+    monkeypatch.setattr(pipeline, "single_branch", lambda _, *conditions: kept.append(conditions))
+    monkeypatch.setattr(pipeline, "guided_denoiser", lambda *_: lambda latents, _: latents)
+    config, number = nano.config, PRECISIONS[precision]
+    trunk, latent, noise = config.trunk, config.segment.shape.latent, make_noise(0)
+    identity = Identity(
+        canvas=cast(Any, None),
+        space=config.face.space,
+        face_embedding=torch.zeros(1, config.face.embedding_dim),
+        reference_features=(torch.zeros(1, latent.tokens_per_frame, trunk.width),) * trunk.layers,
+    )
+    plan = SegmentPlan(config.segment.new_frames, config.segment)
+    features = torch.zeros(plan.padded, config.audio.layers, config.audio.channels)
+    speech = Speech(read_from_memory(features), plan, config.audio.window)
+    prompt = torch.zeros(1, trunk.text_tokens, trunk.text_dim)
+    for on_access, steps_on_access in ((False, False), (True, False), (True, True)):
+        kept.clear()
+        placed = place(
+            nano_folder, None if home is None else OffloadConfig(home=home, resident=1, passes=""), precision
+        )
+        transformer = placed.transformer(lambda: Hallo3Transformer(config, number.layers("meta")))
+        settings = replace(settings_for(config.defaults, steps=2), on_access=on_access, guidance_scale=1.0)
+        settings = replace(settings, steps_on_access=steps_on_access)
+        models = replace(nano, transformer=transformer)
+        renderer = LocalRenderer.prepare(identity, speech, prompt, models, settings)
+        image = torch.zeros(1, trunk.latent_channels, 1, *latent[1:]).to(number.compute)
+        renderer.sample(image, plan[0], noise)
+        tensors = [*tensors_in(kept, set())]
+        storages = {(whole := each.untyped_storage()).data_ptr(): whole.nbytes() for each in tensors}
+        assert len(tensors) > 3 * trunk.layers
+        assert sum(storages.values()) == sum(size for _, size in {(t.data_ptr(), t.nbytes) for t in tensors})
