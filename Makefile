@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures soak soak-comfyui mutants lint format bench bench-all parity clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -141,6 +141,10 @@ bench-approximations: setup ## measure samplers and approximations (minutes)
 
 train: setup ## train the built-in model (hours)
 	$(PY) -m training all --out build/training
+
+docs: setup ## build the documentation site in build/site
+	$(PY) -m pip install --quiet --editable ".[docs]"
+	$(PY) -m mkdocs build --quiet --strict
 
 parity: setup ## compare with the recorded runs of the original
 	$(PY) tests/parity.py tests/golden

@@ -1,7 +1,9 @@
-"""Make template thumbnails, the README's picture and preview colours: ``make pictures``.
+"""Make template thumbnails, the README's pictures and preview colours: ``make pictures``.
 
-Runs every template on its own ComfyUI server with the pack's weights. A thumbnail shows the portrait and four
-frames of the template's video; the README's picture is ComfyUI's page after the first template has run.
+The animation shows the sample portrait, the video that the built-in model makes of it, and the loudness of
+its sound. Then every template runs on its own ComfyUI server with the pack's weights. A thumbnail shows the
+portrait and four frames of the template's video; the README's other picture is ComfyUI's page after the
+first template.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
@@ -23,11 +26,14 @@ import fit_previews  # noqa: E402
 from comfyui.browser import opened  # noqa: E402
 from comfyui.server import Server  # noqa: E402
 from comfyui.torchvision_stubs import lend_operators  # noqa: E402
+from hallo3.cli.main import main as run_command  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 FIRST = "Hallo3 talking portrait"
 README_PICTURE = ROOT / "docs" / "pictures" / "talking_portrait.png"
+ANIMATION = ROOT / "docs" / "pictures" / "demo.gif"
 SIDE, QUALITY = 320, 85
+PAPER, INK, MARK = (250, 250, 248), (150, 160, 175), (214, 84, 60)
 
 
 def read_frames(path: Path, count: int) -> list[Image.Image]:
@@ -54,6 +60,40 @@ def make_thumbnail(video: Path, portrait: Path) -> Image.Image:
     return image
 
 
+def read_loudness(path: Path, columns: int) -> np.ndarray[Any, Any]:
+    """Peak of a file's sound in each of ``columns`` equal spans, 0..1."""
+    with av.open(str(path)) as container:
+        resampler = av.AudioResampler("flt", "mono", 16000)
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    peaks = np.array([np.abs(part).max() for part in np.array_split(samples, columns)])
+    return peaks / peaks.max()
+
+
+def make_animation(video: Path, portrait: Path, target: Path, side: int = 256, every: int = 2) -> None:
+    """The portrait beside every second frame of its video, and the sound below with a mark that moves."""
+    with av.open(str(video)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)][::every]
+    still = crop_square(Image.open(portrait).convert("RGB"), side)
+    margin, strip = 12, 56
+    width = 2 * side + 3 * margin
+    peaks = read_loudness(video, (width - 2 * margin) // 4)
+    pictures: list[Image.Image] = []
+    for number, frame in enumerate(frames):
+        picture = Image.new("RGB", (width, side + strip + 3 * margin), PAPER)
+        picture.paste(still, (margin, margin))
+        picture.paste(frame.resize((side, side), Image.Resampling.LANCZOS), (side + 2 * margin, margin))
+        draw, middle = ImageDraw.Draw(picture), side + 2 * margin + strip // 2
+        reached = len(peaks) * (number + 1) // len(frames)
+        for column, peak in enumerate(peaks):
+            x, half = margin + 4 * column, max(1, round(peak * strip / 2))
+            draw.rectangle((x, middle - half, x + 2, middle + half), MARK if column < reached else INK)
+        pictures.append(picture)
+    palette = pictures[len(pictures) // 2].quantize(128)
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    first.save(target, save_all=True, append_images=rest, duration=40 * every, loop=0, optimize=True)
+
+
 def run_template(server: Server, prompt: dict[str, Any]) -> Path:
     """Run a prompt; the path of its video."""
     result = server.run(prompt)
@@ -66,6 +106,12 @@ def run_template(server: Server, prompt: dict[str, Any]) -> Path:
 
 def main() -> None:
     lend_operators()
+    with tempfile.TemporaryDirectory() as folder:
+        portrait, video = ROOT / "samples" / "portrait.png", Path(folder) / "demo.mp4"
+        words = ["--portrait", str(portrait), "--speech", str(ROOT / "samples" / "speech.wav")]
+        if run_command(["animate", *words, "--enlarge", "4", "-o", str(video)]):
+            raise SystemExit("The demo's video was not made.")
+        make_animation(video, portrait, ANIMATION)
     fit_previews.main()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
