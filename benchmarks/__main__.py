@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     if name not in SCENARIOS:
         print(f"{usage()}\n\nThere is no {name!r}.", file=sys.stderr)
         return 2
-    from benchmarks.report import CPU, Scenario, get_device, result_path, stamp, write_json
+    from benchmarks.report import CPU, Scenario, describe_machine, get_device, result_path, stamp, write_json
     from hallo3.media.image import write_picture
 
     module, _, attribute = SCENARIOS[name][0].partition(".")
@@ -57,9 +57,13 @@ def main(words: Sequence[str]) -> int:
     scenario.add_options(parser)
     options = parser.parse_args(rest)
     device = get_device(options.device) if hasattr(options, "device") else CPU
-    result = stamp(scenario.measure(options), name, rest, device)
-    if path := options.json or (result_path(result) if scenario.keep else None):
-        write_json(result, path)
+    machine, path, result = describe_machine(device), options.json, {}
+    measured = scenario.measure(options)
+    for each in [measured] if isinstance(measured, dict) else measured:
+        result = stamp(each, name, rest, machine)
+        path = path or (result_path(result) if scenario.keep else None)
+        if path:
+            write_json(result, path)
     if scenario.draw and options.chart:
         write_picture(scenario.draw(result), options.chart)
     scenario.show(result, options)

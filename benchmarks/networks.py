@@ -22,6 +22,7 @@ from hallo3.vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae, decode_sli
 from hallo3.vae.causal_conv import DecodePlan
 
 SPREAD = 0.02
+META = Layers(device="meta")
 OTHER_BYTES = 12_000_000_000
 """GPU memory for what is not a block: activations, the VAE, the layers around the blocks."""
 SMALL = replace(
@@ -45,6 +46,11 @@ class Place:
     @property
     def full_size(self) -> bool:
         return self.config == HALLO3
+
+    @property
+    def parameters(self) -> int:
+        """Of the transformer."""
+        return sum(tensor.numel() for tensor in Hallo3Transformer(self.config, META).state_dict().values())
 
     def describe(self) -> dict[str, Any]:
         shape, trunk = self.config.segment.shape, self.config.trunk

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hallo3 import __version__
 from hallo3.media.drawing import GREY, GRID, INK, Pen
+from hallo3.storage.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS_DIR = ROOT / "benchmarks" / "results"
@@ -37,10 +38,11 @@ def print_json(result: Result, _: Namespace) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """``measure`` returns the figures, ``show`` prints them, ``draw`` makes a chart [3, H, W] of them.
+    """``measure`` returns the figures, or yields them each time that they have grown, so that a run that is
+    stopped has written what it measured; ``show`` prints them, ``draw`` makes a chart [3, H, W] of them.
     ``keep`` writes a result to ``benchmarks/results`` if no file is named."""
 
-    measure: Callable[[Namespace], Result]
+    measure: Callable[[Namespace], Result | Iterator[Result]]
     add_options: Callable[[ArgumentParser], object] = lambda _: None
     show: Callable[[Result, Namespace], None] = print_json
     draw: Callable[[Result], Tensor] | None = None
@@ -108,16 +110,17 @@ def hide_paths(text: str) -> str:
     return re.sub(r"\S*[/\\~]\S*", "FILE", text)
 
 
-def stamp(result: Result, name: str, words: Sequence[str], device: torch.device = CPU) -> Result:
+def stamp(result: Result, name: str, words: Sequence[str], machine: Mapping[str, Any]) -> Result:
     """A result with its machine, versions and command first."""
-    machine = describe_machine(device) | result.get("machine", {})
+    machine = {**machine, **result.get("machine", {})}
     rest = {key: value for key, value in result.items() if key not in {"machine", "command"}}
     return {"machine": machine, "command": format_command(name, words), **rest}
 
 
 def write_json(result: Result, path: Path) -> None:
+    """A file that is complete whenever the program is stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_atomic(path, [(json.dumps(result, indent=1) + "\n").encode()])
 
 
 def result_path(result: Result, folder: Path = RESULTS_DIR) -> Path:

@@ -7,6 +7,7 @@ PyTorch is held to the limit: that emulates how much a smaller GPU holds, not ho
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -40,11 +41,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Times a function on a device: ``count`` runs after ``warm`` uncounted ones."""
+    """Times a function on a device: ``count`` runs after ``warm`` uncounted ones; fewer where they would end
+    after ``until`` on the monotonic clock, but one at least."""
 
     device: torch.device
     count: int = 5
     warm: int = 2
+    until: float = math.inf
+
+    def left(self) -> float:
+        return self.until - time.monotonic()
 
     @property
     def cuda(self) -> bool:
@@ -76,8 +82,11 @@ class Clock:
 
     def _measured(self, run: Callable[[], object]) -> Row:
         for _ in range(self.warm):
+            begun = time.monotonic()
             run()
-        self.wait()
+            self.wait()
+            if 2 * (time.monotonic() - begun) > self.left():
+                break
         before = 0
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -89,17 +98,26 @@ class Clock:
             self.wait()
             times.append(time.perf_counter() - start)
             del result
-        row: Row = {"seconds": median(times), "least": min(times), "most": max(times), "count": self.count}
+            if times[-1] > self.left():
+                break
+        row: Row = {"seconds": median(times), "least": min(times), "most": max(times), "count": len(times)}
         if self.cuda:
             peak = torch.cuda.max_memory_allocated(self.device)
             row |= {"peak_gb": peak / 1e9, "at_work_gb": (peak - before) / 1e9}
         return row
 
 
+RESIDENT = "resident"
 STEPS = 50
 """Of a run; their conditions are held."""
 LINKS = (6, 12, 25)
 """GB/s from RAM to the device, for which seconds of a step are estimated."""
+
+
+def measure_resident(place: Place, clock: Clock, attention: Attention) -> Row:
+    """A step with all weights on the device, which those under limits are compared with."""
+    offload = OffloadConfig(home=DEVICE, resident=place.config.trunk.layers, passes="layer-major")
+    return measure_offload(place, clock, attention, offload, decode=False)
 
 
 def measure_limit(
@@ -132,8 +150,10 @@ def plan_limit(place: Place, limit: float) -> MemoryPlan:
     return plan_memory(sizes, requirements, round(limit * GB), ram_bytes())
 
 
-def measure_offload(place: Place, clock: Clock, attention: Attention, offload: OffloadConfig) -> Row:
-    """A step and a decode: seconds, GB streamed per step (``streamed_gb``), their share of all blocks
+def measure_offload(
+    place: Place, clock: Clock, attention: Attention, offload: OffloadConfig, *, decode: bool = True
+) -> Row:
+    """A step and a ``decode``: seconds, GB streamed per step (``streamed_gb``), their share of all blocks
     (``streamed_share``), and the peak that PyTorch reserved (``reserved_gb``)."""
     if clock.cuda:
         torch.cuda.reset_peak_memory_stats(place.device)
@@ -155,12 +175,14 @@ def measure_offload(place: Place, clock: Clock, attention: Attention, offload: O
             return predict(inputs.latents, 0)
 
         row = clock.measure(step)
-        streamed = (store.bytes - begun[clock.warm]) / clock.count if len(begun) > clock.warm else 0.0
+        counted = row.get("count", 0)
+        streamed = (store.bytes - begun[-counted]) / counted if counted else 0.0
         reserved = _reserved(clock)  # before the decode resets the peak
-    vae = build_random_vae(place, offload.decode)
-    decode = clock.measure(lambda: [part.float().cpu() for part in vae.decode(inputs.latents)])
     row |= {"streamed_gb": streamed / GB, "streamed_share": streamed / store.blocks}
-    row["decode"] = decode.get("seconds", decode.get("failed"))
+    if decode:
+        vae = build_random_vae(place, offload.decode)
+        decoded = clock.measure(lambda: [part.float().cpu() for part in vae.decode(inputs.latents)])
+        row["decode"] = decoded.get("seconds", decoded.get("failed"))
     return row | ({"reserved_gb": max(reserved, _reserved(clock))} if clock.cuda else {})
 
 

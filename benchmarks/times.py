@@ -7,40 +7,66 @@ small, and their times say nothing about a GPU. Every result has its device and 
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks.counts import count_flop
+from benchmarks.goals import GOALS, SAME, TORCH_CHOICE, judge, our_rows
 from benchmarks.networks import Inputs, Networks, Place, build_random_vae, choose_place, decode_as_original
-from benchmarks.report import Panel, Result, Scenario, describe_machine, draw_bars, format_table, get_device
-from benchmarks.streamed import Clock, Row, measure_limit
+from benchmarks.report import (
+    Panel,
+    Result,
+    Scenario,
+    describe_machine,
+    draw_bars,
+    format_table,
+    get_device,
+    hide_paths,
+)
+from benchmarks.streamed import RESIDENT, Clock, Row, measure_limit, measure_resident
 from hallo3.attention_backend import AUTO, BACKENDS, get_backend, list_runnable
-from hallo3.config import Hallo3Config
+from hallo3.config import HALLO3, Hallo3Config
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import why_unsupported
 from hallo3.model.layers import Attention
 from hallo3.pipeline import collect_frames
+from hallo3.progress import no_progress
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
+from hallo3.units import format_duration
 from hallo3.vae.autoencoder import VideoVAE
 from hallo3.vae.causal_conv import DecodePlan
 
 PARTS = ("rates", "attention", "step", "decode", "segment")
-TORCH_CHOICE, SAME = "original, torch's choice", "original, same attention"
 DECODES = {
     "ours": DecodePlan(),
     "ours, 8 strips": DecodePlan(strips=8),
     "ours, 8 strips, caches in the host": DecodePlan(strips=8, caches="host"),
 }
 GUIDANCE = 3.5
+PRODUCT = "matrix product"
+GUESSED_TFLOPS = {"cuda": 300.0, "cpu": 0.05}
+"""For estimates, if no product was measured."""
+EFFICIENCY = {"attention": 0.4, "step": 0.4, "decode": 0.2}
+"""Share of the product's rate, for estimates of rows that no other row of their part precedes."""
+DECODE_FLOP = 3.15e14
+"""Of a segment at full size."""
+DRAW_SECONDS = {"cuda": 3e-10, "cpu": 2e-8}
+"""To draw a random number of a weight."""
+LIMIT_SECONDS = 40.0
+"""To make the weights of a limit at full size in RAM, and to lock them."""
 Decode = Callable[[Tensor], object]
 
 
@@ -50,77 +76,151 @@ class Step(NamedTuple):
     original: bool
 
 
+class Task(NamedTuple):
+    """A row to measure. All of it takes about ``seconds``, of which making its networks takes ``setup``."""
+
+    part: str
+    name: str
+    measure: Callable[[], Row]
+    seconds: float
+    setup: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """``steps`` of a whole segment; ``attention`` is a backend's name or "" for the fastest exact one;
-    ``limits`` of GPU memory in GB."""
+    ``limits`` of GPU memory in GB, measured with the layers of ``whole``; ``sustained`` seconds of matrix
+    products."""
 
     place: Place
+    whole: Place
     clock: Clock
     steps: int
     attention: str = ""
     parts: Sequence[str] = PARTS
     limits: Sequence[float] = ()
+    sustained: float = 3.0
+    note: Callable[[str], object] = no_progress
 
-    def run(self) -> Result:
-        result: Result = {"sizes": self.place.describe()}
-        clock, place, gpu = self.clock, self.place, self.clock.cuda
-        if "rates" in self.parts:
-            rate = measure_products(clock, place.dtype, 8192 if gpu else 1024)
-            result["rates"] = {"matrix product": rate, **measure_copies(clock, 1 << (30 if gpu else 26))}
-        if "attention" in self.parts:
-            result["attention"] = measure_attention(clock, place.config, place.dtype)
+    def run(self) -> Iterator[Result]:
+        """The result, each time that it has grown by a row. A row that fails, or that does not fit the
+        clock's limit any more, is told as such and stops no other."""
+        result: Result = {"sizes": self.place.describe(), **{part: {} for part in self.parts}}
+        result["sizes"]["whole_when_streamed"] = self.whole.full_size
+        if self.place.config != self.whole.config:
+            result["sizes"]["note"] = "not all layers fit: limits are measured with all of them, streamed"
+        corrections: dict[str, float] = {}
+        yield result
+        for task in self._tasks(result):
+            correction = corrections.get(task.part, 1.0)
+            seconds, left = task.setup + correction * task.seconds, self.clock.left()
+            self.note(f"{task.part}, {task.name}: about {format_duration(seconds)}")
+            if seconds > left:
+                row: Row = {
+                    "left_out": f"takes about {seconds:.0f} s, of which {max(0.0, left):.0f} are left"
+                }
+            else:
+                begun = time.monotonic()
+                row = attempt(task.measure)
+                if "seconds" in row:
+                    took = time.monotonic() - begun - task.setup
+                    corrections[task.part] = max(0.1, took / task.seconds)
+            rate = result.get("rates", {}).get(PRODUCT, {}).get("tflops")
+            if rate and "tflops" in row:
+                row["share"] = row["tflops"] / rate
+            result.setdefault(task.part, {})[task.name] = row
+            self.note(f"{task.part}, {task.name}: {describe_row(row)}")
+            del task  # and its networks, before those of the next part are made
+            yield result
+
+    def _tasks(self, result: Result) -> Iterator[Task]:
+        """In the order of ``PARTS``, then the limits; what a part needs is made by its first row."""
+        clock, place, parts = self.clock, self.place, self.parts
+        if "rates" in parts:
+            yield from self._rate_tasks()
+        rate = result.get("rates", {}).get(PRODUCT, {}).get("tflops") or GUESSED_TFLOPS[clock.device.type]
+
+        def seconds(part: str, flop: float) -> float:
+            return (clock.warm + clock.count) * flop / (EFFICIENCY[part] * rate * 1e12)
+
+        if "attention" in parts:
+            rows = attention_rows(clock, place.config, place.dtype)
+            for name, (measure_row, flop) in rows.items():
+                yield Task("attention", name, measure_row, seconds("attention", flop))
+            del rows
         name = self.attention or fastest_exact(result.get("attention", {}))
         attention = get_backend(name, place.device, place.dtype, place.config.trunk.head_dim)
         result["sizes"]["attention"] = attention.title
         if reason := why_unsupported(place.device, place.dtype):
             result["sizes"]["fused"] = f"cannot run: {reason}"
-        if "step" in self.parts or "segment" in self.parts:
-            steps = dict(_make_steps(Networks(Inputs(place, self.steps)), attention))
-            if "step" in self.parts:
-                flop = count_flop(place.config)
-                result["step"] = {
-                    name: clock.measure(
-                        lambda one=one: one.predict(one.latents, 0),
-                        flop["baseline" if one.original else "step"],
-                    )
-                    for name, one in steps.items()
-                }
-            if "segment" in self.parts:
-                result["segment"] = self._measure_segments(steps, result.get("step", {}))
+        flop = count_flop(place.config) if {"step", "segment"} & {*parts} or self.limits else {}
+        decode_flop = DECODE_FLOP * decode_share(place)
+        setup = DRAW_SECONDS[clock.device.type] * place.parameters
+        if "step" in parts or "segment" in parts:
+            steps = cache(lambda: dict(_make_steps(Networks(Inputs(place, self.steps)), attention)))
+            for name in step_names(place) if "step" in parts else ():
+                one = flop["baseline" if name.startswith("original") else "step"]
+
+                def measure_step(name: str = name, flop: int = one) -> Row:
+                    step = steps()[name]
+                    return clock.measure(lambda: step.predict(step.latents, 0), flop)
+
+                yield Task("step", name, measure_step, seconds("step", one), setup)
+                setup = 0.0
+            if "segment" in parts:
+                decodes = cache(lambda: _make_decodes(build_random_vae(place)))
+                ours = our_rows(result, "step")
+                fastest = min(ours, key=lambda name: ours[name]["seconds"], default="ours, plain, batched")
+                for name in (TORCH_CHOICE, SAME, fastest):
+
+                    def measure_segment(name: str = name) -> Row:
+                        decode = decodes()["original" if name.startswith("original") else "ours"]
+                        predict = steps()[name].predict
+                        return replace(clock, count=1, warm=0).measure(lambda: decode(self._sample(predict)))
+
+                    once = self.steps * seconds("step", flop["step"]) + seconds("decode", decode_flop)
+                    once /= clock.warm + clock.count
+                    yield Task("segment", f"{name}, {self.steps} steps", measure_segment, once, setup)
+                    setup = 0.0
+                del decodes
             del steps
             clock.tidy()
-        if "decode" in self.parts:
-            latents = Inputs(place, 2).latents
-            result["decode"] = {
-                name: clock.measure(lambda one=decode: one(latents))
-                for name, decode in _make_decodes(build_random_vae(place)).items()
-            }
-        rate = result.get("rates", {}).get("matrix product", {}).get("tflops")
-        for row in (*result.get("step", {}).values(), *result.get("attention", {}).values()):
-            if rate and "tflops" in row:
-                row["share"] = row["tflops"] / rate
-        if self.limits:
-            resident = [row["seconds"] for row in our_rows(result, "step").values()]
-            fastest = min(resident, default=None)
-            result["ceilings"] = {
-                f"{limit:g} GB": measure_limit(place, clock, attention, limit, fastest)
-                for limit in self.limits
-            }
-        return result
+        if "decode" in parts:
+            makers = cache(lambda: (Inputs(place, 2).latents, _make_decodes(build_random_vae(place))))
+            for name in ("original", *DECODES):
 
-    def _measure_segments(self, steps: Mapping[str, Step], measured: Mapping[str, Row]) -> dict[str, Row]:
-        """A segment of ``steps`` with its decode, once: the original's in two ways, and our fastest step."""
-        decodes = _make_decodes(build_random_vae(self.place))
-        ours = our_rows({"step": measured}, "step")
-        fastest = min(ours, key=lambda name: ours[name]["seconds"], default="ours, fused, batched")
-        once = Clock(device=self.clock.device, count=1, warm=0)
-        rows: dict[str, Row] = {}
-        for name in (TORCH_CHOICE, SAME, fastest):
-            decode = decodes["original" if name.startswith("original") else "ours"]
-            row = once.measure(lambda one=name, end=decode: end(self._sample(steps[one].predict)))
-            rows[f"{name}, {self.steps} steps"] = row
-        return rows
+                def measure_decode(name: str = name) -> Row:
+                    latents, decodes = makers()
+                    return clock.measure(lambda: decodes[name](latents))
+
+                yield Task("decode", name, measure_decode, seconds("decode", decode_flop))
+            del makers
+        if self.limits:
+            yield from self._limit_tasks(result, attention, seconds("step", flop["step"]))
+
+    def _rate_tasks(self) -> Iterator[Task]:
+        clock, dtype, gpu = self.clock, self.place.dtype, self.clock.cuda
+        side, size = 8192 if gpu else 1024, 1 << (30 if gpu else 26)
+        yield Task("rates", PRODUCT, lambda: measure_products(clock, dtype, side), 1.0)
+        name = f"{PRODUCT}, {self.sustained:g} s long"
+        long = partial(measure_products, clock, dtype, side, self.sustained)
+        yield Task("rates", name, long, self.sustained)
+        for name, measure_row in copy_rows(clock, size).items():
+            yield Task("rates", name, measure_row, 1.0)
+
+    def _limit_tasks(self, result: Result, attention: Attention, step: float) -> Iterator[Task]:
+        """First a step with all weights on the device, if none was measured with all layers."""
+        clock, whole = self.clock, self.whole
+        setup, ours = LIMIT_SECONDS * whole.parameters / 1e10, our_rows(result, "step")
+        step *= whole.config.trunk.layers / self.place.config.trunk.layers
+        if self.place.config != whole.config or not ours:
+            measure_row = partial(measure_resident, whole, clock, attention)
+            yield Task("ceilings", RESIDENT, measure_row, step, setup)
+            ours = {name: row for name, row in result["ceilings"].items() if "seconds" in row}
+        fastest = min((row["seconds"] for row in ours.values()), default=None)
+        for limit in self.limits:
+            measure_row = partial(measure_limit, whole, clock, attention, limit, fastest)
+            yield Task("ceilings", f"{limit:g} GB", measure_row, 2 * step, setup)
 
     def _sample(self, predict: Predict) -> Tensor:
         place = self.place
@@ -132,6 +232,36 @@ class Bench:
 
         denoise = guided_denoiser(predict, GUIDANCE)
         return sample_dpmpp_2m_sde(denoise, noise(0), make_schedule(self.steps), noise, lambda _: None)
+
+
+def attempt(measure_row: Callable[[], Row]) -> Row:
+    """The row, or why there is none."""
+    try:
+        return measure_row()
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        return {"failed": hide_paths(f"{type(error).__name__}: {text}"[:300])}
+
+
+def describe_row(row: Row) -> str:
+    if "seconds" not in row:
+        return str(row.get("failed") or row.get("left_out"))
+    shown = {"tflops": "TFLOP/s", "gb_per_s": "GB/s"}
+    rates = [f"{row[name]:.4g} {unit}" for name, unit in shown.items() if name in row]
+    return ", ".join((f"{row['seconds']:.4g} s", *rates))
+
+
+def decode_share(place: Place) -> float:
+    """Of the released model's decode, in FLOP."""
+    mine, full = place.config, HALLO3
+    pixels = math.prod(mine.segment.shape) / math.prod(full.segment.shape)
+    return pixels * (mine.vae.block_out_channels[0] / full.vae.block_out_channels[0]) ** 2
+
+
+def step_names(place: Place) -> tuple[str, ...]:
+    kernels = (PLAIN,) if why_unsupported(place.device, place.dtype) else (PLAIN, FUSED)
+    ours = (f"ours, {each.name}, {passes}" for each in kernels for passes in GUIDANCE_PASSES)
+    return TORCH_CHOICE, SAME, *ours
 
 
 def _make_steps(networks: Networks, attention: Attention) -> Iterator[tuple[str, Step]]:
@@ -153,151 +283,105 @@ def _make_decodes(vae: VideoVAE) -> dict[str, Decode]:
     return decodes | {name: decode(plan) for name, plan in DECODES.items()}
 
 
-def measure_products(clock: Clock, dtype: torch.dtype, side: int) -> Row:
-    """A product of two random matrices; shares of other rows are of its ``tflops``."""
+def measure_products(clock: Clock, dtype: torch.dtype, side: int, sustained: float = 0.0) -> Row:
+    """A product of two random matrices; shares of other rows are of its ``tflops``. Repeated for
+    ``sustained`` seconds it shows what power and heat leave of them."""
     one, other = (torch.randn(side, side, device=clock.device, dtype=dtype) for _ in range(2))
-    size = f"{side}^3 {str(dtype).removeprefix('torch.')}"
-    return {"size": size} | clock.measure(lambda: one @ other, 2 * side**3)
+    size, flop = f"{side}^3 {str(dtype).removeprefix('torch.')}", 2 * side**3
+    if not sustained:
+        return {"size": size} | clock.measure(lambda: one @ other, flop)
+    begun, count, took = time.perf_counter(), 0, 0.0
+    while took < sustained:
+        for _ in range(20 if clock.cuda else 1):
+            _ = one @ other
+        clock.wait()
+        count, took = count + (20 if clock.cuda else 1), time.perf_counter() - begun
+    each = took / count
+    return {"size": size, "seconds": each, "count": count, "tflops": flop / each / 1e12}
 
 
-def measure_copies(clock: Clock, size: int) -> dict[str, Row]:
+def copy_rows(clock: Clock, size: int) -> dict[str, Callable[[], Row]]:
     """GB/s of a copy on the device, which reads and writes, and from pinned and pageable memory to it."""
-    target = torch.empty(size, dtype=torch.uint8, device=clock.device)
-    source = torch.randint(255, (size,), dtype=torch.uint8, device=clock.device)
-    sources = {"copy on the device": (source, 2 * size)}
+    sources: dict[str, bool | None] = {"copy on the device": None}
     if clock.cuda:
-        for name, pinned in (("copy to it, locked", True), ("copy to it, pageable", False)):
-            sources[name] = torch.empty(size, dtype=torch.uint8, pin_memory=pinned).fill_(1), size
-    rows: dict[str, Row] = {}
-    for name, (tensor, moved) in sources.items():
-        row = clock.measure(lambda one=tensor: target.copy_(one, non_blocking=True))
+        sources |= {"copy to it, locked": True, "copy to it, pageable": False}
+
+    def measure_copy(pinned: bool | None) -> Row:
+        target = torch.empty(size, dtype=torch.uint8, device=clock.device)
+        source = (
+            torch.randint(255, (size,), dtype=torch.uint8, device=clock.device)
+            if pinned is None
+            else torch.empty(size, dtype=torch.uint8, pin_memory=pinned).fill_(1)
+        )
+        row = clock.measure(lambda: target.copy_(source, non_blocking=True))
+        moved = size * (2 if pinned is None else 1)
         rate = {"gb_per_s": moved / row["seconds"] / 1e9} if "seconds" in row else {}
-        rows[name] = {"size": f"{size / 1e9:.3g} GB"} | row | rate
-    return rows
+        return {"size": f"{size / 1e9:.3g} GB"} | row | rate
+
+    return {name: partial(measure_copy, pinned) for name, pinned in sources.items()}
 
 
-def measure_attention(clock: Clock, config: Hallo3Config, dtype: torch.dtype) -> dict[str, Row]:
-    """Every backend that runs here, in the shape of a step with both branches; on CUDA without "math", which
-    would store all scores."""
+def attention_rows(
+    clock: Clock, config: Hallo3Config, dtype: torch.dtype
+) -> dict[str, tuple[Callable[[], Row], float]]:
+    """Every backend that runs here, in the shape of a step with both branches, and its FLOP; on CUDA without
+    "math", which would store all scores."""
     trunk, latent = config.trunk, config.segment.shape.latent
     queries = trunk.text_tokens + latent.frames * latent.tokens_per_frame
     keys = queries + latent.tokens_per_frame
-    q, k, v = (
-        torch.randn(2, trunk.heads, count, trunk.head_dim, device=clock.device, dtype=dtype)
-        for count in (queries, keys, keys)
-    )
     flop = 4 * 2 * trunk.heads * trunk.head_dim * queries * keys
-    rows: dict[str, Row] = {}
-    for name in list_runnable(clock.device, dtype, trunk.head_dim):
-        backend = BACKENDS[name]
-        if not (clock.cuda and name == "math"):
-            row = clock.measure(lambda attend=backend: attend(q, k, v), flop)
-            rows[name] = {"exact": backend.exact, "size": f"{queries} x {keys}"} | row
-    return rows
+
+    @cache
+    def tokens() -> list[Tensor]:
+        shapes = ((2, trunk.heads, count, trunk.head_dim) for count in (queries, keys, keys))
+        return [torch.randn(shape, device=clock.device, dtype=dtype) for shape in shapes]
+
+    def measure_backend(name: str) -> Row:
+        row = clock.measure(lambda: BACKENDS[name](*tokens()), flop)
+        return {"exact": BACKENDS[name].exact, "size": f"{queries} x {keys}"} | row
+
+    names = list_runnable(clock.device, dtype, trunk.head_dim)
+    names = [name for name in names if not (clock.cuda and name == "math")]
+    return {name: (partial(measure_backend, name), flop) for name in names}
 
 
 def fastest_exact(rows: Mapping[str, Row]) -> str:
     """The fastest exact backend; torch's own choice if none was measured."""
-    times = {name: row["seconds"] for name, row in rows.items() if row["exact"] and "seconds" in row}
+    times = {name: row["seconds"] for name, row in rows.items() if "seconds" in row and row["exact"]}
     return min(times, key=lambda name: times[name], default="auto")
 
 
-def our_rows(result: Mapping[str, Any], part: str) -> dict[str, Row]:
-    rows = result.get(part, {}).items()
-    return {name: row for name, row in rows if name.startswith("ours") and "seconds" in row}
-
-
-SEGMENT_STEPS = 50
-"""As the original samples."""
-SEGMENTS_RATIO = 4 / 3
-"""Of 5 s of speech: the original samples a fourth segment and throws it away."""
-
-
-class Goal(NamedTuple):
-    """``card`` is the GPU that it is for; empty for any."""
-
-    name: str
-    what: str
-    must: float
-    target: float
-    more_is_better: bool = True
-    card: str = "H200"
-
-
-GOALS = (
-    Goal("G3", "segment, original over ours, same attention", 1.15, 1.25),
-    Goal("G4", "segment, original over ours, as it ships", 1.2, 1.5),
-    Goal("G5", "5 s of speech, original over ours", 1.5, 1.9),
-    Goal("G6", "share of the measured matrix rate", 0.55, 0.62),
-    Goal("G7", "decode of a segment, seconds", 5.0, 2.5, False),
-    Goal("G10", "a step with streamed weights over one with resident ones", 1.15, 1.05, False, ""),
-    Goal("G11", "GB in which a step streams nothing", 24, 16, False, ""),
-)
-
-
-def reckon(result: Result) -> dict[str, float | None]:
-    """Figures of goals: gains are of a segment's seconds, from one step and one decode; G10 is the worst of
-    the limits under which more than half of the blocks stream, G11 the smallest under which none does."""
-    rows = {
-        (part, name): row["seconds"]
-        for part in ("step", "decode")
-        for name, row in result.get(part, {}).items()
-        if "seconds" in row
-    }
-    step = min(our_rows(result, "step").values(), key=lambda row: row["seconds"], default={})
-    decode = min((row["seconds"] for row in our_rows(result, "decode").values()), default=None)
-    gains: dict[str, float] = {}
-    for name in (SAME, TORCH_CHOICE):
-        if step and decode and {("step", name), ("decode", "original")} <= rows.keys():
-            theirs = SEGMENT_STEPS * rows["step", name] + rows["decode", "original"]
-            gains[name] = theirs / (SEGMENT_STEPS * step["seconds"] + decode)
-    limits = {name: row for name, row in result.get("ceilings", {}).items() if "seconds" in row}
-    slowdowns = [
-        row["slowdown"] for row in limits.values() if "slowdown" in row and row["streamed_share"] > 0.5
-    ]
-    free = [float(name.split()[0]) for name, row in limits.items() if row["streamed_gb"] < 0.01]
-    return {
-        "G3": gains.get(SAME),
-        "G4": gains.get(TORCH_CHOICE),
-        "G5": gains[TORCH_CHOICE] * SEGMENTS_RATIO if TORCH_CHOICE in gains else None,
-        "G6": step.get("share"),
-        "G7": decode,
-        "G10": max(slowdowns, default=None),
-        "G11": min(free, default=None),
-    }
-
-
-def judge(goal: Goal, result: Result) -> Row:
-    """The goal's figure and verdict; a figure is claimed only for the released size on a GPU."""
-    machine = result["machine"]
-    figure = reckon(result)[goal.name] if result["sizes"]["full_size"] and "cuda" in machine else None
-    if figure is None:
-        verdict = "not measured"
-    elif goal.card and goal.card not in machine["device"].split():
-        verdict = f"not measured on an {goal.card}"
-    else:
-        sign = 1 if goal.more_is_better else -1
-        must, target = (sign * figure >= sign * limit for limit in (goal.must, goal.target))
-        verdict = "reached" if target else "must reached, target not reached" if must else "not reached"
-    return {"what": goal.what, "must": goal.must, "target": goal.target, "figure": figure, "verdict": verdict}
-
-
-def measure(options: Namespace) -> Result:
-    device = get_device(options.device)
+def measure(options: Namespace) -> Iterator[Result]:
+    """The result each time that it has grown."""
+    begun, device = time.monotonic(), get_device(options.device)
     gpu = device.type == "cuda"
     if options.ceiling and not gpu:
         raise SystemExit("--ceiling needs a GPU (`ceilings` counts without one)")
+    clock = Clock(
+        device=device,
+        count=options.count or (5 if gpu else 3),
+        warm=2 if gpu else 1,
+        until=begun + (options.seconds or math.inf),
+    )
     bench = Bench(
         place=choose_place(device, options.layers),
-        clock=Clock(device=device, count=options.count or (5 if gpu else 3), warm=2 if gpu else 1),
+        whole=choose_place(device, options.layers or sys.maxsize),
+        clock=clock,
         steps=options.steps or (8 if gpu else 2),
         attention=options.attention,
         parts=options.only,
         limits=options.ceiling,
+        sustained=3.0 if gpu else 0.3,
+        note=partial(show_note, begun),
     )
-    result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **bench.run()}
-    judged = result | {"machine": describe_machine(device)}
-    return result | {"goals": {goal.name: judge(goal, judged) for goal in GOALS}}
+    machine = describe_machine(device)
+    for result in bench.run():
+        judged = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine, **result}
+        yield judged | {"goals": {goal.name: judge(goal, judged) for goal in GOALS}}
+
+
+def show_note(begun: float, text: str) -> None:
+    print(f"{time.monotonic() - begun:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 def format_result(result: Result) -> str:
@@ -333,6 +417,8 @@ def add_options(parser: ArgumentParser) -> None:
     about = "of ours and of the second original (default: the fastest exact one)"
     add("--attention", default="", metavar="NAME", help=about)
     add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    about = "leave out what takes longer than this many seconds, all together"
+    add("--seconds", type=float, metavar="N", help=about)
     about = "on a GPU: a step with this many GB"
     add("--ceiling", type=float, nargs="+", default=(), metavar="GB", help=about)
 
