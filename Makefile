@@ -26,8 +26,7 @@ $(READY): pyproject.toml
 
 demo: setup ## render output/demo.mp4 with the built-in model
 	$(PY) -c "import pathlib; pathlib.Path('output').mkdir(exist_ok=True)"
-	$(PY) -m hallo3 animate --portrait samples/portrait.png --speech samples/speech.wav \
-		--prompt "A person talks to the camera." --enlarge 4 -o output/demo.mp4
+	$(PY) -m hallo3 demo -o output/demo.mp4
 
 # With REQUIRE_COMFYUI=1 the tests in a real ComfyUI run too, in their own environment, and may not be skipped.
 ifeq ($(REQUIRE_COMFYUI),1)

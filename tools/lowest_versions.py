@@ -5,7 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = "torch", "gguf", "faces", "vocals", "training", "dev"
+EXTRAS = "gguf", "faces", "vocals", "training", "dev"
 """Not ``landmarks``: its library is not on every platform, and no test runs it."""
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from ..built_in import find_samples
 from ..errors import InputError, OutputError
 from ..jobs.estimate import check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
@@ -36,13 +37,22 @@ from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
 from .main import return_freed_memory
 from .memory import check_vram, plan_run_memory
-from .options import AnimateOptions
+from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
+
+
+def run_demo(options: DemoOptions) -> None:
+    samples = find_samples()
+    portrait, speech = samples / "portrait.png", samples / "speech.wav"
+    prompt = "A person talks to the camera."
+    run_animate(
+        AnimateOptions(portrait=portrait, speech=speech, prompt=prompt, enlarge=4, output=options.output)
+    )
 
 
 def run_animate(options: AnimateOptions) -> None:

@@ -35,6 +35,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "animate": Command(options.AnimateOptions, "animate", "portrait and speech in, video out", ABOUT),
+    "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),
     "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
     "convert": Command(
         options.ConvertOptions,

@@ -264,6 +264,13 @@ class AnimateOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoOptions(CommonOptions):
+    output: Path = option(
+        "OUT.mp4", "video to write (default: hallo3_demo.mp4)", default=Path("hallo3_demo.mp4"), short="-o"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertOptions(CommonOptions):
     source: Path = argument("SRC", "a checkpoint, or the folder of the original's files")
     target: Path = argument("DST", "folder to write to; ComfyUI's models folder is recognized")

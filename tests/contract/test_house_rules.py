@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,11 +166,13 @@ def test_the_package_imports_without_its_libraries() -> None:
     assert run_alone("contract.test_house_rules", "import_package()")
 
 
-def test_requirements_agree_with_the_project() -> None:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    required = re.search(r"\ndependencies = \[(.*?)\]", project, re.DOTALL)
-    assert required is not None
-    wanted = re.findall(r'"(.+?)"', required[1])
+def test_requirements_and_packages_agree_with_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["dependencies"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if line and not line.startswith("#")] == wanted
-    assert not any(re.search("^torch|<|==", line) for line in wanted)
+    assert [line for line in lines if line and not line.startswith("#")] == wanted[1:]
+    assert wanted[0].startswith("torch>="), "ComfyUI brings it"
+    assert not any(re.search("^torch|<|==", line) for line in wanted[1:])
+    folders = {path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")}
+    packages = {*(".".join(folder.parts) for folder in folders), "hallo3.samples"}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
