@@ -111,10 +111,10 @@ class CrossAttention(nn.Module):
     def fold(self, tokens: Tensor, norm_k: nn.Module) -> FoldedKV:
         """Fold the output layer into the values of tokens [1, n, token_dim] that all frames share."""
         k, v = self.project(tokens, norm_k)
-        weight, bias = self.read_parameters(self.to_out[0], v)
-        by_head = weight.view(len(weight), self.heads, -1).permute(1, 2, 0)
-        # A copy of the bias: it may be a view of memory with other weights, which it would keep.
-        return FoldedKV(k, torch.matmul(v[0], by_head).flatten(0, 1), bias.clone())
+        with self.read_parameters(self.to_out[0], v) as (weight, bias):
+            by_head = weight.view(len(weight), self.heads, -1).permute(1, 2, 0)
+            # A copy of the bias: it may be a view of memory with other weights, which it would keep.
+            return FoldedKV(k, torch.matmul(v[0], by_head).flatten(0, 1), bias.clone())
 
 
 def folded_attention(q: Tensor, kv: FoldedKV) -> Tensor:

@@ -163,10 +163,10 @@ class AudioProjection(nn.Module):
             return torch.cat((first, self.conv1(rest.transpose(1, 2)).transpose(1, 2)), dim=1)
         first, pairs = first.clone(), pair_frames(rest)
         del x, rest  # the memory is the caller's no more
-        weight, bias = self.read_parameters(self.conv1, pairs)
-        starts = range(0, len(weight), KERNEL_ROWS)
-        pieces = ((weight[i : i + KERNEL_ROWS], bias[i : i + KERNEL_ROWS]) for i in starts)
-        return torch.cat((first, convolve_pairs(pairs, pieces)), dim=1)
+        with self.read_parameters(self.conv1, pairs) as (weight, bias):
+            starts = range(0, len(weight), KERNEL_ROWS)
+            pieces = ((weight[i : i + KERNEL_ROWS], bias[i : i + KERNEL_ROWS]) for i in starts)
+            return torch.cat((first, convolve_pairs(pairs, pieces)), dim=1)
 
 
 class FaceProjection(nn.Module):

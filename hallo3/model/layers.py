@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels.eager import PLAIN, Kernels, dense
+from .kernels.eager import PLAIN, Kernels, Parameters, dense
 
 T = TypeVar("T")
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Full softmax attention: q [B, H, N, D], k and v [B, H, M, D] -> [B, H, N, D], scale 1/sqrt(D)."""
-Parameters = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
-"""Layer, tensor -> the layer's weight and bias in the tensor's type and on its device."""
 
 
 class Ops(Protocol):

@@ -41,7 +41,7 @@ FILES = ModelFolder(FOLDER)
 class BuiltInVAE(comfy.sd.VAE):
     """ComfyUI's VAE object around CogVideoX's autoencoder at the built-in model's size."""
 
-    def __init__(self, config: VAEConfig, state: dict[str, Tensor]) -> None:
+    def __init__(self, config: VAEConfig, state: dict[str, Tensor], disable_dynamic: bool = False) -> None:
         space = SPACE_FACTOR, SPACE_FACTOR
         self.upscale_ratio = (lambda frames: max(0, 1 + (frames - 1) * TIME_FACTOR), *space)
         self.downscale_ratio = (latent_frames, *space)
@@ -71,9 +71,12 @@ class BuiltInVAE(comfy.sd.VAE):
             )
         load_strict(self.first_stage_model, state, "the built-in VAE")
         mm.archive_model_dtypes(self.first_stage_model)
-        self.patcher = comfy.model_patcher.ModelPatcher(
+        kinds = comfy.model_patcher
+        kind = kinds.ModelPatcher if disable_dynamic else kinds.CoreModelPatcher
+        self.patcher = kind(
             self.first_stage_model, load_device=self.device, offload_device=mm.vae_offload_device()
         )
+        self.patcher.cached_patcher_init = (_load_vae_patcher, ())
 
     encode, decode, encode_tiled, decode_tiled = (
         explain_errors()(method)
@@ -111,9 +114,14 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(mono)}
 
 
-def load_vae() -> BuiltInVAE:
+def load_vae(disable_dynamic: bool = False) -> BuiltInVAE:
     config = read_model_config(FILES.find("transformer")).vae
-    return BuiltInVAE(config, read_state(FILES.find("vae"), torch.float32))
+    return BuiltInVAE(config, read_state(FILES.find("vae"), torch.float32), disable_dynamic)
+
+
+def _load_vae_patcher(disable_dynamic: bool = False) -> Any:
+    """For ComfyUI, which clones a dynamic patcher into another kind by loading its model again."""
+    return load_vae(disable_dynamic).patcher
 
 
 def load_speech_encoder() -> BuiltInSpeechEncoder:

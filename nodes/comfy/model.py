@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,9 +154,16 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def parameters(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's weight and bias as ComfyUI computes with them: cast, patched by LoRA, on the device."""
-    return comfy.ops.cast_bias_weight(layer, like)
+@contextmanager
+def parameters(layer: nn.Module, like: Tensor) -> Generator[tuple[Tensor, Any]]:
+    """A layer's weight and bias (or None), as ComfyUI computes with them: on the device, cast, with LoRA.
+    Its dynamic memory may evict them after the context. Checks for the user's interruption."""
+    comfy.ops.run_every_op()
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    try:
+        yield weight, bias
+    finally:
+        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
 
 
 class NativeTransformer(Hallo3Transformer):

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
 import torch
 from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...hallo3.config import VAEConfig
 from ...hallo3.errors import InputError
 from ...hallo3.geometry import LatentShape
 from ...hallo3.vae.autoencoder import decode_slices
-from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions, WeightAndBias, convolve
+from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions, convolve
 from ...hallo3.vae.decode_memory import choose_decode_plan, decode_bytes
 from ...hallo3.vae.decoder import decode_parts
+from .model import parameters
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
@@ -101,17 +101,6 @@ _RESERVE = 200_000_000
 """Bytes for convolution libraries."""
 
 
-@contextmanager
-def _parameters(layer: nn.Module, like: Tensor) -> Generator[WeightAndBias]:
-    """A layer's weight and bias, loaded and cast by ComfyUI; checks for user interruption."""
-    mm.throw_exception_if_processing_interrupted()
-    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
-    try:
-        yield weight, bias
-    finally:
-        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
-
-
 def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
     """Call cuDNN directly where ComfyUI does: in some versions 3D convolutions in 16 bits need far too much
     memory otherwise."""
@@ -125,4 +114,4 @@ def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tupl
     return out if bias is None else out.add_(bias[:, None, None, None])
 
 
-_COMFY_ACCESS = LayerAccess(_parameters, _convolve)
+_COMFY_ACCESS = LayerAccess(parameters, _convolve)

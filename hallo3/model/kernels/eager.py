@@ -5,20 +5,26 @@ B batch, M text tokens, N video tokens, R reference tokens, D width, H heads, d 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+Parameters = Callable[[nn.Module, Tensor], AbstractContextManager[tuple[Tensor, Tensor]]]
+"""Layer, tensor -> the layer's weight and bias in the tensor's type and on its device, while the context is
+entered: a host may move them elsewhere afterwards."""
 
-def dense(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias in ``like``'s type and on its device; a layer that stores them in another form has a
-    method of this name."""
+
+def dense(layer: nn.Module, like: Tensor) -> AbstractContextManager[tuple[Tensor, Tensor]]:
+    """``Parameters`` of torch's layers; a layer that stores them in another form has a method of this
+    name."""
     own = getattr(layer, "dense", None)
     if own is not None:
-        return own(like)
+        return nullcontext(own(like))
     known = cast(Any, layer)
-    return known.weight.to(like), known.bias.to(like)
+    return nullcontext((known.weight.to(like), known.bias.to(like)))
 
 
 class Kernels:

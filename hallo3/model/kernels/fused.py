@@ -23,17 +23,17 @@ class Fused(Kernels):
     def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return super().adaln_modulate(norm, video, text, modulation)
-        weight, bias = dense(norm, video)
-        return _adaln_modulate(video, text, weight, bias, modulation, cast(Any, norm).eps)
+        with dense(norm, video) as (weight, bias):
+            return _adaln_modulate(video, text, weight, bias, modulation, cast(Any, norm).eps)
 
     def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
         if torch.is_grad_enabled():
             return super().qk_norm_rope(norm, x, heads, cos, sin, tail)
-        weight, bias = dense(norm, x)
-        tail = None if tail is None else tail.transpose(1, 2)
-        return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, cast(Any, norm).eps).transpose(1, 2)
+        tail, eps = None if tail is None else tail.transpose(1, 2), cast(Any, norm).eps
+        with dense(norm, x) as (weight, bias):
+            return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, eps).transpose(1, 2)
 
     def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         """The product is written in place, before ``tail``."""
