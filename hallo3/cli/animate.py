@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from .. import __version__
 from ..built_in import find_samples
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, check_choice
 from ..jobs.estimate import check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
 from ..jobs.segment_file import SegmentFormat
@@ -62,6 +63,7 @@ def run_animate(options: AnimateOptions) -> None:
         return
     started, request = time.monotonic(), read_request(options)
     check_vram(request)
+    sign = _open_signer(options)
     if request.files.is_large:
         return_freed_memory(1 << 20)  # weights count for more than the time that new pages take
         if request.device.type == "cpu" and not options.plan:  # before files are read
@@ -79,8 +81,11 @@ def run_animate(options: AnimateOptions) -> None:
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
                 _render(plan_run_memory(request), video, so_far)
-            if missing or not output.is_file() or manifest.what.get(CONTENT) != hash_file(output):
+            known = manifest.what.get(CONTENT)
+            if made := bool(missing) or not output.is_file() or known != hash_file(output):
                 video.join(output)
+            if sign is not None and sign(output, made):
+                video.job.finish(hash_file(output))
             if options.chart is not None:
                 segment = request.config.segment
                 write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
@@ -102,6 +107,28 @@ def run_animate(options: AnimateOptions) -> None:
             f"{record.seconds / steps:.1f} s per step with encoding and decoding. Next: the same without "
             "--trial, or with --plan in its place."
         )
+
+
+def _open_signer(options: AnimateOptions) -> Callable[[Path, bool], bool] | None:
+    """With ``--sign`` a function that signs a video that is new, or is not signed yet, and returns whether it
+    did. Raises ``InputError`` for a certificate that cannot be used."""
+    if options.sign is None:
+        return None
+    from ..media import provenance  # by those who sign only
+
+    if options.output is not None:
+        check_choice(options.output.suffix.lower(), provenance.TYPES, "ending of a signed video")
+    certificate = provenance.read_certificate(options.sign)
+    files = {"portrait": options.portrait, "identity": options.identity, "speech": options.speech}
+
+    def sign(output: Path, is_new: bool) -> bool:
+        if not is_new and provenance.read_provenance(output) is not None:
+            return False
+        inputs = {name: hash_file(path) for name, path in files.items() if path is not None}
+        provenance.sign_video(output, certificate, f"hallo3 {__version__}", inputs)
+        return True
+
+    return sign
 
 
 def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, AnimateRequest]:

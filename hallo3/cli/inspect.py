@@ -1,4 +1,4 @@
-"""``hallo3 inspect``, ``doctor`` and ``tiny``: look at weights and models, and make small random ones."""
+"""``hallo3 inspect``, ``verify``, ``doctor`` and ``tiny``: look at files, and make small random models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ..checkpoints import inspect as inspection
 from ..checkpoints.locate import ModelFolder
 from ..checkpoints.random_weights import write_random_set
 from ..errors import CheckpointError, InputError
+from ..media.provenance import read_provenance
 from ..units import format_bytes
-from .options import DoctorOptions, InspectOptions, TinyOptions
+from .options import DoctorOptions, InspectOptions, TinyOptions, VerifyOptions
 
 
 def run_inspect(options: InspectOptions) -> None:
@@ -21,6 +22,30 @@ def run_inspect(options: InspectOptions) -> None:
         print(json.dumps([asdict(result) for result in results], indent=1))
     else:
         print("\n\n".join(inspection.format_inspection(result) for result in results))
+
+
+def run_verify(options: VerifyOptions) -> None:
+    """Raises ``InputError`` for a video without a signature, and for one that was changed, after printing
+    what the signature says."""
+    said = read_provenance(options.file)
+    if said is None:
+        raise InputError(
+            "The video is not signed.",
+            found=f"{options.file.name} without Content Credentials",
+            expected="a video made with --sign",
+            fix="ask for the signed file; many sites remove signatures from what is uploaded",
+        )
+    rows = {"signed by": said.signer, "when": said.time, "made with": f"{said.generator}, AI-generated"}
+    for name, text in {**rows, **{f"from {name}": text for name, text in said.inputs.items()}}.items():
+        print(f"{name:<14} {text}")
+    if said.changes:
+        raise InputError(
+            "The video was changed after it was signed.",
+            found=", ".join(said.changes),
+            expected="every byte as it was signed",
+            fix="get the file again from its author",
+        )
+    print("The video is as it was signed. Who owns the certificate was not checked.")
 
 
 def run_doctor(options: DoctorOptions) -> None:

@@ -45,6 +45,7 @@ COMMANDS = {
         "safetensors files. Run the same command again after a stop: finished files are kept.",
     ),
     "inspect": Command(options.InspectOptions, "inspect", "show what a weights file is"),
+    "verify": Command(options.VerifyOptions, "inspect", "show who signed a video, and if it was changed"),
     "doctor": Command(
         options.DoctorOptions, "inspect", "check whether a model is complete and how it runs on this machine"
     ),

@@ -154,6 +154,11 @@ class VideoFileOptions:
         "PNG", "draw how sharpness, colours, seams and face similarity change over time"
     )
     no_mark: bool = switch('do not add an "AI-generated" note to the file')
+    sign: Path | None = option(
+        "PEM",
+        "sign the video with this certificate and its private key (Content Credentials): AI-generated, with "
+        "hashes of portrait and speech; `hallo3 verify` reads it",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +298,11 @@ class JobsOptions(CommonOptions):
 class InspectOptions(CommonOptions):
     files: list[Path] = argument("FILE", "a file, or a folder with the files of one component", nargs="+")
     json: bool = switch("as JSON")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(CommonOptions):
+    file: Path = argument("FILE", "a video")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ LIBRARIES = {
     "checkpoints": {"gguf", "safetensors"},
     "cli": {"huggingface_hub", "tqdm"},
     "face": {"mediapipe"},
-    "media": {"PIL", "av", "librosa", "soxr"},
+    "media": {"PIL", "av", "c2pa", "cryptography", "librosa", "soxr"},
     "model": {"einops", "triton"},
     "offload": {"psutil"},
     "onnx_model": {"onnxruntime"},
