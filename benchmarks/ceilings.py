@@ -175,7 +175,7 @@ class Rehearsal:
                 peaks[name] = tracker.peak
 
             with stage("prompt"), text_encoder as encoder:
-                encoder(input_ids=torch.zeros(1, config.trunk.text_tokens, dtype=torch.long, device=META))
+                encoder(torch.zeros(1, config.trunk.text_tokens, dtype=torch.long, device=META))
             with stage("portrait"), models.vae as vae:
                 shape = (1, 3, 1, *config.segment.shape[1:])
                 latents = vae.encode(torch.empty(shape, device=META, dtype=dtype))

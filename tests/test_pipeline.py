@@ -195,7 +195,7 @@ def test_one_network_at_a_time_and_encoders_once(portrait: Tensor, speech: Recor
     assert not active
 
 
-ENCODERS = {"Wav2Vec2Model", "T5EncoderModel", "ReferenceNetwork"}
+ENCODERS = {"Wav2Vec2", "T5", "ReferenceNetwork"}
 
 
 def loaded_encoders() -> dict[int, str]:

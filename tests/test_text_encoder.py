@@ -10,12 +10,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
+from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import CheckpointError, DependencyError
 from hallo3.speech.wav2vec2 import build_wav2vec2
-from hallo3.text_encoder import END, FIRST_WORD, PAD, ByteTokenizer, WordTokenizer, build_t5, make_tokenizer
+from hallo3.text_encoder import (
+    END,
+    FIRST_WORD,
+    PAD,
+    ByteTokenizer,
+    WordTokenizer,
+    build_t5,
+    make_tokenizer,
+    tie_embedding,
+)
 from support.messages import expect_message
 from support.own_process import measure_growth
 from support.sentencepiece_model import sentencepiece_model
@@ -201,6 +211,26 @@ def test_a_prompt_that_the_tokenizer_cannot_read_is_an_error(tmp_path: Path) -> 
         tokenizer._encode = Mock(side_effect=error)
         with pytest.raises(error):
             tokenizer("a", 4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", TEXT_ENCODERS)
+def test_t5_is_that_of_transformers(size: str) -> None:
+    """Names, shapes and order; of small ones the embedding too, of prompts longer than all distances."""
+    with torch.device("meta"):
+        theirs: Any = T5EncoderModel(T5Config(**TEXT_ENCODERS[size], dropout_rate=0.0))
+    ours: Any = build_t5(TEXT_ENCODERS[size])
+    shapes = [[(name, each.shape) for name, each in net.state_dict().items()] for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    for dtype, error in ((torch.float32, 2e-6), (torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        if size != "hallo3":
+            state = {name: 4 * each for name, each in make_random_state(ours, f"7|{size}").items()}
+            for net in (ours, theirs):
+                net.load_state_dict(tie_embedding(state), assign=True)
+                net.to(dtype)
+            tokens = torch.arange(300)[None] % 383
+            wanted = theirs.eval()(input_ids=tokens).last_hidden_state
+            assert float((ours(tokens) - wanted).abs().max() / wanted.abs().max()) <= error
 
 
 SIZES = (

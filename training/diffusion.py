@@ -110,7 +110,7 @@ class BatchSampler:
             clips["rows"], clips["first"], config.audio.window, config.segment.motion_frames
         )
         ids = self.tokens[picked].to(device)
-        embeds = cast(Any, text)(input_ids=ids).last_hidden_state
+        embeds = text(ids)
         prompts = [self.clips.prompts[i] for i in picked.tolist()]
         prompted = torch.tensor([bool(prompt) for prompt in prompts])
         lit = torch.tensor([bool(LIGHTS.keys() & prompt.split()) for prompt in prompts])

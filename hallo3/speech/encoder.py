@@ -55,12 +55,10 @@ def stretch(conv_features: Tensor, frames: int) -> Tensor:
 
 
 def run_layers(parts: Wav2Vec2Parts, hidden: Tensor) -> Iterator[Tensor]:
-    """The output of every transformer layer. Not the library's loop: transformers 5 returns no hidden states
-    from a bare encoder, and its loop draws from the global random generator."""
+    """The output of every transformer layer."""
     hidden = parts.norm(hidden + parts.positions(hidden))
     for layer in parts.layers:
-        output: Tensor | tuple[Tensor, ...] = layer(hidden)
-        yield (hidden := output if isinstance(output, Tensor) else output[0])
+        yield (hidden := layer(hidden))
 
 
 def encode_waveform(
@@ -214,7 +212,7 @@ class _PieceEncoder:
             output = convolve_first(start * stride, (stop - 1) * stride + field)
             weight, bias = norm.weight.to(output), norm.bias.to(output)
             output = F.batch_norm(output, mean, variance, weight, bias, eps=norm.eps)
-            output = self.parts.activation(output)
+            output = F.gelu(output)
             for layer in others:
                 output = layer(output)
             yield output[0].T

@@ -30,8 +30,8 @@ from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.config import SegmentConfig, VAEConfig
 from ...hallo3.geometry import SPACE_FACTOR, TIME_FACTOR, latent_frames
 from ...hallo3.media.audio import resample
-from ...hallo3.speech.encoder import normalize
-from ...hallo3.speech.wav2vec2 import build_wav2vec2
+from ...hallo3.speech.encoder import normalize, run_layers
+from ...hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
 from ...hallo3.text_encoder import Tokenizer, build_t5, check_prompt, tie_embedding
 from .progress import explain_errors, show_messages
 
@@ -99,9 +99,8 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         self.model: Any = build_wav2vec2(config)
         load_strict(self.model, state, "the built-in speech encoder")
         mm.archive_model_dtypes(self.model)
-        module = nn.Sequential(self.model)  # a patcher sets the model's device; transformers' is read-only
         self.patcher = comfy.model_patcher.ModelPatcher(
-            module, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
+            self.model, load_device=self.load_device, offload_device=mm.text_encoder_offload_device()
         )
 
     @explain_errors()
@@ -109,8 +108,9 @@ class BuiltInSpeechEncoder(comfy.audio_encoders.audio_encoders.AudioEncoderModel
         """For ComfyUI's AudioEncoderEncode: hidden states at the encoder's own rate."""
         mm.load_models_gpu([self.patcher])
         mono = resample(audio[0].float().mean(dim=0), sample_rate, self.model_sample_rate)
-        states = self.model(normalize(mono)[None].to(self.load_device), output_hidden_states=True)
-        layers = tuple(states.hidden_states)
+        parts = split_wav2vec2(self.model)
+        hidden = parts.project(parts.extract(normalize(mono)[None].to(self.load_device)).transpose(1, 2))
+        layers = parts.norm(hidden + parts.positions(hidden)), *run_layers(parts, hidden)
         return {"encoded_audio": layers[-1], "encoded_audio_all_layers": layers, "audio_samples": len(mono)}
 
 
@@ -180,7 +180,7 @@ class ComfyT5(nn.Module):
         if not rows:
             return torch.zeros(1, *self._empty, device=home), None
         ids = torch.tensor([[token[0] for token in row] for row in rows])
-        states: Tensor = self.t5(input_ids=ids.to(next(self.t5.parameters()).device)).last_hidden_state
+        states: Tensor = self.t5(ids.to(next(self.t5.parameters()).device))
         return states.flatten(0, 1)[None].to(home), None
 
 

@@ -11,7 +11,6 @@ import comfy.model_management as mm
 import folder_paths
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...hallo3.checkpoints.locate import VOCALS, ModelFolder
 from ...hallo3.config import HALLO3, SegmentConfig
@@ -101,7 +100,6 @@ def _encoder_parts(audio_encoder: Any) -> tuple[Wav2Vec2Parts, SegmentConfig]:
     parts = Wav2Vec2Parts(
         extract=lambda signal: network.feature_extractor(signal).transpose(1, 2),
         convolutions=tuple(network.feature_extractor.conv_layers),
-        activation=F.gelu,
         project=network.feature_projection,
         positions=network.encoder.pos_conv_embed,
         norm=network.encoder.layer_norm,

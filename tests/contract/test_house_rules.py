@@ -36,9 +36,9 @@ LIBRARIES = {
     "model": {"einops", "triton"},
     "offload": {"psutil"},
     "onnx_model": {"onnxruntime"},
-    "speech": {"librosa", "transformers"},
+    "speech": {"librosa"},
     "storage": {"filelock"},
-    "text_encoder": {"sentencepiece", "tokenizers", "transformers"},
+    "text_encoder": {"sentencepiece", "tokenizers"},
     "vae": {"diffusers"},
 }
 """Libraries that a room uses, beside torch and numpy, and no other room."""

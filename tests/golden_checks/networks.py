@@ -12,7 +12,7 @@ from hallo3.config import AudioConfig, FaceConfig, Hallo3Config, SegmentConfig, 
 from hallo3.geometry import LatentShape
 from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
-from hallo3.speech.wav2vec2 import SIZES, build_wav2vec2
+from hallo3.speech.wav2vec2 import BASE, build_wav2vec2
 from hallo3.vae.autoencoder import VideoVAE, build_vae
 from support.original_checkpoints import to_ours
 
@@ -101,7 +101,7 @@ def vae(encoder: Golden | None, decoder: Golden | None) -> VideoVAE:
 
 def speech_encoder(weights: Golden, config: Mapping[str, Any]) -> nn.Module:
     """wav2vec2 from a golden's sizes; fields that are not sizes only repeat what we fix."""
-    network = build_wav2vec2({name: value for name, value in config.items() if name in SIZES})
+    network = build_wav2vec2({name: value for name, value in config.items() if name in BASE})
     unused = ("masked_spec_embed", "lm_head.", "quantizer.", "project_")
     state = _stripped(weights, "wav2vec2.").items()
     renamed = {_new_weight_norm(k): tensor for k, tensor in state if not k.startswith(unused)}

@@ -47,14 +47,14 @@ def hook_encoder(encoder: torch.nn.Module, intermediates: dict[str, Tensor]) -> 
         lambda *a: intermediates.update(conv_features=a[2], padded_normalised_tail=a[1][0][0])
     )
     module["feature_projection"].register_forward_hook(
-        lambda *a: intermediates.update(interpolated_features=a[1][0], projected=a[2][0])
+        lambda *a: intermediates.update(interpolated_features=a[1][0], projected=a[2])
     )
     module["encoder.layer_norm"].register_forward_hook(lambda *a: intermediates.update(hidden_state_0=a[2]))
     for name in module:
         if layer := re.fullmatch(r"encoder\.layers\.(\d+)", name):
 
-            def record(_: object, __: object, out: Any, index: int = int(layer[1])) -> None:
-                intermediates[f"hidden_state_{index + 1}"] = out[0] if isinstance(out, tuple) else out
+            def record(_: object, __: object, out: Tensor, index: int = int(layer[1])) -> None:
+                intermediates[f"hidden_state_{index + 1}"] = out
 
             module[name].register_forward_hook(record)
 

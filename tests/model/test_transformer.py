@@ -21,7 +21,7 @@ from hallo3.model.guidance import batched_branches, branches, sequential_branche
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
-from hallo3.speech.wav2vec2 import build_wav2vec2
+from hallo3.speech.wav2vec2 import build_wav2vec2, split_wav2vec2
 from hallo3.text_encoder import build_t5
 from hallo3.vae.autoencoder import build_vae
 from support.original_checkpoints import to_original, to_ours
@@ -183,8 +183,8 @@ def test_other_networks_are_the_published_ones() -> None:
     assert shapes(build_t5(TEXT_ENCODERS["hallo3"]).state_dict()) == MANIFEST["text_encoder"]
     wav2vec2 = build_wav2vec2(SPEECH_ENCODERS["hallo3"])
     assert sum(parameter.numel() for parameter in wav2vec2.parameters()) == 94_371_712 - 768
-    assert wav2vec2.config.num_hidden_layers == HALLO3.audio.layers
-    assert wav2vec2.config.hidden_size == HALLO3.audio.channels
+    parts = split_wav2vec2(wav2vec2)
+    assert (len(parts.layers), parts.width) == (HALLO3.audio.layers, HALLO3.audio.channels)
 
 
 @torch.inference_mode()

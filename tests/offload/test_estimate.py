@@ -84,7 +84,7 @@ def test_vae_encoder(frames: int) -> None:
 def test_t5_and_audio_projection() -> None:
     t5 = build_t5(TEXT_ENCODERS["hallo3"]).to(torch.bfloat16)
     ids = torch.zeros(1, TRUNK.text_tokens, dtype=torch.long, device=META)
-    expect_upper_bound(SIZES.t5(TEXT_ENCODERS["hallo3"]), lambda: t5(input_ids=ids))
+    expect_upper_bound(SIZES.t5(TEXT_ENCODERS["hallo3"]), lambda: t5(ids))
     dit = Hallo3Transformer(HALLO3, layers(fused=True))
     expect_upper_bound(SIZES.audio_projection(), lambda: dit.audio_proj(meta(1, *dit.window_shape)))
 

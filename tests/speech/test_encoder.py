@@ -4,11 +4,13 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints.random_weights import make_random_state
@@ -171,6 +173,25 @@ def test_windows_approach_the_exact_features_as_they_grow(tmp_path: Path, sample
             distances.append(float(error / (exact - exact.mean(dim=0)).norm()))
     assert 0 < distances[2] <= distances[1] <= distances[0] <= 0.5
     assert distances[2] <= 0.15
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", SPEECH_ENCODERS)
+def test_the_network_is_that_of_transformers(size: str) -> None:
+    """Names, shapes and order; of a small one every hidden state too."""
+    config = Wav2Vec2Config(**SPEECH_ENCODERS[size], mask_time_prob=0.0)
+    with torch.device("meta"):
+        theirs: Any = Wav2Vec2Model(config)
+    ours = build_wav2vec2(SPEECH_ENCODERS[size])
+    shapes = [[(name, each.shape) for name, each in net.state_dict().items()] for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    if size == "tiny":
+        theirs.load_state_dict((ours := network(size)).state_dict(), assign=True)
+        parts, heard = split_wav2vec2(ours), signal(16001)[None]
+        hidden = parts.project(parts.extract(heard).transpose(1, 2))
+        wanted = theirs.eval()(heard, output_hidden_states=True).hidden_states
+        for found, each in zip(encoder.run_layers(parts, hidden), wanted[1:], strict=True):
+            assert torch.allclose(found, each, atol=1e-6, rtol=0)
 
 
 def test_of_a_configuration_only_sizes_are_read() -> None:
