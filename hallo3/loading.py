@@ -40,6 +40,7 @@ from .models import Models
 from .offload.budget import MemoryPlan
 from .offload.estimate import DEVICE, DISK, RAM, OffloadConfig
 from .offload.streaming import ResidentModule, StreamableModule, StreamedModule, set_tensors, store_in_memory
+from .offload.system_memory import limit_torch
 from .offload.weight_store import (
     AUDIO_KERNEL,
     EMBEDDING,
@@ -52,7 +53,7 @@ from .offload.weight_store import (
 )
 from .progress import OpenProgress, no_display
 from .quantization import FP8, PRECISIONS, Precision, add_missing_scales, check_device, get_precision
-from .residency import CPU, ChosenModule, DerivedModule, OffloadedModule, OnDemandModule
+from .residency import CPU, ChosenModule, DerivedModule, OnDemandModule
 from .text_encoder import TextEncoder, Tokenizer, tie_embedding
 from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
@@ -104,6 +105,8 @@ def load_models(
     files = files if segment is None else replace(files, segment=segment)
     precision = get_precision(precision)
     check_device(precision, device)
+    if memory is not None and device.type == "cuda":
+        limit_torch(memory.torch_limit, device)
     config = read_model_config(files.open("transformer"))
     if extract:
         other = read_model_config(files.open("reference"), "reference")
@@ -208,7 +211,7 @@ class Placement:
     def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
         """``build`` makes the network on meta."""
         if (config := self.config) is None:
-            return OffloadedModule(lambda: self.load(build(), "transformer"), self.device)
+            return self._move_whole(lambda: self.load(build(), "transformer"))
 
         def load() -> StreamableModule[N]:
             network = build()
@@ -263,10 +266,13 @@ class Placement:
             self.load(cast(nn.Module, vae.network), "vae")
             return vae
 
-        if self.config is None:
-            return OffloadedModule(load, self.device)
-        residency = ResidentModule[VideoVAE] if self.config.home == DEVICE else StreamedModule[VideoVAE]
-        return residency(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
+        if self.config is not None and self.config.home == DEVICE:
+            return ResidentModule(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
+        return self._move_whole(load)
+
+    def _move_whole(self, load: Callable[[], M]) -> AbstractContextManager[M]:
+        """Loaded on first enter, then kept in RAM, with a copy on the device while used."""
+        return StreamedModule(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
 
     def load(self, network: M, component: str) -> M:
         """Load a network whole; nothing else keeps its weights alive (see ``store_in_memory``)."""

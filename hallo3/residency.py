@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,10 @@ U = TypeVar("U")
 CPU = torch.device("cpu")
 
 
-class Movable(Protocol):
-    """What can be moved to a device, such as a torch module."""
-
-    def to(self, device: torch.device) -> Self: ...
-
-
-M = TypeVar("M", bound=Movable)
+def release_cached_memory() -> None:
+    """Give GPU memory that PyTorch keeps for later back to the device, when a network is left: the next stage
+    needs blocks of other sizes, and a stream uses no blocks of another one. Does nothing without CUDA."""
+    torch.cuda.empty_cache()
 
 
 class OnDemandModule(Generic[T]):
@@ -39,25 +36,7 @@ class OnDemandModule(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._network = None
-
-
-class OffloadedModule(Generic[M]):
-    """Loaded on first enter, then kept in RAM, and on the device only while used (transformer, VAE)."""
-
-    def __init__(self, load: Callable[[], M], device: torch.device) -> None:
-        self._load, self._device = load, device
-        self._network: M | None = None
-
-    def __enter__(self) -> M:
-        if self._network is None:
-            self._network = self._load()
-        if self._device != CPU:
-            self._network = self._network.to(self._device)
-        return self._network
-
-    def __exit__(self, *_: object) -> None:
-        if self._network is not None and self._device != CPU:
-            self._network = self._network.to(CPU)
+        release_cached_memory()
 
 
 class ChosenModule(Generic[T]):

@@ -1,5 +1,6 @@
 """Pinned memory that the system refuses: unpinned memory replaces it, wherever it is asked for."""
 
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -28,6 +29,57 @@ class GPUTensor:
 
     def copy_(self, source: Tensor) -> None:
         self.tensor.copy_(source)
+
+
+class Queue:
+    """A GPU's queue: copies from pinned memory happen when an event after them is waited for."""
+
+    def __init__(self) -> None:
+        self.copies: list[tuple[Tensor, Tensor]] = []
+
+    def run(self) -> None:
+        while self.copies:
+            target, source = self.copies.pop(0)
+            target.copy_(source)
+
+
+@pytest.fixture(autouse=True)
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    gpu, real_copy, real_empty = Queue(), Tensor.copy_, torch.empty
+
+    def copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        if non_blocking:
+            gpu.copies.append((target, source))
+            return target
+        return real_copy(target, source)
+
+    def empty(*shape: Any, **options: Any) -> Tensor:
+        return real_empty(*shape, dtype=options.get("dtype"))
+
+    event = SimpleNamespace(record=lambda _: None, synchronize=gpu.run)
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: event if blocking else None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    monkeypatch.setattr(Tensor, "copy_", copy)
+    monkeypatch.setattr(torch, "empty", empty)
+    return gpu
+
+
+@pytest.mark.parametrize("chunk", [64, 1024, streaming.CHUNK_BYTES])
+def test_weights_from_disk_pass_three_chunks(
+    chunk: int, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their size; no chunk is filled while the GPU still copies from it."""
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", chunk)
+    pinned, ring, real = list[int](), streaming.PinnedRing(), PinnedAllocator.empty
+    record = lambda self, shape, dtype: pinned.append(*shape) or real(self, shape, dtype)  # noqa: E731
+    monkeypatch.setattr(PinnedAllocator, "empty", record)
+    for number in range(3):
+        tensors = {"a": torch.randn(300 + number), "b": torch.randn(3, 7).half(), "c": torch.empty(0)}
+        sent = streaming.send(tensors, CUDA, ring)
+        queue.run()
+        assert all(torch.equal(sent[name], each) for name, each in tensors.items())
+        assert len({each.untyped_storage().data_ptr() for each in sent.values() if each.numel()}) == 1
+    assert pinned == [chunk] * 3
 
 
 @pytest.fixture
@@ -60,23 +112,26 @@ def test_noise_is_copied(refusals: list[str]) -> None:
     assert refusals == ["copy"]
 
 
-def test_streamed_weights_are_sent(refusals: list[str]) -> None:
-    tensors, allocator = {str(n): torch.randn(5) for n in range(3)}, PinnedAllocator()
+def test_streamed_weights_are_sent(refusals: list[str], queue: Queue) -> None:
+    tensors, ring = {str(n): torch.randn(5) for n in range(3)}, streaming.PinnedRing()
     with expect_message(WARNING):
-        streaming.send(tensors, CUDA, allocator)
-    sent = streaming.send(tensors, CUDA, allocator)
+        streaming.send(tensors, CUDA, ring)
+    sent = streaming.send(tensors, CUDA, ring)
+    queue.run()
     assert all(torch.equal(sent[name], tensor) for name, tensor in tensors.items())
-    assert refusals == ["copy"], "the system is asked once"
+    assert refusals == ["empty"], "the system is asked once"
 
 
-def test_weights_are_packed(refusals: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_packed(refusals: list[str], queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "CHUNK_BYTES", 64)
     tensors, allocator = {"a": torch.randn(40), "b": torch.randn(7)}, PinnedAllocator()
     with expect_message(WARNING):
         packs = [streaming.PackedTensors(tensors, allocator) for _ in range(3)]
     assert refusals == ["empty"]
     for pack in packs:
-        assert all(torch.equal(tensor, tensors[name]) for name, tensor in pack.to(CUDA).items())
+        sent = pack.to(CUDA)
+        queue.run()
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in sent.items())
 
 
 def test_caches_of_a_decode_are_kept(refusals: list[str]) -> None:

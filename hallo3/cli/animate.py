@@ -32,6 +32,7 @@ from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
+from ..offload.system_memory import use_expandable_segments
 from ..quantization import describe_machine
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
@@ -61,6 +62,7 @@ def run_animate(options: AnimateOptions) -> None:
     if options.jobs:
         print_jobs(jobs_folder(options))
         return
+    use_expandable_segments()
     started, request = time.monotonic(), read_request(options)
     check_vram(request)
     sign = _open_signer(options)

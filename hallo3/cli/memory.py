@@ -11,7 +11,7 @@ from ..messages import logger
 from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
 from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig
 from ..offload.sizes import measure_folder
-from ..offload.system_memory import available_bytes, free_bytes, limit_torch, total_bytes
+from ..offload.system_memory import available_bytes, free_bytes, total_bytes
 from ..quantization import PRECISIONS
 from ..units import GB, format_bytes
 from .request import AnimateRequest
@@ -43,7 +43,7 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
         plan = plan_cpu_memory(sizes, requirements, available)
     elif limit is None:
         offload = _manual_config(request)
-        limit = available if on_cpu else total_bytes(request.device)
+        limit = available if on_cpu else free_bytes(request.device)
         plan = plan_manual(sizes, requirements, offload, available, limit=limit, on_cpu=on_cpu)
     else:
         plan = plan_memory(sizes, requirements, limit, available)
@@ -69,13 +69,6 @@ def _manual_config(request: AnimateRequest) -> OffloadConfig:
         offload = whole if offload.home == RAM else offload
         offload = replace(offload, decode=replace(offload.decode, caches="device"))
     return replace(offload, passes=settings.passes, on_access=settings.on_access)
-
-
-def limit_gpu_memory(request: AnimateRequest) -> None:
-    """Let PyTorch enforce ``--vram`` on a CUDA device; by default the device is the limit."""
-    explicit = request.memory is not None and isinstance(request.options.vram, float)
-    limit = request.memory.torch_limit if request.memory and explicit else total_bytes(request.device)
-    limit_torch(limit, request.device)
 
 
 def check_vram(request: AnimateRequest) -> None:

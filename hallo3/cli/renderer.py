@@ -17,8 +17,8 @@ from ..loading import load_models
 from ..messages import logger
 from ..models import Models
 from ..noise import make_noise
+from ..offload.system_memory import limit_torch
 from ..pipeline import LocalRenderer, encode_prompt, extract_identity
-from .memory import limit_gpu_memory
 from .progress import WorkClock
 from .request import AnimateRequest
 from .speech import SpeechFeatures
@@ -38,15 +38,16 @@ class RunNetworks:
         request = self._request
         if request.options.model.resolve() == FOLDER:
             logger.warning("the built-in model knows drawn faces only, not photographs.")
-        by_hand = request.memory is not None and request.memory.manual and request.device.type != "cpu"
-        if request.device.type == "cuda":
-            limit_gpu_memory(request)
+        memory = request.memory
+        if memory is not None and memory.manual and request.device.type == "cuda":
+            limit_torch(memory.torch_limit, request.device)
+            memory = None
         return load_models(
             request.files,
             request.device,
             request.precision,
             offload=request.offload,
-            memory=None if by_hand else request.memory,
+            memory=memory,
             attention=request.attention.attend,
             kernels=request.kernels.kernels,
             verifier=request.verifier,

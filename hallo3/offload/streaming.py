@@ -1,11 +1,9 @@
 """Weight streaming: a network larger than the device fetches its next weights while it computes.
 
 diffusers' group offloading (``apply_group_offloading``) does this for whole blocks or single layers. It is
-not used because a memory plan needs four things that it lacks: weights of a block that are needed at other
-times (each step, once per segment, once per run) form groups of their own; a chosen number of blocks stays on
-the device; groups come from any verified checkpoint (diffusers writes its own copy to disk and reads that);
-modules may read weights of layers that they do not call (fused kernels). It would come back if it took groups
-of arbitrary layers, and a function that loads them.
+not used because a memory plan needs what it lacks: weights of a block that are needed at other times (each
+step, once per segment, once per run) form groups of their own; a chosen number of blocks stays on the device;
+groups come from any verified checkpoint; modules may read weights of layers that they do not call.
 
 A weight group is a tuple of layers that are loaded and evicted together: a block as a step needs it, its
 modulations, its projections of conditions, or the audio projection. Groups that follow one another form a
@@ -19,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..residency import CPU, PinnedAllocator
+from ..residency import CPU, PinnedAllocator, release_cached_memory
 
 WeightGroup = tuple[str, ...]  # names of layers that are loaded and evicted together
 M = TypeVar("M", bound=nn.Module)
@@ -87,6 +85,7 @@ def _named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 CHUNK_BYTES = 32 << 20
 ALIGNMENT_BYTES = 256
+RING_CHUNKS = 3
 
 
 class TensorSlice(NamedTuple):
@@ -98,38 +97,92 @@ class TensorSlice(NamedTuple):
     shape: torch.Size
 
 
-class PackedTensors:
-    """Tensors in one piece of RAM, sent together; ``size`` is with alignment. Unpinned by default."""
+class PackedLayout:
+    """Where tensors are in one piece of memory; ``size`` is with alignment."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], allocator: PinnedAllocator | None = None) -> None:
-        allocator = allocator or PinnedAllocator(wanted=False)
-        self._slices: dict[str, TensorSlice] = {}
-        self.size = 0
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._slices, self.size = dict[str, TensorSlice](), 0
         for name, tensor in tensors.items():
             self._slices[name] = TensorSlice(self.size, tensor.nbytes, tensor.dtype, tensor.shape)
             self.size += -(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        self._chunks = [  # powers of two, as CUDA's host allocator rounds up to them
-            allocator.empty([min(CHUNK_BYTES, 1 << (self.size - start - 1).bit_length())], torch.uint8)
-            for start in range(0, self.size, CHUNK_BYTES)
-        ]
-        for name, tensor in tensors.items():
-            source, start = tensor.contiguous().reshape(-1).view(torch.uint8), self._slices[name].start
-            while len(source):
-                number, offset = divmod(start, CHUNK_BYTES)
-                part = source[: CHUNK_BYTES - offset]
-                self._chunks[number][offset : offset + len(part)] = part
-                source, start = source[len(part) :], start + len(part)
 
-    def to(self, device: torch.device) -> dict[str, Tensor]:
-        """New tensors on a device; copies from pinned memory are queued on the current stream."""
+    def allocate(self, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+        """One piece of a device's memory, and the tensors in it."""
         packed = torch.empty(self.size, dtype=torch.uint8, device=device)
-        for number, chunk in enumerate(self._chunks):
-            target = packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-            target.copy_(chunk[: len(target)], non_blocking=True)
-        return {
+        return packed, {
             name: packed[each.start : each.start + each.bytes].view(each.dtype).view(each.shape)
             for name, each in self._slices.items()
         }
+
+    def chunks(self, tensors: Mapping[str, Tensor]) -> Iterator[list[tuple[int, Tensor]]]:
+        """For each ``CHUNK_BYTES`` of the memory the bytes in it, each part with its start."""
+        parts, number = list[tuple[int, Tensor]](), 0
+        for name, tensor in tensors.items():
+            source, start = tensor.contiguous().reshape(-1).view(torch.uint8), self._slices[name].start
+            while len(source):
+                while start // CHUNK_BYTES > number:
+                    yield parts
+                    number, parts = number + 1, []
+                offset = start % CHUNK_BYTES
+                part = source[: CHUNK_BYTES - offset]
+                parts.append((offset, part))
+                source, start = source[len(part) :], start + len(part)
+        yield parts
+
+
+class PackedTensors:
+    """Tensors in one piece of RAM, sent together. Unpinned by default."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], allocator: PinnedAllocator | None = None) -> None:
+        allocator, self._layout = allocator or PinnedAllocator(wanted=False), PackedLayout(tensors)
+        self._chunks, self.size = list[Tensor](), self._layout.size
+        for number, parts in enumerate(self._layout.chunks(tensors)):  # in powers of two, as CUDA rounds up
+            rest = self.size - number * CHUNK_BYTES
+            chunk = allocator.empty([min(CHUNK_BYTES, 1 << (rest - 1).bit_length())], torch.uint8)
+            for start, part in parts:
+                chunk[start : start + len(part)] = part
+            self._chunks.append(chunk)
+
+    def to(self, device: torch.device) -> dict[str, Tensor]:
+        """New tensors on a device; copies from pinned memory are queued on the current stream."""
+        packed, tensors = self._layout.allocate(device)
+        for number, chunk in enumerate(self._chunks):
+            target = packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+            target.copy_(chunk[: len(target)], non_blocking=True)
+        return tensors
+
+
+class PinnedRing:
+    """A few pinned chunks through which tensors of any size reach a GPU: pinning them themselves would take
+    the next power of two of their bytes, which CUDA keeps. For one thread."""
+
+    def __init__(self) -> None:
+        self._allocator, self._sent = PinnedAllocator(), 0
+        self._chunks: list[tuple[Tensor, torch.cuda.Event]] = []
+
+    def send(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """New tensors on a GPU, in one piece of memory; copies are queued on the current stream."""
+        layout = PackedLayout(tensors)
+        packed, sent = layout.allocate(device)
+        for number, parts in enumerate(layout.chunks(tensors)):
+            chunk, copied = self._next_chunk()
+            for start, part in parts:
+                chunk[start : start + len(part)] = part
+            target = packed[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+            target.copy_(chunk[: len(target)], non_blocking=True)
+            copied.record(torch.cuda.current_stream(device))
+        return sent
+
+    def _next_chunk(self) -> tuple[Tensor, torch.cuda.Event]:
+        """A chunk that nothing is copied from any more, and the event of its next copy."""
+        if len(self._chunks) < RING_CHUNKS:
+            chunk = self._allocator.empty([CHUNK_BYTES], torch.uint8)
+            self._chunks.append((chunk, torch.cuda.Event(blocking=True)))
+            return self._chunks[-1]
+        chunk, copied = self._chunks[self._sent % RING_CHUNKS]
+        self._sent += 1
+        copied.synchronize()
+        return chunk, copied
 
 
 Weights = Mapping[str, Tensor] | PackedTensors  # tensors by their names in the network
@@ -137,13 +190,20 @@ WeightStore = Callable[[WeightGroup], Weights]  # loads a group's weights from R
 Fetched = tuple[Mapping[str, Tensor], Any]  # and a CUDA event of their arrival, or None
 
 
-def send(weights: Weights, device: torch.device, allocator: PinnedAllocator) -> Mapping[str, Tensor]:
-    """Copy to a device; copies to a GPU go through pinned memory and are queued on the current stream."""
+def send(weights: Weights, device: torch.device, ring: PinnedRing) -> Mapping[str, Tensor]:
+    """Copy to a device; copies to a GPU come from pinned memory and are queued on the current stream."""
     if isinstance(weights, PackedTensors):
         return weights.to(device)
-    if device.type != "cuda":
-        return {name: tensor.to(device) for name, tensor in weights.items()}
-    return {name: allocator.copy(each).to(device, non_blocking=True) for name, each in weights.items()}
+    if device.type == "cuda":
+        return ring.send(weights, device)
+    return {name: tensor.to(device) for name, tensor in weights.items()}
+
+
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that weights reach a GPU on, one for all networks: each stream has memory of its own, which
+    others cannot use."""
+    return torch.cuda.Stream(device)
 
 
 class StreamableModule(NamedTuple, Generic[M]):
@@ -197,10 +257,10 @@ class ResidentModule(Generic[M]):
         if self._network is None:
             with self._show():
                 network, sequences, store, _ = self._load()
-                allocator, ungrouped = PinnedAllocator(), ungrouped_tensors(network, sequences)
+                ring, ungrouped = PinnedRing(), ungrouped_tensors(network, sequences)
                 set_tensors(network, {name: tensor.to(self._device) for name, tensor in ungrouped})
                 for group in (group for sequence in sequences for group in sequence):
-                    set_tensors(network, send(store(group), self._device, allocator))
+                    set_tensors(network, send(store(group), self._device, ring))
             self._network = network
         return self._network
 
@@ -256,6 +316,7 @@ class StreamedModule(Generic[M]):
         self._ungrouped = {}
         if not self._keep:
             self._module = None
+        release_cached_memory()
         self._shown.close()
 
 
@@ -275,8 +336,8 @@ class WeightStream:
         self._network, self._sequences, self._store, self._resident = module
         self._device, self._executor, self._repeats = device, executor, repeats
         self._alone = [number for number, groups in enumerate(module.sequences) if len(groups) == 1]
-        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._allocator = PinnedAllocator()
+        self._copy_stream = copy_stream(device) if device.type == "cuda" else None
+        self._ring = PinnedRing()
         self._loaded: dict[int, WeightGroup] = {}  # by sequence
         self._keep_resident = staying is not None
         self._resident_loaded = set[WeightGroup]() if staying is None else staying
@@ -362,7 +423,10 @@ class WeightStream:
         for group in groups:
             _clear_group(self._network, group, self._device)
         if groups and self._copy_stream is not None:
-            self._evicted = torch.cuda.current_stream(self._device).record_event()
+            self._evicted = torch.cuda.Event(
+                blocking=True
+            )  # others keep a core busy while they are waited for
+            self._evicted.record(torch.cuda.current_stream(self._device))
 
     def _evict_all(self, *, resident: bool) -> None:
         for sequence in list(self._prefetches):
@@ -378,9 +442,9 @@ class WeightStream:
         otherwise a fast CPU would fill it with groups that wait."""
         weights = self._store(group)
         if self._copy_stream is None:
-            return send(weights, self._device, self._allocator), None
+            return send(weights, self._device, self._ring), None
         if evicted is not None:
             evicted.synchronize()
         with torch.cuda.stream(self._copy_stream):
-            tensors = send(weights, self._device, self._allocator)
+            tensors = send(weights, self._device, self._ring)
             return tensors, self._copy_stream.record_event()

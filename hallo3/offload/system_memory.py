@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,8 @@ from .estimate import DEVICE, MemoryRequirements
 from .sizes import measure_folder
 
 ROOT = Path("/")
+WINDOWS_RESERVE_BYTES = 750_000_000
+ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1
     ("sys/fs/cgroup", "memory.max", "anon"),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
@@ -56,8 +60,10 @@ def choose_cpu_precision(files: ModelFolder, config: Hallo3Config, steps: int, r
 
 
 def free_bytes(device: torch.device) -> int:
-    """GPU memory that this process may use, with what its CUDA context has taken."""
-    return torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
+    """GPU memory that this process may use, with what its CUDA context has taken. On Windows the free bytes
+    are a budget that the desktop shares, and what is above it silently goes to RAM: some are left."""
+    free = torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
+    return max(0, free - WINDOWS_RESERVE_BYTES) if sys.platform == "win32" else free
 
 
 def total_bytes(device: torch.device) -> int:
@@ -68,6 +74,13 @@ def limit_torch(limit: int, device: torch.device) -> None:
     """Let PyTorch raise an out-of-memory error above ``limit`` bytes of a CUDA device."""
     share = min(1.0, limit / total_bytes(device))
     torch.cuda.set_per_process_memory_fraction(share, cast("int | None", device.index))
+
+
+def use_expandable_segments() -> None:
+    """Let PyTorch map GPU memory in small pieces, where it can (CUDA on Linux): then none is lost between
+    tensors of different sizes. Call it before CUDA starts; what a user has set stays."""
+    if sys.platform == "linux" and torch.version.cuda and os.environ.keys().isdisjoint(ALLOCATOR_SETTINGS):
+        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def _read_limits(root: Path) -> Iterator[tuple[int, int]]:

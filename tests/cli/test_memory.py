@@ -64,22 +64,21 @@ def test_invalid_limits_are_refused(command: Command, capfd: pytest.CaptureFixtu
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A CUDA device of 12 GB, 9 of them free: its kernels, and the ``limit`` that torch gets."""
+    """A CUDA device of 12 GB, 9 of them free, and its kernels."""
     state: dict[str, Any] = {"kernels": KernelChoice(FUSED)}
     monkeypatch.setattr(memory, "total_bytes", lambda _: 12 * GB)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 9 * GB)
-    monkeypatch.setattr(memory, "limit_torch", lambda limit, _: state.update(limit=limit))
     monkeypatch.setattr(requests, "choose_kernels", lambda *_: state["kernels"])
     return state
 
 
-def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_a_limit_is_planned_for(command: Command) -> None:
     limited = plan_memory(command, "--vram", "6")
     assert limited.memory.limit == 6 * GB
     unlimited = replace(command.request(), device=torch.device("cuda"))
     assert limited.throughput_key != unlimited.throughput_key
-    memory.limit_gpu_memory(limited)
-    assert gpu["limit"] == 6 * GB - CONTEXT_BYTES
+    assert limited.memory.torch_limit == 6 * GB - CONTEXT_BYTES
     with pytest.raises(InputError, match="less memory than --vram"):
         plan_memory(command, "--vram", "13")
     with expect_message(r"--vram 10 is more than the 9\.0 GB"):
@@ -87,11 +86,10 @@ def test_a_limit_is_planned_for_and_enforced(command: Command, gpu: dict[str, An
     assert lowered.memory.limit == 9 * GB
 
 
-def test_the_default_plans_for_free_memory_and_enforces_nothing(command: Command, gpu: Any) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_the_default_plans_for_free_memory(command: Command) -> None:
     free = plan_memory(command)
     assert (free.memory.limit, free.memory.offload.home) == (9 * GB, DEVICE)
-    memory.limit_gpu_memory(free)
-    assert gpu["limit"] == 12 * GB
     for manual in (["--offload", "blocks"], ["--low-memory"]):
         assert plan_memory(command, *manual).memory is None
     assert memory.plan_run_memory(command.request()).memory is None

@@ -21,7 +21,9 @@ from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
 from hallo3.noise import make_noise
 from hallo3.offload import streaming
-from hallo3.offload.estimate import DEVICE, DISK, RAM, OffloadConfig
+from hallo3.offload.budget import plan_memory
+from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, OffloadConfig
+from hallo3.offload.sizes import measure_folder
 from hallo3.offload.streaming import PackedTensors, store_in_memory
 from hallo3.pipeline import LocalRenderer
 from hallo3.quantization import PRECISIONS
@@ -29,6 +31,7 @@ from hallo3.residency import PinnedAllocator
 from hallo3.segments import SegmentPlan
 from hallo3.settings import settings_for
 from hallo3.speech.features import Speech, read_from_memory
+from hallo3.units import GB
 from hallo3.vae.autoencoder import DEFAULT_PLAN
 
 CPU = torch.device("cpu")
@@ -88,6 +91,38 @@ def test_only_the_transformer_s_blocks_stay(nano_folder: Path, monkeypatch: pyte
     with placed.transformer(lambda: Hallo3Transformer(config, LAYERS)):
         pass
     assert resident == {"reference": 0, "transformer": 1}
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae"])
+def test_a_network_keeps_its_home_copy(nano_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied back when it is left, and what torch caches is given back."""
+    given_back, addresses = list[bool](), list[list[int]]()
+    residency = getattr(load_models(nano_folder, torch.device("meta"), "fp32"), name)
+    for count in (1, 2):
+        with residency as network:
+            assert all(each.is_meta for each in network.parameters())
+            monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(True))
+        assert len(given_back) == count
+        addresses.append([each.data_ptr() for each in network.parameters()])
+    assert addresses[0] == addresses[1]
+    assert all(addresses[0])
+
+
+def test_a_plan_limits_torch(nano_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without ``--vram``: above the plan, memory of other programs would be taken."""
+    limits, requirements = (
+        list[object](),
+        MemoryRequirements(precision=PRECISIONS["fp32"], steps=1, branches=1),
+    )
+    monkeypatch.setattr(loading, "limit_torch", lambda *limit: limits.append(limit))
+    files, cuda = ModelFolder(nano_folder), torch.device("cuda")
+    sizes = measure_folder(files, read_model_config(files.open("transformer")), requirements.precision)
+    plan = plan_memory(sizes, requirements, 8 * GB, 64 * GB)
+    load_models(nano_folder, CPU, "fp32", memory=plan)
+    load_models(nano_folder, cuda, "fp32")
+    assert limits == []
+    load_models(nano_folder, cuda, "fp32", memory=plan)
+    assert limits == [(plan.torch_limit, cuda)]
 
 
 @pytest.mark.parametrize("offload", ["blocks", "disk"])

@@ -1,5 +1,7 @@
 """RAM and GPU memory, as the system and the driver report them."""
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from hallo3.offload import system_memory
 from hallo3.offload.budget import CONTEXT_BYTES
 from hallo3.offload.system_memory import available_bytes, free_bytes, limit_torch, ram_bytes, total_bytes
 from hallo3.units import GB
@@ -40,6 +43,38 @@ def test_ram_and_limits_of_containers(tmp_path: Path, monkeypatch: pytest.Monkey
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text)
         assert [ram_bytes(root), available_bytes(root)] == wanted, files
+
+
+@pytest.mark.parametrize(
+    ("platform", "cuda", "given", "then"),
+    [
+        ("linux", "13.0", {}, "expandable_segments:True"),
+        ("linux", "13.0", {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ("linux", "13.0", {"PYTORCH_CUDA_ALLOC_CONF": ""}, ""),
+        ("linux", "13.0", {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, None),
+        ("linux", None, {}, None),  # not CUDA's build of torch
+        ("win32", "13.0", {}, None),
+    ],
+)
+def test_segments_are_expandable_where_they_can_be(
+    platform: str, cuda: str | None, given: dict[str, str], then: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in system_memory.ALLOCATOR_SETTINGS:
+        monkeypatch.setenv(name, "")  # and back to what it was, later
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    system_memory.use_expandable_segments()
+    assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == then
+
+
+def test_windows_keeps_some_for_the_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    for free, usable in ((8 * GB, 8 * GB + CONTEXT_BYTES - system_memory.WINDOWS_RESERVE_BYTES), (0, 0)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 12 * GB))
+        assert free_bytes(torch.device("cuda")) == usable
 
 
 def test_torch_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
