@@ -21,7 +21,7 @@ from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
 from ..hallo3.jobs.job import Job, JobManifest, folder_size
 from ..hallo3.jobs.segment_file import SegmentFormat
-from ..hallo3.jobs.store import find_finished_job, remove_stale_jobs
+from ..hallo3.jobs.store import find_finished_job, list_jobs, remove_stale_jobs
 from ..hallo3.jobs.video_job import (
     NUMERICS,
     VideoJob,
@@ -53,7 +53,9 @@ from .schema import FREE_MEMORY, Hallo3Node, job_inputs, make_schema, render_inp
 
 NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
 """Inputs that do not change the frames."""
-IMAGES_OUTPUT = 1
+VIDEO_OUTPUT, IMAGES_OUTPUT = 0, 1
+BUT_FOR_SEED, SEED = "all but the seed", "seed"
+"""Entries of a job's manifest: a hash of everything else that decides it, and the seed."""
 
 
 def jobs_folder() -> Path:
@@ -107,17 +109,20 @@ class ExtrapolateRequest:
 
     def manifest(self) -> JobManifest:
         headers = self.form.headers
-        key = self._key(headers)
+        key, but_for_seed = self._keys(headers)
         info = {"model": self.sampling.config.name, "video": f"{key[:16]}{self.suffix}"}
+        info |= {BUT_FOR_SEED: but_for_seed, SEED: str(self.seed)}
         return create_manifest(key, self.plan, headers, info, self.parent)
 
-    def _key(self, headers: str) -> str:
-        """A hash of the workflow up to the node, the files it names, the input values and the continued job.
-        The workflow stands for the model, which has no lasting name of its own."""
+    def _keys(self, headers: str) -> tuple[str, str]:
+        """A hash of the workflow up to the node, the files it names, the input values and the continued job;
+        and the same without the seed. The workflow stands for the model, which has no lasting name of its
+        own."""
         identity, recording = self.identity, self.speech.recording
         if self.running is None:
-            return hash_facts({"once": uuid.uuid4().hex})
+            return (once := hash_facts({"once": uuid.uuid4().hex})), once
         graph, node = self.running
+        seedless = graph.compute_hash(node, (*NOT_IN_KEY, "seed"))
         workflow = graph.compute_hash(node, NOT_IN_KEY)  # fills graph.texts
         saved = identity.saved_info
         facts: dict[str, Any] = {
@@ -140,7 +145,8 @@ class ExtrapolateRequest:
         }
         if names := approximations():
             facts["approximate"] = names
-        return hash_facts(facts)
+        others = facts | {"workflow": seedless, "values": facts["values"][1:]}
+        return hash_facts(facts), hash_facts(others)
 
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
@@ -249,6 +255,7 @@ class Hallo3Extrapolate(Hallo3Node):
                 parent=None,
             )
             request.encoding.check(request.suffix, *request.size)
+            _check_saving(codec, running)
             if found is not None:
                 parent = stack.enter_context(open_parent(jobs, found, request.form, check_interrupted))
                 request = replace(request, parent=parent)
@@ -269,7 +276,23 @@ class Hallo3Extrapolate(Hallo3Node):
 
 def _is_connected(running: tuple[Graph, str] | None, output: int) -> bool:
     """True where it is unknown."""
-    return running is None or running[0].is_connected(running[1], output)
+    return running is None or bool(running[0].consumers(running[1], output))
+
+
+def _check_saving(codec: str, running: tuple[Graph, str] | None) -> None:
+    """Raise ``InputError``, before hours of rendering, if ComfyUI's Save Video cannot save ``codec``."""
+    consumers = running[0].consumers(running[1], VIDEO_OUTPUT) if running is not None else []
+    formats = [node["inputs"].get("format") for node in consumers if node["class_type"] == "SaveVideo"]
+    if codec == "prores" and formats:
+        raise InputError(
+            "Save Video cannot save ProRes.",
+            found="codec prores, and video connected to Save Video",
+            expected="h264, h265 or ffv1 for Save Video",
+            fix="choose another codec; or connect only `job` (to Preview as Text): the finished file is "
+            "output/hallo3_jobs/JOB/video.mov",
+        )
+    if codec == "ffv1" and set(formats) - {"mkv"}:
+        show_warning("Choose the format mkv in Save Video: few players open FFV1 in an .mp4 file.")
 
 
 def _find_parent(jobs: Path, name: str) -> JobManifest | None:
@@ -294,6 +317,7 @@ def _open_video(
         size = manifest.frames * height * width * 3 * 4
         check_memory(size, f"{manifest.frames} frames of {width} x {height} px")
     remove_stale_jobs(jobs, manifest.key)
+    _show_other_seeds(jobs, manifest)
     patcher = request.sampling.patcher
     machine = describe_machine(patcher.load_device, patcher.model.get_dtype())
     if patcher.load_device.type == "cpu":  # speech and identity come from nodes that the job does not run
@@ -328,6 +352,20 @@ def _open_video(
         comment=AI_COMMENT if request.mark else "",
         keep_pixels=keep_images,
     )
+
+
+def _show_other_seeds(jobs: Path, manifest: JobManifest) -> None:
+    """For a new job: name an unfinished one that differs in its seed alone."""
+    found = list_jobs(jobs)
+    if any(job.manifest.key == manifest.key for job in found):
+        return
+    for job in found:
+        other = job.manifest
+        if not other.finished and job.done and other.what.get(BUT_FOR_SEED) == manifest.what[BUT_FOR_SEED]:
+            done = f"{job.done} of {other.segments} segments"
+            show_warning(
+                f"Seed {other.what.get(SEED)} has {done} of this video: cancel and set it to resume there."
+            )
 
 
 def _render(request: ExtrapolateRequest, video: VideoJob) -> None:

@@ -80,6 +80,10 @@ class Hallo3Plan(Hallo3Node):
         paste_back: bool = False,
     ) -> io.NodeOutput:
         recording, config = to_recording(audio), MODELS[model]
+        steps, guidance_scale = (
+            steps or config.defaults.steps,
+            guidance_scale or config.defaults.guidance_scale,
+        )
         segment, encoding = config.segment, VideoEncoding(codec=codec)
         channels, samples = recording.waveform.shape
         stats = AudioStats(recording.sample_rate, channels, samples=samples)

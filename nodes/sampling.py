@@ -155,8 +155,7 @@ class Hallo3OriginalSchedule(Hallo3Node):
 
     @classmethod
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
-        config_of(model)
-        return io.NodeOutput(original_sigmas(model, steps))
+        return io.NodeOutput(original_sigmas(model, steps or config_of(model).defaults.steps))
 
 
 def segment_input(

@@ -137,7 +137,7 @@ def render_inputs(*, single_segment: bool, sampled: bool = True) -> list[io.Inpu
         IdentityType.Input("identity"),
         SpeechType.Input("speech"),
         *(segment if single_segment else ()),
-        io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True),
+        seed_input(),
         *(steps_and_guidance() if sampled else ()),
         io.Float.Input("motion_drop", default=0.1, min=0.0, max=1.0, step=0.01, advanced=True),
         io.Conditioning.Input("positive", optional=True),
@@ -146,12 +146,19 @@ def render_inputs(*, single_segment: bool, sampled: bool = True) -> list[io.Inpu
     ]
 
 
+def seed_input() -> io.Input:
+    """Fixed between runs: a stopped run is resumed by its seed too."""
+    fixed = io.ControlAfterGenerate.fixed
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=fixed)
+
+
 def steps_input() -> io.Input:
-    return io.Int.Input("steps", default=50, min=1, max=TRAIN_STEPS)
+    """0 is the model's own number."""
+    return io.Int.Input("steps", default=0, min=0, max=TRAIN_STEPS)
 
 
 def steps_and_guidance() -> list[io.Input]:
-    return [steps_input(), io.Float.Input("guidance_scale", default=3.5, min=0.0, max=MAX_GUIDANCE, step=0.1)]
+    return [steps_input(), io.Float.Input("guidance_scale", default=0.0, min=0.0, max=MAX_GUIDANCE, step=0.1)]
 
 
 def codec_input() -> io.Input:

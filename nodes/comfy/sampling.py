@@ -160,8 +160,8 @@ def bind_noise(sampler: Any, noise: Noise, segment: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a run is sampled; None is the original's. ``guider`` has its own model, guidance and text. Raises
-    ``InputError`` for another model and for sigmas that cannot be sampled."""
+    """How a run is sampled; None is the original's, 0 the model's own number. ``guider`` has its own model,
+    guidance and text. Raises ``InputError`` for another model and for sigmas that cannot be sampled."""
 
     model: Any
     steps: int
@@ -179,7 +179,9 @@ class Sampling:
                 expected="a GUIDER from CFGGuider, BasicGuider or the like",
                 fix="connect one of these, or disconnect guider",
             )
-        config_of(self.patcher, "model" if self.guider is None else "guider's model")
+        defaults = config_of(self.patcher, "model" if self.guider is None else "guider's model").defaults
+        for name in ("steps", "guidance_scale"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(defaults, name))
         if self.sampler is not None and not hasattr(self.sampler, "sample"):
             raise InputError(
                 "The sampler cannot be used.",

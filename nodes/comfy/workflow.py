@@ -61,10 +61,10 @@ class Graph:
             stack.pop()
         return self._hashes[node_id]
 
-    def is_connected(self, node_id: str, output: int) -> bool:
-        return any(
-            link == [node_id, output] for i in self._all for link in self._node(i).get("inputs", {}).values()
-        )
+    def consumers(self, node_id: str, output: int) -> list[dict[str, Any]]:
+        """The nodes that an output goes to."""
+        nodes = map(self._node, self._all)
+        return [node for node in nodes if [node_id, output] in [*node.get("inputs", {}).values()]]
 
     def value_of_source(self, node_id: str, name: str, kinds: tuple[str, ...], value: str) -> Any:
         """A value of the node whose first output goes into an input, if it is of one of the ``kinds``."""

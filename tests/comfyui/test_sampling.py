@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comfyui.stages import SEED, Stages, difference, run_extra
+from hallo3.config import BUILT_IN
 
 SAMPLERS = ("euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim", "res_multistep")
 SCHEDULERS = ["normal", "karras", "exponential", "sgm_uniform", "ddim_uniform", "beta", "kl_optimal"]
@@ -185,6 +186,12 @@ def sampled(stages: Stages, model: Any = None, **widgets: Any) -> torch.Tensor:
     sampler = stages.original_sampler("dpmpp_2m", **widgets)
     changes = {"model": model} if model else {}
     return stages.sample(steps=STEPS, guidance_scale=3.5, sampler=sampler, **changes)
+
+
+def test_zero_is_the_models_own(stages: Stages) -> None:
+    own = BUILT_IN.defaults
+    given = stages.sample(steps=own.steps, guidance_scale=own.guidance_scale)
+    assert torch.equal(stages.sample(steps=0, guidance_scale=0.0), given)
 
 
 def test_a_step_cache_computes_what_the_log_says(stages: Stages, caplog: pytest.LogCaptureFixture) -> None:

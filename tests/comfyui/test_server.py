@@ -76,6 +76,7 @@ def test_errors_have_found_and_fix(server: Server) -> None:
     }.items():
         message = server.error(simple(**changes))
         assert [part for part in (text, "Found:", "Fix:") if part not in message] == []
+    assert "Save Video cannot save ProRes" in server.error(simple(extrapolate__codec="prores"))
 
 
 def truncate(path: Path) -> None:
@@ -184,6 +185,9 @@ def test_other_values_start_another_job_and_the_old_one_resumes(server: Server) 
     slow = (client.slow(**{"extrapolate__seed": 13} | each) for each in changes)
     assert len({job, *(client.stop_after(server, each, 1) for each in slow)}) == 5
     time.sleep(1)
+    heard = client.listen(server, client.slow(extrapolate__seed=16), server.interrupt)
+    seeds = [text.split()[1] for text in heard.texts if text.startswith("Seed ")]
+    assert sorted(seeds) == ["13", "14"], "those that differ in the seed alone"
     resume(server, prompt, job)
 
 
