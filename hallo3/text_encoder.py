@@ -316,7 +316,7 @@ class T5Attention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, width, bias=False)
         if first:
-            self.relative_attention_bias = nn.Embedding(BUCKETS, self.heads)
+            self.relative_attention_bias = _embedding(BUCKETS, self.heads)
 
     def bias(self, length: int, device: torch.device) -> Tensor:
         """By distance: small ones have buckets of their own, larger ones share them by their logarithm."""
@@ -380,7 +380,7 @@ class T5Block(nn.Module):
 class T5Stack(nn.Module):
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(sizes["vocab_size"], sizes["d_model"])
+        self.embed_tokens = _embedding(sizes["vocab_size"], sizes["d_model"])
         self.block = nn.ModuleList(T5Block(sizes, first=not n) for n in range(sizes["num_layers"]))
         self.final_layer_norm = T5Norm(sizes["d_model"], sizes["layer_norm_epsilon"])
 
@@ -397,12 +397,17 @@ class T5(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Any]) -> None:
         super().__init__()
-        self.shared = nn.Embedding(sizes["vocab_size"], sizes["d_model"])
+        self.shared = _embedding(sizes["vocab_size"], sizes["d_model"])
         self.encoder = T5Stack(sizes)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Tokens [B, n] -> embedding [B, n, d_model]; padding is a token like any other."""
         return self.encoder(ids)
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """Not initialized: on the meta device torch would import its compiler for that, 2 s."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 def _clamp(hidden: Tensor) -> Tensor:

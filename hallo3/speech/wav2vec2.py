@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
 from ..config import check_sizes
 
@@ -80,11 +79,30 @@ class FeatureProjection(nn.Module):
         return self.projection(self.layer_norm(features))
 
 
+class NormalizedConvolution(nn.Module):
+    """Direction and length of the kernel at each place are separate, under the names that torch's
+    ``weight_norm`` gives them. That imports torch's compiler, 2 s, when it is applied on the meta device."""
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        if width % groups:
+            raise ValueError(f"{groups} groups do not divide {width} channels")
+        self.out_channels, self.kernel_size, self.groups = width, (kernel,), groups
+        self.bias = nn.Parameter(torch.empty(width))
+        shapes = {"original0": (1, 1, kernel), "original1": (width, width // groups, kernel)}
+        weight = nn.ParameterDict({name: torch.empty(shape) for name, shape in shapes.items()})
+        self.parametrizations = nn.ModuleDict({"weight": weight})
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        length, direction = self.parametrizations["weight"].parameters()
+        weight: Tensor = cast(Any, torch)._weight_norm(direction, length, 2)  # as torch does
+        return F.conv1d(hidden, weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
+
+
 class PositionalConvolution(nn.Module):
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
-        conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
-        self.conv = weight_norm(conv, dim=2)
+        self.conv = NormalizedConvolution(width, kernel, groups)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, n, D] -> [B, n, D]: of an even kernel without the frame that the padding adds."""
