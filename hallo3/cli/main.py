@@ -36,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "animate": Command(options.AnimateOptions, "animate", "portrait and speech in, video out", ABOUT),
     "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),
+    "ui": Command(options.UiOptions, "ui", "serve a page for portrait, voice and prompt (uses the network)"),
     "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
     "convert": Command(
         options.ConvertOptions,

@@ -306,6 +306,20 @@ class VerifyOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UiOptions(CommonOptions):
+    folder: Path = argument(
+        "DIR", "folder for videos (default: hallo3_videos)", nargs="?", default=Path("hallo3_videos")
+    )
+    model: Path = option(
+        "DIR", f"model folder, or {NAME} (default: {NAME})", default=FOLDER, type=parse_model_folder
+    )
+    host: str = option(
+        "HOST", "address to serve at (default: 127.0.0.1, this computer only)", default="127.0.0.1"
+    )
+    port: int = option("N", "port to serve at (default: 7860)", default=7860)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorOptions(CommonOptions):
     folder: Path = argument("DIR", "a model folder, or ComfyUI's models folder", type=parse_model_folder)
     json: bool = switch("as one JSON object")
