@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hallo3.config import HALLO3, TINY, Hallo3Config
+from hallo3.config import HALLO3, TINY, Hallo3Config, VAEConfig
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.embeddings import Rotary, rotary_tables
 from hallo3.model.kernels.eager import Kernels, merge_heads, modulate, rotate, split_heads
@@ -248,15 +248,39 @@ def build_random_vae(place: Place, decode: DecodePlan = DEFAULT_PLAN) -> VideoVA
     return cast(VideoVAE, fill(build_vae(place.config.vae, decode), place))
 
 
-def decode_as_original(codec: VideoVAE, latents: Tensor) -> Tensor:
-    """Scaled latents -> frames [1, 3, F, H, W] on the CPU by diffusers' decoder, called as the original calls
-    it: slice by slice, the last frames before every convolution copied to RAM and back."""
-    like = next(codec.parameters())
-    parts = torch.split(latents.to(like) / codec.scaling_factor, decode_slices(latents.shape[2]), dim=2)
+def build_diffusers_vae(config: VAEConfig) -> Any:
+    """diffusers' own network, on meta."""
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+
+    levels = len(config.block_out_channels)
+    with torch.device("meta"):
+        return cast(Any, AutoencoderKLCogVideoX)(
+            block_out_channels=config.block_out_channels,
+            down_block_types=("CogVideoXDownBlock3D",) * levels,
+            up_block_types=("CogVideoXUpBlock3D",) * levels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_num_groups,
+            norm_eps=config.norm_eps,
+            scaling_factor=config.scaling_factor,
+        )
+
+
+def as_diffusers(codec: VideoVAE, config: VAEConfig) -> Any:
+    """diffusers' own network over a VAE's weights."""
+    network = build_diffusers_vae(config)
+    network.load_state_dict(codec.network.state_dict(), assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def decode_as_original(network: Any, latents: Tensor) -> Tensor:
+    """Scaled latents -> frames [1, 3, F, H, W] on the CPU by diffusers' ``network``, called as the original
+    calls it: slice by slice, the last frames before every convolution copied to RAM and back."""
+    unscaled = latents.to(next(network.parameters())) / network.config.scaling_factor
     cache, slices = None, list[Tensor]()
-    with caches_in_ram(codec.network.decoder):
-        for part in parts:
-            frames, cache = codec.network.decoder(part, conv_cache=cache)
+    with caches_in_ram(network.decoder):
+        for part in torch.split(unscaled, decode_slices(latents.shape[2]), dim=2):
+            frames, cache = network.decoder(part, conv_cache=cache)
             slices.append(frames)
     return torch.cat(slices, dim=2).float().cpu()
 

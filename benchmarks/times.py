@@ -22,7 +22,15 @@ from torch import Tensor
 
 from benchmarks.counts import count_flop
 from benchmarks.goals import GOALS, SAME, TORCH_CHOICE, judge, our_rows
-from benchmarks.networks import Inputs, Networks, Place, build_random_vae, choose_place, decode_as_original
+from benchmarks.networks import (
+    Inputs,
+    Networks,
+    Place,
+    as_diffusers,
+    build_random_vae,
+    choose_place,
+    decode_as_original,
+)
 from benchmarks.report import (
     Panel,
     Result,
@@ -46,7 +54,6 @@ from hallo3.progress import no_progress
 from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
 from hallo3.units import format_duration
-from hallo3.vae.autoencoder import VideoVAE
 from hallo3.vae.causal_conv import DecodePlan
 
 PARTS = ("rates", "attention", "step", "decode", "segment")
@@ -168,7 +175,7 @@ class Bench:
                 yield Task("step", name, measure_step, seconds("step", one), setup)
                 setup = 0.0
             if "segment" in parts:
-                decodes = cache(lambda: _make_decodes(build_random_vae(place)))
+                decodes = cache(lambda: _make_decodes(place))
                 ours = our_rows(result, "step")
                 fastest = min(ours, key=lambda name: ours[name]["seconds"], default="ours, plain, batched")
                 for name in (TORCH_CHOICE, SAME, fastest):
@@ -186,7 +193,7 @@ class Bench:
             del steps
             clock.tidy()
         if "decode" in parts:
-            makers = cache(lambda: (Inputs(place, 2).latents, _make_decodes(build_random_vae(place))))
+            makers = cache(lambda: (Inputs(place, 2).latents, _make_decodes(place)))
             for name in ("original", *DECODES):
 
                 def measure_decode(name: str = name) -> Row:
@@ -275,11 +282,14 @@ def _make_steps(networks: Networks, attention: Attention) -> Iterator[tuple[str,
             yield f"ours, {kernels.name}, {passes}", Step(branches(dit, *prepared), latents, False)
 
 
-def _make_decodes(vae: VideoVAE) -> dict[str, Decode]:
+def _make_decodes(place: Place) -> dict[str, Decode]:
+    vae = build_random_vae(place)
+    original = as_diffusers(vae, place.config.vae)
+
     def decode(plan: DecodePlan) -> Decode:
         return lambda latents: collect_frames(vae.decode(latents, plan=plan), 1 << 30)
 
-    decodes: dict[str, Decode] = {"original": lambda latents: decode_as_original(vae, latents)}
+    decodes: dict[str, Decode] = {"original": lambda latents: decode_as_original(original, latents)}
     return decodes | {name: decode(plan) for name, plan in DECODES.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Iterable
 
 MAX_TEXT = 1000
@@ -139,15 +138,4 @@ def check_range(what: str, value: float, low: float, high: float) -> None:
             found=str(value),
             expected=f"{low} to {high}",
             fix="choose a value in that range",
-        )
-
-
-def check_docstrings() -> None:
-    """Raises ``DependencyError`` in a Python without docstrings: transformers reads its own."""
-    if sys.flags.optimize > 1:
-        raise DependencyError(
-            "Python runs without docstrings, which transformers reads.",
-            found="python -OO or PYTHONOPTIMIZE=2",
-            expected="PYTHONOPTIMIZE unset or 1",
-            fix="unset PYTHONOPTIMIZE and run the same again",
         )

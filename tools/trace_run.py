@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = str(ROOT / "hallo3")
 BUILT_IN = str(ROOT / "hallo3" / "built_in")
+SLOW_IMPORTS = ("diffusers", "transformers")
 sys.path.insert(0, str(ROOT))
 
 
@@ -104,6 +105,7 @@ def summarize(first: Trace, second: Trace) -> dict[str, Any]:
         "files run": len(first.files),
         "files run, job finished": len(second.files),
         "depth of the transformer": first.depth,
+        "slow imports": [name for name in SLOW_IMPORTS if name in sys.modules],
         "weight files opened": dict(sorted(first.opened.items())),
     }
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks import build_diffusers_vae
 from hallo3.config import VAEConfig
 from hallo3.noise import make_generator
-from hallo3.vae.autoencoder import VideoVAE, build_vae, decode_slices
+from hallo3.vae.autoencoder import Posterior, VideoVAE, decode_slices
 
 from .optim import Optimiser, WeightAverage
 from .pictures import ClipPool, render_pool
@@ -118,7 +119,8 @@ def _train(
         crops = crop_clips(pool, find_phase(phases, index), r).to(run.device)
         generator = torch.Generator().manual_seed(int(r.integers(2**31)))
         with torch.autocast(run.device.type, torch.bfloat16):
-            posterior = vae.posterior(crops.pixels.contiguous(memory_format=CHANNELS_LAST))
+            moments, _ = vae.network.encoder(crops.pixels.contiguous(memory_format=CHANNELS_LAST))
+            posterior = Posterior(*moments.chunk(2, dim=1))
             noise = torch.randn(posterior.mean.shape, generator=generator)
             decoded = decode_in_slices(vae, posterior.sample(noise))
         error = (decoded.float() - crops.pixels).abs()
@@ -134,9 +136,8 @@ def _train(
 
 
 def make_vae(config: VAEConfig, seed: int) -> VideoVAE:
-    """An untrained VAE, initialised by its layers."""
-    vae = build_vae(config)
-    network: nn.Module = vae.network.to_empty(device="cpu")
+    """An untrained VAE, initialised by its layers: diffusers' network, which has gradients."""
+    network: nn.Module = build_diffusers_vae(config).to_empty(device="cpu")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in network.modules():
@@ -146,7 +147,7 @@ def make_vae(config: VAEConfig, seed: int) -> VideoVAE:
     for weight in network.parameters():
         if weight.ndim == 5:
             weight.data = weight.data.contiguous(memory_format=CHANNELS_LAST)
-    return vae
+    return VideoVAE(network, config.scaling_factor)
 
 
 def decode_in_slices(vae: VideoVAE, latents: Tensor) -> Tensor:

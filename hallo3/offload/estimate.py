@@ -114,10 +114,10 @@ class TensorSizes:
         return round((windows + 2.2 * frames * audio.tokens * audio.token_dim) * self.itemsize)
 
     def vae_encode(self, frames: int) -> int:
-        """The widest layers, at full resolution."""
+        """A convolution at full resolution: what enters its resnet and its norm, its input and its output."""
         shape = self.config.segment.shape
-        row = shape.height * shape.width * self.config.vae.block_out_channels[0] * self.itemsize
-        return round((17.2 + 4.3 * frames) * row)
+        frame = shape.height * shape.width * self.config.vae.block_out_channels[0] * self.itemsize
+        return round(1.03 * (4 * frames + 2) * frame)
 
     def t5(self, text: Mapping[str, Any]) -> int:
         """The feed-forward's inner layer, or the attention scores."""

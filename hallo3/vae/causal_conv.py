@@ -1,6 +1,7 @@
-"""Causal 3 x 3 x 3 convolutions in strips of rows, whose input is written directly to their buffer.
+"""Causal 3 x 3 x 3 convolutions of whole clips, and in strips of rows, whose input is written directly to
+their buffer.
 
-diffusers' convolutions need the padded input and the output of a whole slice at once. Here a strip's buffer
+diffusers' convolutions need the padded input and the output of a whole slice at once. A strip's buffer
 has the two frames before the slice and one row of halo above and below. Its last two rows are copied to the
 next strip's, so that each row is computed once, and a strip's output lies above the rows still to be read: it
 may replace the input.
@@ -97,15 +98,21 @@ class CausalCache:
         stored.copy_(frames.contiguous(), non_blocking=frames.is_cuda and stored.is_pinned())
 
 
-class OneDNNConvolutions(TorchFunctionMode):
-    """While entered, ``conv3d`` of float32 CPU tensors without gradients runs in oneDNN, which torch does not
-    use for small batches."""
+WeightAndBias = tuple[Tensor, Tensor | None]
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv3d and not kwargs and len(args) == 7 and _suits_onednn(args[0], args[1]):
-            signal, weight, bias, stride, padding, dilation, groups = args
-            return _onednn_convolve(signal, weight, bias, padding, stride, dilation, groups)
-        return func(*args, **(kwargs or {}))
+
+def own_parameters(layer: nn.Module, like: Tensor) -> AbstractContextManager[WeightAndBias]:
+    del like
+    return nullcontext((cast(Any, layer).weight, cast(Any, layer).bias))
+
+
+def convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
+    """torch's 3D convolution at stride 1: in oneDNN where that is faster, which torch does not use for small
+    batches."""
+    ones = (1, 1, 1)
+    if _suits_onednn(signal, weight):
+        return _onednn_convolve(signal, weight, bias, padding, ones, ones, 1)
+    return torch.conv3d(signal, weight, bias, ones, padding, ones, 1)
 
 
 _onednn_convolve = cast(Callable[..., Tensor], getattr(torch, "mkldnn_convolution", None))
@@ -122,18 +129,23 @@ def _suits_onednn(signal: Tensor, weight: Tensor) -> bool:
     )
 
 
-WeightAndBias = tuple[Tensor, Tensor | None]
+class OneDNNConvolutions(TorchFunctionMode):
+    """While entered, ``conv3d`` of float32 CPU tensors without gradients runs in oneDNN: for networks of
+    other libraries."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv3d and not kwargs and len(args) == 7 and _suits_onednn(args[0], args[1]):
+            signal, weight, bias, stride, padding, dilation, groups = args
+            return _onednn_convolve(signal, weight, bias, padding, stride, dilation, groups)
+        return func(*args, **(kwargs or {}))
 
 
-def own_parameters(layer: nn.Module, like: Tensor) -> AbstractContextManager[WeightAndBias]:
-    del like
-    return nullcontext((cast(Any, layer).weight, cast(Any, layer).bias))
-
-
-def convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
-    """torch's 3D convolution at stride 1, in oneDNN where that is faster."""
-    with OneDNNConvolutions():
-        return torch.conv3d(signal, weight, bias, (1, 1, 1), padding, (1, 1, 1), 1)
+def convolve_frames(convolution: nn.Module, x: Tensor) -> Tensor:
+    """The causal convolution of a clip [B, C, T, H, W], whose first frame is repeated before it.
+    ``x`` is not held while it runs."""
+    layer = cast(Any, convolution).conv
+    x = torch.cat((x[:, :, :1], x[:, :, :1], x), dim=2)
+    return convolve(x, layer.weight, layer.bias, (0, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)

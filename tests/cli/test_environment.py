@@ -7,22 +7,18 @@ import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
 from conftest import REPOSITORY
-from hallo3 import errors
 from hallo3.cli import request
 from hallo3.cli.main import main
-from hallo3.config import NANO
-from hallo3.errors import DependencyError, InputError
+from hallo3.errors import InputError
 from hallo3.media.audio import measure_recording
 from hallo3.segments import SegmentPlan
 from hallo3.storage.hashing import hash_text
 from hallo3.text_encoder import check_prompt
-from hallo3.vae.autoencoder import build_vae
 from support.own_process import run_alone
 from support.resume_runs import Command
 
@@ -123,13 +119,6 @@ def test_a_video_is_whole_without_streams(command: Command, streams: str) -> Non
     words = command.words("--fresh", o=video)
     subprocess.run(["bash", "-c", shell, "sh", *words], cwd=REPOSITORY, check=True)
     assert video.read_bytes() == command.video.read_bytes()
-
-
-def test_python_without_docstrings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``-OO``: transformers cannot be imported, and says that weights are wrong."""
-    monkeypatch.setattr(errors, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
-    with pytest.raises(DependencyError, match="runs without docstrings"):
-        build_vae(NANO.vae)
 
 
 @pytest.mark.parametrize("prompt", HALVES)

@@ -39,7 +39,6 @@ LIBRARIES = {
     "speech": {"librosa"},
     "storage": {"filelock"},
     "text_encoder": {"sentencepiece", "tokenizers"},
-    "vae": {"diffusers"},
 }
 """Libraries that a room uses, beside torch and numpy, and no other room."""
 COMFYUI = {"comfy", "comfy_execution", "comfyui_version", "latent_preview", "server"}

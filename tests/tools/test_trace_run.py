@@ -23,4 +23,5 @@ def test_a_run_stays_within_its_bounds(tmp_path: Path) -> None:
     assert trace["files run"] <= MAX_FILES
     assert trace["files run, job finished"] <= MAX_FILES_FINISHED_JOB
     assert 0 < trace["depth of the transformer"] <= MAX_DEPTH
+    assert trace["slow imports"] == []
     assert list(trace["weight files opened"].values()) == [1] * 5

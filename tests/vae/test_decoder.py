@@ -8,28 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hallo3.config import VAEConfig
+from benchmarks.networks import as_diffusers
 from hallo3.vae import decoder
 from hallo3.vae.autoencoder import VideoVAE, build_vae
 from hallo3.vae.causal_conv import CausalCache, DecodePlan, LayerAccess, WeightAndBias, convolve
 from hallo3.vae.decoder import decode_parts, group_moments
+from support.vae import SMALL, random_vae
 
-SMALL = VAEConfig(block_out_channels=(8, 16, 8, 16), layers_per_block=1, norm_num_groups=4)
-"""Block widths that fall, rise and stay."""
 ROUNDING = 1e-5
 """Of the largest value: float32, some forty layers deep."""
-
-
-def random_vae(config: VAEConfig = SMALL, seed: int = 0) -> VideoVAE:
-    """Weights that keep activations at their scale; norms are not the identity."""
-    vae = build_vae(config)
-    vae.network.to_empty(device="cpu")
-    draw = torch.Generator().manual_seed(seed)
-    for name, weight in vae.network.named_parameters():
-        spread = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
-        middle = 1.0 if "norm_layer.weight" in name or "conv_y.conv.bias" in name else 0.0
-        weight.data = middle + spread * torch.randn(weight.shape, generator=draw)
-    return vae
 
 
 def latents_of(frames: int, height: int = 5, width: int = 6, batch: int = 1) -> Tensor:
@@ -39,9 +26,10 @@ def latents_of(frames: int, height: int = 5, width: int = 6, batch: int = 1) -> 
 
 def diffusers_frames(vae: VideoVAE, latents: Tensor, slices: Sequence[int]) -> Tensor:
     """Frames by diffusers' decoder of unscaled latents in these slices."""
+    network = as_diffusers(vae, SMALL)
     cache, parts = None, list[Tensor]()
     for part in torch.split(latents, list(slices), dim=2):
-        frames, cache = vae.network.decoder(part, conv_cache=cache)
+        frames, cache = network.decoder(part, conv_cache=cache)
         parts.append(frames)
     return torch.cat(parts, dim=2)
 
@@ -180,7 +168,7 @@ FRAMES = [(1, 1), (2, 2), (2, 4), (2, 8), (3, 3), (3, 5), (3, 9), (4, 16), (5, 1
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_looking_up_before_spreading_changes_no_bit(scale: int, kind: torch.dtype) -> None:
-    norm: Any = random_vae().network.decoder.norm_out.to(kind)
+    norm: Any = as_diffusers(random_vae(), SMALL).decoder.norm_out.to(kind)
     for (latent_frames, frames), name in product(FRAMES, ("conv_y", "conv_b")):
         latents, layer = latents_of(latent_frames).to(kind), getattr(norm, name).conv
         size = (frames, 5 * scale, 6 * scale)
@@ -203,7 +191,7 @@ def test_moments_of_all_numbers(kind: torch.dtype, offset: float, monkeypatch: p
 
 @torch.inference_mode()
 def test_rows_in_pieces_are_the_norm_and_silu(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm, latents = random_vae().network.decoder.norm_out, latents_of(3)
+    norm, latents = as_diffusers(random_vae(), SMALL).decoder.norm_out, latents_of(3)
     x = torch.randn(1, norm.norm_layer.num_channels, 9, 20, 24, generator=torch.Generator().manual_seed(3))
     expected = F.silu(norm(x, latents)[0])
     for piece in (2**22, 1):
@@ -218,7 +206,7 @@ def test_rows_in_pieces_are_the_norm_and_silu(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("in_time", [True, False])
 @torch.inference_mode()
 def test_upsampling_is_diffusers(frames: int, in_time: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks: Any = random_vae().network.decoder.up_blocks
+    blocks: Any = as_diffusers(random_vae(), SMALL).decoder.up_blocks
     upsampler = blocks[0 if in_time else 2].upsamplers[0]
     assert upsampler.compress_time is in_time
     x = torch.randn(1, upsampler.conv.in_channels, frames, 10, 6, generator=torch.Generator().manual_seed(4))
