@@ -9,7 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import Hallo3Error
+    from .errors import (
+        AudioError,
+        CheckpointError,
+        DependencyError,
+        FaceError,
+        Hallo3Error,
+        InputError,
+        OutputError,
+        PortraitError,
+        ShapeError,
+    )
     from .loading import load_models
     from .media.audio import Recording, read_recording
     from .media.image import read_picture
@@ -20,8 +30,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_ERRORS = (
+    "AudioError",
+    "CheckpointError",
+    "DependencyError",
+    "FaceError",
+    "Hallo3Error",
+    "InputError",
+    "OutputError",
+    "PortraitError",
+    "ShapeError",
+)
 _HOMES = {
-    "Hallo3Error": ".errors.Hallo3Error",
+    **{name: f".errors.{name}" for name in _ERRORS},
     "Listening": ".speech.preprocess.SpeechPreprocessing",
     "Recording": ".media.audio.Recording",
     "Settings": ".settings.Settings",
@@ -34,10 +55,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "AudioError",
+    "CheckpointError",
+    "DependencyError",
+    "FaceError",
     "Hallo3Error",
+    "InputError",
     "Listening",
+    "OutputError",
+    "PortraitError",
     "Recording",
     "Settings",
+    "ShapeError",
     "animate",
     "load_models",
     "read_picture",

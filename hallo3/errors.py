@@ -70,10 +70,10 @@ class Hallo3Error(Exception):
     """Base class of this package's errors, readable by users.
 
     The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``. Tracebacks and
-    ComfyUI's page name the error ``hallo3.errors.…``, wherever the package is.
+    ComfyUI's page name the error ``hallo3.…``, wherever the package is.
     """
 
-    __module__ = "hallo3.errors"
+    __module__ = "hallo3"
 
     def __init_subclass__(cls) -> None:
         cls.__module__ = Hallo3Error.__module__

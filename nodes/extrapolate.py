@@ -191,11 +191,9 @@ class Hallo3Extrapolate(Hallo3Node):
             node_id="Hallo3Extrapolate",
             search_aliases=[
                 "hallo3",
-                "talking portrait",
-                "talking head",
-                "lip sync",
-                "long video",
-                "animate",
+                *("talking portrait", "talking head", "talking video", "audio driven", "speech to video"),
+                *("lip sync", "long video", "animate", "avatar"),
+                *("说话", "数字人", "口型", "唇形同步", "音频驱动"),
             ],
             inputs=[*render_inputs(single_segment=False), *job_inputs()],
             outputs=[

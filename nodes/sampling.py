@@ -198,7 +198,7 @@ class Hallo3Sampler(Hallo3Node):
     def define_schema(cls) -> io.Schema:
         return make_schema(
             node_id="Hallo3Sampler",
-            search_aliases=["hallo3", "dit sampler", "ksampler", "talking head"],
+            search_aliases=["hallo3", "dit sampler", "ksampler", "one segment"],
             inputs=render_inputs(single_segment=True),
             outputs=[io.Latent.Output("latent")],
         )

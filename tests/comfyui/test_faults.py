@@ -119,7 +119,7 @@ def check_shown(host: Host, error: BaseException, *parts: str) -> None:
     import comfy.model_management as mm
 
     text = str(error)
-    assert type(error).__module__ == "hallo3.errors"
+    assert type(error).__module__ == "hallo3"
     assert isinstance(error, host.module("hallo3.errors").Hallo3Error) or mm.is_oom(error)
     assert [part for part in (*parts, "Found:", "Fix:") if part not in text] == []
     assert len(text) < 2500
