@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self
 from weakref import ref
@@ -43,6 +44,7 @@ class Tracker(TorchDispatchMode):
         self._storages: dict[int, tuple[Any, int]] = {}
         self.live = self.peak = self.operations = 0
         self.moved: Counter[str] = Counter()
+        self._modes = ExitStack()
 
     @property
     def traffic(self) -> int:
@@ -85,8 +87,15 @@ class Tracker(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
 
     def __enter__(self) -> Self:
+        """Outside inference mode, where an operation that calls others counts as one."""
+        self._modes.enter_context(torch.inference_mode(False))
+        self._modes.enter_context(torch.no_grad())
         super().__enter__()
         return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._modes.close()
 
 
 _aten = torch.ops.aten
@@ -153,7 +162,7 @@ class MetaStep:
         return self.networks.original(PLAIN, self._attention)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def count_flop(config: Hallo3Config) -> dict[str, int]:
     """FLOP of a step, ours and the original's, and of what is prepared."""
     step = MetaStep(config, attend=sdpa)
@@ -171,7 +180,7 @@ def count_flop(config: Hallo3Config) -> dict[str, int]:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def count_bytes(predict: Predict, latents: Tensor) -> Result:
     """Bytes that a step moves and, beside weights and conditions, holds at once; operations."""
     with Tracker() as tracker:
@@ -185,7 +194,7 @@ def count_bytes(predict: Predict, latents: Tensor) -> Result:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def count_step(config: Hallo3Config) -> Result:
     rows: dict[str, Any] = {}
     for kernels in (PLAIN, FUSED):

@@ -125,7 +125,7 @@ class Inputs:
         self.image_latents = self._random(1, trunk.latent_channels, *latent)
         self.latents = self._random(1, trunk.latent_channels, *latent).float()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prepare(
         self, dit: Hallo3Transformer, *, on_access: bool = False, steps_on_access: bool = False
     ) -> tuple[RunConditions, SegmentConditions]:

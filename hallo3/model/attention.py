@@ -27,12 +27,12 @@ class KV(NamedTuple):
 
 
 class FoldedKV(NamedTuple):
-    """Keys [1, H, n, head_dim] of a few constant tokens; each head's values, multiplied by the output layer,
-    [H * n, D]; the output layer's bias [D]. Attention is then probabilities times ``values``."""
+    """Keys [1, H, n, head_dim] of a few constant tokens, and each head's values, multiplied by the output
+    layer, [H * n, D]. Attention is then probabilities times ``values``; the output layer's bias is added to
+    the first head's, whose probabilities add up to 1."""
 
     k: Tensor
     values: Tensor
-    bias: Tensor
 
 
 class JointAttention(nn.Module):
@@ -85,19 +85,20 @@ class CrossAttention(nn.Module):
         self.read_parameters = layers.parameters
         self.heads = config.heads
 
-    def forward(self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary) -> Tensor:
-        """Normed video [B, T*n, D] -> same shape. ``rotary`` has frame 0's n rows; ``kv`` has a batch of B*T,
-        or of 1 for all frames."""
+    def forward(
+        self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary, residual: Tensor
+    ) -> Tensor:
+        """Normed video [B, T*n, D] -> attention added to ``residual``, [B, T*n, D], which it may overwrite.
+        ``rotary`` has frame 0's n rows; ``kv`` has a batch of B*T, or of 1 for all frames."""
         batch, tokens, _ = video.shape
         per_frame = len(rotary.cos)
         frames = video.reshape(batch * tokens // per_frame, per_frame, -1)
         q = self.kernels.qk_norm_rope(norm_q, self.to_q(frames), self.heads, rotary.cos, rotary.sin)
         if isinstance(kv, FoldedKV):
-            out = folded_attention(q, kv)
-        else:
-            k, v = (side.expand(len(frames), -1, -1, -1) for side in kv)
-            out = self.to_out[0](merge_heads(self.attention(q, k, v)))
-        return out.reshape(batch, tokens, -1)
+            return add_folded_attention(residual, q, kv)
+        k, v = (side.expand(len(frames), -1, -1, -1) for side in kv)
+        out = self.to_out[0](merge_heads(self.attention(q, k, v)))
+        return residual + out.reshape(batch, tokens, -1)
 
     def project(self, tokens: Tensor, norm_k: nn.Module) -> KV:
         """Keys and values of face or audio tokens [B, N, token_dim]."""
@@ -113,12 +114,29 @@ class CrossAttention(nn.Module):
         k, v = self.project(tokens, norm_k)
         with self.read_parameters(self.to_out[0], v) as (weight, bias):
             by_head = weight.view(len(weight), self.heads, -1).permute(1, 2, 0)
-            # A copy of the bias: it may be a view of memory with other weights, which it would keep.
-            return FoldedKV(k, torch.matmul(v[0], by_head).flatten(0, 1), bias.clone())
+            values = torch.matmul(v[0], by_head)
+            values[0] += bias
+            return FoldedKV(k, values.flatten(0, 1))
 
 
-def folded_attention(q: Tensor, kv: FoldedKV) -> Tensor:
-    """Queries [F, H, N, head_dim] -> attention after the output layer [F, N, D]."""
-    scores = torch.matmul(q, kv.k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    probabilities = scores.float().softmax(dim=-1).to(q.dtype)
-    return F.linear(probabilities.transpose(1, 2).flatten(-2), kv.values.t(), kv.bias)
+def add_folded_attention(residual: Tensor, q: Tensor, kv: FoldedKV) -> Tensor:
+    """Residual [B, N, D] + attention of queries [F, H, N/F*B, head_dim], after the output layer. Without
+    gradients the residual is overwritten: the product adds to it, and nothing of its size is made."""
+    _, heads, count, _ = kv.k.shape
+    scores = F.linear(merge_heads(q), block_diagonal(kv.k[0] * q.shape[-1] ** -0.5))
+    # in 16 bits, too, softmax computes in float32 and rounds once
+    probabilities = scores.view(-1, heads, count).softmax(dim=-1).flatten(1)
+    stream = residual.view(-1, residual.shape[-1])
+    if torch.is_grad_enabled():
+        return torch.addmm(stream, probabilities, kv.values).view_as(residual)
+    stream.addmm_(probabilities, kv.values)
+    return residual
+
+
+def block_diagonal(k: Tensor) -> Tensor:
+    """Keys [H, n, head_dim] -> [H * n, H * head_dim], zero where the heads differ: all heads' scores are then
+    one product, which reads the queries as they are."""
+    heads, count, channels = k.shape
+    blocks = k.new_zeros(heads, count, heads, channels)
+    blocks.diagonal(dim1=0, dim2=2).copy_(k.permute(1, 2, 0))
+    return blocks.view(heads * count, heads * channels)

@@ -181,8 +181,11 @@ class Hallo3Block(Block):
     ) -> tuple[Tensor, Tensor]:
         norm_q, reference = self.attn1.norm_q, conditions.reference
         video, text = self.attend(video, text, modulation, rotary, reference, return_text=return_text)
-        video = video + self.attn_face(self.norm_face(video), conditions.face, norm_q, rotary.frame_0)
-        video = video + self.attn_audio(self.norm_audio(video), conditions.audio, norm_q, rotary.frame_0)
+        for norm, attention, kv in (
+            (self.norm_face, self.attn_face, conditions.face),
+            (self.norm_audio, self.attn_audio, conditions.audio),
+        ):
+            video = attention(norm(video), kv, norm_q, rotary.frame_0, video)
         return self.feed_forward(video, text, modulation, return_text=return_text)
 
     def face_kv(self, tokens: Tensor) -> KV:

@@ -27,7 +27,8 @@ def test_a_step_costs_no_more_than_the_ledger_allows(counts: dict[str, Any]) -> 
     assert counts["ratio"] <= 0.927
     assert counts["flop"]["of it attention"] > 3.4e14, "attention was not counted"
     steps = counts["steps"]
-    assert all(steps[f"fused, {name}"]["bytes"] <= 0.60e12 for name in GUIDANCE_PASSES), "half the original's"
+    most = {"batched": 0.56e12}
+    assert all(steps[f"fused, {name}"]["bytes"] <= most.get(name, 0.57e12) for name in GUIDANCE_PASSES)
     peaks = {"fused, sequential": 0.9e9, "fused, layer-major": 1.0e9, "plain, sequential": 1.15e9}
     assert all(steps[name]["peak"] <= most for name, most in peaks.items())
 
@@ -55,6 +56,17 @@ def test_operations_count_what_they_read_and_write() -> None:
         torch.add(matrix, matrix, out=result)
     assert tracker.traffic == 4 * (2000 + 3000)
     assert tracker.live == 0
+
+
+def test_a_copy_inside_an_operation_counts() -> None:
+    """Heads of [tokens, heads, channels] times their keys: torch copies the heads first."""
+    q, k = torch.empty(2, 5, 3, 8, device="meta").transpose(1, 2), torch.empty(3, 8, 4, device="meta")
+    with torch.inference_mode():
+        with Tracker() as tracker:
+            torch.matmul(q, k)
+        assert torch.is_inference_mode_enabled()
+    assert tracker.moved["aten.clone.default"] >= 2 * q.nbytes
+    assert tracker.peak >= q.nbytes + 4 * 2 * 3 * 5 * 4
 
 
 def test_the_peak_is_what_is_held_at_once() -> None:

@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.networks import OriginalStep
 from hallo3.checkpoints import keymaps as maps
 from hallo3.config import HALLO3, NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import ShapeError
 from hallo3.model import embeddings
+from hallo3.model.attention import FoldedKV, add_folded_attention
 from hallo3.model.blocks import BlockConditions, Hallo3Block
 from hallo3.model.embeddings import AudioProjection, PatchEmbed
 from hallo3.model.guidance import batched_branches, branches, sequential_branches, single_branch
@@ -185,6 +187,25 @@ def test_other_networks_are_the_published_ones() -> None:
     assert sum(parameter.numel() for parameter in wav2vec2.parameters()) == 94_371_712 - 768
     parts = split_wav2vec2(wav2vec2)
     assert (len(parts.layers), parts.width) == (HALLO3.audio.layers, HALLO3.audio.channels)
+
+
+@pytest.mark.parametrize("heads", [1, 5])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_folded_face_is_added_to_the_stream(heads: int, trained: bool) -> None:
+    """One product of all heads, in the stream's own memory unless a gradient needs it."""
+    channels, count, width = 6, 3, heads * 6
+    q = draw("q", 4, 2, width).view(4, 2, heads, channels).transpose(1, 2)
+    k, v = draw("k", 1, heads, count, channels), draw("v", heads, count, channels)
+    weight, bias, stream = draw("weight", width, width), draw("bias", width), draw("stream", 2, 4, width)
+    values = torch.einsum("hnd,ohd->hno", v, weight.view(width, heads, channels))
+    values[0] += bias
+    attended = F.scaled_dot_product_attention(q, k.expand(4, -1, -1, -1), v.expand(4, -1, -1, -1))
+    wanted = stream + F.linear(attended.transpose(1, 2).flatten(2), weight, bias).view_as(stream)
+    before = stream.clone()
+    with torch.set_grad_enabled(trained):
+        found = add_folded_attention(stream, q, FoldedKV(k, values.flatten(0, 1)))
+    torch.testing.assert_close(found, wanted)
+    assert (found.data_ptr() == stream.data_ptr(), torch.equal(stream, before)) == (not trained, trained)
 
 
 @torch.inference_mode()

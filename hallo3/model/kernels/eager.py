@@ -45,8 +45,10 @@ class Kernels:
     ) -> Tensor:
         """Norm of each head of x [B, N, D], rotated by cos and sin [N, d] -> [B, H, N, d]; ``tail``
         [1, H, R, d] is appended unchanged."""
-        x = rotate(norm(split_heads(x, heads)), cos, sin)
-        return x if tail is None else torch.cat((x, tail.expand(len(x), -1, -1, -1)), dim=2)
+        x = rotate(norm(x.unflatten(-1, (heads, -1))), cos[:, None], sin[:, None])
+        if tail is not None:
+            x = torch.cat((x, tail.transpose(1, 2).expand(len(x), -1, -1, -1)), dim=1)
+        return x.transpose(1, 2)  # heads are neighbours in memory, so that merging them copies nothing
 
     def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         """Linear of x [B, N, D], with ``tail`` [1, R, D] appended -> [B, N + R, D]."""
