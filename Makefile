@@ -96,10 +96,16 @@ soak: setup ## run long tests; results go to docs/measurements
 soak-comfyui: $(COMFYUI_READY) ## kill a ComfyUI server again and again
 	$(COMFYUI_PY) -m pytest tests/soak/test_server.py -m soak -s
 
-# The modules are in pyproject.toml; without Windows, on one core. Survivors: `mutmut results`, `mutmut show NAME`.
-mutants: setup ## change code at random and count what the tests miss (hours)
+# The modules and their tests are in pyproject.toml; without Windows, on one core. A sample of each module: EACH of
+# them, from the one of number OFFSET; `EACH=9999` is every one. Survivors: `mutmut show NAME`.
+EACH ?= 40
+OFFSET ?= 0
+MUTMUT := OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
+
+mutants: setup ## change code at random and count what the tests miss (an hour)
 	$(PY) -m pip install --quiet "mutmut>=3.8"
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1
+	$(MUTMUT) hallo3.storage.files.x_free_name__mutmut_1
+	$(MUTMUT) $$($(PY) tools/sample_mutants.py --each $(EACH) --offset $(OFFSET))
 	$(PY) tools/count_mutants.py --json $(MEASURED)/mutation.json
 
 lint: setup ## run ruff and pyright

@@ -5,13 +5,14 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hallo3.errors import OutputError
-from hallo3.jobs.job import open_job, read_manifest
+from hallo3.jobs.job import folder_size, job_folder, open_job, parse_manifest, read_manifest
 from hallo3.jobs.segment_file import read_note, read_segment
 from support.fault_injection import Fault, faults_in, flip_bit
 from support.toy_renderer import FORM, SEGMENTS, Toy, rerun
@@ -49,6 +50,7 @@ def test_every_single_fault_leaves_the_invariant(tmp_path: Path, wanted: list[by
     assert names == {"mkdir", "unlink", "open", "write", "fsync", "fsync folder", "replace"}
 
 
+@pytest.mark.any_message
 def test_flipped_bytes_and_cut_files_never_give_a_wrong_video(tmp_path: Path, wanted: list[bytes]) -> None:
     draw = np.random.default_rng(0)
     Toy().run(tmp_path / "whole")
@@ -128,3 +130,75 @@ def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[byt
         assert note[0].measures["mean"] == pytest.approx(float(pixels.mean()))
         pixels = job.pixels(0)
         assert torch.equal(job.motion(0), pixels[-2:].transpose(0, 1)[None] * 2 - 1), "bit for bit"
+
+
+def test_the_size_of_a_job_is_that_of_its_files(tmp_path: Path) -> None:
+    Toy().run(tmp_path)
+    folder = next(tmp_path.iterdir())
+    (folder / "speech").mkdir()
+    for name in ("speech/layer_00.f32", "speech/other", "notes.txt", "so_far.mp4"):
+        (folder / name).write_bytes(bytes(1000))
+    segments = sum(path.stat().st_size for path in segment_files(tmp_path))
+    beside = sum((folder / name).stat().st_size for name in ("job.json", "holder.json", "lock", "so_far.mp4"))
+    assert folder_size(folder) == segments + beside + 1000
+    assert folder_size(folder, "speech") == 1000
+    assert folder_size(folder, "segments", "speech") == segments + 1000
+    assert folder_size(folder, "") == beside
+    assert folder_size(tmp_path / "nowhere") == 0
+
+
+def test_a_job_is_found_in_the_first_folder_that_is_one(tmp_path: Path) -> None:
+    """Or in the first that is free; what is passed over is told."""
+    key, told = "ab" * 32, list[str]()
+    name = key[:16]
+
+    def found() -> str:
+        told.clear()
+        return job_folder(tmp_path, key, lambda error: told.append(Path(error.filename).name)).name
+
+    assert job_folder(tmp_path / "nowhere", key).name == found() == name
+    (tmp_path / name).write_text("mine")
+    for other in (f"{name}-", f"{name}-1", f"{name}-02", f"{name}-1000000", f"x{name}-2", f"{name}-2x"):
+        (tmp_path / other).mkdir()
+    assert (found(), told) == (f"{name}-2", [name])
+    (tmp_path / f"{name}-12").mkdir()
+    assert (found(), told) == (f"{name}-12", [name]), "one that exists is taken before a free name"
+    (tmp_path / f"{name}-2").symlink_to("nowhere")
+    assert (found(), told) == (f"{name}-12", [name, f"{name}-2"])
+    (tmp_path / f"{name}-12").rmdir()
+    (tmp_path / f"{name}-3").write_text("mine")
+    assert (found(), told) == (f"{name}-4", [name, f"{name}-2", f"{name}-3"])
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert (found(), told) == (name, [])
+
+
+def change(**fields: Any) -> dict[str, Any]:
+    return json.loads(Toy().manifest.text()) | fields
+
+
+NO_MANIFESTS = [
+    *({**change(), name: value} for name in ("key", "root", "headers") for value in ("A" * 64, "a" * 63, 1)),
+    *({**change(), name: value} for name in ("segments", "frames", "format") for value in (True, "5", 5.0)),
+    *(change(segments=number) for number in (0, 1_000_000, 72)),
+    change(frames=100_000_001),
+    change(finished=1),
+    change(what=[]),
+    *(change(what={"goes on from": text}) for text in ("../x", "a" * 16 + "-1000000", "a" * 17)),
+]
+
+
+def test_a_manifest_has_fields_that_a_job_can_have() -> None:
+    for fields in NO_MANIFESTS:
+        with pytest.raises(ValueError, match=r"job|keys|counts"):
+            parse_manifest(fields)
+    for fields in (
+        change(segments=1, frames=1),
+        change(segments=999_999, frames=100_000_000),
+        change(segments=71, what={"goes on from": "a" * 16 + "-2.old-1"}, finished=True),
+    ):
+        assert json.loads(parse_manifest({**fields, "other": 1}).text()) == fields
+    many = {str(number): "x\x1b[2J" for number in range(100)} | {"n": 1}
+    shown = parse_manifest(change(what={"n": 1, **many})).what
+    assert list(shown) == [str(number) for number in range(32)]
+    assert "\x1b" not in "".join(shown.values())

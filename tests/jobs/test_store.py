@@ -1,6 +1,8 @@
 """Jobs are listed, removed by hand or by age, and set aside."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,13 +65,37 @@ def test_only_stale_jobs_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert removed_on(3, "b") == set()
     assert [removed_on(1) for _ in range(5)] == [set(), set(), set(), {"b"}, set()]
     assert {job.name[0] for job in list_jobs(tmp_path)} == {"c", "e"}
-    (tmp_path / "ages.json").write_text('{"days": 1' + "0" * 4000 + ', "last": 0, "jobs": {"a": 1}}')
-    assert removed_on(100) == set(), "the count starts again"
+    since = {job.name: [job.used, 0] for job in list_jobs(tmp_path)}
+    for days in (store.MAX_DAYS, 10**4000, -1, True, None, "9"):
+        text = json.dumps({"last": 0, "jobs": since, "days": ...}, default=lambda _: "days")
+        (tmp_path / "ages.json").write_text(text.replace('"days"}', f"{json.dumps(days)}}}"))
+        assert removed_on(1) == set(), "the count starts again"
+    (tmp_path / "ages.json").write_text(json.dumps({"days": 29, "last": 0, "jobs": since}))
+    assert removed_on(1, "e") == {"c"}
+    assert removed_on(0) == {"e"}
+
+
+def test_a_job_that_another_continues_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While that one is not finished and not stale itself."""
+    today = 20_000
+    monkeypatch.setattr(store, "time", SimpleNamespace(time=lambda: today * DAY_SECONDS))
+    for name in ("a", "b"):
+        finish(tmp_path, name)
+    more = Toy("c")
+    more.manifest = replace(more.manifest, what={"goes on from": Toy("a").manifest.key[:16]})
+    more.run(tmp_path)
+    removed = list[tuple[int, str]]()
+    for day in range(40):
+        today += 1
+        removed += [(day, job.name[0]) for job in remove_stale_jobs(tmp_path, "f" * 64)]
+    assert removed == [(7, "b"), (30, "c"), (30, "a")] or removed == [(7, "b"), (30, "a"), (30, "c")]
 
 
 def test_a_job_is_removed_by_the_start_of_its_name(tmp_path: Path) -> None:
     Toy("ab").run(tmp_path)
     Toy("ac").run(tmp_path)
+    with pytest.raises(InputError, match="no jobs at all"):
+        clear_job(tmp_path / "nowhere", "a")
     for wrong in ("a", "x", "", "../ab"):
         with pytest.raises(InputError):
             clear_job(tmp_path, wrong)
@@ -117,6 +143,8 @@ def test_a_job_without_its_segments_hides_no_other(tmp_path: Path) -> None:
     found = find_finished_job(tmp_path, "", "the same video")
     assert found is not None
     assert found.root.startswith("aaa")
+    assert find_finished_job(tmp_path, found.key[:16]) == found
+    assert find_finished_job(tmp_path, "", "another video") is find_finished_job(tmp_path, "") is None
     next(tmp_path.glob("aaa*/segments/000004*")).unlink()
     with pytest.raises(InputError, match="not complete any more"):
         find_finished_job(tmp_path, "", "the same video")

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -119,3 +121,135 @@ def test_a_new_file_replaces_a_link_and_no_device(tmp_path: Path) -> None:
     for path in (tmp_path / "folder", Path("/dev/null")):
         with pytest.raises(OSError, match="exists"):
             files.create_file(path)
+
+
+def test_a_second_name_for_a_file_outlives_the_first(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "new" / "folder" / "b"
+    source.write_bytes(b"content")
+    for number in (1, 2):  # again: both are names of one file
+        files.link_or_copy(source, target)
+        assert (target.stat().st_ino, target.stat().st_nlink) == (source.stat().st_ino, 2), number
+        temporary_path(target).write_text("of a run that was killed")
+    with patch.object(os, "link", side_effect=OSError(errno.EXDEV, "another disk")):
+        files.link_or_copy(source, target)
+    assert target.stat().st_ino != source.stat().st_ino
+    source.unlink()
+    assert target.read_bytes() == b"content"
+    assert [path.name for path in target.parent.iterdir()] == ["b"]
+    with pytest.raises(FileNotFoundError):
+        files.link_or_copy(source, target)
+    assert target.read_bytes() == b"content"
+
+
+def test_a_disk_is_measured_in_eight_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file's beginning to its end, past the system's cache."""
+    path, asked, clock = tmp_path / "weights", list[tuple[int, ...]](), iter([5.0, 5.5, 7.0, 7.0])
+    path.write_bytes(bytes(800))
+    monkeypatch.setattr(files, "RATE_BLOCK_BYTES", 100)
+    monkeypatch.setattr(files.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *how: asked.append(how), raising=False)
+    assert files.measure_read_rate(path) == 800 / 0.5
+    assert asked == [(place, 100, os.POSIX_FADV_DONTNEED) for place in range(0, 800, 100)]
+    path.write_bytes(bytes(8))
+    assert files.measure_read_rate(path) == 64 / 1e-6
+
+
+FOREIGN = {
+    b"\xef\xbb\xbf\r\n\t <!DOCTYPE html>": "a web page",
+    b" " * 63 + b"<": "a web page",
+    b" " * 64 + b"<": "",
+    b"version https://git-lfs.github.com": "a Git LFS pointer, not the file itself",
+    b"PK\3\4": "an archive that is still packed",
+    b"text": "",
+}
+
+
+def test_what_arrives_in_place_of_a_file_is_named() -> None:
+    assert {content: files.describe_foreign(content) for content in FOREIGN} == FOREIGN
+
+
+JSON = {
+    '{"a": 1.5, "b": [{}]}': "",
+    '{"a": 1, "a": 1}': "a name that comes twice",
+    '{"a": [{"b": 1, "b": 2}]}': "a name that comes twice",
+    '{"a": NaN}': "nan, which is no finite number",
+    '{"a": -Infinity}': "-Infinity, which is no finite number",
+    '{"a": 1e999}': "1e999, which is no finite number",
+    '{"a": ' + "9" * 400 + ".0}": "9" * 20 + ", which is no finite number",
+    "[1]": "not a JSON object",
+    "[" * 100_000: "nested too deeply",
+    "{": "Expecting property name",
+}
+LAX = ("comes twice", "finite")
+"""What is wrong only to strict readers."""
+
+
+def test_json_of_others_is_read_strictly(tmp_path: Path) -> None:
+    for text, message in JSON.items():
+        for strict in (True, False):
+            wrong = message and (strict or not any(word in message for word in LAX))
+            with pytest.raises(ValueError, match=f"(?i){message}") if wrong else nullcontext():
+                assert isinstance(files.parse_json_object(text, strict=strict), dict)
+    path, link = tmp_path / "a.json", tmp_path / "link"
+    write_json(path, {"a": [1, "ä"]})
+    link.symlink_to(path)
+    size = path.stat().st_size
+    assert files.read_json_object(path, size) == files.read_json_object(link) == {"a": [1, "ä"]}
+    assert files.read_json_or_empty(path, size) == {"a": [1, "ä"]}
+    with pytest.raises(ValueError, match=f"more than {size - 1:,} bytes"):
+        files.read_json_object(path, size - 1)
+    for place, most in ((path, size - 1), (link, size), (tmp_path / "none", size)):
+        assert files.read_json_or_empty(place, most) == {}
+    path.write_text(" " * files.MAX_JSON_BYTES + "{}")
+    assert files.read_json_or_empty(path) == {}
+    path.write_text(" " * (files.MAX_JSON_BYTES - 2) + "{}")
+    assert files.read_json_object(path) == {}
+
+
+def test_an_error_of_the_disk_says_where_it_is(tmp_path: Path) -> None:
+    place = str(tmp_path / "other")
+    for error, needed, found, expected in (
+        (OSError(errno.EIO, "Broken", place), 0, f"{place}: Broken", "a folder that exists"),
+        (OSError(errno.EACCES, "Denied"), 7, f"{tmp_path / 'file'}: Denied", "a folder that exists"),
+        (OSError("words only"), 0, f"{tmp_path / 'file'}: words only", "a folder that exists"),
+        *((OSError(number, "Full"), 0, ": Full, ", "a disk with free space") for number in files.DISK_FULL),
+    ):
+        told = write_error("It cannot be saved.", tmp_path / "file", error, needed)
+        assert (told.headline, told.found[: len(found)]) == ("It cannot be saved.", found) or found[0] == ":"
+        assert found in told.found
+        assert told.expected.startswith(expected)
+    with patch.object(files.shutil, "disk_usage", side_effect=OSError):
+        assert "an unknown number of bytes free" in str(write_error("x", tmp_path / "file", error))
+    monkeyed = SimpleNamespace(free=1234567)
+    with patch.object(files.shutil, "disk_usage", return_value=monkeyed) as asked:
+        assert files.free_disk(tmp_path / "not" / "made" / "yet") == 1234567
+        assert asked.call_args.args == (tmp_path,)
+        disk = next(folder for folder in (tmp_path, *tmp_path.parents) if folder.is_mount())
+        text = str(write_error("x", tmp_path / "file", error))
+        assert f"1,234,567 bytes free on the disk {disk}\n" in text
+
+
+def test_our_files_are_listed_by_their_folders(tmp_path: Path) -> None:
+    names = {"": re.compile(r"a\.\w+"), "sub": re.compile("b"), "none": re.compile("c")}
+    (tmp_path / "sub").mkdir()
+    for name in ("a.json", "a.mp4", "b", "sub/b", "sub/a.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "a.link").symlink_to(tmp_path / "nowhere")
+    listed = files.list_files(tmp_path, names, re.compile(r"a\.link"))
+    wanted = [tmp_path / name for name in ("a.json", "a.link", "a.mp4", "sub/b")]
+    assert sorted(listed) == wanted
+    assert listed[tmp_path / "a.json"].st_size == 6
+    for pattern, name in ((r"a\.mp4", "a.link"), ("x", "a.link")):
+        with pytest.raises(files.ForeignEntryError, match="a link or another kind of file") as raised:
+            files.list_files(tmp_path, names, re.compile(pattern))
+        assert (raised.value.errno, raised.value.filename) == (errno.EEXIST, str(tmp_path / name))
+    (tmp_path / "a.link").unlink()
+    (tmp_path / "none").symlink_to(tmp_path / "sub")
+    with pytest.raises(files.ForeignEntryError, match="not a folder") as raised:
+        files.list_files(tmp_path, names, re.compile("x"))
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOTDIR, str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        files.list_files(tmp_path / "absent", names, re.compile("x"))
+    for number in (1, 2):
+        assert files.free_name(tmp_path / "sub", ".old-") == tmp_path / f"sub.old-{number}"
+        (tmp_path / f"sub.old-{number}").symlink_to("nowhere")

@@ -1,6 +1,7 @@
 """A render without networks: frames that depend on the segment, the take and every pixel before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from torch import Tensor
 from hallo3.config import NANO
 from hallo3.jobs.job import Job, JobManifest, open_job
 from hallo3.jobs.segment_file import SegmentFormat, SegmentRecord
-from hallo3.jobs.video_job import NO_REDO, JobStore, Redo, SegmentResult, VideoJob, open_video_job
+from hallo3.jobs.video_job import (
+    NO_REDO,
+    JobStore,
+    Redo,
+    SegmentResult,
+    VideoJob,
+    create_manifest,
+    open_video_job,
+)
 from hallo3.media.audio import Recording
 from hallo3.media.canvas import Canvas
 from hallo3.media.video import VideoEncoding
@@ -100,23 +109,33 @@ def rerun(jobs: Path, redo: Redo = NO_REDO) -> tuple[list[bytes], list[int]]:
 VIDEO_FORM = SegmentFormat(config=FORM.config, encoding=VideoEncoding(), size=(6, 4))
 
 
+@contextmanager
+def open_video(
+    jobs: Path, toy: Toy, *, parent: Job | None = None, form: SegmentFormat = VIDEO_FORM, **options: Any
+) -> Generator[VideoJob]:
+    """An open video with sound, for a toy to render."""
+    canvas = Canvas(pixels=CANVAS, rows=slice(0, 4), columns=slice(0, 6))
+    manifest = create_manifest(toy.manifest.key, toy.plan, form.headers, {}, parent)
+    recording = Recording(torch.zeros(1, toy.plan.frames * 320), 8000)
+    with open_video_job(jobs, manifest, form, parent, "toy", no_progress) as job:
+        made: dict[str, Any] = {
+            "canvas": canvas,
+            "encoding": form.encoding,
+            "recording": recording,
+            **options,
+        }
+        yield VideoJob(job=job, plan=toy.plan, jobs=jobs, parent=parent, machine="toy", seed=3, **made)
+
+
+def render_video(video: VideoJob, toy: Toy, **options: Any) -> list[SegmentResult]:
+    so_far = video.job.folder / "so_far.mp4"
+    return [*video.render(toy, motion_drop=0.0, so_far=so_far, throughput_key="toy", **options)]
+
+
 def make_video(jobs: Path, path: Path, **options: Any) -> list[int]:
     """Render or resume a video with sound; the segments that were rendered."""
-    toy, canvas = Toy(), Canvas(pixels=CANVAS, rows=slice(0, 4), columns=slice(0, 6))
-    manifest = replace(toy.manifest, headers=VIDEO_FORM.headers)
-    recording = Recording(torch.zeros(1, PLAN.frames * 320), 8000)
-    with open_video_job(jobs, manifest, VIDEO_FORM, None, "toy", no_progress) as job:
-        video = VideoJob(
-            job=job,
-            plan=PLAN,
-            seed=3,
-            jobs=jobs,
-            canvas=canvas,
-            encoding=VIDEO_FORM.encoding,
-            recording=recording,
-            **options,
-        )
-        results = video.render(toy, motion_drop=0.0, so_far=job.folder / "so_far.mp4", throughput_key="toy")
-        assert [result.index for result in results] == list(range(SEGMENTS))
+    toy = Toy()
+    with open_video(jobs, toy, **options) as video:
+        assert [result.index for result in render_video(video, toy)] == list(range(SEGMENTS))
         video.join(path)
     return toy.rendered
