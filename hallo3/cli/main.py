@@ -35,6 +35,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "animate": Command(options.AnimateOptions, "animate", "portrait and speech in, video out", ABOUT),
+    "batch": Command(
+        options.BatchOptions,
+        "batch",
+        "many videos from a table",
+        "Render a video per row, in one process. Run the same command again after a stop: finished videos "
+        "and segments are reused. The exit code is 0 if all rows are videos, 1 if some are not, 2 if none "
+        "is.",
+    ),
     "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),
     "ui": Command(options.UiOptions, "ui", "serve a page for portrait, voice and prompt (uses the network)"),
     "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
@@ -119,7 +127,7 @@ def main(words: list[str] | None = None) -> int:
     return_freed_memory(1 << 20 if name == "convert" else 16 << 20)
     try:
         with redirect_messages(lambda text: tqdm.write(f"note: {text}", file=sys.stderr)):  # above a bar
-            getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")(values)
+            code = getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")(values)
         sys.stdout.flush()
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -140,7 +148,7 @@ def main(words: list[str] | None = None) -> int:
         return REFUSED
     except Exception as error:
         return _print_unexpected(error, values.traceback)
-    return DONE
+    return code or DONE
 
 
 def parse(words: list[str] | None) -> tuple[str, Any]:

@@ -269,6 +269,19 @@ class AnimateOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchOptions(AnimateOptions):
+    table: Path = argument(
+        "TABLE",
+        "CSV, JSON Lines or YAML with a row per video; columns are options of animate. Options of the "
+        "command line are for all rows",
+    )
+    output: Path | None = option(
+        "DIR", "folder for videos whose row has no output (default: beside the table)", short="-o"
+    )
+    check: bool = switch("list everything that is wrong in the table and render nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions(CommonOptions):
     output: Path = option(
         "OUT.mp4", "video to write (default: hallo3_demo.mp4)", default=Path("hallo3_demo.mp4"), short="-o"
@@ -346,8 +359,10 @@ class TinyOptions(CommonOptions):
 
 
 def add_options(parser: ArgumentParser, options: type) -> None:
-    for group in (options, *options.__bases__):
-        title, own = vars(group).get("title"), get_annotations(group)
+    done = set[str]()
+    for group in options.__mro__[:-1]:
+        title, own = vars(group).get("title"), get_annotations(group).keys() - done
+        done |= own
         add = (parser.add_argument_group(title, vars(group).get("about")) if title else parser).add_argument
         for each in fields(options):
             if each.name not in own:

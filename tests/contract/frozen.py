@@ -29,7 +29,18 @@ HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1] / "samples"
 RECORD, FRAMES, KEPT = HERE / "frozen.json", HERE / "frozen_frames.safetensors", HERE / "kept"
 """``KEPT`` has an identity file and a job folder, two of four segments, as version 0.1.0 wrote them."""
-COMMANDS = ("animate", "convert", "demo", "doctor", "download", "inspect", "jobs", "tiny", "ui", "verify")
+COMMANDS = (
+    "animate",
+    "convert",
+    "demo",
+    "doctor",
+    "download",
+    "inspect",
+    "jobs",
+    "tiny",
+    "ui",
+    "verify",
+)
 STEPS = ("--steps", "4")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "nano": ("nano", ()),

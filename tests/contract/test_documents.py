@@ -90,7 +90,7 @@ def test_the_readme_is_short_and_links_lead_to_files() -> None:
 
 def test_documented_commands_are_commands() -> None:
     names = [parse(words)[0] for words in command_lines()]
-    assert set(names) == {"animate", "convert", "doctor", "download", "verify"}
+    assert set(names) == {"animate", "batch", "convert", "doctor", "download", "verify"}
 
 
 @pytest.mark.soak

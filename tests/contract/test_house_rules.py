@@ -30,7 +30,7 @@ LEVELS = (
 LIBRARIES = {
     "attention_backend": {"diffusers"},
     "checkpoints": {"gguf", "safetensors"},
-    "cli": {"gradio", "huggingface_hub", "tqdm"},
+    "cli": {"gradio", "huggingface_hub", "tqdm", "yaml"},
     "face": {"mediapipe"},
     "media": {"PIL", "av", "c2pa", "cryptography", "librosa", "soxr"},
     "model": {"einops", "triton"},

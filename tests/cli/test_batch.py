@@ -1,0 +1,124 @@
+"""Tables of videos: every form, every fault, and the videos that single commands make."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import REPOSITORY
+from hallo3.cli import batch
+from hallo3.cli.main import main
+from hallo3.errors import OutputError
+from support.audio_samples import tone, write_wav
+
+pytestmark = pytest.mark.any_message
+PORTRAIT = str(REPOSITORY / "samples" / "portrait.png")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name, seconds in (("a.wav", 0.5), ("b.wav", 0.3)):
+        write_wav(tmp_path / name, tone(16000, seconds), 16000)
+    return tmp_path
+
+
+def write_table(home: Path, rows: list[dict[str, Any]], kind: str) -> Path:
+    path, names = home / f"rows{kind}", list(dict.fromkeys(name for row in rows for name in row))
+    if kind == ".csv":
+        lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
+        path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    elif kind == ".jsonl":
+        path.write_text("\n\n".join(json.dumps(row) for row in rows))
+    else:  # JSON is YAML too
+        path.write_text(json.dumps(rows))
+    return path
+
+
+def test_rows_become_the_videos_of_single_commands(
+    home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(nano_folder), "--whole-picture", "--steps", "1"]
+    rows: list[dict[str, Any]] = [
+        {"portrait": PORTRAIT, "speech": "a.wav", "seed": 3, "output": "one.mp4"},
+        {"portrait": PORTRAIT, "speech": "b.wav", "paste-back": "yes"},
+    ]
+    table = write_table(home, rows, ".csv")
+    assert [*map(dict, batch.read_table(table))] != rows
+    for kind in (".jsonl", ".json", ".yaml"):
+        assert batch.read_table(write_table(home, rows, kind)) == rows
+    words = ["batch", str(table), "-o", str(home / "videos"), *common]
+    assert main(words) == 0
+    assert "2 of 2 rows are fine" in (said := capsys.readouterr().out)
+    second = home / "videos" / "00002_portrait_b.mp4"
+    assert str(second) in said
+    alone = ["animate", "--portrait", PORTRAIT, "--speech", str(home / "a.wav"), "--seed", "3", *common]
+    assert main([*alone, "-o", str(home / "alone" / "one.mp4")]) == 2, "no such folder"
+    (home / "alone").mkdir()
+    assert main([*alone, "-o", str(home / "alone" / "one.mp4")]) == 0
+    assert (home / "alone" / "one.mp4").read_bytes() == (home / "one.mp4").read_bytes()
+    before = second.stat().st_mtime_ns
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("already rendered") == 2
+    assert second.stat().st_mtime_ns == before
+    assert main([*words, "--plan"]) == 0
+    assert capsys.readouterr().out.count("segments") >= 2
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no speech": ({"portrait": PORTRAIT}, "There is no speech"),
+    "no such file": ({"portrait": PORTRAIT, "speech": "c.wav"}, "c.wav"),
+    "another column": ({"portrait": PORTRAIT, "speech": "a.wav", "sped": 3}, "no option of animate"),
+    "another type": ({"portrait": PORTRAIT, "speech": "a.wav", "seed": "x"}, "invalid int value"),
+    "no choice": ({"portrait": PORTRAIT, "speech": "a.wav", "codec": "vhs"}, "invalid choice"),
+    "no truth": ({"portrait": PORTRAIT, "speech": "a.wav", "paste_back": "maybe"}, "neither true nor false"),
+    "a list": ({"portrait": PORTRAIT, "speech": "a.wav", "seed": [[1]]}, "no such value"),
+    "a portrait that is none": ({"portrait": "a.wav", "speech": "a.wav"}, "cannot be read"),
+    "an option of the command": ({"portrait": PORTRAIT, "speech": "a.wav", "plan": True}, "no option of"),
+    "an output twice": ({"portrait": PORTRAIT, "speech": "a.wav", "output": "x.mp4"}, "Two rows"),
+}
+
+
+def test_a_check_names_every_fault(home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"portrait": PORTRAIT, "speech": "a.wav", "output": "x.mp4"}
+    table = write_table(home, [good, *(row for row, _ in FAULTS.values())], ".jsonl")
+    assert main(["batch", str(table), "--model", str(nano_folder), "--whole-picture", "--check"]) == 1
+    said = capsys.readouterr().out
+    for number, (name, (_, text)) in enumerate(FAULTS.items(), 2):
+        [line] = [part for part in said.split("row ") if part.startswith(f"{number} of")]
+        assert text in line, name
+    assert f"1 of {len(FAULTS) + 1} rows are fine, {len(FAULTS)} are not" in said
+    assert sorted(path.name for path in home.iterdir()) == ["a.wav", "b.wav", "rows.jsonl"]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.csv", ""), ("a.csv", "portrait,speech"), ("a.csv", 'a,b\n"x'), ("a.jsonl", "{"), ("a.jsonl", "3"),
+    ("a.json", '{"a": 1}'), ("a.json", "[" * 5000), ("a.yaml", "- a: *b"),
+    ("a.yaml", "!!python/name:os.system"), ("a.txt", "a"), ("a.csv", "a\udcffb"), ("b.csv", None),
+])  # fmt: skip
+def test_what_is_no_table_is_refused(
+    name: str, text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert main(["batch", str(tmp_path / name)]) == 2
+    assert "Traceback" not in (said := capsys.readouterr().err)
+    assert "Fix:" in said
+
+
+def test_a_row_that_fails_is_tried_again_and_others_go_ahead(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def animate(options: Any) -> None:
+        tried.append(name := options.speech.stem)
+        if name == "a" or (name == "b" and tried.count("b") < 3):
+            raise OutputError("No.") if name == "a" else MemoryError("no memory")
+
+    monkeypatch.setattr(batch, "run_animate", animate)
+    rows = [{"portrait": PORTRAIT, "speech": f"{name}.wav"} for name in "abc"]
+    assert main(["batch", str(write_table(home, rows, ".csv"))]) == 1
+    assert [tried.count(name) for name in "abc"] == [3, 3, 1]
+    assert "2 of 3 rows are fine, 1 are not" in capsys.readouterr().out
+    assert main(["batch", str(write_table(home, rows[:1], ".csv"))]) == 2
