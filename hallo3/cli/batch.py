@@ -143,7 +143,7 @@ def _to_words(name: object, value: object, known: Mapping[str, Any]) -> list[str
     cells = cast("list[object]", value) if isinstance(value, list) else [value]
     if not all(isinstance(cell, str | int | float) for cell in cells):
         raise InputError(
-            f"{column} has no such value.", found=repr(value)[:60], expected="a text or a number"
+            f"{column} has no such value.", found=repr(cells)[:60], expected="a text or a number"
         )
     return [f"{flag}={cell}" for cell in cells]
 
