@@ -30,8 +30,15 @@ OUT_OF_MEMORY_TEXTS = (
     "bad alloc",  # C++; "bad allocation" on Windows
     "memoryallocation",
     "paging file is too small",
+    "not enough storage is available",
+    "insufficient system resources",
+    "invalid buffer size",  # MPS, for more than it can allocate at once
+    "unable to find an engine",  # cuDNN: none is left where their workspaces are refused
+    "cublas status not initialized",  # a library's own memory, when its handle is made
+    "cudnn status not initialized",
 )
 """What torch, its allocators and libraries, and operating systems say, in small letters without ``_``."""
+RAM_TEXTS = "cpuallocator", "host memory", "host alloc", "bad alloc", "paging file", "system resources"
 MEMORY_ERRNO, MEMORY_WINERRORS = errno.ENOMEM, (8, 14, 1455)
 MAX_CAUSES = 20
 
@@ -46,6 +53,12 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
+
+
+def is_out_of_ram(error: BaseException) -> bool:
+    """Whether what ran out of memory was the computer and not a device."""
+    text = describe_error(error).lower().replace("_", " ")
+    return isinstance(error, MemoryError | OSError) or any(each in text for each in RAM_TEXTS)
 
 
 def _says_out_of_memory(error: BaseException) -> bool:

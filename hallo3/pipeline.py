@@ -28,7 +28,7 @@ from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
-from .residency import CPU, PinnedAllocator
+from .residency import CPU, PinnedAllocator, memory_stage, try_again
 from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
@@ -119,12 +119,7 @@ def render(
             motion = first_motion(canvas, plan) if motion is None else motion
             noise = store.noise(segment)
             pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
-            stage(segment, "encoding")
-            image_latents = renderer.encode(pixels, segment, noise)
-            stage(segment, SAMPLING)
-            latents = renderer.sample(image_latents, segment, noise)
-            count = segment.keep.stop
-            frames = collect_frames(watch_frames(renderer.decode(latents), segment, stage), count)
+            frames = _render_segment(pixels, segment, renderer, noise, stage)
             stage(segment, "saving")
             last = slice(segment.keep.stop - motion.shape[2], segment.keep.stop)
             rendered = Rendered(frames[0, :, segment.keep].transpose(0, 1), frames[:, :, last] * 2 - 1)
@@ -133,6 +128,28 @@ def render(
         else:
             motion = None  # the store has it, and is asked only if the next segment needs it
         yield result
+
+
+def _render_segment(
+    pixels: Tensor, segment: Segment, renderer: Renderer, noise: Noise, stage: WatchStage
+) -> Tensor:
+    """Frames [1, 3, F, H, W] in 0..1. A stage in which memory runs out is tried again."""
+
+    def encode() -> Tensor:
+        stage(segment, "encoding")
+        return renderer.encode(pixels, segment, noise)
+
+    def sample() -> Tensor:
+        stage(segment, SAMPLING)
+        return renderer.sample(image_latents, segment, noise)
+
+    def decode() -> Tensor:
+        slices = renderer.decode(latents)
+        return collect_frames(watch_frames(slices, segment, stage), segment.keep.stop)
+
+    image_latents = try_again(encode, renderer, "encode")
+    latents = try_again(sample, renderer, "sample")
+    return try_again(decode, renderer, "decode")
 
 
 class MemoryStore:
@@ -216,10 +233,11 @@ def extract_identity(
     """The identity of a portrait, by the VAE and the reference network; see ``build_identity``."""
 
     def encode(pixels: Tensor) -> Tensor:
-        return _encode_pixels(pixels, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
+        with memory_stage("portrait"):
+            return _encode_pixels(pixels, Purpose.IDENTITY_POSTERIOR, 0, models, settings, noise)
 
     def features(latents: Tensor) -> tuple[Tensor, ...]:
-        with models.reference as network:
+        with memory_stage("reference"), models.reference as network:
             return tuple(each.to(CPU) for each in network.features(latents))
 
     space = models.config.face.space
@@ -235,7 +253,7 @@ def encode_speech(
     plan = plan_segments(len(waveform), config.segment)
     windows = listening.windows(plan)
     warn_of_windows(windows, plan)
-    with models.speech as wav2vec2:
+    with memory_stage("speech"), models.speech as wav2vec2:
         device = next(wav2vec2.parameters()).device
         read = compute_features(split_wav2vec2(wav2vec2), waveform, plan, device, windows=windows)
     return Speech(read, plan, config.audio.window)
@@ -246,7 +264,7 @@ def encode_prompt(prompt: str, models: Models) -> Tensor:
     trunk = models.config.trunk
     if not prompt.strip():
         return torch.zeros(1, trunk.text_tokens, trunk.text_dim)
-    with models.text as encoder:
+    with memory_stage("prompt"), models.text as encoder:
         return encoder.encode(prompt, trunk.text_tokens)
 
 
@@ -309,7 +327,7 @@ class LocalRenderer:
     ) -> LocalRenderer:
         """Project text, reference features and face, and compute the modulation of every step."""
         schedule = make_schedule(settings.steps)
-        with models.transformer as dit:
+        with memory_stage("prepare"), models.transformer as dit:
             prompt_embeds = prompt_embeds.to(next(dit.parameters()))
             features = identity.reference_features
             if settings.on_access:  # projected again and again, so on the device
@@ -341,11 +359,11 @@ class LocalRenderer:
             self.watch(RenderProgress(index, len(self.speech.plan), step, settings.steps, done))
 
         with self.models.transformer as dit:
-            windows = self.speech.segment(index).to(self.run.text)
-            conditions = SegmentConditions(
-                audio=dit.encode_audio(windows, on_access=settings.on_access),
-                image_latents=F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2])),
-            )
+            with memory_stage("listen"):
+                windows = self.speech.segment(index).to(self.run.text)
+                audio = dit.encode_audio(windows, on_access=settings.on_access)
+            image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
+            conditions = SegmentConditions(audio=audio, image_latents=image_latents)
             predict = alone = single_branch(dit, self.run, conditions)
             if guided := settings.guided:
                 predict = GUIDANCE_PASSES[settings.passes](dit, self.run, conditions)

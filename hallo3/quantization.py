@@ -29,6 +29,7 @@ from .storage.hashing import hash_tensor, hash_text
 
 MAX_THREADS = 64
 """More than these, and than the processors here, are not started: a system may end a process that tries."""
+MAY_DIFFER = "frames that are rendered from now on may differ by rounding"
 FP8 = torch.float8_e4m3fn
 MAX_FP8 = 448.0
 LARGEST_FP8_BITS = {torch.float8_e4m3fn: 0x7E, torch.float8_e5m2: 0x7B}  # of finite numbers
@@ -174,7 +175,7 @@ def choose_threads(noted: str, warn: Callable[[str], object]) -> int:
     if threads <= max(MAX_THREADS, os.cpu_count() or 1):
         return threads
     begun = f"this video was begun with {threads} threads, which are too many here; with {here}"
-    warn(f"{begun}, frames that are rendered from now on may differ by rounding")
+    warn(f"{begun}, {MAY_DIFFER}")
     return here
 
 

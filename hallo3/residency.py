@@ -1,15 +1,20 @@
 """Residencies: context managers that give a network on its device, and decide where its weights are in
-between. ``contextlib.nullcontext(network)`` is the simplest one."""
+between. ``contextlib.nullcontext(network)`` is the simplest one. And what happens if memory runs out: a stage
+is tried again with less."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+import gc
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from traceback import clear_frames
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from .errors import is_out_of_memory
 from .messages import logger
 
 T = TypeVar("T")
@@ -101,3 +106,56 @@ class PinnedAllocator:
             self._wanted = False
         logger.warning("the system pins no more memory; transfers to the GPU from other memory are slower.")
         return None
+
+
+SHARES = 0.9, 0.8
+"""Of what a first try was planned for: what a second and a third are planned for."""
+_stage: ContextVar[str] = ContextVar("hallo3_stage", default="")
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """What can do the same work in less memory."""
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        """After memory ran out in a stage: leave everything, give memory back, and plan to take less. False
+        if nothing smaller exists."""
+        ...
+
+
+@contextmanager
+def memory_stage(name: str) -> Generator[None]:
+    """A stage of a memory plan, which ``try_again`` names if memory runs out in the block."""
+    before = _stage.get()
+    _stage.set(name)
+    yield
+    _stage.set(before)  # after an error it stays
+
+
+def try_again(work: Callable[[], T], renderer: object, stage: str = "") -> T:
+    """What ``work``, a stage, returns. If memory runs out in it, it is called again as long as the
+    ``renderer`` can shrink; what the earlier call held is freed before."""
+    while True:
+        before = _stage.set(stage)
+        try:
+            return work()
+        except Exception as error:
+            if not (is_out_of_memory(error) and isinstance(renderer, Shrinkable)):
+                raise
+            cause: BaseException | None = error
+            while cause is not None:
+                clear_frames(cause.__traceback__)  # they hold tensors
+                cause = cause.__cause__ or cause.__context__
+            if not renderer.shrink(error, _stage.get()):
+                raise
+        finally:
+            _stage.reset(before)
+
+
+def release_memory() -> None:
+    """After an error: give back all that nothing uses any more."""
+    gc.collect()
+    with suppress(RuntimeError):  # of an operation before
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    release_cached_memory()

@@ -198,11 +198,16 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
         networks.save_identity(options.save_identity)
     if not missing:
         return
-    renderer = networks.prepare_renderer()
-    video.similarity, video.clock = networks.similarity, networks.clock
+    networks.prepare()
+    video.similarity, video.clock, video.memory = (
+        networks.similarity,
+        networks.clock,
+        networks.describe_memory,
+    )
     with StepBar(missing, manifest.segments, request.settings.steps, networks.clock) as bar:
+        networks.watch = bar.watch
         results = video.render(
-            replace(renderer, watch=bar.watch),
+            networks,
             motion_drop=request.settings.motion_drop,
             so_far=so_far,
             throughput_key=request.throughput_key,

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import InputError
 from ..loading import MANUAL_OFFLOADS, check_fp8_on_disk
 from ..messages import logger
-from ..offload.budget import plan_cpu_memory, plan_manual, plan_memory
+from ..offload.budget import (
+    CLOSE_PROGRAMS,
+    MemoryPlan,
+    plan_cpu_memory,
+    plan_manual,
+    plan_memory,
+    shrink_plan,
+    smaller_precisions,
+)
 from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig
-from ..offload.sizes import measure_folder
+from ..offload.sizes import ModelSizes, measure_folder
 from ..offload.system_memory import available_bytes, free_bytes, total_bytes
-from ..quantization import PRECISIONS
+from ..quantization import PRECISIONS, Precision
 from ..units import GB, format_bytes
 from .request import AnimateRequest
 
@@ -23,22 +33,15 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     if request.memory is not None:
         return request
     check_vram(request)
-    options, limit = request.options, _limit_bytes(request)
+    limit = _limit_bytes(request)
     if limit is None and not (request.device.type in ("cpu", "cuda") and request.files.is_large):
         return request
     on_cpu = request.device.type == "cpu" and limit is None
     precision = request.precision
-    if request.device.type == "cpu" and not on_cpu and options.dtype == "auto":  # for a GPU, made without one
+    if request.device.type == "cpu" and not on_cpu and request.options.dtype == "auto":  # planned without one
         precision = PRECISIONS["bf16"]
-    requirements = MemoryRequirements(
-        precision=precision,
-        steps=request.settings.steps,
-        branches=request.settings.branches,
-        fused=request.kernels.kernels.name == "fused",
-        prompt=bool(options.prompt.strip()),
-        portrait=options.identity is None,
-    )
-    sizes, available = measure_folder(request.files, request.config, precision), available_bytes()
+    sizes, requirements = _measure(request, precision)
+    available = available_bytes()
     if on_cpu and not _manual_options(request):
         plan = plan_cpu_memory(sizes, requirements, available)
     elif limit is None:
@@ -47,8 +50,56 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
         plan = plan_manual(sizes, requirements, offload, available, limit=limit, on_cpu=on_cpu)
     else:
         plan = plan_memory(sizes, requirements, limit, available)
+    check_fp8_on_disk(request.files, precision, plan.offload.home)
+    return _follow(request, plan)
+
+
+def shrink_memory(
+    request: AnimateRequest, share: float, stage: str, caps: Mapping[str, int], *, in_ram: bool
+) -> AnimateRequest | None:
+    """The request after memory ran out in a stage, planned for this ``share`` of its limit, and of the RAM if
+    it ran out ``in_ram``. The limit that PyTorch enforces stays, unless other programs have taken more. None
+    if nothing smaller exists, or options decide what is streamed."""
+    plan = request.memory
+    if plan is None or plan.manual:
+        return None
+    ram, limit = available_bytes(), plan.limit
+    if plan.on_cpu or request.device.type == "cuda":
+        limit = min(limit, ram if plan.on_cpu else free_bytes(request.device))
+    ram = round(share * ram) if in_ram else ram
+    sizes, requirements = _measure(request, request.precision)
+    smaller = shrink_plan(replace(plan, limit=limit), sizes, requirements, share, ram, stage, caps)
+    with suppress(InputError):
+        if smaller is not None:
+            check_fp8_on_disk(request.files, request.precision, smaller.offload.home)
+            return _follow(request, replace(smaller, limit=limit))
+    return None
+
+
+def advise_less_memory(request: AnimateRequest) -> str:
+    """What to change where memory ran out and no smaller plan exists."""
+    if manual := _manual_options(request):
+        return f"{manual} decides what is streamed; without it a plan does, which shrinks if memory runs out"
+    if request.memory is None:
+        return f"use --low-memory, {CLOSE_PROGRAMS}"
+    smaller = " or ".join(f"--dtype {name}" for name in smaller_precisions(request.precision))
+    return f"{'use ' * bool(smaller)}{smaller}{', or ' * bool(smaller)}{CLOSE_PROGRAMS}"
+
+
+def _measure(request: AnimateRequest, precision: Precision) -> tuple[ModelSizes, MemoryRequirements]:
+    requirements = MemoryRequirements(
+        precision=precision,
+        steps=request.settings.steps,
+        branches=request.settings.branches,
+        fused=request.kernels.kernels.name == "fused",
+        prompt=bool(request.options.prompt.strip()),
+        portrait=request.options.identity is None,
+    )
+    return measure_folder(request.files, request.config, precision), requirements
+
+
+def _follow(request: AnimateRequest, plan: MemoryPlan) -> AnimateRequest:
     offload = plan.offload
-    check_fp8_on_disk(request.files, precision, offload.home)
     settings = replace(
         request.settings,
         passes=offload.passes,

@@ -1,14 +1,20 @@
-"""The networks of a request and what they extract from its inputs, each loaded or computed when first
-used."""
+"""The networks of a request, what they extract from its inputs and how they render its segments, each loaded
+or computed when first used. If memory runs out, all of it but what is extracted begins again with less."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
 
 from ..attention_backend import AUTO
 from ..built_in import FOLDER
+from ..errors import describe_error, is_out_of_ram
 from ..face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..identity import Identity, Provenance
 from ..identity_file import fingerprint_in, write_identity
@@ -16,19 +22,26 @@ from ..jobs.video_job import derive_seed
 from ..loading import load_models
 from ..messages import logger
 from ..models import Models
-from ..noise import make_noise
+from ..noise import Noise, make_noise
 from ..offload.system_memory import limit_torch
-from ..pipeline import LocalRenderer, encode_prompt, extract_identity
+from ..pipeline import LocalRenderer, WatchProgress, encode_prompt, extract_identity
+from ..progress import no_progress
+from ..residency import SHARES, release_memory, try_again
+from ..segments import Segment
+from ..units import format_bytes
+from .memory import advise_less_memory, shrink_memory
 from .progress import WorkClock
 from .request import AnimateRequest
 from .speech import SpeechFeatures
 
 
 class RunNetworks:
-    """``folder`` keeps the recording's features; ``parent_state`` is that of the video to continue."""
+    """A renderer. ``folder`` keeps the recording's features; ``parent_state`` is that of the video to
+    continue. ``watch`` follows the steps."""
 
     def __init__(self, request: AnimateRequest, folder: Path, parent_state: str) -> None:
-        self._request = request
+        self._request, self.watch = request, cast(WatchProgress, no_progress)
+        self._shares, self._caps = [*SHARES], dict[str, int]()
         self._noise = make_noise(derive_seed(request.settings.seed, 0, parent_state))
         self.speech = SpeechFeatures(request, folder)
         self.clock = WorkClock()
@@ -71,12 +84,65 @@ class RunNetworks:
 
     def save_identity(self, path: Path) -> None:
         """Raises ``OutputError``."""
-        write_identity(self.identity, fingerprint_in(self._request.files.open("transformer")), path)
+        write_identity(
+            try_again(lambda: self.identity, self),
+            fingerprint_in(self._request.files.open("transformer")),
+            path,
+        )
 
-    def prepare_renderer(self) -> LocalRenderer:
-        speech = self.speech.compute(self.models)
-        prompt = encode_prompt(self._request.options.prompt, self.models)
-        return LocalRenderer.prepare(self.identity, speech, prompt, self.models, self._request.settings)
+    @cached_property
+    def _prompt(self) -> Tensor:
+        return encode_prompt(self._request.options.prompt, self.models)
+
+    @cached_property
+    def _renderer(self) -> LocalRenderer:
+        speech, prompt = self.speech.compute(self.models), self._prompt
+        settings = self._request.settings
+        return LocalRenderer.prepare(
+            self.identity, speech, prompt, self.models, settings, lambda progress: self.watch(progress)
+        )
+
+    def prepare(self) -> None:
+        """All that comes before the first segment."""
+        _ = try_again(lambda: self._renderer, self)
+
+    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        return self._renderer.encode(pixels, segment, noise)
+
+    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
+        return self._renderer.sample(image_latents, segment, noise)
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        return self._renderer.decode(latents)
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        """At most twice; says what was wanted, and the plan before and after."""
+        before, device = self._request.memory, self._request.device
+        found = describe_error(error)
+        if device.type == "cuda":
+            found += f" At most {format_bytes(torch.cuda.max_memory_allocated(device))} were allocated."
+        for name in ("models", "_renderer"):
+            self.__dict__.pop(name, None)
+        release_memory()
+        share, smaller = self._shares.pop(0) if self._shares else 0.0, None
+        if share:
+            in_ram = is_out_of_ram(error)
+            smaller = shrink_memory(self._request, share, stage, self._caps, in_ram=in_ram)
+        where = f"out of memory in the stage {stage}" if stage else "out of memory"
+        if before is None or smaller is None or smaller.memory is None:
+            logger.warning(f"{where}, and no smaller plan is left: {advise_less_memory(self._request)}")
+            return False
+        self._request = smaller
+        self._caps |= {each.name: each.total for each in smaller.memory.stages if each.name == stage}
+        logger.warning(
+            f"{where}: {found} It was planned for {format_bytes(before.limit)}: {before.line()}. "
+            f"Again, with {100 * share:g} % of that: {smaller.memory.line()}."
+        )
+        return True
+
+    def describe_memory(self) -> str:
+        """How memory is planned, in words; empty without a plan."""
+        return self._request.memory.line() if self._request.memory else ""
 
     @cached_property
     def similarity(self) -> SimilarityFunction:

@@ -13,6 +13,7 @@ from ..media.audio import stream_mono
 from ..media.loudness import GainCurve, LoudnessMeter
 from ..media.plots import draw_speech
 from ..models import Models
+from ..residency import memory_stage
 from ..speech.array_file import ArrayFile, write_array_file
 from ..speech.encoder import encode_array_file, layer_files, read_from_files
 from ..speech.features import Speech, warn_of_windows
@@ -52,7 +53,7 @@ class SpeechFeatures:
                 samples.remove()
                 samples = signal
             request.check_speech()
-            with models.speech as network:
+            with memory_stage("speech"), models.speech as network:
                 parts, device = split_wav2vec2(network), next(network.parameters()).device
                 encode_array_file(
                     parts, samples, plan, device, folder, windows=windows, open_progress=show_percent

@@ -33,16 +33,18 @@ from ..media.mux import (
 )
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, encode_segment
+from ..messages import logger
 from ..noise import Noise, make_noise
 from ..pipeline import Rendered, Renderer, render
 from ..progress import ProgressCallback, no_progress
-from ..quantization import choose_threads
+from ..quantization import MAY_DIFFER, choose_threads
 from ..segments import Segment, SegmentPlan
 from ..storage.files import finalize_file, temporary_path, write_error
 from ..storage.hashing import hash_file
 from .estimate import Throughput, save_throughput
 from .job import (
     MADE_WITH,
+    MEMORY,
     PARENT,
     THREADS,
     Job,
@@ -124,7 +126,8 @@ class JobStore(ABC):
 
     ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
     video that this one continues. ``machine`` is what computes here (``quantization.describe_machine``);
-    ``clock`` counts the seconds of work: it may stop while weights are read.
+    ``clock`` counts the seconds of work: it may stop while weights are read. ``memory`` describes the memory
+    plan in force, which may change the last bits of frames.
     """
 
     job: Job
@@ -135,6 +138,7 @@ class JobStore(ABC):
     redo: Redo = NO_REDO
     keep_pixels: bool = False
     clock: Callable[[], float] = time.monotonic
+    memory: Callable[[], str] = str
     _motion: Tensor | None = None
     _started: float = 0.0
 
@@ -188,26 +192,25 @@ class JobStore(ABC):
             )
         before = None if self._motion is None else (self._motion[0, :, -1] + 1) / 2
         encoded = self.encode(rendered.pixels)
-        made = self.job.manifest.what.get(MADE_WITH, "").split("; ")
-        if made[-1] != self.machine:  # a segment's file says it too
-            self.job.note(
-                MADE_WITH, "; ".join([*(each for each in made if each != self.machine), self.machine])
-            )
+        made = [each for each in self._noted(MADE_WITH).split("; ") if each != self.machine]
+        for entry, text in (MADE_WITH, "; ".join([*made, self.machine])), (MEMORY, self.memory()):
+            if text and text != self._noted(entry):  # a segment's file says it too
+                self.job.note(entry, text)
         tensors = {
             PIECE: torch.frombuffer(bytearray(encoded), dtype=torch.uint8),
             MOTION: motion,
             PIXELS: rendered.pixels,
         }
+        seconds, measures = self.clock() - self._started, self.measure(rendered.pixels, before)
+        take, keep = self._take(index), self.keep_pixels
         record = self.job.commit(
-            index,
-            tensors,
-            take=self._take(index),
-            seconds=self.clock() - self._started,
-            measures=self.measure(rendered.pixels, before),
-            keep_pixels=self.keep_pixels,
+            index, tensors, take=take, seconds=seconds, measures=measures, keep_pixels=keep
         )
         self._motion = motion
         return SegmentResult(index, record, rendered.pixels)
+
+    def _noted(self, entry: str) -> str:
+        return self.job.manifest.what.get(entry, "")
 
     def inherited_results(self) -> Iterator[SegmentResult]:
         """Raises ``InputError`` if a segment of the parent is missing."""
@@ -276,6 +279,8 @@ class VideoJob(JobStore):
         loads and warms up. ``stage`` is called as of ``pipeline.render``, with the segment's place.
         """
         seconds, encoded_bytes, frames = list[float](), 0, 0
+        if self.missing and (before := self._noted(MEMORY)) not in ("", now := self.memory()):
+            logger.warning(f"memory is planned otherwise than before ({before}): {now}; {MAY_DIFFER}")
         own = render(
             self.canvas.pixels,
             self.plan,
@@ -295,21 +300,19 @@ class VideoJob(JobStore):
                     yield result
         finally:
             if seconds:
-                throughput = Throughput(median(seconds[1:] or seconds), encoded_bytes / frames)
-                save_throughput(self.jobs, throughput_key, throughput)
+                median_seconds = median(seconds[1:] or seconds)
+                save_throughput(self.jobs, throughput_key, Throughput(median_seconds, encoded_bytes / frames))
 
     def join(self, path: Path) -> None:
         """Write the finished video. Raises ``OutputError``."""
-        pieces = (self.job.piece(index) for index in range(self.job.manifest.segments))
-        name = f"{self.job.folder.name}{path.suffix}"
-        join_segments(pieces, self.soundtrack(), path, self.comment, name)
+        pieces, name = map(self.job.piece, range(self.job.manifest.segments)), self.job.folder.name
+        join_segments(pieces, self.soundtrack(), path, self.comment, f"{name}{path.suffix}")
         self.job.finish(hash_file(path))
 
     def frames(self, index: int) -> Tensor:
         """A finished segment's frames [F, 3, h, w] in 0..1 as the video shows them: the kept ones, else
         decoded from the encoded segment."""
-        pixels = self.job.pixels(index)
-        if pixels is None:
+        if (pixels := self.job.pixels(index)) is None:
             return decode_frames(self.job.piece(index))
         return self._finish(self.canvas.uncrop(pixels))
 
@@ -348,9 +351,7 @@ class VideoJob(JobStore):
 
     def _finish(self, frames: Tensor) -> Tensor:
         """Frames without bars [F, 3, h, w] -> as the video shows them."""
-        if self.paste_back is not None:
-            return self.paste_back.paste(frames)
-        return enlarge(frames, self.enlarge)
+        return enlarge(frames, self.enlarge) if self.paste_back is None else self.paste_back.paste(frames)
 
 
 def parent_state(parent: Job | None) -> str:
@@ -417,9 +418,9 @@ def open_video_job(
     made = begun.what.get(MADE_WITH, machine) if begun else machine
     last = made.split("; ")[-1]
     if last not in (machine, machine.split(",")[0]):  # version 0.1.0 noted torch only
-        begin = f"this video was begun with {last}; here it is {machine}"
-        warn(f"{begin}: frames that are rendered from now on may differ by rounding")
+        warn(f"this video was begun with {last}; here it is {machine}: {MAY_DIFFER}")
     info = {**manifest.what, MADE_WITH: made, THREADS: str(threads)}
+    info |= {MEMORY: known.what[MEMORY]} if known and MEMORY in known.what else {}
     with open_job(jobs, replace(manifest, what=info), form, progress) as job:
         if parent is not None:
             inherit_segments(job, parent)

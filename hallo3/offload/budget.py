@@ -16,8 +16,10 @@ there is one memory: weights are in RAM or on disk, and blocks that fit stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ..errors import InputError
@@ -144,12 +146,21 @@ def usable_bytes(limit: int) -> int:
     return max(0, round(limit * (1 - FRAGMENTATION)) - RESERVE_BYTES)
 
 
-def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int, ram: int) -> MemoryPlan:
-    """The fastest configuration for bytes of GPU memory and RAM; weights are in RAM if they fit. Raises
-    ``InputError`` if nothing fits."""
+NO_CAPS: Mapping[str, int] = {}
+
+
+def plan_memory(
+    sizes: ModelSizes,
+    requirements: MemoryRequirements,
+    limit: int,
+    ram: int,
+    caps: Mapping[str, int] = NO_CAPS,
+) -> MemoryPlan:
+    """The fastest configuration for bytes of GPU memory and RAM; weights are in RAM if they fit. ``caps`` are
+    what stages may take. Raises ``InputError`` if nothing fits."""
     usable, needed = usable_bytes(limit), 0
     for home in (RAM, DISK):
-        found = _fit(sizes, requirements, home, usable, DECODE_PLANS)
+        found = _fit(sizes, requirements, home, usable, DECODE_PLANS, caps)
         if found is not None:
             needed = _gpu_run_ram(sizes, requirements, found[0])
             if needed <= ram * (1 - RAM_RESERVE):
@@ -159,7 +170,7 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
     least, stage = min_limit(sizes, requirements)
     smaller = [
         name
-        for name in _smaller_precisions(requirements.precision)
+        for name in smaller_precisions(requirements.precision)
         if min_limit(*_in_precision(sizes, requirements, name))[0] <= limit
     ]
     raise InputError(
@@ -170,20 +181,22 @@ def plan_memory(sizes: ModelSizes, requirements: MemoryRequirements, limit: int,
     )
 
 
-def plan_cpu_memory(sizes: ModelSizes, requirements: MemoryRequirements, ram: int) -> MemoryPlan:
+def plan_cpu_memory(
+    sizes: ModelSizes, requirements: MemoryRequirements, ram: int, caps: Mapping[str, int] = NO_CAPS
+) -> MemoryPlan:
     """The same for a CPU: all weights in RAM, or those that fit. Raises ``InputError`` if nothing fits."""
     requirements, outside = replace(requirements, on_cpu=True), _cpu_base_ram(sizes, requirements)
     usable = round((ram * (1 - RAM_RESERVE) - outside) / HEAP)
     plans = [
         _plan(sizes, found, ram, outside + _peak_on_cpu(found[1]), on_cpu=True)
         for keep in ({"keep": True}, {"keep": True, "keep_audio": True})
-        if (found := _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, **keep)) is not None
+        if (found := _fit(sizes, requirements, DISK, usable, CPU_DECODE_PLANS, caps, **keep)) is not None
     ]
     if plans:  # what reads least in the first segment
         return min(plans, key=lambda plan: plan.read + requirements.steps * plan.read_per_step)
     smaller = [
         name
-        for name in _smaller_precisions(requirements.precision)
+        for name in smaller_precisions(requirements.precision)
         if _min_cpu_ram(*_in_precision(sizes, requirements, name)) <= ram
     ]
     fix = f"{CLOSE_PROGRAMS}, or use {' or '.join(smaller)}" if smaller else CLOSE_PROGRAMS
@@ -208,6 +221,7 @@ def _fit(
     home: str,
     usable: int,
     decodes: Sequence[DecodePlan],
+    caps: Mapping[str, int],
     **keep: bool,
 ) -> tuple[OffloadConfig, tuple[StagePlan, ...]] | None:
     """The fastest configuration whose stages fit, and them."""
@@ -217,8 +231,37 @@ def _fit(
                 break  # decoding would lose what resident weights gain
             offload = replace(config, decode=decode, **({} if config.home == DEVICE else keep))
             stages = plan_stages(sizes, requirements, offload)
-            if max(stage.total for stage in stages) <= usable:
+            if all(stage.total <= min(usable, caps.get(stage.name, usable)) for stage in stages):
                 return offload, stages
+    return None
+
+
+def shrink_plan(
+    plan: MemoryPlan,
+    sizes: ModelSizes,
+    requirements: MemoryRequirements,
+    share: float,
+    ram: int,
+    stage: str,
+    caps: Mapping[str, int],
+) -> MemoryPlan | None:
+    """The plan after ``plan``, under which memory ran out in a stage: for this share of its limit and of what
+    the stage took; if that stage cannot be smaller, for this share of what the run took, or as few bytes as
+    it needs. Stages keep their ``caps`` if they can. None if nothing smaller exists."""
+    if plan.on_cpu:
+        least, taken = _min_cpu_ram(sizes, requirements), plan.ram / (1 - RAM_RESERVE)
+        make = partial(plan_cpu_memory, sizes, requirements)
+    else:
+        least = min_limit(sizes, requirements)[0]
+        taken = (plan.peak + RESERVE_BYTES) / (1 - FRAGMENTATION)
+        make = partial(plan_memory, sizes, requirements, ram=ram)
+    smaller = {each.name: round(share * each.total) for each in plan.stages if each.name == stage}
+    whole = min(plan.limit, taken)
+    for size, most in (plan.limit, {**caps, **smaller}), (whole, caps), (whole, NO_CAPS):
+        with suppress(InputError):
+            found = make(max(round(share * size), least), caps=most)
+            if found.offload != plan.offload:
+                return found
     return None
 
 
@@ -309,7 +352,7 @@ def _ram_error(
     )
 
 
-def _smaller_precisions(precision: Precision) -> list[str]:
+def smaller_precisions(precision: Precision) -> list[str]:
     return ["bf16"] * (precision.compute.itemsize > 2) + ["fp8"] * (not precision.fp8_weights)
 
 

@@ -13,7 +13,14 @@ from benchmarks.ceilings import Rehearsal, full_size
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
-from hallo3.offload.budget import MemoryPlan, min_limit, plan_cpu_memory, plan_memory, usable_bytes
+from hallo3.offload.budget import (
+    MemoryPlan,
+    min_limit,
+    plan_cpu_memory,
+    plan_memory,
+    shrink_plan,
+    usable_bytes,
+)
 from hallo3.offload.estimate import DEVICE, DISK, RAM, MemoryRequirements, OffloadConfig
 from hallo3.offload.sizes import ModelSizes
 from hallo3.quantization import PRECISIONS
@@ -63,6 +70,42 @@ def test_six_gigabytes_are_enough(sizes: ModelSizes) -> None:
     many = plan_memory(sizes, requirements(steps=1000), 6 * GB, 64 * GB)
     assert many.peak <= usable_bytes(6 * GB)
     assert many.offload.steps_on_access, "modulations of 1000 steps are 3.1 GB"
+
+
+SHRINKING = [(gb, False) for gb in (6, 8, 12, 24)] + [(32, True)]
+
+
+@pytest.mark.parametrize(("gb", "on_cpu"), [pytest.param(*run, marks=pytest.mark.soak) for run in SHRINKING])
+def test_every_plan_shrinks(sizes: ModelSizes, gb: int, on_cpu: bool) -> None:
+    needs, limit = requirements(), gb * GB
+    first = plan_cpu_memory(sizes, needs, limit) if on_cpu else plan_memory(sizes, needs, limit, 64 * GB)
+    shrunk = {stage.name for stage in first.stages if check_shrinks(sizes, first, stage.name)}
+    assert shrunk == {"prepare", "encode", "listen", "sample", "decode"}
+
+
+def test_a_plan_shrinks_where_memory_ran_out(sizes: ModelSizes) -> None:
+    first = plan_memory(sizes, requirements(), 8 * GB, 64 * GB)
+    assert [check_shrinks(sizes, first, name) for name in ("sample", "decode", "prompt")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def check_shrinks(sizes: ModelSizes, first: MemoryPlan, name: str) -> bool:
+    """Twice, to 90 and 80 %: the stage in which memory ran out, else the whole run, and never to more than
+    that share of the limit. Whether the stage shrank the first time."""
+    plan, caps, shrunk = first, dict[str, int](), list[bool]()
+    for share in (0.9, 0.8):
+        smaller = shrink_plan(plan, sizes, requirements(), share, 64 * GB, name, caps)
+        assert smaller is not None
+        total, before = smaller.stage(name).total, plan.stage(name).total
+        shrunk.append(total <= share * before)
+        assert smaller.peak <= share * first.limit
+        assert total <= before
+        assert shrunk[-1] or smaller.peak < plan.peak
+        plan, caps[name] = replace(smaller, limit=first.limit), total
+    return shrunk[0]
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp8", "fp32"])

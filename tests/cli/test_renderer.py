@@ -1,0 +1,122 @@
+"""If memory runs out in a stage, the command plans again with less and goes on; it says so, and the plan is
+part of the job's record."""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hallo3 import pipeline
+from hallo3.checkpoints import locate
+from hallo3.cli import memory, speech
+from hallo3.jobs.job import MEMORY
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.offload import budget, estimate
+from hallo3.pipeline import LocalRenderer
+from hallo3.text_encoder import TextEncoder
+from support.resume_runs import Command, before, command_in, frames_of
+
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuDNN": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+    "Python": MemoryError,
+}
+STAGES = {
+    "speech": (speech, "encode_array_file"),
+    "prompt": (TextEncoder, "encode"),
+    "portrait": (pipeline, "_encode_pixels"),
+    "reference": (ReferenceNetwork, "features"),
+    "prepare": (Hallo3Transformer, "prepare"),
+    "encode": (LocalRenderer, "encode"),
+    "listen": (Hallo3Transformer, "encode_audio"),
+    "sample": (Hallo3Transformer, "forward"),
+    "decode": (pipeline, "collect_frames"),
+}
+PLAN = "everything resident, branches batched; decode: VAE, whole height, caches on the device; peak 2 MB"
+FEW = [("decode", "cuDNN"), ("prompt", "Python")]
+"""All others are soak tests."""
+
+
+@pytest.fixture
+def command(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Two segments with a prompt, planned for a GPU of 3 MB: two thirds of it are needed."""
+    monkeypatch.setattr(memory, "_limit_bytes", lambda _: 3_000_000)
+    monkeypatch.setattr(budget, "RESERVE_BYTES", 0)
+    monkeypatch.setattr(estimate, "SPEECH_BYTES", 0)
+    return two_segments(command)
+
+
+def two_segments(command: Command) -> Command:
+    command.speak(1.2)
+    command.inputs |= {"--prompt": "a face", "--dtype": "fp32"}
+    return command
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> np.ndarray:
+    """The frames of a run without a plan."""
+    command = two_segments(command_in(tmp_path_factory.mktemp("undisturbed"), nano_folder))
+    assert command() == 0
+    return frames_of(command.video).astype(int)
+
+
+def failing(kind: str, *calls: int) -> Callable[[], None]:
+    """Memory runs out in these calls, counted from 0."""
+    number = count()
+
+    def fail() -> None:
+        if next(number) in calls:
+            raise ERRORS[kind]()
+
+    return fail
+
+
+def note_of(command: Command) -> str:
+    return json.loads(next(command.jobs.glob("*/job.json")).read_text())["what"][MEMORY]
+
+
+def marked(stage: str, kind: str) -> Any:
+    return pytest.param(stage, kind, marks=[] if (stage, kind) in FEW else [pytest.mark.soak])
+
+
+@pytest.mark.parametrize(("stage", "kind"), [marked(stage, kind) for stage in STAGES for kind in ERRORS])
+def test_a_stage_is_tried_again(command: Command, stage: str, kind: str, undisturbed: np.ndarray) -> None:
+    """What was finished is not computed again; frames are those of a run that had the memory."""
+    second = {"encode": 1, "listen": 2, "sample": 3, "decode": 1}  # calls in the second segment
+    with before(*STAGES[stage], failing(kind, second.get(stage, 0))):
+        text = command.stderr()
+    assert f"out of memory in the stage {stage}: {type(ERRORS[kind]()).__name__}" in text
+    assert f"planned for 3 MB: {PLAN}. Again, with 90 % of that: {note_of(command)}." in text
+    assert note_of(command) != PLAN
+    assert command.rendered == [0, 1, 1][: 2 + (stage in ("listen", "sample"))]
+    assert np.abs(frames_of(command.video).astype(int) - undisturbed).max() <= 1
+
+
+def test_memory_runs_out_again_and_again(command: Command, undisturbed: np.ndarray) -> None:
+    """At most two smaller plans; then the error says what to lower, and a later run resumes and is told that
+    its plan is another."""
+    with before(*STAGES["sample"], failing("torch", *range(3, 100))):
+        text = command.stderr(code=1)
+    assert [f"with {share} % of that" in text for share in (90, 80, 70)] == [True, True, False]
+    end = "no smaller plan is left: use --dtype bf16 or --dtype fp8", "Out of memory.", "1 of 2 segments"
+    assert [part for part in end if part not in text] == []
+    assert note_of(command) == PLAN, "that of the finished segment"
+    with before(*STAGES["decode"], failing("torch", 0)):
+        assert "planned otherwise" not in command.stderr()
+    assert command.rendered == [1]
+    assert note_of(command) != PLAN
+    assert np.abs(frames_of(command.video).astype(int) - undisturbed).max() <= 1
+    told = f"planned otherwise than before ({note_of(command)}): {PLAN}; frames"
+    assert told in command.stderr("--redo", "2")
+
+
+def test_a_plan_made_by_hand_does_not_shrink(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(locate, "LARGE_BYTES", 0)
+    with before(*STAGES["sample"], failing("torch", 0)):
+        assert "--offload disk decides what is streamed" in command.stderr("--offload", "disk", code=1)
