@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -27,7 +29,10 @@ from ...hallo3.errors import InputError, ShapeError
 from ...hallo3.geometry import check_shape
 from ...hallo3.identity import Identity
 from ...hallo3.identity_file import fingerprint
-from ...hallo3.model.layers import Layers
+from ...hallo3.model.kernels.eager import PLAIN
+from ...hallo3.model.kernels.fused import Fused
+from ...hallo3.model.kernels.select import choose_kernels
+from ...hallo3.model.layers import Layers, is_plain
 from ...hallo3.model.transformer import Hallo3Transformer
 from .progress import explain_errors
 
@@ -166,12 +171,50 @@ def parameters(layer: nn.Module, like: Tensor) -> Generator[tuple[Tensor, Any]]:
         comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
 
 
+class NativeKernels(Fused):
+    """The fused kernels where they run and where ComfyUI would compute with a layer's weights as they are."""
+
+    def __init__(self) -> None:
+        super().__init__(parameters)
+
+    def fits(self, x: Tensor, layer: nn.Module | None = None) -> bool:
+        """Not while another node compiles the network, nor for a layer that LoRA or another pack has changed,
+        nor for quantised ones."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not can_fuse(x.device, x.dtype):
+            return False
+        return layer is None or _is_unchanged(layer)
+
+
+@cache
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the fused kernels pass their test on a device; says why not."""
+    choice = choose_kernels("auto", device, dtype)
+    logging.info("Hallo3: %s kernels%s", choice.kernels.name, choice.reason and f": {choice.reason}")
+    return choice.kernels is not PLAIN
+
+
+def _is_unchanged(layer: nn.Module) -> bool:
+    plain = comfy.ops.disable_weight_init
+    kind: Any = plain.LayerNorm if isinstance(layer, nn.LayerNorm) else plain.Linear
+    methods = "forward", "forward_comfy_cast_weights"
+    if any(getattr(type(layer), name, None) is not getattr(kind, name) for name in methods):
+        return False
+    names = (f"{name}_{each}" for name in ("weight", "bias") for each in ("function", "lowvram_function"))
+    changes = [vars(layer)["_forward_pre_hooks"], *(getattr(layer, name, None) for name in names)]
+    return is_plain(layer) and not any(changes)
+
+
 class NativeTransformer(Hallo3Transformer):
     """Conditions are inputs of each call, and projected when a block reads them."""
 
     def __init__(self, config: Hallo3Config, dtype: torch.dtype, device: Any, operations: Any) -> None:
         layers = Layers(
-            ops=operations, attention=attention, parameters=parameters, device=device, dtype=dtype
+            ops=operations,
+            attention=attention,
+            kernels=NativeKernels(),
+            parameters=parameters,
+            device=device,
+            dtype=dtype,
         )
         super().__init__(config, layers)
         self.dtype = dtype

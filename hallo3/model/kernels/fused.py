@@ -14,47 +14,60 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .eager import Kernels, dense, rotate
+from .eager import Kernels, Parameters, dense, rotate
 
 
 class Fused(Kernels):
+    """``parameters`` reads a layer's weight and bias, which are used instead of calling it."""
+
     name = "fused"
 
+    def __init__(self, parameters: Parameters = dense) -> None:
+        self._parameters = parameters
+
+    def fits(self, x: Tensor, layer: nn.Module | None = None) -> bool:
+        """Whether x can be computed here; otherwise it is computed by the eager kernels. Subclasses of
+        ``nn.Linear`` are called as they are."""
+        del x
+        return not torch.is_grad_enabled() and (not isinstance(layer, nn.Linear) or type(layer) is nn.Linear)
+
     def adaln_modulate(self, norm: nn.Module, video: Tensor, text: Tensor, modulation: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        if not self.fits(video, norm):
             return super().adaln_modulate(norm, video, text, modulation)
-        with dense(norm, video) as (weight, bias):
+        with self._parameters(norm, video) as (weight, bias):
             return _adaln_modulate(video, text, weight, bias, modulation, cast(Any, norm).eps)
 
     def qk_norm_rope(
         self, norm: nn.Module, x: Tensor, heads: int, cos: Tensor, sin: Tensor, tail: Tensor | None = None
     ) -> Tensor:
-        if torch.is_grad_enabled():
+        if not self.fits(x, norm):
             return super().qk_norm_rope(norm, x, heads, cos, sin, tail)
         tail, eps = None if tail is None else tail.transpose(1, 2), cast(Any, norm).eps
-        with dense(norm, x) as (weight, bias):
+        with self._parameters(norm, x) as (weight, bias):
             return _qk_norm_rope(x, weight, bias, cos, sin, tail, heads, eps).transpose(1, 2)
 
     def linear_concat(self, linear: nn.Module, x: Tensor, tail: Tensor) -> Tensor:
         """The product is written in place, before ``tail``."""
-        if type(linear) is not nn.Linear or torch.is_grad_enabled():
+        if not self.fits(x, linear):
             return super().linear_concat(linear, x, tail)
-        out = x.new_empty(len(x), x.shape[1] + tail.shape[1], linear.out_features)
-        for sample, rows in zip(x, out, strict=True):
-            torch.addmm(linear.bias, sample, linear.weight.t(), out=rows[: len(sample)])
+        out = x.new_empty(len(x), x.shape[1] + tail.shape[1], tail.shape[2])
+        with self._parameters(linear, x) as (weight, bias):
+            for sample, rows in zip(x, out, strict=True):
+                torch.addmm(bias, sample, weight.t(), out=rows[: len(sample)])
         out[:, x.shape[1] :] = tail
         return out
 
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        if not self.fits(x):
             return super().gated_residual(x, update, gate)
         return _gated_residual(x, update, gate)
 
     def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
-        """GELU is the product's epilogue; subclasses of ``nn.Linear`` are called as they are."""
-        if type(linear) is not nn.Linear or torch.is_grad_enabled():
+        """GELU is the product's epilogue."""
+        if not self.fits(x, linear):
             return super().linear_gelu(linear, x)
-        return _linear_gelu(x, linear.weight, linear.bias)
+        with self._parameters(linear, x) as (weight, bias):
+            return _linear_gelu(x, weight, bias)
 
 
 def _launch(kernel: str, out: Tensor, *inputs: Any) -> Tensor:
