@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -74,6 +74,15 @@ test-gpu: setup ## run tests/gpu on an NVIDIA GPU
 
 test-comfyui: $(COMFYUI_READY) ## run the tests in a real ComfyUI
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs
+
+# In an environment of its own, since comfy-cli installs ComfyUI's requirements beside itself.
+APP_VENV := .venv-app
+APP_PY := $(subst $(VENV),$(APP_VENV),$(PY))
+
+comfyui: ## install ComfyUI with this pack (or use COMFYUI_PATH) and start it
+	$(PYTHON) -m venv $(APP_VENV)
+	$(APP_PY) -m pip install --quiet comfy-cli
+	$(APP_PY) tools/start_comfyui.py $(ARGS)
 
 # These need a Chromium: the templates; their thumbnails, the README's picture, preview colours.
 workflows: $(COMFYUI_READY) ## write workflows/ and subgraphs/ with ComfyUI's own page
@@ -155,4 +164,4 @@ parity: setup ## compare with the recorded runs of the original
 	$(PY) tests/parity.py tests/golden
 
 clean: ## delete environments and outputs
-	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', '$(LOWEST_VENV)', 'output', 'build')]"
+	$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('$(VENV)', '$(COMFYUI_VENV)', '$(APP_VENV)', '$(LOWEST_VENV)', 'output', 'build')]"
