@@ -11,11 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
+"""With a page of help for every node."""
+LETTERS = {"zh": "\u4e00-\u9fff", "ja": "\u3040-\u30ff\u4e00-\u9fff", "ko": "\uac00-\ud7a3"}
+"""Of languages with the nodes' texts."""
 NODES: dict[str, Any] = json.loads((ROOT / "tests/data/nodes.json").read_text(encoding="utf-8"))
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-SAME_EVERYWHERE = {"VAE", "Sigmas"}
-"""Names that Chinese users know by these letters."""
+SAME_EVERYWHERE = {"VAE", "Sigmas", "3D VAE。"}
+"""Names that users know by these letters."""
 OF_THE_FRONTEND = {"loaders", "sampling"}
 """Categories that ComfyUI itself translates."""
 WORKFLOWS, BLUEPRINTS = (sorted((ROOT / name).glob("*.json")) for name in ("workflows", "subgraphs"))
@@ -26,6 +29,7 @@ PLACES = (
 WIDGETS = ("INT", "FLOAT", "COMBO", "STRING", "BOOLEAN")
 MUTED, BYPASSED = 2, 4
 
+each_text = pytest.mark.parametrize("language", ["en", *LETTERS])
 both = pytest.mark.parametrize("language", LANGUAGES)
 every_node = pytest.mark.parametrize("node", NODES)
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -54,7 +58,7 @@ def tables(page: str) -> list[list[list[str]]]:
     return [[row.strip("| ").split(" | ") for row in block.splitlines()[2:]] for block in blocks]
 
 
-@both
+@each_text
 @every_node
 def test_every_node_input_and_output_is_translated(node: str, language: str) -> None:
     entry, spec = locale(language, "nodeDefs")[node], NODES[node]
@@ -66,7 +70,7 @@ def test_every_node_input_and_output_is_translated(node: str, language: str) -> 
     assert all(texts(entry))
 
 
-@both
+@each_text
 def test_a_language_has_all_texts_and_no_other(language: str) -> None:
     """The frontend splits a category at its slashes and looks up each part; some signs it reads as code."""
     translated = locale(language, "nodeDefs")
@@ -86,9 +90,13 @@ def test_english_names_are_those_of_the_nodes() -> None:
         assert names == [output["id"] for output in NODES[node]["outputs"]]
 
 
-def test_chinese_is_chinese() -> None:
-    found = set(texts(locale("zh", "nodeDefs"))) - SAME_EVERYWHERE
-    assert [text for text in found if not CHINESE.search(text)] == []
+@pytest.mark.parametrize("language", LETTERS)
+def test_a_translation_is_in_its_language(language: str) -> None:
+    found = set(texts(locale(language, "nodeDefs"))) - SAME_EVERYWHERE
+    assert [text for text in found if not re.search(f"[{LETTERS[language]}]", text)] == []
+
+
+def test_chinese_pages_are_chinese() -> None:
     names = {entry["display_name"] for entry in locale("zh", "nodeDefs").values()}
     for node in NODES:
         prose = page_of(node, "zh").read_text(encoding="utf-8")
