@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hallo3.checkpoints.random_weights import M, fill_at_random
 from hallo3.config import HALLO3, TINY, Hallo3Config, VAEConfig
 from hallo3.model.blocks import Hallo3Block
 from hallo3.model.embeddings import Rotary, rotary_tables
@@ -21,7 +22,6 @@ from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae, decode_slices
 from hallo3.vae.causal_conv import DecodePlan
 
-SPREAD = 0.02
 META = Layers(device="meta")
 OTHER_BYTES = 12_000_000_000
 """GPU memory for what is not a block: activations, the VAE, the layers around the blocks."""
@@ -95,19 +95,8 @@ def make_generator(device: torch.device, seed: int) -> torch.Generator | None:
     return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 
 
-def fill(network: nn.Module, place: Place, home: torch.device | None = None) -> nn.Module:
-    """Random weights for a network on meta, drawn on the device, a tensor at a time, and kept there or in
-    ``home``: normal with a spread of 0.02, norms near 1; zeros would change the times."""
-    generator = make_generator(place.device, 0)
-
-    def draw(name: str, like: Tensor) -> Tensor:
-        values = torch.empty(like.shape, dtype=place.dtype, device=place.device)
-        values.normal_(0, SPREAD, generator=generator)
-        return (values.add_(1) if like.ndim == 1 and name.endswith("weight") else values).to(home)
-
-    state = {name: draw(name, tensor) for name, tensor in network.state_dict().items()}
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+def fill(network: M, place: Place, home: torch.device | None = None) -> M:
+    return fill_at_random(network, place.dtype, place.device, home)
 
 
 class Inputs:
@@ -245,7 +234,7 @@ class Networks:
 
 
 def build_random_vae(place: Place, decode: DecodePlan = DEFAULT_PLAN) -> VideoVAE:
-    return cast(VideoVAE, fill(build_vae(place.config.vae, decode), place))
+    return fill(build_vae(place.config.vae, decode), place)
 
 
 def build_diffusers_vae(config: VAEConfig) -> Any:

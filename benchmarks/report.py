@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hallo3 import __version__
+from hallo3.errors import hide_paths
 from hallo3.media.drawing import GREY, GRID, INK, Pen
 from hallo3.storage.files import write_atomic
 
@@ -103,11 +104,6 @@ def format_command(name: str, words: Sequence[str]) -> str:
         else:
             shown.append(PRIVATE.get(shown[-1] if shown else "", hide_paths(word)))
     return " ".join((PROGRAM, name, *shown))
-
-
-def hide_paths(text: str) -> str:
-    """Replace whatever may be a path by FILE."""
-    return re.sub(r"\S*[/\\~]\S*", "FILE", text)
 
 
 def stamp(result: Result, name: str, words: Sequence[str], machine: Mapping[str, Any]) -> Result:

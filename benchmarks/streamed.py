@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -204,7 +204,7 @@ def _make_streamable(
     """The transformer with random weights in RAM."""
     kernels = choose_kernels("auto", place.device, place.dtype).kernels
     layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
-    network = cast(Hallo3Transformer, fill(Hallo3Transformer(place.config, layers), place, CPU))
+    network = fill(Hallo3Transformer(place.config, layers), place, CPU)
     rows = split_groups(network)
     staying = choose_resident(rows[0], offload.resident)
     return streaming.store_in_memory(network, rows, resident=staying, pinned=place.device.type == "cuda")

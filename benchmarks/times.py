@@ -39,11 +39,11 @@ from benchmarks.report import (
     draw_bars,
     format_table,
     get_device,
-    hide_paths,
 )
 from benchmarks.streamed import RESIDENT, Clock, Row, measure_limit, measure_resident
 from hallo3.attention_backend import AUTO, BACKENDS, get_backend, list_runnable
 from hallo3.config import HALLO3, Hallo3Config
+from hallo3.errors import hide_paths
 from hallo3.model.guidance import GUIDANCE_PASSES, Predict
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED

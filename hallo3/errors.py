@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 
 MAX_TEXT = 1000
@@ -14,6 +15,11 @@ def sanitize(text: str) -> str:
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:MAX_TEXT]
     )
     return shown + ("..." if len(text) > MAX_TEXT else "")
+
+
+def hide_paths(text: str) -> str:
+    """Replace whatever may be a path by FILE."""
+    return re.sub(r"\S*[/\\~]\S*", "FILE", text)
 
 
 OUT_OF_MEMORY_TEXTS = (

@@ -13,8 +13,10 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -195,6 +197,17 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
         torch.set_num_threads(threads)
     capability = torch.backends.cpu.get_cpu_capability()
     return f"torch {torch.__version__}, {platform.machine()} {capability}, rounding {rounding[:8]}"
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's name, or the processor's with its threads."""
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, ValueError, IndexError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        name = text.split("model name", 1)[1].split(":", 1)[1].split("\n", 1)[0].strip()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _compute(dtype: torch.dtype) -> Iterator[Tensor]:

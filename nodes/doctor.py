@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
@@ -12,10 +13,15 @@ from ..hallo3.checkpoints.inspect import inspect
 from ..hallo3.checkpoints.locate import RELEASE, ModelFolder
 from ..hallo3.doctor import Machine, diagnose, format_report
 from ..hallo3.errors import CheckpointError
+from ..hallo3.speed.device import DeviceSpeed
 from .comfy.faces import PortLandmarks, find_landmarks
 from .comfy.model import attention_in_use
+from .comfy.progress import make_room, show_progress
 from .loaders import SAFE
 from .schema import FREE_MEMORY, Hallo3Node, make_schema
+
+MEASURED_BYTES = 6_000_000_000
+"""Of the GPU, while it is measured."""
 
 
 class Hallo3Doctor(Hallo3Node):
@@ -26,19 +32,19 @@ class Hallo3Doctor(Hallo3Node):
         return make_schema(
             node_id="Hallo3Doctor",
             search_aliases=["hallo3", "check models", "missing models", "diagnose"],
-            inputs=[],
+            inputs=[io.Boolean.Input("measure", default=False, optional=True)],
             outputs=[io.String.Output("report")],
             is_output_node=True,
             not_idempotent=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls) -> float:
+    def fingerprint_inputs(cls, **_: Any) -> float:
         """Look again each time."""
         return float("nan")  # a new one: ComfyUI takes the same object for equal
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, measure: bool = False) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))
         given, landmarks = _find_components(), find_landmarks()
@@ -46,6 +52,10 @@ class Hallo3Doctor(Hallo3Node):
             given["landmarks"] = landmarks.model
         report = diagnose(ModelFolder(folder, given), machine, headless=False)
         text = format_report(report)
+        if measure:
+            speed = DeviceSpeed(device=make_room(MEASURED_BYTES))
+            speed.measure(show_progress)
+            text += f"\n\nMeasured, with the command's own networks\n{speed.text()}"
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 

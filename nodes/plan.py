@@ -12,7 +12,14 @@ from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
 from ..hallo3.errors import InputError
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
-from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
+from ..hallo3.jobs.estimate import (
+    check_disk,
+    estimate_run,
+    read_speed,
+    read_throughput,
+    speed_key,
+    throughput_key,
+)
 from ..hallo3.media.audio import AudioStats
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
@@ -37,6 +44,8 @@ MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 LOADED = RELEASE.keys() - {"reference"}  # which is read from its file and let go
 WEIGHT_BYTES = {"Hallo3": sum(RELEASE[part].size(16) for part in LOADED), "built-in": 16 << 20}
 """In RAM, of all components that ComfyUI keeps."""
+PRECISION = {"Hallo3": "bf16", "built-in": "fp32"}
+"""For which Hallo3 Doctor's measurement is read."""
 
 
 class Hallo3Plan(Hallo3Node):
@@ -101,6 +110,13 @@ class Hallo3Plan(Hallo3Node):
             keep_pixels=images,
             throughput=read_throughput(jobs, key),
         )
+        guided = 0 if guidance_scale == 1 else steps
+        speed = read_speed(torch.device(compute_device()), speed_key(config, PRECISION[model]))
+        pixels = segment.new_frames * size[0] * size[1]
+        if speed is not None:
+            estimate = estimate.expecting(
+                speed.segment_time(guided=guided, unguided=steps - guided, pixels=pixels)
+            )
         check_disk(estimate, jobs)
         if images:
             bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]

@@ -6,6 +6,7 @@ They animate nothing; their frames are noise shaped by the real mathematics.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from .locate import ModelFolder
 
 SIZES = {"tiny": TINY, "nano": NANO}
 RANDOM_MARK = "random"
+SPREAD = 0.02
+"""Of weights that are only timed; norms are near 1."""
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_random_set(folder: Path, seed: int, size: str) -> Hallo3Config:
@@ -51,6 +55,22 @@ def make_random_state(network: nn.Module, name: str) -> dict[str, Tensor]:
         else:
             state[key] = 1 + 0.1 * values if key.endswith("weight") else 0.1 * values  # norms, biases
     return state
+
+
+def fill_at_random(
+    network: M, dtype: torch.dtype, device: torch.device, home: torch.device | None = None, seed: int = 0
+) -> M:
+    """Give a network on meta, or the rest of it, weights to time it with: drawn on ``device``, a tensor at a
+    time, and kept there or in ``home``. Zeros would change the times."""
+    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+
+    def draw(name: str, like: Tensor) -> Tensor:
+        values = torch.empty(like.shape, dtype=dtype, device=device).normal_(0, SPREAD, generator=generator)
+        return (values.add_(1) if like.ndim == 1 and name.endswith("weight") else values).to(home)
+
+    state = {name: draw(name, tensor) for name, tensor in network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def _claim(folder: Path, paths: list[Path]) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,7 +38,7 @@ from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
 from .main import return_freed_memory
-from .memory import check_vram, plan_run_memory
+from .memory import check_vram, expected_segment_time, plan_run_memory
 from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
@@ -256,10 +256,10 @@ def _print_plan(request: AnimateRequest) -> None:
         refusal = f"{error.headline} Fix: {error.fix}."
     attention, memory = request.attention.title, request.memory
     summary = summarize_run(request.model_name, request.plan, request.settings, request.size, attention)
-    estimate = request.estimate(len(request.plan))
     rate = measure_read_rate(request.files.open("transformer").files[0].path) if memory else 0.0
+    estimate = request.estimate(len(request.plan)).expecting(expected_segment_time(request, rate))
     if options.json:
-        facts = summary.as_dict() | asdict(estimate) | {"disk": estimate.disk}
+        facts = summary.as_dict() | estimate.as_dict() | {"disk": estimate.disk}
         facts |= {"refused": refusal} if refusal else {}
         facts |= {"vram": memory.as_dict() | {"read_rate": rate}} if memory else {}
         print(json.dumps(facts))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
+
+import torch
 
 from .. import doctor
 from ..checkpoints import inspect as inspection
@@ -11,8 +14,11 @@ from ..checkpoints.locate import ModelFolder
 from ..checkpoints.random_weights import write_random_set
 from ..errors import CheckpointError, InputError
 from ..media.provenance import read_provenance
+from ..quantization import device_name
+from ..speed.device import DeviceSpeed
 from ..units import format_bytes
 from .options import DoctorOptions, InspectOptions, TinyOptions, VerifyOptions
+from .progress import show_percent
 
 
 def run_inspect(options: InspectOptions) -> None:
@@ -50,21 +56,33 @@ def run_verify(options: VerifyOptions) -> None:
 
 def run_doctor(options: DoctorOptions) -> None:
     """Raises ``CheckpointError`` if anything is missing, after printing all of it."""
-    if options.folder.is_file():
+    folder, facts = options.folder, dict[str, Any]()
+    if folder is None and not options.measure:
+        raise InputError(
+            "There is no folder to look at.",
+            found="no DIR",
+            expected="a model folder, or ComfyUI's models folder",
+            fix="name it; or use --measure, which needs none",
+        )
+    if folder is not None and folder.is_file():
         raise InputError(
             "This is a file, not a folder.",
-            found=str(options.folder),
+            found=str(folder),
             expected="a model folder, or ComfyUI's models folder",
             fix="give its folder; `hallo3 inspect` shows what a file is",
         )
-    report = doctor.diagnose(ModelFolder(options.folder))
+    report = None if folder is None else doctor.diagnose(ModelFolder(folder))
+    if report is not None:
+        facts = {**asdict(report), "ready": report.ready}
+        if not options.json:
+            print(doctor.format_report(report))
+            if report.ready:
+                print("`hallo3 animate --trial` shows within minutes whether it runs here.")
+    if options.measure:
+        facts["measured"] = _measure(print_text=not options.json)
     if options.json:
-        print(json.dumps({**asdict(report), "ready": report.ready}, indent=1))
-    else:
-        print(doctor.format_report(report))
-        if report.ready:
-            print("`hallo3 animate --trial` shows within minutes whether it runs here.")
-    if not report.ready:
+        print(json.dumps(facts, indent=1))
+    if report is not None and not report.ready:
         missing = [part.part for part in report.parts if not part.ready]
         raise CheckpointError(
             "The model is not complete.",
@@ -72,6 +90,19 @@ def run_doctor(options: DoctorOptions) -> None:
             expected="every part that is not optional, and none that is wrong",
             fix="see above",
         )
+
+
+def _measure(*, print_text: bool) -> dict[str, Any]:
+    """Measure the device that runs would use, and print what was measured, even if it is stopped."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    speed = DeviceSpeed(device=device)
+    try:
+        speed.measure(show_percent)
+    finally:
+        if print_text:
+            print(f"\nMeasured; this text names no file, and may be pasted into an issue\n{speed.text()}")
+    speeds = {key: asdict(each) for key, each in speed.speeds.items()}
+    return {"device": device_name(device), "torch": torch.__version__, "lines": speed.lines, "models": speeds}
 
 
 def run_tiny(options: TinyOptions) -> None:

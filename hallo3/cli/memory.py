@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import InputError
+from ..jobs.estimate import SegmentTime, read_speed, speed_key
 from ..loading import MANUAL_OFFLOADS, check_fp8_on_disk
 from ..messages import logger
 from ..offload.budget import (
@@ -25,6 +26,9 @@ from ..offload.system_memory import available_bytes, free_bytes, total_bytes
 from ..quantization import PRECISIONS, Precision
 from ..units import GB, format_bytes
 from .request import AnimateRequest
+
+ON_ACCESS_ERROR = 0.15
+"""More, of an expected time, where conditions are projected again in each step."""
 
 
 def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
@@ -120,6 +124,30 @@ def _manual_config(request: AnimateRequest) -> OffloadConfig:
         offload = whole if offload.home == RAM else offload
         offload = replace(offload, decode=replace(offload.decode, caches="device"))
     return replace(offload, passes=settings.passes, on_access=settings.on_access)
+
+
+def expected_segment_time(request: AnimateRequest, read_rate: float) -> SegmentTime | None:
+    """How long a segment should take, as this device was measured; None if it was not, or not for such a run.
+    A disk gives ``read_rate`` bytes per second."""
+    options, settings, memory = request.options, request.settings, request.memory
+    speed = read_speed(request.device, speed_key(request.config, request.precision.name))
+    other_device = request.device.type == "cpu" and options.vram is not None
+    if speed is None or other_device or (options.attention, options.kernels) != ("auto", "auto"):
+        return None
+    streamed, read, size = 0, 0.0, request.size
+    if memory is not None:
+        home, resident = memory.offload.home, memory.offload.resident
+        streamed = speed.blocks - resident if home == RAM and request.device.type == "cuda" else 0
+        read = memory.read_per_step / read_rate if read_rate else 0.0
+    time = speed.segment_time(
+        guided=len(settings.guided),
+        unguided=settings.steps - len(settings.guided),
+        pixels=request.config.segment.new_frames * size[0] * size[1],
+        streamed=streamed,
+        sequential=settings.passes != "batched",
+        read=read,
+    )
+    return replace(time, error=time.error + ON_ACCESS_ERROR * settings.on_access) if time else None
 
 
 def check_vram(request: AnimateRequest) -> None:

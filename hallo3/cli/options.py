@@ -334,7 +334,13 @@ class UiOptions(CommonOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(CommonOptions):
-    folder: Path = argument("DIR", "a model folder, or ComfyUI's models folder", type=parse_model_folder)
+    folder: Path | None = argument(
+        "DIR", "a model folder, or ComfyUI's models folder", type=parse_model_folder, nargs="?"
+    )
+    measure: bool = switch(
+        "measure how fast this device computes, for a minute; --plan then says how long a video takes; "
+        "needs no DIR"
+    )
     json: bool = switch("as one JSON object")
 
 

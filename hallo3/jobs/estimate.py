@@ -4,18 +4,24 @@ took."""
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import torch
+
+from ..checkpoints.verify import examined_path
+from ..config import Hallo3Config
 from ..errors import InputError
 from ..geometry import VideoShape
 from ..media.video import VideoEncoding
+from ..quantization import device_name
 from ..segments import SegmentPlan
 from ..settings import Settings
 from ..storage.files import free_disk, read_json_or_empty, write_json
 from ..units import format_bytes, format_duration
 
-THROUGHPUT_FILENAME = "pace.json"
+THROUGHPUT_FILENAME, SPEED_FILENAME = "pace.json", "speed.json"
+UNKNOWN_TIME = "unknown: no earlier run on this machine; `hallo3 doctor --measure` tells in a minute"
 MAX_THROUGHPUT_KEYS = 200
 """The oldest are forgotten."""
 FLOAT_BYTES = 4
@@ -122,11 +128,99 @@ def save_throughput(jobs: Path, key: str, throughput: Throughput) -> None:
         write_json(jobs / THROUGHPUT_FILENAME, dict(list(known.items())[-MAX_THROUGHPUT_KEYS:]))
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentTime:
+    """Seconds that a segment is expected to take, and their relative error."""
+
+    seconds: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpeed:
+    """Seconds on a device, measured in parts: a step with ``both`` guidance branches or a ``single`` one, a
+    step of both with all ``blocks`` streamed from RAM (0: not measured), what a segment takes ``beside`` its
+    steps, and a ``pixel`` of the video to encode and judge. ``error`` is relative."""
+
+    both: float
+    single: float
+    streamed: float
+    beside: float
+    pixel: float
+    blocks: int
+    error: float
+
+    def segment_time(
+        self,
+        *,
+        guided: int,
+        unguided: int,
+        pixels: int,
+        streamed: int = 0,
+        sequential: bool = False,
+        read: float = 0.0,
+    ) -> SegmentTime | None:
+        """A segment with this many steps of both branches and of one, of a video with ``pixels`` in its new
+        frames, if ``streamed`` blocks come from RAM and ``read`` seconds pass reading from disk in each
+        step; both pass beside the computation. None if streaming was not measured."""
+        if streamed and not self.streamed:
+            return None
+        copied = max(read, self.streamed * streamed / self.blocks)
+        both = max(copied, 2 * self.single if sequential else self.both)
+        steps = guided * both + unguided * max(copied, self.single)
+        return SegmentTime(steps + self.beside + pixels * self.pixel, self.error)
+
+
+def speed_key(config: Hallo3Config, precision: str) -> str:
+    """Models with the same key compute as fast."""
+    trunk, segment = config.trunk, config.segment
+    size = f"{trunk.layers} x {trunk.width}, {segment.frames} x {segment.height} x {segment.width}"
+    return f"{config.name} {size}, {precision}"
+
+
+def _speed_path() -> Path | None:
+    examined = examined_path()
+    return None if examined is None else examined.with_name(SPEED_FILENAME)
+
+
+def _speed_machine(device: torch.device) -> str:
+    return f"{device_name(device)}, torch {torch.__version__}"
+
+
+def save_speed(device: torch.device, key: str, speed: ModelSpeed) -> None:
+    """Keep it for plans of this device and version of torch; a folder that cannot be written to is no
+    error."""
+    if (path := _speed_path()) is None:
+        return
+    known, machine = read_json_or_empty(path), _speed_machine(device)
+    mine = known.pop(machine, {})
+    known[machine] = (mine if isinstance(mine, dict) else {}) | {key: asdict(speed)}
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dict(list(known.items())[-MAX_THROUGHPUT_KEYS:]))
+
+
+def read_speed(device: torch.device, key: str) -> ModelSpeed | None:
+    """What ``hallo3 doctor --measure`` measured here; None if it did not."""
+    if (path := _speed_path()) is None:
+        return None
+    with suppress(TypeError, KeyError, ValueError, OverflowError, AttributeError):
+        entry = read_json_or_empty(path)[_speed_machine(device)][key]
+        names = [field.name for field in fields(ModelSpeed)]
+        numbers = {name: float(entry.pop(name)) for name in names}
+        blocks = int(numbers.pop("blocks"))
+        if 1 <= blocks < 1e4 and all(0 <= number < 1e7 for number in numbers.values()):
+            return ModelSpeed(blocks=blocks, **numbers)
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEstimate:
     """``job`` bytes on disk while rendering, ``video`` bytes of the finished file, at most ``memory`` bytes
-    of system RAM; ``render_seconds`` as on earlier runs, None without any. ``measured``: sizes are from
-    earlier runs too; ``grows``: memory grows with the length of the speech."""
+    of system RAM; ``render_seconds`` as on earlier runs, or with their relative ``error`` as the device was
+    measured, or None. ``measured``: sizes are from earlier runs too; ``grows``: memory grows with the length
+    of the speech; ``pace``: seconds of computing per second of video; ``segment_length``: of its video, in
+    seconds."""
 
     segments: int
     frames: int
@@ -136,6 +230,23 @@ class RunEstimate:
     render_seconds: float | None
     measured: bool
     grows: bool
+    segment_length: float
+    pace: float | None = None
+    error: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON, without the length of a segment; ``pace`` and ``error`` are there only if they are
+        known."""
+        facts = asdict(self)
+        del facts["segment_length"]
+        return {name: value for name, value in facts.items() if name not in ("pace", "error") or value}
+
+    def expecting(self, time: SegmentTime | None) -> RunEstimate:
+        """The estimate with the time that all segments should take, if no earlier run tells."""
+        if time is None or self.render_seconds is not None:
+            return self
+        pace, whole = time.seconds / self.segment_length, time.seconds * self.segments
+        return replace(self, render_seconds=whole, pace=pace, error=time.error)
 
     @property
     def disk(self) -> int:
@@ -144,8 +255,12 @@ class RunEstimate:
 
     def text(self) -> str:
         source = "from earlier runs" if self.measured else "estimate"
-        unknown = "unknown: no earlier run on this machine"
-        time = unknown if self.render_seconds is None else format_duration(self.render_seconds)
+        time = UNKNOWN_TIME
+        if self.render_seconds is not None and self.pace is not None:
+            error = self.error or 0.0
+            whole, minute = _range(self.render_seconds, error), _range(60 * self.pace, error)
+            origin = "from earlier runs" if self.error is None else "as this device was measured"
+            time = f"{whole} ({origin}): {minute} of computing for a minute of video"
         length = "for this speech" if self.grows else "independent of length"
         return (
             f"disk      {format_bytes(self.disk)} while rendering, {format_bytes(self.video)} when finished "
@@ -153,6 +268,11 @@ class RunEstimate:
             f"memory    system RAM {format_bytes(self.memory)}, {length}\n"
             f"time      {time}"
         )
+
+
+def _range(seconds: float, error: float) -> str:
+    low, high = format_duration(seconds * (1 - error)), format_duration(seconds * (1 + error))
+    return low if low == high else f"{low} to {high}"
 
 
 def estimate_run(
@@ -187,6 +307,8 @@ def estimate_run(
         render_seconds=None if throughput is None else throughput.seconds * left,
         measured=throughput is not None,
         grows=keep_pixels,
+        segment_length=plan.config.new_frames / plan.config.fps,
+        pace=None if throughput is None else throughput.seconds * plan.config.fps / plan.config.new_frames,
     )
 
 

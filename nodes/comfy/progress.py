@@ -36,6 +36,14 @@ def compute_device() -> str:
     return str(mm.get_torch_device().type)
 
 
+def make_room(size: int) -> torch.device:
+    """ComfyUI's compute device, from which it has unloaded models until ``size`` bytes are free."""
+    device = mm.get_torch_device()
+    mm.free_memory(size, device)
+    mm.soft_empty_cache()
+    return device
+
+
 def check_interrupted(*_: object) -> None:
     """Raise ComfyUI's exception if the user has pressed stop; usable as a progress callback."""
     mm.throw_exception_if_processing_interrupted()

@@ -23,6 +23,7 @@ LEVELS = (
     {"checkpoints", "models"},
     {"identity_file", "offload", "pipeline"},
     {"loading", "jobs", "doctor"},
+    {"speed"},
     {"cli"},
     {"__main__"},
 )

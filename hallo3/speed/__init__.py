@@ -1,0 +1,1 @@
+"""How fast a device and its models are, measured."""
