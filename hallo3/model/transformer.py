@@ -247,7 +247,7 @@ class Hallo3Transformer(Trunk):
             face = compute("face", face)
             silence = self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=True)
             silence = compute("audio", silence)
-        rotary = rotary_tables(self.config, self.latent, texts.shape[1]).to(like)
+        rotary = self.rotary(self.latent.frames, like)
         return RunConditions(
             text=text, reference=reference, face=face, silence=silence, rotary=rotary, steps=steps
         )
@@ -278,15 +278,20 @@ class Hallo3Transformer(Trunk):
                 )
             ),
             audio=self.encode_audio(windows, latent_frames=latent_frames, on_access=True),
-            rotary=rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like),
+            rotary=self.rotary(frames, like),
         )
+
+    def rotary(self, frames: int, like: Tensor) -> Rotary:
+        """Tables of a segment of latent frames behind text [B, M, text_dim]."""
+        return rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like)
 
     def encode_audio(
         self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
     ) -> Sequence[KV]:
-        """Speech windows [B, F, window, layers, channels] -> audio keys/values [B*T, H, n, d] per block.
-        ``latent_frames`` selects some of a segment's latent frames, for a host that samples those only."""
-        tokens = self.audio_proj(windows)
+        """Speech windows [B, F, window, layers, channels], or the tokens [B, T, n, token_dim] that
+        ``audio_proj`` made of them -> audio keys/values [B*T, H, n, d] per block. ``latent_frames`` selects
+        some of a segment's latent frames, for a host that samples those only."""
+        tokens = windows if windows.ndim == 4 else self.audio_proj(windows)
         if latent_frames is not None:
             tokens = tokens[:, list(latent_frames)]
         tokens = tokens.flatten(0, 1)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
+from weakref import WeakValueDictionary
 
 import comfy.cli_args
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
-import comfy.ops
 import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...hallo3.config import Hallo3Config
@@ -29,11 +27,10 @@ from ...hallo3.errors import InputError, ShapeError
 from ...hallo3.geometry import check_shape
 from ...hallo3.identity import Identity
 from ...hallo3.identity_file import fingerprint
-from ...hallo3.model.kernels.eager import PLAIN
-from ...hallo3.model.kernels.fused import Fused
-from ...hallo3.model.kernels.select import choose_kernels
-from ...hallo3.model.layers import Layers, is_plain
+from ...hallo3.model.embeddings import Rotary
+from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer
+from .layers import NativeKernels, convolve_in_pieces, parameters
 from .progress import explain_errors
 
 SEGMENT = "hallo3_segment"
@@ -159,49 +156,13 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-@contextmanager
-def parameters(layer: nn.Module, like: Tensor) -> Generator[tuple[Tensor, Any]]:
-    """A layer's weight and bias (or None), as ComfyUI computes with them: on the device, cast, with LoRA.
-    Its dynamic memory may evict them after the context. Checks for the user's interruption."""
-    comfy.ops.run_every_op()
-    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
-    try:
-        yield weight, bias
-    finally:
-        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+class DeviceIdentity:
+    """What the transformer reads of an identity, on its device while a segment is sampled."""
 
-
-class NativeKernels(Fused):
-    """The fused kernels where they run and where ComfyUI would compute with a layer's weights as they are."""
-
-    def __init__(self) -> None:
-        super().__init__(parameters)
-
-    def fits(self, x: Tensor, layer: nn.Module | None = None) -> bool:
-        """Not while another node compiles the network, nor for a layer that LoRA or another pack has changed,
-        nor for quantised ones."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not can_fuse(x.device, x.dtype):
-            return False
-        return layer is None or _is_unchanged(layer)
-
-
-@cache
-def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the fused kernels pass their test on a device; says why not."""
-    choice = choose_kernels("auto", device, dtype)
-    logging.info("Hallo3: %s kernels%s", choice.kernels.name, choice.reason and f": {choice.reason}")
-    return choice.kernels is not PLAIN
-
-
-def _is_unchanged(layer: nn.Module) -> bool:
-    plain = comfy.ops.disable_weight_init
-    kind: Any = plain.LayerNorm if isinstance(layer, nn.LayerNorm) else plain.Linear
-    methods = "forward", "forward_comfy_cast_weights"
-    if any(getattr(type(layer), name, None) is not getattr(kind, name) for name in methods):
-        return False
-    names = (f"{name}_{each}" for name in ("weight", "bias") for each in ("function", "lowvram_function"))
-    changes = [vars(layer)["_forward_pre_hooks"], *(getattr(layer, name, None) for name in names)]
-    return is_plain(layer) and not any(changes)
+    def __init__(self, identity: Identity, like: Tensor) -> None:
+        self.origin = identity
+        self.face_embedding = identity.face_embedding.to(like)
+        self.reference_features = tuple(feature.to(like) for feature in identity.reference_features)
 
 
 class NativeTransformer(Hallo3Transformer):
@@ -218,6 +179,18 @@ class NativeTransformer(Hallo3Transformer):
         )
         super().__init__(config, layers)
         self.dtype = dtype
+        convolution = self.audio_proj.conv1
+        vars(convolution)["forward"] = partial(convolve_in_pieces, convolution)
+        self._rotary: tuple[tuple[Any, ...], Rotary] | None = None
+
+    def rotary(self, frames: int, like: Tensor) -> Rotary:
+        """Made on the CPU, so kept for the next pass."""
+        if torch.compiler.is_compiling():
+            return super().rotary(frames, like)
+        key = frames, like.shape[1], like.dtype, like.device, torch.is_inference_mode_enabled()
+        if self._rotary is None or self._rotary[0] != key:
+            self._rotary = key, super().rotary(frames, like)
+        return self._rotary[1]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (ComfyUI passes these names)
         self,
@@ -226,12 +199,13 @@ class NativeTransformer(Hallo3Transformer):
         context: Tensor,
         transformer_options: dict[str, Any],
         *,
-        hallo3_identity: Identity,
+        hallo3_identity: Identity | DeviceIdentity,
         hallo3_windows: Tensor,
         hallo3_latent_frames: Sequence[int] | None = None,
         **_: Any,
     ) -> Tensor:
-        """Noisy and image latents [B, 2C, T, H, W], timesteps [B] and text [B, M, text_dim] -> velocity."""
+        """Noisy and image latents [B, 2C, T, H, W], timesteps [B], text [B, M, text_dim], speech windows
+        or audio tokens -> velocity."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self.velocity, self, wrappers)
         token = _options.set(transformer_options)
@@ -255,14 +229,15 @@ class NativeTransformer(Hallo3Transformer):
         context: Tensor,
         transformer_options: dict[str, Any],
         *,
-        identity: Identity,
+        identity: Identity | DeviceIdentity,
         windows: Tensor,
         latent_frames: Sequence[int] | None,
     ) -> Tensor:
         """The forward pass inside the wrappers of other nodes."""
         channels, frames = self.config.latent_channels, x.shape[2]
         expected = len(latent_frames) if latent_frames is not None else self.latent.frames
-        if frames != expected or windows.shape[1] != self.window_shape[0]:
+        speech = self.latent.frames if windows.ndim == 4 else self.window_shape[0]
+        if frames != expected or windows.shape[1] != speech:
             raise ShapeError(
                 "The latent video does not have a segment's length.",
                 found=f"{frames} latent frames, speech for {expected}",
@@ -322,10 +297,10 @@ class ModelConfig(comfy.supported_models_base.BASE):
     }
     supported_inference_dtypes: ClassVar = [torch.bfloat16, torch.float16, torch.float32]
     unet_extra_config: ClassVar[dict[str, Any]] = {}
-    memory_usage_factor = 0.9
-    """1.32 GB per sample at full size in 16 bits. Counted on the meta device, a pass with eager kernels, as
-    used here, needs 1.14 GB, of two samples 2.27 GB; ComfyUI casts two feed-forward matrices (75 MB each)
-    beside it. Not measured on a GPU."""
+    memory_usage_factor = 1.05
+    """1.54 GB per sample at full size in 16 bits. Counted on the meta device, a pass with eager kernels, as
+    LoRA needs, takes 1.11 GB, of two samples 2.23 GB; reference features take 0.35 GB, and ComfyUI casts two
+    feed-forward matrices (75 MB each) beside them. Not measured on a GPU."""
 
     def __init__(self, config: Hallo3Config) -> None:
         self.latent_format = lambda: LatentFormat(config)
@@ -348,6 +323,13 @@ class Hallo3Model(comfy.model_base.QwenImage):
             self, model_config, comfy.model_base.ModelType.V_PREDICTION, device, NativeTransformer
         )
         self.config: Hallo3Config = model_config.unet_config["config"]
+        self._sent: WeakValueDictionary[tuple[Any, ...], DeviceIdentity] = WeakValueDictionary()
+
+    def get_dynamic_vram__units(self) -> tuple[list[Any], list[Any]]:
+        """What ComfyUI's dynamic memory keeps in VRAM first and last: blocks are used in every pass, the
+        audio projection once per segment."""
+        network = self.diffusion_model
+        return list(network.transformer_blocks), [network.audio_proj]
 
     @explain_errors()
     def apply_model(self, *values: Any, **named: Any) -> Any:
@@ -364,18 +346,32 @@ class Hallo3Model(comfy.model_base.QwenImage):
 
     @explain_errors()
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """All inputs but the noisy latents. Raises ``InputError`` for conditioning without a segment."""
+        """All inputs but the noisy latents. Reference features are sent, and speech is projected, once per
+        segment, except where a gradient may be needed. Raises ``InputError`` for conditioning without a
+        segment."""
         segment = _segment(kwargs)
+        identity: Any = segment.identity
+        windows = segment.windows
+        if not torch.is_grad_enabled():
+            like = torch.empty(0, dtype=self.get_dtype_inference(), device=kwargs["device"])
+            identity, windows = self._send(identity, like), self.diffusion_model.audio_proj(windows.to(like))
         return {
             "c_concat": comfy.conds.CONDNoiseShape(self.concat_cond(**kwargs)),
             "c_crossattn": comfy.conds.CONDRegular(cut_text(kwargs.get("cross_attn"), self.config)),
-            IDENTITY: Shared(segment.identity),
-            AUDIO: comfy.conds.CONDRegular(segment.windows),
+            IDENTITY: Shared(identity),
+            AUDIO: comfy.conds.CONDRegular(windows),
             LATENT_FRAMES: Shared(None),
         }
 
+    def _send(self, identity: Identity, like: Tensor) -> DeviceIdentity:
+        """The same for all branches."""
+        key = id(identity), like.dtype, like.device
+        if (sent := self._sent.get(key)) is None:
+            sent = self._sent[key] = DeviceIdentity(identity, like)
+        return sent
+
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
-        """None: reference features are sent to the device block by block."""
+        """None: ``memory_usage_factor`` counts the reference features."""
         del kwargs
         return {}
 

@@ -19,7 +19,7 @@ from ...hallo3.vae.autoencoder import decode_slices
 from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions, convolve
 from ...hallo3.vae.decode_memory import choose_decode_plan, decode_bytes
 from ...hallo3.vae.decoder import decode_parts
-from .model import parameters
+from .layers import parameters
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:

@@ -142,3 +142,20 @@ def test_the_reference_network_pins_nothing(library: FakeLibrary, stages: Stages
     extract = stages.module("nodes.comfy.loading").extract_features
     assert {len(feature) for feature in extract(stages.reference, torch.zeros(1, 16, 1, 8, 8))} == {1}
     assert library.pins.total() == library.asked == 0
+
+
+def test_blocks_stay_before_the_audio_projection(
+    library: FakeLibrary, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies first in aimdo's space is evicted last; the projection's large kernel is sent in rows, and
+    takes no room there."""
+    monkeypatch.setattr(stages.module("nodes.comfy.layers"), "KERNEL_ROWS", 5)
+    model = sample(stages)
+    network = model.model.diffusion_model
+    addresses = {name: m._v[1] for name, m in network.named_modules() if getattr(m, "_v", None) is not None}
+    inside = [at for name, at in addresses.items() if name.startswith("transformer_blocks")]
+    audio = [at for name, at in addresses.items() if name.startswith("audio_proj")]
+    assert max(inside) < min(at for at in addresses.values() if at not in inside)
+    assert min(audio) > max(at for at in addresses.values() if at not in audio)
+    assert id(network.audio_proj.conv1._v) not in library.pins
+    assert id(network.audio_proj.proj2._v) in library.pins

@@ -18,9 +18,9 @@ OPERATIONS = ("adaln_modulate", "qk_norm_rope", "gated_residual", "linear_gelu")
 
 
 @pytest.fixture
-def model(host: Host, monkeypatch: pytest.MonkeyPatch) -> Any:
+def layers(host: Host, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The pack's module, on a device where the fused kernels run."""
-    module = host.module("nodes.comfy.model")
+    module = host.module("nodes.comfy.layers")
     monkeypatch.setattr(module, "can_fuse", lambda *_: True)
     return module
 
@@ -47,10 +47,10 @@ def compiling(patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_a_changed_layer_is_called(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_layer_is_called(layers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.ops
 
-    kernels, x = model.NativeKernels(), torch.zeros(1, 8)
+    kernels, x = layers.NativeKernels(), torch.zeros(1, 8)
     for kind in (lambda ops: ops.Linear(8, 8), lambda ops: ops.LayerNorm(8)):
         for operations in (comfy.ops.manual_cast, comfy.ops.disable_weight_init):
             assert kernels.fits(x, kind(operations))
@@ -68,18 +68,18 @@ def test_a_changed_layer_is_called(model: Any, monkeypatch: pytest.MonkeyPatch) 
     assert not kernels.fits(x, quantised.Linear(8, 8, dtype=torch.float32))
 
 
-def test_results_are_equal(model: Any, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_equal(layers: Any, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     with Tracker("cpu") as tracker:
         fused = stages.run_ksampler()
     assert {name for name in tracker.moved if "hallo3" in name} == {
         f"hallo3.{name}.default" for name in OPERATIONS
     }
-    monkeypatch.setattr(model, "can_fuse", lambda *_: False)
+    monkeypatch.setattr(layers, "can_fuse", lambda *_: False)
     assert difference(fused, stages.run_ksampler()) < 1e-4
 
 
 def test_a_pass_moves_half_of_what_plain_kernels_move(
-    model: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+    layers: Any, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both branches of a step at full size, with all that ComfyUI computes again in every pass."""
     import comfy.ops
@@ -87,6 +87,7 @@ def test_a_pass_moves_half_of_what_plain_kernels_move(
     def meta(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.bfloat16, device=META)
 
+    model = host.module("nodes.comfy.model")
     monkeypatch.setattr(model, "attention", attention)
     config = host.module("hallo3.config").HALLO3
     transformer = model.NativeTransformer(config, torch.bfloat16, META, comfy.ops.disable_weight_init)
@@ -101,9 +102,27 @@ def test_a_pass_moves_half_of_what_plain_kernels_move(
     )
     moved: dict[bool, int] = {}
     for fuse in (True, False):
-        monkeypatch.setattr(model, "can_fuse", lambda *_, fuse=fuse: fuse)
+        monkeypatch.setattr(layers, "can_fuse", lambda *_, fuse=fuse: fuse)
         with Tracker() as tracker:
             transformer(*inputs, hallo3_identity=identity, hallo3_windows=meta(2, *transformer.window_shape))
         moved[fuse] = tracker.traffic
     assert moved[True] <= 0.58e12
     assert moved[False] > 1.1e12
+
+
+def test_speech_is_projected_and_the_identity_sent_once_per_segment(
+    layers: Any, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In rows of the kernel; the same results as with all of it, in every pass."""
+    model = stages.module("nodes.comfy.model")
+    projection = type(stages.model.model.diffusion_model.audio_proj)
+    project, made, passes = projection.forward, list[Any](), list[Any]()
+    monkeypatch.setattr(projection, "forward", lambda *inputs: passes.append(1) or project(*inputs))
+    send = model.DeviceIdentity
+    monkeypatch.setattr(model, "DeviceIdentity", lambda *inputs: made.append(send(*inputs)) or made[-1])
+    found = stages.run_ksampler(steps=3)
+    assert (len(passes), len(made)) == (2, 1), "both branches"
+    monkeypatch.setattr(layers, "KERNEL_ROWS", 5)
+    assert difference(stages.run_ksampler(steps=3), found) < 1e-5
+    made.clear()
+    assert not stages.model.model._sent, "it lives as long as it is sampled"
