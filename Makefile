@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu bench-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -70,7 +70,12 @@ test-kernels: setup ## run the Triton kernels without a GPU (Linux)
 	REQUIRE_TRITON=1 $(PY) -m pytest tests/model/kernels/test_triton_kernels.py
 
 test-gpu: setup ## run tests/gpu on an NVIDIA GPU
-	HALLO3_TEST_DEVICE=cuda $(PY) -m pytest tests/gpu
+	HALLO3_TEST_DEVICE=cuda $(PY) -m pytest -n 0 tests/gpu
+
+# For a GPU that is at hand for 15 minutes; without make, see the script.
+bench-gpu: setup ## measure an NVIDIA GPU in 13 minutes, for benchmarks/results
+	PYTHON=$(PY) bash benchmarks/gpu_session.sh first
+	PYTHON=$(PY) bash benchmarks/gpu_session.sh second
 
 test-comfyui: $(COMFYUI_READY) ## run the tests in a real ComfyUI
 	$(COMFYUI_PY) -m pytest tests/comfyui -rs

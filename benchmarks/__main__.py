@@ -15,6 +15,8 @@ SCENARIOS = {
     "counts": ("counts.COUNTS", "operations, bytes and memory of a step at full size, without weights"),
     "ceilings": ("ceilings.CEILINGS", "a whole run at full size under memory limits, counted without a GPU"),
     "times": ("times.TIMES", "times on this device, beside the original's way"),
+    "smoke": ("smoke.SMOKE", "first contact with a GPU: kernels, streaming, layouts"),
+    "goals": ("goals.GOALS_TABLE", "the table of goals, from the results of GPUs that are kept here"),
     "length": ("cpu.LENGTH", "time and memory by length of speech"),
     "cpu": ("cpu.CPU_TIMES", "seconds of a NANO segment; small 3D convolutions"),
     "exactness": ("exactness.EXACTNESS", "error of each exact saving, relative to the original's"),

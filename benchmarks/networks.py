@@ -18,6 +18,7 @@ from hallo3.model.embeddings import Rotary, rotary_tables
 from hallo3.model.kernels.eager import Kernels, merge_heads, modulate, rotate, split_heads
 from hallo3.model.layers import Attention, Layers, sdpa
 from hallo3.model.transformer import Hallo3Transformer, RunConditions, SegmentConditions
+from hallo3.quantization import PRECISIONS, Precision, fp8_scale, to_fp8
 from hallo3.sampling.schedule import make_schedule
 from hallo3.vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae, decode_slices
 from hallo3.vae.causal_conv import DecodePlan
@@ -36,12 +37,22 @@ SMALL = replace(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Device and size: ``config`` may have fewer layers than the whole model (``whole_layers``)."""
+    """Device and size: ``config`` may have fewer layers than the whole model (``whole_layers``). With ``fp8``
+    the blocks' matrices are stored in that type."""
 
     device: torch.device
     dtype: torch.dtype
     config: Hallo3Config
     whole_layers: int
+    fp8: bool = False
+
+    @property
+    def precision(self) -> Precision:
+        names = (name for name, each in PRECISIONS.items() if each.compute == self.dtype)
+        return PRECISIONS["fp8" if self.fp8 else next(names)]
+
+    def layers(self, kernels: Kernels, attention: Attention) -> Layers:
+        return replace(self.precision.layers("meta"), kernels=kernels, attention=attention)
 
     @property
     def full_size(self) -> bool:
@@ -66,19 +77,28 @@ class Place:
 
 
 def choose_place(
-    device: torch.device, layers: int | None = None, config: Hallo3Config | None = None
+    device: torch.device,
+    layers: int | None = None,
+    config: Hallo3Config | None = None,
+    dtype: str | None = None,
 ) -> Place:
-    """The released model's size on CUDA, with as many layers as fit, or a small one elsewhere; ``layers`` and
-    ``config`` override it."""
+    """The released model's size on CUDA in bf16, with as many layers as fit, or a small one elsewhere in
+    fp32; ``layers``, ``config`` and the name of a ``dtype`` override it."""
     chosen = config or (HALLO3 if device.type == "cuda" else SMALL)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    precision = PRECISIONS[dtype or ("bf16" if device.type == "cuda" else "fp32")]
     whole = chosen.trunk.layers
     if layers is None and device.type == "cuda":
         room = torch.cuda.mem_get_info(device)[0] - OTHER_BYTES
-        layers = max(1, room // _block_bytes(chosen, dtype))
+        layers = max(1, room // _block_bytes(chosen, precision.compute))
     count = whole if layers is None else min(layers, whole)
     fitting = replace(chosen, trunk=replace(chosen.trunk, layers=count))
-    return Place(device=device, dtype=dtype, config=fitting, whole_layers=whole)
+    return Place(
+        device=device,
+        dtype=precision.compute,
+        config=fitting,
+        whole_layers=whole,
+        fp8=precision.fp8_weights,
+    )
 
 
 def _block_bytes(config: Hallo3Config, dtype: torch.dtype) -> int:
@@ -96,7 +116,17 @@ def make_generator(device: torch.device, seed: int) -> torch.Generator | None:
 
 
 def fill(network: M, place: Place, home: torch.device | None = None) -> M:
-    return fill_at_random(network, place.dtype, place.device, home)
+    """A network with random weights, in ``home`` instead of on the device; matrices in fp8 where the place
+    has them."""
+    network = fill_at_random(network, place.dtype, place.device, home)
+    if place.fp8:
+        state = network.state_dict()
+        for name in [each for each in state if place.precision.is_fp8(each)]:
+            scale = fp8_scale(state[name].abs().max().cpu())
+            state[name] = to_fp8(state[name].float(), scale.to(state[name].device))
+            state[name.removesuffix("weight") + "weight_scale"] = scale
+        network.load_state_dict(state, assign=True)
+    return network
 
 
 class Inputs:

@@ -24,7 +24,7 @@ from hallo3.config import SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError, is_out_of_memory
 from hallo3.model.guidance import GUIDANCE_PASSES
 from hallo3.model.kernels.select import choose_kernels
-from hallo3.model.layers import Attention, Layers
+from hallo3.model.layers import Attention
 from hallo3.model.transformer import Hallo3Transformer
 from hallo3.offload import streaming
 from hallo3.offload.budget import MemoryPlan, plan_memory
@@ -32,7 +32,6 @@ from hallo3.offload.estimate import DEVICE, DISK, MemoryRequirements, OffloadCon
 from hallo3.offload.sizes import measure_sizes
 from hallo3.offload.system_memory import limit_torch, ram_bytes, total_bytes
 from hallo3.offload.weight_store import choose_resident, split_groups
-from hallo3.quantization import PRECISIONS
 from hallo3.units import GB
 
 Row = dict[str, Any]
@@ -143,7 +142,7 @@ def measure_limit(
 
 def plan_limit(place: Place, limit: float) -> MemoryPlan:
     """The plan of a run with this many GB. Raises ``InputError`` if they are too few."""
-    precision = PRECISIONS["bf16" if place.dtype is torch.bfloat16 else "fp32"]
+    precision = place.precision
     sizes = measure_sizes(place.config, precision, TEXT_ENCODERS["hallo3"], SPEECH_ENCODERS["hallo3"])
     fused = choose_kernels("auto", place.device, place.dtype).kernels.name == "fused"
     requirements = MemoryRequirements(precision=precision, steps=STEPS, branches=2, fused=fused)
@@ -203,8 +202,7 @@ def _make_streamable(
 ) -> streaming.StreamableModule[Hallo3Transformer]:
     """The transformer with random weights in RAM."""
     kernels = choose_kernels("auto", place.device, place.dtype).kernels
-    layers = Layers(device="meta", dtype=place.dtype, kernels=kernels, attention=attention)
-    network = fill(Hallo3Transformer(place.config, layers), place, CPU)
+    network = fill(Hallo3Transformer(place.config, place.layers(kernels, attention)), place, CPU)
     rows = split_groups(network)
     staying = choose_resident(rows[0], offload.resident)
     return streaming.store_in_memory(network, rows, resident=staying, pinned=place.device.type == "cuda")

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -30,7 +30,9 @@ from benchmarks.networks import (
     build_random_vae,
     choose_place,
     decode_as_original,
+    fill,
 )
+from benchmarks.rates import PRODUCT, attention_rows, copy_rows, fastest, measure_products
 from benchmarks.report import (
     Panel,
     Result,
@@ -41,29 +43,33 @@ from benchmarks.report import (
     get_device,
 )
 from benchmarks.streamed import RESIDENT, Clock, Row, measure_limit, measure_resident
-from hallo3.attention_backend import AUTO, BACKENDS, get_backend, list_runnable
+from hallo3.attention_backend import AUTO, get_backend
 from hallo3.config import HALLO3, Hallo3Config
 from hallo3.errors import hide_paths
-from hallo3.model.guidance import GUIDANCE_PASSES, Predict
+from hallo3.model.guidance import GUIDANCE_PASSES, Predict, single_branch
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
-from hallo3.model.kernels.select import why_unsupported
+from hallo3.model.kernels.select import choose_kernels, why_unsupported
 from hallo3.model.layers import Attention
+from hallo3.model.transformer import Hallo3Transformer
 from hallo3.pipeline import collect_frames
 from hallo3.progress import no_progress
-from hallo3.sampling.samplers import guided_denoiser, sample_dpmpp_2m_sde
+from hallo3.quantization import PRECISIONS
+from hallo3.sampling.samplers import Denoise, guided_denoiser, limit_guidance, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
+from hallo3.sampling.step_cache import CHECK_INTERVAL, MIN_COMPUTED_STEPS, StepCache
+from hallo3.settings import Settings, get_approximations, settings_for
 from hallo3.units import format_duration
 from hallo3.vae.causal_conv import DecodePlan
 
-PARTS = ("rates", "attention", "step", "decode", "segment")
+PARTS = ("rates", "attention", "step", "decode", "segment", "fast")
 DECODES = {
     "ours": DecodePlan(),
     "ours, 8 strips": DecodePlan(strips=8),
     "ours, 8 strips, caches in the host": DecodePlan(strips=8, caches="host"),
 }
 GUIDANCE = 3.5
-PRODUCT = "matrix product"
+FAST = ("steps-30", "guidance-middle", "step-cache")
 GUESSED_TFLOPS = {"cuda": 300.0, "cpu": 0.05}
 """For estimates, if no product was measured."""
 EFFICIENCY = {"attention": 0.4, "step": 0.4, "decode": 0.2}
@@ -97,16 +103,20 @@ class Task(NamedTuple):
 class Bench:
     """``steps`` of a whole segment; ``attention`` is a backend's name or "" for the fastest exact one;
     ``limits`` of GPU memory in GB, measured with the layers of ``whole``; ``sustained`` seconds of matrix
-    products."""
+    products. ``fast`` is the place of the segment with ``approximations``, whose cache skips ``reused`` of
+    the steps."""
 
     place: Place
     whole: Place
+    fast: Place
     clock: Clock
     steps: int
     attention: str = ""
     parts: Sequence[str] = PARTS
     limits: Sequence[float] = ()
     sustained: float = 3.0
+    approximations: Sequence[str] = FAST
+    reused: float = 0.4
     note: Callable[[str], object] = no_progress
 
     def run(self) -> Iterator[Result]:
@@ -155,12 +165,12 @@ class Bench:
             for name, (measure_row, flop) in rows.items():
                 yield Task("attention", name, measure_row, seconds("attention", flop))
             del rows
-        name = self.attention or fastest_exact(result.get("attention", {}))
+        name = self.attention or fastest(result.get("attention", {}))
         attention = get_backend(name, place.device, place.dtype, place.config.trunk.head_dim)
         result["sizes"]["attention"] = attention.title
         if reason := why_unsupported(place.device, place.dtype):
             result["sizes"]["fused"] = f"cannot run: {reason}"
-        flop = count_flop(place.config) if {"step", "segment"} & {*parts} or self.limits else {}
+        flop = count_flop(place.config) if {"step", "segment", "fast"} & {*parts} or self.limits else {}
         decode_flop = DECODE_FLOP * decode_share(place)
         setup = DRAW_SECONDS[clock.device.type] * place.parameters
         if "step" in parts or "segment" in parts:
@@ -177,8 +187,8 @@ class Bench:
             if "segment" in parts:
                 decodes = cache(lambda: _make_decodes(place))
                 ours = our_rows(result, "step")
-                fastest = min(ours, key=lambda name: ours[name]["seconds"], default="ours, plain, batched")
-                for name in (TORCH_CHOICE, SAME, fastest):
+                best = min(ours, key=lambda name: ours[name]["seconds"], default="ours, plain, batched")
+                for name in (TORCH_CHOICE, SAME, best):
 
                     def measure_segment(name: str = name) -> Row:
                         decode = decodes()["original" if name.startswith("original") else "ours"]
@@ -202,6 +212,8 @@ class Bench:
 
                 yield Task("decode", name, measure_decode, seconds("decode", decode_flop))
             del makers
+        if "fast" in parts:
+            yield self._fast_task(result, seconds("step", flop["step"]), seconds("decode", decode_flop))
         if self.limits:
             yield from self._limit_tasks(result, attention, seconds("step", flop["step"]))
 
@@ -224,12 +236,45 @@ class Bench:
             measure_row = partial(measure_resident, whole, clock, attention)
             yield Task("ceilings", RESIDENT, measure_row, step, setup)
             ours = {name: row for name, row in result["ceilings"].items() if "seconds" in row}
-        fastest = min((row["seconds"] for row in ours.values()), default=None)
+        least = min((row["seconds"] for row in ours.values()), default=None)
         for limit in self.limits:
-            measure_row = partial(measure_limit, whole, clock, attention, limit, fastest)
+            measure_row = partial(measure_limit, whole, clock, attention, limit, least)
             yield Task("ceilings", f"{limit:g} GB", measure_row, 2 * step, setup)
 
-    def _sample(self, predict: Predict) -> Tensor:
+    def _fast_task(self, result: Result, step: float, decode: float) -> Task:
+        """A segment with approximations, once: the released model's steps and guidance. What a cache would
+        skip depends on weights, which are random here, so ``reused`` of the steps are skipped by force."""
+        place, settings = self.fast, settings_for(Hallo3Config().defaults)
+        for each in get_approximations(self.approximations):
+            settings = each.apply(settings)
+        name = self.attention or fastest(result.get("attention", {}), exact=False)
+        attention = get_backend(name, place.device, place.dtype, place.config.trunk.head_dim)
+        reused = self.reused if settings.step_cache else 0.0
+
+        def measure_fast() -> Row:
+            inputs, kernels = Inputs(place, settings.steps), choose_kernels("auto", place.device, place.dtype)
+            dit = fill(Hallo3Transformer(place.config, place.layers(kernels.kernels, attention)), place)
+            vae, prepared = build_random_vae(place), inputs.prepare(dit)
+            predict = single_branch(dit, *prepared)
+            if guided := settings.guided:
+                predict = limit_guidance(guided, GUIDANCE_PASSES["batched"](dit, *prepared), predict)
+            denoise = guided_denoiser(predict, settings.guidance_scale)
+            cache = skip_by_force(settings, denoise, reused)
+
+            def render() -> object:
+                latents = self._sample(predict, cache or denoise, settings.steps)
+                return collect_frames(vae.decode(latents), 1 << 30)
+
+            row = replace(self.clock, count=1, warm=0).measure(render)
+            counts = {"steps": settings.steps, "reused": cache.report.reused if cache else 0}
+            return {"type": place.precision.name, "attention": attention.title, **counts} | row
+
+        each = self.clock.warm + self.clock.count
+        seconds = (settings.evaluations * (1 - reused) / 2 * step + decode) / each
+        setup = DRAW_SECONDS[self.clock.device.type] * place.parameters
+        return Task("fast", ", ".join(self.approximations) or "nothing", measure_fast, seconds, setup)
+
+    def _sample(self, predict: Predict, denoise: Denoise | None = None, steps: int = 0) -> Tensor:
         place = self.place
         shape = (1, place.config.trunk.latent_channels, *place.config.segment.shape.latent)
         generator = torch.Generator(place.device).manual_seed(2)
@@ -237,8 +282,19 @@ class Bench:
         def noise(_: int) -> Tensor:
             return torch.randn(shape, device=place.device, generator=generator)
 
-        denoise = guided_denoiser(predict, GUIDANCE)
-        return sample_dpmpp_2m_sde(denoise, noise(0), make_schedule(self.steps), noise, lambda _: None)
+        denoise, schedule = denoise or guided_denoiser(predict, GUIDANCE), make_schedule(steps or self.steps)
+        return sample_dpmpp_2m_sde(denoise, noise(0), schedule, noise, no_progress)
+
+
+def skip_by_force(settings: Settings, denoise: Denoise, share: float) -> StepCache | None:
+    """A step cache that skips this share of the steps, evenly, as far as its rules allow."""
+    if not share:
+        return None
+    fixed = {*range(MIN_COMPUTED_STEPS), settings.steps - 1, settings.guided.start, settings.guided.stop}
+    free = [step for step in range(settings.steps) if step not in fixed]
+    wanted = min(len(free), round(share * settings.steps * CHECK_INTERVAL / (CHECK_INTERVAL - 1)))
+    skipped = {free[number * len(free) // wanted] for number in range(wanted)}
+    return StepCache(denoise, settings.steps, math.inf, math.inf, at_least={*range(settings.steps)} - skipped)
 
 
 def attempt(measure_row: Callable[[], Row]) -> Row:
@@ -293,74 +349,6 @@ def _make_decodes(place: Place) -> dict[str, Decode]:
     return decodes | {name: decode(plan) for name, plan in DECODES.items()}
 
 
-def measure_products(clock: Clock, dtype: torch.dtype, side: int, sustained: float = 0.0) -> Row:
-    """A product of two random matrices; shares of other rows are of its ``tflops``. Repeated for
-    ``sustained`` seconds it shows what power and heat leave of them."""
-    one, other = (torch.randn(side, side, device=clock.device, dtype=dtype) for _ in range(2))
-    size, flop = f"{side}^3 {str(dtype).removeprefix('torch.')}", 2 * side**3
-    if not sustained:
-        return {"size": size} | clock.measure(lambda: one @ other, flop)
-    begun, count, took = time.perf_counter(), 0, 0.0
-    while took < sustained:
-        for _ in range(20 if clock.cuda else 1):
-            _ = one @ other
-        clock.wait()
-        count, took = count + (20 if clock.cuda else 1), time.perf_counter() - begun
-    each = took / count
-    return {"size": size, "seconds": each, "count": count, "tflops": flop / each / 1e12}
-
-
-def copy_rows(clock: Clock, size: int) -> dict[str, Callable[[], Row]]:
-    """GB/s of a copy on the device, which reads and writes, and from pinned and pageable memory to it."""
-    sources: dict[str, bool | None] = {"copy on the device": None}
-    if clock.cuda:
-        sources |= {"copy to it, locked": True, "copy to it, pageable": False}
-
-    def measure_copy(pinned: bool | None) -> Row:
-        target = torch.empty(size, dtype=torch.uint8, device=clock.device)
-        source = (
-            torch.randint(255, (size,), dtype=torch.uint8, device=clock.device)
-            if pinned is None
-            else torch.empty(size, dtype=torch.uint8, pin_memory=pinned).fill_(1)
-        )
-        row = clock.measure(lambda: target.copy_(source, non_blocking=True))
-        moved = size * (2 if pinned is None else 1)
-        rate = {"gb_per_s": moved / row["seconds"] / 1e9} if "seconds" in row else {}
-        return {"size": f"{size / 1e9:.3g} GB"} | row | rate
-
-    return {name: partial(measure_copy, pinned) for name, pinned in sources.items()}
-
-
-def attention_rows(
-    clock: Clock, config: Hallo3Config, dtype: torch.dtype
-) -> dict[str, tuple[Callable[[], Row], float]]:
-    """Every backend that runs here, in the shape of a step with both branches, and its FLOP; on CUDA without
-    "math", which would store all scores."""
-    trunk, latent = config.trunk, config.segment.shape.latent
-    queries = trunk.text_tokens + latent.frames * latent.tokens_per_frame
-    keys = queries + latent.tokens_per_frame
-    flop = 4 * 2 * trunk.heads * trunk.head_dim * queries * keys
-
-    @cache
-    def tokens() -> list[Tensor]:
-        shapes = ((2, trunk.heads, count, trunk.head_dim) for count in (queries, keys, keys))
-        return [torch.randn(shape, device=clock.device, dtype=dtype) for shape in shapes]
-
-    def measure_backend(name: str) -> Row:
-        row = clock.measure(lambda: BACKENDS[name](*tokens()), flop)
-        return {"exact": BACKENDS[name].exact, "size": f"{queries} x {keys}"} | row
-
-    names = list_runnable(clock.device, dtype, trunk.head_dim)
-    names = [name for name in names if not (clock.cuda and name == "math")]
-    return {name: (partial(measure_backend, name), flop) for name in names}
-
-
-def fastest_exact(rows: Mapping[str, Row]) -> str:
-    """The fastest exact backend; torch's own choice if none was measured."""
-    times = {name: row["seconds"] for name, row in rows.items() if "seconds" in row and row["exact"]}
-    return min(times, key=lambda name: times[name], default="auto")
-
-
 def measure(options: Namespace) -> Iterator[Result]:
     """The result each time that it has grown."""
     begun, device = time.monotonic(), get_device(options.device)
@@ -375,7 +363,10 @@ def measure(options: Namespace) -> Iterator[Result]:
     )
     bench = Bench(
         place=choose_place(device, options.layers),
-        whole=choose_place(device, options.layers or sys.maxsize),
+        whole=choose_place(device, options.layers or sys.maxsize, dtype=options.dtype),
+        fast=choose_place(device, options.layers, dtype=options.dtype),
+        approximations=get_names(options.approximate),
+        reused=options.reused,
         clock=clock,
         steps=options.steps or (8 if gpu else 2),
         attention=options.attention,
@@ -388,6 +379,11 @@ def measure(options: Namespace) -> Iterator[Result]:
     for result in bench.run():
         judged = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine, **result}
         yield judged | {"goals": {goal.name: judge(goal, judged) for goal in GOALS}}
+
+
+def get_names(words: Sequence[str]) -> tuple[str, ...]:
+    """Of approximations, in their order. Raises ``InputError``."""
+    return tuple(each.name for each in get_approximations(words))
 
 
 def show_note(begun: float, text: str) -> None:
@@ -427,6 +423,11 @@ def add_options(parser: ArgumentParser) -> None:
     about = "of ours and of the second original (default: the fastest exact one)"
     add("--attention", default="", metavar="NAME", help=about)
     add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    about = "of ours in the fast part and under --ceiling (default: bf16 on a GPU, else fp32)"
+    add("--dtype", choices=tuple(PRECISIONS), metavar="TYPE", help=about)
+    about = f"of the fast part (default: {' '.join(FAST)})"
+    add("--approximate", nargs="*", default=FAST, metavar="NAME", help=about)
+    add("--reused", type=float, default=0.4, metavar="SHARE", help="of steps that its cache skips (0.4)")
     about = "leave out what takes longer than this many seconds, all together"
     add("--seconds", type=float, metavar="N", help=about)
     about = "on a GPU: a step with this many GB"
