@@ -15,6 +15,8 @@ from .schedule import Schedule, Step
 
 Predict = Callable[[Tensor, int], Tensor]
 """Noisy latents, step index -> velocities of one branch, or of both (unconditional first)."""
+ONE, TWO = np.float32(1), np.float32(2)
+"""With a number of Python, NumPy before 2 computes in float64."""
 Denoise = Callable[[Tensor, Step], Tensor]
 """Noisy latents and their step -> denoised estimate, same shape, float32."""
 
@@ -42,7 +44,7 @@ def limit_guidance(guided: range, both: Predict, conditional: Predict) -> Predic
 
 def noise_scale(alpha: float) -> float:
     """sqrt(1 - alpha^2), rounded to float32."""
-    return float(np.sqrt(1 - np.float32(alpha) ** 2))
+    return float(np.sqrt(ONE - np.square(np.float32(alpha))))
 
 
 StepNoise = Callable[[int], Tensor]
@@ -167,13 +169,13 @@ def solver_coefficients(schedule: Schedule) -> tuple[Coefficients, ...]:
 def _coefficients(alphas: Array, log_snr: Array, i: int) -> Coefficients:
     a, b = alphas[i], alphas[i + 1]
     h = log_snr[i + 1] - log_snr[i]
-    keep = np.sqrt((1 - b**2) / (1 - a**2)) * _rounded(np.exp, -h)
-    move = _rounded(np.expm1, -2 * h) * b
-    noise = np.sqrt(1 - b**2) * np.sqrt(1 - _rounded(np.exp, -2 * h))
-    this, last = np.float32(1), np.float32(0)
+    keep = np.sqrt((ONE - np.square(b)) / (ONE - np.square(a))) * _rounded(np.exp, -h)
+    move = _rounded(np.expm1, -TWO * h) * b
+    noise = np.sqrt(ONE - np.square(b)) * np.sqrt(ONE - _rounded(np.exp, -TWO * h))
+    this, last = ONE, np.float32(0)
     if i and log_snr[i] != log_snr[i - 1]:
         r = (log_snr[i] - log_snr[i - 1]) / h
-        this, last = 1 + 1 / (2 * r), 1 / (2 * r)
+        this, last = ONE + ONE / (TWO * r), ONE / (TWO * r)
     return Coefficients(*(float(value) for value in (keep, move, noise, this, last)))
 
 

@@ -14,6 +14,8 @@ import pytest
 from hallo3.storage import files
 from hallo3.storage.files import (
     finalize_file,
+    is_plain_file,
+    is_plain_folder,
     open_regular,
     temporary_path,
     write_atomic,
@@ -89,8 +91,11 @@ def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
     for path in (pipe, tmp_path, Path("/dev/zero")):
         with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
             open_regular(path)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(OSError, match=r"\] a symbolic link, not a file: ") as raised:
         open_regular(link, follow_links=False)
+    assert (raised.value.errno, raised.value.filename) == (errno.ELOOP, str(link))
+    with open_regular(link) as opened:
+        assert opened.read() == b"content"
     for path, follow in ((file, False), (link, True)):
         with open_regular(path, follow_links=follow) as opened:
             assert opened.read() == b"content"
@@ -101,8 +106,9 @@ def test_values_that_are_nested_too_deeply_are_not_written(tmp_path: Path) -> No
     value: dict[str, Any] = {}
     for _ in range(100_000):
         value = {"a": value}
-    with pytest.raises(OSError, match="recursion"):
+    with pytest.raises(OSError, match="recursion") as raised:
         write_json(tmp_path / "a.json", value)
+    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, str(tmp_path / "a.json"))
     assert not list(tmp_path.iterdir())
 
 
@@ -188,7 +194,7 @@ def test_json_of_others_is_read_strictly(tmp_path: Path) -> None:
     for text, message in JSON.items():
         for strict in (True, False):
             wrong = message and (strict or not any(word in message for word in LAX))
-            with pytest.raises(ValueError, match=f"(?i){message}") if wrong else nullcontext():
+            with pytest.raises(ValueError, match=f"(?i)^{message}") if wrong else nullcontext():
                 assert isinstance(files.parse_json_object(text, strict=strict), dict)
     path, link = tmp_path / "a.json", tmp_path / "link"
     write_json(path, {"a": [1, "ä"]})
@@ -227,6 +233,22 @@ def test_an_error_of_the_disk_says_where_it_is(tmp_path: Path) -> None:
         disk = next(folder for folder in (tmp_path, *tmp_path.parents) if folder.is_mount())
         text = str(write_error("x", tmp_path / "file", error))
         assert f"1,234,567 bytes free on the disk {disk}\n" in text
+
+
+def test_what_leads_elsewhere_is_no_file_and_no_folder(tmp_path: Path) -> None:
+    """Windows' junctions too; a file in the cloud is one."""
+    (tmp_path / "a").write_text("x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    for path, plain in ((tmp_path, (False, False, True)), (tmp_path / "a", (True, False, False))):
+        status = path.stat()
+        for tag, leads in ((0, False), (0x9000001A, False), (0xA0000003, True)):
+            with_tag: Any = SimpleNamespace(
+                st_mode=status.st_mode, st_nlink=status.st_nlink, st_reparse_tag=tag
+            )
+            kinds = (is_plain_file(with_tag), is_plain_file(with_tag, own=True), is_plain_folder(with_tag))
+            assert kinds == ((False,) * 3 if leads else plain)
+    (tmp_path / "b").unlink()
+    assert is_plain_file((tmp_path / "a").lstat(), own=True)
 
 
 def test_our_files_are_listed_by_their_folders(tmp_path: Path) -> None:
