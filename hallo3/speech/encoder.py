@@ -2,9 +2,10 @@
 
 transformers' forward pass holds every intermediate result of the whole recording: 23 GB for an hour, after
 the first convolution alone. So its modules are called one by one, with the same numbers: convolutions and
-feed-forward layers over pieces, attention over all frames by torch's ``scaled_dot_product_attention``. The
-output of a layer is a file, which the next layer reads. One layer's input and the output of its attention, of
-an hour at most, are in memory. A wav2vec2 that bounds its memory would replace this file.
+feed-forward layers over pieces, attention over all frames by torch's ``scaled_dot_product_attention``, of all
+heads at once where they are small. The output of a layer is a file, which the next layer reads. One layer's
+input and the output of its attention, of an hour at most, are in memory. A wav2vec2 that bounds its memory
+would replace this file.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ CONV_FEATURES = 100
 """Convolution features (20 ms) per piece."""
 FRAMES = 512
 """Video frames per piece of what is not attention."""
+KEYS = 1 << 17
+"""Keys times heads that are computed together: all heads of a recording of minutes, one of an hour's."""
 SCORES, GPU_SCORES = 1 << 25, 1 << 31
-"""Queries times keys per call of attention."""
+"""Queries times keys times heads per call of attention."""
 WRITE_SAMPLES = 1 << 20
 
 
@@ -232,32 +235,41 @@ class _PieceEncoder:
         context = inputs.read(window.first, window.last)
         states = context[window.start - window.first : window.stop - window.first]
         attention, attention_output = layer.attention, torch.empty_like(states)
-        queries = max((SCORES if self.device.type == "cpu" else GPU_SCORES) // len(context), 1)
-        width = attention.q_proj.out_features // attention.num_heads
-        for head in range(attention.num_heads):
-            columns = slice(head * width, (head + 1) * width)
+        heads, width = attention.num_heads, attention.q_proj.out_features // attention.num_heads
+        together = min(max(KEYS // len(context), 1), heads)
+        scores = SCORES if self.device.type == "cpu" else GPU_SCORES
+        queries = max(scores // (len(context) * together), 1)
+        for head in range(0, heads, together):
+            columns = [slice(n * width, (n + 1) * width) for n in range(head, min(head + together, heads))]
             key, value = (
-                torch.cat([self._linear(linear, rows, columns) for rows in torch.split(context, FRAMES)])
-                for linear in (attention.k_proj, attention.v_proj)
+                self._project(linear, context, columns) for linear in (attention.k_proj, attention.v_proj)
             )
-            for start, stop in self.pieces(len(states), queries):
-                query = self._linear(attention.q_proj, states[start:stop], columns)
-                output = F.scaled_dot_product_attention(query[None, None], key[None, None], value[None, None])
-                attention_output[start:stop, columns] = output[0, 0]
+            for start, stop in self.pieces(len(states), queries, len(columns)):
+                query = self._project(attention.q_proj, states[start:stop], columns)
+                output = F.scaled_dot_product_attention(query, key, value)
+                attention_output[start:stop, columns[0].start : columns[-1].stop] = (
+                    output[0].transpose(0, 1).flatten(1)
+                )
         for start, stop in self.pieces(len(states), FRAMES):
             hidden = states[start:stop].to(self.device)[None]
             output = attention.out_proj(attention_output[start:stop].to(self.device)[None])
             hidden = layer.layer_norm(hidden + output)
             yield layer.final_layer_norm(hidden + layer.feed_forward(hidden))[0]
 
-    def _linear(self, linear: nn.Linear, rows: Tensor, columns: slice) -> Tensor:
-        """Some output columns of a layer whose weights may have another type."""
-        rows = rows.to(self.device)
-        return F.linear(rows, linear.weight[columns].to(rows), linear.bias[columns].to(rows))
+    def _project(self, linear: nn.Linear, rows: Tensor, columns: Sequence[slice]) -> Tensor:
+        """[1, heads, n, width]: of a layer whose weights may have another type, some heads' columns."""
+        width = columns[0].stop - columns[0].start
+        output = torch.empty(len(columns), len(rows), width, device=self.device)
+        for start in range(0, len(rows), FRAMES):
+            piece = rows[start : start + FRAMES].to(self.device)
+            for head, each in zip(output, columns, strict=True):
+                weight, bias = linear.weight[each].to(piece), linear.bias[each].to(piece)
+                head[start : start + FRAMES] = F.linear(piece, weight, bias)
+        return output[None]
 
-    def pieces(self, total: int, size: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) from 0 to ``total``; reports progress after each."""
+    def pieces(self, total: int, size: int, passes: int = 1) -> Iterator[tuple[int, int]]:
+        """(start, stop) from 0 to ``total``; reports the progress of so many passes after each."""
         for start in range(0, total, size):
             stop = min(start + size, total)
             yield start, stop
-            self.progress(stop - start)
+            self.progress(passes * (stop - start))

@@ -19,6 +19,7 @@ from hallo3.media.audio import measure_recording
 from hallo3.segments import SegmentPlan
 from hallo3.storage.hashing import hash_text
 from hallo3.text_encoder import check_prompt
+from support.audio_samples import tone, write_wav
 from support.own_process import run_alone
 from support.resume_runs import Command
 
@@ -105,6 +106,27 @@ def test_streams_as_they_come(tmp_path: Path) -> None:
         assert (code, bool(out), bool(err)) == (case.code, bool(case.out), bool(case.err)), (name, out, err)
         assert case.out in out, name
         assert case.err in err, name
+
+
+SLOW = (
+    *("diffusers", "transformers", "huggingface_hub", "sentencepiece", "tokenizers", "gguf", "onnxruntime"),
+    *("mediapipe", "librosa", "numba", "scipy", "sympy", "torch._dynamo", "torch._inductor", "triton"),
+)
+
+
+def test_the_built_in_model_imports_nothing_slow(tmp_path: Path, samples: Path) -> None:
+    """With a prompt, which T5 reads."""
+    speech = write_wav(tmp_path / "s.wav", tone(16000, 0.3), 16000)
+    words = ["animate", "--portrait", str(samples / "portrait.png"), "--speech", str(speech)]
+    words += ["-o", str(tmp_path / "v.mp4"), "--prompt", "A person talks."]
+    program = f"import sys; from hallo3.cli.main import main; print(main({words}), *sys.modules)"
+    environment = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    code, *modules = done.stdout.splitlines()[-1].split()
+    assert (code, set(SLOW) & set(modules)) == ("0", set()), done.stderr[-2000:]
 
 
 @ON_LINUX

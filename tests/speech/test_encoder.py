@@ -47,7 +47,7 @@ def signal(samples: int) -> Tensor:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in {"CONV_FEATURES": 7, "FRAMES": 13, "SCORES": 500}.items():
+    for name, size in {"CONV_FEATURES": 7, "FRAMES": 13, "KEYS": 150, "SCORES": 500}.items():
         monkeypatch.setattr(encoder, name, size)
 
 
