@@ -268,7 +268,7 @@ class _PieceEncoder:
         return output[None]
 
     def pieces(self, total: int, size: int, passes: int = 1) -> Iterator[tuple[int, int]]:
-        """(start, stop) from 0 to ``total``; reports the progress of so many passes after each."""
+        """(start, stop) from 0 to ``total``; reports progress after each, that of ``passes``."""
         for start in range(0, total, size):
             stop = min(start + size, total)
             yield start, stop
