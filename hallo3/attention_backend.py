@@ -10,11 +10,14 @@ them. B samples, H heads, N queries, M keys, D channels per head.
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,6 +28,7 @@ from .errors import InputError, check_choice, is_out_of_memory
 from .model.kernels.select import is_compiler_error, relative_distance
 from .model.layers import Attention, sdpa
 from .noise import make_generator
+from .storage.files import cache_path, read_json_or_empty, write_json
 
 MAX_DISTANCE = 0.25
 """Largest relative distance of a trial from plain attention. Measured: wrong order of keys or heads 1.1; q
@@ -87,8 +91,85 @@ def _sage(name: str, value: str) -> AttentionBackend:
     return _library(name, value, "sageattention", "sageattention 2.1.1 or newer", exact=False)
 
 
-AUTO = AttentionBackend(name="auto", attend=sdpa)
-"""torch chooses one of its own kernels, all of them exact."""
+TIMED = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+"""torch's exact kernels, in the order in which torch tries them."""
+MIN_TIMED_SCORES = 2**24
+"""Scores of a head above which the kernel matters: joint attention has 3.4e8 at full size, others 2.5e6."""
+
+
+class FastestKernel:
+    """torch's attention by the exact kernel that is fastest on this card: they differ by up to 2.3 times, in
+    an order that depends on card and version (docs/decisions/014). They are timed once, with the first real
+    queries and keys; the answer is remembered for the card, torch's version and the shape. Where that kernel
+    cannot run, torch takes the next."""
+
+    def __init__(
+        self, clock: Callable[[Callable[[], object]], float], path: Callable[[], Path | None]
+    ) -> None:
+        self._clock, self._path = clock, path
+        self._chosen: dict[str, str] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not self.matters(q, k):
+            return sdpa(q, k, v)
+        name = self.choose(q, k, v)
+        order = [TIMED[name], *(each for each in TIMED.values() if each is not TIMED[name]), SDPBackend.MATH]
+        with sdpa_kernel(order, set_priority=True):
+            return sdpa(q, k, v)
+
+    def matters(self, q: Tensor, k: Tensor) -> bool:
+        """On CUDA; not while gradients are needed or a compiler looks."""
+        many = q.shape[-2] * k.shape[-2] >= MIN_TIMED_SCORES
+        return q.is_cuda and many and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+    def choose(self, q: Tensor, k: Tensor, v: Tensor) -> str:
+        """Name of the fastest kernel for queries and keys of this shape."""
+        card = torch.cuda.get_device_name(q.device) if q.is_cuda else q.device.type
+        sizes = f"{q.shape[1]} heads of {q.shape[3]}, {q.shape[2]} x {k.shape[2]}"
+        key = f"{card}, torch {torch.__version__}, {str(q.dtype).removeprefix('torch.')}, {sizes}"
+        if key not in self._chosen:
+            path = self._path()
+            known = {} if path is None else read_json_or_empty(path)
+            if known.get(key) not in TIMED:
+                known[key], complete = self._time(q, k, v)
+                with suppress(OSError):
+                    if path is not None and complete:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        write_json(path, known)
+            self._chosen[key] = known[key]
+        return self._chosen[key]
+
+    def _time(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[str, bool]:
+        """The fastest, and whether memory was enough to time all that can run."""
+        seconds, complete = dict[str, float](), True
+        for name, kernel in TIMED.items():
+            try:
+                with warnings.catch_warnings(), sdpa_kernel(kernel):
+                    warnings.simplefilter("ignore")
+                    seconds[name] = self._clock(lambda: sdpa(q, k, v))
+            except UNSUPPORTED_ERRORS as error:
+                complete &= not is_out_of_memory(error)
+        return min(seconds, key=lambda name: seconds[name], default="flash"), complete
+
+
+def time_on_gpu(run: Callable[[], object]) -> float:
+    """Seconds of the faster of two calls, after one that may compile."""
+    seconds: list[float] = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+AUTO = AttentionBackend(name="auto", attend=FastestKernel(time_on_gpu, partial(cache_path, "attention.json")))
+"""torch's own kernels, all of them exact; on CUDA the fastest."""
 BACKENDS: Mapping[str, AttentionBackend] = {
     backend.name: backend
     for backend in (

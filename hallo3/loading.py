@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from .attention_backend import AUTO
 from .checkpoints.component import find_component
 from .checkpoints.load import (
     build_on_meta,
@@ -34,7 +35,7 @@ from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
 from .face.selection import FaceChoice
 from .model.kernels.eager import PLAIN, Kernels
-from .model.layers import Attention, sdpa
+from .model.layers import Attention
 from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
 from .offload.budget import MemoryPlan
@@ -77,7 +78,7 @@ def load_models(
     *,
     offload: str = "none",
     memory: MemoryPlan | None = None,
-    attention: Attention = sdpa,
+    attention: Attention = AUTO.attend,
     kernels: Kernels = PLAIN,
     verifier: FileVerifier | None = None,
     choice: FaceChoice | None = None,

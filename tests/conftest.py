@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from comfyui.host import absent
-from hallo3.checkpoints import verify as memory
 from hallo3.checkpoints.random_weights import write_random_set
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
@@ -24,6 +23,7 @@ from hallo3.messages import redirect_messages
 from hallo3.models import Models
 from hallo3.noise import make_generator
 from hallo3.quantization import PRECISIONS
+from hallo3.storage import files as memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -1,5 +1,7 @@
 """Attention backends: exact ones equal plain attention; what cannot run is refused with the reason."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,72 @@ def test_both_networks_use_the_backend(nano_folder: Path, nano: Models, portrait
             used = [getattr(module, "attention", None) for module in network.modules()]
         assert used.count(BACKENDS["math"]) >= models.config.trunk.layers
         assert set(used) == {None, BACKENDS["math"]}
+
+
+class TimesByName:
+    """A clock that knows how long each kernel takes, by the kernels that torch may use."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds, self.timed = seconds, list[str]()
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        allowed = torch.backends.cuda
+        names = {"flash": allowed.flash_sdp_enabled, "cudnn": allowed.cudnn_sdp_enabled}
+        names["efficient"] = allowed.mem_efficient_sdp_enabled
+        [name] = [name for name, is_on in names.items() if is_on()]
+        self.timed.append(name)
+        if name not in self.seconds:
+            raise RuntimeError("No available kernel. Aborting execution.")
+        del run  # not all of them run here
+        return self.seconds[name]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fastest"),
+    [
+        ({"flash": 3.0, "cudnn": 1.0, "efficient": 2.0}, "cudnn"),
+        ({"flash": 3.0, "efficient": 2.0}, "efficient"),
+        ({"cudnn": 3.0}, "cudnn"),
+        ({"flash": 1.0, "cudnn": 1.0}, "flash"),
+        ({}, "flash"),
+    ],
+)
+def test_the_fastest_kernel_is_timed_once_and_remembered(
+    seconds: dict[str, float], fastest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.FastestKernel, "matters", lambda *_: True)
+    monkeypatch.setattr(backends, "sdpa", expected := Mock(side_effect=sdpa))
+    q, k, v = sides(200)
+    path, clock = tmp_path / "cache" / "attention.json", TimesByName(**seconds)
+    kernel = backends.FastestKernel(clock, lambda: path)
+    for _ in range(2):
+        torch.testing.assert_close(kernel(q, k, v), sdpa(q, k, v))
+        assert kernel.choose(q, k, v) == fastest
+    assert (clock.timed, expected.call_count) == (list(backends.TIMED), 2)
+    again = backends.FastestKernel(clock, lambda: path)
+    assert again.choose(q, k, v) == fastest
+    assert len(clock.timed) == 3, "read from the file"
+    again.choose(q.half(), k.half(), v.half())
+    assert len(clock.timed) == 6, "another type"
+    [key, _] = json.loads(path.read_text())
+    assert key == f"cpu, torch {torch.__version__}, float32, 3 heads of 64, 190 x 200"
+    for content in ("{", json.dumps({key: "math"}), json.dumps({key: 1})):
+        path.write_text(content)
+        assert backends.FastestKernel(clock, lambda: path).choose(q, k, v) == fastest
+    path.unlink()
+    full = Mock(side_effect=[torch.OutOfMemoryError("CUDA out of memory"), 2.0, 1.0])
+    assert backends.FastestKernel(full, lambda: path).choose(q, k, v) == "efficient"
+    assert not path.exists(), "it was not timed with what it needs"
+    nowhere = backends.FastestKernel(clock, lambda: None)
+    assert nowhere.choose(q, k, v) == nowhere.choose(q, k, v) == fastest
+
+
+def test_torch_is_left_alone_where_the_kernel_does_not_matter() -> None:
+    kernel: Any = AUTO.attend
+    large = torch.empty(1, 48, 17776, 64, device="meta")
+    assert not kernel.matters(large, large), "no GPU"
+    for changes, wanted in (({}, True), ({"shape": (1, 48, 1350, 64)}, False), ({"is_cuda": False}, False)):
+        known = {"is_cuda": True, "shape": large.shape} | changes
+        with torch.no_grad():
+            assert kernel.matters(Mock(**known), Mock(**known)) is wanted
+        assert not kernel.matters(Mock(**known), Mock(**known)), "gradients"

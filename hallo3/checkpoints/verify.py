@@ -6,7 +6,6 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..progress import OpenProgress, ProgressCallback, no_display, no_progress
 from ..quantization import value_range
+from ..storage.files import cache_path
 from ..storage.hashing import PART_BYTES, FileHashCache, PartedHash, await_tick, identify, raw_bytes
 from .tensor_entry import TensorEntry
 from .tensor_file import TensorFile
@@ -195,16 +195,9 @@ class _Checksums:
         self._at = end
 
 
-def home() -> Path:
-    """The user's home. Raises ``RuntimeError`` if there is none."""
-    return Path.home()
-
-
 def examined_path() -> Path | None:
-    """Where the command and ComfyUI remember verified files: in the user's home, if there is one."""
-    with suppress(RuntimeError):
-        return home() / ".cache" / "hallo3" / "examined.json"
-    return None
+    """Where the command and ComfyUI remember verified files, if there is a place."""
+    return cache_path("examined.json")
 
 
 class FileVerifier:

@@ -203,7 +203,7 @@ class ExpertOptions:
     attention: str = option(
         "NAME",
         f"{', '.join(backend.title for backend in BACKENDS.values())}; `hallo3 doctor` lists those that run "
-        "here (default: auto, torch's own choice)",
+        "here (default: auto; on CUDA the fastest of torch's)",
         default=AUTO,
     )
     kernels: str = choice(

@@ -21,6 +21,7 @@ from ..identity_file import fingerprint_in, write_identity
 from ..jobs.video_job import derive_seed
 from ..loading import load_models
 from ..messages import logger
+from ..model.layers import sdpa
 from ..models import Models
 from ..noise import Noise, make_noise
 from ..offload.system_memory import limit_torch
@@ -55,13 +56,15 @@ class RunNetworks:
         if memory is not None and memory.manual and request.device.type == "cuda":
             limit_torch(memory.torch_limit, request.device)
             memory = None
+        used = request.attention
+        only_one = used is AUTO and request.device.type != "cuda"
         return load_models(
             request.files,
             request.device,
             request.precision,
             offload=request.offload,
             memory=memory,
-            attention=request.attention.attend,
+            attention=sdpa if only_one else used.attend,
             kernels=request.kernels.kernels,
             verifier=request.verifier,
             extract=request.subject.identity is None,

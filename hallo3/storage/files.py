@@ -315,3 +315,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     except (RecursionError, ValueError) as error:  # read where there was more room for them
         raise OSError(errno.EINVAL, str(error), str(path)) from error
     write_atomic(path, [text.encode()])
+
+
+def home() -> Path:
+    """The user's home. Raises ``RuntimeError`` if there is none."""
+    return Path.home()
+
+
+def cache_path(name: str) -> Path | None:
+    """A file that is remembered between runs: in the user's home, if there is one."""
+    with suppress(RuntimeError):
+        return home() / ".cache" / "hallo3" / name
+    return None

@@ -75,7 +75,7 @@ def test_converted_is_original(tmp_path: Path, release: Release, capsys: pytest.
 
 def test_a_converted_file(tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     """It converts to itself and is not verified again."""
-    monkeypatch.setattr("hallo3.checkpoints.verify.home", lambda: tmp_path)
+    monkeypatch.setattr("hallo3.storage.files.home", lambda: tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["convert", str(release[0]), str(first), "--part", "transformer"]) == 0
     with open_source(first / "transformer.safetensors") as source:

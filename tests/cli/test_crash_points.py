@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hallo3.checkpoints import verify
+from hallo3.storage import files
 from soak.machine import keep
 from support.fault_injection import Fault, faults_in
 from support.resume_runs import command_in
@@ -108,7 +108,7 @@ class Scene:
 def scene(
     request: pytest.FixtureRequest, tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Scene]:
-    monkeypatch.setattr(verify, "home", lambda: tmp_path / "run" / "home")
+    monkeypatch.setattr(files, "home", lambda: tmp_path / "run" / "home")
     return Scene(request.param, tmp_path, nano_folder)
 
 

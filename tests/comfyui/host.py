@@ -77,7 +77,7 @@ class Host:
             (base / name).mkdir(parents=True, exist_ok=True)
         self.base = base
         self.pack = load_pack()
-        self.module("hallo3.checkpoints.verify").home = lambda: base
+        self.module("hallo3.storage.files").home = lambda: base
 
     def module(self, name: str) -> Any:
         return importlib.import_module(f"{self.pack.__name__}.{name}")

@@ -26,7 +26,7 @@ SPEED = ModelSpeed(both=2.0, single=1.0, streamed=3.0, beside=5.0, pixel=1e-6, b
 
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(verify, "home", lambda: tmp_path)
+    monkeypatch.setattr("hallo3.storage.files.home", lambda: tmp_path)
 
 
 def measure(**options: Any) -> DeviceSpeed:
