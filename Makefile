@@ -72,7 +72,7 @@ test-kernels: setup ## run the Triton kernels without a GPU (Linux)
 test-gpu: setup ## run tests/gpu on an NVIDIA GPU
 	HALLO3_TEST_DEVICE=cuda $(PY) -m pytest -n 0 tests/gpu
 
-# For a GPU that is at hand for 15 minutes; without make, see the script.
+# For a GPU that you have for 15 minutes; without make, see the script.
 bench-gpu: setup ## measure an NVIDIA GPU in 13 minutes, for benchmarks/results
 	PYTHON=$(PY) bash benchmarks/gpu_session.sh first
 	PYTHON=$(PY) bash benchmarks/gpu_session.sh second

@@ -115,6 +115,8 @@ LINKS = (6, 12, 25)
 
 def measure_resident(place: Place, clock: Clock, attention: Attention) -> Row:
     """A step with all weights on the device, which those under limits are compared with."""
+    if clock.cuda and place.parameters * place.dtype.itemsize > total_bytes(place.device):
+        return {"failed": "not measured: the device has less"}
     offload = OffloadConfig(home=DEVICE, resident=place.config.trunk.layers, passes="layer-major")
     return measure_offload(place, clock, attention, offload, decode=False)
 

@@ -43,7 +43,7 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     on_cpu = request.device.type == "cpu" and limit is None
     precision = request.precision
     if request.device.type == "cpu" and not on_cpu and request.options.dtype == "auto":  # planned without one
-        precision = PRECISIONS["bf16"]
+        precision = PRECISIONS["bf16" if request.files.is_large else "fp32"]
     sizes, requirements = _measure(request, precision)
     available = available_bytes()
     if on_cpu and not _manual_options(request):

@@ -178,7 +178,8 @@ class ExpertOptions:
     device: str = choice(DEVICES, "where to compute (default: a GPU if there is one)", default=AUTO)
     dtype: str = option(
         "TYPE",
-        "data type: fp32, bf16, fp16, or fp8 weights for half the memory (default: bf16 on a GPU, else fp32)",
+        "data type: fp32, bf16, fp16, or fp8 weights for half the memory (default: bf16 on a GPU, else fp32; "
+        "fp32 for the built-in model)",
         default=AUTO,
         choices=DTYPES,
     )

@@ -306,15 +306,13 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         passes="layer-major" if options.low_memory else "batched",
         on_access=options.low_memory,
     )
-    dtype = options.dtype if options.dtype != "auto" else "bf16"
-    if (options.dtype, device.type, options.vram) == ("auto", "cpu", None):  # --vram plans for a GPU
-        dtype = "fp32"
-        if files.is_large:
-            dtype = choose_cpu_precision(files, config, settings.steps, ram := ram_bytes())
-            if dtype != "fp32":
-                logger.warning(
-                    f"computing in {dtype}: fp32 needs more than the {format_bytes(ram)} of RAM here"
-                )
+    usual = "bf16" if files.is_large else "fp32"  # of a small model the same video on any device
+    dtype = options.dtype if options.dtype != "auto" else usual
+    own = files.is_large and options.dtype == "auto" and device.type == "cpu"
+    if own and options.vram is None:  # --vram plans for a GPU
+        dtype = choose_cpu_precision(files, config, settings.steps, ram := ram_bytes())
+        if dtype != "fp32":
+            logger.warning(f"computing in {dtype}: fp32 needs more than the {format_bytes(ram)} of RAM here")
     precision = get_precision(dtype)
     check_device(precision, device)
     separator = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -101,6 +102,7 @@ class ModelMeasurement:
         self, config: Hallo3Config, precision: Precision, device: torch.device, kernels: Kernels, rate: float
     ) -> None:
         self._config, self._precision, self._device = config, precision, device
+        self.streams = device.type == "cuda" and not is_small(config)
         self._layers = Layers(device="meta", kernels=kernels)
         trunk, shape, goal = config.trunk, config.segment.shape, MAX_PIECE_SECONDS * rate * EFFICIENCY
         tokens = trunk.text_tokens + shape.latent.tokens
@@ -118,9 +120,10 @@ class ModelMeasurement:
 
     def measure(self, seconds: float, progress: ProgressCallback, attention_rate: float) -> ModelSpeed:
         begun = time.perf_counter()
-        parts = self._block_parts() | self._decode_parts() | {"write": self._writing()}
-        progress(0)
-        t = time_in_turn(parts, begun + seconds - time.perf_counter(), self._device, progress)
+        with ExitStack() as stack:
+            parts = self._block_parts(stack) | self._decode_parts() | {"write": self._writing()}
+            progress(0)
+            t = time_in_turn(parts, begun + seconds - time.perf_counter(), self._device, progress)
         blocks, slices = (
             self._config.trunk.layers,
             len(decode_slices(self._config.segment.shape.latent.frames)),
@@ -153,7 +156,7 @@ class ModelMeasurement:
         queries = self._trunk.text_tokens + self._canvas.latent.tokens
         return 4 * queries * self._trunk.width * (queries + self._canvas.latent.tokens_per_frame)
 
-    def _block_parts(self) -> dict[str, Callable[[], object]]:
+    def _block_parts(self, stack: ExitStack) -> dict[str, Callable[[], object]]:
         config, trunk, latent = self._config, self._trunk, self._canvas.latent
         draw, audio, face, layers = self._random, config.audio, config.face, self._layers
         network = Trunk(trunk, latent, [Hallo3Block(trunk, face, audio, layers)], layers)
@@ -195,23 +198,19 @@ class ModelMeasurement:
         if sum(each.numel() for each in projection.parameters()) <= LARGE_PROJECTION:
             windows = draw(1, config.segment.frames, audio.window, audio.layers, audio.channels)
             parts["listen"] = partial(self._fill(projection), windows)
-        if self._device.type == "cuda" and not is_small(config):
-            parts["streamed"] = self._streamed(step)
+        if self.streams:
+            blocks: list[Any] = []
+            parts["streamed"] = step(2, blocks)
+            blocks += stack.enter_context(self._streamed()).transformer_blocks
         return parts
 
-    def _streamed(self, step: Callable[[int, Any], Callable[[], object]]) -> Callable[[], object]:
+    def _streamed(self) -> StreamedModule[Trunk]:
         """Blocks whose weights come from pinned memory, as in a run."""
         config, trunk = self._config, replace(self._trunk, layers=STREAMED_BLOCKS)
         blocks = (Hallo3Block(trunk, config.face, config.audio, self._layers) for _ in range(trunk.layers))
         network = self._fill(Trunk(trunk, self._canvas.latent, blocks, self._layers), torch.device("cpu"))
-        stored = store_in_memory(network, split_groups(network), pinned=True)
-        streamed = StreamedModule(lambda: stored, self._device)
-
-        def run() -> None:
-            with streamed as entered:
-                step(2, entered.transformer_blocks)()
-
-        return run
+        stored = store_in_memory(network, split_groups(network), pinned=self._device.type == "cuda")
+        return StreamedModule(lambda: stored, self._device)
 
     def _decode_parts(self) -> dict[str, Callable[[], object]]:
         config, shape = self._config, self._picture

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hallo3 import attention_backend as attention
 from hallo3 import loading
 from hallo3.attention_backend import BACKENDS
+from hallo3.checkpoints.locate import ModelFolder
 from hallo3.cli import request
 from hallo3.config import NANO, FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
@@ -267,3 +269,13 @@ def test_a_run_reports_its_step_cache(short: Command) -> None:
         assert ("note: step cache:" in err) == rendered
         assert "note: step cache: 0 of" not in err
     assert not np.array_equal(frames_of(short.video), exact)
+
+
+@pytest.mark.parametrize(("large", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_a_small_model_makes_the_same_video_on_a_gpu(
+    command: Command, monkeypatch: pytest.MonkeyPatch, large: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ModelFolder, "is_large", property(lambda _: large))
+    request = command.request()
+    assert (request.device.type, request.precision.name) == ("cuda", precision)

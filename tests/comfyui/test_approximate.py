@@ -2,6 +2,7 @@
 
 import enum
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -185,3 +186,17 @@ def test_a_run_says_which_attention_computes_it(stages: Stages, caplog: pytest.L
     assert messages == [f"Hallo3: attention by {name}" for name in (selected, *replaced, selected)]
     assert len(stages.speech.speech.plan) > 1
     assert f"\n  attention: {selected}\n" in stages.run("Hallo3Doctor")[0]
+
+
+def test_the_doctor_measures_and_plans_read_it(
+    stages: Stages, recording: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    speed = stages.module("hallo3.speed.device")
+    monkeypatch.setattr(stages.module("hallo3.checkpoints.verify"), "home", lambda: tmp_path)
+    monkeypatch.setattr(speed, "SECONDS", dict.fromkeys(speed.SECONDS, 0.05))
+    monkeypatch.setattr(speed, "MODELS", speed.MODELS[:1])
+    _, _, measured = stages.run("Hallo3Doctor", measure=True)[0].partition("\nMeasured")
+    assert "of computing for a minute of video" in measured
+    audio = {"waveform": recording.waveform[None], "sample_rate": recording.sample_rate}
+    plan = stages.run("Hallo3Plan", audio=audio, model="built-in", steps=3, guidance_scale=1.0)[1]
+    assert "(as this device was measured)" in plan

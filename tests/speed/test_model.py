@@ -105,6 +105,17 @@ def test_a_piece_tells_the_time_of_the_whole(
     assert clock.now < 20
 
 
+@torch.inference_mode()
+def test_streamed_blocks_are_timed(clock: SimulatedClock) -> None:
+    """As a run streams them; without a GPU there is nothing to copy."""
+    measurement = ModelMeasurement(BUILT_IN, PRECISIONS["fp32"], CPU, PLAIN, 1e15)
+    assert not measurement.streams
+    measurement.streams = True
+    speed = measurement.measure(1e9, no_progress, 1e11)
+    assert speed.streamed == pytest.approx(speed.both, rel=0.02)
+    assert clock.now > 0
+
+
 class Disturbed:
     """A function that takes these seconds, in turn."""
 
