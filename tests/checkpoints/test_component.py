@@ -15,7 +15,7 @@ from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.convert import plan_output, write_output
 from hallo3.checkpoints.load import check_file, read_component
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.checkpoints.source import open_source
+from hallo3.checkpoints.source import open_source, read_small_text
 from hallo3.config import TEXT_ENCODERS, to_dict
 from hallo3.errors import CheckpointError
 from hallo3.loading import load_models
@@ -165,8 +165,11 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
     plain = {n: t for n, t in state.items() if "face" not in n and "audio" not in n}
     sat = {maps.TRANSFORMER_PREFIX + n: t for n, t in to_original(maps.REFERENCE, plain).items()}
     k, ff = "transformer_blocks.1.attn1.to_k.weight", "transformer_blocks.1.ff.net.0.proj.weight"
-    note = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
-    quantised = {**state, "transformer_blocks.0.ff.net.2.comfy_quant": note}
+
+    def quantised(note: bytes) -> dict[str, Tensor]:
+        name = "transformer_blocks.0.ff.net.2.comfy_quant"
+        return {**state, name: torch.tensor(list(note), dtype=torch.uint8)}
+
     for nearly, about, message in (
         (plain, None, "plain CogVideoX"),
         (sat, None, "plain CogVideoX"),
@@ -174,7 +177,11 @@ def test_nearly_right_files_are_named(tmp_path: Path, nano_folder: Path) -> None
         ({**state, ff: state[ff].T.contiguous()}, header, f"{ff} [32, 128] instead of [128, 32]"),
         ({n: t for n, t in state.items() if n != "norm_final.weight"}, header, "1 keys missing"),
         (state, None, "hallo3.json"),
-        (quantised, None, "nvfp4"),
+        (quantised(b'{"format": "nvfp4"}'), None, "nvfp4"),
+        (quantised(b'{"format": "' + b"x" * 50 + b'"}'), None, f"net.2: {'x' * 40}\n"),
+        (quantised(b"no JSON"), None, "net.2: a note that is none"),
+        (quantised(b"{}" + b" " * 4094), None, "net.2: a note that is none"),
+        (quantised(b"{}" + b" " * 4095), None, "net.2 with a note of many bytes"),
     ):
         save_file(nearly, path, about)
         assert message in refused(path, "transformer")
@@ -187,6 +194,8 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     "several files": ({"a.safetensors": "", "b.safetensors": ""}, "with 2 safetensors files"),
     "one of several": ({"model-00002-of-00002.safetensors": ""}, "without model-00001-of-00002.safetensors"),
     "without two": ({"model-1-of-3.safetensors": ""}, "without model-2-of-3.safetensors and 1 more"),
+    "names with dashes": ({"a-b-1-of-2.safetensors": ""}, "without a-b-2-of-2.safetensors$"),
+    "another index": ({"a.bin.index.json": '{"weight_map": {"a": "b"}}'}, "without b$"),
     "a large number": ({"model-1-of-999999.safetensors": ""}, "with 1 safetensors files|no weights"),
     "no index": ({INDEX: "[]"} | SHARDS, f"{INDEX}: no list of files"),
     "no map": ({INDEX: '{"weight_map": 7}'} | SHARDS, "no list of files"),
@@ -209,7 +218,7 @@ def test_folders_that_hold_no_network_are_refused(
 ) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=f"(?m){message}"):
         open_source(tmp_path)
 
 
@@ -229,7 +238,7 @@ def test_a_file_of_two_parts_and_two_files_of_one_tensor(tmp_path: Path, nano_fo
     assert "Hallo3's transformer and CogVideoX's 3D VAE" in words
     (tmp_path / "both.safetensors").unlink()
     os.mkfifo(tmp_path / INDEX)
-    with pytest.raises(CheckpointError, match="not a regular file"):
+    with pytest.raises(CheckpointError, match=rf"{INDEX}: not a regular file\n"):
         open_source(tmp_path)
     (tmp_path / INDEX).unlink()
     for name in SHARDS:
@@ -348,3 +357,23 @@ def test_t5_loads_from_gguf(tmp_path: Path, nano_folder: Path, kind: str, error:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"GGUF|damaged"):
         read_component(path, "text_encoder", FP32)
+
+
+def test_whole_numbers_stay_what_they_are(tmp_path: Path, nano_folder: Path) -> None:
+    state = load_file(ModelFolder(nano_folder).find("vae"))
+    name = next(iter(state))
+    save_file(state | {name: (state[name] * 9).to(torch.int32)}, tmp_path / "a.safetensors")
+    with open_source(tmp_path / "a.safetensors") as source:
+        found = find_component(source, "vae")
+        pieces = [*found.values(name, torch.float16, 3)]
+        assert {piece.dtype for piece in pieces} == {torch.int32}
+        assert max(len(piece) for piece in pieces) <= 3
+        assert torch.equal(torch.cat(pieces), (state[name] * 9).to(torch.int32).flatten())
+        assert (found.dtype(name), found.scaled(name), found.scale(name)) == (torch.int32, False, None)
+        assert found.nbytes == sum(tensor.nbytes for tensor in state.values())
+        assert (found.part, found.own_config) == ("vae", None)
+
+
+def test_the_beginning_of_a_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a\xffcdef")
+    assert read_small_text(tmp_path / "a", 3) == "a\ufffdc"

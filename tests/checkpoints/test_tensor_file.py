@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import sys
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from hallo3.checkpoints.component import find_component
 from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.tensor_entry import NAMES
 from hallo3.checkpoints.tensor_file import TensorFile
-from hallo3.errors import CheckpointError
+from hallo3.errors import CheckpointError, DependencyError
 from support import hostile_files as hostile
 from support.own_process import measure_growth
 
@@ -171,6 +172,26 @@ def test_ggufs_are_read_by_their_header(tmp_path: Path, alignment: int) -> None:
     path.write_bytes(hostile.gguf([("a", (32,), 9, 0)], [], bytes(40)))
     with TensorFile(path) as file, pytest.raises(CheckpointError, match=r"not read\.\n.*Q8_1: .*"):
         file.read("a")
+
+
+def test_ggufs_need_their_library_and_names_need_no_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(hostile.gguf([("zz", (8,), 0, 0)], [], bytes(32)).replace(b"zz", b"z\xff"))
+    with TensorFile(path) as file:
+        assert [*file.entries] == ["z\ufffd"]
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(DependencyError, match="pip install gguf, or use safetensors"):
+        TensorFile(path)
+
+
+def test_names_of_older_archives_are_read(tmp_path: Path) -> None:
+    """In the letters of DOS, not in UTF-8."""
+    raw = hostile.archive(hostile.state(hostile.tensor()), **{"archive/zz": b"x"})
+    (tmp_path / "a.pt").write_bytes(raw.replace(b"archive/zz", b"archive/z\x81"))
+    with TensorFile(tmp_path / "a.pt") as file:
+        assert "archive/z\xfc" in [member.name for member in file.members]
 
 
 def test_the_largest_headers_are_read(tmp_path: Path) -> None:

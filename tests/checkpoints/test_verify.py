@@ -176,3 +176,18 @@ def test_shared_and_strided_tensors_are_looked_through(tmp_path: Path) -> None:
         torch.save(state, tmp_path / "a.pt")
         with open_source(tmp_path / "a.pt") as source, outcome:
             verify_file(source.files[0])
+
+
+def test_a_verifier_looks_at_used_matrices_and_takes_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = tmp_path / "a.safetensors", tmp_path / "home" / ".cache" / "hallo3" / "examined.json"
+    monkeypatch.setattr(verify, "home", lambda: tmp_path / "home")
+    assert verify.examined_path() == cache
+    save_file({"a": torch.zeros(8, 8)}, path)
+    with open_source(path) as source:
+        file = source.files[0]
+        with pytest.raises(CheckpointError, match="only zeros in a, all 64"):
+            FileVerifier(cache).get_hash(file, lambda: ["a"])
+        FileVerifier(cache).remember(path, "f" * 64)
+        assert FileVerifier(cache).get_hash(file, lambda: pytest.fail("known")) == "f" * 64

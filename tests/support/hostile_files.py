@@ -132,6 +132,8 @@ def liars() -> Iterator[tuple[str, bytes]]:
     yield "storage key of digits that are none", state(tensor(storage(key="\u0660")))
     yield "storage by number", state(tensor(storage(key=0)))
     yield "another word", state(tensor(storage(word="module")))
+    yield "storage on a numbered device", state(tensor(storage(device=7)))
+    yield "a large number as a key", b"\x80\x02}" + _plain(1 << 31) + b"Ns."
     four = b"(" + _plain("storage") + b"ctorch\nFloatStorage\n" + _plain("0") * 2 + b"tQ"
     yield "four values", state(tensor(four))
     doubled = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60
@@ -188,6 +190,8 @@ def zips(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "member beyond the end", resized
     directory = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 60_000, 60_000, 9 << 20, 0, 0)
     yield "huge directory", good[:-22] + directory
+    real = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 9, 9, (4 << 20) + 1, 90, 0)
+    yield "a directory of 4 MB", b"PK\3\4" + bytes((4 << 20) + 87) + real
 
 
 def headers() -> Iterator[tuple[str, bytes]]:
@@ -236,7 +240,11 @@ def headers() -> Iterator[tuple[str, bytes]]:
 def foreign(good: bytes) -> Iterator[tuple[str, bytes]]:
     """Other kinds of files, and cut ones."""
     yield "empty", b""
-    yield "web page", b"<!DOCTYPE html><html>Not Found</html>"
+    for word in ("<!DOCTYPE html>", "\n<HTML>", "<?xml version", "<head>"):
+        yield (
+            f"web page{'' if '!' in word else ': ' + word.strip()}",
+            f"{word}<html>Not Found</html>".encode(),
+        )
     yield "LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     yield "text", b"Entry not found"
     yield "zeros", bytes(4096)
