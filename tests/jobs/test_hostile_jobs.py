@@ -117,6 +117,6 @@ GENERATED = [range(12), pytest.param(range(12, 212), marks=pytest.mark.soak)]
 @pytest.mark.parametrize("numbers", GENERATED, ids=str)
 def test_generated_folders_reach_no_other_place(tmp_path: Path, numbers: range) -> None:
     """An audit hook sees each call that opens, lists, changes or deletes: all in the jobs' and the video's
-    folder. No socket, no error, at most 100 MB, and the same video."""
+    folder. No socket, no error, at most 100 MB and 2 CPU seconds, and the same video."""
     call = f"resume_spoiled(Path({str(tmp_path)!r}), {numbers})"
     assert run_alone("support.hostile_jobs", call, 3000) == []

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from time import process_time
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ FILES = (
     "segments/000003.safetensors.unfinished",
     "speech/layer_00.f32",
 )
+CPU_SECONDS = 2
+"""In which a spoiled job is resumed, rendering included."""
 BESIDE = ("pace.json", "contents.json", "ages.json", "pace.json.unfinished", "ages.json.unfinished")
 PATHS = ("../../other/file", "/etc/passwd", "..", "", "\0", "\x1b[2J", "g" * 64, "A" * 64, "0" * 10**5)
 NUMBERS: tuple[Any, ...] = (10**8, -1, 0, True, 1e300, 10**4000, float("nan"), None, [], {})
@@ -275,7 +278,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes | str]]:
 
 def resume_spoiled(base: Path, numbers: range) -> list[str]:
     """Resume a hostile folder for each number; what went wrong: calls that reach another place, sockets,
-    errors, another video, changes of what is no job."""
+    errors, another video, much time or memory, changes of what is no job."""
     wrong, label, inside = list[str](), "", list[Path]()
     make_video(base / "genuine", base / "wanted.mp4")
     wanted = hash_file(base / "wanted.mp4")
@@ -307,7 +310,7 @@ def resume_spoiled(base: Path, numbers: range) -> list[str]:
             with suppress(OSError, IndexError, ValueError):  # it was spoiled before
                 spoils.append(draw.choice(SPOILS)(job, other, draw))
         label, before = f"{number} {spoils}", (snapshot(other), snapshot(job))
-        base_mb, inside[:] = reset_peak(), [jobs, out]
+        base_mb, inside[:], started = reset_peak(), [jobs, out], process_time()
         try:
             with suppress(InputError, OutputError):
                 if (found := find_finished_job(jobs, job.name)) is not None:
@@ -318,6 +321,8 @@ def resume_spoiled(base: Path, numbers: range) -> list[str]:
         except BaseException as error:
             wrong.append(f"{label}: {type(error).__name__} {error!s:.300}")
         inside.clear()
+        if process_time() - started > CPU_SECONDS:
+            wrong.append(f"{label}: {process_time() - started:.1f} CPU seconds")
         if memory_mb("VmHWM") - base_mb > 100:
             wrong.append(f"{label}: {memory_mb('VmHWM') - base_mb:.0f} MB")
         if (out / "v.mp4").is_file() and hash_file(out / "v.mp4") != wanted:
