@@ -1,10 +1,14 @@
 """A subprocess of tests/model/kernels/test_triton_kernels.py, because Triton decides at import how it runs.
 
 ``interpret`` runs the kernels on the CPU and returns their distances from torch's operations;
-``compile_kernels`` compiles them for several GPUs and returns the size of the machine code.
+``compile_kernels`` compiles them for several GPUs and says how they read, write and spill.
 """
 
+import re
+import subprocess
+import tempfile
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,13 +58,14 @@ def distance(result: Tensor, expected: Tensor) -> float:
     return float(((result.float() - expected.float()).abs() / step).max())
 
 
-def compile_kernels() -> dict[str, int]:
-    """Bytes of each kernel for each capability, at the released model's sizes."""
+def compile_kernels() -> dict[str, dict[str, int]]:
+    """What each kernel is made of for each capability, at the released model's sizes: bytes of machine code,
+    global loads and stores of 16 bytes and of fewer, and bytes of registers that go to memory."""
     from hallo3.model.kernels import triton_kernels as programs
 
     compiler: Any = import_module("triton.compiler")
     target: Any = import_module("triton.backends.compiler").GPUTarget
-    sizes: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
     kernels = {"_modulate": {"BLOCK": 4096}, "_rotate": {"HEADS": 64, "BLOCK": 64}, "_gate": {"BLOCK": 4096}}
     numbers = {"texts", "tokens", "width", "heads", "step", "part"}
     for name, constants in kernels.items():
@@ -70,10 +75,38 @@ def compile_kernels() -> dict[str, int]:
             for argument in program.arg_names
         }
         kinds |= dict.fromkeys(constants, "constexpr") | ({"eps": "fp32"} if "eps" in kinds else {})
-        values = {(program.arg_names.index(key),): value for key, value in constants.items()}
+        places = {argument: (program.arg_names.index(argument),) for argument in kinds}
+        values = {places[key]: value for key, value in constants.items()}
+        # as at a launch: torch's memory is aligned, and so are rows of 3072 channels; 226 text tokens are not
+        even = kinds.keys() - constants.keys() - {"eps", "texts", "tokens"}
+        hints = {places[argument]: [["tt.divisibility", 16]] for argument in even}
         for capability in CAPABILITIES:
-            source = compiler.ASTSource(fn=program, signature=kinds, constexprs=values)
+            source = compiler.ASTSource(fn=program, signature=kinds, constexprs=values, attrs=hints)
             options = {"num_warps": 8}
             kernel = compiler.compile(source, target=target("cuda", capability, 32), options=options)
-            sizes[f"{name} {capability}"] = len(kernel.asm["cubin"])
-    return sizes
+            found[f"{name} {capability}"] = {
+                "code": len(kernel.asm["cubin"]),
+                **count_accesses(kernel.asm["ptx"]),
+                "spilled": count_spilled(kernel.asm["cubin"]),
+            }
+    return found
+
+
+def count_accesses(ptx: str) -> dict[str, int]:
+    """Loads and stores of global memory, of 16 bytes and of fewer."""
+    sizes = [
+        int(vector or 1) * int(bits) // 8
+        for vector, bits in re.findall(r"\b(?:ld|st)\.global[.\w]*?(?:\.v(\d))?\.[busf](\d+)\b", ptx)
+    ]
+    return {"whole": sum(size == 16 for size in sizes), "parts": sum(size != 16 for size in sizes)}
+
+
+def count_spilled(machine_code: bytes) -> int:
+    """Bytes of memory that hold what does not fit in registers."""
+    tool = Path(import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        (path := Path(folder) / "kernel.cubin").write_bytes(machine_code)
+        words = [str(tool), "--dump-resource-usage", str(path)]
+        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    [[stack, local]] = re.findall(r"STACK:(\d+).*LOCAL:(\d+)", told)
+    return int(stack) + int(local)

@@ -46,20 +46,17 @@ def _rotate(
     row = tl.program_id(0)
     batch, place = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
     channel, head = tl.arange(0, BLOCK), tl.arange(0, HEADS)
-    other = channel ^ 1  # of a pair; the other one's load hits the cache
     known = channel < width
     there = (head < heads)[:, None] & known[None]
     start = x + batch * x_batch + place * x_row + head[:, None] * width
     mine = tl.load(start + channel[None], there, 0.0).to(tl.float32)
-    theirs = tl.load(start + other[None], there, 0.0).to(tl.float32)
     mean = tl.sum(mine, 1) / width
     centred = tl.where(known[None], mine - mean[:, None], 0.0)
     rate = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / width + eps)
     w, b = tl.load(weight + channel, known, 0.0), tl.load(bias + channel, known, 0.0)
-    w_other, b_other = tl.load(weight + other, known, 0.0), tl.load(bias + other, known, 0.0)
     normed = centred * rate[:, None] * w.to(tl.float32)[None] + b.to(tl.float32)[None]
-    turned = (theirs - mean[:, None]) * rate[:, None] * w_other.to(tl.float32)[None]
-    turned = (turned + b_other.to(tl.float32)[None]) * tl.where(channel % 2 == 0, -1.0, 1.0)[None]
+    first, second = tl.split(tl.reshape(normed, (HEADS, BLOCK // 2, 2)))  # of a pair, in a thread's registers
+    turned = tl.reshape(tl.join(-second, first), (HEADS, BLOCK))
     c = tl.load(cos + place * width + channel, known, 0.0).to(tl.float32)
     s = tl.load(sin + place * width + channel, known, 0.0).to(tl.float32)
     result = (normed * c[None] + turned * s[None]).to(out.dtype.element_ty)
