@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import sys
 import traceback
@@ -127,7 +128,11 @@ def main(words: list[str] | None = None) -> int:
     return_freed_memory(1 << 20 if name == "convert" else 16 << 20)
     try:
         with redirect_messages(lambda text: tqdm.write(f"note: {text}", file=sys.stderr)):  # above a bar
-            code = getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")(values)
+            run = getattr(import_module(f".{COMMANDS[name].module}", __package__), f"run_{name}")
+            if not gc.isenabled():
+                gc.freeze()  # what was imported stays: nothing to look through, at the end neither
+                gc.enable()
+            code = run(values)
         sys.stdout.flush()
     except Hallo3Error as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

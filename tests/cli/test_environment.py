@@ -119,14 +119,16 @@ def test_the_built_in_model_imports_nothing_slow(tmp_path: Path, samples: Path) 
     speech = write_wav(tmp_path / "s.wav", tone(16000, 0.3), 16000)
     words = ["animate", "--portrait", str(samples / "portrait.png"), "--speech", str(speech)]
     words += ["-o", str(tmp_path / "v.mp4"), "--prompt", "A person talks."]
-    program = f"import sys; from hallo3.cli.main import main; print(main({words}), *sys.modules)"
+    program = f"import gc, sys; from hallo3.__main__ import main; sys.argv[1:] = {words}; "
+    program += "print(main(), *sys.modules, gc.isenabled(), gc.get_freeze_count() > 10**5)"
     environment = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     command = [sys.executable, "-c", program]
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
     )
-    code, *modules = done.stdout.splitlines()[-1].split()
+    code, *modules, collects, imported = done.stdout.splitlines()[-1].split()
     assert (code, set(SLOW) & set(modules)) == ("0", set()), done.stderr[-2000:]
+    assert (collects, imported) == ("True", "True"), "no garbage is looked for among imported objects"
 
 
 @ON_LINUX
