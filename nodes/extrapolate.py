@@ -42,6 +42,7 @@ from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, 
 from ..hallo3.vae.autoencoder import decode_slices
 from .comfy import vae as host_vae
 from .comfy.faces import faces_folder
+from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, approximations
 from .comfy.progress import RunProgress, check_interrupted, check_memory, show_text, show_warning
 from .comfy.sampling import Sampling, step_cache_threshold
@@ -163,6 +164,7 @@ class ComfyRenderer:
     request: ExtrapolateRequest
     video: VideoJob
     progress: RunProgress
+    second_try: SecondTry
 
     def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
         del segment, noise
@@ -173,10 +175,14 @@ class ComfyRenderer:
         windows = request.speech.speech.segment(segment.index)
         conditions = SegmentInput(identity=request.identity, windows=windows, image_latents=image_latents)
         report = self.progress.sampler(self.video.inherited + segment.index)
-        return request.sampling.sample(conditions, request.sigmas, noise, seed, segment.index, report)
+        share = self.second_try.share
+        return request.sampling.sample(conditions, request.sigmas, noise, seed, segment.index, report, share)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        return host_vae.decode(self.request.vae, latents, self.progress.slice_done)
+        return host_vae.decode(self.request.vae, latents, self.progress.slice_done, self.second_try.share)
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        return self.second_try.shrink(error, stage)
 
 
 class Hallo3Extrapolate(Hallo3Node):
@@ -377,9 +383,10 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
     request.sampling.log_attention()
     slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
     progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
-    video.similarity, video.clock = request.similarity(), progress.clock
+    second_try = SecondTry(request.sampling.patcher.load_device)
+    video.similarity, video.clock, video.memory = request.similarity(), progress.clock, second_try.describe
     results = video.render(
-        ComfyRenderer(request=request, video=video, progress=progress),
+        ComfyRenderer(request=request, video=video, progress=progress, second_try=second_try),
         motion_drop=request.motion_drop,
         so_far=video.job.folder / f"so_far{request.suffix}",
         throughput_key=request.throughput_key,

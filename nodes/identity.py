@@ -19,6 +19,7 @@ from ..hallo3.identity import Identity, Provenance, build_identity, frame_portra
 from ..hallo3.identity_file import IDENTITY_SUFFIX, check_model, read_identity, write_identity
 from ..hallo3.media.framing import FRAMINGS
 from ..hallo3.media.paste_back import PasteBack
+from ..hallo3.residency import try_again
 from ..hallo3.storage.files import write_error
 from ..hallo3.units import format_bytes
 from .comfy import vae as host_vae
@@ -30,6 +31,7 @@ from .comfy.faces import (
     list_identities,
 )
 from .comfy.loading import ReferenceSocket, extract_features
+from .comfy.memory import SecondTry
 from .comfy.model import approximations, config_of, model_fingerprint
 from .comfy.picture_file import use_picture_file
 from .comfy.progress import check_memory, show_messages, show_warning
@@ -90,6 +92,15 @@ class Hallo3IdentityReference(Hallo3Node):
         if face_analyzer is not None:
             check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         host_vae.check_vae(vae, config.vae)
+        second_try = SecondTry(vae.device)
+
+        def encode(pixels: Tensor) -> Tensor:
+            latents = try_again(lambda: host_vae.encode(vae, pixels), second_try, "portrait")
+            return latents * config.vae.scaling_factor
+
+        def features(latents: Tensor) -> tuple[Tensor, ...]:
+            return try_again(lambda: extract_features(reference_network, latents), second_try, "reference")
+
         with show_messages():
             picture = use_picture_file(
                 portrait,
@@ -109,8 +120,8 @@ class Hallo3IdentityReference(Hallo3Node):
             identity = build_identity(
                 frame_portrait(picture, face_analysis, config.segment.shape, framing),
                 config.face.space,
-                encode=lambda pixels: host_vae.encode(vae, pixels) * config.vae.scaling_factor,
-                features=lambda latents: extract_features(reference_network, latents),
+                encode=encode,
+                features=features,
                 keep_photograph=True,
             )
         numbers = str(reference_network.dtype).removeprefix("torch.")

@@ -14,10 +14,12 @@ from ..hallo3.geometry import LatentShape
 from ..hallo3.identity import Identity
 from ..hallo3.noise import Noise, make_noise
 from ..hallo3.pipeline import collect_frames, conditioning_pixels, first_motion
+from ..hallo3.residency import try_again
 from ..hallo3.sampling.samplers import SAMPLERS
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND
 from .comfy import vae as comfy_vae
+from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, branches, config_of
 from .comfy.progress import RunProgress, check_memory
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
@@ -48,7 +50,12 @@ class Hallo3VAEDecode(Hallo3Node):
         video, (first, last, _) = LatentShape(*latents.shape[2:]).video, _get_kept(samples)
         total = video.frames
         check_memory(4 * 3 * total * video.height * video.width, f"{total} frames", "decode fewer at a time")
-        frames = collect_frames(comfy_vae.decode(vae, latents), total)[0].transpose(0, 1)
+        second_try = SecondTry(vae.device)
+
+        def decode() -> Tensor:
+            return collect_frames(comfy_vae.decode(vae, latents, share=second_try.share), total)
+
+        frames = try_again(decode, second_try, "decode")[0].transpose(0, 1)
         new = frames[first:last] if identity is None else identity.canvas.uncrop(frames[first:last])
         return io.NodeOutput(to_images(new), to_images(frames[-(first or HALLO3.segment.motion_frames) :]))
 
@@ -180,7 +187,8 @@ def segment_input(
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
             fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Extrapolate",
         )
-    image_latents = comfy_vae.encode(vae, conditioning_pixels(canvas, motion, segment, noise, motion_drop))
+    pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
+    image_latents = try_again(lambda: comfy_vae.encode(vae, pixels), SecondTry(vae.device), "encode")
     return SegmentInput(
         identity=identity, windows=socket.speech.segment(segment.index), image_latents=image_latents
     )
@@ -228,7 +236,13 @@ class Hallo3Sampler(Hallo3Node):
         sigmas = sampling.schedule()
         progress = RunProgress(sampling.patcher, [0], 1, len(sigmas) - 1, 0)
         sampling.log_attention()
-        latents = sampling.sample(read, sigmas, noise, seed, segment, progress.sampler(0))
+        second_try = SecondTry(sampling.patcher.load_device)
+
+        def sample() -> Tensor:
+            report, share = progress.sampler(0), second_try.share
+            return sampling.sample(read, sigmas, noise, seed, segment, report, share)
+
+        latents = try_again(sample, second_try, "sample")
         return io.NodeOutput(_to_latent(latents, planned))
 
 

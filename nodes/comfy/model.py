@@ -130,6 +130,17 @@ OVERRIDE = "optimized_attention_override"
 """Transformer option with which nodes replace ComfyUI's attention."""
 
 _options: ContextVar[dict[str, Any] | None] = ContextVar("hallo3_transformer_options", default=None)
+_spare: ContextVar[int] = ContextVar("hallo3_spare_memory", default=0)
+
+
+@contextmanager
+def leave_free(count: int) -> Generator[None]:
+    """Have ComfyUI leave this many bytes of the device free where it loads the model in the block."""
+    token = _spare.set(count)
+    try:
+        yield
+    finally:
+        _spare.reset(token)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -330,6 +341,9 @@ class Hallo3Model(comfy.model_base.QwenImage):
         audio projection once per segment."""
         network = self.diffusion_model
         return list(network.transformer_blocks), [network.audio_proj]
+
+    def memory_required(self, *values: Any, **named: Any) -> float:
+        return super().memory_required(*values, **named) + _spare.get()
 
     @explain_errors()
     def apply_model(self, *values: Any, **named: Any) -> Any:

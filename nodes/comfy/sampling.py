@@ -22,6 +22,7 @@ from ...hallo3.sampling.samplers import SAMPLERS, noise_scale
 from ...hallo3.sampling.schedule import Step, schedule_to_sigmas, sigmas_to_schedule
 from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
+from .memory import spare_bytes
 from .model import (
     SEGMENT,
     TIMESTEP,
@@ -33,6 +34,7 @@ from .model import (
     check_conditioning,
     config_of,
     cut_text,
+    leave_free,
 )
 from .progress import explain_errors
 
@@ -217,21 +219,24 @@ class Sampling:
         seed: int,
         segment: int,
         callback: Any,
+        share: float = 1.0,
     ) -> Tensor:
-        """Unscaled latents [1, C, T, h, w]; ``callback`` follows each step. Raises ``InputError`` for NaN."""
+        """Unscaled latents [1, C, T, h, w]; ``callback`` follows each step; ``share`` is of the device.
+        Raises ``InputError`` for NaN."""
         config = self.config
         shape = (1, config.trunk.latent_channels, *config.segment.shape.latent)
         start = noise(Purpose.START, segment, 0, shape)
         sampler = self.sampler or original_sampler(config.defaults.sampler)
-        latents = self._guider(segment_input).sample(
-            start,
-            torch.zeros_like(start),
-            bind_noise(sampler, noise, segment),
-            sigmas,
-            callback=callback,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=segment_seed(seed, segment),
-        )
+        with leave_free(spare_bytes(self.patcher.load_device, share)):
+            latents = self._guider(segment_input).sample(
+                start,
+                torch.zeros_like(start),
+                bind_noise(sampler, noise, segment),
+                sigmas,
+                callback=callback,
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=segment_seed(seed, segment),
+            )
         if not bool(latents.isfinite().all()):
             raise InputError(
                 "Sampling produced NaN values.",

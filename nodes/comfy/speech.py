@@ -17,14 +17,16 @@ from ...hallo3.config import HALLO3, SegmentConfig
 from ...hallo3.errors import InputError
 from ...hallo3.media.audio import Recording, to_mono
 from ...hallo3.media.plots import draw_speech
+from ...hallo3.residency import try_again
 from ...hallo3.segments import plan_segments
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
-from ...hallo3.speech.features import Speech, warn_of_windows
+from ...hallo3.speech.features import ReadFeatures, Speech, warn_of_windows
 from ...hallo3.speech.preprocess import SpeechPreprocessing
 from ...hallo3.speech.vocals import Separator, separate_vocals
 from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
+from .memory import SecondTry
 from .progress import show_messages, show_progress
 from .workflow import NAMED_FILES, file_state
 
@@ -64,19 +66,23 @@ def encode_speech(
         warn_of_windows(windows, plan)
     samples = min(len(waveform), MAX_SECONDS_IN_MEMORY * segment.sample_rate)
     memory = 4 * (512 * samples // 5) * mm.dtype_size(torch.float32)  # the first convolution's output
-    mm.load_models_gpu([audio_encoder.patcher], memory_required=memory)
     directory = Path(folder_paths.get_temp_directory())
     directory.mkdir(parents=True, exist_ok=True)
     before = set(directory.iterdir())
-    read = compute_features(
-        parts,
-        waveform,
-        plan,
-        audio_encoder.load_device,
-        windows=windows,
-        open_progress=show_progress,
-        directory=directory,
-    )
+
+    def listen() -> ReadFeatures:
+        mm.load_models_gpu([audio_encoder.patcher], memory_required=memory)
+        return compute_features(
+            parts,
+            waveform,
+            plan,
+            audio_encoder.load_device,
+            windows=windows,
+            open_progress=show_progress,
+            directory=directory,
+        )
+
+    read = try_again(listen, SecondTry(audio_encoder.load_device), "speech")
     for folder in set(directory.iterdir()) - before:  # with the features of a long recording
         NAMED_FILES.add(folder)
     socket = SpeechSocket(

@@ -20,6 +20,7 @@ from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolution
 from ...hallo3.vae.decode_memory import choose_decode_plan, decode_bytes
 from ...hallo3.vae.decoder import decode_parts
 from .layers import parameters
+from .memory import spare_bytes
 
 
 def check_vae(vae: Any, config: VAEConfig | None = None) -> None:
@@ -50,11 +51,14 @@ def encode(vae: Any, pixels: Tensor) -> Tensor:
         return vae.encode(((pixels[0] + 1) / 2).permute(1, 2, 3, 0))
 
 
-def decode(vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None) -> Iterator[Tensor]:
+def decode(
+    vae: Any, latents: Tensor, done: Callable[[], None] = lambda: None, share: float = 1.0
+) -> Iterator[Tensor]:
     """Unscaled latents [1, C, T, h, w] -> slices of frames [1, 3, F, H, W] around -1..1, in as many strips as
-    memory needs; ``done`` follows each slice. ComfyUI's own decode takes group norms over the whole clip."""
+    a ``share`` of the memory needs; ``done`` follows each slice. ComfyUI's own decode takes group norms over
+    the whole clip."""
     check_vae(vae)
-    plan = _reserve_memory(vae, LatentShape(*latents.shape[2:]))
+    plan = _reserve_memory(vae, LatentShape(*latents.shape[2:]), share)
     parts = torch.split(latents.to(vae.device, vae.vae_dtype), decode_slices(latents.shape[2]), dim=2)
     for frames in decode_parts(vae.first_stage_model.decoder, parts, plan, _COMFY_ACCESS):
         done()
@@ -80,12 +84,16 @@ def free_beside(vae: Any) -> int:
     return int(patcher.get_free_memory(vae.device)) - max(0, int(patcher.model_size()) - loaded)
 
 
-def _reserve_memory(vae: Any, latent: LatentShape) -> DecodePlan:
-    """Choose the fastest plan for the free memory, and have ComfyUI free as much as it needs."""
+def _reserve_memory(vae: Any, latent: LatentShape, share: float) -> DecodePlan:
+    """Choose the fastest plan for the free memory, or one that takes only a ``share`` of what that takes, and
+    have ComfyUI free as much as it needs."""
     config, number = config_of(vae.first_stage_model), mm.dtype_size(vae.vae_dtype)
-    free = free_beside(vae)
+    free, spare = free_beside(vae), spare_bytes(vae.device, share)
     plan = choose_decode_plan(config, latent, number, free - _RESERVE)
     needed = decode_bytes(config, latent, plan, number)
+    if share < 1:
+        plan = choose_decode_plan(config, latent, number, min(free - spare - _RESERVE, round(share * needed)))
+        needed = decode_bytes(config, latent, plan, number)
     logging.info(
         "Hallo3: decoding in %d strips, caches on the %s: %.2f GB, %.2f GB are free",
         plan.strips,
@@ -93,7 +101,8 @@ def _reserve_memory(vae: Any, latent: LatentShape) -> DecodePlan:
         needed / 1e9,
         free / 1e9,
     )
-    mm.load_models_gpu([vae.patcher], memory_required=needed + _RESERVE, force_full_load=vae.disable_offload)
+    needed += _RESERVE + spare
+    mm.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=vae.disable_offload)
     return plan
 
 

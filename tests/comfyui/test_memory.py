@@ -1,0 +1,116 @@
+"""If memory runs out in a stage of a node, all models are unloaded and the stage is tried again with less."""
+
+import logging
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from comfyui.stages import Stages, difference
+
+KINDS: dict[str, Callable[[], Exception]] = {
+    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuDNN": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+    "Python": MemoryError,
+}
+
+
+def extrapolate(stages: Stages) -> Tensor:
+    return stages.extrapolate(steps=1)
+
+
+def sample(stages: Stages) -> Tensor:
+    return stages.sample(steps=1)
+
+
+def decode(stages: Stages) -> Tensor:
+    latents = torch.linspace(-1, 1, 16 * 13 * 8 * 12).view(1, 16, 13, 8, 12)
+    return stages.run("Hallo3VAEDecode", samples={"samples": latents}, vae=stages.vae)[0]
+
+
+def extract(stages: Stages) -> Tensor:
+    return torch.cat(stages.create_identity()[0].reference_features)
+
+
+def hear(stages: Stages) -> Tensor:
+    audio = torch.sin(torch.arange(16000) / 20)[None, None]
+    return stages.encode_speech(audio)[0].speech.segment(0)
+
+
+RUNS: dict[str, tuple[Callable[[Stages], Tensor], str, str]] = {
+    "Extrapolate, encode": (extrapolate, "nodes.comfy.vae", "encode"),
+    "Extrapolate, sample": (extrapolate, "network", "velocity"),
+    "Extrapolate, decode": (extrapolate, "nodes.comfy.vae", "decode_parts"),
+    "Sampler, encode": (sample, "nodes.comfy.vae", "encode"),
+    "Sampler, sample": (sample, "network", "velocity"),
+    "VAE Decode, decode": (decode, "nodes.comfy.vae", "decode_parts"),
+    "Identity Reference, portrait": (extract, "nodes.comfy.vae", "encode"),
+    "Identity Reference, reference": (extract, "nodes.identity", "extract_features"),
+    "Encode Speech, speech": (hear, "nodes.comfy.speech", "compute_features"),
+}
+
+
+def fail_in(stages: Stages, patch: pytest.MonkeyPatch, place: str, name: str, *calls: int, kind: str) -> None:
+    number = count()
+    target = stages.model.model.diffusion_model if place == "network" else stages.module(place)
+    real = getattr(target, name)
+
+    def called(*values: Any, **named: Any) -> Any:
+        if next(number) in calls:
+            raise KINDS[kind]()
+        return real(*values, **named)
+
+    patch.setattr(target, name, called)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[Any, Tensor]:
+    return {}
+
+
+def each_run() -> list[Any]:
+    """Every run with every kind of error; with one of them outside of soak tests."""
+    pairs = [(name, kind, n % 3 != k) for n, name in enumerate(RUNS) for k, kind in enumerate(KINDS)]
+    return [pytest.param(*pair, marks=[pytest.mark.soak] * soak) for *pair, soak in pairs]
+
+
+@pytest.mark.parametrize(("name", "kind"), each_run())
+def test_a_stage_is_tried_again(
+    stages: Stages, undisturbed: dict[Any, Tensor], caplog: Any, name: str, kind: str
+) -> None:
+    import comfy.model_management as mm
+
+    run, place, function = RUNS[name]
+    if run not in undisturbed:
+        undisturbed[run] = run(stages)
+    asked, real = list[float](), mm.load_models_gpu
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        fail_in(stages, patch, place, function, 0, 1, kind=kind)
+        patch.setattr(
+            mm,
+            "load_models_gpu",
+            lambda *v, memory_required=0, **n: (asked.append(memory_required), real(*v, **n))[1],
+        )
+        assert difference(run(stages), undisturbed[run]) < 1e-4
+    stage = name.rpartition(" ")[2]
+    notes = [text for text in caplog.messages if "out of memory" in text]
+    assert [f"stage {stage}: {type(KINDS[kind]()).__name__}" in text for text in notes] == [True, True]
+    assert [f"with {share} % of that" in text for share, text in zip((90, 80), notes, strict=True)] == [
+        True
+    ] * 2
+    if stage in ("sample", "decode"):
+        total = mm.get_total_memory(stages.vae.device)
+        assert max(asked) - min(asked) > 0.19 * total
+
+
+def test_a_stage_is_tried_three_times(stages: Stages) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_in(stages, patch, *RUNS["Extrapolate, decode"][1:], *range(9), kind="cuDNN")
+        with pytest.raises(
+            torch.OutOfMemoryError, match=r"unable to find an engine(.|\n)*queue again to resume"
+        ):
+            extrapolate(stages)
+    extrapolate(stages)
