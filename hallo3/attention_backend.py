@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +25,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .config import Hallo3Config
 from .errors import InputError, check_choice, is_out_of_memory
 from .model.kernels.select import is_compiler_error, relative_distance
 from .model.layers import Attention, sdpa
 from .noise import make_generator
 from .storage.files import cache_path, read_json_or_empty, write_json
+from .units import format_bytes
 
 MAX_DISTANCE = 0.25
 """Largest relative distance of a trial from plain attention. Measured: wrong order of keys or heads 1.1; q
@@ -208,6 +211,58 @@ def get_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
             fix=f"{install}choose one of these; auto leaves the choice to torch",
         )
     return backend
+
+
+MAX_SCORES_BYTES = 2_000_000_000
+
+
+def check_scores(
+    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, config: Hallo3Config
+) -> None:
+    """Raise ``InputError`` for an attention that keeps the scores of a whole segment, 33 GB for the released
+    model's in 16 bits, before any weights are loaded."""
+    trunk, latent = config.trunk, config.segment.shape.latent
+    queries = trunk.text_tokens + latent.tokens
+    shape = trunk.heads, queries, queries + latent.tokens_per_frame
+    size = prod(shape) * dtype.itemsize
+    if size <= MAX_SCORES_BYTES or not _keeps_scores(backend, device, dtype, *shape, trunk.head_dim):
+        return
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    others = [
+        f"--dtype {name}" if backend is AUTO else f"--attention {AUTO.name}"
+        for name, each in types.items()
+        if (each == dtype) == (backend is not AUTO)
+        and not _keeps_scores(AUTO, device, each, *shape, trunk.head_dim)
+    ]
+    raise InputError(
+        "Attention would keep all its scores in memory.",
+        found=f"{format_bytes(size)} with {backend.name} on {device} in {str(dtype).removeprefix('torch.')}",
+        expected=f"an attention that keeps less than {format_bytes(MAX_SCORES_BYTES)}, such as flash",
+        fix=f"use {' or '.join(others or ['--device cpu'])}; --trial fits everywhere",
+    )
+
+
+def _keeps_scores(
+    backend: AttentionBackend,
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    queries: int,
+    keys: int,
+    head_dim: int,
+) -> bool:
+    """Whether PyTorch computes attention of these shapes by plain operations; False if it does not say."""
+    if backend is not AUTO:
+        return backend.name == "math"
+    try:
+        q = torch.empty(1, queries, heads, head_dim, device=device, dtype=dtype).transpose(1, 2)
+        k = torch.empty(1, keys, heads, head_dim, device=device, dtype=dtype).transpose(1, 2)
+        choose = cast(Any, torch)._fused_sdp_choice  # it has no public name
+        return int(choose(q, k, k)) == cast(Any, SDPBackend.MATH).value
+    except NotImplementedError:  # a device for which PyTorch has no other attention
+        return True
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 def list_runnable(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, ...]:

@@ -205,10 +205,6 @@ class Placement:
     config: OffloadConfig | None
     open_progress: OpenProgress = no_display
 
-    @property
-    def unquantized(self) -> Precision:
-        return Precision(self.precision.name, self.precision.compute)
-
     def transformer(self, build: Callable[[], N]) -> AbstractContextManager[N]:
         """``build`` makes the network on meta."""
         if (config := self.config) is None:
@@ -251,9 +247,9 @@ class Placement:
     ) -> AbstractContextManager[TextEncoder]:
         def load() -> StreamableModule[nn.Module]:
             source, t5 = self.files.open("text_encoder"), build()
-            set_tensors(t5, {UNUSED: torch.empty(0, dtype=self.precision.compute)})
+            set_tensors(t5, {UNUSED: torch.empty(0, dtype=self.precision.of_text.compute)})
             groups, names = split_text_groups(t5), {UNUSED: f"{EMBEDDING}.weight"}
-            return store_on_disk(t5, groups, source, "text_encoder", self.unquantized, names=names)
+            return store_on_disk(t5, groups, source, "text_encoder", self.precision.of_text, names=names)
 
         residency = self._once("text_encoder", build, load)
         return DerivedModule(residency, lambda t5: TextEncoder(tokenizer(), t5))
@@ -277,8 +273,9 @@ class Placement:
 
     def load(self, network: M, component: str) -> M:
         """Load a network whole; nothing else keeps its weights alive (see ``store_in_memory``)."""
-        precision = self.precision if isinstance(network, Trunk) else self.unquantized
-        precision = PRECISIONS["fp32"] if component == "speech_encoder" else precision
+        precision = self.precision if isinstance(network, Trunk) else self.precision.unquantized
+        others = {"speech_encoder": PRECISIONS["fp32"], "text_encoder": self.precision.of_text}
+        precision = others.get(component, precision)
         source, shown = self.files.open(component), self.open_progress
         state = tie_embedding(read_component(source, component, precision, self.verifier, shown))
         load_strict(network, add_missing_scales(network, state), COMPONENT_TITLES[component])

@@ -14,7 +14,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError, check_choice, is_out_of_memory
+from .messages import logger
 from .model.layers import Layers, Ops
 from .storage.hashing import hash_tensor, hash_text
 
@@ -103,6 +104,15 @@ class Precision:
     compute: torch.dtype
     fp8_weights: bool = False
 
+    @property
+    def unquantized(self) -> Precision:
+        return replace(self, fp8_weights=False)
+
+    @property
+    def of_text(self) -> Precision:
+        """T5's: in float16 it overflows."""
+        return PRECISIONS["fp32"] if self.compute == torch.float16 else self.unquantized
+
     def is_fp8(self, name: str) -> bool:
         """Whether the tensor of this name is kept in fp8: only matrices of attention and feed-forward are;
         norms, modulations, embeddings and projections are too small or too sensitive."""
@@ -136,6 +146,62 @@ def get_precision(value: Precision | torch.dtype | str) -> Precision:
     name = _ALIASES.get(name, name)
     check_choice(name, PRECISIONS, "precision")
     return PRECISIONS[name]
+
+
+AUTO = "auto"
+UNTRIED_DEVICES = ("mps", "xpu")
+"""On which no run is known."""
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by its name, such as ``cuda:1``, which becomes CUDA's current one; ``auto`` is CUDA, else the
+    CPU. Raises ``InputError`` for one that is not here."""
+    counts = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    counts["mps"] = int(torch.backends.mps.is_available())
+    counts["xpu"] = torch.xpu.device_count() if torch.xpu.is_available() else 0
+    here = ["cpu", *(f"{kind}:{n}" if n else kind for kind, count in counts.items() for n in range(count))]
+    wanted = ("cuda" if counts["cuda"] else "cpu") if name == AUTO else name.removesuffix(":0")
+    if wanted not in here:
+        raise InputError(
+            "This device is not available.",
+            found=f"--device {name}",
+            expected=" or ".join(here),
+            fix=f"choose one of these, or remove --device{_why_no_cuda(name)}",
+        )
+    device = torch.device(wanted)
+    if device.type == "cuda" and ":" in wanted:
+        torch.cuda.set_device(device)  # kernels and streams are made on the current one
+    if device.type in UNTRIED_DEVICES:
+        logger.warning(f"{device.type} is untried: --trial shows within minutes whether everything runs")
+    return device
+
+
+def _why_no_cuda(name: str) -> str:
+    missing = name.startswith("cuda") and not cast(Any, torch).backends.cuda.is_built()
+    return "; for a GPU install PyTorch with CUDA: this one has none" * missing
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device itself does: on cards before Ampere PyTorch emulates it, without fast attention."""
+    if device.type != "cuda":
+        return True
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """A precision by name for a device; ``auto``, and fp8's computation, are fp16 where it computes no bf16.
+    Raises ``InputError`` for an unknown name, and if the device cannot hold its weights."""
+    precision = get_precision("bf16" if name == AUTO else name)
+    if (name == AUTO or precision.fp8_weights) and not computes_bf16(device):
+        computed = PRECISIONS["fp16"]
+        precision = replace(precision, compute=computed.compute) if precision.fp8_weights else computed
+        logger.warning(
+            "this GPU does not compute bf16, in which the released model was trained: computing in fp16, and "
+            "T5 in fp32. That is untried: --trial shows whether frames come out; if not, use --dtype fp32"
+        )
+    check_device(precision, device)
+    return precision
 
 
 def check_device(precision: Precision, device: torch.device) -> None:

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from conftest import speech_of
 from hallo3 import attention_backend as backends
-from hallo3.attention_backend import AUTO, BACKENDS, AttentionBackend, get_backend, why_unsupported
+from hallo3.attention_backend import (
+    AUTO,
+    BACKENDS,
+    AttentionBackend,
+    check_scores,
+    get_backend,
+    why_unsupported,
+)
+from hallo3.config import HALLO3, NANO
 from hallo3.errors import InputError
 from hallo3.loading import load_models
 from hallo3.model.layers import sdpa
@@ -262,3 +270,26 @@ def test_torch_is_left_alone_where_the_kernel_does_not_matter() -> None:
         with torch.no_grad():
             assert kernel.matters(Mock(**known), Mock(**known)) is wanted
         assert not kernel.matters(Mock(**known), Mock(**known)), "gradients"
+
+
+def test_an_attention_that_keeps_its_scores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the released size, asked with tensors of the real shape; the answer of a card before Ampere."""
+
+    def choose(q: Tensor, k: Tensor, _: Tensor) -> int:
+        assert (tuple(q.shape), tuple(k.shape)) == ((1, 48, 17776, 64), (1, 48, 19126, 64))
+        return 0 if q.dtype == torch.bfloat16 else 2
+
+    check_scores(AUTO, CPU, torch.bfloat16, HALLO3)
+    monkeypatch.setattr(torch, "_fused_sdp_choice", choose)
+    check_scores(AUTO, CPU, torch.float16, HALLO3)
+    with pytest.raises(InputError, match=r"32\.6 GB with auto(.|\n)*fp16 or --dtype fp32; --trial"):
+        check_scores(AUTO, CPU, torch.bfloat16, HALLO3)
+    with pytest.raises(InputError, match=r"with math on cpu in float16(.|\n)*use --attention auto; --trial"):
+        check_scores(BACKENDS["math"], CPU, torch.float16, HALLO3)
+    check_scores(BACKENDS["flash-2"], CPU, torch.bfloat16, HALLO3)
+    check_scores(BACKENDS["math"], CPU, torch.bfloat16, NANO)
+    monkeypatch.setattr(torch, "_fused_sdp_choice", Mock(side_effect=NotImplementedError))
+    with pytest.raises(InputError, match="use --device cpu"):
+        check_scores(AUTO, CPU, torch.float32, HALLO3)
+    monkeypatch.delattr(torch, "_fused_sdp_choice")
+    check_scores(AUTO, CPU, torch.bfloat16, HALLO3)

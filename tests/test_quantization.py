@@ -1,5 +1,6 @@
 """Every precision loads from every file; fp8 weights of a file stay as they are."""
 
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +15,21 @@ from hallo3 import quantization as precision
 from hallo3.checkpoints.load import read_component
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.cli.main import main
+from hallo3.config import NANO, SPEECH_ENCODERS, TEXT_ENCODERS
 from hallo3.errors import InputError
 from hallo3.loading import load_models
-from hallo3.quantization import FP8, PRECISIONS, FP8Linear, check_device, get_precision, supports_fp8
+from hallo3.offload.sizes import measure_sizes
+from hallo3.quantization import (
+    FP8,
+    PRECISIONS,
+    FP8Linear,
+    check_device,
+    choose_device,
+    choose_precision,
+    get_precision,
+    supports_fp8,
+)
+from support.messages import expect_message
 from support.short_runs import video
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -98,3 +111,59 @@ def test_fp8_is_tried_with_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         supports_fp8(MPS)
     assert on_mps.call_args_list == [call(FP8)] * 5
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """A machine with two GPUs that compute no bf16, and Apple's; its current GPU."""
+    current = Mock()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    return current
+
+
+def test_a_device_is_named_or_refused_with_what_is_here(machine: Mock) -> None:
+    for name, wanted in {
+        "auto": "cuda",
+        "cuda": "cuda",
+        "cuda:0": "cuda",
+        "cuda:1": "cuda:1",
+        "cpu": "cpu",
+    }.items():
+        assert choose_device(name) == torch.device(wanted)
+    assert machine.call_args_list == [call(torch.device("cuda:1"))]
+    with expect_message("mps is untried: --trial shows"):
+        assert choose_device("mps") == MPS
+    for name in ("cuda:2", "xpu", "tpu", "cuda:-1", "cuda:x", "mps:1", "meta", ""):
+        with pytest.raises(InputError, match="cpu or cuda or cuda:1 or mps\n"):
+            choose_device(name)
+
+
+def test_without_a_gpu_the_cpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    with pytest.raises(InputError, match="Expected: cpu\n"):
+        choose_device("cuda")
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_gpu_without_bf16_computes_in_fp16(nano_folder: Path) -> None:
+    gpu = torch.device("cuda")
+    for name, compute in {"auto": torch.float16, "fp8": torch.float16}.items():
+        with expect_message("does not compute bf16.* T5 in fp32"):
+            chosen = choose_precision(name, gpu)
+        assert (chosen.compute, chosen.of_text.compute) == (compute, torch.float32)
+        assert chosen.name == {"auto": "fp16"}.get(name, name), "of job keys"
+    for name in PRECISIONS.keys() - {"fp8"}:
+        assert choose_precision(name, gpu) is PRECISIONS[name], "as it was asked for"
+    assert choose_precision("auto", CPU) is PRECISIONS["bf16"]
+    with load_models(nano_folder, CPU, "fp16").text as text:
+        assert text.encode("a face", 8).dtype == torch.float32
+    configs = TEXT_ENCODERS["nano"], SPEECH_ENCODERS["nano"]
+    half, full, brain = (measure_sizes(NANO, PRECISIONS[n], *configs) for n in ("fp16", "fp32", "bf16"))
+    assert (half.text_encoder, half.transformer) == (full.text_encoder, brain.transformer)

@@ -24,7 +24,6 @@ from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 
 AUTO = "auto"
 IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
-DEVICES = (AUTO, "cpu", "cuda", "mps")
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 TYPES: dict[str, Any] = {"int": int, "float": float, "Path": Path}
 
@@ -175,11 +174,16 @@ class ApproximationOptions:
 @dataclass(frozen=True, kw_only=True)
 class ExpertOptions:
     title = "expert"
-    device: str = choice(DEVICES, "where to compute (default: a GPU if there is one)", default=AUTO)
+    device: str = option(
+        "NAME",
+        "where to compute: cpu, cuda, cuda:N, or one that is untried: mps, xpu (default: auto, a CUDA GPU if "
+        "there is one)",
+        default=AUTO,
+    )
     dtype: str = option(
         "TYPE",
-        "data type: fp32, bf16, fp16, or fp8 weights for half the memory (default: bf16 on a GPU, else fp32; "
-        "fp32 for the built-in model)",
+        "data type: fp32, bf16, fp16 (untried), or fp8 weights for half the memory (default: bf16 on a GPU, "
+        "fp16 on one without bf16, fp32 on a CPU and for the built-in model)",
         default=AUTO,
         choices=DTYPES,
     )

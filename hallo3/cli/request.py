@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..attention_backend import AUTO, AttentionBackend, get_backend
+from ..attention_backend import AUTO, AttentionBackend, check_scores, get_backend
 from ..built_in import FOLDER
 from ..checkpoints.load import read_model_config, verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
@@ -32,7 +32,7 @@ from ..model.kernels.eager import PLAIN
 from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernels
 from ..offload.budget import MemoryPlan
 from ..offload.system_memory import choose_cpu_precision, ram_bytes
-from ..quantization import Precision, check_device, get_precision
+from ..quantization import Precision, choose_device, choose_precision
 from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
@@ -282,16 +282,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
             expected=f"a whole number from 1 to {MAX_ENLARGE}{pasted}",
             fix="choose a value in that range, or remove --enlarge",
         )
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    automatic = "cuda" if available["cuda"] else "cpu"
-    device = torch.device(automatic if options.device == "auto" else options.device)
-    if not available[device.type]:
-        raise InputError(
-            "This device is not available.",
-            found=f"--device {options.device}",
-            expected=" or ".join(name for name, is_available in available.items() if is_available),
-            fix="choose one of these, or remove --device",
-        )
+    device = choose_device(options.device)
     built_in = options.model.resolve() == FOLDER and not options.files
     settings = settings_for(
         config.defaults,
@@ -306,15 +297,16 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         passes="layer-major" if options.low_memory else "batched",
         on_access=options.low_memory,
     )
-    usual = "bf16" if files.is_large else "fp32"  # of a small model the same video on any device
-    dtype = options.dtype if options.dtype != "auto" else usual
-    own = files.is_large and options.dtype == "auto" and device.type == "cpu"
-    if own and options.vram is None:  # --vram plans for a GPU
+    dtype = options.dtype
+    if dtype == "auto" and not files.is_large:
+        dtype = "fp32"  # of a small model the same video on any device
+    elif (dtype, device.type, options.vram) == ("auto", "cpu", None):  # --vram plans for a GPU
         dtype = choose_cpu_precision(files, config, settings.steps, ram := ram_bytes())
         if dtype != "fp32":
             logger.warning(f"computing in {dtype}: fp32 needs more than the {format_bytes(ram)} of RAM here")
-    precision = get_precision(dtype)
-    check_device(precision, device)
+    precision = choose_precision(dtype, device)
+    attention = get_backend(options.attention, device, precision.compute, config.trunk.head_dim)
+    check_scores(attention, device, precision.compute, config)
     separator = None
     if options.vocals == IN_MODEL_FOLDER:
         separator = Separator(files.vocals or files.path / VOCALS[0])
@@ -339,9 +331,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         device=device,
         precision=precision,
-        attention=AUTO
-        if options.attention == AUTO.name
-        else get_backend(options.attention, device, precision.compute, config.trunk.head_dim),
+        attention=attention,
         verifier=FileVerifier() if built_in else file_verifier(),
         speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,

@@ -123,7 +123,9 @@ class TensorSizes:
         """The feed-forward's inner layer, or the attention scores."""
         tokens = self.config.trunk.text_tokens
         inner, heads = int(text.get("d_ff", 10240)), int(text.get("num_heads", 64))
-        return round(max(7.3 * tokens * inner, 4.0 * heads * tokens * tokens) * self.itemsize)
+        return round(
+            max(7.3 * tokens * inner, 4.0 * heads * tokens * tokens) * self.precision.of_text.compute.itemsize
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

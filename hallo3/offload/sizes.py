@@ -86,8 +86,8 @@ def measure_sizes(
     def size(name: str, tensor: Tensor) -> int:
         return tensor.numel() * (1 if precision.is_fp8(name) else precision.compute.itemsize)
 
-    def sequence_sizes(network: nn.Module, groups: Sequence[WeightGroup]) -> SequenceSizes:
-        sizes = [sum(size(*each) for each in group_tensors(network, group)) for group in groups]
+    def sequence_sizes(network: nn.Module, groups: Sequence[WeightGroup], larger: int = 1) -> SequenceSizes:
+        sizes = [larger * sum(size(*each) for each in group_tensors(network, group)) for group in groups]
         pair = max(map(sum, pairwise(sizes)), default=sizes[0])
         return SequenceSizes(len(sizes), max(sizes), sum(sizes), pair)
 
@@ -117,7 +117,8 @@ def measure_sizes(
         )
 
     t5 = build_on_meta("text_encoder", text)
-    halves, embedding = (sequence_sizes(t5, groups) for groups in split_text_groups(t5))
+    larger = precision.of_text.compute.itemsize // precision.compute.itemsize
+    halves, embedding = (sequence_sizes(t5, groups, larger) for groups in split_text_groups(t5))
     vae, wav2vec2 = build_on_meta("vae", to_dict(config.vae)), build_on_meta("speech_encoder", speech)
     return ModelSizes(
         config=config,
@@ -142,6 +143,7 @@ def measure_folder(files: ModelFolder, config: Hallo3Config, precision: Precisio
             if part in configs:
                 configs[part] = get_config(component)
             largest = max(component.assemblies, key=lambda name: math.prod(component.assemblies[name].shape))
-            stored[part] = component.dtype(largest).itemsize / precision.compute.itemsize
+            computed = precision.of_text if part == "text_encoder" else precision
+            stored[part] = component.dtype(largest).itemsize / computed.compute.itemsize
     sizes = measure_sizes(config, precision, configs["text_encoder"], configs["speech_encoder"])
     return replace(sizes, stored=stored)
