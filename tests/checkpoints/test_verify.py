@@ -15,7 +15,7 @@ from hallo3.checkpoints.source import open_source
 from hallo3.checkpoints.verify import FileVerifier, VerifiedParts, verify_file
 from hallo3.errors import CheckpointError
 from hallo3.progress import no_display
-from hallo3.storage import hashing
+from hallo3.storage import files, hashing
 from support import original_checkpoints as checkpoints
 from support.fault_injection import flip_bit
 
@@ -182,7 +182,7 @@ def test_a_verifier_looks_at_used_matrices_and_takes_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, cache = tmp_path / "a.safetensors", tmp_path / "home" / ".cache" / "hallo3" / "examined.json"
-    monkeypatch.setattr(verify, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(files, "home", lambda: tmp_path / "home")
     assert verify.examined_path() == cache
     save_file({"a": torch.zeros(8, 8)}, path)
     with open_source(path) as source:
