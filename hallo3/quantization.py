@@ -156,7 +156,7 @@ UNTRIED_DEVICES = ("mps", "xpu")
 def choose_device(name: str) -> torch.device:
     """A device by its name, such as ``cuda:1``, which becomes CUDA's current one; ``auto`` is CUDA, else the
     CPU. Raises ``InputError`` for one that is not here."""
-    counts = {"cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    counts = {"cuda": max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 0}
     counts["mps"] = int(torch.backends.mps.is_available())
     counts["xpu"] = torch.xpu.device_count() if torch.xpu.is_available() else 0
     here = ["cpu", *(f"{kind}:{n}" if n else kind for kind, count in counts.items() for n in range(count))]
@@ -183,10 +183,10 @@ def _why_no_cuda(name: str) -> str:
 
 def computes_bf16(device: torch.device) -> bool:
     """Whether the device itself does: on cards before Ampere PyTorch emulates it, without fast attention."""
-    if device.type != "cuda":
-        return True
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        with suppress(AssertionError, RuntimeError), torch.cuda.device(device):  # no driver answers
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
