@@ -75,8 +75,8 @@ class Clock:
         return row
 
     def tidy(self) -> None:
-        gc.collect()
         if self.cuda:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _measured(self, run: Callable[[], object]) -> Row:

@@ -27,8 +27,8 @@ from ..quantization import PRECISIONS, Precision
 from ..units import GB, format_bytes
 from .request import AnimateRequest
 
-ON_ACCESS_ERROR = 0.15
-"""More, of an expected time, where conditions are projected again in each step."""
+ON_ACCESS_ERROR, RESIZE_ERROR = 0.15, 0.1
+"""More, of an expected time, where conditions are projected again in each step, and frames are resized."""
 
 
 def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
@@ -147,7 +147,10 @@ def expected_segment_time(request: AnimateRequest, read_rate: float) -> SegmentT
         sequential=settings.passes != "batched",
         read=read,
     )
-    return replace(time, error=time.error + ON_ACCESS_ERROR * settings.on_access) if time else None
+    if time is None:
+        return None
+    more = ON_ACCESS_ERROR * settings.on_access + RESIZE_ERROR * (size[0] != request.subject.canvas.width)
+    return replace(time, error=time.error + more)
 
 
 def check_vram(request: AnimateRequest) -> None:

@@ -22,6 +22,8 @@ from ..units import format_bytes, format_duration
 
 THROUGHPUT_FILENAME, SPEED_FILENAME = "pace.json", "speed.json"
 UNKNOWN_TIME = "unknown: no earlier run on this machine; `hallo3 doctor --measure` tells in a minute"
+MAX_ERROR = 0.6
+"""Relative, of an expected time that is given as a range."""
 MAX_THROUGHPUT_KEYS = 200
 """The oldest are forgotten."""
 FLOAT_BYTES = 4
@@ -258,7 +260,7 @@ class RunEstimate:
         time = UNKNOWN_TIME
         if self.render_seconds is not None and self.pace is not None:
             error = self.error or 0.0
-            whole, minute = _range(self.render_seconds, error), _range(60 * self.pace, error)
+            whole, minute = format_range(self.render_seconds, error), format_range(60 * self.pace, error)
             origin = "from earlier runs" if self.error is None else "as this device was measured"
             time = f"{whole} ({origin}): {minute} of computing for a minute of video"
         length = "for this speech" if self.grows else "independent of length"
@@ -270,7 +272,10 @@ class RunEstimate:
         )
 
 
-def _range(seconds: float, error: float) -> str:
+def format_range(seconds: float, error: float) -> str:
+    """``40 s to 2 min``, for a relative error; one duration where it says little."""
+    if error > MAX_ERROR:
+        return f"about {format_duration(seconds)}, uncertain as other programs were busy,"
     low, high = format_duration(seconds * (1 - error)), format_duration(seconds * (1 + error))
     return low if low == high else f"{low} to {high}"
 

@@ -14,7 +14,7 @@ import torch
 from ..attention_backend import BACKENDS, list_runnable
 from ..config import BUILT_IN, HALLO3, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config
 from ..errors import InputError, describe_error, hide_paths, is_out_of_memory
-from ..jobs.estimate import ModelSpeed, save_speed, speed_key
+from ..jobs.estimate import ModelSpeed, format_range, save_speed, speed_key
 from ..model.kernels.eager import PLAIN, Kernels
 from ..model.kernels.select import AUTO, choose_kernels
 from ..offload.budget import plan_cpu_memory, plan_memory
@@ -22,13 +22,13 @@ from ..offload.estimate import DEVICE, MemoryRequirements
 from ..offload.sizes import ModelSizes, measure_sizes
 from ..offload.system_memory import available_bytes, free_bytes, ram_bytes
 from ..progress import OpenProgress, ProgressCallback, no_display
-from ..quantization import PRECISIONS, Precision, device_name
+from ..quantization import PRECISIONS, Precision, computes_bf16, device_name
 from ..settings import settings_for
-from ..units import format_bytes, format_duration
+from ..units import format_bytes
 from .model import EFFICIENCY, ModelMeasurement, Timing, draw_random, is_small, time_in_turn, wait
 
 MODELS = (BUILT_IN, HALLO3)
-SECONDS = {"products": 5, "attention": 7, "copies": 4, BUILT_IN.name: 12, HALLO3.name: 25}
+SECONDS = {"products": 4, "attention": 6, "copies": 3, BUILT_IN.name: 12, HALLO3.name: 20}
 """That the parts may take."""
 SUSTAINED_SECONDS = 2.0
 
@@ -196,17 +196,18 @@ class DeviceSpeed:
         facts += [f"encode, decode {_short(speed.beside)}"]
         if time_of is None:
             return f"{', '.join(facts)}; its blocks would be streamed, which was not measured"
-        seconds, minutes = time_of.seconds, time_of.seconds / (segment.new_frames / segment.fps)
+        seconds, pace = time_of.seconds, time_of.seconds / (segment.new_frames / segment.fps)
         blocks = f"{streamed} of {speed.blocks} blocks streamed, " * bool(streamed)
         run = f"{settings.steps} step{'s' * (settings.steps > 1)}, {blocks}{_short(seconds)} a segment"
-        return f"{', '.join(facts)}; {run}: {describe_pace(minutes, time_of.error)}"
+        minute = format_range(60 * pace, time_of.error)
+        return f"{', '.join(facts)}; {run}: {minute} of computing for a minute of video"
 
     def _precision(self, config: Hallo3Config) -> Precision:
         """As the command chooses it."""
         if is_small(config):
             return PRECISIONS["fp32"]
         if self.device.type == "cuda":
-            return PRECISIONS["bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"]
+            return PRECISIONS["bf16" if computes_bf16(self.device) else "fp16"]
         precision = PRECISIONS["fp32"]
         needs = MemoryRequirements(precision=precision, steps=config.defaults.steps, branches=2)
         try:
@@ -219,12 +220,6 @@ class DeviceSpeed:
         self, parts: Mapping[str, Callable[[], object]], seconds: float, progress: ProgressCallback
     ) -> dict[str, Timing]:
         return time_in_turn(parts, seconds, self.device, progress)
-
-
-def describe_pace(pace: float, error: float) -> str:
-    """``pace`` is seconds of computing per second of video."""
-    low, high = format_duration(60 * pace * (1 - error)), format_duration(60 * pace * (1 + error))
-    return f"{low} to {high} of computing for a minute of video"
 
 
 @cache

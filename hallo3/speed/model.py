@@ -45,6 +45,8 @@ from ..vae.decode_memory import decode_bytes
 MAX_PIECE_SECONDS = 2.0
 MAX_ROUNDS = 15
 STREAMED_BLOCKS = 4
+ENCODED_SIDES = {"encode small": 64, "encode large": 256}
+"""Of square videos, whose encoding tells what a pixel takes, and a segment of any size."""
 ERROR, SCALED_ERROR = 0.15, 0.35
 """Of a time that is put together from parts, relative; the spread of the parts is added."""
 LARGE_PROJECTION = 200_000_000
@@ -121,7 +123,7 @@ class ModelMeasurement:
     def measure(self, seconds: float, progress: ProgressCallback, attention_rate: float) -> ModelSpeed:
         begun = time.perf_counter()
         with ExitStack() as stack:
-            parts = self._block_parts(stack) | self._decode_parts() | {"write": self._writing()}
+            parts = self._block_parts(stack) | self._decode_parts() | self._writing_parts()
             progress(0)
             t = time_in_turn(parts, begun + seconds - time.perf_counter(), self._device, progress)
         blocks, slices = (
@@ -138,6 +140,10 @@ class ModelMeasurement:
         first, later = t["first slice"].seconds, t["two slices"].seconds - t["first slice"].seconds
         beside = self._pixels * (t["encode"].seconds + first + (slices - 1) * max(0.0, later))
         beside += t["listen"].seconds if "listen" in t else 0.0
+        small, large = (t[name].seconds for name in ENCODED_SIDES)
+        less, more = (self._config.segment.frames * side**2 for side in ENCODED_SIDES.values())
+        pixel = max(0.0, large - small) / (more - less)
+        beside += t["judge"].seconds + max(0.0, small - pixel * less)
         work = blocks * single + ends + beside
         spread = (blocks * single + ends) * t["single"].spread + beside * t["first slice"].spread
         error = (SCALED_ERROR if self._scaled else ERROR) + spread / work
@@ -147,7 +153,7 @@ class ModelMeasurement:
             single=blocks * single + ends,
             streamed=streamed + 2 * ends if streamed else 0.0,
             beside=beside,
-            pixel=t["write"].seconds / math.prod(self._picture),
+            pixel=pixel,
             blocks=blocks,
             error=min(1.0, error),
         )
@@ -239,18 +245,20 @@ class ModelMeasurement:
         fitting = (plan for plan in DECODE_PLANS if decode_bytes(vae, latent, plan, itemsize) < free)
         return next(fitting, DECODE_PLANS[-1])
 
-    def _writing(self) -> Callable[[], object]:
-        """Of a segment's frames: a slow pan, as a talking head moves little."""
-        frames, height, width = self._picture
-        across = torch.linspace(0, 6, width) + torch.linspace(0, 3, height).unsqueeze(1)
-        shown = [(torch.sin(across + 0.02 * number).expand(3, -1, -1) + 1) / 2 for number in range(frames)]
-        stacked = torch.stack(shown)
+    def _writing_parts(self) -> dict[str, Callable[[], object]]:
+        """Encoding two sizes of a segment, of a slow pan, as a talking head moves little; and judging its
+        frames."""
+        frames, height, width = self._config.segment.shape
 
-        def write() -> None:
-            encode_segment(shown, VideoEncoding(), self._config.segment.fps)
-            measure_drift(stacked, stacked[0], stacked[0])
+        def encode(side: int) -> Callable[[], object]:
+            across = torch.linspace(0, 6, side) + torch.linspace(0, 3, side).unsqueeze(1)
+            shown = [(torch.sin(across + 0.02 * n).expand(3, -1, -1) + 1) / 2 for n in range(frames)]
+            return lambda: encode_segment(shown, VideoEncoding(), self._config.segment.fps)
 
-        return write
+        picture = torch.rand(3, height, width)
+        judged = picture.expand(frames, -1, -1, -1)
+        parts: dict[str, Callable[[], object]] = {"judge": lambda: measure_drift(judged, picture, picture)}
+        return parts | {name: encode(side) for name, side in ENCODED_SIDES.items()}
 
     def _fill(self, network: Any, home: torch.device | None = None) -> Any:
         return fill_at_random(network, self._precision.compute, self._device, home)

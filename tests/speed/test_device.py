@@ -114,6 +114,7 @@ def test_an_expected_time_is_told_with_its_error() -> None:
     assert "unknown: no earlier run" in said.text()
     expecting = said.expecting(SegmentTime(62.0, 0.2))
     assert "8 min to 12 min (as this device was measured): 40 min to 1 h 00 min" in expecting.text()
+    assert "about 10 min, uncertain" in said.expecting(SegmentTime(62.0, 0.7)).text()
     earlier = replace(said, render_seconds=620.0, pace=50.0)
     assert earlier.expecting(SegmentTime(1.0, 0.2)) == earlier
     assert "10 min (from earlier runs): 50 min of computing" in earlier.text()
