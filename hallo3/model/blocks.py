@@ -127,12 +127,13 @@ class Block(nn.Module):
         reference: KV | None,
         *,
         return_text: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+        norm: nn.Module | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """First half: text and video attend to themselves and to the reference tokens. Without
-        ``return_text`` the text stays as it is."""
+        ``return_text`` the text stays as it is. Third is video, normed if there is a ``norm``."""
         m = modulation.attention
         out = self.attn1(self.norm1(video, text, m), rotary, reference, return_text=return_text)
-        return self._add_gated(video, text, out, m)
+        return self._add_gated(video, text, out, m, norm)
 
     def feed_forward(
         self, video: Tensor, text: Tensor, modulation: BlockModulation, *, return_text: bool = True
@@ -140,13 +141,20 @@ class Block(nn.Module):
         """Second half: one MLP for text and video."""
         m = modulation.feed_forward
         out = self.ff(self.norm2(video, text if return_text else text[:, :0], m))
-        return self._add_gated(video, text, out, m)
+        return self._add_gated(video, text, out, m)[:2]
 
-    def _add_gated(self, video: Tensor, text: Tensor, out: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    def _add_gated(
+        self, video: Tensor, text: Tensor, out: Tensor, m: Tensor, norm: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Add updates [B, M + N, D], or video's alone [B, N, D], with their gates."""
-        first = out.shape[1] - video.shape[1]
-        video = self.kernels.gated_residual(video, out[:, first:], m[:, 2:3])
-        return video, self.kernels.gated_residual(text, out[:, :first], m[:, 5:6]) if first else text
+        kernels, first = self.kernels, out.shape[1] - video.shape[1]
+        added = video, out[:, first:], m[:, 2:3]
+        if norm is None:
+            video = normed = kernels.gated_residual(*added)
+        else:
+            video, normed = kernels.gated_residual_norm(norm, *added)
+        text = kernels.gated_residual(text, out[:, :first], m[:, 5:6]) if first else text
+        return video, text, normed
 
 
 class CogVideoXBlock(Block):
@@ -155,7 +163,7 @@ class CogVideoXBlock(Block):
     def forward(
         self, video: Tensor, text: Tensor, modulation: BlockModulation, rotary: Rotary
     ) -> tuple[Tensor, Tensor]:
-        video, text = self.attend(video, text, modulation, rotary, None)
+        video, text, _ = self.attend(video, text, modulation, rotary, None)
         return self.feed_forward(video, text, modulation)
 
 
@@ -179,13 +187,19 @@ class Hallo3Block(Block):
         *,
         return_text: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        norm_q, reference = self.attn1.norm_q, conditions.reference
-        video, text = self.attend(video, text, modulation, rotary, reference, return_text=return_text)
-        for norm, attention, kv in (
-            (self.norm_face, self.attn_face, conditions.face),
-            (self.norm_audio, self.attn_audio, conditions.audio),
-        ):
-            video = attention(norm(video), kv, norm_q, rotary.frame_0, video)
+        video, text, normed = self.attend(
+            video,
+            text,
+            modulation,
+            rotary,
+            conditions.reference,
+            return_text=return_text,
+            norm=self.norm_face,
+        )
+        norm_q, frame_0 = self.attn1.norm_q, rotary.frame_0
+        video = self.attn_face(normed, conditions.face, norm_q, frame_0, video)
+        del normed
+        video = self.attn_audio(self.norm_audio(video), conditions.audio, norm_q, frame_0, video)
         return self.feed_forward(video, text, modulation, return_text=return_text)
 
     def face_kv(self, tokens: Tensor) -> KV:

@@ -27,8 +27,8 @@ def test_a_step_costs_no_more_than_the_ledger_allows(counts: dict[str, Any]) -> 
     assert counts["ratio"] <= 0.927
     assert counts["flop"]["of it attention"] > 3.4e14, "attention was not counted"
     steps = counts["steps"]
-    most = {"batched": 0.56e12}
-    assert all(steps[f"fused, {name}"]["bytes"] <= most.get(name, 0.57e12) for name in GUIDANCE_PASSES)
+    most = {"batched": 0.55e12}
+    assert all(steps[f"fused, {name}"]["bytes"] <= most.get(name, 0.56e12) for name in GUIDANCE_PASSES)
     peaks = {"fused, sequential": 0.9e9, "fused, layer-major": 1.0e9, "plain, sequential": 1.15e9}
     assert all(steps[name]["peak"] <= most for name, most in peaks.items())
 
@@ -38,7 +38,9 @@ def test_a_fused_kernel_counts_by_its_inputs_and_outputs(counts: dict[str, Any])
     fused = counts["steps"]["fused, batched"]["by_operation"]
     width, tokens, size = HALLO3.trunk.width, 17776, 2
     token_bytes = 2 * tokens * width * size
-    per_block = {"adaln_modulate": 2 * 2 * token_bytes, "gated_residual": 2 * 3 * token_bytes}
+    video_bytes = token_bytes * 17550 // tokens
+    per_block = {"adaln_modulate": 2 * 2 * token_bytes, "gated_residual_norm": 4 * video_bytes}
+    per_block["gated_residual"] = 2 * 3 * token_bytes - 3 * video_bytes
     per_block["linear_gelu"] = 5 * token_bytes + 4 * width**2 * 2
     for name, count in per_block.items():
         assert fused[f"hallo3.{name}.default"] == pytest.approx(42 * count, rel=0.01)

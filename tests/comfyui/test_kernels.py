@@ -14,7 +14,7 @@ from comfyui.host import Host
 from comfyui.stages import Stages, difference
 
 META = torch.device("meta")
-OPERATIONS = ("adaln_modulate", "qk_norm_rope", "gated_residual", "linear_gelu")
+OPERATIONS = ("adaln_modulate", "qk_norm_rope", "gated_residual", "gated_residual_norm", "linear_gelu")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_pass_moves_half_of_what_plain_kernels_move(
         with Tracker() as tracker:
             transformer(*inputs, hallo3_identity=identity, hallo3_windows=meta(2, *transformer.window_shape))
         moved[fuse] = tracker.traffic
-    assert moved[True] <= 0.58e12
+    assert moved[True] <= 0.56e12
     assert moved[False] > 1.1e12
 
 

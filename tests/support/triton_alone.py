@@ -49,6 +49,10 @@ def interpret() -> dict[str, float]:
             programs.gated_residual(out, video, joint[:, 3:], m[:, 2:3])
             expected = fused._gated_residual(video, joint[:, 3:], m[:, 2:3])
             distances[f"gated_residual {name}"] = distance(out, expected)
+            normed, others = torch.empty_like(out), (weight, bias, 1e-5)
+            programs.gated_residual(out, video, joint[:, 3:], m[:, 2:3], (normed, *others))
+            expected = torch.stack(fused._gated_residual_norm(video, joint[:, 3:], m[:, 2:3], *others))
+            distances[f"gated_residual_norm {name}"] = distance(torch.stack((out, normed)), expected)
     return distances
 
 
@@ -66,9 +70,10 @@ def compile_kernels() -> dict[str, dict[str, int]]:
     compiler: Any = import_module("triton.compiler")
     target: Any = import_module("triton.backends.compiler").GPUTarget
     found: dict[str, dict[str, int]] = {}
-    kernels = {"_modulate": {"BLOCK": 4096}, "_rotate": {"HEADS": 64, "BLOCK": 64}, "_gate": {"BLOCK": 4096}}
+    kernels = [("_modulate", {"BLOCK": 4096}), ("_rotate", {"HEADS": 64, "BLOCK": 64})]
+    kernels += [("_gate", {"BLOCK": 4096, "NORM": norm}) for norm in (False, True)]
     numbers = {"texts", "tokens", "width", "heads", "step", "part"}
-    for name, constants in kernels.items():
+    for name, constants in kernels:
         program: Any = getattr(programs, name)
         kinds = {
             argument: "i32" if argument in numbers or argument.endswith(("_batch", "_row")) else "*bf16"
@@ -84,7 +89,7 @@ def compile_kernels() -> dict[str, dict[str, int]]:
             source = compiler.ASTSource(fn=program, signature=kinds, constexprs=values, attrs=hints)
             options = {"num_warps": 8}
             kernel = compiler.compile(source, target=target("cuda", capability, 32), options=options)
-            found[f"{name} {capability}"] = {
+            found[f"{name} {constants} {capability}"] = {
                 "code": len(kernel.asm["cubin"]),
                 **count_accesses(kernel.asm["ptx"]),
                 "spilled": count_spilled(kernel.asm["cubin"]),

@@ -58,6 +58,13 @@ class Kernels:
         """x + gate * update: [B, N, D] with a gate [S, 1, D]."""
         return x + gate * update
 
+    def gated_residual_norm(
+        self, norm: nn.Module, x: Tensor, update: Tensor, gate: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`gated_residual`, and its norm."""
+        x = self.gated_residual(x, update, gate)
+        return x, norm(x)
+
     def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
         """Linear, then tanh-approximated GELU (exact GELU moves the goldens by 2.9e-4), in place if no
         gradient needs its input."""

@@ -62,6 +62,14 @@ class Fused(Kernels):
             return super().gated_residual(x, update, gate)
         return _gated_residual(x, update, gate)
 
+    def gated_residual_norm(
+        self, norm: nn.Module, x: Tensor, update: Tensor, gate: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if not self.fits(x, norm):
+            return super().gated_residual_norm(norm, x, update, gate)
+        with self._parameters(norm, x) as (weight, bias):
+            return _gated_residual_norm(x, update, gate, weight, bias, cast(Any, norm).eps)
+
     def linear_gelu(self, linear: nn.Module, x: Tensor) -> Tensor:
         """GELU is the product's epilogue."""
         if not self.fits(x, linear):
@@ -90,6 +98,10 @@ def _new_heads(x: Tensor, *others: Any) -> Tensor:
 
 def _new_like(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
+
+
+def _new_pair(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def _new_linear(x: Tensor, weight: Tensor, _: Tensor) -> Tensor:
@@ -140,6 +152,19 @@ def _gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return out.copy_(x.float() + gate.float() * update.float())
 
 
+@torch.library.custom_op("hallo3::gated_residual_norm", mutates_args=())
+def _gated_residual_norm(
+    x: Tensor, update: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    out, normed = _new_pair(x)
+    if out.is_cuda:
+        _launch("gated_residual", out, x, update, gate, (normed, weight, bias, eps))
+        return out, normed
+    out.copy_(x.float() + gate.float() * update.float())
+    normed.copy_(F.layer_norm(out.float(), (x.shape[-1],), weight.float(), bias.float(), eps))
+    return out, normed
+
+
 @torch.library.custom_op("hallo3::linear_gelu", mutates_args=())
 def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.is_cuda:  # cuBLASLt's epilogue; torch uses the tanh form there, and only there
@@ -151,6 +176,7 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 _adaln_modulate.register_fake(_new_joint)
 _qk_norm_rope.register_fake(_new_heads)
 _gated_residual.register_fake(_new_like)
+_gated_residual_norm.register_fake(_new_pair)
 _linear_gelu.register_fake(_new_linear)
 
 FUSED = Fused()

@@ -105,6 +105,7 @@ def _results(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> tupl
         kernels.qk_norm_rope(head_norm, video, 2, cos, sin),
         kernels.linear_concat(linear, video, linear_tail),
         kernels.gated_residual(video, video, modulation[:, 2:3]),
+        *kernels.gated_residual_norm(norm, video, video, modulation[:, 2:3]),
         kernels.linear_gelu(linear, video),
     )
 

@@ -66,8 +66,8 @@ def _rotate(
 
 @triton.jit
 def _gate(
-    out, x, update, gate, tokens, width,
-    x_batch, x_row, update_batch, update_row, step, BLOCK: tl.constexpr,
+    out, normed, x, update, gate, weight, bias, tokens, width,
+    x_batch, x_row, update_batch, update_row, step, eps, NORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     batch, place = (row // tokens).to(tl.int64), (row % tokens).to(tl.int64)
@@ -78,6 +78,13 @@ def _gate(
     share = tl.load(gate + batch * step + channel, there, 0.0).to(tl.float32)
     result = (mine + share * new).to(out.dtype.element_ty)
     tl.store(out + row.to(tl.int64) * width + channel, result, there)
+    if NORM:
+        x = result.to(tl.float32)
+        centred = tl.where(there, x - tl.sum(x) / width, 0.0)
+        rate = 1.0 / tl.sqrt(tl.sum(centred * centred) / width + eps)
+        scaled = centred * rate * tl.load(weight + channel, there, 0.0).to(tl.float32)
+        scaled += tl.load(bias + channel, there, 0.0).to(tl.float32)
+        tl.store(normed + row.to(tl.int64) * width + channel, scaled.to(normed.dtype.element_ty), there)
 
 
 def adaln_modulate(
@@ -108,13 +115,21 @@ def qk_norm_rope(
     )  # fmt: skip
 
 
-def gated_residual(out: Tensor, x: Tensor, update: Tensor, gate: Tensor) -> None:
-    """Write x + gate * update, [B, N, D] and [S, 1, D], to ``out`` [B, N, D]."""
+def gated_residual(
+    out: Tensor,
+    x: Tensor,
+    update: Tensor,
+    gate: Tensor,
+    norm: tuple[Tensor, Tensor, Tensor, float] | None = None,
+) -> None:
+    """Write x + gate * update, [B, N, D] and [S, 1, D], to ``out`` [B, N, D]; with ``norm`` (a tensor like
+    ``out``, weight, bias, eps) its norm to that tensor."""
+    normed, weight, bias, eps = norm or (out, gate, gate, 0.0)
     x, update, gate = _contiguous_rows(x), _contiguous_rows(update), _contiguous_rows(gate)
     batch, tokens, width = out.shape
     _gate[(batch * tokens,)](
-        out, x, update, gate, tokens, width,
-        *x.stride()[:2], *update.stride()[:2], _sample_stride(gate),
+        out, normed, x, update, gate, weight, bias, tokens, width,
+        *x.stride()[:2], *update.stride()[:2], _sample_stride(gate), eps, NORM=norm is not None,
         BLOCK=triton.next_power_of_2(width), num_warps=_warps(width),
     )  # fmt: skip
 

@@ -46,6 +46,12 @@ def gated_residual(kernels: Kernels, dtype: torch.dtype) -> Tensor:
     return kernels.gated_residual(x, update, draw("gate", 1, 1, WIDTH).to(dtype))
 
 
+def gated_residual_norm(kernels: Kernels, dtype: torch.dtype) -> Tensor:
+    norm = layer(nn.LayerNorm, WIDTH, eps=1e-5).to(dtype)
+    x, update = (draw(name, 2, VIDEO, WIDTH).to(dtype) for name in ("x", "update"))
+    return torch.stack(kernels.gated_residual_norm(norm, x, update, draw("gate", 1, 1, WIDTH).to(dtype)))
+
+
 def linear_gelu(kernels: Kernels, dtype: torch.dtype) -> Tensor:
     linear = layer(nn.Linear, WIDTH, 4 * WIDTH).to(dtype)
     return kernels.linear_gelu(linear, draw("x", 2, VIDEO, WIDTH).to(dtype))
@@ -58,6 +64,7 @@ CASES: dict[str, Callable[[Kernels, torch.dtype], Tensor]] = {
     "qk_norm_rope, nothing behind": lambda kernels, dtype: qk_norm_rope(kernels, dtype, False),
     "linear_concat": linear_concat,
     "gated_residual": gated_residual,
+    "gated_residual_norm": gated_residual_norm,
     "linear_gelu": linear_gelu,
 }
 
