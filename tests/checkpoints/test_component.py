@@ -208,7 +208,7 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     "no number": ({"latest": "../x"}, "in .*latest"),
     "a number": ({"latest": " 7\n"}, "7/mp_rank_00_model_states.pt"),
     "release": ({"latest": "release"}, "release/mp_rank_00_model_states.pt"),
-    "cut": ({"latest": "1" * 41}, "1{40}/mp_rank_00_model_states.pt"),
+    "cut": ({"latest": "1" * 41}, "/1{40}/mp_rank_00_model_states.pt"),
 }
 
 
@@ -372,6 +372,17 @@ def test_whole_numbers_stay_what_they_are(tmp_path: Path, nano_folder: Path) -> 
         assert (found.dtype(name), found.scaled(name), found.scale(name)) == (torch.int32, False, None)
         assert found.nbytes == sum(tensor.nbytes for tensor in state.values())
         assert (found.part, found.own_config) == ("vae", None)
+
+
+@pytest.mark.parametrize("part", ["vae", "transformer"])
+def test_a_configuration_of_another_part_is_not_this_one_s(
+    tmp_path: Path, nano_folder: Path, part: str
+) -> None:
+    header = {"part": part, "config": {}}
+    state = load_file(ModelFolder(nano_folder).find("vae"))
+    save_file(state, tmp_path / "a.safetensors", {"hallo3": json.dumps(header)})
+    with open_source(tmp_path / "a.safetensors") as source:
+        assert find_component(source, "vae").own_config == (header if part == "vae" else None)
 
 
 def test_the_beginning_of_a_text_is_read(tmp_path: Path) -> None:

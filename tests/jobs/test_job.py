@@ -1,5 +1,6 @@
 """The invariant: after any fault, finished segments are intact and a new run makes the same video."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,8 +13,17 @@ import pytest
 import torch
 
 from hallo3.errors import OutputError
-from hallo3.jobs.job import folder_size, job_folder, open_job, parse_manifest, read_manifest
+from hallo3.jobs.job import (
+    folder_size,
+    job_folder,
+    open_job,
+    own_files,
+    parse_manifest,
+    read_manifest,
+)
 from hallo3.jobs.segment_file import read_note, read_segment
+from hallo3.jobs.video_job import Redo
+from hallo3.storage.files import ForeignEntryError
 from support.fault_injection import Fault, faults_in, flip_bit
 from support.toy_renderer import FORM, SEGMENTS, Toy, rerun
 
@@ -130,6 +140,24 @@ def test_frames_are_kept_on_request_and_checked(tmp_path: Path, wanted: list[byt
         assert note[0].measures["mean"] == pytest.approx(float(pixels.mean()))
         pixels = job.pixels(0)
         assert torch.equal(job.motion(0), pixels[-2:].transpose(0, 1)[None] * 2 - 1), "bit for bit"
+
+
+def test_a_finished_job_is_another_once_a_segment_is(tmp_path: Path) -> None:
+    Toy().run(tmp_path)
+    told = list[int]()
+    with open_job(tmp_path, Toy().manifest, FORM, told.append) as job:
+        job.finish("content")
+    assert told == [1] * SEGMENTS
+    folder = next(tmp_path.iterdir())
+    assert rerun(tmp_path)[1] == []
+    assert read_manifest(folder).finished
+    assert rerun(tmp_path, Redo(SEGMENTS, SEGMENTS, 1))[1] == [SEGMENTS - 1]
+    assert not read_manifest(folder).finished
+    assert json.loads((folder / "job.json").read_text())["what"]["content"] == "content"
+    os.link(folder / "lock", tmp_path / "mine")
+    with pytest.raises(ForeignEntryError, match=r"\] a file with another name elsewhere: ") as raised:
+        own_files(folder)
+    assert (raised.value.errno, raised.value.filename) == (errno.EMLINK, str(folder / "lock"))
 
 
 def test_the_size_of_a_job_is_that_of_its_files(tmp_path: Path) -> None:
