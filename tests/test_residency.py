@@ -1,5 +1,7 @@
 """Pinned memory that the system refuses: unpinned memory replaces it, wherever it is asked for."""
 
+import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from hallo3.offload import streaming
 from hallo3.pipeline import copy_to_device
-from hallo3.residency import PinnedAllocator
+from hallo3.residency import PinnedAllocator, memory_stage, try_again
 from hallo3.vae.causal_conv import CausalCache
 from support.messages import expect_message
 
@@ -162,3 +164,53 @@ def test_pinning_can_be_off() -> None:
     tensor, allocator = torch.zeros(3), PinnedAllocator(wanted=False)
     assert allocator.copy(tensor) is tensor
     assert allocator.empty([2, 3], torch.int8).shape == (2, 3)
+
+
+class Shrinking:
+    """A renderer that shrinks a number of times; notes what it heard, and what was alive then."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.seen = times, list[tuple[str, str, int]]()
+        self.made = list[weakref.ref[Tensor]]()
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        alive = sum(made() is not None for made in self.made)
+        self.seen.append((type(error).__name__, stage, alive))
+        self.times -= 1
+        return self.times >= 0
+
+    def work(self, failures: int, error: Exception) -> str:
+        """A stage inside a stage, that holds tensors in frames of functions and of a generator."""
+
+        def slices() -> Iterator[Tensor]:
+            tensor = torch.empty(5)
+            self.made.append(weakref.ref(tensor))
+            yield tensor
+            raise AssertionError
+
+        def fill() -> str:
+            held = torch.empty(7)
+            self.made.append(weakref.ref(held))
+            for _ in slices():
+                if len(self.made) <= 2 * failures:
+                    raise error from RuntimeError("of a library")
+            return "done"
+
+        with memory_stage("sample"):
+            with memory_stage("listen"):
+                pass
+            return fill() if len(self.made) < 2 * failures else "done"
+
+
+def test_what_a_failed_try_held_is_freed_before_the_next() -> None:
+    for kind in (torch.OutOfMemoryError, MemoryError, lambda: RuntimeError("CUDNN_STATUS_ALLOC_FAILED")):
+        renderer, error = Shrinking(times=2), kind()
+        assert try_again(lambda: renderer.work(2, error), renderer, "decode") == "done"  # noqa: B023
+        assert renderer.seen == [(type(error).__name__, "sample", 0)] * 2
+        with pytest.raises(type(error)):
+            try_again(lambda: renderer.work(9, error), renderer)  # noqa: B023
+        assert len(renderer.seen) == 3
+    for other, renderer in ((ValueError("no"), Shrinking(2)), (MemoryError(), object())):
+        with pytest.raises(type(other)):
+            try_again(lambda: Shrinking(0).work(1, other), renderer)  # noqa: B023
+        assert not getattr(renderer, "seen", [])
