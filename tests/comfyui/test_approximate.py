@@ -192,7 +192,7 @@ def test_the_doctor_measures_and_plans_read_it(
     stages: Stages, recording: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     speed = stages.module("hallo3.speed.device")
-    monkeypatch.setattr(stages.module("hallo3.checkpoints.verify"), "home", lambda: tmp_path)
+    monkeypatch.setattr(stages.module("hallo3.storage.files"), "home", lambda: tmp_path)
     monkeypatch.setattr(speed, "SECONDS", dict.fromkeys(speed.SECONDS, 0.05))
     monkeypatch.setattr(speed, "MODELS", speed.MODELS[:1])
     _, _, measured = stages.run("Hallo3Doctor", measure=True)[0].partition("\nMeasured")
