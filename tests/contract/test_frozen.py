@@ -74,8 +74,9 @@ def test_a_job_of_version_0_1_0_is_resumed(bench: frozen.Bench, capsys: pytest.C
     before, kept = ({path.name: path.read_bytes() for path in p.glob("segments/*")} for p in places)
     assert before.items() <= kept.items()
     assert (len(kept), len(frames)) == (4, 55)
-    if SAME_MACHINE:
-        assert frozen.facts(frames)["frames"] == RECORDED["runs"][frozen.FOUR]["frames"]
+    # its two segments were rendered by that version, whose rounding was another
+    apart = np.abs(frozen.shown(frames).astype(int) - load_file(frozen.FRAMES)[frozen.FOUR])
+    assert apart.max() <= 16
 
 
 def test_an_identity_of_version_0_1_0_is_read(bench: frozen.Bench) -> None:
