@@ -30,6 +30,7 @@ from .errors import InputError, check_choice, is_out_of_memory
 from .model.kernels.select import is_compiler_error, relative_distance
 from .model.layers import Attention, sdpa
 from .noise import make_generator
+from .residency import release_cached_memory
 from .storage.files import cache_path, read_json_or_empty, write_json
 from .units import format_bytes
 
@@ -254,15 +255,19 @@ def _keeps_scores(
     """Whether PyTorch computes attention of these shapes by plain operations; False if it does not say."""
     if backend is not AUTO:
         return backend.name == "math"
+    sides = list[Tensor]()
     try:
-        q = torch.empty(1, queries, heads, head_dim, device=device, dtype=dtype).transpose(1, 2)
-        k = torch.empty(1, keys, heads, head_dim, device=device, dtype=dtype).transpose(1, 2)
+        for rows in (queries, keys):
+            sides += [torch.empty(1, rows, heads, head_dim, device=device, dtype=dtype).transpose(1, 2)]
         choose = cast(Any, torch)._fused_sdp_choice  # it has no public name
-        return int(choose(q, k, k)) == cast(Any, SDPBackend.MATH).value
+        return int(choose(sides[0], sides[1], sides[1])) == cast(Any, SDPBackend.MATH).value
     except NotImplementedError:  # a device for which PyTorch has no other attention
         return True
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return False
+    finally:
+        sides.clear()
+        release_cached_memory()  # it counts as taken when the run is planned
 
 
 def list_runnable(device: torch.device, dtype: torch.dtype, head_dim: int) -> tuple[str, ...]:

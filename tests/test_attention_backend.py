@@ -279,7 +279,10 @@ def test_an_attention_that_keeps_its_scores_is_refused(monkeypatch: pytest.Monke
         assert (tuple(q.shape), tuple(k.shape)) == ((1, 48, 17776, 64), (1, 48, 19126, 64))
         return 0 if q.dtype == torch.bfloat16 else 2
 
+    released = Mock()
+    monkeypatch.setattr(backends, "release_cached_memory", released)
     check_scores(AUTO, CPU, torch.bfloat16, HALLO3)
+    assert released.call_count == 1, "a plan counts what is free"
     monkeypatch.setattr(torch, "_fused_sdp_choice", choose)
     check_scores(AUTO, CPU, torch.float16, HALLO3)
     with pytest.raises(InputError, match=r"32\.6 GB with auto(.|\n)*fp16 or --dtype fp32; --trial"):
