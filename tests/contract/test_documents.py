@@ -3,6 +3,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert main([word.replace("me.wav", "samples/speech.wav") for word in picture]) == 0, words
 
 
-def test_documented_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first segment of each example, with the samples and the built-in model in place of a user's."""
     portrait, speech = (
         hallo3.read_picture(ROOT / "samples/portrait.png"),
@@ -134,5 +135,6 @@ def test_documented_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     ]
     for block in blocks:
-        exec(compile(block, "example", "exec"), {})
+        (tmp_path / "example.py").write_text(block, encoding="utf-8")
+        runpy.run_path(str(tmp_path / "example.py"))
     assert len(segments) == len(blocks) == 2
