@@ -126,11 +126,10 @@ def add_folded_attention(residual: Tensor, q: Tensor, kv: FoldedKV) -> Tensor:
     scores = F.linear(merge_heads(q), block_diagonal(kv.k[0] * q.shape[-1] ** -0.5))
     # in 16 bits, too, softmax computes in float32 and rounds once
     probabilities = scores.view(-1, heads, count).softmax(dim=-1).flatten(1)
-    stream = residual.view(-1, residual.shape[-1])
+    stream = residual.reshape(-1, residual.shape[-1])
     if torch.is_grad_enabled():
-        return torch.addmm(stream, probabilities, kv.values).view_as(residual)
-    stream.addmm_(probabilities, kv.values)
-    return residual
+        return torch.addmm(stream, probabilities, kv.values).view(residual.shape)
+    return stream.addmm_(probabilities, kv.values).view(residual.shape)
 
 
 def block_diagonal(k: Tensor) -> Tensor:

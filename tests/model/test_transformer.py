@@ -206,6 +206,9 @@ def test_a_folded_face_is_added_to_the_stream(heads: int, trained: bool) -> None
         found = add_folded_attention(stream, q, FoldedKV(k, values.flatten(0, 1)))
     torch.testing.assert_close(found, wanted)
     assert (found.data_ptr() == stream.data_ptr(), torch.equal(stream, before)) == (not trained, trained)
+    across = before.transpose(1, 2).contiguous().transpose(1, 2)  # as one latent frame is
+    with torch.set_grad_enabled(trained):
+        torch.testing.assert_close(add_folded_attention(across, q, FoldedKV(k, values.flatten(0, 1))), wanted)
 
 
 @torch.inference_mode()
