@@ -174,7 +174,8 @@ class Rehearsal:
                 yield
                 peaks[name] = tracker.peak
 
-            with stage("prompt"), text_encoder as encoder:
+            # in inference mode attention is one operation, which keeps no scores
+            with stage("prompt"), torch.inference_mode(), text_encoder as encoder:
                 encoder(torch.zeros(1, config.trunk.text_tokens, dtype=torch.long, device=META))
             with stage("portrait"), models.vae as vae:
                 shape = (1, 3, 1, *config.segment.shape[1:])

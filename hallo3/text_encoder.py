@@ -352,9 +352,7 @@ class T5MLP(nn.Module):
         self.wo = nn.Linear(inner, width, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        x = self.wi_0(hidden)  # torch's own approximation of GELU rounds otherwise
-        gelu = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))))
-        return self.wo(gelu * self.wi_1(hidden))
+        return self.wo(_gelu(self.wi_0(hidden)) * self.wi_1(hidden))
 
 
 class T5MLPHalf(nn.Module):
@@ -403,6 +401,11 @@ class T5(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Tokens [B, n] -> embedding [B, n, d_model]; padding is a token like any other."""
         return self.encoder(ids)
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """As transformers computes it; torch's own approximation rounds otherwise."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))))
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
