@@ -199,18 +199,15 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     if not missing:
         return
     networks.prepare()
-    video.similarity, video.clock, video.memory = (
-        networks.similarity,
-        networks.clock,
-        networks.describe_memory,
-    )
+    video.similarity, video.clock = networks.similarity, networks.clock
+    video.memory = networks.describe_memory
     with StepBar(missing, manifest.segments, request.settings.steps, networks.clock) as bar:
         networks.watch = bar.watch
         results = video.render(
             networks,
             motion_drop=request.settings.motion_drop,
             so_far=so_far,
-            throughput_key=request.throughput_key,
+            throughput_key=networks.throughput_key,
             stage=bar.stage,
         )
         with closing(results):

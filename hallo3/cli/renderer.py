@@ -143,6 +143,11 @@ class RunNetworks:
         )
         return True
 
+    @property
+    def throughput_key(self) -> str:
+        """Under the plan in force."""
+        return self._request.throughput_key
+
     def describe_memory(self) -> str:
         """How memory is planned, in words; empty without a plan."""
         return self._request.memory.line() if self._request.memory else ""
