@@ -1,7 +1,7 @@
 """Times on this computer's CPU, with random NANO weights.
 
-``cpu``: seconds of a NANO segment (2 steps, guidance on), and torch's own small 3D convolutions against
-oneDNN's.
+``cpu``: seconds and CPU-seconds of the command with the built-in model; seconds of a NANO segment (2 steps,
+guidance on), and torch's own small 3D convolutions against oneDNN's.
 
 ``length``: ``hallo3 animate`` in a process of its own for every length of speech, from reading the recording
 to joining the video. Seconds are fitted to a + b * segments, and so are CPU-seconds, which other programs
@@ -30,7 +30,7 @@ import torch
 from benchmarks.report import CPU, ROOT, Result, Scenario, format_table
 from benchmarks.streamed import Clock
 from hallo3.checkpoints.random_weights import write_random_set
-from hallo3.config import NANO
+from hallo3.config import BUILT_IN, NANO
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.media.image import write_picture
@@ -69,9 +69,13 @@ def measure_convolutions() -> list[dict[str, Any]]:
 
 
 def measure_cpu(_: Namespace) -> Result:
-    return {"nano_segment_seconds": measure_segment(), "convolutions": measure_convolutions()}
+    commands = {f"{seconds} s of video": measure_command(seconds) for seconds in VIDEOS}
+    networks = {"nano_segment_seconds": measure_segment(), "convolutions": measure_convolutions()}
+    return {"built_in_command": commands, **networks}
 
 
+VIDEOS = (1, 10)
+"""Seconds."""
 SHORT, LENGTHS = (4, 16, 60), (4, 16, 60, 240)
 SEED = 7
 MIN_R2 = 0.999
@@ -121,8 +125,22 @@ def measure_length(folder: Path, segments: int) -> dict[str, Any]:
     there = folder / f"{segments}"
     there.mkdir()
     write_speech(there / "speech.wav", segments * NANO.segment.new_frames)
-    words = ["-m", "hallo3", "animate", "--model", folder / "model", "--portrait", folder / "portrait.png"]
-    words += ["--speech", there / "speech.wav", "-o", there / "video.mp4", "--device", "cpu"]
+    words = ["--model", folder / "model", "--portrait", folder / "portrait.png"]
+    return {"segments": segments, **run_animate(there, *words)}
+
+
+def measure_command(seconds: int) -> dict[str, Any]:
+    """The built-in model's video of this length, with a prompt, as ``make demo`` makes it."""
+    with TemporaryDirectory(prefix="hallo3_") as name:
+        write_speech(Path(name) / "speech.wav", seconds * BUILT_IN.segment.fps)
+        portrait = ROOT / "samples" / "portrait.png"
+        return run_animate(Path(name), "--portrait", portrait, "--prompt", "A person talks to the camera.")
+
+
+def run_animate(there: Path, *words: Path | str) -> dict[str, Any]:
+    """Seconds of ``hallo3 animate`` for the speech in a folder, of all its threads, and its peak memory."""
+    words = ("-m", "hallo3", "animate", *words, "--speech", there / "speech.wav")
+    words += "-o", there / "video.mp4", "--device", "cpu"
     peak, start, before = 0, time.perf_counter(), os.times()
     with subprocess.Popen(
         [sys.executable, *map(str, words)],
@@ -138,7 +156,7 @@ def measure_length(folder: Path, segments: int) -> dict[str, Any]:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, "hallo3 animate")
     cpu = after[2] - before[2] + after[3] - before[3]  # of processes that have ended, user and system
-    row: dict[str, Any] = {"segments": segments, "seconds": seconds}
+    row: dict[str, Any] = {"seconds": seconds}
     row |= {"cpu_seconds": cpu} if cpu else {}
     return row | ({"anonymous_mb": peak / 1e6} if peak else {})
 
