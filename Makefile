@@ -146,6 +146,7 @@ bench: setup ## count and time a run (minutes)
 bench-all: bench bench-approximations ## every benchmark but drift
 	$(BENCH) exactness --json $(MEASURED)/exactness.json
 	$(BENCH) ceilings --json $(MEASURED)/ceilings.json
+	$(BENCH) fits --json $(MEASURED)/fits.json
 	$(BENCH) length --json $(MEASURED)/length.json
 	$(BENCH) times
 

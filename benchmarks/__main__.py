@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measur
 SCENARIOS = {
     "counts": ("counts.COUNTS", "operations, bytes and memory of a step at full size, without weights"),
     "ceilings": ("ceilings.CEILINGS", "a whole run at full size under memory limits, counted without a GPU"),
+    "fits": ("fits.FITS", "whether planned runs fit, by a model of PyTorch's allocator, without a GPU"),
     "times": ("times.TIMES", "times on this device, beside the original's way"),
     "smoke": ("smoke.SMOKE", "first contact with a GPU: kernels, streaming, layouts"),
     "goals": ("goals.GOALS_TABLE", "the table of goals, from the results of GPUs that are kept here"),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from ..errors import InputError
@@ -41,10 +42,10 @@ from .estimate import (
 from .sizes import ModelSizes, measure_sizes
 
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a device, outside of PyTorch's allocator
-RESERVE_BYTES = CONTEXT_BYTES + 200_000_000  # with workspaces of matrix products and convolutions
-FRAGMENTATION = 0.05  # share of the limit that is lost between tensors
+RESERVE_BYTES = CONTEXT_BYTES + 650_000_000  # with workspaces of matrix products, and what is lost to the
+FRAGMENTATION = 0.02  # allocator, as this share of the limit is (docs/measurements/fits.json)
 CLOSE_PROGRAMS = "close other programs, or try --trial"
-CUDA_PROGRAM_BYTES = 1_500_000_000  # of RAM, for CUDA's libraries
+CUDA_PROGRAM_BYTES = 3_000_000_000  # of RAM, for CUDA's libraries, context and pinned chunks
 RAM_RESERVE = 0.05  # share that stays free
 HEAP = 1.04  # of RAM for what a stage holds: small blocks that the heap keeps
 CPU_DECODE_PLANS = tuple(DecodePlan(strips, "device") for strips in (1, 2, 4, 8, 16))
@@ -159,8 +160,9 @@ def plan_memory(
     """The fastest configuration for bytes of GPU memory and RAM; weights are in RAM if they fit. ``caps`` are
     what stages may take. Raises ``InputError`` if nothing fits."""
     usable, needed = usable_bytes(limit), 0
-    for home in (RAM, DISK):
-        found = _fit(sizes, requirements, home, usable, DECODE_PLANS, caps)
+    without_host = tuple(plan for plan in DECODE_PLANS if plan.caches == "device")
+    for home, decodes in product((RAM, DISK), (DECODE_PLANS, without_host)):
+        found = _fit(sizes, requirements, home, usable, decodes, caps)
         if found is not None:
             needed = _gpu_run_ram(sizes, requirements, found[0])
             if needed <= ram * (1 - RAM_RESERVE):
@@ -211,8 +213,8 @@ def _min_cpu_ram(sizes: ModelSizes, requirements: MemoryRequirements) -> int:
 
 def min_limit(sizes: ModelSizes, requirements: MemoryRequirements) -> tuple[int, str]:
     """The smallest limit that a run fits, and the stage that decides it."""
-    largest = max(plan_stages(sizes, requirements, SMALLEST), key=lambda stage: stage.total)
-    return round((largest.total + RESERVE_BYTES) / (1 - FRAGMENTATION)) + 1, largest.name
+    largest = max(plan_stages(sizes, requirements, SMALLEST), key=lambda stage: stage.needed)
+    return round((largest.needed + RESERVE_BYTES) / (1 - FRAGMENTATION)) + 1, largest.name
 
 
 def _fit(
@@ -231,7 +233,7 @@ def _fit(
                 break  # decoding would lose what resident weights gain
             offload = replace(config, decode=decode, **({} if config.home == DEVICE else keep))
             stages = plan_stages(sizes, requirements, offload)
-            if all(stage.total <= min(usable, caps.get(stage.name, usable)) for stage in stages):
+            if all(s.needed <= usable and s.total <= caps.get(s.name, usable) for s in stages):
                 return offload, stages
     return None
 

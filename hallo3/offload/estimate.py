@@ -16,11 +16,15 @@ from ..quantization import Precision
 from ..units import format_bytes
 from ..vae.autoencoder import DEFAULT_PLAN
 from ..vae.causal_conv import DecodePlan
-from ..vae.decode_memory import decode_bytes
+from ..vae.decode_memory import convolution_scratch, decode_bytes
 from .sizes import ModelSizes
 
 RAM, DISK, DEVICE = "memory", "disk", "device"
 FLOAT_BYTES = 4
+BATCHED_FRAGMENTATION = 1.0  # share of the activations of a step with batched branches
+DECODE_FRAGMENTATION = {"device": 0.4, "host": 0.0}  # share of a decode's, by where caches are
+"""What PyTorch's allocator loses between tensors of many sizes, where that is more than
+``budget.RESERVE_BYTES`` has (docs/measurements/fits.json)."""
 SAMPLER_LATENTS = 10  # in float32: noisy ones, estimates of two steps, noise, velocities of two branches
 SPEECH_BYTES = 90_632_320
 """wav2vec2 over one piece of a recording. Attention over long ones is not counted: up to 1 GB for 10 minutes
@@ -124,7 +128,8 @@ class TensorSizes:
         tokens = self.config.trunk.text_tokens
         inner, heads = int(text.get("d_ff", 10240)), int(text.get("num_heads", 64))
         return round(
-            max(7.3 * tokens * inner, 4.0 * heads * tokens * tokens) * self.precision.of_text.compute.itemsize
+            max(12.3 * tokens * inner, 4.0 * heads * tokens * tokens)
+            * self.precision.of_text.compute.itemsize
         )
 
 
@@ -190,10 +195,17 @@ class StagePlan:
     description: str
     streamed: int = 0
     origin: str = ""
+    fragmentation: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.conditions + self.activations
+
+    @property
+    def needed(self) -> int:
+        """With what PyTorch's allocator loses in this stage, beside the share that it loses in each, or cuDNN
+        takes to convert layouts."""
+        return self.total + self.fragmentation
 
     @property
     def text(self) -> str:
@@ -205,7 +217,7 @@ class StagePlan:
 
     def as_dict(self) -> dict[str, Any]:
         facts = asdict(self)
-        description = facts.pop("description")
+        description, _ = facts.pop("description"), facts.pop("fragmentation")
         return {**facts, "says": description, "total": self.total}
 
 
@@ -271,6 +283,7 @@ def plan_stages(
     }
     conditions = {"reference": features, "prepare": run, "encode": run, "listen": segment, "sample": segment}
     conditions["decode"] = run + tensors.latents
+    latent = config.segment.shape.latent
     activations = {
         "speech": round(SPEECH_BYTES * int(sizes.speech.get("hidden_size", 768)) / 768),
         "prompt": tensors.t5(sizes.text),
@@ -280,7 +293,7 @@ def plan_stages(
         "encode": tensors.vae_encode(1 + config.segment.motion_frames),
         "listen": audio + tensors.latents + tensors.projection(config.audio.token_dim),
         "sample": sampling,
-        "decode": decode_bytes(config.vae, config.segment.shape.latent, offload.decode, itemsize),
+        "decode": decode_bytes(config.vae, latent, offload.decode, itemsize),
     }
     streamed = {
         "prompt": t5.total,
@@ -295,6 +308,11 @@ def plan_stages(
         before = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae - beside}
         on_device = {name: on_device[name] + before[name] if name in before else whole for name in on_device}
         streamed = {name: streamed[name] for name in ("prompt", "reference")}
+    batched = requirements.branches == 2 and offload.passes == "batched"
+    lost = {} if requirements.on_cpu else {"sample": BATCHED_FRAGMENTATION * activations["sample"] * batched}
+    if lost:
+        scratch = convolution_scratch(config.vae, latent, offload.decode, itemsize)
+        lost["decode"] = max(scratch, DECODE_FRAGMENTATION[offload.decode.caches] * activations["decode"])
     return tuple(
         StagePlan(
             name,
@@ -304,6 +322,7 @@ def plan_stages(
             descriptions[name],
             streamed.get(name, 0),
             "" if name not in streamed else DISK if name in ("prompt", "reference") else offload.home,
+            round(lost.get(name, 0)),
         )
         for name in on_device
         if name not in requirements.skipped

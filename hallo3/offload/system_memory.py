@@ -16,11 +16,12 @@ from ..checkpoints.locate import ModelFolder
 from ..config import Hallo3Config
 from ..errors import InputError
 from ..quantization import PRECISIONS
-from .budget import CONTEXT_BYTES, plan_cpu_memory
+from .budget import plan_cpu_memory
 from .estimate import DEVICE, MemoryRequirements
 from .sizes import measure_folder
 
 ROOT = Path("/")
+STARTED_CONTEXT_BYTES = 300_000_000  # of ``CONTEXT_BYTES``: kernels are loaded when they first run
 WINDOWS_RESERVE_BYTES = 750_000_000
 ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1
@@ -60,9 +61,10 @@ def choose_cpu_precision(files: ModelFolder, config: Hallo3Config, steps: int, r
 
 
 def free_bytes(device: torch.device) -> int:
-    """GPU memory that this process may use, with what its CUDA context has taken. On Windows the free bytes
-    are a budget that the desktop shares, and what is above it silently goes to RAM: some are left."""
-    free = torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES
+    """GPU memory that this process may use, with what its CUDA context has taken at its start. On Windows the
+    free bytes are a budget that the desktop shares, and what is above it silently goes to RAM: some are
+    left."""
+    free = torch.cuda.mem_get_info(device)[0] + STARTED_CONTEXT_BYTES
     return max(0, free - WINDOWS_RESERVE_BYTES) if sys.platform == "win32" else free
 
 

@@ -40,6 +40,14 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     return round(MARGIN * (peak + (frames + whole) * number))
 
 
+def convolution_scratch(config: VAEConfig, latent: LatentShape, plan: DecodePlan, number: int) -> int:
+    """Bytes in which cuDNN converts the layout of the largest convolution's input and output."""
+    channels, out = config.block_out_channels[:2][-1], config.block_out_channels[0]
+    video_frames, height, width = latent._replace(frames=decode_slices(latent.frames)[0]).video
+    rows = -(-latent.height // plan.strips) * (height // latent.height)
+    return ((LOOK_BACK + video_frames) * channels + video_frames * out) * rows * width * number
+
+
 def choose_decode_plan(config: VAEConfig, latent: LatentShape, number: int, free: int) -> DecodePlan:
     """The fastest of :data:`PLANS` that needs at most ``free`` bytes; the smallest if none does."""
     fitting = (plan for plan in PLANS if decode_bytes(config, latent, plan, number) <= free)

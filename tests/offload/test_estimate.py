@@ -39,7 +39,7 @@ def layers(*, fused: bool) -> Layers:
 
 def expect_upper_bound(formula: int, run: Callable[[], object]) -> None:
     """Never too little, at most 15 % too much."""
-    with Tracker("meta") as tracker, torch.inference_mode():
+    with torch.no_grad(), Tracker("meta") as tracker:
         result = run()
         peak = tracker.peak
         del result

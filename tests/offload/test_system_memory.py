@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from hallo3.offload import system_memory
-from hallo3.offload.budget import CONTEXT_BYTES
-from hallo3.offload.system_memory import available_bytes, free_bytes, limit_torch, ram_bytes, total_bytes
+from hallo3.offload.system_memory import (
+    STARTED_CONTEXT_BYTES,
+    available_bytes,
+    free_bytes,
+    limit_torch,
+    ram_bytes,
+    total_bytes,
+)
 from hallo3.units import GB
 
 TOTAL, FREE, OWN = 16 * GB, 4 * GB, GB // 2
@@ -72,7 +78,8 @@ def test_segments_are_expandable_where_they_can_be(
 
 def test_windows_keeps_some_for_the_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    for free, usable in ((8 * GB, 8 * GB + CONTEXT_BYTES - system_memory.WINDOWS_RESERVE_BYTES), (0, 0)):
+    kept = system_memory.WINDOWS_RESERVE_BYTES - STARTED_CONTEXT_BYTES
+    for free, usable in ((8 * GB, 8 * GB - kept), (0, 0)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 12 * GB))
         assert free_bytes(torch.device("cuda")) == usable
 
@@ -82,7 +89,7 @@ def test_torch_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     fractions, gpu = list[Any](), torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * GB, 12 * GB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: fractions.append(args))
-    assert free_bytes(gpu) == 8 * GB + CONTEXT_BYTES
+    assert free_bytes(gpu) == 8 * GB + STARTED_CONTEXT_BYTES
     assert total_bytes(gpu) == 12 * GB
     limit_torch(6 * GB, gpu)
     limit_torch(12 * GB, torch.device("cuda"))
