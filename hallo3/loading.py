@@ -269,6 +269,8 @@ class Placement:
 
     def _move_whole(self, load: Callable[[], M]) -> AbstractContextManager[M]:
         """Loaded on first enter, then kept in RAM, with a copy on the device while used."""
+        if self.device == CPU:
+            return OnDemandModule(cache(load))
         return StreamedModule(lambda: StreamableModule(load(), [], {}.__getitem__), self.device)
 
     def load(self, network: M, component: str) -> M:

@@ -28,7 +28,7 @@ from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
-from .residency import CPU, PinnedAllocator, memory_stage, try_again
+from .residency import CPU, PinnedAllocator, attempts, memory_stage
 from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
@@ -134,22 +134,20 @@ def _render_segment(
     pixels: Tensor, segment: Segment, renderer: Renderer, noise: Noise, stage: WatchStage
 ) -> Tensor:
     """Frames [1, 3, F, H, W] in 0..1. A stage in which memory runs out is tried again."""
-
-    def encode() -> Tensor:
-        stage(segment, "encoding")
-        return renderer.encode(pixels, segment, noise)
-
-    def sample() -> Tensor:
-        stage(segment, SAMPLING)
-        return renderer.sample(image_latents, segment, noise)
-
-    def decode() -> Tensor:
-        slices = renderer.decode(latents)
-        return collect_frames(watch_frames(slices, segment, stage), segment.keep.stop)
-
-    image_latents = try_again(encode, renderer, "encode")
-    latents = try_again(sample, renderer, "sample")
-    return try_again(decode, renderer, "decode")
+    latents = frames = pixels
+    for attempt in attempts(renderer, "encode"):
+        with attempt:
+            stage(segment, "encoding")
+            latents = renderer.encode(pixels, segment, noise)
+    for attempt in attempts(renderer, "sample"):
+        with attempt:
+            stage(segment, SAMPLING)
+            latents = renderer.sample(latents, segment, noise)
+    for attempt in attempts(renderer, "decode"):
+        with attempt:
+            slices = watch_frames(renderer.decode(latents), segment, stage)
+            frames = collect_frames(slices, segment.keep.stop)
+    return frames
 
 
 class MemoryStore:

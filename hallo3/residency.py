@@ -5,7 +5,7 @@ is tried again with less."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from traceback import clear_frames
@@ -125,31 +125,54 @@ class Shrinkable(Protocol):
 
 @contextmanager
 def memory_stage(name: str) -> Generator[None]:
-    """A stage of a memory plan, which ``try_again`` names if memory runs out in the block."""
+    """A stage of a memory plan, which an attempt names if memory runs out in the block."""
     before = _stage.get()
     _stage.set(name)
     yield
     _stage.set(before)  # after an error it stays
 
 
-def try_again(work: Callable[[], T], renderer: object, stage: str = "") -> T:
-    """What ``work``, a stage, returns. If memory runs out in it, it is called again as long as the
-    ``renderer`` can shrink; what the earlier call held is freed before."""
-    while True:
-        before = _stage.set(stage)
+class Attempt:
+    """A try of a stage; see :func:`attempts`."""
+
+    def __init__(self, renderer: object, stage: str) -> None:
+        self._renderer, self._name, self.failed = renderer, stage, False
+
+    def __enter__(self) -> None:
+        self._before = _stage.set(self._name)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         try:
-            return work()
-        except Exception as error:
-            if not (is_out_of_memory(error) and isinstance(renderer, Shrinkable)):
-                raise
+            is_short = isinstance(error, Exception) and is_out_of_memory(error)
+            if not isinstance(error, Exception) or not is_short or not isinstance(self._renderer, Shrinkable):
+                return False
             cause: BaseException | None = error
             while cause is not None:
                 clear_frames(cause.__traceback__)  # they hold tensors
                 cause = cause.__cause__ or cause.__context__
-            if not renderer.shrink(error, _stage.get()):
-                raise
+            self.failed = self._renderer.shrink(error, _stage.get())
+            return self.failed
         finally:
-            _stage.reset(before)
+            _stage.reset(self._before)
+
+
+def attempts(renderer: object, stage: str = "") -> Iterator[Attempt]:
+    """``for attempt in attempts(renderer): with attempt: ...`` runs a block, a stage, again if memory runs
+    out in it, as long as the ``renderer`` can shrink; what functions called there held is freed before."""
+    attempt = Attempt(renderer, stage)
+    yield attempt
+    while attempt.failed:
+        attempt = Attempt(renderer, stage)
+        yield attempt
+
+
+def try_again(work: Callable[[], T], renderer: object, stage: str = "") -> T:
+    """What ``work`` returns, tried as of :func:`attempts`."""
+    results = list[T]()
+    for attempt in attempts(renderer, stage):
+        with attempt:
+            results.append(work())
+    return results[0]
 
 
 def release_memory() -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 
@@ -32,13 +33,13 @@ from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
-from ..offload.system_memory import use_expandable_segments
+from ..pipeline import Renderer
 from ..quantization import describe_machine
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
 from .jobs import find_parent, print_jobs
 from .main import return_freed_memory
-from .memory import check_vram, expected_segment_time, plan_run_memory
+from .memory import check_vram, expected_segment_time, plan_run_memory, use_expandable_segments
 from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
@@ -204,7 +205,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     with StepBar(missing, manifest.segments, request.settings.steps, networks.clock) as bar:
         networks.watch = bar.watch
         results = video.render(
-            networks,
+            cast(Renderer, networks),
             motion_drop=request.settings.motion_drop,
             so_far=so_far,
             throughput_key=networks.throughput_key,

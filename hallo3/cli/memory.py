@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+
+import torch
 
 from ..errors import InputError
 from ..jobs.estimate import SegmentTime, read_speed, speed_key
@@ -207,3 +211,13 @@ def _limit_bytes(request: AnimateRequest) -> int | None:
 def _manual_options(request: AnimateRequest) -> str:
     options = request.options
     return f"--offload {options.offload}" if options.offload else "--low-memory" if options.low_memory else ""
+
+
+ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+def use_expandable_segments() -> None:
+    """Let PyTorch map GPU memory in small pieces, where it can (CUDA on Linux): then none is lost between
+    tensors of different sizes. Call it before CUDA starts; what a user has set stays."""
+    if sys.platform == "linux" and torch.version.cuda and os.environ.keys().isdisjoint(ALLOCATOR_SETTINGS):
+        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"

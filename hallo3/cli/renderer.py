@@ -3,7 +3,7 @@ or computed when first used. If memory runs out, all of it but what is extracted
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -109,14 +109,17 @@ class RunNetworks:
         """All that comes before the first segment."""
         _ = try_again(lambda: self._renderer, self)
 
-    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        return self._renderer.encode(pixels, segment, noise)
+    @property
+    def encode(self) -> Callable[[Tensor, Segment, Noise], Tensor]:
+        return self._renderer.encode
 
-    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        return self._renderer.sample(image_latents, segment, noise)
+    @property
+    def sample(self) -> Callable[[Tensor, Segment, Noise], Tensor]:
+        return self._renderer.sample
 
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        return self._renderer.decode(latents)
+    @property
+    def decode(self) -> Callable[[Tensor], Iterator[Tensor]]:
+        return self._renderer.decode
 
     def shrink(self, error: Exception, stage: str) -> bool:
         """At most twice; says what was wanted, and the plan before and after."""

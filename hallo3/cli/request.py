@@ -305,8 +305,10 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         if dtype != "fp32":
             logger.warning(f"computing in {dtype}: fp32 needs more than the {format_bytes(ram)} of RAM here")
     precision = choose_precision(dtype, device)
-    attention = get_backend(options.attention, device, precision.compute, config.trunk.head_dim)
-    check_scores(attention, device, precision.compute, config)
+    attention = AUTO
+    if options.attention != AUTO.name or device.type != "cpu":
+        attention = get_backend(options.attention, device, precision.compute, config.trunk.head_dim)
+        check_scores(attention, device, precision.compute, config)
     separator = None
     if options.vocals == IN_MODEL_FOLDER:
         separator = Separator(files.vocals or files.path / VOCALS[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: Segmen
         return KV(*(torch.cat(side) for side in sides))
 
     both = _conditions(run, run.text, LazyParameters(pair, len(run.silence)))
-    return lambda latents, step: _forward(dit, run, segment, both, latents, step)
+    return partial(_forward, dit, run, segment, both)
 
 
 def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
@@ -62,8 +63,7 @@ GUIDANCE_PASSES: dict[str, Callable[[Hallo3Transformer, RunConditions, SegmentCo
 
 def single_branch(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """The conditional branch alone, for a guidance scale of 1."""
-    alone = branches(run, segment)[1]
-    return lambda latents, step: _forward(dit, run, segment, alone, latents, step)
+    return partial(_forward, dit, run, segment, branches(run, segment)[1])
 
 
 def _forward(

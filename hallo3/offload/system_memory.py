@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +22,6 @@ from .sizes import measure_folder
 ROOT = Path("/")
 STARTED_CONTEXT_BYTES = 300_000_000  # of ``CONTEXT_BYTES``: kernels are loaded when they first run
 WINDOWS_RESERVE_BYTES = 750_000_000
-ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 GROUPS = (  # of processes: mount, limit, and the memory that no cache can give back, in version 2 and 1
     ("sys/fs/cgroup", "memory.max", "anon"),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
@@ -76,13 +74,6 @@ def limit_torch(limit: int, device: torch.device) -> None:
     """Let PyTorch raise an out-of-memory error above ``limit`` bytes of a CUDA device."""
     share = min(1.0, limit / total_bytes(device))
     torch.cuda.set_per_process_memory_fraction(share, cast("int | None", device.index))
-
-
-def use_expandable_segments() -> None:
-    """Let PyTorch map GPU memory in small pieces, where it can (CUDA on Linux): then none is lost between
-    tensors of different sizes. Call it before CUDA starts; what a user has set stays."""
-    if sys.platform == "linux" and torch.version.cuda and os.environ.keys().isdisjoint(ALLOCATOR_SETTINGS):
-        os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
 
 
 def _read_limits(root: Path) -> Iterator[tuple[int, int]]:

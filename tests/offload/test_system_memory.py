@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from hallo3.cli import memory
 from hallo3.offload import system_memory
 from hallo3.offload.system_memory import (
     STARTED_CONTEXT_BYTES,
@@ -65,14 +66,14 @@ def test_ram_and_limits_of_containers(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_segments_are_expandable_where_they_can_be(
     platform: str, cuda: str | None, given: dict[str, str], then: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in system_memory.ALLOCATOR_SETTINGS:
+    for name in memory.ALLOCATOR_SETTINGS:
         monkeypatch.setenv(name, "")  # and back to what it was, later
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    system_memory.use_expandable_segments()
+    memory.use_expandable_segments()
     assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == then
 
 
