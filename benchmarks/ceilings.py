@@ -109,6 +109,9 @@ def place(module: streaming.StreamableModule[N], resident: bool = False) -> Abst
 class ShapeCache(CausalCache):
     """Caches of a decode in RAM, without values."""
 
+    def reserve(self, count: int, like: Tensor) -> None:
+        pass
+
     def load(self, key: tuple[str, int], destination: Tensor) -> bool:
         if key in self._frames:
             destination.copy_(torch.empty(destination.shape, dtype=destination.dtype, device=META))

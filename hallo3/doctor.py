@@ -33,6 +33,7 @@ from .speech.vocals import Separator
 from .storage.files import TEMPORARY_SUFFIX, free_disk
 from .text_encoder import make_tokenizer
 from .units import GB, format_bytes
+from .vae.causal_conv import avoids_cudnn
 
 TITLES = COMPONENT_TITLES | {
     "tokenizer": "T5's tokenizer",
@@ -185,6 +186,11 @@ def advise(machine: Machine, limits: Sequence[str]) -> tuple[str, ...]:
     else:
         fits = "fp8 with everything on the GPU, or " if machine.gpu_memory >= fp8 + WORKING_BYTES else ""
         advice = [f"{fits}bf16, planned for the free memory or for --vram, exact; {limits[0].rstrip('.')}."]
+    if machine.gpu and avoids_cudnn():
+        advice.append(
+            "This PyTorch convolves 16-bit video without cuDNN: the VAE calls cuDNN directly. PyTorch 2.10 "
+            "or cuDNN 9.15 need no such call."
+        )
     if machine.memory < bf16 + 4 * GB:
         advice.append(
             f"The weights need {format_bytes(bf16)} of RAM in bf16, {format_bytes(fp8)} in fp8; there are "

@@ -54,6 +54,12 @@ def test_the_advice_fits_the_machine() -> None:
         assert "--" not in text.replace("--vram", ""), "a manual offload would have no plan"
 
 
+def test_the_doctor_names_a_pytorch_that_avoids_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "avoids_cudnn", lambda: True)
+    assert "calls cuDNN directly" in " ".join(doctor.advise(machine(24, 64), ["as planned."]))
+    assert "cuDNN" not in " ".join(doctor.advise(machine(0, 64), ["as planned."]))
+
+
 def test_a_model_is_reported(tmp_path: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Complete; or with missing and damaged files and their places."""
     assert main(["doctor", str(nano_folder)]) == 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -64,15 +65,38 @@ Key = tuple[str, int]
 """A convolution's name, and a strip of its rows."""
 
 
+def memory_format(like: Tensor) -> torch.memory_format:
+    """In which a convolution reads and writes without converting: 16-bit ones on a GPU and a CPU. On meta
+    nothing is converted, and its output would count twice."""
+    last = like.element_size() == 2 and not like.is_meta
+    return torch.channels_last_3d if last else torch.contiguous_format
+
+
+def carve(memory: Tensor, shape: Sequence[int], order: torch.memory_format) -> Tensor:
+    """The start of one-dimensional ``memory`` as a tensor [B, C, T, H, W]."""
+    batch, channels, *rest = shape
+    if order == torch.channels_last_3d:
+        return memory[: prod(shape)].view(batch, *rest, channels).permute(0, 4, 1, 2, 3)
+    return memory[: prod(shape)].view(batch, channels, *rest)
+
+
 class CausalCache:
-    """The last two frames before each convolution, for one decode; each tensor is reused slice after slice.
-    On the "host" they are in pinned memory on CUDA, where copies are queued behind the computation. Both ends
-    of a copy are contiguous, since others are copied twice."""
+    """The last two frames before each convolution, for one decode, written over slice after slice. They are
+    views of one buffer, which is made first: made one by one, between what is freed soon, they would leave a
+    GPU's memory in pieces. On the "host" the buffer is pinned memory on CUDA, where copies are queued behind
+    the computation. Both ends of a copy are contiguous, since others are copied twice."""
 
     def __init__(self, place: str = "device") -> None:
         self._in_host = place == "host"
         self._frames: dict[Key, Tensor] = {}
-        self._allocator = PinnedAllocator()
+        self._free = torch.empty(0)
+
+    def reserve(self, count: int, like: Tensor) -> None:
+        """Make room for ``count`` numbers of the type of ``like``, on its device or in the host's memory."""
+        if self._in_host:
+            self._free = PinnedAllocator(wanted=like.is_cuda).empty((count,), like.dtype)
+        else:
+            self._free = like.new_empty(count)
 
     def load(self, key: Key, destination: Tensor) -> bool:
         """Copy the stored frames to ``destination`` [B, C, 2, rows, W]; False if there are none."""
@@ -86,16 +110,14 @@ class CausalCache:
 
     def store(self, key: Key, frames: Tensor) -> None:
         """Replace the stored frames by ``frames`` [B, C, 2, rows, W]."""
-        if not self._in_host:
-            if key not in self._frames:
-                self._frames[key] = frames.new_empty(frames.shape)
-            self._frames[key].copy_(frames)
-            return
+        order = memory_format(frames)
         if key not in self._frames:
-            allocator = self._allocator if frames.is_cuda else PinnedAllocator(wanted=False)
-            self._frames[key] = allocator.empty(frames.shape, frames.dtype)
+            self._frames[key] = carve(self._free, frames.shape, order)
+            self._free = self._free[frames.numel() :]
         stored = self._frames[key]
-        stored.copy_(frames.contiguous(), non_blocking=frames.is_cuda and stored.is_pinned())
+        if self._in_host:
+            frames = frames.contiguous(memory_format=order)
+        stored.copy_(frames, non_blocking=self._in_host and frames.is_cuda and stored.is_pinned())
 
 
 WeightAndBias = tuple[Tensor, Tensor | None]
@@ -108,11 +130,23 @@ def own_parameters(layer: nn.Module, like: Tensor) -> AbstractContextManager[Wei
 
 def convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
     """torch's 3D convolution at stride 1: in oneDNN where that is faster, which torch does not use for small
-    batches."""
+    batches, and in cuDNN where torch has turned it off."""
     ones = (1, 1, 1)
     if _suits_onednn(signal, weight):
         return _onednn_convolve(signal, weight, bias, padding, ones, ones, 1)
+    if signal.is_cuda and signal.dtype in (torch.float16, torch.bfloat16) and avoids_cudnn():
+        out = torch.cudnn_convolution(
+            signal, weight, padding, ones, ones, 1, benchmark=False, deterministic=False, allow_tf32=True
+        )
+        return out if bias is None else out.add_(bias[:, None, None, None])
     return torch.conv3d(signal, weight, bias, ones, padding, ones, 1)
+
+
+def avoids_cudnn() -> bool:
+    """Whether torch convolves 16-bit video without cuDNN, which takes 7 GB where 2.5 are enough: 2.9 does,
+    beside cuDNN 9.8 to 9.14 (pytorch issue 166643)."""
+    affected = str(torch.__version__).startswith("2.9.")
+    return affected and 90800 <= (torch.backends.cudnn.version() or 0) < 91500
 
 
 _onednn_convolve = cast(Callable[..., Tensor], getattr(torch, "mkldnn_convolution", None))
@@ -173,16 +207,26 @@ class StripInput:
     fill: Callable[[Tensor, int, int], object]
     like: Tensor
 
-    def new_buffer(self, rows: int) -> Tensor:
+    def buffer_shape(self, rows: int) -> tuple[int, int, int, int, int]:
         """Rows of the slice and of the frames before it."""
         batch, channels, frames, _, width = self.like.shape
-        return self.like.new_empty(batch, channels, LOOK_BACK + frames, rows, width)
+        return batch, channels, LOOK_BACK + frames, rows, width
 
 
 @dataclass(frozen=True, slots=True)
 class StripConvolver:
+    """``memory`` has the buffers of strips; without it each is made when it is used."""
+
     cache: CausalCache
     access: LayerAccess
+    memory: Tensor | None = None
+
+    def buffer(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Until the next one is asked for."""
+        order = memory_format(like)
+        if self.memory is not None:
+            return carve(self.memory, shape, order)
+        return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=order)
 
     def strips(
         self, name: str, convolution: nn.Module, source: StripInput, cuts: Sequence[tuple[int, int]]
@@ -193,18 +237,18 @@ class StripConvolver:
         layer = cast(Any, convolution).conv
         with self.access.parameters(layer, source.like) as (weight, bias):
             if len(cuts) == 1:
-                buffer = source.new_buffer(source.like.shape[3])
+                buffer = self.buffer(source.like, source.buffer_shape(source.like.shape[3]))
                 self._write((name, 0), source, buffer, cuts[0])
                 out = self.access.convolve(buffer, weight, bias, (0, 1, 1))
                 del buffer
                 yield Strip(*cuts[0], out)
                 return
-            above = source.new_buffer(1).zero_()
+            above = source.like.new_zeros(source.buffer_shape(1))
             done = 0
             for index, cut in enumerate(cuts):
                 is_last = index == len(cuts) - 1
                 halo, own = above.shape[3], cut[1] - cut[0]
-                buffer = source.new_buffer(halo + own + is_last)
+                buffer = self.buffer(source.like, source.buffer_shape(halo + own + is_last))
                 buffer[:, :, :, :halo] = above
                 if is_last:
                     buffer[:, :, :, -1].zero_()

@@ -30,11 +30,8 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     channels = config.block_out_channels[:2][-1]  # of the input of the last level
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
     strips = max(plan.strips, *(min_strips(channels, shape) for shape in shapes))
-    cached, peak = 0, 0
-    for shape in shapes:
-        slice_cost = _Slice(config, shape, strips, number, in_host=plan.caches == "host", cached=cached)
-        peak = max(peak, *slice_cost.moments())
-        cached = slice_cost.cached
+    slices = [_Slice(config, shape, strips, number, in_host=plan.caches == "host") for shape in shapes]
+    peak = max(each.peak() for each in slices) + slices[0].cached
     frames = 3 * 4 * sizes[0] * 64 * latent.height * latent.width
     whole = config.latent_channels * latent.frames * latent.height * latent.width
     return round(MARGIN * (peak + (frames + whole) * number))
@@ -56,47 +53,54 @@ def choose_decode_plan(config: VAEConfig, latent: LatentShape, number: int, free
 
 @dataclass(slots=True)
 class _Slice:
-    """Memory of one slice; ``cached`` grows by the causal caches on the device."""
+    """Memory of one slice, beside its causal caches on the device, ``cached``, which are made first."""
 
     config: VAEConfig
     latent: LatentShape
     strips: int
     number: int
     in_host: bool
-    cached: int
+    cached: int = 0
 
-    def moments(self) -> Iterator[int]:
-        """Bytes at each moment that can be the peak."""
+    def peak(self) -> int:
+        """In strips, what is held is made once, and stays."""
+        moments = [*self._moments()]
+        if self._is_whole():
+            return max(map(sum, moments))
+        held, temporary = zip(*moments, strict=True)
+        return max(held) + max(temporary)
+
+    def _moments(self) -> Iterator[tuple[int, int]]:
+        """Bytes held, and of temporaries, at each moment that can be the peak."""
         widths = self.config.block_out_channels[::-1]
-        frames, first_slice = self.latent.frames, self.cached == 0
+        frames = self.latent.frames
         entering = widths[0]
         for level, width in enumerate(widths):
             for index in range((2 if level == 0 else 0) + self.config.layers_per_block + 1):
                 inside = widths[0] if level == 0 and index < 2 else width
-                yield from self._resnet(entering, inside, frames, 2**level, grows=first_slice)
+                yield from self._resnet(entering, inside, frames, 2**level)
                 entering = inside
             if level < len(widths) - 1:
                 spans = repeats(frames, in_time=level < 2)  # two levels double the frames
                 total = sum((last - first) * times for first, last, times in spans)
                 yield self._upsample(width, frames, total, 2**level)
                 frames = total
-        yield self._convolution(entering, 3, frames, 2 ** (len(widths) - 1), grows=first_slice)
+        yield self._convolution(entering, 3, frames, 2 ** (len(widths) - 1))
 
-    def _resnet(self, entering: int, width: int, frames: int, scale: int, *, grows: bool) -> Iterator[int]:
-        x = self._size(entering, frames, scale)
-        yield self._convolution(entering, width, frames, scale, grows=grows)
-        hidden = self._size(width, frames, scale)
-        yield x + self._convolution(width, width, frames, scale, grows=grows, in_place=True)
+    def _resnet(self, entering: int, width: int, frames: int, scale: int) -> Iterator[tuple[int, int]]:
+        x, hidden = self._size(entering, frames, scale), self._size(width, frames, scale)
+        yield self._convolution(entering, width, frames, scale)
+        held, temporary = self._convolution(width, width, frames, scale, in_place=True)
+        yield x + held, temporary
         if entering != width:
-            copy = 0 if self._is_whole() else self._size(entering, frames, scale, self._rows(scale))
-            yield self.cached + x + hidden + copy + self._size(width, frames, scale, self._rows(scale))
+            yield x + hidden, self._size(width, frames, scale, self._rows(scale))
 
     def _convolution(
-        self, width: int, out: int, frames: int, scale: int, *, grows: bool, in_place: bool = False
-    ) -> int:
+        self, width: int, out: int, frames: int, scale: int, in_place: bool = False
+    ) -> tuple[int, int]:
         """The input, a strip's buffer with halo rows of this strip and the next, and the larger of its
         temporaries and its output."""
-        if grows and not self.in_host:
+        if not self.in_host:
             self.cached += self._size(width, LOOK_BACK, scale)
         whole, rows = self._is_whole(), self._rows(scale)
         norm = 2 * FLOAT_BYTES * width * prod(self.latent)  # scale and shift, at the latents' size
@@ -105,14 +109,13 @@ class _Slice:
         staging = self._size(width, LOOK_BACK, scale, rows) if self.in_host else 0
         spread = 2 * FLOAT_BYTES * min(self._numbers(width, frames, scale, rows), MAX_CHUNK_ELEMENTS) // scale
         temporary = max(self._size(out, frames, scale, rows), staging, spread)
-        return self.cached + self._size(width, frames, scale) + norm + earlier + buffer + temporary
+        return self._size(width, frames, scale) + norm + earlier + buffer, temporary
 
-    def _upsample(self, width: int, frames: int, total: int, scale: int) -> int:
+    def _upsample(self, width: int, frames: int, total: int, scale: int) -> tuple[int, int]:
         rows = self._rows(scale)
         at_once = max(1, MAX_CHUNK_ELEMENTS // (4 * self._numbers(width, 1, scale, rows)))
         large = 4 * self._size(width, min(at_once, frames), scale, rows if self._is_whole() else rows + 2)
-        inputs, outputs = self._size(width, frames, scale), self._size(width, total, 2 * scale)
-        return self.cached + inputs + outputs + 2 * large
+        return self._size(width, frames, scale) + self._size(width, total, 2 * scale), 2 * large
 
     def _is_whole(self) -> bool:
         return self._rows(1) == self.latent.height

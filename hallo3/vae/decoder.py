@@ -10,9 +10,11 @@ statistics span the whole slice. B batch, C channels, G groups, T frames, n late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from itertools import cycle
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from ..geometry import LatentShape
 from .causal_conv import (
+    LOOK_BACK,
     CausalCache,
     DecodePlan,
     LayerAccess,
@@ -27,7 +30,9 @@ from .causal_conv import (
     StripConvolver,
     StripInput,
     WeightAndBias,
+    carve,
     cuts,
+    memory_format,
     min_strips,
 )
 
@@ -50,19 +55,65 @@ def decode_parts(
     ``vae_decode_chunked``."""
     channels = cast(Any, decoder).up_blocks[-1].resnets[0].conv1.conv.in_channels
     strips = max([plan.strips, *(min_strips(channels, LatentShape(*part.shape[2:])) for part in parts)])
-    convolver = StripConvolver(cache or CausalCache(plan.caches), access)
+    needs, caches = [_count(decoder, part, strips) for part in parts], cache or CausalCache(plan.caches)
+    caches.reserve(needs[0].cached, parts[0])
+    sizes = zip(*(need.slots for need in needs), strict=True)
+    slots: list[Any] = [parts[0].new_empty(max(size)) for size in sizes]
+    *outputs, memory = slots or [None]
+    convolver = StripConvolver(caches, access, memory)
     for part in parts:
         with torch.no_grad():
-            frames = _SliceDecoder(part, convolver, strips).decode(decoder)
+            frames = _SliceDecoder(part, convolver, strips, cycle(outputs)).decode(decoder)
         yield frames
         del frames
 
 
+class _Counts(NamedTuple):
+    """Numbers of a slice: ``cached`` in all causal caches. Two ``slots`` take the results of layers in turn,
+    the third has the buffers of strips. At whole height there is none: a convolution's own output is used."""
+
+    cached: int
+    slots: tuple[int, ...]
+
+
+def _count(decoder: nn.Module, latents: Tensor, strips: int) -> _Counts:
+    layers, (batch, _, frames, height, width) = cast(Any, decoder), latents.shape
+    edges = cuts(height, strips, 1)
+    rows = max(last - first for first, last in edges)
+    cached, buffer, scale, outputs = 0, 0, 1, list[int]()
+
+    def enter(convolution: Any) -> None:
+        nonlocal cached, buffer
+        row = batch * convolution.conv.in_channels * scale * width
+        cached += LOOK_BACK * scale * height * row
+        buffer = max(buffer, (LOOK_BACK + frames) * (scale * rows + 3) * row)
+
+    def leave(convolution: Any) -> None:
+        outputs.append(batch * convolution.out_channels * frames * scale * height * scale * width)
+
+    enter(layers.conv_in)
+    leave(layers.conv_in.conv)
+    for block in (layers.mid_block, *layers.up_blocks):
+        for resnet in block.resnets:
+            enter(resnet.conv1)
+            enter(resnet.conv2)
+            leave(resnet.conv1.conv)
+        for upsampler in getattr(block, "upsamplers", None) or ():
+            frames = sum((b - a) * n for a, b, n in repeats(frames, in_time=upsampler.compress_time))
+            scale *= 2
+            leave(upsampler.conv)
+    enter(layers.conv_out)
+    return _Counts(cached, () if len(edges) == 1 else (max(outputs[::2]), max(outputs[1::2]), buffer))
+
+
 @dataclass(frozen=True, slots=True)
 class _SliceDecoder:
+    """``slots`` take results of layers in turn; without them each is made when it is used."""
+
     latents: Tensor
     convolver: StripConvolver
     strips: int
+    slots: Iterator[Tensor]
 
     def decode(self, decoder: nn.Module) -> Tensor:
         layers = cast(Any, decoder)
@@ -76,8 +127,15 @@ class _SliceDecoder:
             for index, resnet in enumerate(block.resnets):
                 x = self._resnet(f"up_blocks.{level}.resnets.{index}", resnet, x)
             for upsampler in block.upsamplers or ():
-                x = upsample(upsampler, x, self._cuts(x), self.convolver.access)
-        return self._convolve("conv_out", layers.conv_out, self._normalize(layers.norm_out, x))
+                x = upsample(upsampler, x, self._cuts(x), self.convolver.access, self._empty)
+        source = self._normalize(layers.norm_out, x)
+        return self._convolve("conv_out", layers.conv_out, source, last=True)
+
+    def _empty(self, like: Tensor, *shape: int) -> Tensor:
+        order, slot = memory_format(like), next(self.slots, None)
+        if slot is not None:
+            return carve(slot, shape, order)
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 
     def _resnet(self, name: str, resnet: nn.Module, x: Tensor) -> Tensor:
         """Norm, convolution, norm, convolution, plus the input."""
@@ -97,19 +155,25 @@ class _SliceDecoder:
             access = self.convolver.access
             with access.parameters(layers.conv_shortcut, x) as (weight, bias):
                 for first, last in self._cuts(x):
-                    shortcut = access.convolve(x[:, :, :, first:last].contiguous(), weight, bias, (0, 0, 0))
+                    rows = x[:, :, :, first:last]
+                    if last - first < x.shape[3]:
+                        rows = self.convolver.buffer(x, rows.shape).copy_(rows)
+                    shortcut = access.convolve(rows, weight, bias, (0, 0, 0))
                     hidden[:, :, :, first:last].add_(shortcut)
                     del shortcut  # before the next one is computed
         return hidden
 
-    def _convolve(self, name: str, convolution: nn.Module, source: StripInput) -> Tensor:
+    def _convolve(self, name: str, convolution: nn.Module, source: StripInput, last: bool = False) -> Tensor:
+        """The ``last`` output is the caller's, others are in a slot."""
         out: Tensor | None = None
+        is_whole = len(self._cuts(source.like)) == 1
         for strip in self._strips(name, convolution, source):
-            if strip.last - strip.first == source.like.shape[3]:
+            if is_whole:
                 out = strip.rows
                 continue
             if out is None:
-                out = strip.rows.new_empty(*strip.rows.shape[:2], *source.like.shape[2:])
+                shape = *strip.rows.shape[:2], *source.like.shape[2:]
+                out = strip.rows.new_empty(shape) if last else self._empty(strip.rows, *shape)
             out[:, :, :, strip.first : strip.last] = strip.rows
             del strip  # before the next one is computed
         return cast(Tensor, out)
@@ -133,13 +197,20 @@ def repeats(frames: int, *, in_time: bool) -> list[tuple[int, int, int]]:
     return [(0, 1, 1), (1, frames, 2)] if frames % 2 else [(0, frames, 2)]
 
 
-def upsample(upsampler: nn.Module, x: Tensor, cuts: list[tuple[int, int]], access: LayerAccess) -> Tensor:
-    """x [B, C, T, H, W] -> [B, C', T or 2 T or 2 T - 1, 2 H, 2 W], in strips of ``cuts``."""
+def upsample(
+    upsampler: nn.Module,
+    x: Tensor,
+    cuts: list[tuple[int, int]],
+    access: LayerAccess,
+    empty: Callable[..., Tensor] = torch.Tensor.new_empty,
+) -> Tensor:
+    """x [B, C, T, H, W] -> [B, C', T or 2 T or 2 T - 1, 2 H, 2 W], in strips of ``cuts``. ``empty`` makes the
+    result, like a tensor, of a shape."""
     layers = cast(Any, upsampler)
     batch, channels, frames, height, width = x.shape
     spans = repeats(frames, in_time=layers.compress_time)
     total = sum((last - first) * times for first, last, times in spans)
-    out = x.new_empty(batch, layers.conv.out_channels, total, 2 * height, 2 * width)
+    out = empty(x, batch, layers.conv.out_channels, total, 2 * height, 2 * width)
     rows = max(last - first for first, last in cuts)
     step = chunk_size(x, batch * channels * 4 * rows * width)
     with access.parameters(layers.conv, x) as parameters:
@@ -187,10 +258,10 @@ def chunk_size(x: Tensor, elements: int) -> int:
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance [B, G] of each group of channels of x [B, C, T, H, W], in at least float32. They are
     computed per channel and frame, then joined: no sum is long."""
-    rows = x.flatten(3)
-    step = chunk_size(x, rows[:, :1].numel())
-    parts = [_row_moments(part) for part in torch.split(rows, step, dim=1)]
-    means, variances = (torch.cat(each, dim=1).view(len(x), groups, -1) for each in zip(*parts, strict=True))
+    rows, axis = x.flatten(3), 2 if is_channels_last(x) else 1
+    step = chunk_size(x, rows.select(axis, 0).numel())
+    parts = [_row_moments(part) for part in torch.split(rows, step, dim=axis)]
+    means, variances = (torch.cat(each, axis).view(len(x), groups, -1) for each in zip(*parts, strict=True))
     between, mean = torch.var_mean(means, dim=-1, correction=0)
     return mean, variances.mean(dim=-1) + between
 
@@ -199,6 +270,12 @@ def _row_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each row of [B, C, T, N]. 16-bit rows are summed in float32 as they are read;
     their few digits lose nothing in the difference of the two sums."""
     if rows.element_size() < 4:
+        if rows.device.type == "cpu":  # torch would convert them for each sum
+            numbers = rows.permute(0, 2, 3, 1).double()
+            share = numbers.new_full((rows.shape[-1],), 1 / rows.shape[-1])
+            mean, square = share @ numbers, share @ numbers.square_()
+            variance = (square - mean.square()).clamp_min_(0)
+            return mean.float().transpose(1, 2), variance.float().transpose(1, 2)
         mean = rows.sum(dim=-1, dtype=torch.float32) / rows.shape[-1]
         return mean, (_mean_square(rows) - mean.square()).clamp_min_(0)
     mean = rows.mean(dim=-1)
@@ -237,29 +314,50 @@ def norm_input(norm: nn.Module, x: Tensor, latents: Tensor, access: LayerAccess)
     modulation = spatial_modulation(norm, x, latents, access)
     spans = frame_spans(x.shape[2], latents.shape[2])
 
+    down, across = (x.shape[axis] // latents.shape[axis] for axis in (3, 4))
+    if is_last := is_channels_last(x):
+        modulation = [each.contiguous(memory_format=torch.channels_last_3d) for each in modulation]
+    spread = partial(split_by_latents, down=down, across=across if is_last else 1)
+    converts = x.device.type == "cpu" and x.dtype != modulation[0].dtype  # torch would, in several tensors
+
     def fill(destination: Tensor, first: int, last: int) -> None:
-        step = chunk_size(x, destination[:, :1].numel())
-        down, across = (x.shape[axis] // latents.shape[axis] for axis in (3, 4))
-        rows = slice(first // down, last // down)
-        for channel in range(0, x.shape[1], step):
-            channels = slice(channel, channel + step)
-            for frames, part in spans:
-                scale, shift = (enlarge_width(each[:, channels, part, rows], across) for each in modulation)
-                source = split_by_latents(x[:, channels, frames, first:last], scale.shape[2], down)
-                out = split_by_latents(destination[:, channels, frames], scale.shape[2], down)
-                torch.addcmul(shift, source, scale, out=out)
+        for frames, part in spans:
+            step = down * chunk_size(x, destination[:, :, frames, :down].numel())
+            for top in range(first, last, step):
+                bottom = min(top + step, last)
+                rows = slice(top // down, bottom // down)
+                small = (each[:, :, part, rows] for each in modulation)
+                scale, shift = (
+                    (each if is_last else enlarge_width(each, across))[:, :, :, None, :, None, :, None]
+                    for each in small
+                )
+                source, piece = (
+                    x[:, :, frames, top:bottom],
+                    destination[:, :, frames, top - first : bottom - first],
+                )
+                if converts:
+                    source = source.to(scale.dtype)
+                out = source if converts else piece
+                latent = scale.shape[2]
+                torch.addcmul(shift, spread(source, latent), scale, out=spread(out, latent))
+                F.silu(out, inplace=True)
+                if converts:
+                    piece.copy_(out)
                 del scale, shift  # before the next ones are computed
-            F.silu(destination[:, channels], inplace=True)
 
     return StripInput(fill, x)
 
 
-def split_by_latents(x: Tensor, latents: int, down: int) -> Tensor:
-    """View of [B, C, T, H, W] as [B, C, n, T/n, h, H/h, W]."""
-    return cast(Tensor, cast(Tensor, x.unflatten(3, (-1, down))).unflatten(2, (latents, -1)))
+def split_by_latents(x: Tensor, latents: int, down: int, across: int) -> Tensor:
+    """View of [B, C, T, H, W] as [B, C, n, T/n, h, H/h, w, W/w]."""
+    parts = cast(Any, x).unflatten(4, (-1, across)).unflatten(3, (-1, down))
+    return cast(Tensor, parts.unflatten(2, (latents, -1)))
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 and x.shape[1] > 1
 
 
 def enlarge_width(latent: Tensor, across: int) -> Tensor:
-    """Repeat [B, C, n, h, w] over the picture's width, to broadcast with [B, C, n, T/n, h, H/h, W]."""
-    wide = latent if across == 1 else latent[..., None].expand(*latent.shape, across).flatten(-2)
-    return wide[:, :, :, None, :, None]
+    """Repeat [B, C, n, h, w] over the picture's width."""
+    return latent if across == 1 else latent[..., None].expand(*latent.shape, across).flatten(-2)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.ops
 import torch
 from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
 from torch import Tensor
@@ -16,7 +15,7 @@ from ...hallo3.config import VAEConfig
 from ...hallo3.errors import InputError
 from ...hallo3.geometry import LatentShape
 from ...hallo3.vae.autoencoder import decode_slices
-from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions, convolve
+from ...hallo3.vae.causal_conv import DecodePlan, LayerAccess, OneDNNConvolutions
 from ...hallo3.vae.decode_memory import choose_decode_plan, decode_bytes
 from ...hallo3.vae.decoder import decode_parts
 from .layers import parameters
@@ -108,19 +107,4 @@ def _reserve_memory(vae: Any, latent: LatentShape, share: float) -> DecodePlan:
 
 _RESERVE = 200_000_000
 """Bytes for convolution libraries."""
-
-
-def _convolve(signal: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int, int]) -> Tensor:
-    """Call cuDNN directly where ComfyUI does: in some versions 3D convolutions in 16 bits need far too much
-    memory otherwise."""
-    halves = weight.is_cuda and weight.dtype in (torch.float16, torch.bfloat16)
-    if not (halves and getattr(comfy.ops, "NVIDIA_MEMORY_CONV_BUG_WORKAROUND", False)):
-        return convolve(signal, weight, bias, padding)
-    ones = (1, 1, 1)
-    out = torch.cudnn_convolution(
-        signal, weight, padding, ones, ones, 1, benchmark=False, deterministic=False, allow_tf32=True
-    )
-    return out if bias is None else out.add_(bias[:, None, None, None])
-
-
-_COMFY_ACCESS = LayerAccess(parameters, _convolve)
+_COMFY_ACCESS = LayerAccess(parameters)

@@ -23,6 +23,9 @@ class Away(CausalCache):
         super().__init__("host")
         self.sizes: dict[Key, int] = {}
 
+    def reserve(self, count: int, like: Tensor) -> None:
+        pass
+
     def load(self, key: Key, destination: Tensor) -> bool:
         if key in self.sizes:
             destination.copy_(destination.new_empty(destination.shape))
@@ -44,7 +47,7 @@ def count(latent: LatentShape, plan: DecodePlan, kind: torch.dtype) -> tuple[int
     return tracker.peak, sum(cache.sizes.values())
 
 
-GOALS = {DecodePlan(1, "host"): 4.8e9, DecodePlan(8, "host"): 3.6e9, DecodePlan(): 7.07e9}
+GOALS = {DecodePlan(1, "host"): 4.8e9, DecodePlan(8, "host"): 3.6e9, DecodePlan(): 7.19e9}
 
 
 @pytest.mark.parametrize("caches", CACHES)

@@ -1,12 +1,14 @@
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise, product
+from math import prod
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.networks import as_diffusers
 from hallo3.vae import decoder
@@ -86,11 +88,13 @@ def test_half_precision_errs_no_more_than_diffusers_and_double_is_not_lost() -> 
 
 
 @torch.inference_mode()
-def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
-    """Written over in place: after every slice the same tensors hold it."""
+def test_the_cache_is_one_buffer_of_a_part_per_convolution_and_strip(vae: VideoVAE) -> None:
+    """Filled to the last number, and written over in place: after every slice the same parts hold it."""
 
     class Seen(CausalCache):
         def places(self) -> dict[Any, int]:
+            assert not self._free.numel()
+            assert len({each.untyped_storage().data_ptr() for each in self._frames.values()}) == 1
             return {key: frames.data_ptr() for key, frames in self._frames.items()}
 
     cache = Seen()
@@ -103,6 +107,31 @@ def test_the_cache_is_one_tensor_a_convolution_and_strip(vae: VideoVAE) -> None:
     assert {name for name, _ in first} == set(causal)
     assert len(first) == 3 * len(causal)
     assert cache.places() == first
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_the_large_tensors_of_a_decode_are_made_once(vae: VideoVAE, place: str) -> None:
+    """In strips: the caches, two results of layers and a strip's input, before anything else; later slices
+    make nothing that is as large as a result."""
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.name() in ("aten::empty.memory_format", "aten::new_empty"):
+                made.append(prod(args[0] if isinstance(args[0], list) else args[1]))
+            return func(*args, **(kwargs or {}))
+
+    made: list[int] = []
+    slices = decode_parts(
+        vae.network.decoder, latents_of(9, 12, 8).split([3, 2, 2, 2], 2), DecodePlan(6, place)
+    )
+    with Sizes():
+        next(slices)
+        first = made[:4]
+        assert max(made[4:]) < min(first[1:3])
+        made.clear()
+        assert len(list(slices)) == 3
+        assert max(made) < min(first[1:3])
 
 
 @torch.inference_mode()
@@ -156,7 +185,8 @@ def enlarge(latents: Tensor, size: tuple[int, int, int]) -> Tensor:
     parts: list[Tensor] = []
     for frames, part in decoder.frame_spans(size[0], latents.shape[2]):
         times = (frames.stop - frames.start) // (part.stop - part.start)
-        wide = decoder.enlarge_width(latents[:, :, part], across).expand(-1, -1, -1, times, -1, down, -1)
+        wide = decoder.enlarge_width(latents[:, :, part], across)[:, :, :, None, :, None]
+        wide = wide.expand(-1, -1, -1, times, -1, down, -1)
         parts.append(wide.flatten(4, 5).flatten(2, 3))
     return torch.cat(parts, dim=2)
 
