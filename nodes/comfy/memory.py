@@ -14,7 +14,7 @@ from .progress import OutOfMemory, show_warning
 
 def spare_bytes(device: Any, share: float) -> int:
     """What stays free of a device of which a ``share`` is used."""
-    return round((1 - share) * int(mm.get_total_memory(device)))
+    return round((1 - share) * int(mm.get_total_memory(device))) if share < 1 else 0
 
 
 class SecondTry:
