@@ -74,8 +74,9 @@ def test_silence_closes_the_mouth(cases: list[Case], models: Models) -> None:
     assert sum(ratios) / len(ratios) <= 0.10
 
 
-def test_a_minute_does_not_drift(cases: list[Case], models: Models) -> None:
-    case, new_frames = make_long_case(cases, cases[1].portrait, models, 60), BUILT_IN.segment.new_frames
+@pytest.mark.parametrize("seconds", [25, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_long_video_does_not_drift(cases: list[Case], models: Models, seconds: int) -> None:
+    case, new_frames = make_long_case(cases, cases[1].portrait, models, seconds), BUILT_IN.segment.new_frames
     result = measure_video(render_case(case, models), case.portrait, case.mouth, new_frames=new_frames)
     assert result.drift <= 1.3
     assert result.follows >= 0.70
