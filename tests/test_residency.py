@@ -25,9 +25,10 @@ class GPUTensor:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.is_cuda = tensor, True
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+        self.is_meta, self.element_size, self.numel = False, tensor.element_size, tensor.numel
 
-    def contiguous(self) -> Tensor:
-        return self.tensor
+    def contiguous(self, memory_format: torch.memory_format) -> Tensor:
+        return self.tensor.contiguous(memory_format=memory_format)
 
     def copy_(self, source: Tensor) -> None:
         self.tensor.copy_(source)
@@ -140,7 +141,8 @@ def test_caches_of_a_decode_are_kept(refusals: list[str]) -> None:
     cache, frames = CausalCache("host"), torch.randn(1, 2, 2, 3, 4)
     source, target = GPUTensor(frames), GPUTensor(torch.zeros_like(frames))
     with expect_message(WARNING):
-        cache.store(("conv", 0), source)
+        cache.reserve(2 * frames.numel(), source)
+    cache.store(("conv", 0), source)
     cache.store(("conv", 1), source)
     assert refusals == ["empty"]
     assert cache.load(("conv", 0), target)

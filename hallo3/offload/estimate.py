@@ -293,7 +293,7 @@ def plan_stages(
         "encode": tensors.vae_encode(1 + config.segment.motion_frames),
         "listen": audio + tensors.latents + tensors.projection(config.audio.token_dim),
         "sample": sampling,
-        "decode": decode_bytes(config.vae, latent, offload.decode, itemsize),
+        "decode": decode_bytes(config.vae, latent, offload.decode, itemsize, on_cpu=requirements.on_cpu),
     }
     streamed = {
         "prompt": t5.total,

@@ -22,7 +22,9 @@ MARGIN = 1.02
 """For all smaller tensors."""
 
 
-def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, number: int) -> int:
+def decode_bytes(
+    config: VAEConfig, latent: LatentShape, plan: DecodePlan, number: int, *, on_cpu: bool = False
+) -> int:
     """Peak bytes of activations in the decode of one clip with latents [T, h, w]; ``number`` is the bytes per
     number. At full size it is 0 to 15 % above a count operation by operation
     (tests/vae/test_decode_memory.py)."""
@@ -31,7 +33,11 @@ def decode_bytes(config: VAEConfig, latent: LatentShape, plan: DecodePlan, numbe
     shapes = [latent._replace(frames=size) for size in sizes[:2]]
     strips = max(plan.strips, *(min_strips(channels, shape) for shape in shapes))
     slices = [_Slice(config, shape, strips, number, in_host=plan.caches == "host") for shape in shapes]
-    peak = max(each.peak() for each in slices) + slices[0].cached
+    if on_cpu:  # caches take memory when they are first written
+        peak = max(slices[0].cached + sum(moment) for moment in slices[0].moments())
+        peak = max(peak, *(slices[0].cached + sum(moment) for moment in slices[-1].moments()))
+    else:
+        peak = max(each.peak() for each in slices) + slices[0].cached
     frames = 3 * 4 * sizes[0] * 64 * latent.height * latent.width
     whole = config.latent_channels * latent.frames * latent.height * latent.width
     return round(MARGIN * (peak + (frames + whole) * number))
@@ -64,13 +70,13 @@ class _Slice:
 
     def peak(self) -> int:
         """In strips, what is held is made once, and stays."""
-        moments = [*self._moments()]
+        moments = [*self.moments()]
         if self._is_whole():
             return max(map(sum, moments))
         held, temporary = zip(*moments, strict=True)
         return max(held) + max(temporary)
 
-    def _moments(self) -> Iterator[tuple[int, int]]:
+    def moments(self) -> Iterator[tuple[int, int]]:
         """Bytes held, and of temporaries, at each moment that can be the peak."""
         widths = self.config.block_out_channels[::-1]
         frames = self.latent.frames

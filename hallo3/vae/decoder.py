@@ -57,7 +57,7 @@ def decode_parts(
     strips = max([plan.strips, *(min_strips(channels, LatentShape(*part.shape[2:])) for part in parts)])
     needs, caches = [_count(decoder, part, strips) for part in parts], cache or CausalCache(plan.caches)
     caches.reserve(needs[0].cached, parts[0])
-    sizes = zip(*(need.slots for need in needs), strict=True)
+    sizes = zip(*(need.slots for need in needs if parts[0].device.type != "cpu"), strict=True)
     slots: list[Any] = [parts[0].new_empty(max(size)) for size in sizes]
     *outputs, memory = slots or [None]
     convolver = StripConvolver(caches, access, memory)
@@ -70,7 +70,8 @@ def decode_parts(
 
 class _Counts(NamedTuple):
     """Numbers of a slice: ``cached`` in all causal caches. Two ``slots`` take the results of layers in turn,
-    the third has the buffers of strips. At whole height there is none: a convolution's own output is used."""
+    the third has the buffers of strips. At whole height there is none: a convolution's own output is used. A
+    CPU's memory does not break into pieces: there each is made when it is used."""
 
     cached: int
     slots: tuple[int, ...]

@@ -100,7 +100,7 @@ def test_a_stage_is_tried_again(command: Command, stage: str, kind: str, undistu
 def test_memory_runs_out_again_and_again(command: Command, undisturbed: np.ndarray) -> None:
     """At most two smaller plans; then the error says what to lower, and a later run resumes and is told that
     its plan is another."""
-    with before(*STAGES["sample"], failing("torch", *range(3, 100))):
+    with before(Hallo3Transformer, "forward_layerwise", failing("torch", *range(3, 100))):
         text = command.stderr(code=1)
     assert [f"with {share} % of that" in text for share in (90, 80, 70)] == [True, True, False]
     end = "no smaller plan is left: use --dtype bf16 or --dtype fp8", "Out of memory.", "1 of 2 segments"

@@ -169,7 +169,7 @@ def test_what_does_not_run_is_not_planned(sizes: ModelSizes) -> None:
 
 
 def test_a_refusal_offers_precisions_that_fit() -> None:
-    for name, limit, others in (("fp32", 5.0, ", or use bf16 or fp8"), ("bf16", 3.0, ""), ("fp8", 3.0, "")):
+    for name, limit, others in (("fp32", 5.5, ", or use bf16 or fp8"), ("bf16", 3.0, ""), ("fp8", 3.0, "")):
         with pytest.raises(InputError, match="does not fit") as refusal:
             plan_memory(full_size(name), requirements(name), round(limit * GB), 64 * GB)
         assert (refusal.value.found, refusal.value.fix) == (f"{limit} GB", f"allow more{others}")
