@@ -118,6 +118,7 @@ def test_speech_is_projected_and_the_identity_sent_once_per_segment(
     projection = type(stages.model.model.diffusion_model.audio_proj)
     project, made, passes = projection.forward, list[Any](), list[Any]()
     monkeypatch.setattr(projection, "forward", lambda *inputs: passes.append(1) or project(*inputs))
+    stages.model.model._sent.clear()  # what a failed test may still hold
     send = model.DeviceIdentity
     monkeypatch.setattr(model, "DeviceIdentity", lambda *inputs: made.append(send(*inputs)) or made[-1])
     found = stages.run_ksampler(steps=3)
