@@ -39,7 +39,7 @@ class SpeechFeatures:
         request, folder = self._request, self._folder
         audio, plan, windows = request.config.audio, request.plan, request.preprocessing.windows(request.plan)
         layers = layer_files(folder, plan, audio.layers, audio.channels)
-        if not all(layer.complete for layer in layers):
+        if not all(layer.is_whole() for layer in layers):
             warn_of_windows(windows, plan)
             samples, meter, gains = self._recorded
             if gains is not None:

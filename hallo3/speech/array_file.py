@@ -1,12 +1,14 @@
 """A matrix in a file: written once, row by row, then read by position.
 
 numpy's ``.npy`` has the number of rows in its header, which is unknown here until the end, and is read by
-position only through ``np.memmap``: a mapped file that is truncated kills the process.
+position only through ``np.memmap``: a mapped file that is truncated kills the process. A checksum follows
+the rows, for files that are kept between runs.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from ..storage.files import (
 )
 
 _FORMAT = np.dtype("<f4")
+CHECKSUM_BYTES, BLOCK_BYTES = 4, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,16 @@ class ArrayFile:
     rows: int
     width: int
 
-    @property
-    def complete(self) -> bool:
-        return self._size() == self._bytes(self.rows)
+    def is_whole(self) -> bool:
+        """Whether every byte is as it was written; reads them all."""
+        if self._size() != self._bytes(self.rows) + CHECKSUM_BYTES:
+            return False
+        found, rest = 0, self._bytes(self.rows)
+        with suppress(OSError), open_regular(self.path, follow_links=False) as file:
+            while rest and (block := file.read(min(rest, BLOCK_BYTES))):
+                found, rest = zlib.crc32(block, found), rest - len(block)
+            return not rest and file.read(CHECKSUM_BYTES) == found.to_bytes(CHECKSUM_BYTES, "little")
+        return False
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows [stop - start, width]. Raises ``OutputError`` if the file is missing or truncated, or holds
@@ -85,7 +95,7 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
     """Write pieces [n, width] one after the other; on disk when this returns. One process at a time per path.
     The file grows under a temporary name and replaces ``path`` when it is complete; it is deleted if a piece
     raises. Creates the folder. Raises ``OutputError`` if it cannot be written."""
-    fresh, rows = temporary_path(path), 0
+    fresh, rows, checksum = temporary_path(path), 0, 0
     with _raise_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(create_file(fresh), "wb")
@@ -94,10 +104,12 @@ def write_array_file(path: Path, pieces: Iterable[Tensor], width: int) -> ArrayF
             if piece.ndim != 2 or piece.shape[1] != width:
                 raise ValueError(f"a piece {list(piece.shape)} of an array [rows, {width}]")
             values = piece.to("cpu", torch.float32).contiguous().numpy().astype(_FORMAT, copy=False)
+            data = values.data.cast("B") if values.size else b""
             with _raise_output_error(path):
-                file.write(values.data.cast("B") if values.size else b"")
-            rows += len(piece)
+                file.write(data)
+            rows, checksum = rows + len(piece), zlib.crc32(data, checksum)
         with _raise_output_error(path):
+            file.write(checksum.to_bytes(CHECKSUM_BYTES, "little"))
             file.close()
             finalize_file(fresh, path)
     except BaseException:

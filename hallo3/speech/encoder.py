@@ -141,7 +141,7 @@ def encode_array_file(
         open_progress("encoding speech", 2 * features.rows + plan.padded * (1 + sum(passes))) as progress,
     ):
         encoder = _PieceEncoder(parts, device, progress)
-        done = next((n for n, layer in enumerate(layers) if not layer.complete), len(layers))
+        done = next((n for n, layer in enumerate(layers) if not layer.is_whole()), len(layers))
         if done:
             progress(2 * features.rows + plan.padded * (1 + sum(passes[:done])))
         else:

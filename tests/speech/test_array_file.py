@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> ArrayFile:
 
 
 def test_rows_are_read_by_position(file: ArrayFile) -> None:
-    assert (file.rows, file.width, file.complete) == (10, 4, True)
+    assert (file.rows, file.width, file.is_whole()) == (10, 4, True)
     for start, stop in combinations_with_replacement(range(11), 2):
         assert torch.equal(file.read(start, stop), ROWS[start:stop])
     for outside in ((-1, 2), (0, 11), (5, 4)):
@@ -35,7 +35,7 @@ def test_rows_are_read_by_position(file: ArrayFile) -> None:
 def test_any_type_and_layout_is_written_as_float32(tmp_path: Path) -> None:
     for rows in (ROWS.double(), ROWS.T.contiguous().T, ROWS.bfloat16(), ROWS[:0]):
         file = write_array_file(tmp_path / "a.f32", [rows, rows[:0]], 4)
-        assert file.complete
+        assert file.is_whole()
         assert torch.equal(file.read(0, len(rows)), ROWS[: len(rows)])
 
 
@@ -45,11 +45,19 @@ def test_another_size_is_an_error(file: ArrayFile, size: int | None) -> None:
     file.remove()
     if size is not None:
         file.path.write_bytes(content[:size])
-    assert not file.complete
+    assert not file.is_whole()
     if size != 161:
         state = "missing" if size is None else f"{size} bytes"
         with pytest.raises(OutputError, match=rf"a\.f32: {state}\n.*160 readable bytes, 10 rows of 4"):
             file.read(9, 10)
+
+
+@pytest.mark.parametrize("place", [0, 80, 159, 160, 163])
+def test_a_flipped_bit_is_noticed(file: ArrayFile, place: int) -> None:
+    content = bytearray(file.path.read_bytes())
+    content[place] ^= 1
+    file.path.write_bytes(content)
+    assert not file.is_whole()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
