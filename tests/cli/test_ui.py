@@ -1,6 +1,7 @@
 """The page: what it fills in, lists and resumes; in a browser with ``make soak``."""
 
 import importlib.util
+import re
 import sys
 import threading
 import time
@@ -15,10 +16,12 @@ from hallo3.cli import ui
 from hallo3.cli.main import main
 from hallo3.cli.ui import Studio, Wishes
 from hallo3.errors import InputError
+from support.audio_samples import tone, write_wav
 
 pytestmark = pytest.mark.any_message
 PORTRAIT, SPEECH = (str(REPOSITORY / "samples" / name) for name in ("portrait.png", "speech.wav"))
 WISHES = Wishes(PORTRAIT, SPEECH, whole_picture=True, steps=1, enlarge=1)
+SECONDS = 4.2  # seven segments
 
 
 @pytest.fixture
@@ -26,37 +29,39 @@ def studio(tmp_path: Path, nano_folder: Path) -> Studio:
     return Studio(tmp_path / "videos", nano_folder)
 
 
-def test_a_run_is_checked_stopped_listed_and_resumed(studio: Studio) -> None:
-    preview, text = studio.check(WISHES)
+def test_a_run_is_checked_stopped_listed_and_resumed(studio: Studio, tmp_path: Path) -> None:
+    write_wav(tmp_path / "short.wav", tone(16000, SECONDS), 16000)
+    wishes = WISHES._replace(speech=str(tmp_path / "short.wav"))
+    preview, text = studio.check(wishes)
     assert Path(preview).is_file()
     assert "segments" in text
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            studio.render(WISHES)
+            studio.render(wishes)
         except BaseException as error:
             raised.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    while thread.is_alive() and not any(" 1 of " in each for each, _ in studio.runs()):
+    while thread.is_alive() and not any(re.search(": [1-9] of", each) for each, _ in studio.runs()):
         time.sleep(0.01)
     assert studio.so_far() is not None
     with pytest.raises(InputError, match="Another video is being made"):
-        studio.render(WISHES)
+        studio.render(wishes)
     studio.stop()
     thread.join()
     assert [type(error) for error in raised] == [KeyboardInterrupt]
     [(described, name)] = studio.runs()
     assert " of " in described
     kept = studio.wishes(name)
-    assert kept._replace(portrait=PORTRAIT, speech=SPEECH) == WISHES
+    assert kept._replace(portrait=PORTRAIT, speech=wishes.speech) == wishes
     video = studio.render(kept)
     assert any("resuming after" in text for text in studio.messages)
-    assert studio.render(WISHES) == video, "the same files and values"
+    assert studio.render(wishes) == video, "the same files and values"
     assert [described for described, _ in studio.runs()] == [f"{name}.mp4: finished"]
-    assert studio.render(WISHES._replace(seed=2)) != video
+    assert studio.render(wishes._replace(seed=2)) != video
     assert len(studio.runs()) == 2
 
 
