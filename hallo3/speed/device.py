@@ -24,7 +24,7 @@ from ..offload.system_memory import available_bytes, free_bytes, ram_bytes
 from ..progress import OpenProgress, ProgressCallback, no_display
 from ..quantization import PRECISIONS, Precision, computes_bf16, device_name
 from ..settings import settings_for
-from ..units import format_bytes
+from ..units import format_bytes, format_duration
 from .model import EFFICIENCY, ModelMeasurement, Timing, draw_random, is_small, time_in_turn, wait
 
 MODELS = (BUILT_IN, HALLO3)
@@ -198,7 +198,7 @@ class DeviceSpeed:
             return f"{', '.join(facts)}; its blocks would be streamed, which was not measured"
         seconds, pace = time_of.seconds, time_of.seconds / (segment.new_frames / segment.fps)
         blocks = f"{streamed} of {speed.blocks} blocks streamed, " * bool(streamed)
-        run = f"{settings.steps} step{'s' * (settings.steps > 1)}, {blocks}{_short(seconds)} a segment"
+        run = f"{settings.steps} step{'s' * (settings.steps > 1)}, {blocks}{_short(seconds)} per segment"
         minute = format_range(60 * pace, time_of.error)
         return f"{', '.join(facts)}; {run}: {minute} of computing for a minute of video"
 
@@ -232,4 +232,6 @@ def _rate(flop: float) -> str:
 
 
 def _short(seconds: float) -> str:
+    if seconds >= 90:
+        return format_duration(seconds)
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
