@@ -212,7 +212,9 @@ def test_a_browser_plays_the_file(tmp_path: Path, clicking: Path) -> None:
         finally:
             process.terminate()
             process.wait()
-    assert json.loads(heard[0]) == [[2.4, 32, [False, True, False]]] * len(names)
+    assert [seen[1:] for seen in json.loads(heard[0])] == [[32, [False, True, False]]] * len(names)
+    packet = 1024 / 16000  # browsers may count all of the last one
+    assert all(0 <= seen[0] - 2.4 < packet for seen in json.loads(heard[0])), heard
 
 
 def test_joining_changes_no_frame(tmp_path: Path) -> None:
