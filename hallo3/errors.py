@@ -137,6 +137,10 @@ class OutputError(Hallo3Error):
     """A result could not be written."""
 
 
+class BusyError(OutputError):
+    """Another run is working on it."""
+
+
 def check_choice(value: object, choices: Iterable[str], what: str) -> None:
     """Raise ``InputError`` unless ``value`` is one of ``choices``; ``what`` names the setting."""
     names = list(choices)

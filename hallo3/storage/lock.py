@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import OutputError
+from ..errors import BusyError
 from .files import is_plain_file, read_json_or_empty, write_json
 
 LOCK_FILENAME, HOLDER_FILENAME = "lock", "holder.json"
@@ -21,7 +21,7 @@ LOCK_FILENAME, HOLDER_FILENAME = "lock", "holder.json"
 def lock_folder(folder: Path, subject: str, *, note: bool = True) -> Generator[None]:
     """Lock ``folder`` for this process while the block lasts. With ``note``, the process id is written there.
 
-    Raises ``OutputError`` naming the holder if another process has the lock (on ``subject``), ``OSError`` if
+    Raises ``BusyError`` naming the holder if another process has the lock (on ``subject``), ``OSError`` if
     the folder cannot be written to, or the lock is another file: its bytes would be lost.
     """
     path = folder / LOCK_FILENAME
@@ -35,7 +35,7 @@ def lock_folder(folder: Path, subject: str, *, note: bool = True) -> Generator[N
         holder = read_json_or_empty(folder / HOLDER_FILENAME)
         process, since = holder.get("process"), str(holder.get("since"))[:30]
         name = f"process {process} since {since}" if type(process) is int else "another process"
-        raise OutputError(
+        raise BusyError(
             f"Another run is working on {subject}.",
             found=f"{folder.name}, locked by {name}",
             expected="one run at a time",

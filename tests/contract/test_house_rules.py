@@ -23,7 +23,7 @@ LEVELS = (
     {"checkpoints", "models"},
     {"identity_file", "offload", "pipeline"},
     {"loading", "jobs", "doctor"},
-    {"speed"},
+    {"speed", "fleet"},
     {"cli"},
     {"__main__"},
 )
@@ -33,6 +33,7 @@ LIBRARIES = {
     "checkpoints": {"gguf", "safetensors"},
     "cli": {"gradio", "huggingface_hub", "tqdm", "yaml"},
     "face": {"mediapipe"},
+    "fleet": {"fsspec", "ray"},
     "media": {"PIL", "av", "c2pa", "cryptography", "librosa", "soxr"},
     "model": {"einops", "triton"},
     "offload": {"psutil"},
