@@ -3,7 +3,7 @@
 ``render`` is the only loop. A ``Renderer`` runs the networks of one segment: ``LocalRenderer`` here,
 ComfyUI's in ``nodes/extrapolate.py``. A ``SegmentStore`` keeps finished segments: ``MemoryStore`` here, a job
 on disk in ``jobs/video_job.py``. ``animate`` puts the parts together; the command and the node Hallo3
-Extrapolate do the same with their own renderer and store. Two motion frames are all that passes from one
+Talking Video do the same with their own renderer and store. Two motion frames are all that passes from one
 segment to the next.
 """
 

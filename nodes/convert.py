@@ -219,7 +219,7 @@ def get_segment(socket: SpeechSocket, index: int) -> Segment:
             "The speech has no such segment.",
             found=f"segment {index}",
             expected=f"0 to {len(plan) - 1}: {plan.frames} frames make {len(plan)} segments",
-            fix="choose one of these, or use Hallo3 Extrapolate for all of them",
+            fix="choose one of these, or use Hallo3 Talking Video for all of them",
         )
     return plan[index]
 

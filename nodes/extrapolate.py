@@ -1,4 +1,4 @@
-"""Hallo3 Extrapolate: renders all segments of a speech with ComfyUI's networks into a job on disk."""
+"""Hallo3 Talking Video: renders all segments of a speech with ComfyUI's networks into a job on disk."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def _find_parent(jobs: Path, name: str) -> JobManifest | None:
     raise InputError(
         "There is no video to continue.",
         found=repr(name[:60]),
-        expected="the `job` output of a finished Hallo3 Extrapolate",
+        expected="the `job` output of a finished Hallo3 Talking Video",
         fix="connect the `job` output of the node that rendered the video",
     )
 

@@ -39,7 +39,7 @@ from .comfy.workflow import NAMED_FILES, file_state
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
 from .schema import FREE_MEMORY, FaceAnalyzerType, Hallo3Node, IdentityType, ReferenceNetworkType, make_schema
 
-USE_EXTRAPOLATE = "use the video output of Hallo3 Extrapolate with paste_back on: it works at any length"
+USE_EXTRAPOLATE = "use the video output of Hallo3 Talking Video with paste_back on: it works at any length"
 ERROR, WHOLE_PICTURE = "error", "whole picture"
 NO_FACE = (ERROR, WHOLE_PICTURE)
 

@@ -131,7 +131,7 @@ class Hallo3Plan(Hallo3Node):
 def _video_size(
     portrait: Any, identity: Identity | None, paste_back: bool, shape: VideoShape
 ) -> tuple[int, int]:
-    """(width, height), as of Hallo3 Extrapolate; the crop of a portrait is taken to be the middle."""
+    """(width, height), as of Hallo3 Talking Video; the crop of a portrait is taken to be the middle."""
     if identity is not None:
         check_socket(identity, Identity, "identity", "Hallo3 Identity Reference")
         frame = get_paste_back(identity) if paste_back else identity.canvas

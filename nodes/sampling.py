@@ -185,7 +185,7 @@ def segment_input(
             "Segments after the first need motion frames.",
             found=f"segment {segment.index} without motion frames",
             expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
-            fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Extrapolate",
+            fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Talking Video",
         )
     pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     image_latents = try_again(lambda: comfy_vae.encode(vae, pixels), SecondTry(vae.device), "encode")

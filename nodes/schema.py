@@ -124,7 +124,7 @@ def make_schema(
 
 
 def render_inputs(*, single_segment: bool, sampled: bool = True) -> list[io.Input]:
-    """Inputs of Extrapolate; for a single segment, of Sampler and, not ``sampled``, Segment Conditioning."""
+    """Inputs of the video; for a single segment, of Sampler and, not ``sampled``, Segment Conditioning."""
     segment = [io.Int.Input("segment", default=0, min=0, max=MAX_COUNT)]
     comfy_sampling = [
         io.Guider.Input("guider", optional=True),

@@ -50,7 +50,7 @@ class Stages:
         return next(name for name in self.module("nodes.comfy.faces").list_identities() if prefix in name)
 
     def inputs(self, **changes: Any) -> dict[str, Any]:
-        """The inputs of Extrapolate, or of another node by ``changes`` (None takes an input away)."""
+        """The inputs of the talking video, or of another node by ``changes`` (None takes an input away)."""
         usual = {"model": self.model, "vae": self.vae, "identity": self.identity, "speech": self.speech}
         usual |= {"seed": SEED, "steps": STEPS, "guidance_scale": 1.0, "motion_drop": 0.1} | changes
         return {name: value for name, value in usual.items() if value is not None}

@@ -125,8 +125,8 @@ def test_comfyui_serves_templates_the_blueprint_help_pages_texts_and_thumbnails(
             found = fetched(server, f"/extensions/{PACK}/docs/{page}")
             assert found == (REPOSITORY / "web" / "docs" / page).read_bytes()
     texts = server.get("/i18n")
-    assert texts["zh"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 视频外推"
-    assert texts["en"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 Extrapolate"
+    assert texts["zh"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 说话视频"
+    assert texts["en"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 Talking Video"
     for path in TEMPLATES:
         assert fetched(server, f"/api/workflow_templates/{PACK}/{path.stem}.jpg")[:2] == b"\xff\xd8"
 
