@@ -394,7 +394,7 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
     )
     for result in results:
         if result.pixels is not None:
-            progress.segment_done(result.index)
+            progress.segment_done(result.index, video.show(result.pixels[-1:])[0])
 
 
 def _read_images(video: VideoJob, size: tuple[int, int]) -> Tensor:

@@ -253,8 +253,7 @@ class VideoJob(JobStore):
     check_recording: Callable[[], None] = lambda: None
 
     def encode(self, pixels: Tensor) -> bytes:
-        frames = self.canvas.uncrop(pixels)
-        shown = (self._finish(frames[n : n + 1])[0] for n in range(len(frames)))
+        shown = (self.show(pixels[n : n + 1])[0] for n in range(len(pixels)))
         return encode_segment(shown, self.encoding, self.plan.config.fps)
 
     def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
@@ -314,7 +313,12 @@ class VideoJob(JobStore):
         decoded from the encoded segment."""
         if (pixels := self.job.pixels(index)) is None:
             return decode_frames(self.job.piece(index))
-        return self._finish(self.canvas.uncrop(pixels))
+        return self.show(pixels)
+
+    def show(self, pixels: Tensor) -> Tensor:
+        """Frames of the canvas [F, 3, H, W] in 0..1 -> as the video shows them [F, 3, h, w]."""
+        frames = self.canvas.uncrop(pixels)
+        return enlarge(frames, self.enlarge) if self.paste_back is None else self.paste_back.paste(frames)
 
     def drifts(self) -> list[Drift]:
         """Measures of the finished segments."""
@@ -348,10 +352,6 @@ class VideoJob(JobStore):
                 fresh.unlink()
             raise write_error("The video's sound cannot be written.", fresh, error) from error
         return path
-
-    def _finish(self, frames: Tensor) -> Tensor:
-        """Frames without bars [F, 3, h, w] -> as the video shows them."""
-        return enlarge(frames, self.enlarge) if self.paste_back is None else self.paste_back.paste(frames)
 
 
 def parent_state(parent: Job | None) -> str:

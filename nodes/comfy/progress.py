@@ -150,9 +150,12 @@ class RunProgress:
     def slice_done(self) -> None:
         self._advance(self._value + 1)
 
-    def segment_done(self, segment: int) -> None:
-        """A segment is finished, however many steps and slices it took."""
-        self._advance((self._position(segment) + 1) * self._per_segment)
+    def segment_done(self, segment: int, frame: Tensor) -> None:
+        """A segment is finished, however many steps and slices it took. Its last frame [3, h, w] in 0..1 is
+        shown whatever ``--preview-method`` says: nothing is computed for it."""
+        picture = latent_preview.preview_to_image(frame.movedim(0, -1), do_scale=False)
+        preview = "JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION
+        self._advance((self._position(segment) + 1) * self._per_segment, preview)
         if self._value == self._bar.total:
             rendered = len(self._positions)
             of = "" if rendered == self._segments else f"{rendered} of "

@@ -50,9 +50,11 @@ class Client:
     """What a client receives while a prompt runs; ``during`` is called once, at the first step."""
 
     def __init__(self) -> None:
-        self.values, self.texts, self.previews = list[tuple[int, int]](), list[str](), 0
+        self.values, self.texts, self.previews = list[tuple[int, int]](), list[str](), list[bytes]()
 
-    async def run(self, server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None) -> None:
+    async def run(
+        self, server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None, previews: str
+    ) -> None:
         """Queue a prompt and listen until it ends."""
         import aiohttp
 
@@ -60,7 +62,7 @@ class Client:
         address = f"{server.url}/ws?clientId={client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
             await socket.send_json({"type": "feature_flags", "data": {}})
-            prompt_id = await asyncio.to_thread(server.queue, prompt, client)
+            prompt_id = await asyncio.to_thread(server.queue, prompt, client, previews)
             async for message in socket:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     self._binary(message.data)
@@ -80,13 +82,18 @@ class Client:
         kind = int.from_bytes(data[:4], "big")
         if kind == 3:
             self.texts.append(data[8 + int.from_bytes(data[4:8], "big") :].decode())
-        elif kind in (1, 2, 4):
-            self.previews += 1
+        elif kind == 1:
+            self.previews.append(data[8:])
 
 
-def listen(server: Server, prompt: dict[str, Any], during: Callable[[], Any] | None = None) -> Client:
+def listen(
+    server: Server,
+    prompt: dict[str, Any],
+    during: Callable[[], Any] | None = None,
+    previews: str = "default",
+) -> Client:
     client = Client()
-    asyncio.run(client.run(server, prompt, during))
+    asyncio.run(client.run(server, prompt, during, previews))
     return client
 
 

@@ -94,9 +94,10 @@ class Server:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def queue(self, prompt: dict[str, Any], client: str = "") -> str:
-        """A prompt's id, once it is accepted."""
-        answer = self.post("/prompt", {"prompt": prompt, "client_id": client})
+    def queue(self, prompt: dict[str, Any], client: str = "", previews: str = "default") -> str:
+        """A prompt's id, once it is accepted; ``previews`` is its preview method."""
+        more = {"client_id": client, "extra_data": {"preview_method": previews}}
+        answer = self.post("/prompt", {"prompt": prompt} | more)
         assert "prompt_id" in answer, json.dumps(answer, indent=1)
         return answer["prompt_id"]
 

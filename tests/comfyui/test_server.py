@@ -4,16 +4,19 @@ import json
 import os
 import shutil
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
 from comfyui import client
 from comfyui.client import SIMPLE, node, saved_file, saved_segments, simple
 from comfyui.server import Server
+from contract.frozen import frames_of as read_frames
 from support.audio_samples import tone, write_wav
 
 
@@ -39,11 +42,22 @@ def test_progress_is_one_bar_with_previews_and_time_left(server: Server) -> None
     values = [value for value, _ in heard.values]
     assert values == sorted(values)
     assert {total for _, total in heard.values} == {6 * (4 + 4)} == {values[-1]}
-    assert heard.previews >= 6 * 4
+    assert len(heard.previews) >= 6 * 4
     assert heard.texts[-1].startswith("Done: 6 segments in 0:")
     for stage in ("encoding", "sampling", "decoding, 9/", "saving"):
         start = f"segment 2 of 6, {stage}"
         assert any(text.startswith(start) and text.endswith("left") for text in heard.texts), heard.texts
+
+
+def test_a_segments_last_frame_is_shown_without_a_preview_method(server: Server) -> None:
+    prompt = simple(extrapolate__seed=40)
+    heard = client.listen(server, prompt, previews="none")
+    frames = read_frames(saved_file(server, server.run(prompt))).astype(float)
+    assert len(heard.previews) == 6
+    for number, preview in enumerate(heard.previews, start=1):
+        shown = np.asarray(Image.open(BytesIO(preview)).resize((64, 64)), float)
+        apart = np.abs(frames - shown).mean(axis=(1, 2, 3))
+        assert apart[min(number * 31, len(frames)) - 1] < 1.05 * apart.min() < 5
 
 
 def test_warnings_are_shown_under_the_node(server: Server) -> None:
