@@ -45,8 +45,8 @@ COMFYUI_READY := $(COMFYUI_VENV)/.ready
 $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	$(PYTHON) -m venv $(COMFYUI_VENV)
 	$(COMFYUI_PY) -m pip install --quiet "$(TORCH)"
-	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
 	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
+	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
 
 # With other numbers of threads and instruction sets; minutes.

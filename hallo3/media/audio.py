@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import AudioError, DependencyError
@@ -109,8 +111,8 @@ class AudioStats:
         return self.to_mono(waveform).expand(2, -1)
 
     def length_at(self, sample_rate: int) -> int:
-        """Samples at another rate, by librosa's rule."""
-        return math.ceil(self.samples * (float(sample_rate) / self.sample_rate))
+        """Samples at another rate."""
+        return _resampled_length(self.samples, self.sample_rate, sample_rate)
 
     def _cancels(self) -> bool:
         return self.mono_peak < CANCELLATION * self.peak
@@ -325,28 +327,27 @@ def _stream(path: Path, sample_rate: int, stats: AudioStats, channels: int) -> I
 
 
 def resample(mono: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """[samples] at another rate, by librosa's default (soxr, high quality). Raises ``DependencyError``."""
+    """[samples] at another rate by soxr, high quality: librosa's default. Raises ``DependencyError``."""
     if source_rate == target_rate:
         return mono
-    try:
-        import librosa
-    except ImportError as error:
-        raise _missing_resampler_error(error, source_rate, target_rate) from error
-    return torch.from_numpy(librosa.resample(mono.numpy(), orig_sr=source_rate, target_sr=target_rate))
+    soxr: Any = _import_soxr(source_rate, target_rate)
+    resampled = torch.from_numpy(soxr.resample(mono.numpy(), source_rate, target_rate, "HQ"))
+    return F.pad(resampled, (0, _resampled_length(len(mono), source_rate, target_rate) - len(resampled)))
+
+
+def _resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
+    """By librosa's rule."""
+    return math.ceil(samples * (float(target_rate) / source_rate))
 
 
 def resample_pieces(
     pieces: Iterator[Tensor], rates: tuple[int, int], samples: int, channels: int = 1
 ) -> Iterator[Tensor]:
-    """``resample`` of a stream of pieces [n], or [channels, n], ``samples`` in total: librosa has no streams,
-    so its soxr is called directly. Raises ``DependencyError`` before it returns."""
+    """``resample`` of a stream of pieces [n], or [channels, n], ``samples`` in total. Raises
+    ``DependencyError`` before it returns."""
     if rates[0] == rates[1]:
         return _fix_length(pieces, samples, channels)
-    try:
-        from soxr import ResampleStream
-    except ImportError as error:
-        raise _missing_resampler_error(error, *rates) from error
-    resampler: Any = ResampleStream(*rates, channels, quality="HQ")
+    resampler: Any = _import_soxr(*rates).ResampleStream(*rates, channels, quality="HQ")
 
     def resampled() -> Iterator[Tensor]:
         end = torch.zeros(channels, 0) if channels > 1 else torch.zeros(0)
@@ -367,10 +368,14 @@ def _fix_length(pieces: Iterable[Tensor], samples: int, channels: int) -> Iterat
         yield torch.zeros(channels, samples) if channels > 1 else torch.zeros(samples)
 
 
-def _missing_resampler_error(error: ImportError, source_rate: int, target_rate: int) -> DependencyError:
-    return DependencyError(
-        "Resampling a recording needs a library that is not installed.",
-        found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
-        expected=f"librosa, or a recording at {target_rate} Hz",
-        fix="pip install librosa",
-    )
+def _import_soxr(source_rate: int, target_rate: int) -> ModuleType:
+    try:
+        import soxr
+    except ImportError as error:
+        raise DependencyError(
+            "Resampling a recording needs a library that is not installed.",
+            found=f"{source_rate} Hz, {str(error).splitlines()[0]}",
+            expected=f"soxr, or a recording at {target_rate} Hz",
+            fix="pip install soxr",
+        ) from error
+    return soxr

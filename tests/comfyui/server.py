@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ TROUBLE = Path(__file__).with_name("trouble_pack.py")
 class Server:
     """ComfyUI with this checkout among its custom nodes and a base directory of its own."""
 
-    def __init__(self, base: Path) -> None:
-        self.base, self.log = base, base / "server.log"
+    def __init__(self, base: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.base, self.log, self.environment = base, base / "server.log", environment or {}
         for name in ("custom_nodes", "input", "output", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
         pack = base / "custom_nodes" / PACK
@@ -45,6 +46,7 @@ class Server:
             os.environ
             | {"OMP_WAIT_POLICY": "passive"}
             | dict.fromkeys(("HOME", "USERPROFILE"), str(self.base))
+            | self.environment
         )
         with self.log.open("wb") as log:
             words = [str(word) for word in command]

@@ -34,11 +34,10 @@ LIBRARIES = {
     "cli": {"gradio", "huggingface_hub", "tqdm", "yaml"},
     "face": {"mediapipe"},
     "fleet": {"fsspec", "ray"},
-    "media": {"PIL", "av", "c2pa", "cryptography", "librosa", "soxr"},
+    "media": {"PIL", "av", "c2pa", "cryptography", "soxr"},
     "model": {"einops", "triton"},
     "offload": {"psutil"},
     "onnx_model": {"onnxruntime"},
-    "speech": {"librosa"},
     "storage": {"filelock"},
     "text_encoder": {"sentencepiece", "tokenizers"},
 }
