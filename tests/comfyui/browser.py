@@ -151,13 +151,18 @@ class Page:
 
 
 @contextmanager
-def opened(url: str, width: int = 2560, height: int = 1440) -> Iterator[Page]:
-    """The page, ready, of a user who has closed the first greeting, in a fresh profile."""
+def opened(
+    url: str, width: int = 2560, height: int = 1440, *, nodes_2: bool = False, previews: str = "default"
+) -> Iterator[Page]:
+    """The page, ready, of a user who has closed the first greeting, in a fresh profile; ``nodes_2``: with
+    nodes drawn as HTML; ``previews``: the preview method."""
     from playwright.sync_api import sync_playwright
 
-    setting, header = f"{url}/api/settings/Comfy.TutorialCompleted", {"Content-Type": "application/json"}
-    request = urllib.request.Request(setting, b"true", header, method="POST")
-    urllib.request.urlopen(request, timeout=60).close()
+    chosen = {"VueNodes.Enabled": nodes_2, "Execution.PreviewMethod": previews}
+    for setting, value in ({"TutorialCompleted": True} | chosen).items():
+        place, header = f"{url}/api/settings/Comfy.{setting}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(place, json.dumps(value).encode(), header, method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         view = {"headless": True, "viewport": {"width": width, "height": height}}
         program = {"executable_path": find_chromium(), "args": ARGUMENTS}
