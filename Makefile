@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu bench-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu bench-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs sbom soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -48,6 +48,18 @@ $(COMFYUI_READY): pyproject.toml tests/comfyui/requirements.py
 	cd tests && ../$(COMFYUI_PY) -m comfyui.requirements
 	$(COMFYUI_PY) -m pip install --quiet --editable ".[dev]"
 	$(COMFYUI_PY) -c "open('$(COMFYUI_READY)', 'w').close()"
+
+# What an installation from this folder brings, listed by CycloneDX's own tool.
+SBOM := build/sbom
+SBOM_BIN := $(subst $(VENV),$(SBOM)/tool,$(BIN))
+SBOM_PY := $(subst $(VENV),$(SBOM)/pack,$(PY))
+
+sbom: ## list all that is installed with the pack in build/sbom.cdx.json (CycloneDX)
+	$(PYTHON) -m venv --clear $(SBOM)/pack
+	$(PYTHON) -m venv --clear $(SBOM)/tool
+	$(SBOM_PY) -m pip install --quiet "$(TORCH)" .
+	$(SBOM_BIN)/python -m pip install --quiet "cyclonedx-bom>=7"
+	$(SBOM_BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.cdx.json $(SBOM_PY)
 
 # With other numbers of threads and instruction sets; minutes.
 test-places: setup ## run goldens and a job in other numeric places

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .settings import Settings, settings_for
     from .speech.preprocess import SpeechPreprocessing as Listening
 
-__version__ = "0.1.0"
+    __version__: str
 
 _ERRORS = (
     "AudioError",
@@ -42,6 +42,7 @@ _ERRORS = (
     "ShapeError",
 )
 _HOMES = {
+    "__version__": ".version.VERSION",
     **{name: f".errors.{name}" for name in _ERRORS},
     "Listening": ".speech.preprocess.SpeechPreprocessing",
     "Recording": ".media.audio.Recording",

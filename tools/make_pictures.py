@@ -32,7 +32,9 @@ WORKFLOWS = ROOT / "workflows"
 FIRST = "Hallo3 talking portrait"
 README_PICTURE = ROOT / "docs" / "pictures" / "talking_portrait.png"
 ANIMATION = ROOT / "docs" / "pictures" / "demo.gif"
+ICON, BANNER = (ROOT / "docs" / "pictures" / f"{name}.png" for name in ("icon", "banner"))
 SIDE, QUALITY = 320, 85
+Box = tuple[int, int, int]
 PAPER, INK, MARK = (250, 250, 248), (150, 160, 175), (214, 84, 60)
 
 
@@ -83,15 +85,33 @@ def make_animation(video: Path, portrait: Path, target: Path, side: int = 256, e
         picture = Image.new("RGB", (width, side + strip + 3 * margin), PAPER)
         picture.paste(still, (margin, margin))
         picture.paste(frame.resize((side, side), Image.Resampling.LANCZOS), (side + 2 * margin, margin))
-        draw, middle = ImageDraw.Draw(picture), side + 2 * margin + strip // 2
         reached = len(peaks) * (number + 1) // len(frames)
-        for column, peak in enumerate(peaks):
-            x, half = margin + 4 * column, max(1, round(peak * strip / 2))
-            draw.rectangle((x, middle - half, x + 2, middle + half), MARK if column < reached else INK)
+        draw_sound(ImageDraw.Draw(picture), peaks, reached, (margin, side + 2 * margin + strip // 2, strip))
         pictures.append(picture)
     palette = pictures[len(pictures) // 2].quantize(128)
     first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     first.save(target, save_all=True, append_images=rest, duration=40 * every, loop=0, optimize=True)
+
+
+def draw_sound(draw: ImageDraw.ImageDraw, peaks: np.ndarray[Any, Any], reached: int, place: Box) -> None:
+    """Bars of loudness in ``place`` (left, middle, height), the first ``reached`` of them marked."""
+    left, middle, height = place
+    for column, peak in enumerate(peaks):
+        x, half = left + 4 * column, max(1, round(peak * height / 2))
+        draw.rectangle((x, middle - half, x + 2, middle + half), MARK if column < reached else INK)
+
+
+def make_registry_pictures(video: Path, portrait: Path) -> None:
+    """The icon, square, and the banner, 21:9: the portrait, six frames of its video and the sound."""
+    still = Image.open(portrait).convert("RGB")
+    crop_square(still, 400).save(ICON, optimize=True)
+    banner = Image.new("RGB", (1260, 540), PAPER)
+    banner.paste(crop_square(still, 540), (0, 0))
+    for index, frame in enumerate(read_frames(video, 6)):
+        banner.paste(crop_square(frame, 232), (552 + 236 * (index % 3), 4 + 236 * (index // 3)))
+    peaks = read_loudness(video, 704 // 4)
+    draw_sound(ImageDraw.Draw(banner), peaks, len(peaks) // 3, (552, 508, 48))
+    banner.quantize(256).save(BANNER, optimize=True)
 
 
 def run_template(server: Server, prompt: dict[str, Any]) -> Path:
@@ -112,6 +132,7 @@ def main() -> None:
         if run_command(["animate", *words, "--enlarge", "4", "-o", str(video)]):
             raise SystemExit("The demo's video was not made.")
         make_animation(video, portrait, ANIMATION)
+        make_registry_pictures(video, portrait)
     fit_previews.main()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))

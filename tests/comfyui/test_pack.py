@@ -81,7 +81,8 @@ def test_the_registry_accepts_the_pack_and_packs_what_is_needed(tmp_path: Path) 
     shutil.unpack_archive(clone / "node.zip", tmp_path / "unpacked")
     assert {path.name for path in (tmp_path / "unpacked").iterdir()} == {
         "__init__.py", "hallo3", "nodes", "samples", "workflows", "web", "locales", "subgraphs",
-        "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt",
+        "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml",
+        "requirements.txt",
     }  # fmt: skip
     factors = tmp_path / "unpacked" / "nodes" / "comfy" / "preview_factors.json"
     assert json.loads(factors.read_text(encoding="utf-8"))

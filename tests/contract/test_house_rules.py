@@ -15,7 +15,7 @@ SHIPPED = [ROOT / "__init__.py", *sorted(PACKAGE.rglob("*.py")), *sorted(NODES.r
 MAX_LINES = 450
 
 LEVELS = (
-    {"errors", "messages", "progress", "units", "built_in"},
+    {"errors", "messages", "progress", "units", "version", "built_in"},
     {"geometry", "noise", "residency", "sampling", "storage"},
     {"config", "media", "onnx_model"},
     {"segments", "model", "vae", "text_encoder", "face"},
