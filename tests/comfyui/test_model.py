@@ -23,6 +23,20 @@ def test_comfyuis_vae_nodes_take_the_built_in_vae(stages: Stages) -> None:
     assert difference(frames, ours) > 1e-3  # group norms over the whole clip: another picture
 
 
+def test_latents_of_the_released_and_the_built_in_model_are_previewed(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import latent_preview
+
+    model, config = stages.module("nodes.comfy.model"), stages.module("hallo3.config")
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Auto)
+    for each in (config.HALLO3, config.BUILT_IN):
+        previewer = latent_preview.get_previewer(torch.device("cpu"), model.LatentFormat(each))
+        _, picture, _ = previewer.decode_latent_to_preview_image("JPEG", torch.randn(1, 16, 1, 6, 8))
+        assert picture.size == (8, 6)
+        assert len(picture.getcolors()) > 40
+
+
 def test_comfyuis_audio_node_takes_the_built_in_encoder(stages: Stages) -> None:
     audio = {"waveform": torch.rand(1, 2, 44100) - 0.5, "sample_rate": 44100}
     encoded = run_extra("audio_encoder.AudioEncoderEncode", stages.audio_encoder, audio)
