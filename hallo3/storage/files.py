@@ -19,6 +19,7 @@ from contextlib import suppress
 from io import BufferedReader
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, cast
 
 from ..errors import OutputError
@@ -61,6 +62,31 @@ def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
         with suppress(OSError):
             fresh.unlink()
         raise
+    _sync_folder(path.parent)
+
+
+def publish_file(path: Path, blocks: Iterable[bytes | memoryview], *, new: bool = False) -> None:
+    """Write a file that several machines may write at once on a shared disk: each name has one writer's
+    whole file. With ``new``, raise ``FileExistsError`` if the name is taken, however close the race.
+
+    Raises ``OSError``, also for a file system without hard links, which ``new`` needs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = temporary_path(path.with_name(f"{path.name}.{token_hex(8)}"))
+    try:
+        write_atomic(fresh, blocks)
+        if not new:
+            _replace(fresh, path)
+        elif os.name == "nt":
+            fresh.rename(path)  # refuses a name that is taken
+        else:
+            os.link(fresh, path)
+    except OSError as error:
+        if error.errno in NOT_SUPPORTED - {errno.EACCES}:
+            raise OSError(error.errno, "this file system has no hard links", str(path)) from error
+        raise
+    finally:
+        fresh.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
