@@ -277,9 +277,9 @@ def _read(path: Path, origin: Origin) -> bytes:
 
 def missing(path: Path, origin: Origin) -> CheckpointError:
     return CheckpointError(
-        f"{origin.what}'s file is missing. {origin.terms}",
+        f"{origin.what}'s file is missing.",
         found=f"no file {path}",
-        expected=f"the file {path.name} of {origin.belongs_to}",
+        expected=f"the file {path.name} of {origin.belongs_to}. {origin.terms}",
         fix=origin.where,
     )
 

@@ -16,6 +16,7 @@ from ..hallo3.errors import CheckpointError
 from ..hallo3.speed.device import DeviceSpeed
 from .comfy.faces import PortLandmarks, find_landmarks
 from .comfy.model import attention_in_use
+from .comfy.places import find_faces, find_vocals
 from .comfy.progress import make_room, show_progress
 from .loaders import SAFE
 from .schema import FREE_MEMORY, Hallo3Node, make_schema
@@ -47,7 +48,9 @@ class Hallo3Doctor(Hallo3Node):
     def execute(cls, measure: bool = False) -> io.NodeOutput:
         folder = Path(folder_paths.models_dir)
         machine = Machine.here(folder, (attention_in_use(),))
-        given, landmarks = _find_components(), find_landmarks()
+        given, landmarks = _find_components() | {"vocals": find_vocals()}, find_landmarks()
+        if (faces := find_faces()) is not None:
+            given["faces"] = faces
         if isinstance(landmarks, PortLandmarks):
             given["landmarks"] = landmarks.model
         report = diagnose(ModelFolder(folder, given), machine, headless=False)

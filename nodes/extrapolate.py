@@ -41,9 +41,9 @@ from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
 from .comfy import vae as host_vae
-from .comfy.faces import faces_folder
 from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, approximations
+from .comfy.places import find_faces
 from .comfy.progress import RunProgress, check_interrupted, check_memory, show_text, show_warning
 from .comfy.sampling import Sampling, step_cache_threshold
 from .comfy.speech import SpeechSocket
@@ -152,7 +152,7 @@ class ExtrapolateRequest:
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
         with suppress(InputError):
-            analyzer = create_analyzer(self.sampling.config.face, faces_folder())
+            analyzer = create_analyzer(self.sampling.config.face, find_faces())
             return similarity_to(self.identity.face_embedding, analyzer)
         return unknown_similarity
 

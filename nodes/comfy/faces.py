@@ -19,18 +19,18 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...hallo3.checkpoints.locate import ModelFolder
 from ...hallo3.checkpoints.tensor_file import TensorFile
 from ...hallo3.config import FaceConfig
 from ...hallo3.errors import CheckpointError, is_out_of_memory
 from ...hallo3.face.analyzer import FaceAnalyzer
 from ...hallo3.face.landmarks import match_landmarks
 from ...hallo3.face.mediapipe import create_landmark_finder, find_task_file
-from ...hallo3.face.photo import FindLandmarks
+from ...hallo3.face.photo import FACE_DIRS, FindLandmarks
 from ...hallo3.face.registry import create_analyzer
 from ...hallo3.face.scrfd import DetectedFace
 from ...hallo3.face.selection import FaceChoice
 from ...hallo3.identity_file import IDENTITY_SUFFIX
+from .places import find_faces
 from .workflow import file_state
 
 IDENTITY_FOLDER = "hallo3_identities"
@@ -165,14 +165,9 @@ def _report_missing_model(picture: Tensor, face: DetectedFace) -> NoReturn:
     )
 
 
-def faces_folder() -> Path | None:
-    """The folder of face networks among ComfyUI's models, where other packs put it too, if it exists."""
-    return ModelFolder(Path(folder_paths.models_dir)).faces
-
-
 def face_file_states() -> list[list[Any]]:
     """Path and state of every file that face analysis depends on."""
-    folder, model = faces_folder(), _find_model()
+    folder, model = find_faces(), _find_model()
     files = [*folder.rglob("*.onnx"), *folder.rglob("*.task")] if folder is not None else []
     files += [model] if model else []
     return [[str(path), *file_state(path)] for path in sorted(files)]
@@ -185,5 +180,7 @@ def create_face_analyzer(
 
     Raises ``FaceError`` without an analyzer for the space, ``CheckpointError`` if a file is missing.
     """
-    landmarks = find_landmarks(folder := faces_folder())
-    return create_analyzer(config, folder, landmarks=landmarks, choice=choice, unverified=unverified)
+    folder = find_faces() or Path(folder_paths.models_dir) / FACE_DIRS[0]
+    return create_analyzer(
+        config, folder, landmarks=find_landmarks(folder), choice=choice, unverified=unverified
+    )

@@ -12,7 +12,6 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...hallo3.checkpoints.locate import VOCALS, ModelFolder
 from ...hallo3.config import HALLO3, SegmentConfig
 from ...hallo3.errors import InputError
 from ...hallo3.media.audio import Recording, to_mono
@@ -27,6 +26,7 @@ from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
 from .memory import SecondTry
+from .places import find_vocals
 from .progress import show_messages, show_progress
 from .workflow import NAMED_FILES, file_state
 
@@ -42,8 +42,7 @@ class SpeechSocket:
 
 def vocals_fingerprint() -> list[Any] | None:
     """The separator's file and when it changed; None if it is missing."""
-    path = ModelFolder(Path(folder_paths.models_dir)).vocals
-    return None if path is None else [str(path), *file_state(path)]
+    return [str(path), *file_state(path)] if (path := find_vocals()).is_file() else None
 
 
 def encode_speech(
@@ -55,9 +54,9 @@ def encode_speech(
     parts, segment = _encoder_parts(audio_encoder)
     with show_messages():
         if vocals:
-            models = ModelFolder(Path(folder_paths.models_dir))
-            separator = Separator(models.vocals or models.path / VOCALS[0])
-            waveform = separate_vocals(recording, segment.sample_rate, separator, show_progress)
+            waveform = separate_vocals(
+                recording, segment.sample_rate, Separator(find_vocals()), show_progress
+            )
         else:
             waveform = to_mono(recording, segment.sample_rate)
         plan = plan_segments(len(waveform), segment)

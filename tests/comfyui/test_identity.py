@@ -370,7 +370,7 @@ def test_or_else_our_file_is_used(host: Host, folder: Path, tmp_path: Path, monk
 
 def test_the_analyzer_uses_the_port(host: Host, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     faces = host.module("nodes.comfy.faces")
-    monkeypatch.setattr(faces, "faces_folder", lambda: tmp_path)
+    monkeypatch.setattr(faces, "find_faces", lambda: tmp_path)
     for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
         (tmp_path / name).write_bytes(b"not read yet")
     config = host.module("hallo3.config").FaceConfig

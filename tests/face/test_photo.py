@@ -73,7 +73,7 @@ def test_files_are_found_where_archives_put_them(tmp_path: Path, place: str) -> 
 @pytest.mark.parametrize("name", [DETECTOR_FILENAME, RECOGNIZER_FILENAME])
 def test_a_missing_file_is_named_with_its_source_and_licence(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"non-commercial(.|\n)*{name}(.|\n)*huggingface"):
+    with pytest.raises(CheckpointError, match=rf"{name}(.|\n)*non-commercial(.|\n)*huggingface"):
         PhotographAnalyzer.from_folder(folder)
 
 
