@@ -38,7 +38,7 @@ from ..hallo3.media.video import VideoEncoding
 from ..hallo3.noise import Noise
 from ..hallo3.quantization import describe_machine
 from ..hallo3.segments import Segment, SegmentPlan
-from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_tensor
+from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_file, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
 from .comfy import vae as host_vae
 from .comfy.memory import SecondTry
@@ -51,8 +51,9 @@ from .comfy.workflow import NAMED_FILES, Graph, hash_named_files, running_node
 from .convert import check_fit, to_images
 from .identity import get_paste_back
 from .schema import FREE_MEMORY, Hallo3Node, job_inputs, make_schema, render_inputs
+from .signing import SignedVideo, Signer, open_signer
 
-NOT_IN_KEY = ("redo", "take", "continue_from", "mark")
+NOT_IN_KEY = ("redo", "take", "continue_from", "mark", "sign")
 """Inputs that do not change the frames."""
 VIDEO_OUTPUT, IMAGES_OUTPUT = 0, 1
 BUT_FOR_SEED, SEED = "all but the seed", "seed"
@@ -149,6 +150,12 @@ class ExtrapolateRequest:
         others = facts | {"workflow": seedless, "values": facts["values"][1:]}
         return hash_facts(facts), hash_facts(others)
 
+    def signer(self, name: str, formats: list[str]) -> Signer:
+        """For the job's video and what Save Video writes in these ``formats``. Raises as ``open_signer``."""
+        suffixes = {self.suffix, *(f".{each}" for each in formats if each != "auto")}
+        pixels, samples = self.identity.canvas.pixels, self.speech.recording.waveform
+        return open_signer(name, suffixes, {"portrait": hash_tensor(pixels), "speech": hash_tensor(samples)})
+
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
         with suppress(InputError):
@@ -238,6 +245,7 @@ class Hallo3Extrapolate(Hallo3Node):
         start_again: int = 0,
         mark: bool = True,
         paste_back: bool = False,
+        sign: str = "",
     ) -> io.NodeOutput:
         del start_again  # part of the workflow that decides the job's key
         sampling = Sampling(model, steps, guidance_scale, positive, guider, sampler, sigmas)
@@ -259,7 +267,9 @@ class Hallo3Extrapolate(Hallo3Node):
                 parent=None,
             )
             request.encoding.check(request.suffix, *request.size)
-            _check_saving(codec, running)
+            formats = _save_video_formats(running)
+            _check_saving(codec, formats)
+            signer = request.signer(sign.strip(), formats) if sign.strip() else None
             if found is not None:
                 parent = stack.enter_context(open_parent(jobs, found, request.form, check_interrupted))
                 request = replace(request, parent=parent)
@@ -268,13 +278,16 @@ class Hallo3Extrapolate(Hallo3Node):
             _render(request, video)
             path = video.job.folder / f"video{request.suffix}"
             video.join(path)
+            if signer is not None:
+                signer.sign(path)
+                video.job.finish(hash_file(path))
             with suppress(OSError):  # a player may have it open
                 (video.job.folder / f"so_far{request.suffix}").unlink(missing_ok=True)
             NAMED_FILES.add(path)
             segment = request.plan.config
             chart = draw_drift(video.drifts(), segment.new_frames / segment.fps)
             images = _read_images(video, request.size) if keep_images else None
-            file = InputImpl.VideoFromFile(str(path))
+            file = SignedVideo(path, signer) if signer is not None else InputImpl.VideoFromFile(str(path))
             return io.NodeOutput(file, images, video.job.folder.name, to_images(chart[None]))
 
 
@@ -283,10 +296,14 @@ def _is_connected(running: tuple[Graph, str] | None, output: int) -> bool:
     return running is None or bool(running[0].consumers(running[1], output))
 
 
-def _check_saving(codec: str, running: tuple[Graph, str] | None) -> None:
-    """Raise ``InputError``, before hours of rendering, if ComfyUI's Save Video cannot save ``codec``."""
+def _save_video_formats(running: tuple[Graph, str] | None) -> list[str]:
+    """The formats of the Save Video nodes that ``video`` is connected to."""
     consumers = running[0].consumers(running[1], VIDEO_OUTPUT) if running is not None else []
-    formats = [node["inputs"].get("format") for node in consumers if node["class_type"] == "SaveVideo"]
+    return [node["inputs"].get("format") for node in consumers if node["class_type"] == "SaveVideo"]
+
+
+def _check_saving(codec: str, formats: list[str]) -> None:
+    """Raise ``InputError``, before hours of rendering, if ComfyUI's Save Video cannot save ``codec``."""
     if codec == "prores" and formats:
         raise InputError(
             "Save Video cannot save ProRes.",

@@ -181,4 +181,5 @@ def job_inputs() -> list[io.Input]:
         io.Int.Input("start_again", default=0, min=0, max=MAX_COUNT, **advanced),
         io.Boolean.Input("mark", default=True, **advanced),
         paste_back_input(),
+        io.String.Input("sign", default="", **advanced),
     ]

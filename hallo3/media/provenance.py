@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
+
+from PIL import Image
 
 from ..errors import DependencyError, InputError, describe_error, sanitize
 from ..storage.files import finalize_file, open_regular, temporary_path, write_error
@@ -29,6 +32,7 @@ OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 MAX_CERTIFICATE_BYTES = 1 << 20
 PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----\s*", re.DOTALL)
 UNTRUSTED = "signingCredential.untrusted"
+VALID = "a certificate for C2PA, with its chain: not a self-signed one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,12 @@ class Provenance:
 
 
 def read_certificate(path: Path) -> Certificate:
-    """A PEM file with a certificate, its chain and its private key. Raises ``InputError``."""
+    """A PEM file with a certificate, its chain and its private key, tried on a picture. Raises
+    ``InputError``."""
+    c2pa = _import_c2pa()  # cryptography comes with it
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    _import_c2pa()
     wanted = "a PEM file with the certificate, its chain, and its private key without a password"
     error = InputError(
         "The certificate cannot be used.",
@@ -81,7 +86,20 @@ def read_certificate(path: Path) -> Certificate:
         algorithm = next((name for kind, name in kinds.items() if isinstance(key, kind)), "")
     if not algorithm or not blocks["certificate"]:
         raise error
-    return Certificate(chain=blocks["certificate"], key=blocks["key"], algorithm=algorithm)
+    certificate = Certificate(chain=blocks["certificate"], key=blocks["key"], algorithm=algorithm)
+    try:
+        Image.new("RGB", (8, 8)).save(picture := BytesIO(), "PNG")
+        picture.seek(0)
+        manifest = _describe("trial", "image/png", "hallo3", {})
+        _sign(picture, BytesIO(), "image/png", certificate, manifest)
+    except c2pa.C2paError as cause:
+        raise InputError(
+            "The certificate does not sign.",
+            found=f"{path.name}: {describe_error(cause)}",
+            expected=VALID,
+            fix="use another certificate, or sign nothing",
+        ) from cause
+    return certificate
 
 
 def sign_video(path: Path, certificate: Certificate, generator: str, inputs: Mapping[str, str]) -> None:
@@ -89,52 +107,62 @@ def sign_video(path: Path, certificate: Certificate, generator: str, inputs: Map
     ``inputs``, hashes by what they are. Raises ``InputError`` if the certificate does not sign,
     ``OutputError``."""
     c2pa, kind = _import_c2pa(), TYPES[path.suffix.lower()]
-    name, _, version = generator.partition(" ")
-    created = {
-        "action": "c2pa.created",
-        "digitalSourceType": SOURCE,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    manifest = {
-        "claim_generator_info": [{"name": name, "version": version}],
-        "format": kind,
-        "title": path.name,
-        "assertions": [
-            {"label": "c2pa.actions", "data": {"actions": [created]}},
-            {"label": INPUTS, "data": {what: f"sha256:{digest}" for what, digest in inputs.items()}},
-        ],
-    }
+    manifest = _describe(path.name, kind, generator, inputs)
     fresh = temporary_path(path)
     try:
-        info = c2pa.C2paSignerInfo(
-            alg=certificate.algorithm.encode(),
-            sign_cert=certificate.chain,
-            private_key=certificate.key,
-            ta_url=None,
-        )
         with suppress(FileNotFoundError):
             fresh.unlink()
-        with (
-            c2pa.Signer.from_info(info) as signer,
-            c2pa.Context.from_dict(OFFLINE) as context,
-            c2pa.Builder(json.dumps(manifest), context) as builder,
-            path.open("rb") as source,
-            fresh.open("w+b") as target,
-        ):
-            builder.sign(signer, kind, source, target)
+        with path.open("rb") as source, fresh.open("w+b") as target:
+            _sign(source, target, kind, certificate, manifest)
         finalize_file(fresh, path)
     except c2pa.C2paError as error:
         fresh.unlink(missing_ok=True)
         raise InputError(
             "The certificate does not sign the video; the video is there, unsigned.",
             found=describe_error(error),
-            expected="a certificate for C2PA, with its chain: not a self-signed one",
-            fix="use another certificate, or run without --sign",
+            expected=VALID,
+            fix="use another certificate, or sign nothing",
         ) from error
     except OSError as error:
         with suppress(OSError):
             fresh.unlink()
         raise write_error("The signed video cannot be written.", path, error) from error
+
+
+def _describe(title: str, kind: str, generator: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """A manifest: made now, by a trained model."""
+    name, _, version = generator.partition(" ")
+    created = {
+        "action": "c2pa.created",
+        "digitalSourceType": SOURCE,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return {
+        "claim_generator_info": [{"name": name, "version": version}],
+        "format": kind,
+        "title": title,
+        "assertions": [
+            {"label": "c2pa.actions", "data": {"actions": [created]}},
+            {"label": INPUTS, "data": {what: f"sha256:{digest}" for what, digest in inputs.items()}},
+        ],
+    }
+
+
+def _sign(source: BinaryIO, target: BinaryIO, kind: str, certificate: Certificate, manifest: Any) -> None:
+    """Write ``source`` with a signed manifest. Raises c2pa's errors."""
+    c2pa = _import_c2pa()
+    info = c2pa.C2paSignerInfo(
+        alg=certificate.algorithm.encode(),
+        sign_cert=certificate.chain,
+        private_key=certificate.key,
+        ta_url=None,
+    )
+    with (
+        c2pa.Signer.from_info(info) as signer,
+        c2pa.Context.from_dict(OFFLINE) as context,
+        c2pa.Builder(json.dumps(manifest), context) as builder,
+    ):
+        builder.sign(signer, kind, source, target)
 
 
 def read_provenance(path: Path) -> Provenance | None:
