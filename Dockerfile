@@ -6,7 +6,7 @@ RUN useradd --create-home hallo3 && mkdir /data && chown hallo3 /data
 COPY pyproject.toml README.md LICENSE /source/
 COPY hallo3 /source/hallo3
 COPY samples /source/samples
-RUN pip install --no-cache-dir "/source[faces,phone,gguf]" && rm -r /source
+RUN pip install --no-cache-dir "/source[faces,phone,gguf,serve]" && rm -r /source
 USER hallo3
 WORKDIR /data
 ENTRYPOINT ["hallo3"]

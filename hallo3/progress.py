@@ -10,6 +10,8 @@ T = TypeVar("T")
 
 ProgressCallback = Callable[[int], object]
 """Called with the amount done since the last call (bytes, rows, files); may raise to stop."""
+FollowShare = Callable[[float], object]
+"""Called with the share of a video that is rendered, 0 to 1; may raise to stop."""
 OpenProgress = Callable[[str, int], AbstractContextManager[ProgressCallback]]
 """(what is done, total amount) -> a progress display for the duration of a ``with`` block."""
 

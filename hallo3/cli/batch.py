@@ -38,7 +38,7 @@ class Row:
     fault: str = ""
 
 
-class _RowParser(ArgumentParser):
+class OptionsParser(ArgumentParser):
     """Raises where the command would exit."""
 
     def error(self, message: str) -> NoReturn:
@@ -90,7 +90,7 @@ def read_table(path: Path) -> list[Mapping[str, Any]]:
 
 def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterator[Row]:
     """The options of each row: those of the command line, changed by the row's own."""
-    parser = _RowParser("row", add_help=False, allow_abbrev=False)
+    parser = OptionsParser("row", add_help=False, allow_abbrev=False)
     add_options(parser, AnimateOptions)
     known = {each.name: each for each in fields(AnimateOptions) if each.name not in ABSENT}
     defaults = {each.name: getattr(options, each.name) for each in fields(AnimateOptions)}
@@ -98,7 +98,7 @@ def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterato
     suffix = CODECS[options.codec].files[0]
     for number, row in enumerate(table, 1):
         try:
-            words = [word for name, value in row.items() for word in _to_words(name, value, known)]
+            words = [word for name, value in row.items() for word in to_words(name, value, known)]
             values = copy.deepcopy(defaults) | {"output": None}  # some options append to a list
             found = vars(parser.parse_args(words, Namespace(**values)))
             given = {str(name).strip().replace("-", "_") for name, value in row.items() if value}
@@ -122,7 +122,7 @@ def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterato
             yield Row(number=number, options=None, fault=str(error))
 
 
-def _to_words(name: object, value: object, known: Mapping[str, Any]) -> list[str]:
+def to_words(name: object, value: object, known: Mapping[str, Any]) -> list[str]:
     """A cell as words of a command line."""
     column = str(name).strip().replace("-", "_")
     if column not in known:

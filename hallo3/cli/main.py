@@ -46,6 +46,7 @@ COMMANDS = {
     ),
     "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),
     "ui": Command(options.UiOptions, "ui", "serve a page for portrait, voice and prompt (uses the network)"),
+    "serve": Command(options.ServeOptions, "serve", "serve /v1/videos to programs (uses the network)"),
     "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
     "convert": Command(
         options.ConvertOptions,

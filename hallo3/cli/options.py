@@ -23,6 +23,7 @@ from ..settings import APPROXIMATIONS, POSTERIORS, UNTESTED
 from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 
 AUTO = "auto"
+TOKEN_VARIABLE = "HALLO3_TOKEN"
 IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 TYPES: dict[str, Any] = {"int": int, "float": float, "Path": Path}
@@ -335,6 +336,33 @@ class UiOptions(CommonOptions):
         "HOST", "address to serve at (default: 127.0.0.1, this computer only)", default="127.0.0.1"
     )
     port: int = option("N", "port to serve at (default: 7860)", default=7860)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(ExpertOptions, ComponentOptions, CommonOptions):
+    folder: Path = argument(
+        "DIR", "folder for videos (default: hallo3_server)", nargs="?", default=Path("hallo3_server")
+    )
+    model: Path = option(
+        "DIR", f"model folder, or {NAME} (default: {NAME})", default=FOLDER, type=parse_model_folder
+    )
+    sign: Path | None = option("PEM", "sign every video with this certificate and its private key")
+    host: str = option(
+        "HOST",
+        "address to serve at; any but this computer's own needs a token (default: 127.0.0.1)",
+        default="127.0.0.1",
+    )
+    port: int = option("N", "port to serve at; 0: any that is free (default: 8000)", default=8000)
+    token_file: Path | None = option(
+        "FILE", f"file with the token that requests must have (default: the environment's {TOKEN_VARIABLE})"
+    )
+    max_upload: float = option("MB", "size of a request, in 10^6 bytes (default: 200)", default=200.0)
+    max_speech: float = option("MINUTES", "length of the speech (default: 60)", default=60.0)
+    max_minutes: float = option(
+        "MINUTES", "time to render a video; its finished segments are kept (default: 1440)", default=1440.0
+    )
+    max_queue: int = option("N", "videos that wait (default: 100)", default=100)
+    keep: float = option("DAYS", "delete videos this long after they ended (default: never)", default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def write_atomic(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
         with suppress(OSError):
             fresh.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def publish_file(path: Path, blocks: Iterable[bytes | memoryview], *, new: bool = False) -> None:
@@ -87,7 +87,7 @@ def publish_file(path: Path, blocks: Iterable[bytes | memoryview], *, new: bool 
         raise
     finally:
         fresh.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def create_file(path: Path) -> int:
@@ -164,7 +164,7 @@ def finalize_file(fresh: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     _replace(fresh, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _replace(fresh: Path, path: Path) -> None:
@@ -179,7 +179,7 @@ def _replace(fresh: Path, path: Path) -> None:
     fresh.replace(path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable. Windows does this automatically, and cannot open a folder."""
     if os.name == "nt":
         return

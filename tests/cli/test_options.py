@@ -35,7 +35,7 @@ def test_every_option_has_a_help_text() -> None:
     all_of = {(name, each) for name, command in COMMANDS.items() for each in fields(command.options)}
     without = {f"{name} {each.name}" for name, each in all_of if not each.metadata["settings"]["help"]}
     parts = ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer", "faces")
-    assert without == {f"{name} {part}" for name in ("animate", "batch") for part in parts}
+    assert without == {f"{name} {part}" for name in ("animate", "batch", "serve") for part in parts}
 
 
 @pytest.mark.parametrize("words", ["--steps many", "--guidance much", "--seed 1.5", "--codec vp9", "--other"])

@@ -91,7 +91,7 @@ def test_the_readme_is_short_and_links_lead_to_files() -> None:
 
 def test_documented_commands_are_commands() -> None:
     names = [parse(words)[0] for words in command_lines()]
-    assert set(names) == {"animate", "batch", "convert", "doctor", "download", "verify"}
+    assert set(names) == {"animate", "batch", "convert", "doctor", "download", "serve", "verify"}
 
 
 @pytest.mark.soak
@@ -99,7 +99,7 @@ def test_documented_commands_are_commands() -> None:
 def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.chdir(tmp_path)
-    users = {"verify", "weights", "me.png", "ComfyUI/models"}
+    users = {"serve", "verify", "weights", "me.png", "ComfyUI/models"}
     lines = [words for words in command_lines() if not users & {*words}]
     assert len(lines) > 6
     for words in lines:

@@ -17,13 +17,13 @@ MAX_LINES = 450
 LEVELS = (
     {"errors", "messages", "progress", "units", "version", "built_in"},
     {"geometry", "noise", "residency", "sampling", "storage"},
-    {"config", "media", "onnx_model"},
+    {"client", "config", "media", "onnx_model"},
     {"segments", "model", "vae", "text_encoder", "face"},
     {"attention_backend", "quantization", "settings", "identity", "speech"},
     {"checkpoints", "models"},
     {"identity_file", "offload", "pipeline"},
     {"loading", "jobs", "doctor"},
-    {"speed", "fleet"},
+    {"speed", "fleet", "server"},
     {"cli"},
     {"__main__"},
 )
@@ -31,13 +31,14 @@ LEVELS = (
 LIBRARIES = {
     "attention_backend": {"diffusers"},
     "checkpoints": {"gguf", "safetensors"},
-    "cli": {"gradio", "huggingface_hub", "tqdm", "yaml"},
+    "cli": {"gradio", "huggingface_hub", "tqdm", "uvicorn", "yaml"},
     "face": {"mediapipe"},
     "fleet": {"fsspec", "ray"},
     "media": {"PIL", "av", "c2pa", "cryptography", "soxr"},
     "model": {"einops", "triton"},
     "offload": {"psutil"},
     "onnx_model": {"onnxruntime"},
+    "server": {"anyio", "fastapi", "pydantic", "python_multipart", "starlette"},
     "storage": {"filelock"},
     "text_encoder": {"sentencepiece", "tokenizers"},
 }

@@ -66,7 +66,7 @@ def test_windows_waits_for_an_open_file(tmp_path: Path, monkeypatch: pytest.Monk
 def test_only_a_folder_that_supports_no_sync_is_ignored(tmp_path: Path) -> None:
     for number, outcome in (errno.EINVAL, nullcontext()), (errno.EIO, pytest.raises(OSError, match="output")):
         with patch.object(os, "fsync", side_effect=OSError(number, os.strerror(number))), outcome:
-            files._sync_folder(tmp_path)
+            files.sync_folder(tmp_path)
 
 
 def test_a_file_by_another_library_is_adopted(tmp_path: Path) -> None:
