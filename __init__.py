@@ -1,4 +1,4 @@
-"""ComfyUI-Hallo3: animate one portrait from speech.
+"""ComfyUI-Hallo3: make a portrait talk.
 
 Nothing is imported here: ComfyUI calls the entry point, and everything else can import the repository.
 """

@@ -5,7 +5,7 @@
 The exact video and every approximation that runs here are rendered with one seed and compared frame by frame;
 another seed shows what noise alone does. The output names no file and no folder: paste it into an issue. PSNR
 and SSIM say how far a video is from the exact one, not which is better. Photographs get ``seam``,
-``sharpness`` and ``movement``, and ``face`` if faces can be told apart; drawn faces also get how the mouth
+``sharpness`` and ``movement``, and ``face`` if faces can be distinguished; drawn faces also get how the mouth
 ``follows`` the speech, and how open it is in silence.
 """
 

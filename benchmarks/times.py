@@ -121,7 +121,7 @@ class Bench:
 
     def run(self) -> Iterator[Result]:
         """The result, each time that it has grown by a row. A row that fails, or that does not fit the
-        clock's limit any more, is told as such and stops no other."""
+        clock's limit any more, is reported as such and stops no other."""
         result: Result = {"sizes": self.place.describe(), **{part: {} for part in self.parts}}
         result["sizes"]["whole_when_streamed"] = self.whole.full_size
         if self.place.config != self.whole.config:

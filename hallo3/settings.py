@@ -20,7 +20,7 @@ MAX_GUIDANCE = 100.0
 ALL_STEPS = (0.0, 1.0)
 """The default guidance interval."""
 CACHE_BOUND = 0.2
-"""Twice what ``step-cache`` allows; checks on data with a known answer stay within 1.6 times."""
+"""Twice what ``step-cache`` allows; checks on data with a known distribution stay within 1.6 times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

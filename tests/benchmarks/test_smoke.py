@@ -1,4 +1,4 @@
-"""The first contact with a GPU, tried on the CPU: what is right and what is wrong is told."""
+"""The first contact with a GPU, tried on the CPU: it reports what is right and what is wrong."""
 
 import json
 import subprocess

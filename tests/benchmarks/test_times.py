@@ -78,7 +78,7 @@ def test_only_what_is_asked_for(place: Place) -> None:
 
 
 def test_what_is_measured_is_written_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A row that fails is told and stops no other; a run that is stopped has written all rows before."""
+    """A row that fails is reported and stops no other; a run that is stopped has written all rows before."""
     monkeypatch.setattr(networks, "SMALL", SMALL)
 
     def stop(*_: Any) -> None:

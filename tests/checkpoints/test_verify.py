@@ -51,7 +51,7 @@ def constant(kind: str, state: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_a_matrix_of_equal_numbers_is_named(
     tmp_path: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, resumed: bool
 ) -> None:
-    """Where a network uses it; in the pass over a file, in one that goes on, and in samples."""
+    """Where a network uses it; in the pass over a file, in one that continues, and in samples."""
     state = load_file(nano_folder / WHOLE)
     with open_source(nano_folder / WHOLE) as source:
         own = {"hallo3": source.metadata["hallo3"]}

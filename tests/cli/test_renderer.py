@@ -1,4 +1,4 @@
-"""If memory runs out in a stage, the command plans again with less and goes on; it says so, and the plan is
+"""If memory runs out in a stage, the command plans again with less and continues; it says so, and the plan is
 part of the job's record."""
 
 import json
@@ -98,7 +98,7 @@ def test_a_stage_is_tried_again(command: Command, stage: str, kind: str, undistu
 
 
 def test_memory_runs_out_again_and_again(command: Command, undisturbed: np.ndarray) -> None:
-    """At most two smaller plans; then the error says what to lower, and a later run resumes and is told that
+    """At most two smaller plans; then the error says what to lower, and a later run resumes and says that
     its plan is another."""
     with before(Hallo3Transformer, "forward_layerwise", failing("torch", *range(3, 100))):
         text = command.stderr(code=1)

@@ -13,15 +13,22 @@ import torch
 
 import hallo3
 from hallo3.built_in import FOLDER
-from hallo3.cli.main import main, parse
-from support.plain_english import find_banned
+from hallo3.cli.main import COMMANDS, main, parse
+from support.plain_english import PATTERN, find_banned
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKED = (
-    *("__init__.py", "hallo3/**/*.py", "nodes/**/*.py", "tools/**/*.py"),
-    *("tests/comfyui/*.py", "tests/contract/*.py", "tests/*.py"),
+    *(
+        "__init__.py",
+        "hallo3/**/*.py",
+        "nodes/**/*.py",
+        "tools/**/*.py",
+        "benchmarks/**/*.py",
+        "behaviour/*.py",
+    ),
+    *("tests/comfyui/*.py", "tests/contract/*.py", "tests/cli/*.py", "tests/jobs/*.py", "tests/*.py"),
     *("locales/en/*.json", "web/docs/*/en.md", "workflows/*.json", "subgraphs/*.json"),
-    *("*.md", "docs/**/*.md"),
+    *("*.md", "docs/**/*.md", "training/*.md", "*.toml", "*.yml", "*.cff", ".github/**/*.yml"),
 )
 
 
@@ -68,6 +75,15 @@ def test_no_banned_phrase_is_written() -> None:
     files = [path for pattern in CHECKED for path in sorted(ROOT.glob(pattern))]
     assert len(files) > 30
     assert [found for path in files for found in find_banned(path)] == []
+
+
+def test_no_banned_phrase_is_in_the_help_of_any_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], *([name] for name in COMMANDS)):
+        with pytest.raises(SystemExit):
+            parse([*words, "--help"])
+    said = capsys.readouterr().out
+    assert said.count("usage: hallo3") == 1 + len(COMMANDS)
+    assert PATTERN.findall(said) == []
 
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "web").rglob("en.md")))

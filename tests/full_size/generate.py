@@ -121,7 +121,7 @@ class _Storage:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles tensors on meta as torch.save does any others; ``storages`` are to be written beside."""
+    """Pickles tensors on meta as torch.save does any others; ``storages`` must be written beside."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)

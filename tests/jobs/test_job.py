@@ -176,7 +176,7 @@ def test_the_size_of_a_job_is_that_of_its_files(tmp_path: Path) -> None:
 
 
 def test_a_job_is_found_in_the_first_folder_that_is_one(tmp_path: Path) -> None:
-    """Or in the first that is free; what is passed over is told."""
+    """Or in the first that is free; what is passed over is reported."""
     key, told = "ab" * 32, list[str]()
     name = key[:16]
 

@@ -14,7 +14,7 @@ PLAIN = serialization.NoEncryption()
 
 def issue(name: str, key: Any, issuer: str, issuer_key: Any) -> bytes:
     """A certificate as C2PA wants it: of an issuer, or its own for a person."""
-    names = [
+    subject, issuing = [
         x509.Name(
             [x509.NameAttribute(kind, text) for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)]
         )
@@ -25,7 +25,11 @@ def issue(name: str, key: Any, issuer: str, issuer_key: Any) -> bytes:
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
     ) | {"encipher_only": False, "decipher_only": False, "key_cert_sign": root, "crl_sign": root}
     builder = (
-        x509.CertificateBuilder(*reversed(names), key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuing)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=2))
         .add_extension(x509.BasicConstraints(ca=root, path_length=None), critical=True)
