@@ -121,6 +121,16 @@ def test_every_node_has_a_help_page(node: str, language: str) -> None:
         assert "default" not in each or cells[-1] == f"`{each['default']}`"
 
 
+@every_node
+def test_pages_explain_the_same_choices_and_errors(node: str) -> None:
+    """Both stay English in ComfyUI (docs/decisions/005)."""
+    pages = [page_of(node, language).read_text(encoding="utf-8") for language in LANGUAGES]
+    first, *others = [set(re.findall(r"\*\*(.+?)\*\*", page)) for page in pages]
+    assert all(other == first for other in others)
+    choices = {choice for each in NODES[node]["inputs"] for choice in each.get("options", ())} - {"built-in"}
+    assert [choice for choice in sorted(choices) for page in pages if f"`{choice}`" not in page] == []
+
+
 def test_every_help_page_belongs_to_a_node_and_other_languages_fall_back_to_english() -> None:
     """``make contract`` copies the page to where ComfyUI looks last."""
     pages = {page_of(node, language) for node in NODES for language in LANGUAGES}
