@@ -13,13 +13,14 @@ import torch
 
 from hallo3 import pipeline
 from hallo3.checkpoints import locate
-from hallo3.cli import memory, speech
+from hallo3.cli import animate, memory, renderer, speech
+from hallo3.cli.request import AnimateRequest
 from hallo3.jobs.job import MEMORY
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.offload import budget, estimate
 from hallo3.pipeline import LocalRenderer
 from hallo3.text_encoder import TextEncoder
-from support.resume_runs import Command, before, command_in, frames_of
+from support.resume_runs import Command, before, command_in, frames_of, read_segments
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -38,6 +39,8 @@ STAGES = {
     "decode": (pipeline, "collect_frames"),
 }
 PLAN = "everything resident, branches batched; decode: VAE, whole height, caches on the device; peak 2 MB"
+IN_SECOND = {"encode": 1, "listen": 2, "sample": 3, "decode": 1}
+"""The number of a stage's call in the second segment."""
 FEW = [("decode", "cuDNN"), ("prompt", "Python")]
 """All others are soak tests."""
 
@@ -86,15 +89,51 @@ def marked(stage: str, kind: str) -> Any:
 
 @pytest.mark.parametrize(("stage", "kind"), [marked(stage, kind) for stage in STAGES for kind in ERRORS])
 def test_a_stage_is_tried_again(command: Command, stage: str, kind: str, undisturbed: np.ndarray) -> None:
-    """What was finished is not computed again; frames are those of a run that had the memory."""
-    second = {"encode": 1, "listen": 2, "sample": 3, "decode": 1}  # calls in the second segment
-    with before(*STAGES[stage], failing(kind, second.get(stage, 0))):
-        text = command.stderr()
+    """What was finished is not computed again; frames are those of a run under the smaller plan from that
+    segment on, bit for bit, and those of a run that had the memory."""
+    text, smaller = shrink(command, stage, kind)
     assert f"out of memory in the stage {stage}: {type(ERRORS[kind]()).__name__}" in text
     assert f"planned for 3 MB: {PLAN}. Again, with 90 % of that: {note_of(command)}." in text
     assert note_of(command) != PLAN
     assert command.rendered == [0, 1, 1][: 2 + (stage in ("listen", "sample"))]
     assert np.abs(frames_of(command.video).astype(int) - undisturbed).max() <= 1
+    found = command.saved_segments()
+    assert found == run_planned(command, smaller, stage in IN_SECOND)
+
+
+def shrink(command: Command, stage: str, kind: str) -> tuple[str, AnimateRequest]:
+    """What a run says whose memory runs out once, and its request from then on."""
+    made, real = list[Any](), memory.shrink_memory
+    with pytest.MonkeyPatch.context() as patch, before(*STAGES[stage], failing(kind, IN_SECOND.get(stage, 0))):
+        patch.setattr(renderer, "shrink_memory", lambda *v, **n: made.append(real(*v, **n)) or made[-1])
+        text = command.stderr()
+    assert len(made) == 1
+    return text, made[0]
+
+
+def run_planned(command: Command, plan: AnimateRequest, from_second: bool) -> dict[str, bytes]:
+    """The segments of another run under a request's plan, or of one that is continued under it."""
+    folder = command.video.parent / "planned"
+    names: dict[str, object] = {"o": command.video.with_name("planned.mp4"), "jobs_folder": folder}
+    if from_second:
+        command.stop(1, **names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(animate, "plan_run_memory", lambda _: plan)
+        assert command(**names) == 0
+    assert command.rendered == [0, 1][from_second:]
+    return read_segments(folder)
+
+
+def test_a_smaller_plan_may_change_rounding(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the passes of guidance change, frames are still those of the smaller plan, to the last bit."""
+    monkeypatch.setattr(memory, "_limit_bytes", lambda _: 1_800_000)
+    text, smaller = shrink(command, "encode", "torch")
+    assert text.index("branches batched") < text.index("Again") < text.index("branches layer-major")
+    found = command.saved_segments()
+    assert found == run_planned(command, smaller, True)
+    monkeypatch.setattr(memory, "_limit_bytes", lambda _: 3_000_000)
+    assert command("--fresh") == 0
+    assert found != command.saved_segments()
 
 
 def test_memory_runs_out_again_and_again(command: Command, undisturbed: np.ndarray) -> None:
