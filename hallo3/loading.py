@@ -4,7 +4,7 @@ residency, under a memory plan or a manual offload."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -30,15 +30,16 @@ from .checkpoints.locate import ModelFolder
 from .checkpoints.source import CheckpointSource
 from .checkpoints.verify import FileVerifier
 from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig, VAEConfig, from_dict
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, describe_error
 from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
 from .face.selection import FaceChoice
+from .messages import logger
 from .model.kernels.eager import PLAIN, Kernels
 from .model.layers import Attention
 from .model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from .models import Models
-from .offload.budget import MemoryPlan
+from .offload.budget import MemoryPlan, smaller_precisions
 from .offload.estimate import DEVICE, DISK, RAM, OffloadConfig
 from .offload.streaming import ResidentModule, StreamableModule, StreamedModule, set_tensors, store_in_memory
 from .offload.system_memory import limit_torch
@@ -54,7 +55,7 @@ from .offload.weight_store import (
 )
 from .progress import OpenProgress, no_display
 from .quantization import FP8, PRECISIONS, Precision, add_missing_scales, check_device, get_precision
-from .residency import CPU, ChosenModule, DerivedModule, OnDemandModule
+from .residency import CPU, ChosenModule, DerivedModule, OnDemandModule, release_memory
 from .text_encoder import TextEncoder, Tokenizer, tie_embedding
 from .vae.autoencoder import DEFAULT_PLAN, VideoVAE, build_vae
 from .vae.causal_conv import DecodePlan
@@ -98,6 +99,9 @@ def load_models(
     smaller canvas, or fewer frames, than the model's own. ``open_progress`` shows the bytes of weights that
     are read, and that prepare a run.
 
+    Where memory runs out in a stage of ``animate``, these models take less from then on: without a plan as
+    with the next ``offload``, on a CPU ``disk``. It says so; with nothing smaller the error is raised.
+
     Raises ``CheckpointError`` for missing, foreign or contradicting files, ``FaceError`` if no analyzer has
     the model's embedding space, ``InputError`` for a device that does not support the precision,
     ``ShapeError`` for a segment larger than the model's.
@@ -121,19 +125,6 @@ def load_models(
     for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.open(name), name)
     layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
-    placed = MANUAL_OFFLOADS[offload] if memory is None else memory.offload
-    if memory is None and placed and device == CPU:  # there is one memory: strips would save nothing
-        placed = replace(placed, decode=DEFAULT_PLAN)
-    if placed:
-        check_fp8_on_disk(files, precision, placed.home)
-    placement = Placement(
-        files=files,
-        device=device,
-        precision=precision,
-        verifier=verifier,
-        config=placed,
-        open_progress=open_progress,
-    )
 
     @cache
     def text() -> tuple[dict[str, Any], Tokenizer]:
@@ -142,19 +133,42 @@ def load_models(
             return read_text_encoder(files, config)
 
     latent = config.segment.shape.latent
+
+    def place(placed: OffloadConfig | None) -> PlacedNetworks:
+        if placed:
+            check_fp8_on_disk(files, precision, placed.home)
+        placement = Placement(
+            files=files,
+            device=device,
+            precision=precision,
+            verifier=verifier,
+            config=placed,
+            open_progress=open_progress,
+        )
+        return PlacedNetworks(
+            speech=OnDemandModule(
+                lambda: placement.load(build_on_meta("speech_encoder", speech), "speech_encoder").to(device)
+            ),
+            text=placement.text(lambda: text()[1], lambda: build_on_meta("text_encoder", text()[0])),
+            vae=placement.vae(partial(build_vae, config.vae)),
+            reference=placement.reference(partial(ReferenceNetwork, config.trunk, latent, layers)),
+            transformer=placement.transformer(partial(Hallo3Transformer, config, layers)),
+        )
+
+    networks = ShrinkingNetworks(place, device, precision, offload, memory)
     return Models(
         config=config,
         face=create_analyzer(config.face, files.faces, choice=choice)
         if extract
         else NoFaceAnalyzer(config.face.space),
-        speech=OnDemandModule(
-            lambda: placement.load(build_on_meta("speech_encoder", speech), "speech_encoder").to(device)
-        ),
-        text=placement.text(lambda: text()[1], lambda: build_on_meta("text_encoder", text()[0])),
-        vae=placement.vae(partial(build_vae, config.vae)),
-        reference=placement.reference(partial(ReferenceNetwork, config.trunk, latent, layers)),
-        transformer=placement.transformer(partial(Hallo3Transformer, config, layers)),
+        speech=ChosenModule(lambda: networks.placed.speech),
+        text=ChosenModule(lambda: networks.placed.text),
+        vae=ChosenModule(lambda: networks.placed.vae),
+        reference=ChosenModule(lambda: networks.placed.reference),
+        transformer=ChosenModule(lambda: networks.placed.transformer),
         open_progress=open_progress,
+        shrink=networks.shrink,
+        passes=lambda: networks.passes,
     )
 
 
@@ -191,6 +205,56 @@ def _check_equal(name: str, found: object, expected: object) -> None:
             expected=str(expected),
             fix="use the files of one model folder together",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedNetworks:
+    """Each in its residency."""
+
+    speech: AbstractContextManager[nn.Module]
+    text: AbstractContextManager[TextEncoder]
+    vae: AbstractContextManager[VideoVAE]
+    reference: AbstractContextManager[ReferenceNetwork]
+    transformer: AbstractContextManager[Hallo3Transformer]
+
+
+class ShrinkingNetworks:
+    """A model's networks under a plan or an ``offload``; if memory runs out, under the next offload."""
+
+    def __init__(
+        self,
+        place: Callable[[OffloadConfig | None], PlacedNetworks],
+        device: torch.device,
+        precision: Precision,
+        offload: str,
+        memory: MemoryPlan | None,
+    ) -> None:
+        self._place, self._device, self._precision, self.passes = place, device, precision, ""
+        names = [*MANUAL_OFFLOADS]
+        names = [] if memory else names[names.index(offload) + 1 :]
+        self._smaller = [name for name in names if device != CPU or name == "disk"]
+        self.placed = place(memory.offload if memory else self._config(offload))
+
+    def _config(self, offload: str) -> OffloadConfig | None:
+        config = MANUAL_OFFLOADS[offload]
+        if config and self._device == CPU:  # there is one memory: strips would save nothing
+            return replace(config, decode=DEFAULT_PLAN)
+        return config
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        """As of ``Shrinkable``; what was loaded is let go."""
+        where = f"out of memory in the stage {stage}"
+        if self._smaller and (config := self._config(offload := self._smaller.pop(0))):
+            with suppress(InputError):
+                self.placed, self.passes = self._place(config), config.passes
+                release_memory()
+                logger.warning(f"{where}: {describe_error(error)} Again, as with offload={offload!r}.")
+                return True
+        advice = "".join(f"in {name}, or " for name in smaller_precisions(self._precision))
+        logger.warning(
+            f"{where}, and nothing smaller is left: load the models {advice}with a smaller segment"
+        )
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from .vae.autoencoder import VideoVAE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Enter a residency to use its network. ``open_progress`` shows bytes of weights as they are used."""
+    """Enter a residency to use its network. ``open_progress`` shows bytes of weights as they are used.
+    ``shrink`` is called after memory ran out in a stage, and makes the networks take less from then on
+    (``residency.Shrinkable``), in an order of guidance ``passes`` of their own."""
 
     config: Hallo3Config
     face: FaceAnalyzer
@@ -27,3 +30,5 @@ class Models:
     reference: AbstractContextManager[ReferenceNetwork]
     transformer: AbstractContextManager[Hallo3Transformer]
     open_progress: OpenProgress = no_display
+    shrink: Callable[[Exception, str], bool] = lambda *_: False
+    passes: Callable[[], str] = str

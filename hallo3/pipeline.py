@@ -28,7 +28,7 @@ from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
-from .residency import CPU, PinnedAllocator, attempts, memory_stage
+from .residency import CPU, PinnedAllocator, attempts, memory_stage, try_again
 from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
@@ -198,14 +198,14 @@ def animate(
     """Yield a talking portrait segment by segment, without the bars that fitting to the canvas added.
 
     ``portrait`` is [3, h, w] in 0..1. An empty prompt is zero text and loads no T5. ``noise`` defaults to the
-    settings' seed. Raises the errors of :mod:`hallo3.errors`.
+    settings' seed. Where memory runs out, ``models`` take less. Raises the errors of :mod:`hallo3.errors`.
     """
     noise = noise or make_noise(settings.seed)
     face = analyze_portrait(check_picture(portrait), models.face, models.config.face)
-    speech = encode_speech(recording, models, listening)
-    prompt_embeds = encode_prompt(prompt, models)
+    speech = try_again(lambda: encode_speech(recording, models, listening), models)
+    prompt_embeds = try_again(lambda: encode_prompt(prompt, models), models)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
-    identity = extract_identity(framed, models, settings, noise)
+    identity = try_again(lambda: extract_identity(framed, models, settings, noise), models)
     yield from render_identity(identity, speech, prompt_embeds, models, settings, noise, watch)
 
 
@@ -219,7 +219,8 @@ def render_identity(
     watch: WatchProgress = no_progress,
 ) -> Iterator[Frames]:
     """What ``animate`` does once its inputs are encoded; call it in inference mode."""
-    renderer = LocalRenderer.prepare(identity, speech, prompt_embeds, models, settings, watch)
+    inputs = identity, speech, prompt_embeds, models, settings, watch
+    renderer = try_again(lambda: LocalRenderer.prepare(*inputs), models)
     canvas, store = identity.canvas, MemoryStore(noise)
     for frames in render(canvas.pixels, speech.plan, renderer, store, motion_drop=settings.motion_drop):
         yield Frames(frames.segment, canvas.uncrop(frames.pixels))
@@ -274,8 +275,7 @@ def first_motion(canvas: Tensor, plan: SegmentPlan) -> Tensor:
 def conditioning_pixels(
     canvas: Tensor, motion: Tensor, segment: Segment, noise: Noise, motion_drop: float
 ) -> Tensor:
-    """Input of the VAE for a segment: portrait, then motion frames with pixels dropped, [1, 3, F, H, W] in
-    -1..1."""
+    """Input of the VAE: portrait, then motion frames with pixels dropped, [1, 3, F, H, W] in -1..1."""
     draw = noise(Purpose.MOTION_MASK, segment.index, 0, tuple(canvas.shape[-2:]))
     return torch.cat((canvas, drop_pixels(motion, draw, motion_drop)), dim=2)
 
@@ -364,7 +364,7 @@ class LocalRenderer:
             conditions = SegmentConditions(audio=audio, image_latents=image_latents)
             predict = alone = single_branch(dit, self.run, conditions)
             if guided := settings.guided:
-                predict = GUIDANCE_PASSES[settings.passes](dit, self.run, conditions)
+                predict = GUIDANCE_PASSES[self.models.passes() or settings.passes](dit, self.run, conditions)
                 if len(guided) < settings.steps:
                     predict = limit_guidance(guided, predict, alone)
             denoise = guided_denoiser(predict, settings.guidance_scale)
@@ -375,6 +375,9 @@ class LocalRenderer:
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         with self.models.vae as vae:
             yield from vae.decode(latents)
+
+    def shrink(self, error: Exception, stage: str) -> bool:
+        return not self.settings.on_access and self.models.shrink(error, stage)  # else ``run`` has a network
 
 
 def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:

@@ -2,14 +2,11 @@
 part of the job's record."""
 
 import json
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from hallo3 import pipeline
 from hallo3.checkpoints import locate
@@ -20,13 +17,9 @@ from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.offload import budget, estimate
 from hallo3.pipeline import LocalRenderer
 from hallo3.text_encoder import TextEncoder
+from support.out_of_memory import ERRORS, failing
 from support.resume_runs import Command, before, command_in, frames_of, read_segments
 
-ERRORS: dict[str, Callable[[], Exception]] = {
-    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    "cuDNN": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
-    "Python": MemoryError,
-}
 STAGES = {
     "speech": (speech, "encode_array_file"),
     "prompt": (TextEncoder, "encode"),
@@ -68,17 +61,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, nano_folder: Path) -> 
     return frames_of(command.video).astype(int)
 
 
-def failing(kind: str, *calls: int) -> Callable[[], None]:
-    """Memory runs out in these calls, counted from 0."""
-    number = count()
-
-    def fail() -> None:
-        if next(number) in calls:
-            raise ERRORS[kind]()
-
-    return fail
-
-
 def note_of(command: Command) -> str:
     return json.loads(next(command.jobs.glob("*/job.json")).read_text())["what"][MEMORY]
 
@@ -104,7 +86,10 @@ def test_a_stage_is_tried_again(command: Command, stage: str, kind: str, undistu
 def shrink(command: Command, stage: str, kind: str) -> tuple[str, AnimateRequest]:
     """What a run says whose memory runs out once, and its request from then on."""
     made, real = list[Any](), memory.shrink_memory
-    with pytest.MonkeyPatch.context() as patch, before(*STAGES[stage], failing(kind, IN_SECOND.get(stage, 0))):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        before(*STAGES[stage], failing(kind, IN_SECOND.get(stage, 0))),
+    ):
         patch.setattr(renderer, "shrink_memory", lambda *v, **n: made.append(real(*v, **n)) or made[-1])
         text = command.stderr()
     assert len(made) == 1

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from itertools import count
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from comfyui.stages import Stages, difference
-
-KINDS: dict[str, Callable[[], Exception]] = {
-    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    "cuDNN": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
-    "Python": MemoryError,
-}
+from support.out_of_memory import ERRORS, failing
+from support.resume_runs import before
 
 
 def extrapolate(stages: Stages) -> Tensor:
@@ -53,17 +49,9 @@ RUNS: dict[str, tuple[Callable[[Stages], Tensor], str, str]] = {
 }
 
 
-def fail_in(stages: Stages, patch: pytest.MonkeyPatch, place: str, name: str, *calls: int, kind: str) -> None:
-    number = count()
+def fail_in(stages: Stages, place: str, name: str, *calls: int, kind: str) -> AbstractContextManager[None]:
     target = stages.model.model.diffusion_model if place == "network" else stages.module(place)
-    real = getattr(target, name)
-
-    def called(*values: Any, **named: Any) -> Any:
-        if next(number) in calls:
-            raise KINDS[kind]()
-        return real(*values, **named)
-
-    patch.setattr(target, name, called)
+    return before(target, name, failing(kind, *calls))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +76,7 @@ def run_with(stages: Stages, run: Callable[[Stages], Tensor], share: float) -> T
 
 def each_run() -> list[Any]:
     """Every run with every kind of error; with one of them outside of soak tests."""
-    pairs = [(name, kind, n % 3 != k) for n, name in enumerate(RUNS) for k, kind in enumerate(KINDS)]
+    pairs = [(name, kind, n % 3 != k) for n, name in enumerate(RUNS) for k, kind in enumerate(ERRORS)]
     return [pytest.param(*pair, marks=[pytest.mark.soak] * soak) for *pair, soak in pairs]
 
 
@@ -105,8 +93,8 @@ def test_a_stage_is_tried_again(
             known[run, share] = run_with(stages, run, share)
     asked, real = list[float](), mm.load_models_gpu
     caplog.clear()
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
-        fail_in(stages, patch, place, function, 0, 1, kind=kind)
+    failure = fail_in(stages, place, function, 0, 1, kind=kind)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING), failure:
         patch.setattr(
             mm,
             "load_models_gpu",
@@ -117,7 +105,7 @@ def test_a_stage_is_tried_again(
     assert difference(found, known[run, 1.0]) < 1e-4
     stage = name.rpartition(" ")[2]
     notes = [text for text in caplog.messages if "out of memory" in text]
-    assert [f"stage {stage}: {type(KINDS[kind]()).__name__}" in text for text in notes] == [True, True]
+    assert [f"stage {stage}: {type(ERRORS[kind]()).__name__}" in text for text in notes] == [True, True]
     assert [f"with {share} % of that" in text for share, text in zip((90, 80), notes, strict=True)] == [
         True
     ] * 2
@@ -127,10 +115,8 @@ def test_a_stage_is_tried_again(
 
 
 def test_a_stage_is_tried_three_times(stages: Stages) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        fail_in(stages, patch, *RUNS["Extrapolate, decode"][1:], *range(9), kind="cuDNN")
-        with pytest.raises(
-            torch.OutOfMemoryError, match=r"unable to find an engine(.|\n)*queue again to resume"
-        ):
-            extrapolate(stages)
+    out, words = torch.OutOfMemoryError, r"unable to find an engine(.|\n)*queue again to resume"
+    failure = fail_in(stages, *RUNS["Extrapolate, decode"][1:], *range(9), kind="cuDNN")
+    with failure, pytest.raises(out, match=words):
+        extrapolate(stages)
     extrapolate(stages)
