@@ -45,6 +45,7 @@ from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
+from .session import Session
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
@@ -59,14 +60,14 @@ def run_demo(options: DemoOptions) -> None:
     )
 
 
-def run_animate(options: AnimateOptions, follow: FollowShare = no_progress) -> None:
-    """The whole command. Every input is checked before any weights are loaded. ``follow`` gets how much of
-    the video is rendered; what it raises ends the run."""
+def run_animate(options: AnimateOptions, session: Session | None = None) -> None:
+    """The whole command. Every input is checked before any weights are loaded. A ``session`` keeps what is
+    loaded for the next call."""
     if options.jobs:
         print_jobs(jobs_folder(options))
         return
     use_expandable_segments()
-    started, request = time.monotonic(), read_request(options)
+    started, request = time.monotonic(), read_request(options, session)
     check_vram(request)
     sign = _open_signer(options)
     if request.files.is_large:
@@ -204,7 +205,8 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: Foll
     networks.prepare()
     video.similarity, video.clock = networks.similarity, networks.clock
     video.memory = networks.describe_memory
-    with StepBar(missing, manifest.segments, request.settings.steps, networks.clock, follow) as bar:
+    report = request.session.report
+    with StepBar(missing, manifest.segments, request.settings.steps, networks.clock, report) as bar:
         networks.watch = bar.watch
         results = video.render(
             cast(Renderer, networks),

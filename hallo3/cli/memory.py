@@ -28,8 +28,10 @@ from ..offload.estimate import DEVICE, RAM, MemoryRequirements, OffloadConfig
 from ..offload.sizes import ModelSizes, measure_folder
 from ..offload.system_memory import available_bytes, free_bytes, total_bytes
 from ..quantization import PRECISIONS, Precision
+from ..residency import release_memory
 from ..units import GB, format_bytes
 from .request import AnimateRequest
+from .session import IDENTITY, MEMORY_PLAN, MODELS
 
 ON_ACCESS_ERROR, RESIZE_ERROR = 0.15, 0.1
 """More, of an expected time, where conditions are projected again in each step, and frames are resized."""
@@ -41,25 +43,43 @@ def plan_run_memory(request: AnimateRequest) -> AnimateRequest:
     if request.memory is not None:
         return request
     check_vram(request)
-    limit = _limit_bytes(request)
-    if limit is None and not (request.device.type in ("cpu", "cuda") and request.files.is_large):
+    limited = _limit_bytes(request) is not None
+    if not limited and not (request.device.type in ("cpu", "cuda") and request.files.is_large):
         return request
-    on_cpu = request.device.type == "cpu" and limit is None
+    on_cpu = request.device.type == "cpu" and not limited
     precision = request.precision
     if request.device.type == "cpu" and not on_cpu and request.options.dtype == "auto":  # planned without one
         precision = PRECISIONS["bf16" if request.files.is_large else "fp32"]
     sizes, requirements = _measure(request, precision)
-    available = available_bytes()
-    if on_cpu and not _manual_options(request):
-        plan = plan_cpu_memory(sizes, requirements, available)
-    elif limit is None:
-        offload = _manual_config(request)
-        limit = available if on_cpu else free_bytes(request.device)
-        plan = plan_manual(sizes, requirements, offload, available, limit=limit, on_cpu=on_cpu)
-    else:
-        plan = plan_memory(sizes, requirements, limit, available)
+
+    def plan_now() -> MemoryPlan:
+        session.drop(MODELS, IDENTITY)  # loaded under another plan
+        release_memory()
+        available, limit = available_bytes(), _limit_bytes(request)
+        if on_cpu and not _manual_options(request):
+            return plan_cpu_memory(sizes, requirements, available)
+        if limit is None:
+            offload = _manual_config(request)
+            limit = available if on_cpu else free_bytes(request.device)
+            return plan_manual(sizes, requirements, offload, available, limit=limit, on_cpu=on_cpu)
+        if isinstance(vram := request.options.vram, float) and limit < round(vram * GB):
+            free = format_bytes(limit)
+            logger.warning(
+                f"--vram {vram:g} is more than the {free} of free GPU memory, which is planned for"
+            )
+        return plan_memory(sizes, requirements, limit, available)
+
+    session = request.session
+    plan = session.keep(MEMORY_PLAN, _plan_key(request, requirements), plan_now)
     check_fp8_on_disk(request.files, precision, plan.offload.home)
     return _follow(request, plan)
+
+
+def _plan_key(request: AnimateRequest, requirements: MemoryRequirements) -> tuple[object, ...]:
+    """Requests with the same key run under the same plan, one after the other."""
+    options = request.options
+    limits = options.vram, _manual_options(request), request.settings.passes, request.settings.on_access
+    return request.files.path, request.config, str(request.device), requirements, *limits
 
 
 def shrink_memory(
@@ -80,7 +100,10 @@ def shrink_memory(
     with suppress(InputError):
         if smaller is not None:
             check_fp8_on_disk(request.files, request.precision, smaller.offload.home)
-            return _follow(request, replace(smaller, limit=limit))
+            smaller = replace(smaller, limit=limit)
+            request.session.drop(MEMORY_PLAN)  # the next request begins with what was enough here
+            request.session.keep(MEMORY_PLAN, _plan_key(request, requirements), lambda: smaller)
+            return _follow(request, smaller)
     return None
 
 
@@ -200,10 +223,6 @@ def _limit_bytes(request: AnimateRequest) -> int | None:
             found=f"--vram {vram:g}",
             expected=f"at most {format_bytes(total)}",
             fix="give less, or remove --vram: the free memory is used then",
-        )
-    if limit > free:
-        logger.warning(
-            f"--vram {vram:g} is more than the {format_bytes(free)} of free GPU memory, which is planned for"
         )
     return min(limit, free)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..checkpoints.verify import FileVerifier, examined_path
 from ..pipeline import SAMPLING, RenderProgress
-from ..progress import FollowShare, ProgressCallback, no_progress
+from ..progress import ProgressCallback, no_progress
 from ..sampling.step_cache import CacheReport
 
 CLOCK, TICK_SECONDS = "hallo3-clock", 1.0
@@ -80,7 +80,8 @@ class WorkClock:
 
 class StepBar:
     """A bar over the sampling steps of the ``missing`` segments. Its rate is that of sampling alone; the time
-    left counts encoding, decoding and saving too, and counts down between two steps."""
+    left counts encoding, decoding and saving too, and counts down between two steps. ``report`` gets the
+    share of the steps that is done, and the place, in words."""
 
     def __init__(
         self,
@@ -88,8 +89,9 @@ class StepBar:
         segments: int,
         steps: int,
         clock: Callable[[], float],
-        follow: FollowShare = no_progress,
+        report: Callable[[float, str], object] = no_progress,
     ) -> None:
+        self._report = report
         self._missing, self._segments, self._steps, self._clock = missing, segments, steps, clock
         self._stage, self._place, self._since = "", "", clock()
         self._sampled, self._beside, self._beside_finished = 0.0, 0.0, 0.0  # seconds; of finished segments
@@ -108,7 +110,7 @@ class StepBar:
     def stage(self, segment: int, name: str) -> None:
         self._count(name)
         self._place = f"segment {segment + 1}/{self._segments}"
-        self._follow(self._share())
+        self._report(self._done / self._bar.total, self._place)
         self._bar.set_description_str(f"{self._place}, {name}", refresh=False)
         if sys.stderr.isatty():
             self.refresh()
@@ -118,7 +120,7 @@ class StepBar:
         self._done = min(self.rendered * self._steps + progress.step, self._bar.total)
         self._describe()
         self._bar.update(self._done - self._bar.n)
-        self._follow(self._share())
+        self._report(self._done / self._bar.total, self._place)
         if progress.cache and progress.step == self._steps:
             self.cache += progress.cache
 

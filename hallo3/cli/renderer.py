@@ -3,6 +3,7 @@ or computed when first used. If memory runs out, all of it but what is extracted
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -31,8 +32,8 @@ from ..residency import SHARES, release_memory, try_again
 from ..segments import Segment
 from ..units import format_bytes
 from .memory import advise_less_memory, shrink_memory
-from .progress import WorkClock
 from .request import AnimateRequest
+from .session import IDENTITY, MODELS
 from .speech import SpeechFeatures
 
 
@@ -43,12 +44,26 @@ class RunNetworks:
     def __init__(self, request: AnimateRequest, folder: Path, parent_state: str) -> None:
         self._request, self.watch = request, cast(WatchProgress, no_progress)
         self._shares, self._caps = [*SHARES], dict[str, int]()
-        self._noise = make_noise(derive_seed(request.settings.seed, 0, parent_state))
+        self._seed = derive_seed(request.settings.seed, 0, parent_state)
+        self._noise = make_noise(self._seed)
         self.speech = SpeechFeatures(request, folder)
-        self.clock = WorkClock()
+        self.clock = request.session.clock
+
+    @property
+    def _models_key(self) -> tuple[object, ...]:
+        """Everything that decides what is loaded, and how."""
+        request = self._request
+        hashes = json.dumps(request.weight_hashes(), sort_keys=True)
+        computing = request.precision, request.attention.name, request.kernels.kernels.name
+        placing = request.offload, request.memory, request.subject.identity is None
+        return request.files.path, hashes, request.config, str(request.device), *computing, *placing
 
     @cached_property
     def models(self) -> Models:
+        """Those of the session, if it has the same."""
+        return self._request.session.keep(MODELS, self._models_key, self._load)
+
+    def _load(self) -> Models:
         request = self._request
         if request.options.model.resolve() == FOLDER:
             logger.warning("the built-in model knows drawn faces only, not photographs.")
@@ -76,13 +91,15 @@ class RunNetworks:
         request = self._request
         if request.subject.identity is not None:
             return request.subject.identity
-        identity = extract_identity(
-            request.subject.portrait,
-            self.models,
-            request.settings,
-            self._noise,
-            keep_photograph=request.options.save_identity is not None,
-        )
+        photograph, posterior = request.options.save_identity is not None, request.settings.posterior
+        facts = json.dumps(request.subject.facts()), photograph, posterior, torch.get_num_threads()
+        seed = 0 if posterior == "mean" else self._seed
+        return request.session.keep(IDENTITY, (self._models_key, facts, seed), self._extract)
+
+    def _extract(self) -> Identity:
+        request, saved = self._request, self._request.options.save_identity is not None
+        portrait, settings = request.subject.portrait, request.settings
+        identity = extract_identity(portrait, self.models, settings, self._noise, keep_photograph=saved)
         return replace(identity, provenance=Provenance(request.precision.name, request.approximations))
 
     def save_identity(self, path: Path) -> None:
@@ -129,6 +146,7 @@ class RunNetworks:
             found += f" At most {format_bytes(torch.cuda.max_memory_allocated(device))} were allocated."
         for name in ("models", "_renderer"):
             self.__dict__.pop(name, None)
+        self._request.session.drop(MODELS)
         release_memory()
         share, smaller = self._shares.pop(0) if self._shares else 0.0, None
         if share:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,13 @@ from ..text_encoder import check_prompt
 from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .progress import file_verifier, show_bytes
-from .subject import Subject, read_subject
+from .session import Session, look_at
+from .subject import Subject, read_subject, subject_facts
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
+MAX_RECORDINGS = 20_000
+"""Whose lengths a session remembers."""
 JOBS_DIR = "hallo3_jobs"  # beside the video
 OUTPUTS = {
     "output": (".mp4", ".mov", ".mkv"),
@@ -77,6 +80,7 @@ class AnimateRequest:
     verifier: FileVerifier
     speech_hash: str
     separator: Separator | None
+    session: Session
     memory: MemoryPlan | None = None
 
     @property
@@ -192,7 +196,7 @@ class AnimateRequest:
         preprocessing = self.preprocessing.key_facts(self.plan)
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
-            "weights": self._weight_hashes(),
+            "weights": self.weight_hashes(),
             "precision": self.precision.name,
             "device": self.device.type,
             "speaker": self.subject.facts(),
@@ -229,7 +233,7 @@ class AnimateRequest:
             facts["step cache"] = [settings.step_cache, settings.step_cache_bound]
         return hash_facts(facts)
 
-    def _weight_hashes(self) -> dict[str, list[str]]:
+    def weight_hashes(self) -> dict[str, list[str]]:
         unused = {"reference"} if self.subject.identity is not None else set[str]()
         if not self.options.prompt.strip():
             unused.add("text_encoder")
@@ -252,8 +256,9 @@ class AnimateRequest:
         return hashes
 
 
-def read_request(options: AnimateOptions) -> AnimateRequest:
+def read_request(options: AnimateOptions, session: Session | None = None) -> AnimateRequest:
     """Read and check the options. Raises the errors of :mod:`hallo3.errors`."""
+    session = session or Session()
     missing = "portrait" if options.portrait is None and options.identity is None else "speech"
     if missing == "portrait" or options.speech is None:
         raise InputError(
@@ -262,18 +267,19 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
             expected=f"--{missing} FILE",
             fix="name a picture of one person (or --identity), and a recording of speech",
         )
-    files = ModelFolder(options.model, options.files)
+    place = options.model, *sorted(options.files.items())
+    files = session.keep("model folder", place, lambda: ModelFolder(options.model, options.files))
     _check_outputs(options, files)
     config, steps = read_model_config(files.open("transformer")), options.steps
     if options.trial:
         _check_trial(options)
-        files = replace(files, segment=trial_segment(config.segment))
+        files, place = replace(files, segment=trial_segment(config.segment)), (*place, "trial")
         config = read_model_config(files.open("transformer"))
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
     if options.prompt.strip():
         check_prompt(options.prompt)
-        with show_bytes("reading the tokenizer", 0):
-            _ = read_text_encoder(files, config)  # errors come before anything is hashed, encoded or loaded
+        with show_bytes("reading the tokenizer", 0):  # errors come before anything is hashed or loaded
+            session.keep("text encoder", place, lambda: read_text_encoder(files, config))
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
         pasted = ", and 1 with --paste-back: the photograph decides the size" * options.paste_back
         raise InputError(
@@ -317,16 +323,19 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
     quick = options.plan and options.speech_chart is None
-    stats = measure_recording(options.speech, options.track, quick=quick)
+    read = partial(measure_recording, options.speech, options.track, quick=quick)
+    recording = *look_at(options.speech), options.track, quick
+    stats = session.keep("recording", recording, read, most=MAX_RECORDINGS)
     samples = stats.length_at(config.segment.sample_rate)
     if options.trial:  # the first segment
         samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
+    subject = partial(read_subject, options, files, config)
     request = AnimateRequest(
         options=options,
         files=files,
         config=config,
         settings=settings,
-        subject=read_subject(options, files, config),
+        subject=session.keep("subject", (place, config, *subject_facts(options)), subject),
         stats=stats,
         plan=plan_segments(samples, config.segment),
         samples=samples,
@@ -337,6 +346,7 @@ def read_request(options: AnimateOptions) -> AnimateRequest:
         verifier=FileVerifier() if built_in else file_verifier(),
         speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
+        session=session,
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)

@@ -23,6 +23,7 @@ from ..media.image import read_picture
 from ..media.paste_back import PasteBack
 from ..storage.hashing import hash_tensor
 from .options import AnimateOptions
+from .session import look_at
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +84,12 @@ class Subject:
         assert self.picture is not None
         choice = self.choice.index, self.choice.box, self.choice.whole_picture, self.framing
         return {"portrait": hash_tensor(self.picture), "asked": choice}
+
+
+def subject_facts(options: AnimateOptions) -> tuple[object, ...]:
+    """All that ``read_subject`` reads of the options."""
+    choice = options.face, options.face_box, options.whole_picture, options.framing, options.faces_unverified
+    return *look_at(options.portrait), *look_at(options.identity), choice, options.save_identity is not None
 
 
 def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Config) -> Subject:

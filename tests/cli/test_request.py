@@ -157,7 +157,7 @@ def test_a_usable_mediapipe_is_in_the_key(tmp_path: Path, monkeypatch: pytest.Mo
     def weights(space: str = FaceConfig().space) -> dict[str, list[str]]:
         config = SimpleNamespace(face=SimpleNamespace(space=space))
         stub: Any = SimpleNamespace(config=config, verifier=None, files=folders, separator=None, **chosen)
-        return request.AnimateRequest._weight_hashes(stub)
+        return request.AnimateRequest.weight_hashes(stub)
 
     install_mediapipe(monkeypatch, version="0.10.31")
     without = weights()

@@ -1,0 +1,44 @@
+"""What the commands of one process share: files that were read and models that are loaded, for as long as the
+next command uses the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from ..progress import no_progress
+from ..storage.hashing import identify
+from .progress import WorkClock
+
+T = TypeVar("T")
+MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
+
+
+class Session:
+    """``report`` gets the share of a video that is rendered, 0 to 1, and the place in it, in words."""
+
+    def __init__(self, report: Callable[[float, str], object] = no_progress) -> None:
+        self.report, self.clock = report, WorkClock()
+        self._kept = dict[str, dict[Hashable, Any]]()
+
+    def keep(self, kind: str, key: Hashable, make: Callable[[], T], *, most: int = 1) -> T:
+        """The value of this kind that was made for an equal ``key``, if it is one of the last ``most``."""
+        kept = self._kept.setdefault(kind, {})
+        if key not in kept:
+            while len(kept) >= most:  # before its successor needs the memory
+                del kept[next(iter(kept))]
+            kept[key] = make()
+        return cast(T, kept[key])
+
+    def drop(self, *kinds: str) -> None:
+        for kind in kinds:
+            self._kept.pop(kind, None)
+
+
+def look_at(path: Path | None) -> tuple[object, ...]:
+    """What changes when a file does, or is another; of one that is missing, that it is."""
+    try:
+        return () if path is None else (path, *identify(path))
+    except OSError:
+        return (path,)
