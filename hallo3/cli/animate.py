@@ -34,7 +34,6 @@ from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
 from ..pipeline import Renderer
-from ..progress import FollowShare, no_progress
 from ..quantization import describe_machine
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
@@ -86,7 +85,7 @@ def run_animate(options: AnimateOptions, session: Session | None = None) -> None
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
-                _render(plan_run_memory(request), video, so_far, follow)
+                _render(plan_run_memory(request), video, so_far)
             known = manifest.what.get(CONTENT)
             if made := bool(missing) or not output.is_file() or known != hash_file(output):
                 video.join(output)
@@ -185,7 +184,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
     return video, request
 
 
-def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: FollowShare) -> None:
+def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     """Write the files that are asked for beside the video, then render its missing segments."""
     options, missing, manifest = request.options, len(video.missing), video.job.manifest
     for gone in remove_stale_jobs(request.jobs, manifest.key):

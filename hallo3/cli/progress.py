@@ -97,7 +97,7 @@ class StepBar:
         self._sampled, self._beside, self._beside_finished = 0.0, 0.0, 0.0  # seconds; of finished segments
         self._done, self.rendered, self.cache = 0, 0, CacheReport()
         self._bar = tqdm(total=missing * steps, unit="step", bar_format=STEP_FORMAT.format("?", "?"))
-        self._ticking, self._follow = tick(self), follow
+        self._ticking = tick(self)
 
     def __enter__(self) -> StepBar:
         self._ticking.__enter__()
@@ -140,10 +140,6 @@ class StepBar:
         beside = self._beside_finished / self.rendered if self.rendered else self._beside
         needed = self._sampled / self._done * self._bar.total + beside * self._missing
         return max(0.0, needed - self._sampled - self._beside - (self._clock() - self._since))
-
-    def _share(self) -> float:
-        """Of the whole video."""
-        return 1 - (self._missing - self._done / self._steps) / self._segments
 
     def _describe(self) -> None:
         if (left := self.left()) is not None:

@@ -9,7 +9,7 @@ import re
 from argparse import Namespace
 from contextlib import redirect_stdout
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .options import (
     add_options,
 )
 from .request import read_request
+from .session import IDENTITY, MEMORY_PLAN, MODELS, Session
 
 FILES = ("portrait", "speech", "identity")
 UPLOADS = {**{name: name for name in FILES}, "input_reference": "portrait"}
@@ -161,9 +162,25 @@ def _agrees(name: str, text: str, fact: str) -> bool:
 
 
 def render_video(options: AnimateOptions, follow: FollowShare) -> None:
-    """What a worker's process does."""
-    with redirect_stdout(io.StringIO()):
-        run_animate(options, follow)
+    """What a worker's process does. What it loads stays for the next video."""
+    session = _session()
+
+    def report(share: float, _: str) -> None:
+        follow(share)
+
+    session.report = report
+    try:
+        with redirect_stdout(io.StringIO()):
+            run_animate(options, session)
+    except BaseException as error:
+        if not isinstance(error, InputError | KeyboardInterrupt):
+            session.drop(MODELS, IDENTITY, MEMORY_PLAN)
+        raise
+
+
+@cache
+def _session() -> Session:
+    return Session()
 
 
 def run_serve(options: ServeOptions) -> None:

@@ -253,7 +253,10 @@ class Videos:
         worker.close()
 
     def _render(self, video: Video, device: str, worker: Worker) -> Outcome:
-        def follow(done: float) -> None:
+        begun = video.progress
+
+        def follow(share: float) -> None:
+            done = begun + (1 - begun) * share
             is_worth_keeping = int(20 * done) > int(20 * video.progress)
             video.progress = done
             if is_worth_keeping:
