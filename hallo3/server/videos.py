@@ -276,6 +276,6 @@ class Videos:
 
 
 def hide_places(error: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """An error without the places of this computer's files; those of ``folder`` keep their names."""
+    """An error without this computer's paths; files in ``folder`` keep their names."""
     texts = {name: text.replace(f"{folder}{os.sep}", "") for name, text in error.items()}
     return {name: ABSOLUTE.sub("FILE", text) for name, text in texts.items()}
