@@ -34,6 +34,7 @@ from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
 from ..pipeline import Renderer
+from ..progress import FollowShare, no_progress
 from ..quantization import describe_machine
 from ..storage.files import measure_read_rate
 from ..storage.hashing import hash_file
@@ -59,9 +60,12 @@ def run_demo(options: DemoOptions) -> None:
     )
 
 
-def run_animate(options: AnimateOptions, session: Session | None = None) -> None:
-    """The whole command. Every input is checked before any weights are loaded. A ``session`` keeps what is
-    loaded for the next call."""
+def run_animate(
+    options: AnimateOptions, follow: FollowShare = no_progress, session: Session | None = None
+) -> None:
+    """The whole command. Every input is checked before any weights are loaded. ``follow`` gets how much of
+    the video is rendered; what it raises ends the run. A ``session`` keeps what is loaded for the next
+    call."""
     if options.jobs:
         print_jobs(jobs_folder(options))
         return
@@ -85,7 +89,7 @@ def run_animate(options: AnimateOptions, session: Session | None = None) -> None
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
-                _render(plan_run_memory(request), video, so_far)
+                _render(plan_run_memory(request), video, so_far, follow)
             known = manifest.what.get(CONTENT)
             if made := bool(missing) or not output.is_file() or known != hash_file(output):
                 video.join(output)
@@ -184,7 +188,7 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
     return video, request
 
 
-def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
+def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: FollowShare) -> None:
     """Write the files that are asked for beside the video, then render its missing segments."""
     options, missing, manifest = request.options, len(video.missing), video.job.manifest
     for gone in remove_stale_jobs(request.jobs, manifest.key):
@@ -204,8 +208,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path) -> None:
     networks.prepare()
     video.similarity, video.clock = networks.similarity, networks.clock
     video.memory = networks.describe_memory
-    report = request.session.report
-    with StepBar(missing, manifest.segments, request.settings.steps, networks.clock, report) as bar:
+    with StepBar(missing, manifest.segments, request.settings.steps, networks.clock, follow) as bar:
         networks.watch = bar.watch
         results = video.render(
             cast(Renderer, networks),

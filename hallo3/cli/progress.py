@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..checkpoints.verify import FileVerifier, examined_path
 from ..pipeline import SAMPLING, RenderProgress
-from ..progress import ProgressCallback, no_progress
+from ..progress import FollowShare, ProgressCallback, no_progress
 from ..sampling.step_cache import CacheReport
 
 CLOCK, TICK_SECONDS = "hallo3-clock", 1.0
@@ -80,8 +80,7 @@ class WorkClock:
 
 class StepBar:
     """A bar over the sampling steps of the ``missing`` segments. Its rate is that of sampling alone; the time
-    left counts encoding, decoding and saving too, and counts down between two steps. ``report`` gets the
-    share of the steps that is done, and the place, in words."""
+    left counts encoding, decoding and saving too, and counts down between two steps."""
 
     def __init__(
         self,
@@ -89,15 +88,14 @@ class StepBar:
         segments: int,
         steps: int,
         clock: Callable[[], float],
-        report: Callable[[float, str], object] = no_progress,
+        follow: FollowShare = no_progress,
     ) -> None:
-        self._report = report
         self._missing, self._segments, self._steps, self._clock = missing, segments, steps, clock
         self._stage, self._place, self._since = "", "", clock()
         self._sampled, self._beside, self._beside_finished = 0.0, 0.0, 0.0  # seconds; of finished segments
         self._done, self.rendered, self.cache = 0, 0, CacheReport()
         self._bar = tqdm(total=missing * steps, unit="step", bar_format=STEP_FORMAT.format("?", "?"))
-        self._ticking = tick(self)
+        self._ticking, self._follow = tick(self), follow
 
     def __enter__(self) -> StepBar:
         self._ticking.__enter__()
@@ -110,7 +108,7 @@ class StepBar:
     def stage(self, segment: int, name: str) -> None:
         self._count(name)
         self._place = f"segment {segment + 1}/{self._segments}"
-        self._report(self._done / self._bar.total, self._place)
+        self._follow(self._share())
         self._bar.set_description_str(f"{self._place}, {name}", refresh=False)
         if sys.stderr.isatty():
             self.refresh()
@@ -120,7 +118,7 @@ class StepBar:
         self._done = min(self.rendered * self._steps + progress.step, self._bar.total)
         self._describe()
         self._bar.update(self._done - self._bar.n)
-        self._report(self._done / self._bar.total, self._place)
+        self._follow(self._share())
         if progress.cache and progress.step == self._steps:
             self.cache += progress.cache
 
@@ -140,6 +138,10 @@ class StepBar:
         beside = self._beside_finished / self.rendered if self.rendered else self._beside
         needed = self._sampled / self._done * self._bar.total + beside * self._missing
         return max(0.0, needed - self._sampled - self._beside - (self._clock() - self._since))
+
+    def _share(self) -> float:
+        """Of the whole video."""
+        return 1 - (self._missing - self._done / self._steps) / self._segments
 
     def _describe(self) -> None:
         if (left := self.left()) is not None:

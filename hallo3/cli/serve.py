@@ -164,14 +164,9 @@ def _agrees(name: str, text: str, fact: str) -> bool:
 def render_video(options: AnimateOptions, follow: FollowShare) -> None:
     """What a worker's process does. What it loads stays for the next video."""
     session = _session()
-
-    def report(share: float, _: str) -> None:
-        follow(share)
-
-    session.report = report
     try:
         with redirect_stdout(io.StringIO()):
-            run_animate(options, session)
+            run_animate(options, follow, session)
     except BaseException as error:
         if not isinstance(error, InputError | KeyboardInterrupt):
             session.drop(MODELS, IDENTITY, MEMORY_PLAN)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ..progress import no_progress
 from ..storage.hashing import identify
 from .progress import WorkClock
 
@@ -16,10 +15,8 @@ MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
 
 
 class Session:
-    """``report`` gets the share of a video that is rendered, 0 to 1, and the place in it, in words."""
-
-    def __init__(self, report: Callable[[float, str], object] = no_progress) -> None:
-        self.report, self.clock = report, WorkClock()
+    def __init__(self) -> None:
+        self.clock = WorkClock()
         self._kept = dict[str, dict[Hashable, Any]]()
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], *, most: int = 1) -> T:

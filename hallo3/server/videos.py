@@ -253,10 +253,7 @@ class Videos:
         worker.close()
 
     def _render(self, video: Video, device: str, worker: Worker) -> Outcome:
-        begun = video.progress
-
-        def follow(share: float) -> None:
-            done = begun + (1 - begun) * share
+        def follow(done: float) -> None:
             is_worth_keeping = int(20 * done) > int(20 * video.progress)
             video.progress = done
             if is_worth_keeping:
