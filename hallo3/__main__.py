@@ -1,9 +1,10 @@
-"""``python -m hallo3``, and the command ``hallo3``."""
+"""``python -m hallo3``, ``python FOLDER/hallo3``, and the command ``hallo3``."""
 
 from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -16,4 +17,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if not __package__:  # by its folder: ComfyUI's portable Python imports nothing from the current one
+        sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "hallo3"
     sys.exit(main())

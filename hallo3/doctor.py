@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,16 +13,21 @@ import torch
 
 from .attention_backend import list_runnable_titles
 from .checkpoints.inspect import inspect
-from .checkpoints.load import check_component_samples, read_model_config, read_text_encoder_config
+from .checkpoints.load import (
+    check_belongs,
+    check_component_samples,
+    read_model_config,
+    read_text_encoder_config,
+)
 from .checkpoints.locate import PAGE, RELEASE, VOCALS, ModelFolder, converted_size, download_size, output_path
 from .checkpoints.tensor_file import UNFINISHED_SUFFIXES, unfinished_sibling
-from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, TEXT_ENCODERS, TrunkConfig
+from .config import COMPONENT_TITLES, COMPONENTS, HALLO3, TEXT_ENCODERS, Hallo3Config, TrunkConfig
 from .errors import CheckpointError, DependencyError, Hallo3Error, InputError, sanitize
 from .face.arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME, Recognizer
 from .face.mediapipe import TASK_FILENAME, find_task_file, import_mediapipe, read_task_file
 from .face.photo import FACE_DIRS, find_face_file
 from .face.scrfd import DETECTOR_FILENAME, Detector
-from .messages import redirect_messages
+from .messages import command_line, python_line, redirect_messages
 from .model.kernels.eager import PLAIN
 from .model.kernels.select import AUTO, expected_kernels
 from .offload.budget import MemoryPlan, plan_cpu_memory, plan_memory
@@ -49,6 +55,8 @@ PURPOSES = {
     "landmarks": "optional, for the original's face mask; ComfyUI has a file of its own in models/detection",
     "vocals": "optional, removes music from recordings",
 }
+OWN_LOADERS = "vae", "text_encoder", "speech_encoder"
+"""Components that ComfyUI loads with nodes of its own, which know only the released sizes."""
 UNPUBLISHED = "not the published file: runs only with --faces-unverified (in ComfyUI: unverified)"
 COMMON_LIMITS = (6, 8, 12, 16, 24)  # GB of common GPUs
 WORKING_BYTES = 6 * GB  # beside weights, from shapes: activations, keys and values, a decode
@@ -108,13 +116,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """``ceilings`` are the lines of ``describe_limits``."""
+    """``ceilings`` are the lines of ``describe_limits``; ``commands`` are lines for a terminal."""
 
     folder: str
     parts: tuple[ComponentReport, ...]
     machine: Machine
     advice: tuple[str, ...]
     ceilings: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -123,16 +132,18 @@ class Report:
 
 def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bool = True) -> Report:
     """Check a model folder, the original's folder, or ComfyUI's models folder. ``headless`` advises on the
-    options of the command; ComfyUI places weights itself. Missing and broken files are in the report and
-    raise nothing."""
+    options of the command; ComfyUI places weights itself, and its users get the lines to type. Missing and
+    broken files are in the report and raise nothing."""
     machine = machine or Machine.here(files.path)
-    parts = [_check_component(files, name) for name in COMPONENTS]
+    parts = [_check_component(files, name, headless=headless) for name in COMPONENTS]
+    model: Hallo3Config | None = None
+    with suppress(Hallo3Error):
+        model = read_model_config(files.open("transformer"))
+    alone = ("transformer",) if headless else ("transformer", *OWN_LOADERS)
+    parts = [_check_sizes(files, part, HALLO3 if part.part in alone else model) for part in parts]
     if headless:  # ComfyUI's loader brings a tokenizer
         parts.append(_check_tokenizer(files, next(part for part in parts if part.part == "text_encoder")))
-    photographs = True
-    with suppress(Hallo3Error):
-        photographs = read_model_config(files.open("transformer")).face.space == ARCFACE_SPACE
-    if photographs:
+    if model is None or model.face.space == ARCFACE_SPACE:
         parts += [_check_faces(files), _check_landmarks(files)]
     separator = Separator(files.vocals or files.path / VOCALS[0])
     paths = [separator.path] if separator.path.exists() else []
@@ -140,7 +151,14 @@ def diagnose(files: ModelFolder, machine: Machine | None = None, *, headless: bo
     limits = describe_limits(machine, files) if headless else ()
     advice = advise(machine, limits) if headless else advise_comfyui(machine)
     advice += _advise_disk(machine, parts)
-    return Report(folder=str(files.path), parts=tuple(parts), machine=machine, advice=advice, ceilings=limits)
+    return Report(
+        folder=str(files.path),
+        parts=tuple(parts),
+        machine=machine,
+        advice=advice,
+        ceilings=limits,
+        commands=() if headless else _list_commands(files.path, machine, parts),
+    )
 
 
 def describe_limits(machine: Machine, files: ModelFolder) -> tuple[str, ...]:
@@ -203,12 +221,24 @@ def advise_comfyui(machine: Machine) -> tuple[str, ...]:
     bf16, fp8 = (RELEASE["transformer"].size(bits) for bits in (16, 8))
     if not machine.gpu:
         return (NO_GPU,)
-    if machine.memory + machine.gpu_memory >= bf16 + WORKING_BYTES + 4 * GB:
-        advice = f"Use the bf16 files ({format_bytes(bf16)}); ComfyUI keeps on the GPU what fits."
-    else:
-        sizes = f"{format_bytes(fp8)} instead of {format_bytes(bf16)}"
-        advice = f"Use the fp8 files ({sizes}): `hallo3 convert --dtype fp8`."
-    return (advice,)
+    if _fits_bf16(machine):
+        return (f"Use the bf16 files ({format_bytes(bf16)}); ComfyUI keeps on the GPU what fits.",)
+    return (f"Use the fp8 files ({format_bytes(fp8)} instead of {format_bytes(bf16)}).",)
+
+
+def _fits_bf16(machine: Machine) -> bool:
+    return machine.memory + machine.gpu_memory >= RELEASE["transformer"].size() + WORKING_BYTES + 4 * GB
+
+
+def _list_commands(models: Path, machine: Machine, parts: Sequence[ComponentReport]) -> tuple[str, ...]:
+    """With this Python, from any folder."""
+    lines: list[str] = []
+    if any(part.part in RELEASE and not part.ready for part in parts):
+        weights, fp8 = models.parent / "hallo3_weights", () if _fits_bf16(machine) else ("--dtype", "fp8")
+        lines += [command_line("download", weights), command_line("convert", weights, models, *fp8)]
+    if any(part.part == "faces" for part in parts) and find_spec("onnxruntime") is None:
+        lines.append(python_line("-m", "pip", "install", "onnxruntime"))
+    return tuple(lines)
 
 
 def _advise_disk(machine: Machine, parts: Sequence[ComponentReport]) -> tuple[str, ...]:
@@ -247,6 +277,8 @@ def format_report(report: Report) -> str:
             "Memory of a run with the model's steps and a prompt",
             *(f"  {line}" for line in report.ceilings),
         ]
+    if report.commands:
+        lines += ["", "In a terminal, with this Python", *(f"  {line}" for line in report.commands)]
     lines += ["", "The model is complete." if report.ready else f"Missing files are at {PAGE}"]
     return "\n".join(sanitize(line) for line in lines)
 
@@ -322,7 +354,7 @@ def _check_landmarks(files: ModelFolder) -> ComponentReport:
     return _examine("landmarks", [path] if path else [], check, required=False)
 
 
-def _check_component(files: ModelFolder, name: str) -> ComponentReport:
+def _check_component(files: ModelFolder, name: str, *, headless: bool) -> ComponentReport:
     path = files.find(name)
     if not path.exists():
         precision, bits = ("fp32", 32) if name == "speech_encoder" else ("bf16", 16)
@@ -333,7 +365,9 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
         else:
             state = f"about {format_bytes(RELEASE[name].size(bits))} in {precision}"
             place = target.relative_to(files.path).as_posix()
-            advice = f"belongs at {place}: `hallo3 download` fetches it, `hallo3 convert` writes it there"
+            advice = f"belongs at {place}"
+            if headless:
+                advice += ": `hallo3 download` fetches it, `hallo3 convert` writes it there"
         required = name != "text_encoder"
         return ComponentReport(part=name, path="", size=0, state=state, advice=advice, required=required)
     state, advice, size = "ready", "", path.stat().st_size if path.is_file() else 0
@@ -349,3 +383,19 @@ def _check_component(files: ModelFolder, name: str) -> ComponentReport:
     except Hallo3Error as error:
         state, advice = f"{error.headline} {error.found}", error.fix
     return ComponentReport(part=name, path=str(path), size=size, state=state, advice=advice)
+
+
+def _check_sizes(files: ModelFolder, report: ComponentReport, model: Hallo3Config | None) -> ComponentReport:
+    """A whole file may be of another than the ``model``, if one is known."""
+    if report.state != "ready" or model is None:
+        return report
+    try:
+        check_belongs(files.open(report.part), report.part, model)
+    except CheckpointError:
+        if report.part == "transformer":
+            return replace(report, advice="a model of its own, of other sizes than the released one")
+        state = "of another model: its sizes do not fit the transformer"
+        if model is HALLO3:
+            state = "of another model: its sizes are not the released model's"
+        return replace(report, state=state, advice="use the published file, or all files of one model")
+    return report

@@ -17,6 +17,7 @@ from .attention_backend import AUTO
 from .checkpoints.component import find_component
 from .checkpoints.load import (
     build_on_meta,
+    check_belongs,
     check_file,
     load_strict,
     read_component,
@@ -29,8 +30,8 @@ from .checkpoints.load import (
 from .checkpoints.locate import ModelFolder
 from .checkpoints.source import CheckpointSource
 from .checkpoints.verify import FileVerifier
-from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig, VAEConfig, from_dict
-from .errors import CheckpointError, InputError, describe_error
+from .config import COMPONENT_TITLES, Hallo3Config, SegmentConfig
+from .errors import InputError, describe_error
 from .face.analyzer import NoFaceAnalyzer
 from .face.registry import create_analyzer
 from .face.selection import FaceChoice
@@ -113,15 +114,9 @@ def load_models(
     if memory is not None and device.type == "cuda":
         limit_torch(memory.torch_limit, device)
     config = read_model_config(files.open("transformer"))
-    if extract:
-        other = read_model_config(files.open("reference"), "reference")
-        _check_equal("reference", (other.trunk, other.segment), (config.trunk, config.segment))
-    _check_equal(
-        "vae", from_dict(VAEConfig, read_component_config(files.open("vae"), "vae"), "vae"), config.vae
-    )
+    for name in ("reference", "vae", "speech_encoder") if extract else ("vae", "speech_encoder"):
+        check_belongs(files.open(name), name, config)
     speech = read_component_config(files.open("speech_encoder"), "speech_encoder")
-    sizes = speech.get("num_hidden_layers", 12), speech.get("hidden_size", 768)  # transformers' defaults
-    _check_equal("speech_encoder", sizes, (config.audio.layers, config.audio.channels))
     for name in ("transformer", "reference") if extract else ("transformer",):
         check_file(files.open(name), name)
     layers = replace(precision.layers("meta"), attention=attention, kernels=kernels)
@@ -176,7 +171,7 @@ def read_text_encoder(files: ModelFolder, config: Hallo3Config) -> tuple[dict[st
     """What a prompt needs, small and first: T5's sizes, and its tokenizer, tried. Raises ``CheckpointError``
     and ``DependencyError``."""
     sizes, tokenizer = read_text_encoder_config(files.open("text_encoder"), files.find("tokenizer"))
-    _check_equal("text_encoder", sizes.get("d_model"), config.trunk.text_dim)
+    check_belongs(files.open("text_encoder"), "text_encoder", config)
     check_file(files.open("text_encoder"), "text_encoder")
     return sizes, tokenizer
 
@@ -194,16 +189,6 @@ def check_fp8_on_disk(files: ModelFolder, precision: Precision, home: str) -> No
             found=f"{part.source.path.name} with {str(part.dtype(matrix))[6:]}, streamed from disk in fp8",
             expected="a file that was converted to fp8 once",
             fix=f"hallo3 convert {files.path} FOLDER --dtype fp8, then --model FOLDER; or use bf16",
-        )
-
-
-def _check_equal(name: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise CheckpointError(
-            f"The {name} file belongs to another model than the transformer.",
-            found=str(found),
-            expected=str(expected),
-            fix="use the files of one model folder together",
         )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 logger = logging.getLogger("hallo3")
 
@@ -27,3 +30,17 @@ def redirect_messages(show: Callable[[str], None]) -> Generator[None]:
         yield
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def python_line(*words: object) -> str:
+    """A line for a terminal, with this Python, and quotes where a word needs them."""
+    texts = [str(word) for word in (sys.executable, *words)]
+    if sys.platform != "win32":
+        return shlex.join(texts)
+    line = " ".join(f'"{text}"' if set(text) & set(" &()^;,'") else text for text in texts)
+    return f"& {line}  (in cmd without the first &)" if line.startswith('"') else line
+
+
+def command_line(*words: object) -> str:
+    """A line that runs this package's command from any folder."""
+    return python_line(Path(__file__).parent, *words)

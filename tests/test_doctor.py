@@ -1,17 +1,21 @@
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hallo3 import doctor
 from hallo3.checkpoints.load import RELEASED_CONFIGS, build_on_meta
-from hallo3.checkpoints.locate import RELEASE, ModelFolder
+from hallo3.checkpoints.locate import COMFYUI, RELEASE, ModelFolder
 from hallo3.cli.main import main
 from hallo3.face.arcface import RECOGNIZER_FILENAME
 from hallo3.face.mediapipe import TASK_FILENAME
 from hallo3.face.scrfd import DETECTOR_FILENAME
+from hallo3.messages import python_line
 from hallo3.quantization import PRECISIONS
 from hallo3.text_encoder import untie_embedding
 from hallo3.units import GB
@@ -149,3 +153,70 @@ def test_the_released_sizes_are_those_of_the_networks() -> None:
         assert published.parameters == sum(tensor.numel() for tensor in tensors.values()), part
         eight = sum(t.numel() for name, t in tensors.items() if PRECISIONS["fp8"].is_fp8(name))
         assert published.matrices == (eight if part in ("transformer", "reference") else 0)
+
+
+def test_a_random_set_under_the_released_names_is_not_ok_in_comfyui(
+    tmp_path: Path, nano_folder: Path, tiny_folder: Path
+) -> None:
+    """Nor, for the command, a part of another model than the transformer's."""
+    for folder in ("diffusion_models", "vae", "text_encoders", "audio_encoders"):
+        (tmp_path / folder).mkdir()
+    for part, place in COMFYUI.items():
+        if part != "tokenizer":
+            shutil.copy(ModelFolder(nano_folder).find(part), tmp_path / place.format(precision="bf16"))
+
+    def marks(*, headless: bool) -> dict[str, str]:
+        report = doctor.diagnose(ModelFolder(tmp_path), MACHINE, headless=headless)
+        return {part.part: part.mark for part in report.parts if part.part in RELEASE}
+
+    networks = dict.fromkeys(("transformer", "reference"), "ok")
+    assert marks(headless=False) == networks | dict.fromkeys(doctor.OWN_LOADERS, "WRONG")
+    report = doctor.format_report(doctor.diagnose(ModelFolder(tmp_path), MACHINE, headless=False))
+    assert "a model of its own, of other sizes than the released one" in report
+    assert set(marks(headless=True).values()) == {"ok"}
+    shutil.copy(ModelFolder(tiny_folder).find("vae"), ModelFolder(tmp_path).find("vae"))
+    assert marks(headless=True)["vae"] == "WRONG"
+
+
+def test_a_file_of_random_numbers_of_wrong_shapes_is_not_ok(tmp_path: Path) -> None:
+    path = tmp_path / "vae.safetensors"
+    shapes = build_on_meta("vae", RELEASED_CONFIGS["vae"]).state_dict()
+    save_file({name: torch.randn(2, 3) for name in shapes}, path)
+    for headless in (True, False):
+        report = doctor.diagnose(ModelFolder(tmp_path), MACHINE, headless=headless)
+        (vae,) = (part for part in report.parts if part.part == "vae")
+        assert (vae.mark, "of another shape" in vae.state) == ("WRONG", True)
+
+
+def test_comfyuis_users_get_lines_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this Python, from any folder; the command's users know how to call it."""
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    models = ModelFolder(tmp_path / "Comfy UI" / "models")
+    assert doctor.diagnose(models, MACHINE).commands == ()
+    download, convert, install = doctor.diagnose(models, MACHINE, headless=False).commands
+    package, weights = Path(doctor.__file__).parent, f"'{models.path.parent}/hallo3_weights'"
+    assert download == f"{sys.executable} {package} download {weights}"
+    assert convert == f"{sys.executable} {package} convert {weights} '{models.path}'"
+    assert install == f"{sys.executable} -m pip install onnxruntime"
+    small = doctor.diagnose(models, machine(8, 16), headless=False)
+    assert small.commands[1] == f"{convert} --dtype fp8"
+    assert f"  {download}\n" in doctor.format_report(small)
+    assert "`hallo3 " not in doctor.format_report(small)
+
+
+def test_lines_for_windows_are_quoted_where_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    for folder, line in (
+        ("C:\\ComfyUI", r"C:\ComfyUI\python_embeded\python.exe -m pip"),
+        ("C:\\My UI", r'& "C:\My UI\python_embeded\python.exe" -m pip  (in cmd without the first &)'),
+    ):
+        monkeypatch.setattr(sys, "executable", f"{folder}\\python_embeded\\python.exe")
+        assert python_line("-m", "pip") == line
+
+
+@pytest.mark.parametrize("options", [[], ["-I"]])
+def test_such_a_line_runs_the_command(tmp_path: Path, options: list[str]) -> None:
+    """Also by a Python that imports nothing from the current folder, as ComfyUI's portable one."""
+    words = [sys.executable, *options, str(Path(doctor.__file__).parent), "--help"]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "animate" in result.stdout

@@ -183,6 +183,28 @@ def read_model_config(where: Path | CheckpointSource, name: str = "transformer")
     return from_dict(Hallo3Config, read_component_config(where, name), name)
 
 
+def check_belongs(where: Path | CheckpointSource, name: str, model: Hallo3Config) -> None:
+    """Refuse a part of other sizes than the ``model`` can be used with. Raises ``CheckpointError``."""
+    config = read_component_config(where, name)
+    if name == "vae":
+        found, expected = from_dict(VAEConfig, config, name), model.vae
+    elif name == "text_encoder":
+        found, expected = config.get("d_model"), model.trunk.text_dim
+    elif name == "speech_encoder":
+        found = config.get("num_hidden_layers", 12), config.get("hidden_size", 768)  # transformers' defaults
+        expected = model.audio.layers, model.audio.channels
+    else:
+        own = from_dict(Hallo3Config, config, name)
+        found, expected = (own.trunk, own.segment), (model.trunk, model.segment)
+    if found != expected:
+        raise CheckpointError(
+            f"The {name} file belongs to another model than the transformer.",
+            found=str(found),
+            expected=str(expected),
+            fix="use the files of one model folder together",
+        )
+
+
 def build_on_meta(name: str, config: Mapping[str, Any]) -> nn.Module:
     """A part's network without memory. Raises ``CheckpointError`` for a configuration that is none."""
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from ...hallo3.checkpoints.tensor_file import FileFormat
 from ...hallo3.checkpoints.verify import FileVerifier, examined_path
 from ...hallo3.config import Hallo3Config, from_dict, to_dict
 from ...hallo3.errors import InputError
+from ...hallo3.messages import command_line
 from ...hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from ...hallo3.offload.budget import RAM_RESERVE
 from ...hallo3.offload.streaming import StreamedModule, group_tensors, ungrouped_tensors
@@ -202,12 +202,12 @@ def advise_conversion(component: StoredComponent) -> None:
     """Say before the work begins what a file in the original's form costs."""
     if not is_foreign(component):
         return
-    source, pack = component.source, Path(__file__).parents[2]
+    source = component.source
     copied = ", and its weights are copied to memory" * (component.part == "transformer")
     show_warning(
         f"{describe_size(component)} is in the original's form: the whole file, {format_bytes(source.size)}, "
-        f"is checked before its first use{copied}. Convert it first: in {pack}, type "
-        f'"{sys.executable}" -m hallo3 convert "{source.path}" "{folder_paths.models_dir}"'
+        f"is checked before its first use{copied}. Convert it first: "
+        + command_line("convert", source.path, folder_paths.models_dir)
     )
 
 

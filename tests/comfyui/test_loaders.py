@@ -132,7 +132,7 @@ def test_the_originals_form_is_checked_once(stages: Stages, folder: Path, monkey
     loading.load_model(path)
     again = ["original.pt", "reading"]
     assert [text.split()[0] for text in shown] == ["original.pt", "checking", "reading", *again, *again]
-    assert f'-m hallo3 convert "{path}"' in shown[0]
+    assert f"/hallo3 convert {path} " in shown[0]
     assert (stages.host.base / ".cache" / "hallo3" / "examined.json").is_file()
 
 
