@@ -6,17 +6,17 @@ import json
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from .. import __version__
 from ..built_in import find_samples
 from ..errors import InputError, OutputError, check_choice
-from ..jobs.estimate import check_disk, summarize_run
+from ..jobs.estimate import RunEstimate, RunSummary, check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
 from ..jobs.segment_file import SegmentFormat
 from ..jobs.store import remove_stale_jobs, set_job_aside
@@ -33,6 +33,7 @@ from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
 from ..media.plots import draw_drift
 from ..messages import logger
+from ..offload.budget import MemoryPlan
 from ..pipeline import Renderer
 from ..progress import FollowShare, no_progress
 from ..quantization import describe_machine
@@ -45,7 +46,7 @@ from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
-from .session import Session
+from .session import Session, look_at
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
@@ -245,31 +246,58 @@ def _report_saved(video: VideoJob, so_far: Path, options: AnimateOptions) -> Gen
         raise
 
 
-def _print_plan(request: AnimateRequest) -> None:
-    options, refusal = request.options, ""
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run will be and take. ``rate`` is of the disk with its weights, in bytes per second; ``refused``
+    says why it does not fit this computer."""
+
+    summary: RunSummary
+    estimate: RunEstimate
+    memory: MemoryPlan | None
+    rate: float
+    refused: str
+
+    def as_dict(self) -> dict[str, Any]:
+        facts = self.summary.as_dict() | self.estimate.as_dict() | {"disk": self.estimate.disk}
+        facts |= {"refused": self.refused} if self.refused else {}
+        return facts | ({"vram": self.memory.as_dict() | {"read_rate": self.rate}} if self.memory else {})
+
+    def text(self) -> str:
+        texts = [self.summary.text(), self.estimate.text()]
+        texts += [self.memory.reads(self.rate), self.memory.text()] if self.memory else []
+        return "\n".join(filter(None, [*texts, self.refused]))
+
+
+def plan_run(request: AnimateRequest) -> RunPlan:
+    """Raises ``InputError`` for a portrait without a usable face, or a ``--vram`` that is too small."""
+    options, refused = request.options, ""
     if request.subject.identity is None:
         _ = request.subject.portrait  # its errors belong to a plan
-    if options.speech_chart is not None:
-        with TemporaryDirectory(prefix="hallo3_") as folder:
-            write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
     try:
         request = plan_run_memory(request)
     except InputError as error:
         if options.vram is not None:
             raise
-        refusal = f"{error.headline} Fix: {error.fix}."
-    attention, memory = request.attention.title, request.memory
-    summary = summarize_run(request.model_name, request.plan, request.settings, request.size, attention)
-    rate = measure_read_rate(request.files.open("transformer").files[0].path) if memory else 0.0
+        refused = f"{error.headline} Fix: {error.fix}."
+    attention, weights = request.attention.title, request.files.open("transformer").files[0].path
+    rate = 0.0
+    if request.memory is not None:
+        rate = request.session.keep("read rate", look_at(weights), lambda: measure_read_rate(weights))
     estimate = request.estimate(len(request.plan)).expecting(expected_segment_time(request, rate))
-    if options.json:
-        facts = summary.as_dict() | estimate.as_dict() | {"disk": estimate.disk}
-        facts |= {"refused": refusal} if refusal else {}
-        facts |= {"vram": memory.as_dict() | {"read_rate": rate}} if memory else {}
-        print(json.dumps(facts))
-    else:
-        texts = [summary.text(), estimate.text()]
-        texts += [memory.reads(rate), memory.text()] if memory else []
-        texts.append(refusal)
-        print("\n".join(filter(None, texts)))
-    check_disk(estimate, request.jobs)
+    return RunPlan(
+        summary=summarize_run(request.model_name, request.plan, request.settings, request.size, attention),
+        estimate=estimate,
+        memory=request.memory,
+        rate=rate,
+        refused=refused,
+    )
+
+
+def _print_plan(request: AnimateRequest) -> None:
+    options = request.options
+    if options.speech_chart is not None:
+        with TemporaryDirectory(prefix="hallo3_") as folder:
+            write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
+    plan = plan_run(request)
+    print(json.dumps(plan.as_dict()) if options.json else plan.text())
+    check_disk(plan.estimate, request.jobs)

@@ -1,207 +1,225 @@
-"""``hallo3 batch``: a table of videos, row by row in one process, with the options of ``hallo3 animate``."""
+"""``hallo3 batch``: a table of videos, on one worker or many, with the options of ``hallo3 animate``."""
 
 from __future__ import annotations
 
-import copy
-import csv
 import io
 import json
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, NoReturn, cast
+import re
+from collections.abc import Callable
+from contextlib import closing, redirect_stdout
+from dataclasses import replace
+from functools import partial
+
+import torch
 
 from ..errors import Hallo3Error, InputError, describe_error
-from ..media.video import CODECS
-from ..storage.files import open_regular
-from .animate import run_animate
-from .options import AnimateOptions, BatchOptions, add_options
-from .request import read_request
+from ..fleet.dispatch import DONE, REFUSED, Dispatcher, Task
+from ..fleet.ledger import LEDGER_FILENAME, Ledger
+from ..fleet.workers import ENDED, InProcess, Processes, Render, Workers, run_tasks
+from ..progress import FollowShare
+from ..units import format_bytes, format_duration
+from .animate import plan_run, run_animate
+from .batch_view import BatchView, list_rows
+from .options import AUTO, AnimateOptions, BatchOptions
+from .request import JOBS_DIR, read_request
+from .row_files import RowFiles, row_key
+from .session import IDENTITY, MEMORY_PLAN, MODELS, Session
+from .table import Row, parse_rows, read_table
 
-MAX_TABLE_BYTES, MAX_ROWS = 64 << 20, 100_000
-TRIES = 3
-"""Of a row that fails; one that is refused has one."""
-FILES = ("portrait", "identity", "speech", "output", "preview", "save_identity", "speech_chart", "chart")
-"""Columns with files, from the table's folder."""
-ABSENT = ("table", "check", "jobs", "plan", "json")
-"""Options that no row has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A video to make: its number in the table, from 1, and the options, or why there are none."""
-
-    number: int
-    options: AnimateOptions | None
-    fault: str = ""
-
-
-class OptionsParser(ArgumentParser):
-    """Raises where the command would exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message[:1].upper() + message[1:] + ".")
+LOADED = "model", "dtype", "device", "vram", "offload", "low_memory", "attention", "kernels", "trial", "steps"
+"""Options that decide what is loaded, and how."""
+COST_BYTES = 1 << 16
+"""Of sound: what a row costs beside its own."""
 
 
 def run_batch(options: BatchOptions) -> int:
-    """The exit code. Raises ``InputError`` for a table that cannot be read."""
+    """The exit code. Raises ``InputError`` for a table that cannot be read, or a shard that is none."""
+    rest, shards = _parse_shard(options.shard)
     rows = [*parse_rows(read_table(options.table), options)]
-    if options.check or options.plan:
-        return _report(rows, len(rows), check_row if options.check else plan_row)
-    faulty = [row for row in rows if row.options is None]
-    for row in faulty:
-        _say(row, len(rows), row.fault)
-    whole = sorted((row for row in rows if row.options), key=_group)  # one model after the other
-    return _report(whole, len(rows), render_row, failed=len(faulty))
+    mine = [row for row in rows if row.number % shards == rest]
+    if options.check:
+        return _check(mine, len(rows), options)
+    if options.plan:
+        return _plan(mine, len(rows), options)
+    return _render(mine, len(rows), options)
 
 
-def read_table(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a CSV, JSON Lines or YAML file. Raises ``InputError``."""
-    with open_regular(path, follow_links=True) as file:
-        data = file.read(MAX_TABLE_BYTES + 1)
-    kind, rows, reason = path.suffix.lower(), None, ""
-    try:
-        text = data.decode("utf-8-sig")
-        if kind == ".csv":
-            rows = [*csv.DictReader(io.StringIO(text), strict=True)]
-        elif kind in (".jsonl", ".ndjson", ".json"):
-            lines = text if kind == ".json" else f"[{','.join(filter(str.strip, text.splitlines()))}]"
-            rows = json.loads(lines)
-        elif kind in (".yaml", ".yml"):
-            import yaml  # seldom needed
-
-            rows = yaml.safe_load(text)
-    except (ValueError, csv.Error, RecursionError) as error:
-        reason = f": {error}"
-    except Exception as error:  # YAML's own
-        reason = f": {describe_error(error)}"
-    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in cast("list[Any]", rows))
-    if len(data) > MAX_TABLE_BYTES or not whole or not 0 < len(cast("list[Any]", rows)) <= MAX_ROWS:
+def _parse_shard(text: str) -> tuple[int, int]:
+    """``i/N`` -> the rest that a row's number leaves, and N."""
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    if match is None or int(match[1]) > int(match[2]):
         raise InputError(
-            "The table cannot be read.",
-            found=f"{path.name}, {len(data)} bytes{reason}",
-            expected=f".csv, .jsonl, .json or .yaml with 1 to {MAX_ROWS:,} rows of names and values",
-            fix="name the columns in a CSV's first line: portrait,speech,prompt",
+            "The shard cannot be read.",
+            found=f"--shard {text}",
+            expected="i/N, with i from 1 to N",
+            fix="--shard 2/8 is the second of eight parts of the table",
         )
-    return cast("list[Mapping[str, Any]]", rows)
+    return int(match[1]) % int(match[2]), int(match[2])
 
 
-def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterator[Row]:
-    """The options of each row: those of the command line, changed by the row's own."""
-    parser = OptionsParser("row", add_help=False, allow_abbrev=False)
-    add_options(parser, AnimateOptions)
-    known = {each.name: each for each in fields(AnimateOptions) if each.name not in ABSENT}
-    defaults = {each.name: getattr(options, each.name) for each in fields(AnimateOptions)}
-    home, outputs = options.table.parent, set[Path]()
-    suffix = CODECS[options.codec].files[0]
-    for number, row in enumerate(table, 1):
+def _render(rows: list[Row], total: int, options: BatchOptions) -> int:
+    jobs = options.jobs_folder or (options.output or options.table.parent) / JOBS_DIR
+    ledger, files, tasks = Ledger(jobs / LEDGER_FILENAME), RowFiles(), list[Task]()
+    before = dict[int, list[object]]()
+    with BatchView(total, as_json=options.json) as view:
+        for row in rows:
+            if row.options is None:
+                view.end(row.number, REFUSED, row.fault)
+                continue
+            key, (inputs, outputs) = row_key(row.options), files.look(row.options)
+            if not row.options.fresh and ledger.knows(key, [inputs, outputs]):
+                view.skip()
+                continue
+            before[row.number] = inputs
+            cost = float(COST_BYTES + files.size(row.options.speech))
+            tasks.append(
+                Task(number=row.number, key=key, group=_group(row.options), cost=cost, payload=row.options)
+            )
+        dispatcher = Dispatcher(tasks)
+        workers, count = _open_workers(options)
+        with closing(run_tasks(dispatcher, workers, count)) as events:
+            for event in events:
+                view.show(event, dispatcher)
+                if event.kind == ENDED and event.state is not None and event.state.kind == DONE:
+                    task = event.state.task
+                    inputs, outputs = RowFiles().look(task.payload)
+                    if inputs == before[task.number]:
+                        ledger.note(task.key, [inputs, outputs])
+        return view.finish()
+
+
+def _group(options: AnimateOptions) -> tuple[str, str]:
+    """Rows whose groups begin with the same share models; with equal ones the identity too."""
+    loaded = [str(getattr(options, name)) for name in LOADED]
+    loaded += [str(sorted(options.files.items())), str(bool(options.prompt.strip()))]
+    return "\n".join(loaded), str(options.identity or options.portrait)
+
+
+def _open_workers(options: BatchOptions) -> tuple[Workers, int]:
+    on_cuda = options.device in (AUTO, "cuda")
+    devices = [f"cuda:{n}" for n in range(torch.cuda.device_count() if on_cuda else 0)]
+    count = options.workers or max(1, len(devices))
+    if count < 1:
+        raise InputError(
+            "There is no such number of workers.", found=f"--workers {count}", expected="1 or more"
+        )
+    if options.workers is None and count == 1:
+        return InProcess(partial(open_render, devices=(), threads=0)), 1
+    threads = 0 if devices else max(1, torch.get_num_threads() // count)
+    return Processes(partial(open_render, devices=tuple(devices), threads=threads)), count
+
+
+def open_render(place: int, devices: tuple[str, ...], threads: int) -> Render:
+    """What the worker at ``place`` renders rows with, on its device of these."""
+    if threads:
+        torch.set_num_threads(threads)
+    return _RowRenderer(devices[place % len(devices)] if devices else "")
+
+
+class _RowRenderer:
+    """Keeps what a row has loaded for the next."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._session = device, Session()
+
+    def __call__(self, task: Task, follow: FollowShare) -> str:
+        options: AnimateOptions = task.payload
+        if self._device:
+            options = replace(options, device=self._device)
+        if task.smaller:  # exact, and the same job
+            options = replace(options, low_memory=True, vram=None)
         try:
-            words = [word for name, value in row.items() for word in to_words(name, value, known)]
-            values = copy.deepcopy(defaults) | {"output": None}  # some options append to a list
-            found = vars(parser.parse_args(words, Namespace(**values)))
-            given = {str(name).strip().replace("-", "_") for name, value in row.items() if value}
-            for name in FILES:
-                if found[name] is not None and name in given:
-                    found[name] = home / found[name]
-            if found["output"] is None:
-                names = (found[key].stem for key in ("portrait", "identity", "speech") if found[key])
-                name = f"{number:05}_{'_'.join(names)}"[:100]
-                found["output"] = (options.output or home) / f"{name}{suffix}"
-            if found["output"] in outputs:
-                raise InputError(
-                    "Two rows have this output.",
-                    found=str(found["output"]),
-                    expected="a file per row",
-                    fix="give each row another output, or none",
-                )
-            outputs.add(found["output"])
-            yield Row(number=number, options=AnimateOptions(**found))
-        except InputError as error:
-            yield Row(number=number, options=None, fault=str(error))
+            return render_row(options, follow, self._session)
+        except BaseException:
+            self._session.drop(MODELS, IDENTITY, MEMORY_PLAN)
+            raise
 
 
-def to_words(name: object, value: object, known: Mapping[str, Any]) -> list[str]:
-    """A cell as words of a command line."""
-    column = str(name).strip().replace("-", "_")
-    if column not in known:
-        raise InputError(
-            "This column is no option of animate.",
-            found=repr(name)[:60] if name is not None else f"{len(cast('list[Any]', value))} cells too many",
-            expected=", ".join(known),
-            fix="rename or remove it; quote cells with commas",
-        )
-    flag = f"--{column.replace('_', '-')}"
-    if value is None or value == "":
-        return []
-    if known[column].metadata["settings"].get("action") == "store_true":
-        truth = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if (chosen := truth.get(str(value).strip().lower())) is None:
-            raise InputError(f"{column} is neither true nor false.", found=repr(value)[:60])
-        return [flag] * chosen
-    cells = cast("list[object]", value) if isinstance(value, list) else [value]
-    if not all(isinstance(cell, str | int | float) for cell in cells):
-        raise InputError(
-            f"{column} has no such value.", found=repr(cells)[:60], expected="a text or a number"
-        )
-    return [f"{flag}={cell}" for cell in cells]
-
-
-def check_row(options: AnimateOptions) -> str:
-    """Raises what a run would before it renders."""
-    request = read_request(replace(options, plan=True))
-    if request.subject.identity is None:
-        _ = request.subject.portrait
-    return ""
-
-
-def plan_row(options: AnimateOptions) -> str:
-    with redirect_stdout(io.StringIO()) as printed:
-        run_animate(replace(options, plan=True))
-    return printed.getvalue().rstrip()
-
-
-def render_row(options: AnimateOptions) -> str:
+def render_row(options: AnimateOptions, follow: FollowShare, session: Session) -> str:
+    """What ``animate`` prints of it."""
     assert options.output is not None
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with redirect_stdout(io.StringIO()) as printed:
-        run_animate(options)
+        run_animate(options, follow, session)
     return printed.getvalue().rstrip()
 
 
-def _group(row: Row) -> tuple[str, str, str]:
-    """Rows with equal keys use the same weights and features."""
-    options = row.options
-    assert options is not None
-    return str(options.model), options.dtype, str(options.identity or options.portrait)
+def _each(rows: list[Row], look: Callable[[AnimateOptions], None]) -> dict[int, str]:
+    """What is wrong with rows, by their numbers; those that share files come one after the other."""
+    faults = {row.number: row.fault for row in rows if row.options is None}
+    whole = [(_group(row.options), row.number, row.options) for row in rows if row.options is not None]
+    for _, number, options in sorted(whole, key=lambda each: each[:2]):
+        try:
+            look(replace(options, plan=True, chart=None, save_identity=None, preview=None, speech_chart=None))
+        except Hallo3Error as error:
+            faults[number] = str(error)
+        except Exception as error:
+            faults[number] = describe_error(error)
+    return faults
 
 
-def _report(rows: list[Row], total: int, run: Callable[[AnimateOptions], str], *, failed: int = 0) -> int:
-    """Run each row and say how it went; the exit code."""
-    done = 0
-    for row in rows:
-        text, error = row.fault, None
-        for _ in range(TRIES if row.options else 0):
-            try:
-                text, error = run(cast(AnimateOptions, row.options)), None
-                break
-            except InputError as refused:
-                text, error = str(refused), refused
-                break
-            except Hallo3Error as failure:
-                text, error = str(failure), failure
-            except Exception as failure:
-                text, error = describe_error(failure), failure
-        if row.options is None or error is not None:
-            failed += 1
+def _check(rows: list[Row], total: int, options: BatchOptions) -> int:
+    """Everything that a run would refuse, before it renders."""
+    session = Session()
+
+    def look(row: AnimateOptions) -> None:
+        request = read_request(row, session)
+        if request.subject.identity is None:
+            _ = request.subject.portrait
+
+    return _list_faults(_each(rows, look), len(rows), total, options)
+
+
+def _list_faults(faults: dict[int, str], rows: int, total: int, options: BatchOptions) -> int:
+    """Each fault once, with the numbers of its rows; the exit code."""
+    by_text = dict[str, list[int]]()
+    for number, text in sorted(faults.items()):
+        by_text.setdefault(text, []).append(number)
+    for text, numbers in by_text.items():
+        if options.json:
+            print(json.dumps({"event": "fault", "rows": numbers, "text": text}))
         else:
-            done += 1
-        if text:
-            _say(row, total, text)
-    print(f"{done} of {total} rows are fine" + f", {failed} are not" * bool(failed))
-    return 0 if not failed else 1 if done else 2
+            print(f"row{'s' * (len(numbers) > 1)} {list_rows(numbers)} of {total}: {text}")
+    if not options.json:
+        print(f"{rows - len(faults)} of {rows} rows are fine" + f", {len(faults)} are not" * bool(faults))
+    return 0 if not faults else 1 if len(faults) < rows else 2
 
 
-def _say(row: Row, total: int, text: str) -> None:
-    print(f"row {row.number} of {total}: {text}", flush=True)
+def _plan(rows: list[Row], total: int, options: BatchOptions) -> int:
+    """A line per row, and the bill of all."""
+    session, unknown = Session(), 0
+    sums = dict.fromkeys(("segments", "frames", "network_evaluations", "disk", "video"), 0)
+    seconds, computing, ram = 0.0, 0.0, 0
+
+    def look(row: AnimateOptions) -> None:
+        nonlocal seconds, computing, ram, unknown
+        facts = plan_run(read_request(row, session)).as_dict()
+        for name in sums:
+            sums[name] += facts[name]
+        seconds, ram = seconds + facts["seconds"], max(ram, facts["memory"])
+        time = facts["render_seconds"]
+        computing, unknown = computing + (time or 0.0), unknown + (time is None)
+        if options.json:
+            print(json.dumps({"event": "plan", "video": str(row.output), **facts}))
+        else:
+            about = format_duration(time) if time is not None else "unknown"
+            print(
+                f"{row.output}: {facts['segments']} segments, {facts['seconds']:.2f} s, "
+                f"disk {format_bytes(facts['disk'])}, time {about}"
+            )
+
+    faults = _each(rows, look)
+    if options.json:
+        bill = {"seconds": seconds, "memory": ram, "render_seconds": computing, "unknown_time": unknown}
+        print(json.dumps({"event": "bill", "rows": len(rows) - len(faults), **sums, **bill}))
+    else:
+        time = f"{format_duration(computing)} of computing" if computing else ""
+        time += f"{', and ' * bool(computing)}{unknown} rows of unknown length" * bool(unknown)
+        print(
+            f"in all    {len(rows) - len(faults)} videos, {format_duration(seconds)}, "
+            f"{sums['segments']} segments, {sums['network_evaluations']} evaluations of the network\n"
+            f"disk      {format_bytes(sums['disk'])} with all jobs, {format_bytes(sums['video'])} of videos\n"
+            f"memory    system RAM {format_bytes(ram)} per worker\n"
+            f"time      {time}, by one worker"
+        )
+    return _list_faults(faults, len(rows), total, options)

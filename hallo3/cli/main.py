@@ -40,8 +40,8 @@ COMMANDS = {
         options.BatchOptions,
         "batch",
         "many videos from a table",
-        "Render a video per row, in one process. Run the same command again after a stop: finished videos "
-        "and segments are reused. The exit code is 0 if all rows are videos, 1 if some are not, 2 if none "
+        "Render a video per row. Run the same command again after a stop: finished videos and segments are "
+        "reused. The exit code is 0 if all rows are videos, 1 if some are not, 2 if none "
         "is.",
     ),
     "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),

@@ -285,6 +285,15 @@ class BatchOptions(AnimateOptions):
         "DIR", "folder for videos whose row has no output (default: beside the table)", short="-o"
     )
     check: bool = switch("list everything that is wrong in the table and render nothing")
+    workers: int | None = option(
+        "N", "render N rows at once, each in a process (default: one per GPU; on a CPU one, here)"
+    )
+    shard: str = option(
+        "I/N",
+        "render part I of N of the table; each part on a machine of its own (default: 1/1)",
+        default="1/1",
+    )
+    json: bool = switch("print events as JSON, one per line")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 
 from ..attention_backend import AUTO, AttentionBackend, check_scores, get_backend
 from ..built_in import FOLDER
-from ..checkpoints.load import read_model_config, verify_component
+from ..checkpoints.load import verify_component
 from ..checkpoints.locate import VOCALS, ModelFolder
 from ..checkpoints.verify import FileVerifier
 from ..config import COMPONENTS, Hallo3Config
@@ -270,11 +270,11 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
     place = options.model, *sorted(options.files.items())
     files = session.keep("model folder", place, lambda: ModelFolder(options.model, options.files))
     _check_outputs(options, files)
-    config, steps = read_model_config(files.open("transformer")), options.steps
+    config, steps = session.read_config(files), options.steps
     if options.trial:
         _check_trial(options)
         files, place = replace(files, segment=trial_segment(config.segment)), (*place, "trial")
-        config = read_model_config(files.open("transformer"))
+        config = session.read_config(files)
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
     if options.prompt.strip():
         check_prompt(options.prompt)
@@ -343,7 +343,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         device=device,
         precision=precision,
         attention=attention,
-        verifier=FileVerifier() if built_in else file_verifier(),
+        verifier=session.keep("verifier", built_in, FileVerifier if built_in else file_verifier),
         speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
         session=session,

@@ -22,7 +22,6 @@ from ..progress import FollowShare
 from ..storage.files import open_regular, write_error
 from ..storage.lock import lock_folder
 from .animate import run_animate
-from .batch import OptionsParser, to_words
 from .options import (
     AUTO,
     TOKEN_VARIABLE,
@@ -36,6 +35,7 @@ from .options import (
 )
 from .request import read_request
 from .session import IDENTITY, MEMORY_PLAN, MODELS, Session
+from .table import OptionsParser, to_words
 
 FILES = ("portrait", "speech", "identity")
 UPLOADS = {**{name: name for name in FILES}, "input_reference": "portrait"}

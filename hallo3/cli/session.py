@@ -7,6 +7,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from ..checkpoints.load import read_model_config
+from ..checkpoints.locate import ModelFolder
+from ..config import Hallo3Config
 from ..storage.hashing import identify
 from .progress import WorkClock
 
@@ -27,6 +30,11 @@ class Session:
                 del kept[next(iter(kept))]
             kept[key] = make()
         return cast(T, kept[key])
+
+    def read_config(self, files: ModelFolder) -> Hallo3Config:
+        """The model's configuration, read again only if its files were replaced."""
+        source = files.open("transformer")
+        return self.keep("config", source, lambda: read_model_config(source))
 
     def drop(self, *kinds: str) -> None:
         for kind in kinds:

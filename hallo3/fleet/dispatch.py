@@ -118,11 +118,12 @@ class _Queue:
 
 class Dispatcher:
     """Workers are known by their names from their first ``next`` on. ``states`` has each task's by its
-    number, ``counts`` how many there are of each kind."""
+    number, ``counts`` how many there are of each kind, ``cost`` that of all."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self.states = {task.number: State(task) for task in tasks}
         self.counts = Counter({WAITING: len(self.states)})
+        self.cost = sum(state.task.cost for state in self.states.values())
         self._queue, self._again = _Queue(), list[tuple[float, int]]()
         self._elsewhere, self._workers = list[int](), dict[str, _Worker]()
         for state in self.states.values():

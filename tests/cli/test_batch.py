@@ -59,10 +59,27 @@ def test_rows_become_the_videos_of_single_commands(
     assert (home / "alone" / "one.mp4").read_bytes() == (home / "one.mp4").read_bytes()
     before = second.stat().st_mtime_ns
     assert main(words) == 0
-    assert capsys.readouterr().out.count("already rendered") == 2
+    assert "2 of 2 rows are fine; 2 were finished before" in capsys.readouterr().out
+    [ledger] = (home / "videos").rglob("batch.jsonl")
+    ledger.write_bytes(ledger.read_bytes()[:-20] + b"\n[]\n{\n{}\n" + b"[" * 2000)
+    assert main(words) == 0, "the jobs know as much"
+    assert capsys.readouterr().out.count("already rendered") == 1
     assert second.stat().st_mtime_ns == before
+    (home / "one.mp4").write_bytes(b"another file")
+    assert main(words) == 0
+    assert (home / "one.mp4").read_bytes() == (home / "alone" / "one.mp4").read_bytes()
+    assert "1 were finished before" in capsys.readouterr().out
     assert main([*words, "--plan"]) == 0
-    assert capsys.readouterr().out.count("segments") >= 2
+    said = capsys.readouterr().out
+    assert "in all    2 videos, 1 s, 2 segments, 4 evaluations of the network" in said
+    assert main([*words, "--plan", "--json"]) == 0
+    *each, bill = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [row["segments"] for row in each] == [1, 1]
+    assert (bill["rows"], bill["disk"]) == (2, sum(row["disk"] for row in each))
+    assert main([*words, "--shard", "1/2"]) == 0
+    assert "1 of 1 rows are fine; 1 were" in capsys.readouterr().out
+    for shard in ("0/2", "3/2", "1", "1/0", "a/b"):
+        assert main([*words, "--shard", shard]) == 2
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -111,14 +128,15 @@ def test_a_row_that_fails_is_tried_again_and_others_go_ahead(
 ) -> None:
     tried: list[str] = []
 
-    def animate(options: Any) -> None:
+    def animate(options: Any, follow: Any, session: Any) -> None:
+        del follow, session
         tried.append(name := options.speech.stem)
-        if name == "a" or (name == "b" and tried.count("b") < 3):
+        if name == "a" or (name == "b" and not options.low_memory):
             raise OutputError("No.") if name == "a" else MemoryError("no memory")
 
     monkeypatch.setattr(batch, "run_animate", animate)
     rows = [{"portrait": PORTRAIT, "speech": f"{name}.wav"} for name in "abc"]
     assert main(["batch", str(write_table(home, rows, ".csv"))]) == 1
-    assert [tried.count(name) for name in "abc"] == [3, 3, 1]
+    assert [tried.count(name) for name in "abc"] == [3, 2, 1]
     assert "2 of 3 rows are fine, 1 are not" in capsys.readouterr().out
     assert main(["batch", str(write_table(home, rows[:1], ".csv"))]) == 2

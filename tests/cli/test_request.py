@@ -17,7 +17,7 @@ from hallo3 import attention_backend as attention
 from hallo3 import loading
 from hallo3.attention_backend import BACKENDS
 from hallo3.checkpoints.locate import ModelFolder
-from hallo3.cli import request
+from hallo3.cli import request, session
 from hallo3.config import NANO, FaceConfig
 from hallo3.face.mediapipe import TASK_FILENAME
 from hallo3.model.kernels.eager import PLAIN
@@ -222,7 +222,7 @@ def test_approximate_attention_is_noted(short: Command, name: str, monkeypatch: 
 def test_a_plan_counts_approximate_evaluations(short: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two segments, two branches, 50 steps as the released model's."""
     fifty = replace(NANO, defaults=replace(NANO.defaults, steps=50))
-    monkeypatch.setattr(request, "read_model_config", lambda _: fifty)
+    monkeypatch.setattr(session, "read_model_config", lambda _: fifty)
     for names, evaluations in {
         "": "200",
         "steps-30": "120",
