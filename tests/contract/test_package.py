@@ -50,3 +50,16 @@ def test_links_of_the_archive_lead_to_files_in_it() -> None:
         for link in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page.read_text(encoding="utf-8")):
             place = "/" + (page.parent / link).resolve().relative_to(ROOT).as_posix()
             assert not any(place.startswith(each.rstrip("/")) for each in dropped), f"{page.name}: {link}"
+
+
+def test_the_container_gets_all_that_the_wheel_is_made_of() -> None:
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {word for line in re.findall(r"^COPY (.+) \S+$", recipe, re.MULTILINE) for word in line.split()}
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {word.removeprefix("!") for word in kept if word.startswith("!")} == copied
+    setup = PROJECT["tool"]["setuptools"]
+    sources = {setup["package-dir"].get(name, name.split(".")[0]) for name in setup["packages"]}
+    assert copied == {"pyproject.toml", PROJECT["project"]["readme"], "LICENSE", *sources}
+    extras = re.search(r"\[([\w,]+)\]", recipe)
+    assert extras is not None
+    assert set(extras[1].split(",")) <= PROJECT["project"]["optional-dependencies"].keys()
