@@ -20,6 +20,7 @@ from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similari
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
 from ..hallo3.jobs.job import Job, JobManifest, folder_size
+from ..hallo3.jobs.redo import parse_redo, segment_ends
 from ..hallo3.jobs.segment_file import SegmentFormat
 from ..hallo3.jobs.store import find_finished_job, list_jobs, remove_stale_jobs
 from ..hallo3.jobs.video_job import (
@@ -29,7 +30,6 @@ from ..hallo3.jobs.video_job import (
     open_parent,
     open_video_job,
     parent_state,
-    parse_redo,
 )
 from ..hallo3.media.mux import AI_COMMENT
 from ..hallo3.media.paste_back import PasteBack
@@ -333,7 +333,8 @@ def _open_video(
 ) -> VideoJob:
     """Open the request's job, locked until ``stack`` closes. Raises ``InputError`` if it cannot fit."""
     manifest, (width, height) = request.manifest(), request.size
-    takes = parse_redo(redo, take, manifest.segments, manifest.segments - len(request.plan))
+    inherited = manifest.segments - len(request.plan)
+    takes = parse_redo(redo, take, segment_ends(request.plan, request.parent), inherited)
     if keep_images:
         size = manifest.frames * height * width * 3 * 4
         check_memory(size, f"{manifest.frames} frames of {width} x {height} px")

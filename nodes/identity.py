@@ -12,7 +12,6 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..hallo3.errors import InputError, ShapeError, sanitize
-from ..hallo3.face.analyzer import FaceAnalyzer
 from ..hallo3.face.registry import analyze_face
 from ..hallo3.face.selection import FaceChoice
 from ..hallo3.identity import Identity, Provenance, build_identity, frame_portrait
@@ -37,7 +36,7 @@ from .comfy.picture_file import use_picture_file
 from .comfy.progress import check_memory, show_messages, show_warning
 from .comfy.workflow import NAMED_FILES, file_state
 from .convert import check_socket, to_face_box, to_face_mask, to_images, to_picture, to_preview
-from .schema import FREE_MEMORY, FaceAnalyzerType, Hallo3Node, IdentityType, ReferenceNetworkType, make_schema
+from .schema import FREE_MEMORY, Hallo3Node, IdentityType, ReferenceNetworkType, make_schema
 
 USE_EXTRAPOLATE = "use the video output of Hallo3 Talking Video with paste_back on: it works at any length"
 ERROR, WHOLE_PICTURE = "error", "whole picture"
@@ -57,7 +56,6 @@ class Hallo3IdentityReference(Hallo3Node):
                 io.Image.Input("portrait"),
                 io.Vae.Input("vae"),
                 ReferenceNetworkType.Input("reference_network"),
-                FaceAnalyzerType.Input("face_analyzer", optional=True),
                 io.Mask.Input("face_mask", optional=True),
                 io.BoundingBox.Input("face_box", optional=True, force_input=True),
                 io.Combo.Input("framing", options=list(FRAMINGS), default="auto", optional=True),
@@ -79,7 +77,6 @@ class Hallo3IdentityReference(Hallo3Node):
         portrait: Any,
         vae: Any,
         reference_network: ReferenceSocket,
-        face_analyzer: FaceAnalyzer | None = None,
         face_mask: Any = None,
         face_box: Any = None,
         framing: str = "auto",
@@ -89,8 +86,6 @@ class Hallo3IdentityReference(Hallo3Node):
     ) -> io.NodeOutput:
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         config = reference_network.config
-        if face_analyzer is not None:
-            check_socket(face_analyzer, FaceAnalyzer, "face analyzer", "a face analyzer node")
         host_vae.check_vae(vae, config.vae)
         second_try = SecondTry(vae.device)
 
@@ -115,7 +110,7 @@ class Hallo3IdentityReference(Hallo3Node):
                 mask=None if face_mask is None else to_face_mask(face_mask, picture),
                 whole_picture=no_face == WHOLE_PICTURE,
             )
-            analyzer = face_analyzer or create_face_analyzer(config.face, choice, unverified=unverified)
+            analyzer = create_face_analyzer(config.face, choice, unverified=unverified)
             face_analysis = analyze_face(picture, analyzer, config.face, choice)
             identity = build_identity(
                 frame_portrait(picture, face_analysis, config.segment.shape, framing),

@@ -25,8 +25,6 @@ SpeechType = io.Custom("HALLO3_SPEECH")
 """A :class:`nodes.comfy.speech.SpeechSocket`."""
 IdentityType = io.Custom("HALLO3_IDENTITY")
 """A :class:`hallo3.identity.Identity`."""
-FaceAnalyzerType = io.Custom("HALLO3_FACE_ANALYZER")
-"""A :class:`hallo3.face.analyzer.FaceAnalyzer`."""
 
 ENTRY_POINTS = ("define_schema", "validate_inputs", "fingerprint_inputs", "check_lazy_status", "execute")
 """What ComfyUI calls of a node."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hallo3.config import Hallo3Config
 from hallo3.face.registry import create_analyzer
+from hallo3.face.selection import FaceChoice
 from hallo3.geometry import SPACE_FACTOR
 from hallo3.media.canvas import drop_pixels
 from hallo3.noise import make_generator
@@ -131,9 +132,10 @@ def encode_scene(scene: Scene, features: Tensor, name: str, encoders: SceneEncod
     portrait = _to_tensor(scene.draw_portrait(side)[None])
     frames = _to_tensor(scene.draw_frames(side))
     clip = frames[:, :, PRECEDING_FRAMES:]
+    analyzer = create_analyzer(config.face, choice=FaceChoice(whole_picture=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        face = create_analyzer(config.face).analyze((portrait[0, :, 0] + 1) / 2)
+        face = analyzer.analyze((portrait[0, :, 0] + 1) / 2)
     masked = ((portrait + 1) / 2 * face.mask) * 2 - 1
     if scene.first:
         motions = [portrait.expand(-1, -1, motion_frames, -1, -1)] * 2

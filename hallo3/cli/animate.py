@@ -18,16 +18,15 @@ from ..built_in import find_samples
 from ..errors import InputError, OutputError, check_choice
 from ..jobs.estimate import RunEstimate, RunSummary, check_disk, summarize_run
 from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
+from ..jobs.redo import NO_REDO, parse_redo, segment_ends
 from ..jobs.segment_file import SegmentFormat
 from ..jobs.store import remove_stale_jobs, set_job_aside
 from ..jobs.video_job import (
-    NO_REDO,
     VideoJob,
     create_manifest,
     open_parent,
     open_video_job,
     parent_state,
-    parse_redo,
 )
 from ..media.image import write_picture
 from ..media.mux import AI_COMMENT
@@ -150,7 +149,8 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
         parent = stack.enter_context(open_parent(jobs, find_parent(jobs, options.continue_from), form))
     key = request.job_key(parent_state(parent))
     manifest = create_manifest(key, request.plan, form.headers, request.info, parent)
-    redo = parse_redo(options.redo, options.take, manifest.segments, manifest.segments - len(request.plan))
+    inherited = manifest.segments - len(request.plan)
+    redo = parse_redo(options.redo, options.take, segment_ends(request.plan, parent), inherited)
     if options.fresh:
         plan_run_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:

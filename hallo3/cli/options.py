@@ -83,7 +83,9 @@ class PortraitOptions:
         "(--faces DIR)."
     )
     face: int = option("N", "number of the face to use, from the left (default: the largest)", default=0)
-    whole_picture: bool = switch("continue if no face is found, as the original does")
+    whole_picture: bool = switch(
+        "continue if no face is found, as the original does, or with a photograph and the built-in model"
+    )
     face_box: str | None = option("L,T,R,B", "position of the face in pixels: left, top, right, bottom")
     framing: str = choice(
         FRAMINGS,
@@ -139,7 +141,12 @@ class ResumeOptions:
     jobs: bool = switch("list kept jobs and render nothing")
     jobs_folder: Path | None = option("DIR", "where to keep jobs (default: hallo3_jobs beside the video)")
     fresh: bool = switch("start over; existing work is set aside")
-    redo: str = option("A-B", "re-render segments A to B, counted from 1 (A-: to the end)", default="")
+    redo: str = option(
+        "A-B",
+        "re-render segments A to B, counted from 1 (A-: to the end), or those in a stretch of time, such as "
+        "12.5s-20s or 0:12-0:20",
+        default="",
+    )
     take: int = option("N", "with --redo: take number of the new rendering (default: 1)", default=1)
     continue_from: str | None = option("VIDEO", "continue this finished video, or job, with this speech")
 

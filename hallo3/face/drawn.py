@@ -1,6 +1,6 @@
 """Drawn faces: detected by two eyes above a mouth in skin of one flat colour, and embedded as a thumbnail.
 
-For the built-in model, which has learned drawn faces only; it warns of photographs. OpenCV's and MediaPipe's
+For the built-in model, which has learned drawn faces only; photographs are refused. OpenCV's and MediaPipe's
 detectors know photographs, and cartoon detectors come with weights of their own.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import FaceError, InputError, PortraitError
 from ..geometry import PixelBox
 from ..media.framing import MASK_RATIO
 from ..messages import logger
@@ -56,7 +57,10 @@ JUDGED_SIDE = 128
 """Pixels of the shorter side at which drawings and photographs are distinguished; smaller ones cannot be."""
 JUDGED_SHARE = 0.6
 """Share of that side that counts, in the middle: walls are flat in photographs too."""
-PALETTE_SIZE, PALETTE_ROUNDS = 16, 5
+PALETTE_SIZE, GREY_PALETTE_SIZE, PALETTE_ROUNDS = 16, 5, 5
+"""Colours of a palette; fewer for shades of a single one, which 16 would cover in any picture."""
+MAX_GREY = 0.01
+"""Second largest variance of the colours of a picture in shades of a single one, relative to the largest."""
 MAX_PALETTE_DISTANCE = 0.09
 """Median distance of a drawing's pixels from its palette, relative to the spread of its colours."""
 FLAT_STEP, MIN_FLAT = 2.5 / 255, 0.6
@@ -86,6 +90,11 @@ class Box(NamedTuple):
 
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
+DRAWN = "a face drawn in flat colors, seen from the front, like the sample portraits"
+WAY_ON = (
+    "for photographs, get the released weights (Hallo3 Doctor, `hallo3 doctor`); or accept a poor result: "
+    "`no_face`: whole picture (--whole-picture)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +106,10 @@ class DrawnFaceAnalyzer:
     space: str = "drawn-face"
 
     def analyze(self, picture: Tensor) -> Face:
-        """The chosen face in a picture [3, h, w] in 0..1. If none is found, it is where the choice says;
-        else it is the whole picture, with a warning. Raises ``FaceError`` for a number that no face has."""
+        """The chosen face in a picture [3, h, w] in 0..1. If none is found, it is where the choice says.
+
+        Raises ``PortraitError`` for a photograph and ``FaceError`` without a face, unless the whole picture
+        may be used; ``FaceError`` for a number that no face has."""
         height, width = picture.shape[1:]
         boxes, index = find_faces(picture), None
         pixels = tuple(
@@ -106,16 +117,13 @@ class DrawnFaceAnalyzer:
             for box in boxes
         )
         place, box = self.choice.place, WHOLE
+        ways: dict[str, str] = {"expected": DRAWN, "fix": WAY_ON}
         if not looks_drawn(picture):
-            logger.warning(
-                "The portrait looks like a photograph, but this model knows drawn faces only: use the "
-                "released weights for photographs, or one of the sample portraits."
-            )
+            found = "a photograph, for the built-in model"
+            self._refuse(PortraitError("Drawn faces only: this is a photograph.", found=found, **ways))
         elif not boxes and place is None:
-            logger.warning(
-                "No drawn face was found in the portrait, so the whole picture counts as the face: this "
-                "model knows drawn portraits only, try one like the sample portraits."
-            )
+            found = "no drawn face, for the built-in model"
+            self._refuse(FaceError("Drawn faces only: none is in this picture.", found=found, **ways))
         if boxes and (place is None or any(each.intersect(place).area > 0 for each in pixels)):
             faces = [DetectedFace(each, 1.0, torch.zeros(5, 2)) for each in pixels]
             face, notes = select_face(faces, self.choice)
@@ -133,6 +141,12 @@ class DrawnFaceAnalyzer:
         embedding = torch.cat((thumbnail, torch.tensor([box]).to(thumbnail)), dim=1) * 2 - 1
         embedding = F.pad(embedding, (0, self.embedding_dim - embedding.shape[1]))
         return Face(mask=mask, embedding=embedding, boxes=pixels, index=index)
+
+    def _refuse(self, error: InputError) -> None:
+        """Raise ``error``, or warn of it if the whole picture may be used."""
+        if not self.choice.whole_picture:
+            raise error
+        logger.warning(f"{error.headline} The result will not resemble the person.")
 
 
 def find_faces(picture: Tensor) -> list[Box]:
@@ -312,8 +326,9 @@ def looks_drawn(picture: Tensor) -> bool:
     A drawing has few colours, or neighbours that are alike nearly everywhere, as in smooth computer graphics.
     Distances to the palette were at most 0.02 for procedural portraits as PNG; as JPEG of quality 75, 0.05
     from 256 px on and 0.08 at 128 px (strongly tinted, 0.092); for shaded heads 0.07; for photographed people
-    0.097 to 0.18, whether resized, compressed or smoothed, of whom at most 0.49 was flat. Photographs in
-    front of plain bright walls can pass. Below 128 px everything counts as drawn.
+    0.097 to 0.18, whether resized, compressed or smoothed, of whom at most 0.49 was flat; for grey ones, with
+    their smaller palette, 0.102 and more. Photographs in front of plain bright walls can pass. Below 128 px
+    everything counts as drawn.
     """
     height, width = picture.shape[1:]
     if min(height, width) < JUDGED_SIDE:
@@ -330,11 +345,13 @@ def looks_drawn(picture: Tensor) -> bool:
         return True
     pixels = middle.flatten(1).T
     spread = (pixels - pixels.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp_min(0.02)
-    ranks = torch.linspace(0, len(pixels) - 1, PALETTE_SIZE).long()
+    _, second, largest = torch.linalg.eigvalsh(pixels.T.cov()).tolist()
+    colours = GREY_PALETTE_SIZE if second < MAX_GREY * largest else PALETTE_SIZE
+    ranks = torch.linspace(0, len(pixels) - 1, colours).long()
     palette = pixels[pixels.sum(dim=1).argsort()[ranks]]
     for _ in range(PALETTE_ROUNDS):
         nearest = torch.cdist(pixels, palette).argmin(dim=1)
-        count = nearest.bincount(minlength=PALETTE_SIZE)[:, None]
+        count = nearest.bincount(minlength=len(palette))[:, None]
         total = torch.zeros_like(palette).index_add_(0, nearest, pixels)
         palette = torch.where(count > 0, total / count.clamp_min(1), palette)
     distance = torch.cdist(pixels, palette).amin(dim=1).median() / spread

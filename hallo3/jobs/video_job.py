@@ -56,7 +56,8 @@ from .job import (
     own_files,
     read_manifest,
 )
-from .segment_file import MAX_TAKE, MOTION, PIECE, PIXELS, SegmentFormat, SegmentRecord
+from .redo import NO_REDO, Redo
+from .segment_file import MOTION, PIECE, PIXELS, SegmentFormat, SegmentRecord
 
 NUMERICS = 1
 """Version of this package's numbers. A job of another version is not resumed: its frames would differ."""
@@ -71,45 +72,6 @@ class SegmentResult:
     index: int
     record: SegmentRecord
     pixels: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Redo:
-    """Render segments ``first`` to ``last``, counted from 1, again as take number ``take``."""
-
-    first: int
-    last: int
-    take: int
-
-    def includes(self, index: int) -> bool:
-        """``index`` counts from 0."""
-        return self.first <= index + 1 <= self.last
-
-
-NO_REDO = Redo(1, 0, 0)
-
-
-def parse_redo(text: str, take: int, segments: int, inherited: int = 0) -> Redo:
-    """``14-17``, ``14`` or ``14-`` (to the end), counted from 1; NO_REDO for an empty text.
-
-    Raises ``InputError`` for anything else, for segments that the video does not have, and for the
-    ``inherited`` ones of the video that it continues.
-    """
-    if not text.strip():
-        return NO_REDO
-    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", text)
-    first = int(match[1]) if match else 0
-    last = (int(match[3]) if match[3] else segments if match[2] else first) if match else 0
-    if not inherited < first <= last <= segments or not 1 <= take <= MAX_TAKE:
-        raise InputError(
-            "`redo` names segments that this video does not have."
-            if 1 <= take <= MAX_TAKE
-            else "The take is invalid.",
-            found=f"{text!r}, take {take}",
-            expected=f"a segment or a range such as 2-3 of {inherited + 1} to {segments}; a take from 1",
-            fix="choose segments that the video has",
-        )
-    return Redo(first, last, take)
 
 
 def derive_seed(seed: int, take: int, parent_state: str) -> int:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from hallo3.errors import FaceError
+from hallo3.errors import FaceError, PortraitError
 from hallo3.face.drawn import WHOLE, DrawnFaceAnalyzer, face_box, find_faces, looks_drawn
 from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox
@@ -15,6 +15,7 @@ from hallo3.media.image import read_picture, write_picture
 from support.messages import expect_message
 
 ANALYZER = DrawnFaceAnalyzer(512)
+ANY_PICTURE = DrawnFaceAnalyzer(512, FaceChoice(whole_picture=True))
 OVAL = (0.25, 0.2, 0.75, 0.9)
 """Where the face is drawn: left, top, right, bottom in shares of the picture."""
 ABOUT_A_PIXEL = 1.5 / 64
@@ -197,23 +198,46 @@ NO_FACE = {"board": BOARD, **{f"I17-{level}": torch.full((3, 300, 400), level) f
 
 
 @pytest.mark.parametrize("picture", NO_FACE.values(), ids=NO_FACE.keys())
-def test_without_a_face_the_whole_picture_counts_with_one_warning(picture: Tensor) -> None:
+def test_without_a_face_a_picture_is_refused_unless_the_whole_of_it_may_be_used(picture: Tensor) -> None:
     assert looks_drawn(picture)
-    with expect_message("No drawn face was found") as messages:
-        face = ANALYZER.analyze(picture)
+    with pytest.raises(FaceError, match=r"^Drawn faces only: none is in this picture") as refused:
+        ANALYZER.analyze(picture)
+    assert "`no_face`: whole picture (--whole-picture)" in refused.value.fix
+    with expect_message("^Drawn faces only: none is in this picture") as messages:
+        face = ANY_PICTURE.analyze(picture)
     assert len(messages) == 1
     assert bool((face.mask == 1).all() and face.embedding.isfinite().all())
     assert face.embedding[0, 3 * 13**2 :][:4].tolist() == [2 * edge - 1 for edge in WHOLE]
 
 
 @pytest.mark.parametrize("side", [128, 256, 600])
-def test_a_photograph_gives_one_warning(side: int) -> None:
+def test_a_photograph_is_refused_unless_the_whole_of_it_may_be_used(side: int) -> None:
     noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
-    for picture in (make_photograph(side), noise):
-        with expect_message("looks like a photograph") as messages:
-            face = ANALYZER.analyze(picture)
+    photograph = make_photograph(side)
+    grey = photograph.mean(dim=0, keepdim=True).expand(3, side, side)
+    sepia = grey * torch.tensor([1, 0.8, 0.6])[:, None, None]
+    place = FaceChoice(box=PixelBox(side / 4, side / 4, side / 2, side / 2))
+    for picture in (photograph, grey, sepia, noise):
+        for analyzer in (ANALYZER, DrawnFaceAnalyzer(512, place)):
+            with pytest.raises(PortraitError, match=r"^Drawn faces only: this is a photograph") as refused:
+                analyzer.analyze(picture)
+            assert "released weights" in refused.value.fix
+        with expect_message("^Drawn faces only: this is a photograph") as messages:
+            face = ANY_PICTURE.analyze(picture)
         assert len(messages) == 1
         assert bool(face.embedding.isfinite().all())
+
+
+@pytest.mark.parametrize("side", [128, 256, 480])
+@pytest.mark.parametrize("quality", [75, 90])
+def test_the_samples_are_accepted_at_other_sizes_in_grey_and_as_jpeg(
+    side: int, quality: int, samples: Path, tmp_path: Path
+) -> None:
+    for name in ("portrait.png", "portrait_2.png", "portrait_3.png"):
+        image = Image.open(samples / name).convert("RGB").resize((side, side))
+        image.save(tmp_path / "p.jpg", quality=quality)
+        for picture in (read_picture(tmp_path / "p.jpg"), to_tensor(image.convert("L").convert("RGB"))):
+            assert ANALYZER.analyze(picture).index == 0
 
 
 def test_what_counts_as_drawn(samples: Path) -> None:

@@ -14,6 +14,7 @@ from hallo3.face.registry import analyze_face, create_analyzer, similarity_to
 from hallo3.face.scrfd import DETECTOR_FILENAME
 from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox
+from hallo3.media.image import read_picture
 from support.messages import expect_message
 
 
@@ -44,9 +45,10 @@ def test_a_choice_replaces_the_mask_of_any_analyzer() -> None:
 
 
 @pytest.mark.any_message
-def test_similarity_is_the_cosine_of_embeddings_or_unknown() -> None:
+def test_similarity_is_the_cosine_of_embeddings_or_unknown(samples: Path) -> None:
     analyzer = DrawnFaceAnalyzer(512)
-    frame = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    frame = read_picture(samples / "portrait.png")
     embedding = analyzer.analyze(frame).embedding
     assert similarity_to(embedding, analyzer)(frame) == pytest.approx(1)
+    assert similarity_to(embedding, analyzer)(torch.zeros_like(frame)) is None, "no face in it"
     assert similarity_to(embedding, ThumbnailAnalyzer(512))(frame) is None

@@ -21,8 +21,8 @@ from hallo3.jobs.job import (
     parse_manifest,
     read_manifest,
 )
+from hallo3.jobs.redo import Redo
 from hallo3.jobs.segment_file import read_note, read_segment
-from hallo3.jobs.video_job import Redo
 from hallo3.storage.files import ForeignEntryError
 from support.fault_injection import Fault, faults_in, flip_bit
 from support.toy_renderer import FORM, SEGMENTS, Toy, rerun

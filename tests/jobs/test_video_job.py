@@ -18,7 +18,8 @@ from hallo3.errors import Hallo3Error, InputError, OutputError
 from hallo3.jobs import video_job
 from hallo3.jobs.estimate import Throughput, read_throughput
 from hallo3.jobs.job import JobManifest, inherit_segments, open_job, read_manifest
-from hallo3.jobs.video_job import Redo, create_manifest, derive_seed, open_parent, open_video_job, parse_redo
+from hallo3.jobs.redo import Redo
+from hallo3.jobs.video_job import create_manifest, derive_seed, open_parent, open_video_job
 from hallo3.media.canvas import Canvas
 from hallo3.media.mux import AI_COMMENT, decode_frames
 from hallo3.noise import make_noise
@@ -114,23 +115,6 @@ def test_a_video_continues_another(tmp_path: Path, wanted: list[bytes]) -> None:
         pytest.raises(InputError, match="not complete any more"),
     ):
         more.render(job)
-
-
-@pytest.mark.parametrize("text", ["0", "6", "3-2", "1-6", "a", "1-2-3", "-", "-3", "1,2", "9" * 30])
-def test_a_redo_of_missing_segments_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="1 to 5"):
-        parse_redo(text, 1, 5)
-
-
-def test_segments_are_counted_from_one() -> None:
-    assert [parse_redo(text, 1, 5) for text in ("2", "4-")] == [Redo(2, 2, 1), Redo(4, 5, 1)]
-    assert parse_redo(" 2 - 4 ", 3, 5) == Redo(2, 4, 3)
-    assert parse_redo("", 1, 5).last == 0
-    with pytest.raises(InputError):
-        parse_redo("2", 0, 5)
-    assert parse_redo("4-", 1, 6, 3) == Redo(4, 6, 1)
-    with pytest.raises(InputError, match="of 4 to 6"):  # 3 are inherited
-        parse_redo("2-5", 1, 6, 3)
 
 
 def test_every_take_has_its_own_seed() -> None:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from hallo3.config import NANO
 from hallo3.jobs.job import Job, JobManifest, open_job
+from hallo3.jobs.redo import NO_REDO, Redo
 from hallo3.jobs.segment_file import SegmentFormat, SegmentRecord
 from hallo3.jobs.video_job import (
-    NO_REDO,
     JobStore,
-    Redo,
     SegmentResult,
     VideoJob,
     create_manifest,
