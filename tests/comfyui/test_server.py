@@ -64,8 +64,9 @@ def test_warnings_are_shown_under_the_node(server: Server) -> None:
     """For a picture without a drawn face, and for a prompt that is too long."""
     text = node("CLIPTextEncode", clip=["set", 4], text="word " * 20)
     changes = {"text": text, "extrapolate__positive": ["text", 0], "extrapolate__steps": 1}
+    changes["identity__no_face"] = "whole picture"
     heard = client.listen(server, simple(**other(picture(96), "identity__portrait"), **changes))
-    assert any(text.startswith("No drawn face was found") for text in heard.texts)
+    assert any(text.startswith("Drawn faces only: none is in this picture") for text in heard.texts)
     assert any("the last 5 are cut" in text for text in heard.texts)
 
 
@@ -76,14 +77,21 @@ def test_an_interrupt_stops_within_steps_and_the_next_prompt_works(server: Serve
     saved_file(server, server.run(simple(extrapolate__seed=5)))
 
 
+NOISE = node("LoadImage", image="photograph.png")
 MASK = node("SolidMask", value=1.0, width=64, height=64)
 
 
 def test_errors_have_found_and_fix(server: Server) -> None:
     write_wav(server.base / "input" / "sound.wav", tone(16000, 0.01), 16000)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(server.base / "input" / "photograph.png")
     for text, changes in {
         "guidance scale": {"extrapolate__guidance_scale": "nan"},
         "at least 64 px": other(picture(40), "identity__portrait"),
+        "Drawn faces only: none is in this picture": other(picture(200), "identity__portrait"),
+        "Drawn faces only: this is a photograph": other(NOISE, "identity__portrait"),
+        "`redo` cannot be read": {"extrapolate__redo": "12.5"},
+        "`redo` names segments that this video does not have": {"extrapolate__redo": "0:50-0:55"},
         "The portrait must be a single picture": other(picture(40, 3), "identity__portrait"),
         "too short to animate": other(node("LoadAudio", audio="sound.wav"), "speech__audio"),
         "The face mask does not fit the portrait": other(MASK, "identity__face_mask"),
