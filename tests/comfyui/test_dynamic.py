@@ -1,6 +1,7 @@
 """Under ComfyUI's dynamic memory every weight that is asked for is let go: its own code, with its memory
 library (aimdo) counted and the meta device as the GPU."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -137,10 +138,27 @@ def test_every_weight_is_let_go(
     assert library.most == (0 if full else 1), "one layer at a time"
 
 
-def test_the_reference_network_pins_nothing(library: FakeLibrary, stages: Stages) -> None:
-    """It is read block by block from its file, and is no part of ComfyUI's memory."""
+def test_the_reference_network_pins_nothing(
+    library: FakeLibrary, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read block by block from its file, and is no part of ComfyUI's memory: all weights that are sent
+    are let go, and two blocks are the most that is there at a time, beside one on its way."""
+    streaming, sent, most = stages.module("hallo3.offload.streaming"), list[weakref.ref[Tensor]](), [0]
+    real = streaming.send
+
+    def send(*inputs: Any) -> dict[str, Tensor]:
+        tensors = real(*inputs)
+        sent.extend(map(weakref.ref, tensors.values()))
+        most[0] = max(most[0], sum(each() is not None for each in sent))
+        return tensors
+
+    monkeypatch.setattr(streaming, "send", send)
     extract = stages.module("nodes.comfy.loading").extract_features
-    assert {len(feature) for feature in extract(stages.reference, torch.zeros(1, 16, 1, 8, 8))} == {1}
+    features = extract(stages.reference, torch.zeros(1, 16, 1, 8, 8))
+    assert {len(feature) for feature in features} == {1}
+    assert len(sent) >= 20 * len(features)
+    assert most[0] <= 3 * len(sent) / len(features)
+    assert [each() for each in sent if each() is not None] == []
     assert library.pins.total() == library.asked == 0
 
 
