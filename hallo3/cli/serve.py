@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import socket
 from argparse import Namespace
 from contextlib import redirect_stdout
 from dataclasses import fields, replace
@@ -43,7 +44,7 @@ UPLOADS = {**{name: name for name in FILES}, "input_reference": "portrait"}
 EXPECTED = {"model": "the name of the model", "size": "WIDTHxHEIGHT of the video", "seconds": "its length"}
 """Fields of other servers' clients that are compared with what the video will be."""
 OF_THE_SERVER = (ResumeOptions, ExpertOptions, ComponentOptions, CommonOptions)
-MIN_TOKEN, MAX_TOKEN_BYTES = 16, 4096
+MIN_TOKEN, MAX_TOKEN_BYTES, MAX_CONNECTIONS = 16, 4096, 1000
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 EXAMPLE = "curl -F portrait=@me.png -F speech=@me.wav -F prompt='A person talks' -F seed=3 ADDRESS/v1/videos"
 KINDS = {"int": "integer", "float": "number", "float | str": "string"}
@@ -205,6 +206,7 @@ def run_serve(options: ServeOptions) -> None:
     for name, highest in (("max_upload", 1e6), ("max_speech", 720), ("max_minutes", 1e6), ("max_queue", 1e5)):
         check_range(name.replace("_", " "), getattr(options, name), 1e-6, highest)
     check_range("keep", options.keep, 0, 1e5)
+    check_range("port", options.port, 0, 65535)
     folder = options.folder.resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,24 +219,34 @@ def run_serve(options: ServeOptions) -> None:
         hosts=LOCAL | {options.host} if is_local else frozenset(),
         max_bytes=int(1e6 * options.max_upload),
     )
-    with lock_folder(folder, "this folder of videos"):
+    with lock_folder(folder, "this folder of videos"), open_socket(options.host, options.port) as listener:
         workers = {device: Worker(render_video) for device in find_devices(options.device)}
         app = create_app(Videos(folder, requests, workers, limits), access, UPLOADS, requests.form)
         config = uvicorn.Config(
             app,
-            host=options.host,
-            port=options.port,
             log_level="warning",
             server_header=False,
             proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=3,
         )
-        socket = config.bind_socket()
-        socket.listen()
         host = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"Hallo3 serves http://{host}:{socket.getsockname()[1]}/v1/videos", flush=True)
+        print(f"Hallo3 serves http://{host}:{listener.getsockname()[1]}/v1/videos", flush=True)
         print(f"Ctrl-C ends it; videos are in {folder}; /docs lists the options", flush=True)
-        uvicorn.Server(config).run([socket])
+        uvicorn.Server(config).run([listener])
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """One that listens. Raises ``InputError``."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise InputError(
+            "The server cannot use this address.",
+            found=f"--host {host} --port {port}: {error.strerror or error}",
+            expected="an address of this computer, and a port that is free",
+            fix="choose another --port; 0 is any",
+        ) from error
 
 
 def find_devices(name: str) -> list[str]:

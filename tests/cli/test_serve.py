@@ -1,5 +1,6 @@
 """``hallo3 serve`` before it serves: who may reach it, and what a request may ask for."""
 
+import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -45,7 +46,16 @@ def test_a_token_is_long_and_comes_from_a_file_or_the_environment(
     assert serve.read_token(ServeOptions(folder=tmp_path)) == "fedcba9876543210"
 
 
-@pytest.mark.parametrize("limit", ["--max-queue=0", "--max-upload=nan", "--max-minutes=-1", "--keep=-1"])
+def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "cannot use this address" in refusal(capsys, str(tmp_path), "--port", port)
+
+
+@pytest.mark.parametrize(
+    "limit", ["--max-queue=0", "--max-upload=nan", "--max-minutes=-1", "--keep=-1", "--port=70000"]
+)
 def test_limits_are_numbers_that_limit(
     limit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
