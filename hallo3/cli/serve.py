@@ -3,14 +3,12 @@ in a process per device."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import socket
 from argparse import Namespace
-from contextlib import redirect_stdout
 from dataclasses import fields, replace
-from functools import cache, cached_property
+from functools import cached_property, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ import torch
 
 from ..errors import AudioError, DependencyError, InputError, check_range
 from ..media.video import CODECS
-from ..progress import FollowShare
 from ..storage.files import open_regular, write_error
 from ..storage.lock import lock_folder
-from .animate import run_animate
+from .batch import open_render
 from .options import (
     AUTO,
     TOKEN_VARIABLE,
@@ -35,7 +32,6 @@ from .options import (
     add_options,
 )
 from .request import read_request
-from .session import IDENTITY, MEMORY_PLAN, MODELS, Session
 from .table import OptionsParser, to_words
 
 FILES = ("portrait", "speech", "identity")
@@ -162,23 +158,6 @@ def _agrees(name: str, text: str, fact: str) -> bool:
         return False
 
 
-def render_video(options: AnimateOptions, follow: FollowShare) -> None:
-    """What a worker's process does. What it loads stays for the next video."""
-    session = _session()
-    try:
-        with redirect_stdout(io.StringIO()):
-            run_animate(options, follow, session)
-    except BaseException as error:
-        if not isinstance(error, InputError | KeyboardInterrupt):
-            session.drop(MODELS, IDENTITY, MEMORY_PLAN)
-        raise
-
-
-@cache
-def _session() -> Session:
-    return Session()
-
-
 def run_serve(options: ServeOptions) -> None:
     """Serve until the command is stopped. Raises ``DependencyError`` without FastAPI."""
     try:
@@ -212,7 +191,6 @@ def run_serve(options: ServeOptions) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error("The folder for videos cannot be made.", folder, error) from error
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the workers
     limits = Limits(max_queue=options.max_queue, max_seconds=60 * options.max_minutes, keep=options.keep)
     access = Access(
         token=token,
@@ -220,7 +198,8 @@ def run_serve(options: ServeOptions) -> None:
         max_bytes=int(1e6 * options.max_upload),
     )
     with lock_folder(folder, "this folder of videos"), open_socket(options.host, options.port) as listener:
-        workers = {device: Worker(render_video) for device in find_devices(options.device)}
+        devices = find_devices(options.device)
+        workers = {each: Worker(partial(open_render, devices=(each,), threads=0)) for each in devices}
         app = create_app(Videos(folder, requests, workers, limits), access, UPLOADS, requests.form)
         config = uvicorn.Config(
             app,

@@ -135,7 +135,7 @@ def create_app(videos: Videos, access: Access, names: Mapping[str, str], form: M
                 video.facts = await run_sync(videos.engine.check, got.fields, folder, limiter=checks)
                 check_disk(folder, video.facts.pop("disk", 0))
             except Hallo3Error as error:
-                shown = hide_places(describe(error), folder)
+                shown = hide_places(describe(str(error)), folder)
                 del shown["message"]
                 raise type(error)(**shown) from error
             await run_sync(videos.add, video)
@@ -309,7 +309,7 @@ async def answer_error(_: Any, error: Exception) -> JSONResponse:
         error = Hallo3Error("Unexpected error.", fix="see the server's log")
     kind = "invalid_request_error" if status < 500 else "server_error"
     code = HTTPStatus(status).phrase.lower().replace(" ", "_")
-    return JSONResponse({"error": describe(error) | {"type": kind, "code": code}}, status, headers)
+    return JSONResponse({"error": describe(str(error)) | {"type": kind, "code": code}}, status, headers)
 
 
 def draw_page(schema: Mapping[str, Any]) -> str:

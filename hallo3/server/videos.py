@@ -19,17 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import Hallo3Error
+from ..errors import Hallo3Error, describe_error
+from ..fleet.dispatch import DONE, ELSEWHERE, FAILED, TRIES, Outcome
+from ..fleet.workers import DIED
 from ..messages import logger
 from ..storage.files import read_json_object, sync_folder, write_json
-from .worker import CRASHED, DONE, FAILED, STOPPED, Outcome, Worker, describe
+from .worker import STOPPED, Worker, describe
 
 QUEUED, RUNNING, COMPLETED, CANCELLED = "queued", "in_progress", "completed", "cancelled"
 ENDED = {COMPLETED, FAILED, CANCELLED}
 NOTE = "video.json"
 ID = re.compile(r"video_[0-9a-f]{32}")
-TRIES, RETRY_SECONDS = 3, 1.0
-"""Of a video that fails; one that is refused has one."""
+RETRY_SECONDS = 1.0
 LOOK_SECONDS, DAY_SECONDS = 60.0, 24 * 3600.0
 ABSOLUTE = re.compile(r"(?<![\w.~-])(?:/|[A-Za-z]:\\)[^\s,;:'\"]+")
 
@@ -247,8 +248,8 @@ class Videos:
                 elif outcome.kind == STOPPED:
                     self._end(video, CANCELLED)
                 else:
-                    logger.warning(f"{video.id}: {(outcome.error or {}).get('message', '')}")
-                    self._end(video, FAILED, hide_places(outcome.error or {}, self.place(video)))
+                    logger.warning(f"{video.id}: {outcome.message}")
+                    self._end(video, FAILED, hide_places(describe(outcome.message), self.place(video)))
                 video.idle.set()
         worker.close()
 
@@ -260,16 +261,23 @@ class Videos:
                 with self._changed:
                     self._save(video)
 
-        outcome, place = Outcome(FAILED), self.place(video)
-        for _ in range(TRIES):
+        tries = 0
+        while True:
             try:
-                options = self.engine.options(video.fields, place, device)
+                options = self.engine.options(video.fields, self.place(video), device)
             except Exception as error:
-                return Outcome(FAILED, describe(error))
+                return Outcome(
+                    FAILED, str(error) if isinstance(error, Hallo3Error) else describe_error(error)
+                )
             outcome = worker.run(options, follow, video.stop, self.limits.max_seconds)
-            if outcome.kind not in (FAILED, CRASHED) or self._stopping or video.stop.wait(RETRY_SECONDS):
-                break
-        return Outcome(STOPPED) if video.stop.is_set() and outcome.kind != DONE else outcome
+            tries += outcome.kind in (
+                FAILED,
+                DIED,
+            )  # elsewhere: of a server that was killed, until it notices
+            if outcome.kind not in (FAILED, DIED, ELSEWHERE) or tries == TRIES or self._stopping:
+                return outcome
+            if video.stop.wait(RETRY_SECONDS):
+                return Outcome(STOPPED)
 
 
 def hide_places(error: Mapping[str, str], folder: Path) -> dict[str, str]:

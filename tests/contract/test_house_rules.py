@@ -23,7 +23,8 @@ LEVELS = (
     {"checkpoints", "models"},
     {"identity_file", "offload", "pipeline"},
     {"loading", "jobs", "doctor"},
-    {"speed", "fleet", "server"},
+    {"speed", "fleet"},
+    {"server"},
     {"cli"},
     {"__main__"},
 )

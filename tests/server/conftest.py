@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
-from conftest import REPOSITORY
-from hallo3.cli.options import ServeOptions
+from hallo3.cli.batch import render_row
+from hallo3.cli.options import AnimateOptions, ServeOptions
+from hallo3.cli.session import Session
 from hallo3.client import Client
+from hallo3.fleet.dispatch import Outcome, Task
+from hallo3.fleet.workers import render_task
+from hallo3.progress import FollowShare
 from support.audio_samples import tone, write_wav
 
 MISSING = [
     name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None
 ]
-PORTRAIT = REPOSITORY / "samples" / "portrait.png"
+SESSION = Session()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,16 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"NO SERVER TESTS: {', '.join(MISSING)} missing"))
 
 
+def render_video(options: AnimateOptions, follow: FollowShare) -> str:
+    return render_row(options, follow, SESSION)
+
+
 class ThreadWorker:
     """A ``Worker`` that renders in the server's own thread."""
 
-    def __init__(self, render: Callable[[Any, Callable[[float], object]], None]) -> None:
+    def __init__(self, render: Callable[[Any, FollowShare], object]) -> None:
         self.render, self.runs, self._ending = render, list[Any](), threading.Event()
 
-    def run(self, options: Any, follow: Any, stop: threading.Event, limit: float) -> Any:
-        from hallo3.errors import InputError
-        from hallo3.server.worker import DONE, FAILED, LATE, REFUSED, STOPPED, Outcome, describe
-
+    def run(self, options: Any, follow: Any, stop: threading.Event, limit: float) -> Outcome:
         until = time.monotonic() + limit
 
         def tell(share: float) -> None:
@@ -44,15 +49,15 @@ class ThreadWorker:
             if stop.is_set() or self._ending.is_set() or time.monotonic() > until:
                 raise KeyboardInterrupt
 
+        def render(task: Task, tell: Any) -> str:
+            return str(self.render(task.payload, tell))
+
         self.runs.append(options)
         try:
-            self.render(options, tell)
+            return render_task(render, Task(number=0, key="", group=(), cost=0.0, payload=options), tell)
         except KeyboardInterrupt:
             stopped = stop.is_set() or self._ending.is_set()
-            return Outcome(STOPPED) if stopped else Outcome(LATE, {"message": "too long"})
-        except Exception as error:
-            return Outcome(REFUSED if isinstance(error, InputError) else FAILED, describe(error))
-        return Outcome(DONE)
+            return Outcome("stopped") if stopped else Outcome("late", "too long")
 
     def interrupt(self) -> None:
         self._ending.set()
@@ -90,7 +95,7 @@ def start(tmp_path: Path, nano_folder: Path) -> Iterator[Start]:
     """Start a server with a ``render``, options of the command and a token."""
     import uvicorn
 
-    from hallo3.cli.serve import LOCAL, UPLOADS, Requests, render_video
+    from hallo3.cli.serve import LOCAL, UPLOADS, Requests
     from hallo3.server.app import Access, create_app
     from hallo3.server.videos import Limits, Videos
 

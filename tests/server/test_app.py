@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from conftest import REPOSITORY
+from hallo3.cli.batch import render_row
 from hallo3.cli.main import main
+from hallo3.cli.session import Session
 from hallo3.client import Client
 from hallo3.errors import Hallo3Error, InputError
 from support.audio_samples import tone, write_wav
@@ -255,9 +257,7 @@ def test_who_leaves_at_any_stage_disturbs_no_one(start: Any, speech_file: Path) 
 
 
 def test_what_is_rendered_stays_when_a_video_is_cancelled_and_resumed(start: Any, tmp_path: Path) -> None:
-    from hallo3.cli.serve import render_video
-
-    write_wav(speech_file := tmp_path / "long.wav", tone(16000, 2.2), 16000)  # four segments
+    write_wav(speech_file := tmp_path / "long.wav", tone(16000, 1.7), 16000)  # three segments
     halfway, on = threading.Event(), threading.Event()
 
     def render(options: Any, follow: Callable[[float], object]) -> None:
@@ -267,7 +267,7 @@ def test_what_is_rendered_stays_when_a_video_is_cancelled_and_resumed(start: Any
                 on.wait()
             follow(share)
 
-        render_video(options, tell)
+        render_row(options, tell, Session())
 
     running = start(render)
     made = running.client.create(PORTRAIT, speech_file, seed=3, **QUICK)
@@ -279,7 +279,7 @@ def test_what_is_rendered_stays_when_a_video_is_cancelled_and_resumed(start: Any
     on.set()
     stopped = running.client.wait(name, 0.05)
     assert stopped["status"] == "cancelled"
-    assert 50 <= stopped["progress"] < 100
+    assert 60 <= stopped["progress"] < 100
     files = {path: path.stat().st_mtime_ns for path in running.folder.rglob("*.safetensors")}
     assert len(files) == 2
     with pytest.raises(InputError, match="not finished"):

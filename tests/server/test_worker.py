@@ -1,39 +1,47 @@
-"""A worker's process: it renders, stops, is killed if it does not, and is started again after a crash."""
+"""A worker's process: it renders, is stopped, and is started again after a crash."""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from hallo3.errors import InputError
-from hallo3.server import worker as module
-from hallo3.server.worker import CRASHED, DONE, FAILED, LATE, REFUSED, STOPPED, Worker
+from hallo3.fleet.dispatch import DONE, FAILED, REFUSED, Task
+from hallo3.fleet.workers import DIED
+from hallo3.progress import FollowShare
+from hallo3.server.worker import LATE, STOPPED, Worker, describe
 
+pytestmark = pytest.mark.any_message
 LONG = 100.0
 
 
-def render(options: str, follow: Callable[[float], object]) -> None:
+def open_render(place: int) -> Any:
+    assert place == 0
+    return render
+
+
+def render(task: Task, follow: FollowShare) -> str:
     """What each test asks for."""
     follow(0.5)
-    if options == "refuse":
-        raise InputError("No.", found="this")
-    if options == "fail":
+    if task.payload == "refuse":
+        raise InputError("No.", found="this", fix="do: that")
+    if task.payload == "fail":
         raise ValueError("a fault")
-    if options == "crash":
+    if task.payload == "memory" and not task.smaller:
+        raise MemoryError
+    if task.payload == "crash":
         os._exit(9)
-    while options == "wait":
-        follow(0.5)
-        time.sleep(0.001)
-    if options == "hang":
-        time.sleep(1000)
+    while task.payload == "wait":
+        follow(time.monotonic())
+    return str(os.getpid())
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    made = Worker(render)
+    made = Worker(open_render)
     yield made
     made.close()
 
@@ -44,31 +52,29 @@ def test_runs_end_as_they_do(worker: Worker) -> None:
     def run(options: str) -> Any:
         return worker.run(options, shares.append, never, LONG)
 
-    assert run("").kind == DONE
-    process = worker._process
+    assert (first := run("")).kind == DONE
+    assert run("").message == first.message, "the same process"
+    assert run("memory").kind == DONE, "once more, with less"
     refused = run("refuse")
-    assert (refused.kind, refused.error["headline"], refused.error["found"]) == (REFUSED, "No.", "this")
+    assert refused.kind == REFUSED
+    assert {**describe(refused.message), "message": ""} == {
+        "message": "", "headline": "No.", "found": "this", "fix": "do: that",
+    }  # fmt: skip
     failed = run("fail")
-    assert (failed.kind, failed.error["message"]) == (FAILED, "ValueError: a fault")
-    assert worker._process is process, "the same process"
+    assert (failed.kind, failed.message) == (FAILED, "ValueError: a fault")
     crashed = run("crash")
-    assert (crashed.kind, crashed.error["found"]) == (CRASHED, "exit code 9")
-    assert run("").kind == DONE, "in a new process"
-    assert shares == [0.5] * 5
+    assert crashed.kind == DIED
+    assert "code 9" in crashed.message
+    assert (again := run("")).kind == DONE
+    assert again.message != first.message, "a new process"
+    assert shares[:2] == [0.5, 0.5]
 
 
-def test_a_run_is_stopped_and_its_process_stays(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_stopped_by_a_client_a_limit_and_the_end_of_the_server(worker: Worker) -> None:
     stop, never = threading.Event(), threading.Event()
-    assert worker.run("", lambda _: None, never, LONG).kind == DONE
-    process = worker._process
     assert worker.run("wait", lambda _: stop.set(), stop, LONG).kind == STOPPED
-    late = worker.run("wait", lambda _: None, never, 0.05)
-    assert (late.kind, late.error["headline"]) == (LATE, "The video took too long.")
+    late = worker.run("wait", lambda _: None, never, 0.0)
+    assert (late.kind, describe(late.message)["headline"]) == (LATE, "The video took too long.")
     assert worker.run("", lambda _: None, never, LONG).kind == DONE
-    assert worker._process is process
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
-    assert worker.run("hang", lambda _: None, stop, LONG).kind == STOPPED
-    assert not process.is_alive()
-    ending = threading.Timer(0.2, worker.interrupt)
-    ending.start()
-    assert worker.run("hang", lambda _: None, never, LONG).kind == STOPPED, "the server ends"
+    assert worker.run("wait", lambda _: worker.interrupt(), never, LONG).kind == STOPPED
+    assert worker.run("", lambda _: None, never, LONG).kind == STOPPED, "from now on"
