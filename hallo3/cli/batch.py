@@ -15,9 +15,11 @@ import torch
 from ..errors import Hallo3Error, InputError, describe_error
 from ..fleet.dispatch import DONE, REFUSED, Dispatcher, Task
 from ..fleet.ledger import LEDGER_FILENAME, Ledger
+from ..fleet.ray_workers import RayWorkers
 from ..fleet.workers import ENDED, InProcess, Processes, Render, Workers, run_tasks
+from ..offload.system_memory import total_bytes
 from ..progress import FollowShare
-from ..units import format_bytes, format_duration
+from ..units import GB, format_bytes, format_duration
 from .animate import plan_run, run_animate
 from .batch_view import BatchView, list_rows
 from .options import AUTO, AnimateOptions, BatchOptions
@@ -98,15 +100,29 @@ def _group(options: AnimateOptions) -> tuple[str, str]:
 def _open_workers(options: BatchOptions) -> tuple[Workers, int]:
     on_cuda = options.device in (AUTO, "cuda")
     devices = [f"cuda:{n}" for n in range(torch.cuda.device_count() if on_cuda else 0)]
-    count = options.workers or max(1, len(devices))
+    count = max(1, len(devices)) if options.workers is None else options.workers
     if count < 1:
         raise InputError(
-            "There is no such number of workers.", found=f"--workers {count}", expected="1 or more"
+            "There is no such number of workers.",
+            found=f"--workers {count}",
+            expected="1 or more",
+            fix="--workers 2 renders two rows at once",
         )
+    if options.ray is not None:
+        opened = partial(open_render, devices=(), threads=0)
+        ray = RayWorkers(opened, options.ray, count=options.workers, gpu_share=_gpu_share(options))
+        return ray, ray.count
     if options.workers is None and count == 1:
         return InProcess(partial(open_render, devices=(), threads=0)), 1
     threads = 0 if devices else max(1, torch.get_num_threads() // count)
     return Processes(partial(open_render, devices=tuple(devices), threads=threads)), count
+
+
+def _gpu_share(options: BatchOptions) -> float:
+    """Of a GPU like that of this computer, for a worker under ``--vram``."""
+    if not isinstance(options.vram, float) or not torch.cuda.is_available():
+        return 1.0
+    return 1 / max(1, int(total_bytes(torch.device("cuda")) // (options.vram * GB)))
 
 
 def open_render(place: int, devices: tuple[str, ...], threads: int) -> Render:

@@ -127,7 +127,7 @@ class BatchView:
 
     def _draw_total(self, dispatcher: Dispatcher) -> None:
         now, done = time.monotonic(), self._cost + sum(self._shares.values())
-        if self._as_json or (self._summary is None and now - self._said < QUIET_SECONDS):
+        if self._as_json or (self._summary is None and (not done or now - self._said < QUIET_SECONDS)):
             return
         seconds = (now - self._started) * (dispatcher.cost / done - 1) if done else 0.0
         left = f", {tqdm.format_interval(max(0.0, seconds))} left" if done else ""

@@ -295,6 +295,13 @@ class BatchOptions(AnimateOptions):
     workers: int | None = option(
         "N", "render N rows at once, each in a process (default: one per GPU; on a CPU one, here)"
     )
+    ray: str | None = option(
+        "ADDRESS",
+        "workers are actors of Ray: of one that is started here, or that runs at ADDRESS (auto: on this "
+        "computer); one per GPU",
+        nargs="?",
+        const="",
+    )
     shard: str = option(
         "I/N",
         "render part I of N of the table; each part on a machine of its own (default: 1/1)",
