@@ -1,9 +1,7 @@
 """Make template thumbnails, the README's pictures and preview colours: ``make pictures``.
 
 The animation shows the sample portrait, the video that the built-in model makes of it, and the loudness of
-its sound. Then every template runs on its own ComfyUI server with the pack's weights. A thumbnail shows the
-portrait and four frames of the template's video; the README's other picture is ComfyUI's page after the
-first template.
+its sound. The README's other picture is ComfyUI's page after the first template, on a server of its own.
 """
 
 from __future__ import annotations
@@ -27,22 +25,15 @@ from comfyui.browser import opened  # noqa: E402
 from comfyui.server import Server  # noqa: E402
 from comfyui.torchvision_stubs import lend_operators  # noqa: E402
 from hallo3.cli.main import main as run_command  # noqa: E402
+from thumbnails import draw_thumbnails, read_frames  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 FIRST = "Hallo3 talking portrait"
 README_PICTURE = ROOT / "docs" / "pictures" / "talking_portrait.png"
 ANIMATION = ROOT / "docs" / "pictures" / "demo.gif"
 ICON, BANNER = (ROOT / "docs" / "pictures" / f"{name}.png" for name in ("icon", "banner"))
-SIDE, QUALITY = 320, 85
 Box = tuple[int, int, int]
 PAPER, INK, MARK = (250, 250, 248), (150, 160, 175), (214, 84, 60)
-
-
-def read_frames(path: Path, count: int) -> list[Image.Image]:
-    """``count`` frames, spread over a video."""
-    with av.open(str(path)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    return [frames[(2 * index + 1) * len(frames) // (2 * count)] for index in range(count)]
 
 
 def crop_square(picture: Image.Image, side: int) -> Image.Image:
@@ -50,16 +41,6 @@ def crop_square(picture: Image.Image, side: int) -> Image.Image:
     least = min(picture.size)
     left, top = (picture.width - least) // 2, (picture.height - least) // 2
     return picture.crop((left, top, left + least, top + least)).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def make_thumbnail(video: Path, portrait: Path) -> Image.Image:
-    """The portrait on the left, four frames on the right."""
-    image = Image.new("RGB", (2 * SIDE, SIDE))
-    image.paste(crop_square(Image.open(portrait).convert("RGB"), SIDE), (0, 0))
-    half = SIDE // 2
-    for index, frame in enumerate(read_frames(video, 4)):
-        image.paste(crop_square(frame, half), (SIDE + half * (index % 2), half * (index // 2)))
-    return image
 
 
 def read_loudness(path: Path, columns: int) -> np.ndarray[Any, Any]:
@@ -114,14 +95,15 @@ def make_registry_pictures(video: Path, portrait: Path) -> None:
     banner.quantize(256).save(BANNER, optimize=True)
 
 
-def run_template(server: Server, prompt: dict[str, Any]) -> Path:
-    """Run a prompt; the path of its video."""
-    result = server.run(prompt)
-    if result["status"]["status_str"] != "success":
-        raise SystemExit(json.dumps(result["status"], indent=1))
-    files = [file for out in result["outputs"].values() for file in out.get("images", [])]
-    video = next(file for file in files if file["filename"].endswith(".mp4"))
-    return server.base / video["type"] / video["subfolder"] / video["filename"]
+def picture_page(server: Server) -> None:
+    """The page after the first template has run; smaller, its nodes would have no text."""
+    with opened(server.url, 1920, 1080) as page:
+        page.open(json.loads((WORKFLOWS / f"{FIRST}.json").read_text(encoding="utf-8")), FIRST)
+        shutil.rmtree(server.base / "output" / "hallo3_jobs", ignore_errors=True)  # as on the first day
+        page.run()
+        page.page.wait_for_timeout(9000)
+        page.page.screenshot(path=str(README_PICTURE))
+    Image.open(README_PICTURE).convert("RGB").quantize(256).save(README_PICTURE, optimize=True)
 
 
 def main() -> None:
@@ -137,18 +119,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
-            for path in sorted((WORKFLOWS / "api").glob("*.json")):
-                video = run_template(server, json.loads(path.read_text(encoding="utf-8")))
-                picture = make_thumbnail(video, ROOT / "samples" / "portrait.png")
-                picture.save(WORKFLOWS / f"{path.stem}.jpg", quality=QUALITY)
-                print(f"{path.stem}.jpg")
-            README_PICTURE.parent.mkdir(parents=True, exist_ok=True)
-            with opened(server.url, 1600, 900) as page:
-                page.open(json.loads((WORKFLOWS / f"{FIRST}.json").read_text(encoding="utf-8")), FIRST)
-                shutil.rmtree(server.base / "output" / "hallo3_jobs")  # as on the first day
-                page.run()
-                page.page.wait_for_timeout(9000)
-                page.page.screenshot(path=str(README_PICTURE))
+            draw_thumbnails(server)
+            picture_page(server)
         finally:
             server.stop()
 

@@ -15,9 +15,9 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 READY = "() => window.app?.vueAppReady && window.app.canvas && window.app.graph"
-ASKED_IN_VAIN = ("user.css", "/api/userdata", "/api/settings", "filename=&", "filename=example.png")
+ASKED_IN_VAIN = ("user.css", "/api/userdata", "/api/settings", "filename=&")
 ASKED_IN_VAIN += ("/api/workflow_templates", "Comfy-Org/z_image_turbo")
-"""Requests of a new user's page that fail: files not saved yet, the files of muted Load Audio and Load Image,
+"""Requests of a new user's page that fail: files not saved yet, that of Load Audio before one is chosen,
 thumbnails, the weights of the default workflow."""
 
 EMPTY: dict[str, Any] = {
@@ -25,6 +25,9 @@ EMPTY: dict[str, Any] = {
     "last_node_id": 0, "last_link_id": 0,
 }  # fmt: skip
 MIDDLE = (1000, 600)
+NODES_2 = "Comfy.VueNodes.Enabled"
+GREETINGS = {"Comfy.TutorialCompleted": True, "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"]}
+"""Settings of a user who has closed them."""
 
 OPEN = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name); }"
 EXPORT = """async () => {
@@ -58,6 +61,9 @@ BOXES = """() => {
   least: node.type === 'MarkdownNote' ? written(node.widgets[0].element) : node.computeSize()[1],
   }));
 }"""
+GROUPS = """() => app.graph.groups.map(group => ({
+  name: group.title, box: Array.from(group.boundingRect ?? group._bounding),
+}))"""
 SHOWN = """() => [...document.querySelectorAll(
   '[data-testid="error-overlay"], [data-testid="error-dialog"], [role="dialog"], [role="alert"]'
 )].filter(shown => shown.checkVisibility()).map(shown => shown.textContent.trim().slice(0, 200))"""
@@ -103,6 +109,11 @@ class Page:
         self.page.evaluate(OPEN, [workflow, name])
         self.page.wait_for_timeout(1500)
 
+    def set_nodes_2(self, on: bool) -> None:
+        """An app switches them on."""
+        self.page.evaluate("([name, on]) => app.extensionManager.setting.set(name, on)", [NODES_2, on])
+        self.page.wait_for_timeout(500)
+
     def export(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The open workflow as the page saves it, and its API form."""
         return tuple(json.loads(self.page.evaluate(EXPORT)))
@@ -114,8 +125,16 @@ class Page:
         """Where every node is, with its title: x, y, width, height."""
         return self.page.evaluate(BOXES)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Where every group is, with its title."""
+        return self.page.evaluate(GROUPS)
+
     def shown(self) -> list[str]:
         return self.page.evaluate(SHOWN)
+
+    def faults(self) -> list[str]:
+        """What is missing or broken, errors that are shown, and what the console says."""
+        return [*self.broken(), *self.shown(), *self.problems]
 
     def run(self) -> dict[str, Any]:
         """Press Run and wait for its success: what that says."""
@@ -154,15 +173,14 @@ class Page:
 def opened(
     url: str, width: int = 2560, height: int = 1440, *, nodes_2: bool = False, previews: str = "default"
 ) -> Iterator[Page]:
-    """The page, ready, of a user who has closed the first greeting, in a fresh profile; ``nodes_2``: with
-    nodes drawn as HTML; ``previews``: the preview method."""
+    """The page, ready, of a user who has closed the greetings, in a fresh profile; ``nodes_2``: with nodes
+    drawn as HTML; ``previews``: the preview method."""
     from playwright.sync_api import sync_playwright
 
-    chosen = {"VueNodes.Enabled": nodes_2, "Execution.PreviewMethod": previews}
-    for setting, value in ({"TutorialCompleted": True} | chosen).items():
-        place, header = f"{url}/api/settings/Comfy.{setting}", {"Content-Type": "application/json"}
-        request = urllib.request.Request(place, json.dumps(value).encode(), header, method="POST")
-        urllib.request.urlopen(request, timeout=60).close()
+    chosen = GREETINGS | {NODES_2: nodes_2, "Comfy.Execution.PreviewMethod": previews}
+    body, header = json.dumps(chosen).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/api/settings", body, header, method="POST")
+    urllib.request.urlopen(request, timeout=60).close()
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         view = {"headless": True, "viewport": {"width": width, "height": height}}
         program = {"executable_path": find_chromium(), "args": ARGUMENTS}

@@ -18,6 +18,7 @@ import pytest
 from comfyui.contract import CONTRACT, contract_of
 from comfyui.host import REPOSITORY, Host, comfy, load_pack, prepare_comfyui
 from comfyui.server import PACK, Server
+from comfyui.templates import WORKFLOWS, api_form, bring_files, needs_weights, with_files
 from support.own_process import Missing, run_alone
 
 OPTIONAL = ("diffusers", "librosa", "onnxruntime", "insightface", "mediapipe", "cv2", "gguf", "c2pa")
@@ -108,9 +109,6 @@ def test_the_nodes_are_as_they_were_and_explain_themselves(host: Host) -> None:
             assert (each.tooltip or "").endswith("."), f"{schema.node_id}: {each.id}"
 
 
-TEMPLATES = sorted((REPOSITORY / "workflows").glob("*.json"))
-
-
 def fetched(server: Server, path: str) -> bytes:
     with urllib.request.urlopen(server.url + urllib.parse.quote(path), timeout=60) as answer:
         return answer.read()
@@ -118,9 +116,10 @@ def fetched(server: Server, path: str) -> bytes:
 
 def test_comfyui_serves_templates_the_blueprint_help_pages_texts_and_thumbnails(server: Server) -> None:
     """At the addresses where its page looks for them."""
-    assert set(server.get("/workflow_templates")[PACK]) == {path.stem for path in TEMPLATES}
-    assert len(TEMPLATES) >= 5
-    assert "Talking portrait" in [each["name"] for each in server.get("/global_subgraphs").values()]
+    assert set(server.get("/workflow_templates")[PACK]) == {path.stem for path in WORKFLOWS}
+    assert len(WORKFLOWS) >= 9
+    blueprints = {path.stem for path in (REPOSITORY / "subgraphs").glob("*.json")}
+    assert blueprints < {each["name"] for each in server.get("/global_subgraphs").values()}
     for node in json.loads(CONTRACT.read_text(encoding="utf-8")):
         for page in (f"{node}.md", f"{node}/en.md", f"{node}/zh.md"):
             found = fetched(server, f"/extensions/{PACK}/docs/{page}")
@@ -128,15 +127,23 @@ def test_comfyui_serves_templates_the_blueprint_help_pages_texts_and_thumbnails(
     texts = server.get("/i18n")
     assert texts["zh"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 说话视频"
     assert texts["en"]["nodeDefs"]["Hallo3Extrapolate"]["display_name"] == "Hallo3 Talking Video"
-    for path in TEMPLATES:
+    for path in WORKFLOWS:
         assert fetched(server, f"/api/workflow_templates/{PACK}/{path.stem}.jpg")[:2] == b"\xff\xd8"
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_template_runs_to_a_video_with_sound(server: Server, tmp_path: Path, path: Path) -> None:
-    """By the HTTP API, and both of its forms by comfy-cli, whose validator accepts them."""
-    api = path.parent / "api" / path.name
-    result = server.run(json.loads(api.read_text(encoding="utf-8")))
+    """By the HTTP API, and both of its forms by comfy-cli, whose validator accepts them. Without the files of
+    ComfyUI's own loaders it is validated only."""
+    bring_files(server.base)
+    api, graph, info = (tmp_path / f"{name}.json" for name in ("api", "graph", "info"))
+    for file, data in ((api, api_form(path)), (graph, with_files(path)), (info, server.get("/object_info"))):
+        file.write_text(json.dumps(data), encoding="utf-8")
+    for form in (api, graph):
+        comfy(tmp_path, "workflow", "validate", "--workflow", str(form), "--input", str(info))
+    if needs_weights(path):
+        return
+    result = server.run(api_form(path))
     assert result["status"]["status_str"] == "success", json.dumps(result["status"], indent=1)
     saved = [entry for out in result["outputs"].values() for entry in out.get("images", [])]
     videos = [entry for entry in saved if ".mp4" in entry["filename"]]
@@ -145,11 +152,9 @@ def test_a_template_runs_to_a_video_with_sound(server: Server, tmp_path: Path, p
         with av.open(str(server.base / video["type"] / video["subfolder"] / video["filename"])) as container:
             assert container.streams.video[0].frames > 30
             assert float(container.streams.video[0].average_rate) == 25.0
+            assert container.streams.video[0].height >= 6 * 64  # the built-in model's own are small
             assert container.streams.audio
-    info = tmp_path / "object_info.json"
-    info.write_text(json.dumps(server.get("/object_info")), encoding="utf-8")
     host, port = server.url.removeprefix("http://").split(":")
-    for form in (api, path):
-        comfy(tmp_path, "workflow", "validate", "--workflow", str(form), "--input", str(info))
+    for form in (api, graph):
         output = comfy(tmp_path, "run", "--workflow", str(form), "--host", host, "--port", port, "--wait")
         assert ".mp4" in output

@@ -1,13 +1,18 @@
 """Translations, help pages and example workflows in all forms, against the nodes as they are; no ComfyUI."""
 
 import ast
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from hallo3.checkpoints.locate import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "zh")
@@ -183,19 +188,27 @@ def ours(nodes: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Any]]:
 def fits(value: Any, spec: dict[str, Any]) -> bool:
     """Whether a widget's value is one that the node accepts."""
     if spec["type"] == "COMBO":
-        return value in spec["options"]
+        return value in spec["options"] or spec["options"] == ["built-in"]  # the contract names no files
     if spec["type"] not in ("INT", "FLOAT"):
         return isinstance(value, str | bool)
     return isinstance(value, int | float) and spec["min"] <= value <= spec["max"]
 
 
-def test_every_workflow_has_an_api_form_and_a_thumbnail_and_no_other_form_is_left() -> None:
-    """``make pictures`` makes the thumbnails."""
-    assert len(WORKFLOWS) == 5
+def test_every_workflow_has_an_api_form_and_no_other_form_is_left() -> None:
+    assert len(WORKFLOWS) == 9
     assert {twin(path) for path in WORKFLOWS} == set((ROOT / "workflows" / "api").glob("*.json"))
-    for picture in (path.with_suffix(".jpg").read_bytes() for path in WORKFLOWS):
-        assert picture.startswith(b"\xff\xd8")
-        assert len(picture) < 100_000
+
+
+def test_thumbnails_are_square_and_tell_the_workflows_apart() -> None:
+    """As large as ComfyUI's own. ``make pictures`` makes them."""
+    pictures = list[np.ndarray]()
+    for path in WORKFLOWS:
+        assert path.with_suffix(".jpg").stat().st_size < 40_000
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            assert picture.size == (350, 350)
+            pictures.append(np.asarray(picture.convert("RGB"), np.float32))
+    for one, other in itertools.combinations(pictures, 2):
+        assert np.abs(one - other).mean() > 15
 
 
 @every_workflow
@@ -239,29 +252,74 @@ def test_the_api_form_fits_our_nodes(path: Path) -> None:
 
 
 @every_workflow
-def test_both_forms_hold_the_same_nodes_and_a_note(path: Path) -> None:
-    """The note says what to do and where weights go."""
-    nodes, asleep = read(path)["nodes"], (MUTED, BYPASSED)
+def test_both_forms_hold_the_same_nodes_in_groups_and_a_note(path: Path) -> None:
+    """The note says for what its model is, or where weights go."""
+    workflow, asleep = read(path), (MUTED, BYPASSED)
+    nodes = workflow["nodes"]
     notes = [node for node in nodes if node["type"] == "MarkdownNote"]
     awake = {str(n["id"]): n["type"] for n in nodes if n["mode"] not in asleep and n not in notes}
     assert awake == {name: node["class_type"] for name, node in read(twin(path)).items()}
     assert "SaveVideo" in awake.values()
+    for node in nodes:
+        (x, y), groups = node["pos"], [group["bounding"] for group in workflow["groups"]]
+        around = [g for g in groups if g[0] <= x < g[0] + g[2] and g[1] <= y < g[1] + g[3]]
+        assert len(around) == (node not in notes)
     assert len(notes) == 1
     folders = ("diffusion_models", "vae", "audio_encoders", "text_encoders")
-    for said in ("trained", "drawn faces", *(f"models/{folder}" for folder in folders)):
+    released = (
+        "hallo3 convert weights ComfyUI/models",
+        "Hallo3 Doctor",
+        *(f"models/{folder}" for folder in folders),
+    )
+    built_in = ("trained", "drawn faces", "Hallo3 talking portrait (released weights)")
+    for said in released if "VAELoader" in awake.values() else built_in:
         assert said in notes[0]["widgets_values"][0]
 
 
-@every_workflow
-def test_files_to_download_are_named_by_their_addresses(path: Path) -> None:
-    """Nodes that need a file are muted, so that the page does not ask for it."""
-    for node in read(path)["nodes"]:
+def loaded_files(nodes: Iterable[dict[str, Any]]) -> set[str]:
+    values = [value for node in nodes for value in node.get("widgets_values", []) if isinstance(value, str)]
+    return {value for value in values if value.endswith(".safetensors")}
+
+
+def test_the_released_weights_are_loaded_by_the_names_of_convert() -> None:
+    parts = set(COMFYUI) - {"tokenizer"}
+    precision = {part: "fp32" if part == "speech_encoder" else "bf16" for part in parts}
+    names = {Path(COMFYUI[part].format(precision=precision[part])).name for part in parts}
+    nodes = {path: loaded_files(read(path)["nodes"]) for path in WORKFLOWS}
+    assert {path.stem: files for path, files in nodes.items() if files} == {
+        "Hallo3 talking portrait (released weights)": names
+    }
+    inside = {path: read(path)["definitions"]["subgraphs"][0]["nodes"] for path in BLUEPRINTS}
+    assert {path.stem: loaded_files(each) for path, each in inside.items() if loaded_files(each)} == {
+        "Talking portrait (released weights)": names
+    }
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *BLUEPRINTS], ids=lambda path: path.stem)
+def test_files_to_download_are_published_parts(path: Path) -> None:
+    whole = read(path)
+    inside = [each["nodes"] for each in whole.get("definitions", {}).get("subgraphs", [])]
+    for node in itertools.chain(whole["nodes"], *inside):
         for model in node["properties"].get("models", []):
-            assert node["mode"] == MUTED
-            assert model["url"].startswith("https://huggingface.co/")
-            assert model["url"].endswith("/" + model["name"])
-            assert model["name"].endswith(".safetensors")
+            assert (model["directory"], model["url"].removeprefix("https://huggingface.co/")) in [
+                ("vae", "zai-org/CogVideoX-5b-I2V/resolve/main/vae/diffusion_pytorch_model.safetensors"),
+                ("audio_encoders", "facebook/wav2vec2-base-960h/resolve/main/model.safetensors"),
+            ]
             assert model["name"] in node["widgets_values"]
+
+
+def test_apps_show_portrait_voice_and_prompt() -> None:
+    """A name with .app is listed among ComfyUI's apps, and such a workflow opens as one."""
+    for path in WORKFLOWS:
+        workflow = read(path)
+        extra, types = workflow["extra"], {node["id"]: node["type"] for node in workflow["nodes"]}
+        if path.stem.endswith(".app"):
+            assert extra["linearMode"] is True
+        if extra:
+            chosen = [(types[node], widget) for node, widget in extra["linearData"]["inputs"]]
+            assert chosen == [("LoadImage", "image"), ("LoadAudio", "audio"), ("CLIPTextEncode", "text")]
+            assert [types[node] for node in extra["linearData"]["outputs"]] == ["SaveVideo"]
+    assert sum(bool(read(path)["extra"]) for path in WORKFLOWS) == 2
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)

@@ -7,167 +7,289 @@ from collections.abc import Callable
 from . import notes
 from .graph import BYPASSED, MUTED, Graph, Node, Slot
 from .parts import (
-    FIRST,
-    GUIDANCE,
-    LOWER,
-    STEP,
-    STEPS,
+    LAST,
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    WIDE,
     begun,
     built_in,
-    extrapolate,
+    encode,
     identity_of,
-    real_weights,
+    own_files,
+    prompt_of,
+    released,
     save,
     speech_of,
+    talk,
 )
 from .spec import Spec
 
 
 def talking_portrait(graph: Graph) -> None:
     """Portrait and speech to a video."""
-    loaded, sample = begun(graph, notes.TALKING_PORTRAIT, 380)
-    graph.column(FIRST + STEP, LOWER)
-    identity = identity_of(graph, loaded, sample["portrait"])
-    speech = speech_of(graph, loaded, sample["speech"])
-    graph.column(FIRST + 2 * STEP)
+    networks, given = begun(graph, notes.TALKING_PORTRAIT, 420)
+    with graph.group("Your own (muted)", "#444"):
+        own_files(graph, MUTED)
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, given["portrait"])
+    speech = speech_of(graph, networks, given["speech"])
+    graph.column(RIGHT)
     with graph.group("Video"):
-        video = extrapolate(graph, loaded, identity, speech)
-        graph.column(FIRST + 3 * STEP)
+        video = talk(graph, networks, identity, speech, paste_back=True)
+        graph.column(LAST)
         save(graph, video["video"], "talking_portrait")
+
+
+def app(graph: Graph) -> None:
+    """The same as a form: portrait, voice, prompt."""
+    graph.column(0)
+    graph.note(notes.APP, height=420)
+    graph.column(LEFT)
+    networks = built_in(graph)
+    with graph.group("Portrait and voice"):
+        image, audio = own_files(graph)
+    text = prompt_of(graph, networks)
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, image["IMAGE"])
+    speech = speech_of(graph, networks, audio["AUDIO"])
+    graph.column(RIGHT)
+    with graph.group("Video"):
+        video = talk(graph, networks, identity, speech, positive=text["CONDITIONING"], paste_back=True)
+        graph.column(LAST)
+        saved = save(graph, video["video"], "app")
+    graph.app(
+        {"portrait": (image, "image"), "voice": (audio, "audio"), "prompt": (text, "text")}, saved, opens=True
+    )
+
+
+def released_weights(graph: Graph) -> None:
+    """The same with the released weights: loaders, prompt, plan, paste back."""
+    graph.column(0)
+    graph.note(notes.RELEASED, height=560)
+    graph.column(LEFT)
+    networks = released(graph)
+    graph.column(MIDDLE + 40)
+    with graph.group("Portrait and voice"):
+        image, audio = own_files(graph)
+    text = prompt_of(graph, networks)
+    graph.column(MIDDLE + 400)
+    identity = identity_of(graph, networks, image["IMAGE"])
+    with graph.group("Speech"):
+        plan = graph.node(
+            "Hallo3Plan", width=WIDE, height=380, audio=audio["AUDIO"], identity=identity, paste_back=True
+        )
+        speech = encode(graph, networks, plan["audio"])
+    graph.column(RIGHT + 400)
+    with graph.group("Video"):
+        video = talk(graph, networks, identity, speech, positive=text["CONDITIONING"], paste_back=True)
+        graph.column(LAST + 400)
+        saved = save(graph, video["video"], "released_weights")
+    graph.app(
+        {"portrait": (image, "image"), "voice": (audio, "audio"), "prompt": (text, "text")},
+        saved,
+        opens=False,
+    )
 
 
 def five_stages(graph: Graph) -> None:
     """Two segments, every stage a node."""
-    loaded, sample = begun(graph, notes.FIVE_STAGES, 480)
-    graph.column(FIRST + STEP, LOWER)
-    speech = speech_of(graph, loaded, sample["speech"], "1 Audio encoding")
-    identity = identity_of(graph, loaded, sample["portrait"], "2 Identity reference")
-    text = real_weights(graph, 1280)
+    networks, given = begun(graph, notes.FIVE_STAGES, 480, "portrait_2")
+    graph.column(MIDDLE)
+    speech = speech_of(graph, networks, given["speech"], "1 Audio encoding")
+    identity = identity_of(graph, networks, given["portrait"], "2 Identity reference")
 
     def sampler(segment: int, **motion: Slot) -> Node:
         return graph.node(
-            "Hallo3Sampler", height=570, model=loaded["model"], vae=loaded["vae"], identity=identity,
-            speech=speech["speech"], segment=segment, steps=STEPS, guidance_scale=GUIDANCE,
-            positive=text["CONDITIONING"], **motion,
+            "Hallo3Sampler", width=300, height=640, model=networks["model"], vae=networks["vae"],
+            identity=identity, speech=speech["speech"], segment=segment, **motion,
         )  # fmt: skip
 
     def decode(sampled: Node) -> Node:
-        return graph.node("Hallo3VAEDecode", samples=sampled["latent"], vae=loaded["vae"], identity=identity)
+        return graph.node(
+            "Hallo3VAEDecode", height=110, samples=sampled["latent"], vae=networks["vae"], identity=identity
+        )
 
-    graph.column(FIRST + 2 * STEP)
-    with graph.group("3 Transformer: segment 0"):
+    graph.column(RIGHT)
+    with graph.group("3 Transformer: first segment"):
         sampled = sampler(0)
-    graph.column(FIRST + 3 * STEP)
-    with graph.group("4 VAE decode: segment 0"):
+    graph.column(LAST)
+    with graph.group("4 VAE decode: first segment"):
         first = decode(sampled)
-    with graph.group("5 Extrapolation: segment 1 continues segment 0"):
-        graph.column(FIRST + 3 * STEP, 310)
+    with graph.group("5 Extrapolation: second"):
         sampled = sampler(1, motion_frames=first["motion_frames"])
-        graph.column(FIRST + 4 * STEP, 310)
         second = decode(sampled)
-    graph.column(FIRST + 5 * STEP)
+    graph.column(LAST + 380)
     with graph.group("Video"):
         images = {"images.image0": first["images"], "images.image1": second["images"]}
-        joined = graph.node("BatchImagesNode", **images)
-        video = graph.node("CreateVideo", images=joined["IMAGE"], audio=sample["speech"], fps=speech["fps"])
+        joined = graph.node("BatchImagesNode", height=90, **images)
+        larger = graph.node(
+            "ImageScaleBy", height=120, image=joined["IMAGE"], upscale_method="lanczos", scale_by=6.0
+        )
+        video = graph.node(
+            "CreateVideo", height=150, images=larger["IMAGE"], audio=given["speech"], fps=speech["fps"]
+        )
         save(graph, video["VIDEO"], "five_stages")
 
 
 def with_ksampler(graph: Graph) -> None:
     """One segment through ComfyUI's own sampler."""
-    loaded, sample = begun(graph, notes.WITH_KSAMPLER, 450)
-    graph.column(FIRST + STEP, LOWER)
-    identity = identity_of(graph, loaded, sample["portrait"])
-    speech = speech_of(graph, loaded, sample["speech"])
-    graph.column(FIRST + 2 * STEP)
-    with graph.group("Segment 0"):
+    networks, given = begun(graph, notes.WITH_KSAMPLER, 450, "portrait_3")
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, given["portrait"])
+    speech = speech_of(graph, networks, given["speech"])
+    graph.column(RIGHT)
+    with graph.group("First segment"):
         segment = graph.node(
-            "Hallo3SegmentConditioning", model=loaded["model"], vae=loaded["vae"], identity=identity,
-            speech=speech["speech"],
+            "Hallo3SegmentConditioning", width=300, height=300, model=networks["model"],
+            vae=networks["vae"], identity=identity, speech=speech["speech"],
         )  # fmt: skip
-        graph.column(FIRST + 3 * STEP)
         sampled = graph.node(
-            "KSampler", height=460, model=loaded["model"], positive=segment["positive"],
-            negative=segment["negative"], latent_image=segment["latent"], steps=STEPS, cfg=GUIDANCE,
+            "KSampler", width=300, height=520, model=networks["model"], positive=segment["positive"],
+            negative=segment["negative"], latent_image=segment["latent"], steps=1, cfg=1.0,
             sampler_name="ddim", scheduler="simple",
         )  # fmt: skip
-    graph.column(FIRST + 4 * STEP)
+    graph.column(LAST)
     with graph.group("Video"):
         decoded = graph.node(
-            "Hallo3VAEDecode", samples=sampled["LATENT"], vae=loaded["vae"], identity=identity
+            "Hallo3VAEDecode", height=110, samples=sampled["LATENT"], vae=networks["vae"], identity=identity
         )
-        video = graph.node("CreateVideo", images=decoded["images"], audio=sample["speech"], fps=speech["fps"])
+        larger = graph.node(
+            "ImageScaleBy", height=120, image=decoded["images"], upscale_method="lanczos", scale_by=6.0
+        )
+        video = graph.node(
+            "CreateVideo", height=150, images=larger["IMAGE"], audio=given["speech"], fps=speech["fps"]
+        )
         save(graph, video["VIDEO"], "with_ksampler")
 
 
 def long_speech(graph: Graph) -> None:
     """Everything that helps with minutes of speech."""
-    loaded, sample = begun(graph, notes.LONG_SPEECH, 540)
-    text = real_weights(graph, 1500)
-    graph.column(FIRST + 2 * STEP)
+    networks, given = begun(graph, notes.LONG_SPEECH, 540, "portrait_2")
     with graph.group("Sampling"):
-        cached = graph.node("EasyCache", mode=BYPASSED, model=loaded["model"])
-        sampler = graph.node("Hallo3OriginalSampler", sampler_name="ddim")
-        sigmas = graph.node("Hallo3OriginalSchedule", model=cached["MODEL"], steps=STEPS)
-        nothing = graph.node("ConditioningZeroOut", mode=MUTED, conditioning=text["CONDITIONING"])
-        guider = graph.node(
-            "CFGGuider", mode=MUTED, model=cached["MODEL"], positive=text["CONDITIONING"],
-            negative=nothing["CONDITIONING"], cfg=3.5,
-        )  # fmt: skip
-    graph.column(FIRST + STEP, LOWER)
-    identity = identity_of(graph, loaded, sample["portrait"])
+        cached = graph.node("EasyCache", mode=BYPASSED, height=170, model=networks["model"])
+        sampler = graph.node("Hallo3OriginalSampler", height=150, sampler_name="ddim")
+        sigmas = graph.node("Hallo3OriginalSchedule", height=150, model=cached["MODEL"])
+    text = prompt_of(graph, networks)
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, given["portrait"])
     with graph.group("Speech"):
-        piece = graph.node("TrimAudioDuration", mode=BYPASSED, audio=sample["speech"], duration=5.0)
-        plan = graph.node(
-            "Hallo3Plan", audio=piece["AUDIO"], model="built-in", steps=STEPS, guidance_scale=GUIDANCE
+        piece = graph.node(
+            "TrimAudioDuration", mode=BYPASSED, width=WIDE, height=130, audio=given["speech"], duration=5.0
         )
-        speech = graph.node("Hallo3EncodeSpeech", audio=plan["audio"], audio_encoder=loaded["audio_encoder"])
-    graph.column(FIRST + 3 * STEP)
+        plan = graph.node(
+            "Hallo3Plan", width=WIDE, height=380, audio=piece["AUDIO"], model="built-in", identity=identity
+        )
+        speech = encode(graph, networks, plan["audio"])
+    graph.column(RIGHT)
     with graph.group("Video"):
-        video = extrapolate(
-            graph, loaded, identity, speech, model=cached["MODEL"], guider=guider["GUIDER"],
-            sampler=sampler["sampler"], sigmas=sigmas["sigmas"],
+        video = talk(
+            graph, networks, identity, speech, model=cached["MODEL"], positive=text["CONDITIONING"],
+            sampler=sampler["sampler"], sigmas=sigmas["sigmas"], paste_back=True,
         )  # fmt: skip
-        graph.column(FIRST + 4 * STEP)
+        graph.column(LAST)
         save(graph, video["video"], "long_speech")
-        graph.node("PreviewImage", title="Drift", width=420, height=300, images=video["drift"])
+        graph.node("PreviewImage", title="Drift", width=620, height=480, images=video["drift"])
+
+
+def continue_video(graph: Graph) -> None:
+    """A video, and another recording that makes it longer."""
+    networks, given = begun(graph, notes.CONTINUE, 420, "portrait_3")
+    with graph.group("Two recordings"):
+        parts = [
+            graph.node(
+                "TrimAudioDuration",
+                title=title,
+                height=130,
+                audio=given["speech"],
+                start_index=start,
+                duration=3.0,
+            )
+            for title, start in (("First recording", 0.0), ("Second recording", 3.0))
+        ]
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, given["portrait"])
+    with graph.group("Speech"):
+        first, second = (encode(graph, networks, part["AUDIO"]) for part in parts)
+    graph.column(RIGHT)
+    with graph.group("First video"):
+        begun_video = talk(graph, networks, identity, first, paste_back=True)
+        graph.column(LAST)
+        save(graph, begun_video["video"], "first_part")
+    graph.column(RIGHT, 900)
+    with graph.group("Both, as one video"):
+        video = talk(graph, networks, identity, second, paste_back=True, continue_from=begun_video["job"])
+        graph.column(LAST, 900)
+        save(graph, video["video"], "both_parts")
+
+
+def several_portraits(graph: Graph) -> None:
+    """One recording, a video of each portrait."""
+    graph.column(0)
+    graph.note(notes.SEVERAL, height=420)
+    graph.column(LEFT)
+    networks = built_in(graph)
+    with graph.group("Portraits and speech"):
+        samples = [
+            graph.node("Hallo3Sample", height=110, portrait=name)
+            for name in ("portrait", "portrait_2", "portrait_3")
+        ]
+        listed = graph.node(
+            "CreateList",
+            height=120,
+            **{f"inputs.input{i}": each["portrait"] for i, each in enumerate(samples)},
+        )
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, listed["list"])
+    speech = speech_of(graph, networks, samples[0]["speech"])
+    graph.column(RIGHT)
+    with graph.group("A video of each portrait"):
+        video = talk(graph, networks, identity, speech, paste_back=True)
+        graph.column(LAST)
+        save(graph, video["video"], "several_portraits")
 
 
 def video_sound_and_upscale(graph: Graph) -> None:
     """A video's first frame and sound in, larger frames out."""
     graph.column(0)
     graph.note(notes.VIDEO_SOUND, height=420)
-    graph.column(FIRST)
-    loaded = built_in(graph)
+    graph.column(LEFT)
+    networks = built_in(graph)
     with graph.group("Video in"):
-        sample = graph.node("Hallo3Sample")
+        given = graph.node("Hallo3Sample", height=110, portrait="portrait_3")
         stand_in = graph.node(
-            "CreateVideo", title="Create Video (instead of yours)", images=sample["portrait"],
-            audio=sample["speech"], fps=25.0,
+            "CreateVideo", title="Create Video (instead of yours)", height=150, images=given["portrait"],
+            audio=given["speech"], fps=25.0,
         )  # fmt: skip
-        graph.node("LoadVideo", mode=MUTED, file="", height=140)
-    graph.column(FIRST + STEP, 2 * LOWER)
-    with graph.group("Portrait and speech"):
-        parts = graph.node("GetVideoComponents", video=stand_in["VIDEO"])
-        frame = graph.node("ImageFromBatch", title="First frame", image=parts["images"])
-    graph.column(FIRST + 2 * STEP, LOWER)
-    identity = identity_of(graph, loaded, frame["IMAGE"])
-    speech = speech_of(graph, loaded, parts["audio"])
-    graph.column(FIRST + 3 * STEP)
+        graph.node("LoadVideo", mode=MUTED, file="", height=170)
+        parts = graph.node("GetVideoComponents", height=110, video=stand_in["VIDEO"])
+        frame = graph.node("ImageFromBatch", title="First frame", height=120, image=parts["images"])
+    graph.column(MIDDLE)
+    identity = identity_of(graph, networks, frame["IMAGE"])
+    speech = speech_of(graph, networks, parts["audio"])
+    graph.column(RIGHT)
     with graph.group("Talking portrait"):
-        made = extrapolate(graph, loaded, identity, speech)
-    graph.column(FIRST + 4 * STEP)
+        made = talk(graph, networks, identity, speech)
+    graph.column(LAST)
     with graph.group("Upscaled, with the same sound"):
-        larger = graph.node("ImageScaleBy", image=made["images"], upscale_method="lanczos", scale_by=2.0)
-        video = graph.node("CreateVideo", images=larger["IMAGE"], audio=parts["audio"], fps=speech["fps"])
+        larger = graph.node(
+            "ImageScaleBy", height=120, image=made["images"], upscale_method="lanczos", scale_by=8.0
+        )
+        video = graph.node(
+            "CreateVideo", height=150, images=larger["IMAGE"], audio=parts["audio"], fps=speech["fps"]
+        )
         save(graph, video["VIDEO"], "upscaled")
 
 
 EXAMPLES: dict[str, Callable[[Graph], None]] = {
     "Hallo3 talking portrait": talking_portrait,
+    "Hallo3 talking portrait.app": app,
+    "Hallo3 talking portrait (released weights)": released_weights,
     "Hallo3 five stages": five_stages,
     "Hallo3 with KSampler": with_ksampler,
     "Hallo3 long speech": long_speech,
+    "Hallo3 continue a video": continue_video,
+    "Hallo3 several portraits": several_portraits,
     "Hallo3 video sound and upscale": video_sound_and_upscale,
 }
 

@@ -22,6 +22,7 @@ from .spec import Input, Spec
 ACTIVE, MUTED, BYPASSED = 0, 2, 4
 TITLE, GAP, GROUP_GAP, GROUP_PADDING, GROUP_TITLE = 30, 36, 88, 20, 48
 ROW, WIDGET, WIDTH = 20, 24, 280
+MATCHTYPE = "COMFY_MATCHTYPE_V3"
 OUTSIDE_IN, OUTSIDE_OUT = -10, -20
 
 
@@ -46,15 +47,21 @@ class Node:
     title: str | None = None
     models: list[dict[str, str]] = field(default_factory=list)
     given: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Slot:
         names = [output.name for output in self.spec.outputs]
         index = names.index(name)
-        return Slot(self.id, index, self.spec.outputs[index].type)
+        kind = self.spec.outputs[index].type
+        if kind == MATCHTYPE:  # that of what is connected
+            kind = next(slot.type for slot in self.given.values() if isinstance(slot, Slot))
+        return Slot(self.id, index, kind)
 
     def inputs(self) -> list[Input]:
         """Sockets, then widgets: the order in which the page keeps them."""
-        extra = [Input(name, "IMAGE", False, False) for name in self.given if "." in name]
+        grown = {name: slot for name, slot in self.given.items() if "." in name}
+        extra = [Input(name, slot.type, False, False) for name, slot in grown.items()]
         sockets = [each for each in self.spec.inputs if not each.widget and not each.grows]
         return [*sockets, *extra, *(each for each in self.spec.inputs if each.widget)]
 
@@ -63,8 +70,9 @@ class Node:
         values: list[Any] = []
         for each in self.spec.inputs:
             if each.widget:
-                given = self.given.get(each.name, each.default)
-                values.append(each.default if isinstance(given, Slot) else given)
+                start = self.start.get(each.name, each.default)
+                given = self.given.get(each.name, start)
+                values.append(start if isinstance(given, Slot) else given)
                 values += ["fixed"] if each.seed else []
         return values
 
@@ -76,11 +84,12 @@ class Node:
             | ({"widget": {"name": each.name}} if each.widget else {})
             | ({"shape": 7} if each.optional and not each.widget else {})
             | ({"label": each.name.split(".")[1]} if "." in each.name else {})
+            | ({"label": self.labels[each.name]} if each.name in self.labels else {})
             | {"link": into.get(index)}
             for index, each in enumerate(self.inputs())
         ]
         outputs = [
-            {"name": each.name, "type": each.type}
+            {"name": each.name, "type": self[each.name].type}
             | {"links": [link[0] for link in links if link[1:3] == [self.id, index]]}
             for index, each in enumerate(self.spec.outputs)
         ]
@@ -105,6 +114,7 @@ class Graph:
         self.entries: list[Slot] = []
         self.entry_names: list[str] = []
         self.exits: dict[str, Slot] = {}
+        self.extra: dict[str, Any] = {}
         self._x = self._y = 0
 
     def column(self, x: int, y: int = 0) -> None:
@@ -120,13 +130,15 @@ class Graph:
         width: int = WIDTH,
         height: int = 0,
         models: list[dict[str, str]] | None = None,
+        start: dict[str, Any] | None = None,
         **given: Any,
     ) -> Node:
-        """A node at the cursor. ``given`` are values of widgets, and outputs of other nodes."""
+        """A node at the cursor. ``given`` are values of widgets, and outputs of other nodes; ``start`` are
+        values of widgets that a subgraph shows."""
         spec = self.specs[name]
         node = Node(
             id=len(self.nodes) + len(self.notes) + 1, spec=spec, place=(self._x, self._y + TITLE),
-            size=(width, 0), mode=mode, title=title, models=models or [], given=given,
+            size=(width, 0), mode=mode, title=title, models=models or [], start=start or {}, given=given,
         )  # fmt: skip
         unknown = set(given) - {each.name for each in node.inputs()}
         if unknown:
@@ -173,6 +185,14 @@ class Graph:
         self.entry_names.append(name)
         return self.entries[-1]
 
+    def app(self, inputs: dict[str, tuple[Node, str]], output: Node, *, opens: bool) -> None:
+        """What the page's app mode shows: ``inputs`` are (node, widget) by their labels. With ``opens`` the
+        workflow opens there."""
+        for label, (node, widget) in inputs.items():
+            node.labels[widget] = label
+        chosen = [[node.id, widget] for node, widget in inputs.values()]
+        self.extra = {"linearData": {"inputs": chosen, "outputs": [output.id]}, "linearMode": opens}
+
     def links(self) -> list[list[Any]]:
         """[id, from node, from slot, to node, to slot, type] of every link."""
         made: list[list[Any]] = []
@@ -198,7 +218,7 @@ class Graph:
             "id": identifier(self.name), "revision": 0,
             "last_node_id": len(self.nodes) + len(self.notes), "last_link_id": len(self.links()),
             "nodes": self.nodes_json(), "links": self.links(), "groups": self.groups,
-            "config": {}, "extra": {}, "version": 0.4,
+            "config": {}, "extra": self.extra, "version": 0.4,
         }  # fmt: skip
 
 

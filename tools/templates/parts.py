@@ -2,92 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from hallo3.checkpoints.locate import COMFYUI
+
 from . import notes
-from .graph import MUTED, Graph, Node, Slot
+from .graph import Graph, Node, Slot
 
-STEPS, GUIDANCE = 1, 1.0
 PROMPT = "A person talks to the camera."
-FIRST, STEP, LOWER = 420, 340, 160
-"""x of the first column after the note, from column to column, y below the links that run straight."""
+LEFT, MIDDLE, RIGHT, LAST = 420, 780, 1360, 1720
+"""x of the columns beside the note: what is loaded, what is made of it, the video, what is saved."""
+WIDE, TALL = 520, 540
+"""Pixels of a node, so that the picture on it can be read."""
+
+Networks = dict[str, Slot]
+"""Outputs of loaders: model, reference_network, vae, audio_encoder and clip."""
 
 
-def models(url: str, directory: str) -> list[dict[str, str]]:
-    """What the page offers to download for a loader."""
-    return [{"name": url.rsplit("/")[-1], "url": url, "directory": directory}]
-
-
-def sources(graph: Graph) -> Node:
-    """The sample, and what to put in its place."""
-    with graph.group("Portrait and speech"):
-        sample = graph.node("Hallo3Sample")
-        graph.node("LoadImage", mode=MUTED, image="example.png", height=330)
-        graph.node("LoadAudio", mode=MUTED, audio="", height=140)
-    return sample
-
-
-def begun(graph: Graph, note: str, height: int) -> tuple[Node, Node]:
-    """What every workflow on the sample begins with: the note, the built-in set, the sample."""
+def begun(graph: Graph, note: str, height: int, portrait: str = "portrait") -> tuple[Networks, Node]:
+    """What most workflows begin with: the note, the built-in model, the sample."""
     graph.column(0)
     graph.note(note, height=height)
-    graph.column(FIRST)
-    loaded = built_in(graph)
-    return loaded, sources(graph)
+    graph.column(LEFT)
+    return built_in(graph), sample(graph, portrait)
 
 
-def built_in(graph: Graph) -> Node:
-    """The built-in set."""
+def built_in(graph: Graph) -> Networks:
+    """The built-in model."""
     with graph.group("Model"):
-        return graph.node("Hallo3LoadBuiltIn")
+        return load_built_in(graph)
 
 
-def identity_of(graph: Graph, loaded: Node, portrait: Slot, title: str = "Identity") -> Slot:
+def load_built_in(graph: Graph) -> Networks:
+    loader = graph.node("Hallo3LoadBuiltIn", height=190)
+    return {output.name: loader[output.name] for output in loader.spec.outputs}
+
+
+LOADERS = {
+    "model": ("Hallo3LoadModel", "transformer", "model_name"),
+    "reference_network": ("Hallo3LoadReferenceNetwork", "reference", "reference_network_name"),
+    "vae": ("VAELoader", "vae", "vae_name"),
+    "audio_encoder": ("AudioEncoderLoader", "speech_encoder", "audio_encoder_name"),
+    "clip": ("CLIPLoader", "text_encoder", "clip_name"),
+}
+"""For each network its loader, its part of the checkpoint, and the widget that names a file."""
+
+
+def load(graph: Graph, network: str, choose: Callable[[str, str], Slot] | None = None) -> Slot:
+    """A part of the released weights, by the name that ``hallo3 convert`` gives it, or that of a
+    subgraph's input, which ``choose`` makes."""
+    kind, part, widget = LOADERS[network]
+    precision = "fp32" if part == "speech_encoder" else "bf16"
+    folder, name = COMFYUI[part].format(precision=precision).split("/")
+    url = notes.PUBLISHED.get(part)
+    models = [{"name": name, "url": url, "directory": folder}] if url else []
+    given: dict[str, Any] = {"type": "cogvideox"} if network == "clip" else {}
+    given[widget] = choose(widget, "COMBO") if choose else name
+    node = graph.node(kind, width=340, height=170, models=models, start={widget: name}, **given)
+    return node[node.spec.outputs[0].name]
+
+
+def released(graph: Graph) -> Networks:
+    """The released weights."""
+    with graph.group("Released weights"):
+        return {network: load(graph, network) for network in LOADERS}
+
+
+def sample(graph: Graph, portrait: str) -> Node:
+    """A sample portrait and its speech."""
+    with graph.group("Portrait and speech"):
+        return graph.node("Hallo3Sample", height=110, portrait=portrait)
+
+
+def own_files(graph: Graph, mode: int = 0) -> tuple[Node, Node]:
+    """The user's portrait and recording, not chosen yet."""
+    image = graph.node("LoadImage", mode=mode, height=340, image="")
+    return image, graph.node("LoadAudio", mode=mode, height=170, audio="")
+
+
+def prompt_of(graph: Graph, networks: Networks, text: str = PROMPT) -> Node:
+    """What the video shows, in words."""
+    with graph.group("Prompt"):
+        return graph.node("CLIPTextEncode", height=150, clip=networks["clip"], text=text)
+
+
+def identity_of(graph: Graph, networks: Networks, portrait: Slot, title: str = "Identity") -> Slot:
     """Who is on the portrait."""
     with graph.group(title):
         node = graph.node(
-            "Hallo3IdentityReference", height=480, portrait=portrait, vae=loaded["vae"],
-            reference_network=loaded["reference_network"],
+            "Hallo3IdentityReference", width=WIDE, height=TALL, portrait=portrait, vae=networks["vae"],
+            reference_network=networks["reference_network"],
         )  # fmt: skip
     return node["identity"]
 
 
-def speech_of(graph: Graph, loaded: Node, audio: Slot, title: str = "Speech") -> Node:
+def encode(graph: Graph, networks: Networks, audio: Slot) -> Node:
+    """Speech features, and the plot of the recording."""
+    return graph.node(
+        "Hallo3EncodeSpeech", width=WIDE, height=500, audio=audio, audio_encoder=networks["audio_encoder"]
+    )
+
+
+def speech_of(graph: Graph, networks: Networks, audio: Slot, title: str = "Speech") -> Node:
     """What is said."""
     with graph.group(title):
-        return graph.node(
-            "Hallo3EncodeSpeech", height=360, audio=audio, audio_encoder=loaded["audio_encoder"]
-        )
+        return encode(graph, networks, audio)
 
 
-def extrapolate(graph: Graph, loaded: Node, identity: Slot, speech: Node, **given: Slot) -> Node:
+def talk(graph: Graph, networks: Networks, identity: Slot, speech: Node, **given: object) -> Node:
     """The whole speech; tall, for the preview."""
-    given = {"model": loaded["model"], **given}
+    given = {"model": networks["model"], "vae": networks["vae"], **given}
     return graph.node(
-        "Hallo3Extrapolate", height=700, vae=loaded["vae"], identity=identity, speech=speech["speech"],
-        steps=STEPS, guidance_scale=GUIDANCE, **given,
-    )  # fmt: skip
+        "Hallo3Extrapolate", width=300, height=760, identity=identity, speech=speech["speech"], **given
+    )
 
 
-def save(graph: Graph, video: Slot, name: str) -> None:
+def save(graph: Graph, video: Slot, name: str) -> Node:
     """Save Video, large enough to watch."""
-    graph.node("SaveVideo", width=360, height=500, video=video, filename_prefix=f"hallo3/{name}")
-
-
-def real_weights(graph: Graph, y: int) -> Node:
-    """Loaders for weights files and a prompt, muted: the page asks for no file of a muted node."""
-    vae, speech = models(notes.VAE, "vae"), models(notes.SPEECH, "audio_encoders")
-    text = models(notes.T5, "text_encoders")
-    with graph.group("Released weights and prompt (muted: select and press Ctrl+M)", "#444"):
-        graph.column(0, y)
-        graph.node("Hallo3LoadModel", mode=MUTED, model_name="built-in")
-        graph.node("Hallo3LoadReferenceNetwork", mode=MUTED, reference_network_name="built-in")
-        graph.column(310, y)
-        graph.node("VAELoader", mode=MUTED, width=310, models=vae, vae_name=vae[0]["name"])
-        graph.node(
-            "AudioEncoderLoader", mode=MUTED, width=310, models=speech, audio_encoder_name=speech[0]["name"]
-        )
-        graph.column(650, y)
-        clip = graph.node(
-            "CLIPLoader", mode=MUTED, width=340, models=text, clip_name=text[0]["name"], type="cogvideox"
-        )
-        graph.column(1020, y)
-        return graph.node("CLIPTextEncode", mode=MUTED, height=140, text=PROMPT, clip=clip["CLIP"])
+    return graph.node("SaveVideo", width=480, height=640, video=video, filename_prefix=f"hallo3/{name}")

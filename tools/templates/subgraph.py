@@ -1,92 +1,154 @@
-"""The blueprint: encode, look and extrapolate as one node, in the format of ComfyUI's own blueprints."""
+"""The blueprints: a talking portrait as one node, in the format of ComfyUI's own blueprints."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from .graph import OUTSIDE_IN, OUTSIDE_OUT, ROW, Graph, identifier
+from .graph import OUTSIDE_IN, OUTSIDE_OUT, ROW, Graph, Slot, identifier
+from .parts import LOADERS, PROMPT, Networks, load, load_built_in
 from .spec import Spec
 
-NAME = "Talking portrait"
-SOCKETS = {
-    "model": "MODEL",
-    "reference_network": "HALLO3_REFERENCE_NETWORK",
-    "vae": "VAE",
-    "audio_encoder": "AUDIO_ENCODER",
-    "portrait": "IMAGE",
-    "audio": "AUDIO",
-}
-WIDGETS = {"seed": "INT", "steps": "INT", "guidance_scale": "FLOAT"}
+CATEGORY = "Video generation and editing/Image to video"
+"""Of ComfyUI's own, where users look."""
+SHOWN = {"seed": "INT", "steps": "INT", "guidance_scale": "FLOAT", "paste_back": "BOOLEAN"}
+"""Widgets of the video that every blueprint has."""
 
 
-def inside(specs: dict[str, Spec]) -> Graph:
-    """What the node stands for."""
-    graph = Graph(NAME, specs)
-    given = {name: graph.entry(name, kind) for name, kind in (SOCKETS | WIDGETS).items()}
+@dataclass(frozen=True)
+class Blueprint:
+    description: str
+    fill: Callable[[Graph], None]
+
+
+def stages(graph: Graph) -> None:
+    """The networks come from outside."""
+    kinds = {"model": "MODEL", "reference_network": "HALLO3_REFERENCE_NETWORK", "vae": "VAE"}
+    networks = {
+        name: graph.entry(name, kind) for name, kind in (kinds | {"audio_encoder": "AUDIO_ENCODER"}).items()
+    }
+    render(graph, networks, lambda: graph.entry("positive", "CONDITIONING"))
+
+
+def all_in_one(graph: Graph) -> None:
+    """The built-in model is inside."""
+    graph.column(-400)
+    render_prompt(graph, load_built_in(graph))
+
+
+def from_files(graph: Graph) -> None:
+    """Loaders of the released weights are inside."""
+    graph.column(-400)
+    render_prompt(graph, {network: load(graph, network, graph.entry) for network in LOADERS})
+
+
+def render_prompt(graph: Graph, networks: Networks) -> None:
+    def encode() -> Slot:
+        text = graph.node(
+            "CLIPTextEncode",
+            height=150,
+            clip=networks["clip"],
+            text=graph.entry("prompt", "STRING"),
+            start={"text": PROMPT},
+        )
+        return text["CONDITIONING"]
+
+    render(graph, networks, encode)
+
+
+def render(graph: Graph, networks: Networks, positive: Callable[[], Slot]) -> None:
+    """Portrait and audio to a video."""
+    portrait, audio = graph.entry("portrait", "IMAGE"), graph.entry("audio", "AUDIO")
     graph.column(0)
-    speech = graph.node("Hallo3EncodeSpeech", audio=given["audio"], audio_encoder=given["audio_encoder"])
+    speech = graph.node("Hallo3EncodeSpeech", audio=audio, audio_encoder=networks["audio_encoder"])
     identity = graph.node(
-        "Hallo3IdentityReference", height=400, portrait=given["portrait"], vae=given["vae"],
-        reference_network=given["reference_network"],
+        "Hallo3IdentityReference", height=400, portrait=portrait, vae=networks["vae"],
+        reference_network=networks["reference_network"],
     )  # fmt: skip
+    prompt = positive()
     graph.column(400)
     video = graph.node(
-        "Hallo3Extrapolate", width=280, height=590, model=given["model"], vae=given["vae"],
-        identity=identity["identity"], speech=speech["speech"],
-        **{name: given[name] for name in WIDGETS},
+        "Hallo3Extrapolate", height=590, model=networks["model"], vae=networks["vae"],
+        identity=identity["identity"], speech=speech["speech"], positive=prompt,
+        **{name: graph.entry(name, kind) for name, kind in SHOWN.items()},
     )  # fmt: skip
-    graph.exits = {"video": video["video"], "images": video["images"]}
-    return graph
+    graph.exits = {output.name: video[output.name] for output in video.spec.outputs}
 
 
-def blueprint(specs: dict[str, Spec]) -> dict[str, Any]:
+ONE_NODE = "A talking video from one portrait and one speech"
+BLUEPRINTS = {
+    "Talking portrait": Blueprint(f"{ONE_NODE}: all stages of Hallo3 in one node.", stages),
+    "Talking portrait (built-in)": Blueprint(f"{ONE_NODE}: drawn faces, nothing to download.", all_in_one),
+    "Talking portrait (released weights)": Blueprint(
+        f"{ONE_NODE}: photographs, with Hallo3's files.", from_files
+    ),
+}
+
+
+def blueprint(name: str, specs: dict[str, Spec]) -> dict[str, Any]:
     """The file."""
-    graph = inside(specs)
+    graph = Graph(name, specs)
+    BLUEPRINTS[name].fill(graph)
     links = graph.links()
-    kinds = {**SOCKETS, **WIDGETS}
+    widgets = _widgets(graph, links)
     last = len(graph.nodes) + 1
-    proxies = [[str(graph.nodes[-1].id), name] for name in WIDGETS]
     node = {
-        "id": last, "type": identifier(NAME), "title": NAME, "pos": [0, 0], "size": [280, 220],
+        "id": last, "type": identifier(name), "title": name, "pos": [0, 0], "size": [300, 260],
         "flags": {}, "order": 0, "mode": 0,
         "inputs": [
-            {"name": name, "type": kind, "link": None}
-            | ({"widget": {"name": name}} if name in WIDGETS else {})
-            for name, kind in kinds.items()
+            {"name": entry, "type": slot.type, "link": None}
+            | ({"widget": {"name": entry}} if entry in widgets else {})
+            for entry, slot in zip(graph.entry_names, graph.entries, strict=True)
         ],
-        "outputs": [{"name": name, "type": slot.type, "links": []} for name, slot in graph.exits.items()],
-        "properties": {"proxyWidgets": proxies, "cnr_id": graph.nodes[0].spec.pack},
+        "outputs": [{"name": end, "type": slot.type, "links": []} for end, slot in graph.exits.items()],
+        "properties": {"proxyWidgets": list(widgets.values()), "cnr_id": graph.nodes[0].spec.pack},
         "widgets_values": [],
     }  # fmt: skip
     return {
         "revision": 0, "last_node_id": last, "last_link_id": 0, "nodes": [node], "links": [],
-        "version": 0.4, "extra": {}, "definitions": {"subgraphs": [_definition(graph, links, kinds)]},
+        "version": 0.4, "extra": {}, "definitions": {"subgraphs": [_definition(name, graph, links)]},
     }  # fmt: skip
 
 
-def _definition(graph: Graph, links: list[list[Any]], kinds: dict[str, str]) -> dict[str, Any]:
+def _widgets(graph: Graph, links: list[list[Any]]) -> dict[str, list[str]]:
+    """[node, widget] of every input that is one."""
+    nodes, widgets = {node.id: node for node in graph.nodes}, dict[str, list[str]]()
+    for _, source, outlet, target, inlet, _ in links:
+        if source == OUTSIDE_IN and (given := nodes[target].inputs()[inlet]).widget:
+            widgets[graph.entry_names[outlet]] = [str(target), given.name]
+    return widgets
+
+
+def _definition(name: str, graph: Graph, links: list[list[Any]]) -> dict[str, Any]:
     named = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    taken, given = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+    for link, source, outlet, target, inlet, _ in links:
+        if source == OUTSIDE_IN:
+            taken[outlet].append(link)
+        if target == OUTSIDE_OUT:
+            given[inlet].append(link)
     return {
-        "id": identifier(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
+        "id": identifier(name), "version": 1, "revision": 0, "config": {}, "name": name,
         "state": {
             "lastGroupId": 0, "lastNodeId": len(graph.nodes), "lastLinkId": len(links), "lastRerouteId": 0,
         },
-        "inputNode": {"id": OUTSIDE_IN, "bounding": [-260, 60, 160, 40 + ROW * len(kinds)]},
-        "outputNode": {"id": OUTSIDE_OUT, "bounding": [800, 60, 120, 80]},
+        "inputNode": {"id": OUTSIDE_IN, "bounding": [-660, 60, 160, 40 + ROW * len(graph.entries)]},
+        "outputNode": {"id": OUTSIDE_OUT, "bounding": [800, 60, 120, 40 + ROW * len(graph.exits)]},
         "inputs": [
-            _end("in", name, kind, [link[0] for link in links if link[1:3] == [OUTSIDE_IN, index]])
-            for index, (name, kind) in enumerate(kinds.items())
+            _end(f"{name}/in/{end}", end, slot.type, taken[slot.index])
+            for end, slot in zip(graph.entry_names, graph.entries, strict=True)
         ],
         "outputs": [
-            _end("out", name, slot.type, [link[0] for link in links if link[3:5] == [OUTSIDE_OUT, index]])
-            for index, (name, slot) in enumerate(graph.exits.items())
+            _end(f"{name}/out/{end}", end, slot.type, given[index])
+            for index, (end, slot) in enumerate(graph.exits.items())
         ],
         "widgets": [], "nodes": graph.nodes_json(), "groups": [],
         "links": [dict(zip(named, link, strict=True)) for link in links], "extra": {},
-        "category": "Hallo3",
-        "description": "A talking video from one portrait and one speech: all stages of Hallo3 in one node.",
+        "category": CATEGORY, "description": BLUEPRINTS[name].description,
     }  # fmt: skip
 
 
-def _end(side: str, name: str, kind: str, links: list[int]) -> dict[str, Any]:
-    return {"id": identifier(f"{NAME}/{side}/{name}"), "name": name, "type": kind, "linkIds": links}
+def _end(path: str, name: str, kind: str, links: list[int]) -> dict[str, Any]:
+    return {"id": identifier(path), "name": name, "type": kind, "linkIds": links}
