@@ -79,9 +79,9 @@ def files(_: list[Frames]) -> Image.Image:
     image = Image.new("RGB", (SIDE, HIGH), DARK)
     draw = ImageDraw.Draw(image)
     for index, name in enumerate(("transformer", "reference network", "VAE", "wav2vec2", "T5-XXL")):
-        top = 16 + 54 * index
-        draw.rounded_rectangle((24, top, SIDE - 24, top + 44), 8, (40, 74, 110))
-        draw.text((44, top + 22), name, LIGHT, ImageFont.load_default(22), "lm")
+        top = 46 + 50 * index  # below the page's badge
+        draw.rounded_rectangle((24, top, SIDE - 24, top + 42), 8, (40, 74, 110))
+        draw.text((44, top + 21), name, LIGHT, ImageFont.load_default(22), "lm")
     return image
 
 
