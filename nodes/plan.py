@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
 
+from ..hallo3.checkpoints.inspect import inspect
+from ..hallo3.checkpoints.load import read_model_config
 from ..hallo3.checkpoints.locate import RELEASE
 from ..hallo3.config import BUILT_IN, HALLO3, Hallo3Config
 from ..hallo3.errors import InputError
 from ..hallo3.geometry import VideoShape
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import (
+    RunEstimate,
     check_disk,
     estimate_run,
     read_speed,
@@ -25,11 +29,15 @@ from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
 from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.media.video import VideoEncoding
-from ..hallo3.segments import base_ram, plan_segments
+from ..hallo3.segments import SegmentPlan, base_ram, plan_segments
+from .comfy.loading import FP8
+from .comfy.memory import device_memory
 from .comfy.progress import check_memory, compute_device
+from .comfy.workflow import Graph, running_node
 from .convert import check_socket, to_picture, to_recording
-from .extrapolate import jobs_folder
+from .extrapolate import IMAGES_OUTPUT, jobs_folder
 from .identity import get_paste_back
+from .loaders import weights_path
 from .schema import (
     FREE_MEMORY,
     Hallo3Node,
@@ -41,11 +49,90 @@ from .schema import (
 )
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
-LOADED = RELEASE.keys() - {"reference"}  # which is read from its file and let go
-WEIGHT_BYTES = {"Hallo3": sum(RELEASE[part].size(16) for part in LOADED), "built-in": 16 << 20}
-"""In RAM, of all components that ComfyUI keeps."""
-PRECISION = {"Hallo3": "bf16", "built-in": "fp32"}
-"""For which Hallo3 Doctor's measurement is read."""
+BUILT_IN_BYTES = 16 << 20
+VIDEO = "Hallo3Extrapolate"
+TAKEN = "steps", "guidance_scale", "codec", "paste_back"
+LOADERS = "Hallo3LoadBuiltIn", "Hallo3LoadModel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the bill depends on. ``source`` says where it is from; ``weights`` are bytes by component."""
+
+    source: str
+    config: Hallo3Config
+    weights: dict[str, int]
+    precision: str
+    steps: int
+    guidance_scale: float
+    step_cache: float
+    codec: str
+    paste_back: bool
+    images: bool
+
+    @classmethod
+    def typed(cls, model: str, **values: Any) -> Settings:
+        """As the node's own widgets say."""
+        config, is_built_in = MODELS[model], model == BUILT_IN.name
+        return cls(
+            source="this node's own settings: it leads to no Hallo3 Talking Video",
+            config=config,
+            weights={"model": BUILT_IN_BYTES} if is_built_in else _released_weights(prompt=True),
+            precision="fp32" if is_built_in else "bf16",
+            steps=values.pop("steps") or config.defaults.steps,
+            guidance_scale=values.pop("guidance_scale") or config.defaults.guidance_scale,
+            step_cache=0.0,
+            **values,
+        )
+
+    def connected(self, graph: Graph, node: str) -> Settings:
+        """As the node Hallo3 Talking Video says; what another node computes for it, as here."""
+        values = {
+            name: value
+            for name, value in graph.values(node).items()
+            if name in TAKEN and isinstance(value, str | int | float)
+        }
+        found = {
+            "steps": graph.value_of_source(node, "sigmas", ("Hallo3OriginalSchedule",), "steps"),
+            "guidance_scale": graph.value_of_source(node, "guider", ("CFGGuider",), "cfg"),
+            "step_cache": graph.value_of_source(node, "sampler", ("Hallo3OriginalSampler",), "step_cache"),
+        }
+        values |= {name: value for name, value in found.items() if isinstance(value, int | float)}
+        config, weights, precision = self._read_model(graph, node)
+        if not values.get("steps", self.steps):
+            values["steps"] = config.defaults.steps
+        if not values.get("guidance_scale", self.guidance_scale):
+            values["guidance_scale"] = config.defaults.guidance_scale
+        return replace(
+            self,
+            source="the settings of Hallo3 Talking Video",
+            config=config,
+            weights=weights,
+            precision=precision,
+            images=bool(graph.consumers(node, IMAGES_OUTPUT)),
+            **values,
+        )
+
+    def _read_model(self, graph: Graph, node: str) -> tuple[Hallo3Config, dict[str, int], str]:
+        """Configuration, weights and precision of the node's model, from the beginning of its file."""
+        loader = graph.find_source(node, "model", LOADERS)
+        if loader is None:
+            return self.config, self.weights, self.precision
+        name, dtype = (loader["inputs"].get(each) for each in ("model_name", "weight_dtype"))
+        path = weights_path(name) if loader["class_type"] == LOADERS[1] and isinstance(name, str) else None
+        if path is None:
+            return BUILT_IN, {"model": BUILT_IN_BYTES}, "fp32"
+        config = read_model_config(path)
+        part = next(each for each in inspect(path).parts if each.part == "transformer")
+        size = part.parameters if dtype in FP8 else part.size
+        weights = _released_weights(prompt="positive" in graph.values(node)) | {"transformer": size}
+        return config, weights, "fp8" if size < 1.5 * part.parameters else "bf16"
+
+
+def _released_weights(*, prompt: bool) -> dict[str, int]:
+    """Of what ComfyUI keeps; the reference network is read from its file and let go."""
+    parts = RELEASE.keys() - {"reference", *(() if prompt else ("text_encoder",))}
+    return {part: RELEASE[part].size(16) for part in sorted(parts)}
 
 
 class Hallo3Plan(Hallo3Node):
@@ -76,6 +163,14 @@ class Hallo3Plan(Hallo3Node):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> Any:
+        """Run again if the node that it takes its values from is set otherwise."""
+        if (found := _find_video_node()) is None:
+            return None
+        graph, node = found
+        return [repr(sorted(graph.values(node).items())), bool(graph.consumers(node, IMAGES_OUTPUT))]
+
+    @classmethod
     def execute(
         cls,
         audio: Any,
@@ -88,44 +183,68 @@ class Hallo3Plan(Hallo3Node):
         identity: Identity | None = None,
         paste_back: bool = False,
     ) -> io.NodeOutput:
-        recording, config = to_recording(audio), MODELS[model]
-        steps, guidance_scale = (
-            steps or config.defaults.steps,
-            guidance_scale or config.defaults.guidance_scale,
+        recording = to_recording(audio)
+        settings = Settings.typed(
+            model,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            codec=codec,
+            paste_back=paste_back,
+            images=images,
         )
-        segment, encoding = config.segment, VideoEncoding(codec=codec)
+        if (found := _find_video_node()) is not None:
+            settings = settings.connected(*found)
+        config = settings.config
+        segment, encoding = config.segment, VideoEncoding(codec=settings.codec)
         channels, samples = recording.waveform.shape
         stats = AudioStats(recording.sample_rate, channels, samples=samples)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
-        size, jobs = _video_size(portrait, identity, paste_back, segment.shape), jobs_folder()
-        evaluations = steps * (1 if guidance_scale == 1 else 2)
-        key = throughput_key(config.name, compute_device(), evaluations, size, encoding)
-        estimate = estimate_run(
-            plan,
-            segment.shape,
-            size,
-            codec,
-            ram=base_ram(segment) + WEIGHT_BYTES[model],
-            features=config.audio.layers * config.audio.channels * 4,
-            keep_pixels=images,
-            throughput=read_throughput(jobs, key),
-        )
-        guided = 0 if guidance_scale == 1 else steps
-        speed = read_speed(torch.device(compute_device()), speed_key(config, PRECISION[model]))
-        pixels = segment.new_frames * size[0] * size[1]
-        if speed is not None:
-            estimate = estimate.expecting(
-                speed.segment_time(guided=guided, unguided=steps - guided, pixels=pixels)
-            )
-        check_disk(estimate, jobs)
-        if images:
+        size = _video_size(portrait, identity, settings.paste_back, segment.shape)
+        estimate = _estimate(settings, plan, size, encoding)
+        check_disk(estimate, jobs_folder())
+        if settings.images:
             bytes_needed = 4 * 3 * plan.frames * size[0] * size[1]
             check_memory(bytes_needed, f"{plan.frames} frames of {size[0]} x {size[1]} px")
+        memory = device_memory(config, settings.weights)
         text = (
+            f"for       {settings.source}\n"
+            f"model     {config.name}, {settings.steps} steps, guidance {settings.guidance_scale:g}\n"
             f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, {size[0]} x {size[1]}\n"
-            f"segments  {len(plan)}\n{estimate.text()}"
-        )
+            f"segments  {len(plan)}\n{estimate.text()}\n{memory}"
+        ).replace("`hallo3 doctor --measure`", "Hallo3 Doctor with `measure`")
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
+
+
+def _find_video_node() -> tuple[Graph, str] | None:
+    """The nearest Hallo3 Talking Video after the running node."""
+    if (running := running_node()) is None:
+        return None
+    graph, own = running
+    node = graph.find_consumer(own, VIDEO)
+    return None if node is None else (graph, node)
+
+
+def _estimate(
+    settings: Settings, plan: SegmentPlan, size: tuple[int, int], encoding: VideoEncoding
+) -> RunEstimate:
+    config, steps, device = settings.config, settings.steps, compute_device()
+    guided = 0 if settings.guidance_scale == 1 else steps
+    key = throughput_key(config.name, device, steps + guided, size, encoding, settings.step_cache)
+    estimate = estimate_run(
+        plan,
+        config.segment.shape,
+        size,
+        encoding.codec,
+        ram=base_ram(config.segment) + sum(settings.weights.values()),
+        features=config.audio.layers * config.audio.channels * 4,
+        keep_pixels=settings.images,
+        throughput=read_throughput(jobs_folder(), key),
+    )
+    speed = read_speed(torch.device(device), speed_key(config, settings.precision))
+    if speed is None:
+        return estimate
+    pixels = config.segment.new_frames * size[0] * size[1]
+    return estimate.expecting(speed.segment_time(guided=guided, unguided=steps - guided, pixels=pixels))
 
 
 def _video_size(

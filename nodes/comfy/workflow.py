@@ -74,6 +74,35 @@ class Graph:
         source = self._node(link[0])
         return source.get("inputs", {}).get(value) if source["class_type"] in kinds else None
 
+    def find_consumer(self, node_id: str, kind: str) -> str | None:
+        """The nearest node of a class among those that a node's outputs lead to."""
+        found, seen = [node_id], {node_id}
+        for current in found:
+            if current != node_id and self._node(current)["class_type"] == kind:
+                return current
+            for other in sorted(self._all - seen):
+                values = self._node(other).get("inputs", {}).values()
+                if any(_is_link(value) and value[0] == current for value in values):
+                    seen.add(other)
+                    found.append(other)
+        return None
+
+    def values(self, node_id: str) -> dict[str, Any]:
+        """A node's inputs; those that come from another node are links."""
+        return self._node(node_id).get("inputs", {})
+
+    def find_source(self, node_id: str, name: str, kinds: tuple[str, ...]) -> dict[str, Any] | None:
+        """The node of one of the classes that an input comes from, past nodes that have an input of the same
+        name, as a LoRA's loader has a model."""
+        for _ in range(MAX_DEPTH):
+            link = self.values(node_id).get(name)
+            if not _is_link(link) or link[0] not in self._all:
+                return None
+            node_id = link[0]
+            if (node := self._node(node_id))["class_type"] in kinds:
+                return node
+        return None
+
     def _resolve(self, value: Any) -> Any:
         """A link past nodes that pass their input through."""
         for _ in range(MAX_DEPTH):
