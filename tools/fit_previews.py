@@ -73,7 +73,7 @@ def sample_pairs(vae: VideoVAE, pictures: Sequence[Tensor]) -> tuple[Tensor, Ten
 
 def fit_factors(latents: Tensor, colours: Tensor) -> Factors:
     inputs = torch.cat((latents, torch.ones(len(latents), 1)), dim=1).double()
-    solution = torch.linalg.lstsq(inputs, colours.double()).solution
+    solution = cast(Tensor, torch.linalg.lstsq(inputs, colours.double()).solution)
     rounded = [[round(float(value), 4) for value in row] for row in solution]
     return {"factors": rounded[:-1], "bias": rounded[-1]}
 

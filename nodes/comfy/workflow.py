@@ -95,7 +95,7 @@ class Graph:
         """The node of one of the classes that an input comes from, past nodes that have an input of the same
         name, as a LoRA's loader has a model."""
         for _ in range(MAX_DEPTH):
-            link = self.values(node_id).get(name)
+            link: Any = self.values(node_id).get(name)
             if not _is_link(link) or link[0] not in self._all:
                 return None
             node_id = link[0]
