@@ -30,5 +30,5 @@ class Models:
     reference: AbstractContextManager[ReferenceNetwork]
     transformer: AbstractContextManager[Hallo3Transformer]
     open_progress: OpenProgress = no_display
-    shrink: Callable[[Exception, str], bool] = lambda *_: False
+    shrink: Callable[[Exception, str], bool] = lambda _error, _stage: False
     passes: Callable[[], str] = str

@@ -345,8 +345,8 @@ def looks_drawn(picture: Tensor) -> bool:
         return True
     pixels = middle.flatten(1).T
     spread = (pixels - pixels.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp_min(0.02)
-    _, second, largest = torch.linalg.eigvalsh(pixels.T.cov()).tolist()
-    colours = GREY_PALETTE_SIZE if second < MAX_GREY * largest else PALETTE_SIZE
+    spreads = cast("list[float]", torch.linalg.eigvalsh(pixels.T.cov()).tolist())
+    colours = GREY_PALETTE_SIZE if spreads[1] < MAX_GREY * spreads[2] else PALETTE_SIZE
     ranks = torch.linspace(0, len(pixels) - 1, colours).long()
     palette = pixels[pixels.sum(dim=1).argsort()[ranks]]
     for _ in range(PALETTE_ROUNDS):
