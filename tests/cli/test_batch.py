@@ -1,10 +1,12 @@
 """Tables of videos: every form, every fault, and the videos that single commands make."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conftest import REPOSITORY
 from hallo3.cli import batch
@@ -140,3 +142,41 @@ def test_a_row_that_fails_is_tried_again_and_others_go_ahead(
     assert [tried.count(name) for name in "abc"] == [3, 2, 1]
     assert "2 of 3 rows are fine, 1 are not" in capsys.readouterr().out
     assert main(["batch", str(write_table(home, rows[:1], ".csv"))]) == 2
+
+
+def test_workers_in_processes_make_the_same_videos(
+    home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    rows = [{"portrait": PORTRAIT, "speech": f"{name}.wav"} for name in ("a", "b", "missing")]
+    table = str(write_table(home, rows, ".csv"))
+    words = ["batch", table, "--model", str(nano_folder), "--whole-picture", "--steps", "1", "-o"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main([*words, str(home / "here")]) == 1
+        capsys.readouterr()
+        assert main([*words, str(home / "there"), "--workers", "2", "--json"]) == 1
+    finally:
+        torch.set_num_threads(threads)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [event["event"] for event in events if event["event"] != "progress"]
+    assert sorted(kinds) == ["began"] * 3 + ["done"] * 2 + ["over", "refused"]
+    assert events[-1] == {"event": "over", "done": 2, "failed": 1}
+    here, there = (
+        {path.name: path.read_bytes() for path in (home / name).glob("*.mp4")} for name in ("here", "there")
+    )
+    assert len(here) == 2
+    assert here == there
+
+
+def test_ray_that_is_not_installed_is_named(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    table = write_table(home, [{"portrait": PORTRAIT, "speech": "a.wav"}], ".csv")
+    assert main(["batch", str(table), "--ray"]) == 1
+    assert "hallo3[ray]" in capsys.readouterr().err
+    assert main(["batch", str(table), "--workers", "0"]) == 2
+    assert "1 or more" in capsys.readouterr().err
