@@ -19,7 +19,7 @@ from ..hallo3.errors import InputError
 from ..hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..hallo3.identity import Identity
 from ..hallo3.jobs.estimate import check_disk, estimate_run, read_throughput, throughput_key
-from ..hallo3.jobs.job import Job, JobManifest, folder_size
+from ..hallo3.jobs.job import MEMORY, METHODS, Job, JobManifest, folder_size
 from ..hallo3.jobs.redo import parse_redo, segment_ends
 from ..hallo3.jobs.segment_file import SegmentFormat
 from ..hallo3.jobs.store import find_finished_job, list_jobs, remove_stale_jobs
@@ -402,7 +402,8 @@ def _render(request: ExtrapolateRequest, video: VideoJob) -> None:
     slices = len(decode_slices(request.sampling.config.segment.shape.latent.frames))
     progress = RunProgress(request.sampling.patcher, missing, total, len(request.sigmas) - 1, slices)
     second_try = SecondTry(request.sampling.patcher.load_device)
-    video.similarity, video.clock, video.memory = request.similarity(), progress.clock, second_try.describe
+    video.similarity, video.clock = request.similarity(), progress.clock
+    video.ways = lambda: {MEMORY: second_try.describe(), METHODS: request.sampling.describe_attention()}
     results = video.render(
         ComfyRenderer(request=request, video=video, progress=progress, second_try=second_try),
         motion_drop=request.motion_drop,

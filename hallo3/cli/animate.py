@@ -208,7 +208,7 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: Foll
         return
     networks.prepare()
     video.similarity, video.clock = networks.similarity, networks.clock
-    video.memory = networks.describe_memory
+    video.ways = networks.describe_ways
     with StepBar(missing, manifest.segments, request.settings.steps, networks.clock, follow) as bar:
         networks.watch = bar.watch
         results = video.render(

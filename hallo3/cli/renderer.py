@@ -19,6 +19,7 @@ from ..errors import describe_error, is_out_of_ram
 from ..face.registry import SimilarityFunction, create_analyzer, similarity_to, unknown_similarity
 from ..identity import Identity, Provenance
 from ..identity_file import fingerprint_in, write_identity
+from ..jobs.job import MEMORY, METHODS
 from ..jobs.video_job import derive_seed
 from ..loading import load_models
 from ..messages import logger
@@ -169,9 +170,10 @@ class RunNetworks:
         """Under the plan in force."""
         return self._request.throughput_key
 
-    def describe_memory(self) -> str:
-        """How memory is planned, in words; empty without a plan."""
-        return self._request.memory.line() if self._request.memory else ""
+    def describe_ways(self) -> dict[str, str]:
+        """How memory is planned, empty without a plan, and what computes, in words."""
+        memory = self._request.memory.line() if self._request.memory else ""
+        return {MEMORY: memory, METHODS: self.describe_methods()}
 
     @cached_property
     def similarity(self) -> SimilarityFunction:
@@ -182,8 +184,11 @@ class RunNetworks:
         analyzer = create_analyzer(self.models.config.face, self._request.files.faces, unverified=unverified)
         return similarity_to(self.identity.face_embedding, analyzer)
 
-    def describe(self) -> str:
-        kernels, reason = self._request.kernels
+    def describe_methods(self) -> str:
         used = self._request.attention
         attention = "torch (automatic)" if used is AUTO else used.title
-        return f"attention by {attention}; {kernels.name} kernels" + (f" ({reason})" if reason else "")
+        return f"attention by {attention}; {self._request.kernels.kernels.name} kernels"
+
+    def describe(self) -> str:
+        reason = self._request.kernels.reason
+        return self.describe_methods() + (f" ({reason})" if reason else "")

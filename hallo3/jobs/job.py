@@ -68,9 +68,11 @@ OWN_FILES = {
 KEY_DIGITS, MAX_MANIFEST_BYTES, MAX_TEXTS, MAX_NOTES = 16, 1 << 18, 32, 100
 LEFTOVERS = ("pace.json", "contents.json", "ages.json")
 """Files of a jobs folder whose unfinished copies stay if a run is killed."""
-CONTENT, PARENT, MADE_WITH, THREADS, MEMORY = "content", "goes on from", "made with", "threads", "memory"
+CONTENT, PARENT, MADE_WITH, THREADS = "content", "goes on from", "made with", "threads"
+MEMORY, METHODS = "memory", "methods"
 """Entries of ``what``, as users' files have them: the finished file's hash, the job that this one continues,
-what computed it, with how many threads, under which memory plan."""
+what computed it, with how many threads, under which memory plan, with which attention and kernels."""
+WAYS = {MEMORY: "memory is planned", METHODS: "frames are computed"}
 FORMAT, MAX_FORMAT = 1, 1000
 """Of the folder; an older version of the package refuses a newer one. No version has a larger number."""
 GONE_SUFFIX = ".gone"

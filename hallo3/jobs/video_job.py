@@ -44,9 +44,9 @@ from ..storage.hashing import hash_file
 from .estimate import Throughput, save_throughput
 from .job import (
     MADE_WITH,
-    MEMORY,
     PARENT,
     THREADS,
+    WAYS,
     Job,
     JobManifest,
     incomplete_error,
@@ -88,8 +88,8 @@ class JobStore(ABC):
 
     ``plan`` has the job's last segments; those before are inherited from ``parent``, the open job of the
     video that this one continues. ``machine`` is what computes here (``quantization.describe_machine``);
-    ``clock`` counts the seconds of work: it may stop while weights are read. ``memory`` describes the memory
-    plan in force, which may change the last bits of frames.
+    ``clock`` counts the seconds of work: it may stop while weights are read. ``ways`` describes the memory
+    plan, attention and kernels in force, by their entries; they may change the last bits of frames.
     """
 
     job: Job
@@ -100,7 +100,7 @@ class JobStore(ABC):
     redo: Redo = NO_REDO
     keep_pixels: bool = False
     clock: Callable[[], float] = time.monotonic
-    memory: Callable[[], str] = str
+    ways: Callable[[], Mapping[str, str]] = dict[str, str]
     _motion: Tensor | None = None
     _started: float = 0.0
 
@@ -155,7 +155,7 @@ class JobStore(ABC):
         before = None if self._motion is None else (self._motion[0, :, -1] + 1) / 2
         encoded = self.encode(rendered.pixels)
         made = [each for each in self._noted(MADE_WITH).split("; ") if each != self.machine]
-        for entry, text in (MADE_WITH, "; ".join([*made, self.machine])), (MEMORY, self.memory()):
+        for entry, text in (MADE_WITH, "; ".join([*made, self.machine])), *self.ways().items():
             if text and text != self._noted(entry):  # a segment's file says it too
                 self.job.note(entry, text)
         tensors = {
@@ -240,8 +240,9 @@ class VideoJob(JobStore):
         loads and warms up. ``stage`` is called as of ``pipeline.render``, with the segment's place.
         """
         seconds, encoded_bytes, frames = list[float](), 0, 0
-        if self.missing and (before := self._noted(MEMORY)) not in ("", now := self.memory()):
-            logger.warning(f"memory is planned otherwise than before ({before}): {now}; {MAY_DIFFER}")
+        for entry, now in self.ways().items() if self.missing else ():
+            if (before := self._noted(entry)) not in ("", now):
+                logger.warning(f"{WAYS[entry]} otherwise than before ({before}): {now}; {MAY_DIFFER}")
         own = render(
             self.canvas.pixels,
             self.plan,
@@ -382,7 +383,7 @@ def open_video_job(
     if last not in (machine, machine.split(",")[0]):  # version 0.1.0 noted torch only
         warn(f"this video was begun with {last}; here it is {machine}: {MAY_DIFFER}")
     info = {**manifest.what, MADE_WITH: made, THREADS: str(threads)}
-    info |= {MEMORY: known.what[MEMORY]} if known and MEMORY in known.what else {}
+    info |= {entry: known.what[entry] for entry in WAYS if known and entry in known.what}
     with open_job(jobs, replace(manifest, what=info), form, progress) as job:
         if parent is not None:
             inherit_segments(job, parent)

@@ -207,9 +207,11 @@ class Sampling:
         """Sigmas of all segments of a run."""
         return original_sigmas(self.patcher, self.steps) if self.sigmas is None else self.sigmas
 
+    def describe_attention(self) -> str:
+        return f"attention by {attention_in_use(self.patcher.model_options.get('transformer_options'))}"
+
     def log_attention(self) -> None:
-        options = self.patcher.model_options.get("transformer_options")
-        logging.info("Hallo3: attention by %s", attention_in_use(options))
+        logging.info("Hallo3: %s", self.describe_attention())
 
     def sample(
         self,

@@ -114,6 +114,18 @@ def test_a_job_of_version_0_1_0_noted_torch_alone(command: Command, noted: str) 
     assert "begun with" not in command.stderr()
 
 
+def test_other_attention_or_kernels_are_told_and_recorded(command: Command) -> None:
+    """Exact ones differ by rounding. A job of version 0.1.0 has none noted."""
+    command.stop(1)
+    here, card = "attention by torch (automatic); plain kernels", "attention by flash-attn; fused kernels"
+    assert manifest_of(command)["methods"] == here
+    manifest_of(command, methods=card)
+    assert f"frames are computed otherwise than before ({card}): {here}; frames" in command.stderr()
+    assert manifest_of(command, methods="")["methods"] == ""
+    assert "otherwise than before" not in command.stderr(redo="2")
+    assert manifest_of(command)["methods"] == here
+
+
 def test_what_a_stranger_wrote_is_cleaned(command: Command) -> None:
     command.stop(1)
     manifest_of(command, **{"made with": "\x1b[2J" + "a\n" * 10**4})
