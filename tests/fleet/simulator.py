@@ -112,7 +112,7 @@ class Storage:
         luck = random.random() if world.is_stormy else 1.0
         if luck > 0.95 and world.is_stormy:
             there += random.uniform(0, 60)
-        if luck < 0.10 or world.is_out:
+        if luck < 0.10 or (world.is_out and world.is_stormy):
             world.counts["failed"] += 1
             clockwork.sleep(back)
             raise OSError("no answer")
