@@ -16,8 +16,9 @@ import torch
 from .. import __version__
 from ..built_in import find_samples
 from ..errors import InputError, OutputError, check_choice
+from ..fleet.remote import SharedJob, open_claim, share_job, url_exists
 from ..jobs.estimate import RunEstimate, RunSummary, check_disk, summarize_run
-from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files
+from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files, remove_job
 from ..jobs.redo import NO_REDO, parse_redo, segment_ends
 from ..jobs.segment_file import SegmentFormat
 from ..jobs.store import remove_stale_jobs, set_job_aside
@@ -46,6 +47,7 @@ from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, jobs_folder, read_request
 from .session import Session, look_at
+from .sharing import shared_place
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
@@ -84,17 +86,23 @@ def run_animate(
         return
     output = request.output.resolve()  # a link is written through
     with torch.inference_mode(), ExitStack() as stack:
-        video, request = _open_video(request, stack)
+        opened = _open_video(request, stack)
+        if opened is None:
+            print(f"{options.upload or options.output}: finished before, here or on another machine")
+            return
+        video, request, shared = opened
         manifest, missing = video.job.manifest, len(video.missing)
         so_far = video.job.folder / f"so_far{output.suffix}"
         with _report_saved(video, so_far, options):
             if missing or options.save_identity is not None or options.speech_chart is not None:
-                _render(plan_run_memory(request), video, so_far, follow)
+                _render(plan_run_memory(request), video, so_far, shared, follow)
             known = manifest.what.get(CONTENT)
             if made := bool(missing) or not output.is_file() or known != hash_file(output):
                 video.join(output)
             if sign is not None and sign(output, made):
                 video.job.finish(hash_file(output))
+            if shared is not None:
+                shared.finish(output, options.upload)
             if options.chart is not None:
                 segment = request.config.segment
                 write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
@@ -102,6 +110,9 @@ def run_animate(
             remove_files(video.job.folder, SPEECH_DIR)
         with suppress(OSError):  # a player may have it open
             so_far.unlink(missing_ok=True)
+    if options.upload:
+        with suppress(OutputError):  # what others may need of it is shared
+            remove_job(video.job.folder)
     (width, height), reused = request.size, manifest.segments - missing
     video_seconds, elapsed = manifest.frames / request.config.segment.fps, time.monotonic() - started
     text = f"{options.output}: {manifest.frames} frames, {video_seconds:.2f} s, {width} x {height}"
@@ -140,9 +151,11 @@ def _open_signer(options: AnimateOptions) -> Callable[[Path, bool], bool] | None
     return sign
 
 
-def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, AnimateRequest]:
-    """The request's job as a video, locked until ``stack`` is closed, and the request with its threads; says
-    where it resumes."""
+def _open_video(
+    request: AnimateRequest, stack: ExitStack
+) -> tuple[VideoJob, AnimateRequest, SharedJob | None] | None:
+    """The request's job as a video, locked until ``stack`` is closed, the request with its threads, and the
+    job as other machines share it; says where it resumes. None for a shared job whose video is finished."""
     options, jobs, parent = request.options, request.jobs, None
     form = SegmentFormat(config=request.config.segment, encoding=request.encoding, size=request.size)
     if options.continue_from:
@@ -156,7 +169,17 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
         if (aside := set_job_aside(jobs, key)) is not None:
             logger.warning(f"earlier work was moved to {aside}")
     machine, threads = describe_machine(request.device, request.precision.compute), torch.get_num_threads()
+    shared, place = None, shared_place(options)
+    if place is not None:
+        claim = open_claim(place, key, jobs, f"{machine}, {threads} threads")
+        is_wanted = redo != NO_REDO or not _is_written(request)
+        gone = claim.look().video if is_wanted else None
+        shared = stack.enter_context(share_job(claim, jobs, manifest, form, gone))
+        if shared is None:
+            return None
     job = stack.enter_context(open_video_job(jobs, manifest, form, parent, machine, logger.warning))
+    if shared is not None:
+        shared.publish_all(job)
     if torch.get_num_threads() != threads:
         request = replace(request, subject=replace(request.subject))  # with nothing computed yet
     video = VideoJob(
@@ -186,10 +209,17 @@ def _open_video(request: AnimateRequest, stack: ExitStack) -> tuple[VideoJob, An
         logger.warning(f"all {manifest.segments} segments were already rendered; reusing them")
     elif job.done:
         logger.warning(f"resuming after {job.done} of {manifest.segments} finished segments")
-    return video, request
+    return video, request, shared
 
 
-def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: FollowShare) -> None:
+def _is_written(request: AnimateRequest) -> bool:
+    upload = request.options.upload
+    return request.output.is_file() if upload is None else url_exists(upload)
+
+
+def _render(
+    request: AnimateRequest, video: VideoJob, so_far: Path, shared: SharedJob | None, follow: FollowShare
+) -> None:
     """Write the files that are asked for beside the video, then render its missing segments."""
     options, missing, manifest = request.options, len(video.missing), video.job.manifest
     for gone in remove_stale_jobs(request.jobs, manifest.key):
@@ -222,6 +252,8 @@ def _render(request: AnimateRequest, video: VideoJob, so_far: Path, follow: Foll
             for result in results:
                 if result.pixels is not None:
                     bar.finish_segment()
+                    if shared is not None:
+                        shared.publish(video.job, result.index)
     logger.warning(networks.describe())
     if bar.cache.steps:
         logger.warning(bar.cache.text())

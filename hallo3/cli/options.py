@@ -149,6 +149,14 @@ class ResumeOptions:
     )
     take: int = option("N", "with --redo: take number of the new rendering (default: 1)", default=1)
     continue_from: str | None = option("VIDEO", "continue this finished video, or job, with this speech")
+    share: str | None = option(
+        "PLACE",
+        "share the job with other machines: finished segments are kept there, and one machine at a time "
+        "renders the rest; a folder that all machines mount, or s3://, gs://, az://",
+    )
+    upload: str | None = option(
+        "URL", "upload the finished video there; the job is shared in hallo3_jobs beside it, or in --share"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

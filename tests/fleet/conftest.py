@@ -1,0 +1,3 @@
+from cli.conftest import undisturbed
+
+__all__ = ["undisturbed"]
