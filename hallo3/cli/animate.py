@@ -45,9 +45,9 @@ from .memory import check_vram, expected_segment_time, plan_run_memory, use_expa
 from .options import AnimateOptions, DemoOptions
 from .progress import StepBar
 from .renderer import RunNetworks
-from .request import AnimateRequest, jobs_folder, read_request
+from .request import AnimateRequest, read_request
 from .session import Session, look_at
-from .sharing import shared_place
+from .sharing import jobs_folder, shared_place
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."

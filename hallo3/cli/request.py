@@ -37,14 +37,13 @@ from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
-from ..storage.files import cache_path
 from ..storage.hashing import hash_facts, hash_file
 from ..text_encoder import check_prompt
 from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .progress import file_verifier, show_bytes
 from .session import Session, look_at
-from .sharing import JOBS_DIR, shared_place
+from .sharing import jobs_folder
 from .subject import Subject, read_subject, subject_facts
 
 MAX_ENLARGE = 16
@@ -358,14 +357,6 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
     if identity is not None and (warning := identity.approximation_warning(request.approximations)):
         logger.warning(warning)
     return request
-
-
-def jobs_folder(options: AnimateOptions) -> Path:
-    if options.jobs_folder is not None:
-        return options.jobs_folder
-    if shared_place(options) is not None:
-        return cache_path("jobs") or Path(tempfile.gettempdir()) / JOBS_DIR
-    return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS_DIR
 
 
 def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -> Settings:

@@ -1,11 +1,13 @@
-"""Options by which machines share a job."""
+"""Where a run keeps its job, and shares it with other machines."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import tempfile
+from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
 from ..fleet.objects import is_url
+from ..storage.files import cache_path
 from .options import AnimateOptions
 
 JOBS_DIR = "hallo3_jobs"
@@ -35,3 +37,11 @@ def shared_place(options: AnimateOptions) -> str | None:
             fix="give the URL of a file, with the ending of -o",
         )
     return options.share or f"{(upload or '').rpartition('/')[0]}/{JOBS_DIR}"
+
+
+def jobs_folder(options: AnimateOptions) -> Path:
+    if options.jobs_folder is not None:
+        return options.jobs_folder
+    if shared_place(options) is not None:
+        return cache_path("jobs") or Path(tempfile.gettempdir()) / JOBS_DIR
+    return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS_DIR

@@ -25,7 +25,7 @@ from ..storage.files import read_json_or_empty, write_json
 from ..storage.hashing import hash_file
 from .animate import run_animate
 from .options import AnimateOptions, UiOptions
-from .request import JOBS_DIR
+from .sharing import JOBS_DIR
 
 INPUTS = "inputs"
 """Folder of the files that were given, named by their content."""

@@ -280,7 +280,7 @@ class World:
             return
         random, machine, now = self.random, self.random.choice(self.machines), self.clockwork.now
         what, soon = random.choice(("worker", "driver", "machine", "outage")), now + random.uniform(0, 100)
-        self.counts[what] += 1
+        self.counts[f"fate of a {what}"] += 1
         if what == "worker" and machine.workers:
             worker = random.choice(machine.workers)
             self.clockwork.kill(worker.process)
