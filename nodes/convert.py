@@ -217,8 +217,8 @@ def get_segment(socket: SpeechSocket, index: int) -> Segment:
     if not 0 <= index < len(plan):
         raise InputError(
             "The speech has no such segment.",
-            found=f"segment {index}",
-            expected=f"0 to {len(plan) - 1}: {plan.frames} frames make {len(plan)} segments",
+            found=f"segment {index + 1}",
+            expected=f"1 to {len(plan)}, so 0 to {len(plan) - 1} segments before it",
             fix="choose one of these, or use Hallo3 Talking Video for all of them",
         )
     return plan[index]

@@ -125,6 +125,10 @@ class Hallo3IdentityReference(Hallo3Node):
         return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
 
 
+NO_IDENTITY = "none yet: use Save Hallo3 Identity"
+"""The only choice while there is no file."""
+
+
 class Hallo3LoadIdentity(Hallo3Node):
     MEMORY_ADVICE = FREE_MEMORY
 
@@ -135,7 +139,7 @@ class Hallo3LoadIdentity(Hallo3Node):
             category="Hallo3/identity",
             search_aliases=["hallo3", "load identity", "load face", "avatar"],
             has_intermediate_output=True,
-            inputs=[io.Combo.Input("file", options=list_identities())],
+            inputs=[io.Combo.Input("file", options=list_identities() or [NO_IDENTITY])],
             outputs=[IdentityType.Output("identity"), io.Image.Output("overview")],
         )
 
@@ -144,6 +148,11 @@ class Hallo3LoadIdentity(Hallo3Node):
         """Report a missing file before the workflow runs."""
         if find_identity(file) is not None:
             return True
+        if file in (NO_IDENTITY, ""):
+            return (
+                "There is no saved identity yet: run a workflow with Save Hallo3 Identity once, press R, and "
+                "choose the file here."
+            )
         name = sanitize(repr(file)[:100])
         return f"There is no identity {name}: save one with Save Hallo3 Identity, or choose another."
 

@@ -21,7 +21,7 @@ from ..hallo3.settings import CACHE_BOUND
 from .comfy import vae as comfy_vae
 from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, branches, config_of
-from .comfy.progress import RunProgress, check_memory
+from .comfy.progress import RunProgress, check_memory, show_text
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
@@ -174,8 +174,12 @@ def segment_input(
     noise: Noise,
     motion_drop: float,
 ) -> SegmentInput:
-    """The model's input for a segment. Raises ``InputError`` for a later one without ``motion_frames``."""
+    """The model's input for a segment, whose number and time are shown. Raises ``InputError`` for a later one
+    without ``motion_frames``."""
     canvas, plan = identity.canvas.pixels, socket.speech.plan
+    start, new = segment.index * plan.config.new_frames, segment.keep.stop - segment.keep.start
+    start, end = start / plan.config.fps, (start + new) / plan.config.fps
+    show_text(f"segment {segment.index + 1} of {len(plan)}: {start:.2f} s to {end:.2f} s")
     if motion_frames is not None:
         motion = to_motion(motion_frames, canvas, plan.config.motion_frames)
     elif segment.index == 0:
@@ -183,8 +187,8 @@ def segment_input(
     else:
         raise InputError(
             "Segments after the first need motion frames.",
-            found=f"segment {segment.index} without motion frames",
-            expected=f"the last {plan.config.motion_frames} frames of segment {segment.index - 1}",
+            found=f"segment {segment.index + 1} without motion frames",
+            expected=f"the last {plan.config.motion_frames} frames of segment {segment.index}",
             fix="connect motion_frames of that segment's Hallo3 VAE Decode, or use Hallo3 Talking Video",
         )
     pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)

@@ -29,7 +29,7 @@ def _input(name: str, entry: Any, required: bool) -> dict[str, Any]:
     values = {key: options[key] for key in ("default", "min", "max", "step", "advanced") if key in options}
     if options.get("forceInput"):  # a socket has no value of its own, whatever ComfyUI writes
         values.pop("default", None)
-    if choices := options.get("options"):
+    if (choices := options.get("options")) and name != "file":  # an identity's, whatever was saved
         values["options"] = ["built-in"] if "built-in" in choices else choices  # the others are files
     return {"id": name, "type": kind if isinstance(kind, str) else "COMBO", "required": required, **values}
 

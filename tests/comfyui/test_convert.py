@@ -185,8 +185,8 @@ def test_objects_of_other_kinds_are_refused_by_name(stages: Stages) -> None:
         (stages.extrapolate, {"guider": object()}, "guider cannot be used"),
         (stages.extrapolate, {"sigmas": torch.tensor([1.0, 2.0])}, "sigmas cannot be sampled"),
         (stages.extrapolate, {"positive": [[torch.zeros(1, 226, 4096), {}]]}, "positive conditioning does"),
-        (stages.sample, {"segment": 6}, "no such segment"),
-        (stages.sample, {"segment": 1}, "need motion frames"),
+        (stages.sample, {"segment": 6}, "no such segment(.|\n)*segment 7\n(.|\n)*1 to 6"),
+        (stages.sample, {"segment": 1}, "need motion frames(.|\n)*segment 2 without(.|\n)*of segment 1"),
         (stages.sample, {"segment": 1, "motion_frames": torch.zeros(2, 64, 96, 3)}, "motion frames do not"),
     ):
         with pytest.raises(stages.errors.InputError, match=message):
