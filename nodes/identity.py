@@ -60,7 +60,7 @@ class Hallo3IdentityReference(Hallo3Node):
                 io.BoundingBox.Input("face_box", optional=True, force_input=True),
                 io.Combo.Input("framing", options=list(FRAMINGS), default="auto", optional=True),
                 io.Int.Input("face", default=0, min=0, max=1000, optional=True),
-                io.Combo.Input("no_face", options=list(NO_FACE), default=ERROR, optional=True, advanced=True),
+                io.Combo.Input("no_face", options=list(NO_FACE), default=ERROR, optional=True),
                 io.Boolean.Input("unverified", default=False, optional=True, advanced=True),
             ],
             outputs=[IdentityType.Output("identity"), io.Image.Output("overview")],
