@@ -75,17 +75,14 @@ class RayWorkers:
         gpus = has.get("GPU", 0.0)
         self.count = count or max(1, int(gpus / gpu_share) if gpus else len(self._ray.nodes()))
         cpus = max(1, int(has.get("CPU", 1.0) // self.count))
-        share = {"num_gpus": gpu_share} if gpus else {}
-        self._actor = self._ray.remote(max_restarts=-1, max_concurrency=CONCURRENCY, num_cpus=cpus, **share)(
-            Actor
-        )
+        # Replaced here: an actor that Ray restarts refuses tasks meanwhile, as if they had killed it
+        options = {"num_cpus": cpus, "max_restarts": 0, "max_concurrency": CONCURRENCY}
+        self._actor = self._ray.remote(**options | ({"num_gpus": gpu_share} if gpus else {}))(Actor)
         self._open, self._started, self._looked = open_render, 0, 0.0
-        self._actors, self._restarted = dict[str, Any](), list[str]()
+        self._actors = dict[str, Any]()
         self._running, self._looks = dict[Any, str](), dict[Any, str]()
 
     def start(self) -> str:
-        if self._restarted:  # Ray did
-            return self._restarted.pop()
         self._started += 1
         name = f"worker {self._started}"
         self._actors[name] = self._actor.options(name=f"hallo3 {name}").remote(self._open)
@@ -109,10 +106,7 @@ class RayWorkers:
             except self._errors.RayError as error:
                 reason = (str(error).splitlines() or [""])[0]
                 events.append(Event(worker=worker, kind=DIED, text=f"its worker died: {reason}"))
-                if isinstance(error, self._errors.ActorUnavailableError):
-                    self._restarted.append(worker)
-                else:
-                    self.stop(worker)
+                self.stop(worker)
         return events
 
     def stop(self, worker: str) -> None:
