@@ -8,10 +8,11 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
 
 from ..errors import InputError, describe_error
+from ..fleet.objects import is_url
 from ..media.video import CODECS
 from ..storage.files import open_regular
 from .options import AnimateOptions, BatchOptions, add_options
@@ -77,10 +78,12 @@ def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterato
     known = {each.name: each for each in fields(AnimateOptions) if each.name not in ABSENT}
     defaults = {each.name: getattr(options, each.name) for each in fields(AnimateOptions)}
     defaults |= dict.fromkeys(ABSENT, False)
-    home, outputs = options.table.parent, set[Path]()
+    home, outputs = options.table.parent, set[Path | str]()
     suffix = CODECS[options.codec].files[0]
     for number, row in enumerate(table, 1):
         try:
+            if is_url(url := str(row.get("output") or "")):  # the video is written here, then uploaded
+                row = {**row, "upload": url, "output": None}
             words = [word for name, value in row.items() for word in to_words(name, value, known)]
             values = defaults | {
                 "output": None,
@@ -94,15 +97,16 @@ def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterato
             if found["output"] is None:
                 names = (found[key].stem for key in ("portrait", "identity", "speech") if found[key])
                 name = f"{number:05}_{'_'.join(names)}"[:100]
-                found["output"] = (options.output or home) / f"{name}{suffix}"
-            if found["output"] in outputs:
+                ending = PurePosixPath(found["upload"] or "").suffix or suffix
+                found["output"] = (options.output or home) / f"{name}{ending}"
+            if found["output"] in outputs or found["upload"] in outputs:
                 raise InputError(
                     "Two rows have this output.",
-                    found=str(found["output"]),
+                    found=found["upload"] or str(found["output"]),
                     expected="a file per row",
                     fix="give each row another output, or none",
                 )
-            outputs.add(found["output"])
+            outputs |= {found["output"], found["upload"]} - {None}
             yield Row(number=number, options=AnimateOptions(**found))
         except InputError as error:
             yield Row(number=number, options=None, fault=str(error))

@@ -180,3 +180,18 @@ def test_ray_that_is_not_installed_is_named(
     assert "hallo3[ray]" in capsys.readouterr().err
     assert main(["batch", str(table), "--workers", "0"]) == 2
     assert "1 or more" in capsys.readouterr().err
+
+
+def test_a_row_is_uploaded_where_its_output_is_a_url(
+    home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = (home / "bucket" / "a.mkv").as_uri()
+    row = {"portrait": PORTRAIT, "speech": "a.wav", "output": url}
+    table = write_table(home, [row, row], ".csv")
+    words = ["batch", str(table), "--model", str(nano_folder), "--whole-picture", "--steps", "1"]
+    words += ["-o", str(home / "videos"), "--jobs-folder", str(home / "jobs")]
+    assert main(words) == 1
+    assert f"Two rows have this output.\n  Found:    {url}" in capsys.readouterr().out
+    (video,) = (home / "videos").glob("*.mkv")
+    assert (home / "bucket" / "a.mkv").read_bytes() == video.read_bytes()
+    assert [*(home / "bucket" / "hallo3_jobs" / "log").iterdir()]
