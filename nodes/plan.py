@@ -199,7 +199,9 @@ class Hallo3Plan(Hallo3Node):
         channels, samples = recording.waveform.shape
         stats = AudioStats(recording.sample_rate, channels, samples=samples)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
-        size = _video_size(portrait, identity, settings.paste_back, segment.shape)
+        pasted = settings.paste_back and (portrait is not None or identity is not None or paste_back)
+        size = _video_size(portrait, identity, pasted, segment.shape)
+        note = " without paste_back: connect portrait" * (settings.paste_back and not pasted)
         estimate = _estimate(settings, plan, size, encoding)
         check_disk(estimate, jobs_folder())
         if settings.images:
@@ -209,7 +211,8 @@ class Hallo3Plan(Hallo3Node):
         text = (
             f"for       {settings.source}\n"
             f"model     {config.name}, {settings.steps} steps, guidance {settings.guidance_scale:g}\n"
-            f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, {size[0]} x {size[1]}\n"
+            f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, "
+            f"{size[0]} x {size[1]}{note}\n"
             f"segments  {len(plan)}\n{estimate.text()}\n{memory}"
         ).replace("`hallo3 doctor --measure`", "Hallo3 Doctor with `measure`")
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))

@@ -23,6 +23,8 @@ def test_values_come_from_the_connected_graph_and_are_typed_once(server: Server)
     assert "for       the settings of Hallo3 Talking Video" in text
     assert "model     built-in, 4 steps, guidance 1\n" in text
     assert "163 frames, 6.52 s, 64 x 64" in text
+    text = planned(server, extrapolate__seed=50, extrapolate__paste_back=True)
+    assert "64 x 64 without paste_back: connect portrait\n" in text
     text = planned(server, extrapolate__seed=50, extrapolate__steps=0, extrapolate__guidance_scale=2.5)
     assert "model     built-in, 1 steps, guidance 2.5\n" in text, "what is set otherwise is planned again"
 
