@@ -17,7 +17,7 @@ from ..hallo3.speed.device import DeviceSpeed
 from .comfy.faces import PortLandmarks, find_landmarks
 from .comfy.model import attention_in_use
 from .comfy.places import find_faces, find_vocals
-from .comfy.progress import make_room, show_progress
+from .comfy.progress import make_room, show_progress, show_text
 from .loaders import SAFE
 from .schema import FREE_MEMORY, Hallo3Node, make_schema
 
@@ -59,6 +59,7 @@ class Hallo3Doctor(Hallo3Node):
             speed = DeviceSpeed(device=make_room(MEASURED_BYTES))
             speed.measure(show_progress)
             text += f"\n\nMeasured, with the command's own networks\n{speed.text()}"
+        show_text(text)  # the page shows no text output on a node
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 

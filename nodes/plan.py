@@ -32,7 +32,7 @@ from ..hallo3.media.video import VideoEncoding
 from ..hallo3.segments import SegmentPlan, base_ram, plan_segments
 from .comfy.loading import FP8
 from .comfy.memory import device_memory
-from .comfy.progress import check_memory, compute_device
+from .comfy.progress import check_memory, compute_device, show_text
 from .comfy.workflow import Graph, running_node
 from .convert import check_socket, to_picture, to_recording
 from .extrapolate import IMAGES_OUTPUT, jobs_folder
@@ -215,6 +215,7 @@ class Hallo3Plan(Hallo3Node):
             f"{size[0]} x {size[1]}{note}\n"
             f"segments  {len(plan)}\n{estimate.text()}\n{memory}"
         ).replace("`hallo3 doctor --measure`", "Hallo3 Doctor with `measure`")
+        show_text(text)  # the page shows no text output on a node
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
 
 
