@@ -53,9 +53,10 @@ def kill_fleet(
     truth, serial = _videos(folder / "serial"), time.monotonic() - started
     assert len(truth) == rows
     output, killed, drivers, runs, code = folder / "fleet", 0, 0, 0, None
+    threads = 1 if "--ray" in words else 2  # processes divide them among the two workers
     committed, pause = dict[Path, tuple[int, int]](), serial / rows
     while code != 0:
-        driver, runs, born = start(table, model, output, 2, *words), runs + 1, time.monotonic()
+        driver, runs, born = start(table, model, output, threads, *words), runs + 1, time.monotonic()
         while (code := driver.poll()) is None:
             time.sleep(draw.uniform(0.1, 2 * pause))
             for path, status in _segments(output):
