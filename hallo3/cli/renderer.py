@@ -117,6 +117,8 @@ class RunNetworks:
 
     @cached_property
     def _renderer(self) -> LocalRenderer:
+        if self._request.subject.identity is None:
+            _ = self._request.subject.portrait  # refused before hours of speech are encoded
         speech, prompt = self.speech.compute(self.models), self._prompt
         settings = self._request.settings
         return LocalRenderer.prepare(

@@ -4,6 +4,7 @@ next command uses the same."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,8 +20,11 @@ MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
 
 class Session:
     def __init__(self) -> None:
-        self.clock = WorkClock()
         self._kept = dict[str, dict[Hashable, Any]]()
+
+    @cached_property
+    def clock(self) -> WorkClock:
+        return WorkClock()
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], *, most: int = 1) -> T:
         """The value of this kind that was made for an equal ``key``, if it is one of the last ``most``."""

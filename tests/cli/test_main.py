@@ -52,7 +52,8 @@ print(rss() - before)
 def test_messages_are_notes_not_python_warnings(command: Command, tmp_path: Path) -> None:
     photograph = np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8)
     Image.fromarray(photograph).save(tmp_path / "p.png")
-    refused = command.stderr(model="built-in", steps=1, code=1)
+    refused = command.stderr(model="built-in", steps=1, code=2)
+    assert "encoding speech" not in refused
     assert "Drawn faces only: this is a photograph." in refused
     assert "--whole-picture" in refused
     err = command.stderr("--whole-picture", model="built-in", steps=1, prompt="one word " * 20)

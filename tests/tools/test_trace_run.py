@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import REPOSITORY
 
-MAX_FILES, MAX_FILES_FINISHED_JOB, MAX_DEPTH = 70, 35, 11
+MAX_FILES, MAX_FILES_FINISHED_JOB, MAX_DEPTH = 73, 38, 11
 """A change that lowers a count lowers its bound."""
 
 
