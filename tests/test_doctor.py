@@ -30,12 +30,21 @@ def machine(gpu: int, memory: int) -> doctor.Machine:
     return doctor.Machine(gpu="Card" if gpu else "", **sizes)
 
 
-def test_a_line_for_this_computer_and_for_common_limits(tmp_path: Path) -> None:
+@pytest.fixture
+def without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan for each limit takes a second."""
+    monkeypatch.setattr(doctor, "describe_limits", lambda *_: ())
+
+
+def test_a_line_for_this_computer_and_for_common_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = ModelFolder(tmp_path)
     lines = doctor.describe_limits(machine(6, 64), nothing)
     assert lines[0].startswith("this GPU, 6.0 GB")
     assert [line.split(":")[0] for line in lines[1:]] == [f"--vram {gb}" for gb in doctor.COMMON_LIMITS]
     assert lines[0].split(": ", 1)[1] == lines[1].split(": ", 1)[1]
+    monkeypatch.setattr(doctor, "COMMON_LIMITS", ())
     for gpu, ram, expected in (
         (3, 64, "does not fit"),
         (0, 4, "this CPU in bf16, 4.0 GB of RAM: The run does not fit"),
@@ -96,6 +105,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
 NOTHING: dict[str, bytes] = {}
 
 
+@pytest.mark.usefixtures("without_limits")
 @pytest.mark.parametrize(
     ("part", "files", "mark", "text"),
     [
@@ -125,6 +135,7 @@ def test_what_is_no_component_is_opened_too(
     assert found.size == (sum(map(len, files.values())) if found.path else 0)
 
 
+@pytest.mark.usefixtures("without_limits")
 def test_a_library_that_is_missing_makes_no_file_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +152,7 @@ def test_a_library_that_is_missing_makes_no_file_wrong(
     assert "pip install mediapipe" in parts["landmarks"].advice
 
 
+@pytest.mark.usefixtures("without_limits")
 def test_the_disk_for_downloading_and_converting_is_said(tmp_path: Path) -> None:
     (text,) = (line for line in doctor.diagnose(ModelFolder(tmp_path), MACHINE).advice if "Disk" in line)
     assert "39.9 GB" in text
@@ -155,6 +167,7 @@ def test_the_released_sizes_are_those_of_the_networks() -> None:
         assert published.matrices == (eight if part in ("transformer", "reference") else 0)
 
 
+@pytest.mark.usefixtures("without_limits")
 def test_a_random_set_under_the_released_names_is_not_ok_in_comfyui(
     tmp_path: Path, nano_folder: Path, tiny_folder: Path
 ) -> None:
@@ -178,6 +191,7 @@ def test_a_random_set_under_the_released_names_is_not_ok_in_comfyui(
     assert marks(headless=True)["vae"] == "WRONG"
 
 
+@pytest.mark.usefixtures("without_limits")
 def test_a_file_of_random_numbers_of_wrong_shapes_is_not_ok(tmp_path: Path) -> None:
     path = tmp_path / "vae.safetensors"
     shapes = build_on_meta("vae", RELEASED_CONFIGS["vae"]).state_dict()
@@ -188,6 +202,7 @@ def test_a_file_of_random_numbers_of_wrong_shapes_is_not_ok(tmp_path: Path) -> N
         assert (vae.mark, "of another shape" in vae.state) == ("WRONG", True)
 
 
+@pytest.mark.usefixtures("without_limits")
 def test_comfyuis_users_get_lines_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For this Python, from any folder; the command's users know how to call it."""
     monkeypatch.setattr(doctor, "find_spec", lambda _: None)

@@ -71,7 +71,8 @@ def clean_text(text: str) -> str:
 def show_text(text: str) -> None:
     """Show text under the running node, if there is one."""
     if (context := get_executing_context()) is not None:
-        PromptServer.instance.send_progress_text(clean_text(text), context.node_id)
+        lines = clean_text(text).replace("\n", "  \n")  # Nodes 2.0 renders Markdown
+        PromptServer.instance.send_progress_text(lines, context.node_id)
 
 
 def show_warning(text: str) -> None:
