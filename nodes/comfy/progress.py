@@ -17,9 +17,8 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy_execution.utils import get_executing_context
-from torch import Tensor
-
 from server import PromptServer
+from torch import Tensor
 
 from ...hallo3.errors import Hallo3Error, InputError, describe_error, is_out_of_memory, sanitize
 from ...hallo3.messages import redirect_messages

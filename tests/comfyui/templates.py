@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,11 @@ def with_files(path: Path) -> dict[str, Any]:
     return workflow
 
 
-def bring_files(base: Path) -> None:
-    """The samples as the user's files, and a file for every name of ``hallo3 convert``: the built-in networks
-    for Hallo3's, and for the parts that ComfyUI loads empty ones, which it offers and cannot load."""
+@contextmanager
+def bring_files(base: Path) -> Iterator[None]:
+    """While entered: the samples as the user's files, and a file for every name of ``hallo3 convert``. They
+    are the built-in networks for Hallo3's, and empty for ComfyUI's, which offers and cannot load them."""
+    targets: list[Path] = []
     for _, name in OWN_FILES.values():
         shutil.copy(REPOSITORY / "samples" / name, base / "input" / name)
     for part in ("transformer", "reference", "vae", "text_encoder", "speech_encoder"):
@@ -70,6 +74,10 @@ def bring_files(base: Path) -> None:
             shutil.copy(FOLDER / f"{part}.safetensors", target)
         else:
             target.touch()
+        targets.append(target)
+    yield
+    for target in targets:  # other tests look for what is missing
+        target.unlink(missing_ok=True)
 
 
 def find_low(boxes: list[dict[str, Any]]) -> list[str]:

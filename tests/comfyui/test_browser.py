@@ -17,8 +17,7 @@ CORE = "Image to Video (Wan 2.2)"
 
 @pytest.fixture(scope="module")
 def session(server: Server) -> Iterator[Page]:
-    bring_files(server.base)
-    with opened(server.url) as page:
+    with bring_files(server.base), opened(server.url) as page:
         yield page
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,11 +132,17 @@ def test_comfyui_serves_templates_the_blueprint_help_pages_texts_and_thumbnails(
         assert fetched(server, f"/api/workflow_templates/{PACK}/{path.stem}.jpg")[:2] == b"\xff\xd8"
 
 
+@pytest.fixture
+def users_files(server: Server) -> Iterator[None]:
+    with bring_files(server.base):
+        yield
+
+
+@pytest.mark.usefixtures("users_files")
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_template_runs_to_a_video_with_sound(server: Server, tmp_path: Path, path: Path) -> None:
     """By the HTTP API, and both of its forms by comfy-cli, whose validator accepts them. Without the files of
     ComfyUI's own loaders it is validated only."""
-    bring_files(server.base)
     api, graph, info = (tmp_path / f"{name}.json" for name in ("api", "graph", "info"))
     for file, data in ((api, api_form(path)), (graph, with_files(path)), (info, server.get("/object_info"))):
         file.write_text(json.dumps(data), encoding="utf-8")

@@ -20,8 +20,7 @@ VIDEOS = {"Hallo3 continue a video": 2, "Hallo3 several portraits": 3}
 
 @pytest.fixture(scope="module")
 def session(server: Server) -> Iterator[Page]:
-    bring_files(server.base)
-    with opened(server.url) as page:
+    with bring_files(server.base), opened(server.url) as page:
         yield page
 
 

@@ -101,7 +101,7 @@ def five_stages(graph: Graph) -> None:
 
     def sampler(segment: int, **motion: Slot) -> Node:
         return graph.node(
-            "Hallo3Sampler", width=300, height=640, model=networks["model"], vae=networks["vae"],
+            "Hallo3Sampler", width=300, height=720, model=networks["model"], vae=networks["vae"],
             identity=identity, speech=speech["speech"], segment=segment, **motion,
         )  # fmt: skip
 
