@@ -23,7 +23,7 @@ from hallo3.storage.hashing import hash_bytes
 
 TERMS = Terms()
 CALM = 900.0
-"""Second from which on nothing fails and nobody dies."""
+"""Nothing fails after this second, and nobody dies."""
 END = 10_000.0
 ROOT, VIDEOS, MAX_BYTES = "root", "videos", 1 << 16
 
