@@ -140,12 +140,12 @@ def run_template(server: Server, prompt: dict[str, Any]) -> list[Path]:
 
 def draw_thumbnails(server: Server) -> None:
     """Write all, beside their templates."""
-    bring_files(server.base)
-    for path in WORKFLOWS:
-        videos = [] if needs_weights(path) else run_template(server, api_form(path))
-        picture = draw_thumbnail(path.stem, [read_frames(video, 20) for video in videos])
-        picture.save(path.with_suffix(".jpg"), quality=QUALITY)
-        print(f"{path.stem}.jpg")
+    with bring_files(server.base):
+        for path in WORKFLOWS:
+            videos = [] if needs_weights(path) else run_template(server, api_form(path))
+            picture = draw_thumbnail(path.stem, [read_frames(video, 20) for video in videos])
+            picture.save(path.with_suffix(".jpg"), quality=QUALITY)
+            print(f"{path.stem}.jpg")
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
-        bring_files(server.base)
         try:
-            write_all(server.url, options.pictures)
+            with bring_files(server.base):
+                write_all(server.url, options.pictures)
         finally:
             server.stop()
 

@@ -114,7 +114,7 @@ def talk(graph: Graph, networks: Networks, identity: Slot, speech: Node, **given
     """The whole speech; tall, for the preview."""
     given = {"model": networks["model"], "vae": networks["vae"], **given}
     return graph.node(
-        "Hallo3Extrapolate", width=300, height=760, identity=identity, speech=speech["speech"], **given
+        "Hallo3Extrapolate", width=300, height=800, identity=identity, speech=speech["speech"], **given
     )
 
 
