@@ -12,26 +12,19 @@ from torch import Tensor
 from conftest import speech_of
 from hallo3 import loading, pipeline
 from hallo3.loading import load_models
-from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.model.transformer import Hallo3Transformer
 from hallo3.models import Models
-from hallo3.pipeline import LocalRenderer, animate
+from hallo3.pipeline import animate
 from hallo3.residency import CPU
-from hallo3.text_encoder import TextEncoder
 from support.messages import collect_messages, expect_message
 from support.out_of_memory import ERRORS, failing
+from support.out_of_memory import STAGES as NETWORK_STAGES
 from support.resume_runs import before
 from support.short_runs import settings
 
-STAGES = {
+STAGES = NETWORK_STAGES | {
     "speech": (pipeline, "compute_features"),
-    "prompt": (TextEncoder, "encode"),
-    "portrait": (pipeline, "_encode_pixels"),
-    "reference": (ReferenceNetwork, "features"),
-    "prepare": (Hallo3Transformer, "prepare"),
-    "encode": (LocalRenderer, "encode"),
-    "listen": (Hallo3Transformer, "encode_audio"),
     "sample": (Hallo3Transformer, "forward_layerwise"),
-    "decode": (pipeline, "collect_frames"),
 }
 
 

@@ -8,28 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hallo3 import pipeline
 from hallo3.checkpoints import locate
 from hallo3.cli import animate, memory, renderer, speech
 from hallo3.cli.request import AnimateRequest
 from hallo3.jobs.job import MEMORY
-from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.model.transformer import Hallo3Transformer
 from hallo3.offload import budget, estimate
-from hallo3.pipeline import LocalRenderer
-from hallo3.text_encoder import TextEncoder
 from support.out_of_memory import ERRORS, failing
+from support.out_of_memory import STAGES as NETWORK_STAGES
 from support.resume_runs import Command, before, command_in, frames_of, read_segments
 
-STAGES = {
+STAGES = NETWORK_STAGES | {
     "speech": (speech, "encode_array_file"),
-    "prompt": (TextEncoder, "encode"),
-    "portrait": (pipeline, "_encode_pixels"),
-    "reference": (ReferenceNetwork, "features"),
-    "prepare": (Hallo3Transformer, "prepare"),
-    "encode": (LocalRenderer, "encode"),
-    "listen": (Hallo3Transformer, "encode_audio"),
     "sample": (Hallo3Transformer, "forward"),
-    "decode": (pipeline, "collect_frames"),
 }
 PLAN = "everything resident, branches batched; decode: VAE, whole height, caches on the device; peak 2 MB"
 IN_SECOND = {"encode": 1, "listen": 2, "sample": 3, "decode": 1}

@@ -23,7 +23,7 @@ from hallo3.storage.hashing import hash_bytes
 
 TERMS = Terms()
 CALM = 900.0
-"""Nothing fails after this second, and nobody dies."""
+"""The second after which no fault is injected."""
 END = 10_000.0
 ROOT, VIDEOS, MAX_BYTES = "root", "videos", 1 << 16
 

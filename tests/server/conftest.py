@@ -1,6 +1,5 @@
 """A real server on this computer, with a worker that needs no process of its own."""
 
-import importlib.util
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +18,7 @@ from hallo3.fleet.workers import render_task
 from hallo3.progress import FollowShare
 from support.audio_samples import tone, write_wav
 
-MISSING = [
-    name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None
-]
 SESSION = Session()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if MISSING and Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=f"NO SERVER TESTS: {', '.join(MISSING)} missing"))
 
 
 def render_video(options: AnimateOptions, follow: FollowShare) -> str:

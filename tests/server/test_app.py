@@ -33,12 +33,9 @@ def write_text(options: Any, _: Callable[[float], object]) -> None:
     options.output.write_bytes(options.prompt.encode() or b"video")
 
 
-def ask(
-    port: int, method: str, path: str, body: bytes = b"", **headers: str
-) -> tuple[int, Any, dict[str, str]]:
+def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any, Any]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, named)
+        connection.request(method, path, body, {name.replace("_", "-"): headers[name] for name in headers})
         answer = connection.getresponse()
         data = answer.read()
         return answer.status, json.loads(data) if data else None, dict(answer.headers)

@@ -5,6 +5,21 @@ from itertools import count
 
 import torch
 
+from hallo3 import pipeline
+from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
+from hallo3.pipeline import LocalRenderer
+from hallo3.text_encoder import TextEncoder
+
+STAGES: dict[str, tuple[object, str]] = {
+    "prompt": (TextEncoder, "encode"),
+    "portrait": (pipeline, "_encode_pixels"),
+    "reference": (ReferenceNetwork, "features"),
+    "prepare": (Hallo3Transformer, "prepare"),
+    "encode": (LocalRenderer, "encode"),
+    "listen": (Hallo3Transformer, "encode_audio"),
+    "decode": (pipeline, "collect_frames"),
+}
+"""What runs in each stage; speech and sampling differ by caller."""
 ERRORS: dict[str, Callable[[], Exception]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cuDNN": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
