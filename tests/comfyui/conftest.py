@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import hallo3
+from comfyui.browser import Page, opened
 from comfyui.host import Host, absent
 from comfyui.server import Server
 from comfyui.stages import Stages
+from comfyui.templates import bring_files
 from comfyui.torchvision_stubs import lend_operators
 
 HERE = Path(__file__).parent
@@ -44,6 +46,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(tmp_path_factory.mktemp("server"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def session(server: Server) -> Iterator[Page]:
+    """ComfyUI's page, for a user who has files for every template."""
+    with bring_files(server.base), opened(server.url) as page:
+        yield page
+
+
+@pytest.fixture
+def page(session: Page) -> Page:
+    session.problems.clear()
+    return session
 
 
 @pytest.fixture(scope="session")

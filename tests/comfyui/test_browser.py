@@ -1,30 +1,16 @@
 """The blueprints and the help pages in ComfyUI's own page, in a headless Chromium."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from comfyui.browser import Page, absent, opened
+from comfyui.browser import Page, absent
 from comfyui.server import Server
-from comfyui.templates import WORKFLOWS, bring_files, read
+from comfyui.templates import WORKFLOWS, read
 
 WHY = absent()
 if WHY is not None:
     pytest.skip(f"NO BROWSER, BLUEPRINTS NOT TRIED IN THE PAGE: {WHY}", allow_module_level=True)
 CORE = "Image to Video (Wan 2.2)"
 """A blueprint of ComfyUI's own that users look at."""
-
-
-@pytest.fixture(scope="module")
-def session(server: Server) -> Iterator[Page]:
-    with bring_files(server.base), opened(server.url) as page:
-        yield page
-
-
-@pytest.fixture
-def page(session: Page) -> Page:
-    session.problems.clear()
-    return session
 
 
 WIRE = """([networks, steps]) => {

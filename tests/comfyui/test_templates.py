@@ -1,14 +1,13 @@
 """The example workflows in ComfyUI's own page, in a headless Chromium, in both of its styles."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comfyui.browser import Page, absent, opened
+from comfyui.browser import Page, absent
 from comfyui.server import PACK, Server
-from comfyui.templates import WORKFLOWS, bring_files, find_faults, find_low, needs_weights, read, with_files
+from comfyui.templates import WORKFLOWS, find_faults, find_low, needs_weights, read, with_files
 
 WHY = absent()
 if WHY is not None:
@@ -16,18 +15,6 @@ if WHY is not None:
 
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 VIDEOS = {"Hallo3 continue a video": 2, "Hallo3 several portraits": 3}
-
-
-@pytest.fixture(scope="module")
-def session(server: Server) -> Iterator[Page]:
-    with bring_files(server.base), opened(server.url) as page:
-        yield page
-
-
-@pytest.fixture
-def page(session: Page) -> Page:
-    session.problems.clear()
-    return session
 
 
 def open_graph(page: Page, workflow: dict[str, Any], name: str, *, nodes_2: bool) -> None:
