@@ -88,8 +88,9 @@ def describe_error(error: BaseException) -> str:
 class Hallo3Error(Exception):
     """Base class of this package's errors, readable by users.
 
-    The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``. Tracebacks and
-    ComfyUI's page name the error ``hallo3.…``, wherever the package is.
+    The message has up to four lines: a headline, then ``found``, ``expected`` and ``fix``. ``may_pass`` is
+    set where the same may succeed later: a disk is full, a storage does not answer. Tracebacks and ComfyUI's
+    page name the error ``hallo3.…``, wherever the package is.
     """
 
     __module__ = "hallo3"
@@ -97,7 +98,10 @@ class Hallo3Error(Exception):
     def __init_subclass__(cls) -> None:
         cls.__module__ = Hallo3Error.__module__
 
-    def __init__(self, headline: str, *, found: str = "", expected: str = "", fix: str = "") -> None:
+    def __init__(
+        self, headline: str, *, found: str = "", expected: str = "", fix: str = "", may_pass: bool = False
+    ) -> None:
+        self.may_pass = may_pass
         self.headline, self.found, self.expected, self.fix = map(sanitize, (headline, found, expected, fix))
         parts = ("Found:", self.found), ("Expected:", self.expected), ("Fix:", self.fix)
         super().__init__(

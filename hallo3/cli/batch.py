@@ -16,7 +16,7 @@ from ..errors import Hallo3Error, InputError, describe_error
 from ..fleet.dispatch import DONE, REFUSED, Dispatcher, Task
 from ..fleet.ledger import LEDGER_FILENAME, Ledger
 from ..fleet.ray_workers import RayWorkers
-from ..fleet.workers import ENDED, InProcess, Processes, Render, Workers, run_tasks
+from ..fleet.workers import ENDED, InProcess, Processes, Render, StopRow, Workers, run_tasks
 from ..offload.system_memory import total_bytes
 from ..progress import FollowShare
 from ..units import GB, format_bytes, format_duration
@@ -147,6 +147,8 @@ class _RowRenderer:
             options = replace(options, low_memory=True, vram=None)
         try:
             return render_row(options, follow, self._session)
+        except StopRow:
+            raise
         except BaseException:
             self._session.drop(MODELS, IDENTITY, MEMORY_PLAN)
             raise

@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 DONE, REFUSED, FAILED, OUT_OF_MEMORY, ELSEWHERE = "done", "refused", "failed", "out of memory", "elsewhere"
+BLOCKED, STOPPED = "blocked", "stopped"
 WAITING, RUNNING, PARKED = "waiting", "running", "parked"
 FINAL = DONE, REFUSED, FAILED, PARKED
 TRIES, DEATHS = 3, 3
@@ -34,8 +35,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended on a worker: DONE, REFUSED, FAILED, OUT_OF_MEMORY, or ELSEWHERE if another run has it
-    in hand."""
+    """How a task ended on a worker: DONE, REFUSED, FAILED, OUT_OF_MEMORY, BLOCKED by a full disk or a storage
+    that does not answer, which is no failure of the row, ELSEWHERE if another run has it in hand, or
+    STOPPED on request."""
 
     kind: str
     message: str = ""
@@ -167,7 +169,7 @@ class Dispatcher:
             if state.task.smaller:
                 return self._set(number, FAILED)
             state.task = replace(state.task, smaller=True)
-        else:
+        elif outcome.kind != BLOCKED:
             mine.failed.add(number)
             state.failures += 1
             if state.failures >= TRIES:

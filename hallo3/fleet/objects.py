@@ -142,12 +142,14 @@ class RetriedObjects:
                 return attempt()
             except Exception as error:
                 hopeless = isinstance(error, PermissionError | FileNotFoundError)
-                if delay is None or hopeless or "Credentials" in type(error).__name__:
+                hopeless = hopeless or "Credentials" in type(error).__name__
+                if delay is None or hopeless:
                     raise OutputError(
                         "The shared storage cannot be used.",
                         found=f"{self.root}/{name}: {describe_error(error)}",
                         expected="a folder or bucket that exists and that you may read and write",
                         fix="repair it and run the same again: finished segments are kept here and there",
+                        may_pass=not hopeless,
                     ) from error
                 self._sleep(delay * uniform(0.5, 1.0))  # machines that failed together come back apart
         raise AssertionError("the last try returns or raises")

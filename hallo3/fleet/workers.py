@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from ..errors import BusyError, Hallo3Error, InputError, OutputError, describe_error, is_out_of_memory
 from ..messages import redirect_messages
 from ..progress import FollowShare, no_progress
+from ..storage.files import DISK_FULL
 from .dispatch import (
+    BLOCKED,
     DONE,
     ELSEWHERE,
     FAILED,
@@ -25,6 +27,7 @@ from .dispatch import (
     OUT_OF_MEMORY,
     REFUSED,
     RUNNING,
+    STOPPED,
     WAITING,
     Dispatcher,
     Outcome,
@@ -41,6 +44,8 @@ BEGAN, PROGRESS, NOTE, ENDED, DIED = "began", "progress", "note", "ended", "died
 POLL_SECONDS, WAKE_SECONDS, STOP_SECONDS = 0.5, 5.0, 2.0
 MAX_DEATHS = 10
 """Per worker, one after the other with no row finished between them."""
+PAUSE_SECONDS, MAX_BLOCKED_SECONDS = 5.0, 600.0
+"""Until a worker whose row was blocked gets another; of blocked rows on all workers, until the run ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,10 @@ class Event:
     share: float = 0.0
     outcome: Outcome | None = None
     state: State | None = None
+
+
+class StopRow(BaseException):
+    """Raised between two steps of a row that is to stop; what is loaded stays usable."""
 
 
 class Workers(Protocol):
@@ -75,11 +84,14 @@ def render_task(render: Render, task: Task, follow: FollowShare) -> Outcome:
         kind, text = DONE, render(task, follow)
     except BusyError as error:
         kind, text = ELSEWHERE, str(error)
-    except InputError as error:
-        kind, text = REFUSED, str(error)
     except Exception as error:
-        kind = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
-        text = str(error) if isinstance(error, Hallo3Error) else describe_error(error)
+        kind, text = FAILED, str(error) if isinstance(error, Hallo3Error) else describe_error(error)
+        if getattr(error, "may_pass", getattr(error, "errno", None) in DISK_FULL):
+            kind = BLOCKED
+        elif isinstance(error, InputError):
+            kind = REFUSED
+        elif is_out_of_memory(error):
+            kind = OUT_OF_MEMORY
     return Outcome(kind, text, time.monotonic() - started)
 
 
@@ -159,6 +171,11 @@ class Processes:
                 del self._workers[name]
         return events
 
+    def stop_row(self, worker: str) -> None:
+        """Ask for the end of its task, which is then STOPPED; it hears it when it next reports."""
+        with suppress(OSError):
+            self._workers[worker][2].send(None)
+
     def stop(self, worker: str) -> None:
         self._stop(worker)
 
@@ -207,6 +224,16 @@ def _serve(open_render: OpenRender, place: int, pipe: Connection) -> None:
 
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
         sys.stderr = nowhere  # its bars
+
+        def follow(share: float) -> None:
+            send(PROGRESS, share, "")
+            try:
+                is_stopped = pipe.poll() and pipe.recv() is None
+            except (EOFError, OSError):
+                raise SystemExit from None
+            if is_stopped:
+                raise StopRow
+
         render = open_render(place)
         with redirect_messages(lambda text: send(NOTE, 0.0, text)):
             while True:
@@ -214,7 +241,12 @@ def _serve(open_render: OpenRender, place: int, pipe: Connection) -> None:
                     task = pipe.recv()
                 except (EOFError, OSError):
                     return
-                outcome = render_task(render, task, lambda share: send(PROGRESS, share, ""))
+                if task is None:  # the task that was to stop had ended
+                    continue
+                try:
+                    outcome = render_task(render, task, follow)
+                except StopRow:
+                    outcome = Outcome(STOPPED)
                 try:
                     pipe.send(outcome)
                 except OSError:
@@ -225,14 +257,17 @@ def run_tasks(dispatcher: Dispatcher, workers: Workers, count: int) -> Generator
     """Give tasks to ``count`` workers, and replace those that die or are spent, until no task is left. Yields
     events with the state of the task that they are about.
 
-    Raises ``OutputError`` if workers die again and again with nothing finished.
+    Raises ``OutputError`` if workers die again and again with nothing finished, or nothing can be written.
     """
     in_hand, deaths, last, slept = dict[str, State | None](), 0, "", time.monotonic()
+    blocked = dict[str, tuple[float, float]]()  # of workers whose last row was: since when, and until when
     try:
         while not dispatcher.over:
             while len(in_hand) < min(count, dispatcher.counts[WAITING] + dispatcher.counts[RUNNING]):
                 in_hand[workers.start()] = None
             for worker in [name for name, state in in_hand.items() if state is None]:
+                if worker in blocked and time.monotonic() < blocked[worker][1]:
+                    continue
                 if (task := dispatcher.next(worker)) is not None:
                     in_hand[worker] = state = dispatcher.states[task.number]
                     workers.submit(worker, task)
@@ -247,6 +282,10 @@ def run_tasks(dispatcher: Dispatcher, workers: Workers, count: int) -> Generator
                     in_hand[event.worker] = None
                     dispatcher.finish(event.worker, event.outcome)
                     deaths = deaths if state.kind not in FINAL else 0
+                    now = time.monotonic()
+                    since, _ = blocked.pop(event.worker, (now, now))
+                    if event.outcome.kind == BLOCKED:
+                        blocked[event.worker] = since, now + PAUSE_SECONDS
                 elif event.kind == DIED and event.worker in in_hand:
                     del in_hand[event.worker]
                     dispatcher.lose(event.worker, event.text)
@@ -260,6 +299,14 @@ def run_tasks(dispatcher: Dispatcher, workers: Workers, count: int) -> Generator
                     found=f"{deaths} in a row; the last: {last}",
                     expected="workers that finish rows",
                     fix="render a row alone with `hallo3 animate`, or use fewer workers",
+                )
+            oldest = time.monotonic() - MAX_BLOCKED_SECONDS
+            if in_hand and all(name in blocked and blocked[name][0] < oldest for name in in_hand):
+                raise OutputError(
+                    "Videos cannot be written.",
+                    found=f"no worker has written one for {MAX_BLOCKED_SECONDS:.0f} s, for the reasons above",
+                    expected="space on the disk, and a storage that answers",
+                    fix="free some space or repair the storage, and run the same again: it resumes",
                 )
             if time.monotonic() - slept > WAKE_SECONDS:
                 dispatcher.wake()

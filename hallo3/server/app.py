@@ -136,8 +136,8 @@ def create_app(videos: Videos, access: Access, names: Mapping[str, str], form: M
                 check_disk(folder, video.facts.pop("disk", 0))
             except Hallo3Error as error:
                 shown = hide_places(describe(str(error)), folder)
-                del shown["message"]
-                raise type(error)(**shown) from error
+                parts = {name: shown.get(name, "") for name in ("found", "expected", "fix")}
+                raise type(error)(shown["headline"], **parts, may_pass=error.may_pass) from error
             await run_sync(videos.add, video)
         return state(video)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Hallo3Error, describe_error
-from ..fleet.dispatch import DONE, ELSEWHERE, FAILED, TRIES, Outcome
+from ..fleet.dispatch import BLOCKED, DONE, ELSEWHERE, FAILED, STOPPED, TRIES, Outcome
 from ..fleet.workers import DIED
 from ..messages import logger
 from ..storage.files import read_json_object, sync_folder, write_json
-from .worker import STOPPED, Worker, describe
+from .worker import Worker, describe
 
 QUEUED, RUNNING, COMPLETED, CANCELLED = "queued", "in_progress", "completed", "cancelled"
 ENDED = {COMPLETED, FAILED, CANCELLED}
@@ -270,11 +270,10 @@ class Videos:
                     FAILED, str(error) if isinstance(error, Hallo3Error) else describe_error(error)
                 )
             outcome = worker.run(options, follow, video.stop, self.limits.max_seconds)
-            tries += outcome.kind in (
-                FAILED,
-                DIED,
-            )  # elsewhere: of a server that was killed, until it notices
-            if outcome.kind not in (FAILED, DIED, ELSEWHERE) or tries == TRIES or self._stopping:
+            is_failure = outcome.kind in (BLOCKED, DIED, FAILED)
+            tries += is_failure
+            again = is_failure or outcome.kind == ELSEWHERE  # of a server that was killed, until it notices
+            if not again or tries == TRIES or self._stopping:
                 return outcome
             if video.stop.wait(RETRY_SECONDS):
                 return Outcome(STOPPED)

@@ -8,14 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import Hallo3Error
-from ..fleet.dispatch import OUT_OF_MEMORY, Outcome, Task
+from ..fleet.dispatch import DONE, OUT_OF_MEMORY, STOPPED, Outcome, Task
 from ..fleet.workers import DIED, NOTE, PROGRESS, OpenRender, Processes
 from ..messages import logger
 from ..progress import FollowShare
 
-STOPPED, LATE = "stopped", "late"
-"""Outcomes beside those of a task."""
+LATE = "late"
+"""An outcome beside those of a task."""
 POLL_SECONDS = 0.05
+STOP_SECONDS = 10.0
+"""For a video to end between two of its steps, so that its process keeps what it has loaded."""
 
 
 def describe(message: str) -> dict[str, str]:
@@ -37,11 +39,15 @@ class Worker:
 
     def run(self, options: Any, follow: FollowShare, stop: threading.Event, limit: float) -> Outcome:
         """Render a video within ``limit`` seconds, unless ``stop`` is set; out of memory, once more with
-        less."""
-        started, task = time.monotonic(), Task(number=0, key="", group=(), cost=0.0, payload=options)
-        self._name = self._name or self._workers.start()
+        less. The process of a video that does not stop in ``STOP_SECONDS`` is ended."""
+        until, task = time.monotonic() + limit, Task(number=0, key="", group=(), cost=0.0, payload=options)
+        self._name, stopped = self._name or self._workers.start(), None
         self._workers.submit(self._name, task)
-        while not (stop.is_set() or self._ending.is_set()):
+        while not self._ending.is_set():
+            if stopped is None and (stop.is_set() or time.monotonic() > until):
+                stopped = Outcome(STOPPED) if stop.is_set() else _late(limit)
+                until = time.monotonic() + STOP_SECONDS
+                self._workers.stop_row(self._name)
             for event in self._workers.poll(POLL_SECONDS):
                 if event.kind == PROGRESS:
                     follow(event.share)
@@ -51,19 +57,18 @@ class Worker:
                     self._name = ""
                     fix = "resume it; a lack of memory is the usual reason"
                     error = Hallo3Error("The video's process ended.", found=event.text, fix=fix)
-                    return Outcome(DIED, str(error))
+                    return stopped or Outcome(DIED, str(error))
                 elif event.outcome is not None:
+                    if stopped is not None and event.outcome.kind != DONE:
+                        return stopped
                     if event.outcome.kind != OUT_OF_MEMORY or task.smaller:
                         return event.outcome
                     task = replace(task, smaller=True)
                     self._workers.submit(self._name, task)
-            if time.monotonic() - started > limit:
-                self.close()
-                fix = "resume it: finished segments are kept"
-                error = Hallo3Error("The video took too long.", found=f"more than {limit:g} s", fix=fix)
-                return Outcome(LATE, str(error))
+            if stopped is not None and time.monotonic() > until:
+                break
         self.close()
-        return Outcome(STOPPED)
+        return stopped or Outcome(STOPPED)
 
     def interrupt(self) -> None:
         """Stop what is rendered, now and from now on."""
@@ -73,3 +78,9 @@ class Worker:
         """End the process. What is finished stays."""
         self._workers.close()
         self._name = ""
+
+
+def _late(limit: float) -> Outcome:
+    fix = "resume it: finished segments are kept"
+    error = Hallo3Error("The video took too long.", found=f"more than {limit:g} s", fix=fix)
+    return Outcome(LATE, str(error))

@@ -211,6 +211,7 @@ def write_error(headline: str, path: Path, error: OSError, needed: int = 0) -> O
             found=f"{place}: {reason}, {free} bytes free on the disk {disk}",
             expected=f"{needed:,} bytes of free space" if needed else "a disk with free space",
             fix="free some space and run the same again: it resumes where it stopped",
+            may_pass=True,
         )
     return OutputError(
         headline,

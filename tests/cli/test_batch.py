@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import pytest
 import torch
 
 from conftest import REPOSITORY
-from hallo3.cli import batch
+from hallo3.cli import batch, renderer
 from hallo3.cli.main import main
+from hallo3.cli.options import AnimateOptions
 from hallo3.errors import OutputError
+from hallo3.fleet.dispatch import Task
+from hallo3.fleet.workers import StopRow
+from hallo3.loading import load_models as load
+from hallo3.progress import no_progress
 from support.audio_samples import tone, write_wav
 
 pytestmark = pytest.mark.any_message
@@ -142,6 +148,33 @@ def test_a_row_that_fails_is_tried_again_and_others_go_ahead(
     assert [tried.count(name) for name in "abc"] == [3, 2, 1]
     assert "2 of 3 rows are fine, 1 are not" in capsys.readouterr().out
     assert main(["batch", str(write_table(home, rows[:1], ".csv"))]) == 2
+
+
+def test_a_row_that_is_stopped_leaves_its_models_for_the_next(
+    home: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = list[object]()
+    monkeypatch.setattr(
+        renderer, "load_models", lambda *given, **named: loads.append(load(*given, **named)) or loads[-1]
+    )
+    render = batch.open_render(0, (), 0)
+
+    def row(name: str, follow: Any) -> bytes:
+        (home / name).mkdir(exist_ok=True)
+        video = home / name / "a.mp4"
+        options = AnimateOptions(portrait=Path(PORTRAIT), speech=home / "a.wav", model=nano_folder, steps=3)
+        options = replace(options, output=video, whole_picture=True, offload="blocks")
+        render(Task(number=1, key="", group=(), cost=1.0, payload=options), follow)
+        return video.read_bytes()
+
+    def stop(share: float) -> None:
+        if share > 0.5:
+            raise StopRow
+
+    with pytest.raises(StopRow):
+        row("stopped", stop)
+    assert row("stopped", no_progress) == row("whole", no_progress)
+    assert len(loads) == 1
 
 
 def test_workers_in_processes_make_the_same_videos(

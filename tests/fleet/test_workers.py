@@ -1,11 +1,13 @@
 """Workers in processes: killed at random moments, with poison rows, and with a driver that is killed."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from conftest import REPOSITORY
 from hallo3.errors import OutputError
 from hallo3.fleet import workers as module
-from hallo3.fleet.dispatch import DONE, FAILED, PARKED, REFUSED, Dispatcher, Task
+from hallo3.fleet.dispatch import DONE, FAILED, PARKED, REFUSED, WAITING, Dispatcher, Task
 from hallo3.fleet.ledger import Ledger
 from hallo3.fleet.workers import BEGAN, DIED, InProcess, Processes, Render, run_tasks
 from support import fleet_rows
@@ -106,6 +108,38 @@ def test_a_worker_that_fails_three_rows_is_replaced_here_too(tmp_path: Path) -> 
     dispatcher = Dispatcher(fleet_rows.tasks(tmp_path, ["good"] * 6))
     assert DIED not in [event.kind for event in run_tasks(dispatcher, InProcess(open_render), 1)]
     assert (opened, dispatcher.counts[DONE]) == ([0, 0], 6)
+
+
+class Disk:
+    """A row needs space; ``free`` says when there is some."""
+
+    def __init__(self, free: Callable[[int], bool]) -> None:
+        self.tries, self._free = 0, free
+
+    def __call__(self, place: int) -> Render:
+        del place
+        return self._render
+
+    def _render(self, task: Task, report: object) -> str:
+        del task, report
+        self.tries += 1
+        if not self._free(self.tries):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return ""
+
+
+def test_rows_wait_while_a_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row fails of it, however often it is tried; a disk that stays full ends the run."""
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    disk, dispatcher = Disk(lambda tries: tries > 12), Dispatcher(fleet_rows.tasks(Path(), ["good"] * 3))
+    workers = {event.worker for event in run_tasks(dispatcher, InProcess(disk), 1)}
+    assert (disk.tries, dispatcher.counts[DONE], len(workers)) == (15, 3, 1)
+    monkeypatch.setattr(module, "MAX_BLOCKED_SECONDS", 0.3)
+    dispatcher = Dispatcher(fleet_rows.tasks(Path(), ["good"] * 3))
+    with pytest.raises(OutputError, match="cannot be written"):
+        for _ in run_tasks(dispatcher, InProcess(Disk(lambda tries: tries == 1)), 1):
+            pass
+    assert (dispatcher.counts[DONE], dispatcher.counts[WAITING]) == (1, 2)
 
 
 def test_a_ledger_only_saves_time(tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from hallo3.errors import InputError
-from hallo3.fleet.dispatch import DONE, FAILED, REFUSED, Task
+from hallo3.fleet.dispatch import DONE, FAILED, REFUSED, STOPPED, Task
 from hallo3.fleet.workers import DIED
 from hallo3.progress import FollowShare
-from hallo3.server.worker import LATE, STOPPED, Worker, describe
+from hallo3.server import worker as module
+from hallo3.server.worker import LATE, Worker, describe
 
 pytestmark = pytest.mark.any_message
 LONG = 100.0
@@ -25,6 +28,8 @@ def open_render(place: int) -> Any:
 
 def render(task: Task, follow: FollowShare) -> str:
     """What each test asks for."""
+    while task.payload == "hang":
+        time.sleep(0.01)
     follow(0.5)
     if task.payload == "refuse":
         raise InputError("No.", found="this", fix="do: that")
@@ -70,11 +75,18 @@ def test_runs_end_as_they_do(worker: Worker) -> None:
     assert shares[:2] == [0.5, 0.5]
 
 
-def test_a_run_is_stopped_by_a_client_a_limit_and_the_end_of_the_server(worker: Worker) -> None:
+def test_a_run_is_stopped_by_a_client_a_limit_and_the_end_of_the_server(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop, never = threading.Event(), threading.Event()
+    first = worker.run("", lambda _: None, never, LONG)
     assert worker.run("wait", lambda _: stop.set(), stop, LONG).kind == STOPPED
     late = worker.run("wait", lambda _: None, never, 0.0)
     assert (late.kind, describe(late.message)["headline"]) == (LATE, "The video took too long.")
-    assert worker.run("", lambda _: None, never, LONG).kind == DONE
+    assert worker.run("", lambda _: None, never, LONG) == replace(first, seconds=ANY), "it kept its models"
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
+    assert worker.run("hang", lambda _: None, stop, LONG).kind == STOPPED
+    assert (again := worker.run("", lambda _: None, never, LONG)).kind == DONE
+    assert again.message != first.message, "a new process"
     assert worker.run("wait", lambda _: worker.interrupt(), never, LONG).kind == STOPPED
     assert worker.run("", lambda _: None, never, LONG).kind == STOPPED, "from now on"
