@@ -11,8 +11,11 @@ def main() -> int:
     """Import without garbage collection, which would look for garbage among a million objects that are none;
     the command starts it again."""
     gc.disable()
-    from .cli.main import main as run_command
-
+    try:
+        from .cli.main import main as run_command
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        return 1
     return run_command()
 
 

@@ -17,6 +17,7 @@ from ..fleet.dispatch import DONE, REFUSED, Dispatcher, Task
 from ..fleet.ledger import LEDGER_FILENAME, Ledger
 from ..fleet.ray_workers import RayWorkers
 from ..fleet.workers import ENDED, InProcess, Processes, Render, StopRow, Workers, run_tasks
+from ..messages import redirect_messages
 from ..offload.system_memory import total_bytes
 from ..progress import FollowShare
 from ..units import GB, format_bytes, format_duration
@@ -80,7 +81,7 @@ def _render(rows: list[Row], total: int, options: BatchOptions) -> int:
             )
         dispatcher = Dispatcher(tasks)
         workers, count = _open_workers(options)
-        with closing(run_tasks(dispatcher, workers, count)) as events:
+        with redirect_messages(view.note), closing(run_tasks(dispatcher, workers, count)) as events:
             for event in events:
                 view.show(event, dispatcher)
                 if event.kind == ENDED and event.state is not None and event.state.kind == DONE:

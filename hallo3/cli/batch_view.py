@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from ..fleet.dispatch import DONE, FINAL, Dispatcher
 from ..fleet.workers import BEGAN, DIED, ENDED, NOTE, PROGRESS, Event
-from ..messages import logger
 
 QUIET_SECONDS = 30.0
 """Between two lines with the time left where no terminal shows it."""
@@ -38,7 +37,7 @@ class BatchView:
         self._total, self._as_json, self._ended = total, as_json, Counter[str]()
         self._bars, self._summary = dict[str, Any](), None
         self._started = self._said = time.monotonic()
-        self._told = set[tuple[int, str]]()
+        self._told, self._notes, self._row = set[tuple[int, str]](), dict[str, set[int]](), 0
         self._shares, self._cost, self._finished, self._skipped = dict[str, float](), 0.0, False, 0
 
     def __enter__(self) -> Self:
@@ -51,7 +50,7 @@ class BatchView:
             if bar is not None:
                 bar.close()
         if not self._finished and not self._as_json:
-            logger.warning(f"{self._ended[DONE]} rows are finished; the same command resumes")
+            self._write_note(f"{self._ended[DONE]} rows are finished; the same command resumes", "")
 
     def skip(self) -> None:
         """A row that was done before."""
@@ -63,11 +62,22 @@ class BatchView:
         self._ended[kind] += 1
         self._say(number, kind, text)
 
+    def note(self, text: str, number: int | None = None) -> None:
+        """A message about a row, by default the one that began last. It is said once; :meth:`finish` lists
+        the rows that had the same."""
+        rows = self._notes.setdefault(text, set())
+        rows.add(number := self._row if number is None else number)
+        if len(rows) == 1:
+            self._write_note(text, f"row {number}: " * bool(number))
+
+    def _write_note(self, text: str, about: str) -> None:
+        tqdm.write(f"note: {about}{text}", file=sys.stderr)
+
     def show(self, event: Event, dispatcher: Dispatcher) -> None:
         state = event.state
         if state is None:
             if event.kind == NOTE:
-                logger.warning(event.text)
+                self.note(event.text, 0)
             return
         number = state.task.number
         if event.kind in (ENDED, DIED):
@@ -79,8 +89,9 @@ class BatchView:
                 self._say(number, state.kind, state.message)
             self._draw_worker(event.worker, "" if event.kind == ENDED else None)
         elif event.kind == NOTE:
-            logger.warning(f"row {number}: {event.text}")
+            self.note(event.text, number)
         elif event.kind in (BEGAN, PROGRESS):
+            self._row = number
             self._shares[event.worker] = event.share * state.task.cost
             self._draw_worker(event.worker, f"row {number}, {100 * event.share:.0f} %")
             if self._as_json:
@@ -94,6 +105,9 @@ class BatchView:
     def finish(self) -> int:
         """Say how many rows are videos; 0 if all are, 1 if some, 2 if none."""
         self._finished = True
+        for text, rows in self._notes.items():
+            if len(rows) > 1:
+                self._write_note(text, f"rows {list_rows(sorted(rows - {0}))}: ")
         done, failed = self._ended[DONE], sum(self._ended.values()) - self._ended[DONE]
         if self._as_json:
             print(json.dumps({"event": "over", "done": done, "failed": failed}), flush=True)
@@ -108,9 +122,10 @@ class BatchView:
             print(json.dumps({"event": kind, "row": number, "text": text}), flush=True)
             return
         later = "" if kind in FINAL else "\n  It is tried again later."
-        if (number, text) in self._told and later:
+        headline = text.partition("\n")[0]  # below it there are times
+        if (number, headline) in self._told and later:
             return  # another run has it in hand, still
-        self._told.add((number, text))
+        self._told.add((number, headline))
         tqdm.write(f"row {number} of {self._total}: {text}{later}", file=sys.stdout)
         sys.stdout.flush()
 

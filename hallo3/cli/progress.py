@@ -44,9 +44,10 @@ def tick(bar: Any) -> Generator[None]:
 
 @contextmanager
 def _show(what: str, total: int, **layout: Any) -> Generator[ProgressCallback]:
-    """A bar with the time left, removed when it is full; only a clock if the ``total`` is 0, so unknown."""
+    """On a terminal a bar with the time left, removed when it is full; only a clock if the ``total`` is 0, so
+    unknown."""
     layout = layout if total else {"bar_format": "{desc} [{elapsed}]"}
-    with tqdm(total=total, desc=what, leave=False, **layout) as bar, tick(bar):
+    with tqdm(total=total, desc=what, leave=False, disable=None, **layout) as bar, tick(bar):
         yield bar.update
 
 

@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -140,7 +141,8 @@ class Processes:
         process = self._context.Process(
             target=_serve, args=(self._open, place, theirs), name=f"hallo3 {name}", daemon=True
         )
-        process.start()
+        with _no_interrupt():
+            process.start()
         theirs.close()  # or its end would never be seen
         self._workers[name] = place, process, ours
         return name
@@ -192,6 +194,21 @@ class Processes:
             process.join(max(0.0, until - time.monotonic()))
             process.kill()
             process.join()
+
+
+@contextmanager
+def _no_interrupt() -> Generator[None]:
+    """A process that is started inside the block never hears Ctrl-C, which would end it with a traceback
+    while it imports."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # or `start` does it, and lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read(worker: str, message: Any) -> Event:

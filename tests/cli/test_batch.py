@@ -189,11 +189,15 @@ def test_workers_in_processes_make_the_same_videos(
     torch.set_num_threads(1)
     try:
         assert main([*words, str(home / "here")]) == 1
-        capsys.readouterr()
+        here = capsys.readouterr().err
         assert main([*words, str(home / "there"), "--workers", "2", "--json"]) == 1
     finally:
         torch.set_num_threads(threads)
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr()
+    for text in (here, said.err):
+        assert text.count(": attention by torch") == 2, "once, and at the end with its rows"
+        assert "note: rows 1-2: attention by torch" in text
+    events = [json.loads(line) for line in said.out.splitlines()]
     kinds = [event["event"] for event in events if event["event"] != "progress"]
     assert sorted(kinds) == ["began"] * 3 + ["done"] * 2 + ["over", "refused"]
     assert events[-1] == {"event": "over", "done": 2, "failed": 1}

@@ -41,9 +41,12 @@ def test_rows_survive_workers_that_are_killed(tmp_path: Path) -> None:
     draw, kills, names = random.Random(3), 0, set[str]()
     for event in run_tasks(dispatcher, pool, 2):
         names.add(event.worker)
-        if event.kind == BEGAN and kills < 4 and draw.random() < 0.2:
-            pid = pool._workers[event.worker][1].pid
-            assert pid is not None
+        if event.kind != BEGAN:
+            continue
+        pid = pool._workers[event.worker][1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGINT)  # Ctrl-C, also while it is started, is for the driver
+        if kills < 4 and draw.random() < 0.2:
             os.kill(pid, signal.SIGKILL)
             kills += 1
     kinds = [state.kind for state in dispatcher.states.values()]
