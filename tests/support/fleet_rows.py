@@ -18,6 +18,10 @@ def open_render(place: int) -> Render:
     return lambda task, report: render(task, place, report)
 
 
+def open_nothing(place: int) -> Render:
+    return lambda task, _: f"{task.key} at {place}"
+
+
 def die(place: int) -> Render:
     os._exit(5 + place)
 
