@@ -224,7 +224,7 @@ class Rehearsal:
                 pixels = torch.empty(1, 3, 1 + config.segment.motion_frames, *config.segment.shape[1:])
                 image = renderer.encode(pixels, segment, noise)
             with stage("listen"), models.transformer as dit:
-                windows = renderer.speech.segment(0).to(renderer.run.text)
+                windows = renderer.speech.segment(0).to(next(dit.parameters()))
                 dit.encode_audio(windows, on_access=renderer.settings.on_access)
             schedule = replace(renderer.schedule, steps=renderer.schedule.steps[:steps])
             with stage("sample"):

@@ -114,10 +114,11 @@ class Saving(NamedTuple):
     def predict(self, case: Case, plain: OriginalStep) -> Predict:
         """The step in bfloat16."""
         dit = case.network(torch.bfloat16, self.kernels)
-        run = dit.prepare(plain.features, plain.face, plain.prompt, plain.timesteps)
+        run = dit.prepare(plain.features, plain.face, plain.timesteps)
         if not self.folded:
             run = replace(run, face=_unfolded(dit, plain))  # type: ignore[arg-type]
-        segment = SegmentConditions(audio=dit.encode_audio(plain.windows), image_latents=plain.image_latents)
+        text, audio = dit.encode_text(plain.prompt), dit.encode_audio(plain.windows)
+        segment = SegmentConditions(text=text, audio=audio, image_latents=plain.image_latents)
         return GUIDANCE_PASSES[self.passes](dit, run, segment)
 
 

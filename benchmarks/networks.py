@@ -148,10 +148,11 @@ class Inputs:
     def prepare(
         self, dit: Hallo3Transformer, *, on_access: bool = False, steps_on_access: bool = False
     ) -> tuple[RunConditions, SegmentConditions]:
-        conditions = self.features, self.face, self.prompt, self.timesteps
+        conditions = self.features, self.face, self.timesteps
         run = dit.prepare(*conditions, on_access=on_access, steps_on_access=steps_on_access)
         audio = dit.encode_audio(self.windows, on_access=on_access)
-        return run, SegmentConditions(audio=audio, image_latents=self.image_latents)
+        text = dit.encode_text(self.prompt)
+        return run, SegmentConditions(text=text, audio=audio, image_latents=self.image_latents)
 
     def _random(self, *shape: int) -> Tensor:
         place = self.place

@@ -144,7 +144,7 @@ class Smoke:
 
 def condition_tensors(run: RunConditions, segment: SegmentConditions) -> Iterable[Tensor]:
     """All that lives as long as a run or a segment."""
-    yield from (run.text, run.rotary.cos, run.rotary.sin, segment.image_latents)
+    yield from (segment.text, run.rotary.cos, run.rotary.sin, segment.image_latents)
     for sequence in (run.reference, run.face, run.silence, segment.audio):
         for each in sequence:
             yield from each

@@ -9,9 +9,9 @@ segment to the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from .speech.encoder import compute_features
 from .speech.features import Speech, warn_of_windows
 from .speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 from .speech.wav2vec2 import split_wav2vec2
+
+if TYPE_CHECKING:
+    from .script import Script
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -194,16 +197,19 @@ def animate(
     noise: Noise | None = None,
     watch: WatchProgress = no_progress,
     listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
+    script: Script | None = None,
 ) -> Iterator[Frames]:
     """Yield a talking portrait segment by segment, without the bars that fitting to the canvas added.
 
-    ``portrait`` is [3, h, w] in 0..1. An empty prompt is zero text and loads no T5. ``noise`` defaults to the
-    settings' seed. Where memory runs out, ``models`` take less. Raises the errors of :mod:`hallo3.errors`.
+    ``portrait`` is [3, h, w] in 0..1. An empty prompt is zero text and loads no T5; ``script`` has others by
+    time. ``noise`` defaults to the settings' seed. Where memory runs out, ``models`` take less. Raises the
+    errors of :mod:`hallo3.errors`.
     """
     noise = noise or make_noise(settings.seed)
     face = analyze_portrait(check_picture(portrait), models.face, models.config.face)
     speech = try_again(lambda: encode_speech(recording, models, listening), models)
-    prompt_embeds = try_again(lambda: encode_prompt(prompt, models), models)
+    prompts = [prompt] * len(speech.plan) if script is None else script.prompts(speech.plan, prompt)
+    prompt_embeds = try_again(lambda: encode_prompts(prompts, models), models)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
     identity = try_again(lambda: extract_identity(framed, models, settings, noise), models)
     yield from render_identity(identity, speech, prompt_embeds, models, settings, noise, watch)
@@ -212,13 +218,14 @@ def animate(
 def render_identity(
     identity: Identity,
     speech: Speech,
-    prompt_embeds: Tensor,
+    prompt_embeds: Tensor | Sequence[Tensor],
     models: Models,
     settings: Settings,
     noise: Noise,
     watch: WatchProgress = no_progress,
 ) -> Iterator[Frames]:
-    """What ``animate`` does once its inputs are encoded; call it in inference mode."""
+    """What ``animate`` does once its inputs are encoded, the prompt of all segments or of each; call it in
+    inference mode."""
     inputs = identity, speech, prompt_embeds, models, settings, watch
     renderer = try_again(lambda: LocalRenderer.prepare(*inputs), models)
     canvas, store = identity.canvas, MemoryStore(noise)
@@ -260,11 +267,18 @@ def encode_speech(
 
 def encode_prompt(prompt: str, models: Models) -> Tensor:
     """The prompt's T5 embedding [1, M, text_dim]; zeros for an empty prompt."""
+    return encode_prompts([prompt], models)[0]
+
+
+def encode_prompts(prompts: Sequence[str], models: Models) -> list[Tensor]:
+    """As :func:`encode_prompt`; each different prompt is encoded once, by a T5 that is loaded once."""
     trunk = models.config.trunk
-    if not prompt.strip():
-        return torch.zeros(1, trunk.text_tokens, trunk.text_dim)
-    with memory_stage("prompt"), models.text as encoder:
-        return encoder.encode(prompt, trunk.text_tokens)
+    texts = {prompt: prompt.strip() for prompt in prompts}
+    found = {"": torch.zeros(1, trunk.text_tokens, trunk.text_dim)}
+    if wanted := dict.fromkeys(prompt for prompt, text in texts.items() if text):
+        with memory_stage("prompt"), models.text as encoder:
+            found |= {prompt: encoder.encode(prompt, trunk.text_tokens) for prompt in wanted}
+    return [found[prompt if texts[prompt] else ""] for prompt in prompts]
 
 
 def first_motion(canvas: Tensor, plan: SegmentPlan) -> Tensor:
@@ -304,12 +318,14 @@ def collect_frames(slices: Iterator[Tensor], count: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRenderer:
-    """The package's own networks, with everything that is constant for a run computed once."""
+    """The package's own networks, with everything that is constant for a run computed once. ``texts``
+    has each segment's text tokens, of several prompts on the CPU."""
 
     models: Models
     settings: Settings
     watch: WatchProgress
     speech: Speech
+    texts: Sequence[Tensor]
     schedule: Schedule
     run: RunConditions
 
@@ -318,28 +334,39 @@ class LocalRenderer:
         cls,
         identity: Identity,
         speech: Speech,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | Sequence[Tensor],
         models: Models,
         settings: Settings,
         watch: WatchProgress = no_progress,
     ) -> LocalRenderer:
-        """Project text, reference features and face, and compute the modulation of every step."""
+        """Project text, reference features and face, and compute the modulation of every step.
+        ``prompt_embeds`` is the prompt of all segments, or has each one's."""
         schedule = make_schedule(settings.steps)
+        prompts = [prompt_embeds] * len(speech.plan) if isinstance(prompt_embeds, Tensor) else prompt_embeds
+        distinct = {id(each): each for each in prompts}
         with memory_stage("prepare"), models.transformer as dit:
-            prompt_embeds = prompt_embeds.to(next(dit.parameters()))
-            features = identity.reference_features
+            like, features = next(dit.parameters()), identity.reference_features
             if settings.on_access:  # projected again and again, so on the device
-                features = tuple(each.to(prompt_embeds) for each in features)
+                features = tuple(each.to(like) for each in features)
+            home = CPU if len(distinct) > 1 else like.device
+            texts = {key: dit.encode_text(each.to(like)).to(home) for key, each in distinct.items()}
             run = dit.prepare(
                 features,
                 identity.face_embedding,
-                prompt_embeds,
                 schedule.timesteps,
                 on_access=settings.on_access,
                 steps_on_access=settings.steps_on_access,
                 open_progress=models.open_progress,
             )
-        return cls(models=models, settings=settings, watch=watch, speech=speech, schedule=schedule, run=run)
+        return cls(
+            models=models,
+            settings=settings,
+            watch=watch,
+            speech=speech,
+            texts=[texts[id(each)] for each in prompts],
+            schedule=schedule,
+            run=run,
+        )
 
     def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
         purpose = Purpose.MOTION_POSTERIOR
@@ -358,10 +385,11 @@ class LocalRenderer:
 
         with self.models.transformer as dit:
             with memory_stage("listen"):
-                windows = self.speech.segment(index).to(self.run.text)
-                audio = dit.encode_audio(windows, on_access=settings.on_access)
+                like = next(dit.parameters())
+                text = self.texts[index].to(like)
+                audio = dit.encode_audio(self.speech.segment(index).to(like), on_access=settings.on_access)
             image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
-            conditions = SegmentConditions(audio=audio, image_latents=image_latents)
+            conditions = SegmentConditions(text=text, audio=audio, image_latents=image_latents)
             predict = alone = single_branch(dit, self.run, conditions)
             if guided := settings.guided:
                 predict = GUIDANCE_PASSES[self.models.passes() or settings.passes](dit, self.run, conditions)
@@ -413,38 +441,3 @@ def _encode_pixels(
         draw = noise(purpose, segment, 0, (1, config.vae.latent_channels, *grid))
     with models.vae as vae:
         return vae.encode(pixels, draw)
-
-
-@dataclass(frozen=True, slots=True)
-class _Callables:
-    """A renderer made of three functions that bring their own noise."""
-
-    encode_: Callable[[Tensor, Segment], Tensor]
-    sample_: Callable[[Tensor, Segment], Tensor]
-    decode_: Callable[[Tensor], Iterator[Tensor]]
-
-    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        del noise
-        return self.encode_(pixels, segment)
-
-    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        del noise
-        return self.sample_(image_latents, segment)
-
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        return self.decode_(latents)
-
-
-def render_with_callables(
-    canvas: Tensor,
-    plan: SegmentPlan,
-    *,
-    encode: Callable[[Tensor, Segment], Tensor],
-    sample: Callable[[Tensor, Segment], Tensor],
-    decode: Callable[[Tensor], Iterator[Tensor]],
-    noise: Noise,
-    motion_drop: float,
-) -> Iterator[Frames]:
-    """``hallo3.render`` of version 0.1, kept for one release."""
-    renderer = _Callables(encode, sample, decode)
-    yield from render(canvas, plan, renderer, MemoryStore(noise), motion_drop=motion_drop)

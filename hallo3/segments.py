@@ -44,11 +44,15 @@ class SegmentPlan:
     def __len__(self) -> int:
         return -(-self.frames // self.config.new_frames)
 
+    def first(self, index: int) -> int:
+        """The video frame at which a segment's new frames begin."""
+        return index * self.config.new_frames
+
     def __getitem__(self, index: int) -> Segment:
         if not 0 <= index < len(self):
             raise IndexError(index)
         new, motion = self.config.new_frames, self.config.motion_frames
-        first = index * new
+        first = self.first(index)
         slots = [max(frame, SILENT) for frame in range(first - motion, min(first + new, self.padded))]
         slots += slots[-1:] * (self.config.frames - len(slots))
         return Segment(

@@ -4,11 +4,12 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from hallo3.models import Models
 from hallo3.noise import Noise, Purpose, make_noise
 from hallo3.pipeline import LocalRenderer, MemoryStore, RenderProgress, animate, extract_identity, render
 from hallo3.quantization import PRECISIONS
+from hallo3.script import parse_script
 from hallo3.segments import Segment
 from hallo3.text_encoder import TextEncoder
 from support.messages import expect_message
@@ -295,3 +297,40 @@ def test_what_is_constant_is_computed_once(nano: Models, portrait: Tensor, passe
         frames = list(animate(portrait, speech_of(samples), "a man", nano, chosen))
     assert len(frames) == SEGMENTS
     assert calls == expected | dict.fromkeys(ONCE, 1)
+
+
+def test_one_prompt_everywhere_is_the_same_video(portrait: Tensor, nano: Models) -> None:
+    recording, chosen = speech_of(35 * 640), settings(nano)
+
+    def render_with(prompt: str, script: str) -> list[Tensor]:
+        parsed = parse_script(script) if script else None
+        frames = animate(portrait, recording, prompt, nano, chosen, script=parsed)
+        return [each.pixels for each in frames]
+
+    plain = render_with("a blue", "")
+    assert len(plain) == 3
+    for script in ("[0:00-] a blue", "[0-0:00.7] a blue\n[0:00.7-] a  blue"):
+        assert all(map(torch.equal, plain, render_with("", script)))
+    with expect_message("after the end of the speech"):
+        assert all(map(torch.equal, plain, render_with("a blue", "[0:20-] dim")))
+    changed = render_with("a blue", "[0:00.3-] a warm")
+    assert [torch.equal(*pair) for pair in zip(plain, changed, strict=True)] == [True, False, False]
+
+
+def test_each_prompt_is_encoded_once(nano: Models) -> None:
+    opened, encoded = Mock(), list[str]()
+
+    @contextmanager
+    def text() -> Iterator[Any]:
+        opened()
+        with nano.text as encoder:
+            yield SimpleNamespace(
+                encode=lambda prompt, n: (encoded.append(prompt), encoder.encode(prompt, n))[1]
+            )
+
+    prompts = ["warm", "blue", " ", "warm", "blue"]
+    found = pipeline.encode_prompts(prompts, replace(nano, text=text()))
+    assert (opened.call_count, encoded) == (1, ["warm", "blue"])
+    assert found[0] is found[3]
+    assert not found[2].any()
+    assert pipeline.encode_prompts(["", " "], replace(nano, text=unused_network()))[0].shape == found[0].shape

@@ -19,7 +19,8 @@ Predict = Callable[[Tensor, int], Tensor]
 def branches(run: RunConditions, segment: SegmentConditions) -> tuple[Conditions, Conditions]:
     """The unconditional branch has zero text and silent audio; face, reference and image latents stay
     (facts 6)."""
-    return _conditions(run, run.text[:1], run.silence), _conditions(run, run.text[1:], segment.audio)
+    text = segment.text
+    return _conditions(run, text[:1], run.silence), _conditions(run, text[1:], segment.audio)
 
 
 def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:
@@ -33,7 +34,7 @@ def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: Segmen
         sides = zip(run.silence[index], segment.audio[index], strict=True)
         return KV(*(torch.cat(side) for side in sides))
 
-    both = _conditions(run, run.text, LazyParameters(pair, len(run.silence)))
+    both = _conditions(run, segment.text, LazyParameters(pair, len(run.silence)))
     return partial(_forward, dit, run, segment, both)
 
 
@@ -48,7 +49,7 @@ def layer_major_branches(dit: Hallo3Transformer, run: RunConditions, segment: Se
     both = branches(run, segment)
 
     def predict(latents: Tensor, step: int) -> Tensor:
-        noisy, image_latents = latents.to(run.text), segment.image_latents.to(run.text)
+        noisy, image_latents = latents.to(segment.text), segment.image_latents.to(segment.text)
         return torch.cat(dit.forward_layerwise(noisy, image_latents, run.steps[step], both))
 
     return predict
@@ -74,6 +75,6 @@ def _forward(
     latents: Tensor,
     step: int,
 ) -> Tensor:
-    noisy = latents.to(run.text).expand(len(conditions.text), -1, -1, -1, -1)
-    image_latents = segment.image_latents.to(run.text).expand_as(noisy)
+    noisy = latents.to(segment.text).expand(len(conditions.text), -1, -1, -1, -1)
+    image_latents = segment.image_latents.to(noisy).expand_as(noisy)
     return dit(noisy, image_latents, run.steps[step], conditions)

@@ -122,11 +122,9 @@ class ReferenceNetwork(Trunk):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConditions:
-    """Constant for a run. ``text`` [2, M, D] has projected text tokens, unconditional (zero text) first.
-    ``silence`` is the audio of the unconditional branch: all-zero windows, projected. ``steps`` has one
-    modulation per step."""
+    """Constant for a run. ``silence`` is the audio of the unconditional branch: all-zero windows, projected.
+    ``steps`` has one modulation per step."""
 
-    text: Tensor
     reference: Sequence[KV]
     face: Sequence[FoldedKV]
     silence: Sequence[KV]
@@ -136,8 +134,10 @@ class RunConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentConditions:
-    """Constant for a segment: audio keys/values [T, H, n, d] and image latents [1, C, T, H, W]."""
+    """Constant for a segment: text [2, M, D] as of ``encode_text``, audio keys/values [T, H, n, d] and image
+    latents [1, C, T, H, W]."""
 
+    text: Tensor
     audio: Sequence[KV]
     image_latents: Tensor
 
@@ -202,22 +202,19 @@ class Hallo3Transformer(Trunk):
         self,
         reference_features: Sequence[Tensor],
         face_embedding: Tensor,
-        prompt_embeds: Tensor,
         timesteps: Tensor,
         *,
         on_access: bool = False,
         steps_on_access: bool = False,
         open_progress: OpenProgress = no_display,
     ) -> RunConditions:
-        """Conditions of a run, from features [1, R, D] per block, embedding [1, E], prompt [1, M, text_dim]
-        and timesteps [S].
+        """Conditions of a run, from features [1, R, D] per block, embedding [1, E] and timesteps [S].
 
         With ``on_access`` the reference features are projected when a block reads them, with
         ``steps_on_access`` the modulations computed then (for small GPUs); the results are equal up to
         rounding. ``open_progress`` shows the bytes of the weights that are used now.
         """
-        like = prompt_embeds
-        texts = torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds))
+        like = next(self.parameters())
         face_tokens = self.face_proj(face_embedding.to(like))
         steps: Sequence[Modulation] = LazyParameters(
             lambda index: self.modulate(timesteps[index : index + 1], like, on_access=True), len(timesteps)
@@ -240,17 +237,18 @@ class Hallo3Transformer(Trunk):
                 modulation = self.modulate(timesteps, like, on_access=True)
                 modulation = modulation._replace(blocks=compute("steps", modulation.blocks))
                 steps = tuple(modulation.step(index) for index in range(len(timesteps)))
-            text = self.patch_embed.text(texts)
             reference = self._per_block(lambda block, i: block.attn1.project(reference_features[i].to(like)))
             reference = compute("reference", reference)
             face = self._per_block(lambda block, _: block.fold_output_projection(face_tokens))
             face = compute("face", face)
             silence = self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=True)
             silence = compute("audio", silence)
-        rotary = self.rotary(self.latent.frames, like)
-        return RunConditions(
-            text=text, reference=reference, face=face, silence=silence, rotary=rotary, steps=steps
-        )
+        rotary = self.rotary(self.latent.frames, like.new_empty(1, self.config.text_tokens))
+        return RunConditions(reference=reference, face=face, silence=silence, rotary=rotary, steps=steps)
+
+    def encode_text(self, prompt_embeds: Tensor) -> Tensor:
+        """Prompt [1, M, text_dim] -> text tokens of both branches [2, M, D], zero text first."""
+        return self.patch_embed.text(torch.cat((torch.zeros_like(prompt_embeds), prompt_embeds)))
 
     def conditions(
         self,
@@ -282,7 +280,7 @@ class Hallo3Transformer(Trunk):
         )
 
     def rotary(self, frames: int, like: Tensor) -> Rotary:
-        """Tables of a segment of latent frames behind text [B, M, text_dim]."""
+        """Tables of a segment of latent frames behind text [B, M, ...]."""
         return rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like)
 
     def encode_audio(

@@ -105,7 +105,8 @@ def test_a_pass_is_equal(stages: Any, models: Models, settings: Any, identity: A
     noisy, image_latents = drawn(5, 1, 16, 9, 8, 8), F.pad(drawn(4, 1, 16, 1, 8, 8), (0, 0, 0, 0, 0, 8))
     windows = speech.segment(1)
     with models.transformer as dit:
-        conditions = SegmentConditions(audio=dit.encode_audio(windows), image_latents=image_latents)
+        text, audio = dit.encode_text(prompt), dit.encode_audio(windows)
+        conditions = SegmentConditions(text=text, audio=audio, image_latents=image_latents)
         wanted = batched_branches(dit, renderer.run, conditions)(noisy, 2)
     found = stages.model.model.diffusion_model(
         torch.cat((noisy, image_latents), dim=1).expand(2, -1, -1, -1, -1),

@@ -130,10 +130,12 @@ def prepared(golden: Golden, config: Hallo3Config, trace: Trace, patterns: Any =
     trace.hook(dit)
     banks = [golden[f"in.bank_{index}"] for index in range(config.trunk.layers)]
     timesteps = golden["in.timestep"].flatten()[:1]
-    run = dit.prepare(banks, golden["in.face_emb"], golden["in.text"], timesteps)
+    run = dit.prepare(banks, golden["in.face_emb"], timesteps)
     audio = dit.encode_audio(golden["in.audio_windows"])
     last = Last(config.trunk.layers - 1, config.trunk.text_tokens, dit.latent.tokens)
-    return dit, run, SegmentConditions(audio=audio, image_latents=swap(golden["in.concat"])), last
+    text = dit.encode_text(golden["in.text"])
+    segment = SegmentConditions(text=text, audio=audio, image_latents=swap(golden["in.concat"]))
+    return dit, run, segment, last
 
 
 def dit_forward(golden: Golden, report: Report) -> None:
@@ -153,7 +155,7 @@ def dit_forward(golden: Golden, report: Report) -> None:
     intermediates = trace.intermediates | trace.attentions(ATTENTION_KINDS) | adaln_chunks(run.steps[0])
     intermediates |= {f"L{index}_face_k_after_norm_rope": face.k for index, face in enumerate(run.face)}
     video = dit.embed(noisy, segment.image_latents).expand(len(result), -1, -1)
-    intermediates["embedded_tokens_with_pos"] = torch.cat((run.text[-len(result) :], video), dim=1)
+    intermediates["embedded_tokens_with_pos"] = torch.cat((segment.text[-len(result) :], video), dim=1)
     timestep = golden["in.timestep"].flatten()[:1]
     intermediates["timestep_sinusoid"] = timestep_sinusoid(timestep, config.trunk.width)
     compare_mids(golden, intermediates, report, last)

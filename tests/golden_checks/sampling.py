@@ -75,7 +75,7 @@ def dit_trajectory(golden: Golden, report: Report) -> None:
     config, plan = networks.config_of(golden.about), make_schedule(len(golden.names("net_t_")))
     dit, _, segment, _ = prepared(base, config, Trace())
     banks = [base[f"in.bank_{index}"] for index in range(config.trunk.layers)]
-    run = dit.prepare(banks, base["in.face_emb"], base["in.text"], plan.timesteps)
+    run = dit.prepare(banks, base["in.face_emb"], plan.timesteps)
     _trajectory(golden, plan, batched_branches(dit, run, segment), report)
 
 

@@ -53,8 +53,9 @@ def test_sampling(fused: bool) -> None:
     prompt = meta(1, TRUNK.text_tokens, TRUNK.text_dim)
     noisy = torch.empty(1, TRUNK.latent_channels, *LATENT, device=META)
     with torch.inference_mode():
-        run = dit.prepare(features, meta(1, 512), prompt, torch.tensor([999.0]))
-        segment = SegmentConditions(audio=dit.encode_audio(meta(1, *dit.window_shape)), image_latents=noisy)
+        run = dit.prepare(features, meta(1, 512), torch.tensor([999.0]))
+        text, audio = dit.encode_text(prompt), dit.encode_audio(meta(1, *dit.window_shape))
+        segment = SegmentConditions(text=text, audio=audio, image_latents=noisy)
     for name, passes in {**GUIDANCE_PASSES, "one": single_branch}.items():
 
         def step(passes: Any = passes) -> object:

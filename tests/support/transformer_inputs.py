@@ -32,14 +32,14 @@ class Inputs:
         self.image = draw("image", 1, trunk.latent_channels, *grid)
 
     def prepare_run(self, dit: Hallo3Transformer, **access: Any) -> RunConditions:
-        prompt = self.prompt.to(next(dit.parameters()).dtype)
-        return dit.prepare(self.features, self.face, prompt, STEPS, **access)
+        return dit.prepare(self.features, self.face, STEPS, **access)
 
     def prepare(self, dit: Hallo3Transformer, **access: Any) -> tuple[RunConditions, SegmentConditions]:
-        run = self.prepare_run(dit, **access)
-        audio = dit.encode_audio(self.windows.to(run.text.dtype), on_access=access.get("on_access", False))
-        return run, SegmentConditions(audio=audio, image_latents=self.image.to(run.text.dtype))
+        run, dtype = self.prepare_run(dit, **access), next(dit.parameters()).dtype
+        audio = dit.encode_audio(self.windows.to(dtype), on_access=access.get("on_access", False))
+        text = dit.encode_text(self.prompt.to(dtype))
+        return run, SegmentConditions(text=text, audio=audio, image_latents=self.image.to(dtype))
 
     def predict(self, dit: Hallo3Transformer, passes: str, **access: Any) -> Callable[[int], Tensor]:
         run, segment = self.prepare(dit, **access)
-        return partial(GUIDANCE_PASSES[passes](dit, run, segment), self.noisy.to(run.text.dtype))
+        return partial(GUIDANCE_PASSES[passes](dit, run, segment), self.noisy.to(segment.text.dtype))
