@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .media.audio import Recording, read_recording
     from .media.image import read_picture
     from .pipeline import animate
+    from .script import read_script
     from .settings import Settings, settings_for
     from .speech.preprocess import SpeechPreprocessing as Listening
 
@@ -51,6 +52,7 @@ _HOMES = {
     "load_models": ".loading.load_models",
     "read_picture": ".media.image.read_picture",
     "read_recording": ".media.audio.read_recording",
+    "read_script": ".script.read_script",
     "render": ".callables.render_with_callables",
     "settings_for": ".settings.settings_for",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "load_models",
     "read_picture",
     "read_recording",
+    "read_script",
     "render",
     "settings_for",
 ]

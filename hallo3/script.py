@@ -91,13 +91,6 @@ class Script:
         return prompts
 
 
-def prompt_changes(prompts: Sequence[str]) -> list[tuple[int, str]]:
-    """The segments, from 0, at which the prompt changes, and the prompt from there on."""
-    return [
-        (index, prompt) for index, prompt in enumerate(prompts) if not index or prompts[index - 1] != prompt
-    ]
-
-
 def read_script(path: Path) -> Script:
     """Raises ``InputError``, with the line, for what is no script."""
     try:

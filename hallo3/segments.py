@@ -48,6 +48,11 @@ class SegmentPlan:
         """The video frame at which a segment's new frames begin."""
         return index * self.config.new_frames
 
+    @property
+    def starts(self) -> list[int]:
+        """``first`` of every segment."""
+        return [self.first(index) for index in range(len(self))]
+
     def __getitem__(self, index: int) -> Segment:
         if not 0 <= index < len(self):
             raise IndexError(index)

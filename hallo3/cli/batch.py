@@ -95,7 +95,7 @@ def _render(rows: list[Row], total: int, options: BatchOptions) -> int:
 def _group(options: AnimateOptions) -> tuple[str, str]:
     """Rows whose groups begin with the same share models; with equal ones the identity too."""
     loaded = [str(getattr(options, name)) for name in LOADED]
-    loaded += [str(sorted(options.files.items())), str(bool(options.prompt.strip()))]
+    loaded += [str(sorted(options.files.items())), str(bool(options.prompt.strip() or options.script))]
     return "\n".join(loaded), str(options.identity or options.portrait)
 
 

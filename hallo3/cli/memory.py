@@ -123,7 +123,7 @@ def _measure(request: AnimateRequest, precision: Precision) -> tuple[ModelSizes,
         steps=request.settings.steps,
         branches=request.settings.branches,
         fused=request.kernels.kernels.name == "fused",
-        prompt=bool(request.options.prompt.strip()),
+        prompt=request.has_prompt,
         portrait=request.options.identity is None,
     )
     return measure_folder(request.files, request.config, precision), requirements

@@ -4,8 +4,7 @@ option's type; each base class is a group of options with the class's ``title`` 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,14 @@ from ..model.kernels.select import NAMES as KERNELS
 from ..sampling.samplers import SAMPLERS
 from ..settings import APPROXIMATIONS, POSTERIORS, UNTESTED
 from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
+from .director_options import DirectorOptions
+from .option_fields import argument, choice, component_choice, option, switch
 
 AUTO = "auto"
 TOKEN_VARIABLE = "HALLO3_TOKEN"
 IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
 TYPES: dict[str, Any] = {"int": int, "float": float, "Path": Path}
-
-
-def option(metavar: str, help: str, *, default: Any = None, short: str = "", **settings: Any) -> Any:
-    """A field that is an option, named after the field. ``settings`` are those of ``add_argument``."""
-    settings |= {"help": help or None} | ({"metavar": metavar} if metavar else {})
-    metadata = {"flags": (short,) if short else (), "settings": settings}
-    if isinstance(default, list):
-        return field(default_factory=list[Any], metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def choice(choices: Iterable[str], help: str, *, default: str | None = None) -> Any:
-    return option("", help, default=default, choices=tuple(choices))
-
-
-def component_choice(help: str, *others: str) -> Any:
-    return option("", help, default=[], action="append", choices=(*COMPONENTS, *others))
-
-
-def switch(help: str) -> Any:
-    return option("", help, default=False, action="store_true")
-
-
-def argument(metavar: str, help: str, **settings: Any) -> Any:
-    return field(metadata={"settings": settings | {"metavar": metavar, "help": help}})
 
 
 def dash(words: str) -> str:
@@ -258,6 +234,7 @@ class ComponentOptions:
 class AnimateOptions(
     PortraitOptions,
     SpeechOptions,
+    DirectorOptions,
     ResumeOptions,
     VideoFileOptions,
     ApproximationOptions,

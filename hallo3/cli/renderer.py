@@ -27,7 +27,7 @@ from ..model.layers import sdpa
 from ..models import Models
 from ..noise import Noise, make_noise
 from ..offload.system_memory import limit_torch
-from ..pipeline import LocalRenderer, WatchProgress, encode_prompt, extract_identity
+from ..pipeline import LocalRenderer, WatchProgress, encode_prompts, extract_identity
 from ..progress import no_progress
 from ..residency import SHARES, release_memory, try_again
 from ..segments import Segment
@@ -112,17 +112,17 @@ class RunNetworks:
         )
 
     @cached_property
-    def _prompt(self) -> Tensor:
-        return encode_prompt(self._request.options.prompt, self.models)
+    def _prompts(self) -> list[Tensor]:
+        return encode_prompts(self._request.prompts, self.models)
 
     @cached_property
     def _renderer(self) -> LocalRenderer:
         if self._request.subject.identity is None:
             _ = self._request.subject.portrait  # refused before hours of speech are encoded
-        speech, prompt = self.speech.compute(self.models), self._prompt
+        speech, prompts = self.speech.compute(self.models), self._prompts
         settings = self._request.settings
         return LocalRenderer.prepare(
-            self.identity, speech, prompt, self.models, settings, lambda progress: self.watch(progress)
+            self.identity, speech, prompts, self.models, settings, lambda progress: self.watch(progress)
         )
 
     def prepare(self) -> None:

@@ -3,11 +3,10 @@ loaded."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,20 +42,16 @@ from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .progress import file_verifier, show_bytes
 from .session import Session, look_at
-from .sharing import jobs_folder
+from .sharing import check_outputs, jobs_folder
 from .subject import Subject, read_subject, subject_facts
+
+if TYPE_CHECKING:
+    from ..script import Script
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
 MAX_RECORDINGS = 20_000
 """Whose lengths a session remembers."""
-OUTPUTS = {
-    "output": (".mp4", ".mov", ".mkv"),
-    "chart": (".png",),
-    "speech_chart": (".png",),
-    "preview": (".png",),
-    "save_identity": (".safetensors",),
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +76,7 @@ class AnimateRequest:
     speech_hash: str
     separator: Separator | None
     session: Session
+    script: Script | None = None
     memory: MemoryPlan | None = None
 
     @property
@@ -139,6 +135,16 @@ class AnimateRequest:
         level, silence = (word.replace("-", " ") for word in (options.level, options.silence))
         return SpeechPreprocessing(level=level, silence=silence, hearing=options.hearing)
 
+    @cached_property
+    def prompts(self) -> list[str]:
+        """Of every segment."""
+        prompt = self.options.prompt
+        return [prompt] * len(self.plan) if self.script is None else self.script.prompts(self.plan, prompt)
+
+    @property
+    def has_prompt(self) -> bool:
+        return any(prompt.strip() for prompt in self.prompts)
+
     @property
     def approximations(self) -> tuple[str, ...]:
         """What computes approximately in the run's networks, by name."""
@@ -167,6 +173,7 @@ class AnimateRequest:
     def estimate(self, segments_left: int) -> RunEstimate:
         audio, segment, memory = self.config.audio, self.config.segment, self.memory
         ram = memory.ram if memory else base_ram(segment) + self.files.measure()
+        ram += (len({*self.prompts}) - 1) * self.config.trunk.text_tokens * self.config.trunk.text_dim * 4
         return estimate_run(
             self.plan,
             segment.shape,
@@ -203,7 +210,7 @@ class AnimateRequest:
             "pasted": options.paste_back,
             "speech": self.speech_hash if track == 1 else [self.speech_hash, track],
             "model": asdict(self.config),
-            "prompt": options.prompt,
+            "prompt": self.prompts[0] if len({*self.prompts}) == 1 else self.prompts,
             "steps": settings.steps,
             "guidance": settings.guidance_scale,
             "sampler": settings.sampler,
@@ -235,7 +242,7 @@ class AnimateRequest:
 
     def weight_hashes(self) -> dict[str, list[str]]:
         unused = {"reference"} if self.subject.identity is not None else set[str]()
-        if not self.options.prompt.strip():
+        if not self.has_prompt:
             unused.add("text_encoder")
         needed = [component for component in COMPONENTS if component not in unused]
         hashes = {name: verify_component(self.files.open(name), self.verifier) for name in needed}
@@ -269,15 +276,20 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         )
     place = options.model, *sorted(options.files.items())
     files = session.keep("model folder", place, lambda: ModelFolder(options.model, options.files))
-    _check_outputs(options, files)
+    check_outputs(options, files)
     config, steps = session.read_config(files), options.steps
     if options.trial:
         _check_trial(options)
         files, place = replace(files, segment=trial_segment(config.segment)), (*place, "trial")
         config = session.read_config(files)
         steps = min(TRIAL_STEPS, config.defaults.steps) if steps is None else steps
-    if options.prompt.strip():
-        check_prompt(options.prompt)
+    script = None
+    if options.script is not None:
+        from ..script import read_script  # by those who have one
+
+        script = read_script(options.script)
+    check_prompt(options.prompt)
+    if options.prompt.strip() or script is not None:
         with show_bytes("reading the tokenizer", 0):  # errors come before anything is hashed or loaded
             session.keep("text encoder", place, lambda: read_text_encoder(files, config))
     if not 1 <= options.enlarge <= (1 if options.paste_back else MAX_ENLARGE):
@@ -347,6 +359,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
         session=session,
+        script=script,
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)
@@ -396,48 +409,4 @@ def _check_trial(options: AnimateOptions) -> None:
             found=f"--trial and {', '.join(found)}",
             expected="--trial with --portrait: identities and finished videos have the model's own canvas",
             fix=f"remove --trial or {', '.join(found)}",
-        )
-
-
-def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
-    """Raises ``InputError`` for files that cannot be written, or would replace an input or another output."""
-    paths = [options.portrait, options.speech, options.identity, files.vocals]
-    paths += [files.find(component) for component in COMPONENTS]
-    paths += [options.output] if options.plan else []  # not written, and need not be named
-    taken = [path for path in paths if path is not None]
-    for name, suffixes in OUTPUTS.items():
-        path: Path | None = getattr(options, name)
-        flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
-        if options.plan if name == "output" else path is None:
-            continue
-        if options.plan and name in ("chart", "save_identity"):
-            raise InputError(
-                "--plan renders nothing.",
-                found=f"--plan and {flag}",
-                expected="one of them; --preview and --speech-chart can be drawn with --plan",
-                fix="remove one of them",
-            )
-        found, expected = "", "a folder that exists and that you may write to"
-        if path is None or path.suffix.lower() not in suffixes or path.is_dir():
-            found = f"no {flag}" if path is None else f"{flag} {path}"
-            expected = f"{flag} with a file name that ends in {' or '.join(suffixes)}"
-        elif not path.resolve().parent.is_dir():
-            found = f"{flag} {path}: there is no folder {path.resolve().parent}"
-        elif any(
-            path.resolve() == each.resolve() or (path.exists() and each.exists() and path.samefile(each))
-            for each in taken
-        ):
-            found, expected = f"{flag} {path}, which is an input or another output", "a file of its own"
-        else:
-            taken.append(path)
-            try:
-                with tempfile.TemporaryFile(dir=path.resolve().parent):
-                    continue
-            except OSError as error:
-                found = f"{path.resolve().parent}: {error.strerror or error}"
-        raise InputError(
-            "The file cannot be written there.",
-            found=found,
-            expected=expected,
-            fix="choose another name or folder",
         )

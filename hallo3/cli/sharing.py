@@ -1,10 +1,12 @@
-"""Where a run keeps its job, and shares it with other machines."""
+"""Where a run writes, keeps its job, and shares it with other machines."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from ..checkpoints.locate import ModelFolder
+from ..config import COMPONENTS
 from ..errors import InputError
 from ..fleet.objects import is_url
 from ..storage.files import cache_path
@@ -12,6 +14,13 @@ from .options import AnimateOptions
 
 JOBS_DIR = "hallo3_jobs"
 """Beside a video, on a disk or in a bucket."""
+OUTPUTS = {
+    "output": (".mp4", ".mov", ".mkv"),
+    "chart": (".png",),
+    "speech_chart": (".png",),
+    "preview": (".png",),
+    "save_identity": (".safetensors",),
+}
 
 
 def shared_place(options: AnimateOptions) -> str | None:
@@ -45,3 +54,47 @@ def jobs_folder(options: AnimateOptions) -> Path:
     if shared_place(options) is not None:
         return cache_path("jobs") or Path(tempfile.gettempdir()) / JOBS_DIR
     return (options.output.resolve().parent if options.output is not None else Path.cwd()) / JOBS_DIR
+
+
+def check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
+    """Raises ``InputError`` for files that cannot be written, or would replace an input or another output."""
+    paths = [options.portrait, options.speech, options.identity, options.script, files.vocals]
+    paths += [files.find(component) for component in COMPONENTS]
+    paths += [options.output] if options.plan else []  # not written, and need not be named
+    taken = [path for path in paths if path is not None]
+    for name, suffixes in OUTPUTS.items():
+        path: Path | None = getattr(options, name)
+        flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
+        if options.plan if name == "output" else path is None:
+            continue
+        if options.plan and name in ("chart", "save_identity"):
+            raise InputError(
+                "--plan renders nothing.",
+                found=f"--plan and {flag}",
+                expected="one of them; --preview and --speech-chart can be drawn with --plan",
+                fix="remove one of them",
+            )
+        found, expected = "", "a folder that exists and that you may write to"
+        if path is None or path.suffix.lower() not in suffixes or path.is_dir():
+            found = f"no {flag}" if path is None else f"{flag} {path}"
+            expected = f"{flag} with a file name that ends in {' or '.join(suffixes)}"
+        elif not path.resolve().parent.is_dir():
+            found = f"{flag} {path}: there is no folder {path.resolve().parent}"
+        elif any(
+            path.resolve() == each.resolve() or (path.exists() and each.exists() and path.samefile(each))
+            for each in taken
+        ):
+            found, expected = f"{flag} {path}, which is an input or another output", "a file of its own"
+        else:
+            taken.append(path)
+            try:
+                with tempfile.TemporaryFile(dir=path.resolve().parent):
+                    continue
+            except OSError as error:
+                found = f"{path.resolve().parent}: {error.strerror or error}"
+        raise InputError(
+            "The file cannot be written there.",
+            found=found,
+            expected=expected,
+            fix="choose another name or folder",
+        )

@@ -31,8 +31,8 @@ class SpeechFeatures:
 
     def draw_chart(self) -> Tensor:
         """A picture [3, h, w] of the recording's loudness, silence and segments."""
-        _, meter, gains = self._recorded
-        return draw_speech(meter, self._request.config.segment.new_frames, gains=gains)
+        request, (_, meter, gains) = self._request, self._recorded
+        return draw_speech(meter, request.plan.starts, gains=gains, prompts=request.prompts)
 
     def compute(self, models: Models) -> Speech:
         """The recording's features; layers that an earlier run completed are reused."""

@@ -18,7 +18,8 @@ from ..storage.files import open_regular
 from .options import AnimateOptions, BatchOptions, add_options
 
 MAX_TABLE_BYTES, MAX_ROWS = 64 << 20, 100_000
-FILES = ("portrait", "identity", "speech", "output", "preview", "save_identity", "speech_chart", "chart")
+INPUTS = ("portrait", "identity", "speech", "script")
+FILES = (*INPUTS, "output", "preview", "save_identity", "speech_chart", "chart")
 """Columns with files, from the table's folder."""
 ABSENT = ("jobs", "plan", "json")
 """Options that no row has."""

@@ -3,6 +3,7 @@ took."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ MAX_ERROR = 0.6
 MAX_THROUGHPUT_KEYS = 200
 """The oldest are forgotten."""
 FLOAT_BYTES = 4
+MAX_PROMPTS, MAX_LETTERS = 12, 60
+"""Prompts that a summary lists, and letters of each."""
 BITS_PER_PIXEL = {"h264": 0.5, "h265": 0.35, "prores": 4.0, "ffv1": 10.0}
 """Of encoded video if no earlier run tells: talking heads at the default quality, a high estimate."""
 CONTAINER_BYTES, SEGMENT_FILE_BYTES = 1000, 4096
@@ -36,7 +39,8 @@ CONTAINER_BYTES, SEGMENT_FILE_BYTES = 1000, 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """The size of a run. ``network_evaluations`` counts forward passes of the transformer, one per guidance
-    branch; it is an upper limit if a step cache ``reuses`` estimates."""
+    branch; it is an upper limit if a step cache ``reuses`` estimates. ``prompts`` are there if they change:
+    the seconds from which each is in force."""
 
     model: str
     segments: int
@@ -51,10 +55,12 @@ class RunSummary:
     network_evaluations: int
     attention: str
     reuses: bool
+    prompts: tuple[tuple[float, str], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; ``reuses`` is there only if it is true."""
-        return {name: value for name, value in asdict(self).items() if name != "reuses" or value}
+        """For JSON; ``reuses`` is there only if it is true, ``prompts`` if they change."""
+        optional = "reuses", "prompts"
+        return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
     def text(self) -> str:
         return (
@@ -62,16 +68,33 @@ class RunSummary:
             f"video     {self.frames} frames, {self.seconds:.2f} s at {self.fps} fps, "
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}\n"
+            f"{self._list_prompts()}"
             f"sampling  {self.steps} steps of {self.sampler}, guidance {self.guidance_scale:g}\n"
             f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations\n"
             f"attention {self.attention}"
         )
 
+    def _list_prompts(self) -> str:
+        shown = [
+            f"{start:.2f} s: {prompt[:MAX_LETTERS] or 'none'}{'...' * (len(prompt) > MAX_LETTERS)}"
+            for start, prompt in self.prompts
+        ]
+        if (more := len(shown) - MAX_PROMPTS) > 0:
+            shown[MAX_PROMPTS:] = [f"and {more} more"]
+        return "".join(f"{'' if n else 'prompts':<10}{text}\n" for n, text in enumerate(shown))
+
 
 def summarize_run(
-    model: str, plan: SegmentPlan, settings: Settings, size: tuple[int, int], attention: str
+    model: str,
+    plan: SegmentPlan,
+    settings: Settings,
+    size: tuple[int, int],
+    attention: str,
+    prompts: Sequence[str] = (),
 ) -> RunSummary:
-    """``size`` is the video's (width, height)."""
+    """``size`` is the video's (width, height); ``prompts`` those of the segments."""
+    changes = [n for n, prompt in enumerate(prompts) if not n or prompt != prompts[n - 1]]
+    timed = tuple((plan.first(n) / plan.config.fps, prompts[n]) for n in changes)
     return RunSummary(
         model=model,
         segments=len(plan),
@@ -86,6 +109,7 @@ def summarize_run(
         network_evaluations=len(plan) * settings.evaluations,
         attention=attention,
         reuses=settings.step_cache > 0,
+        prompts=timed if len(timed) > 1 else (),
     )
 
 

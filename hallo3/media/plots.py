@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -218,29 +219,43 @@ AXIS_TOP_DBFS, AXIS_BOTTOM_DBFS = -60.0, -80.0
 """The axis ends at the first, or as far down as there is sound, until the second."""
 RECORDED, BAND, PROCESSED, CLIPPED = "#0072b2", "#c4dff0", "#b84a00", "#d1232a"
 SILENCE, BORDER = (0xE7, 0xE2, 0xDA), "#9a9a9a"
+PROMPTS = "#dcefe6", "#efe3ee"
+"""Of prompts that follow one another."""
 
 
 def draw_speech(
-    loudness: LoudnessMeter, frames_per_segment: int, *, gains: GainCurve | None = None
+    loudness: LoudnessMeter,
+    starts: Sequence[int],
+    *,
+    gains: GainCurve | None = None,
+    prompts: Sequence[str] = (),
 ) -> Tensor:
-    """A chart [3, H, 960] in 0..1 of the levels of a recording, with its silence and the segments of a video.
-    If frames are narrower than 2 pixels, the line shows the mean of their power, with a band up to the
-    loudest. With ``gains`` a second line is what the encoder gets. Raises ``ValueError`` without frames."""
+    """A chart [3, H, 960] in 0..1 of the levels of a recording, with its silence and the segments of a video,
+    which begin at the frames ``starts``. If frames are narrower than 2 pixels, the line shows the mean of
+    their power, with a band up to the loudest. With ``gains`` a second line is what the encoder gets.
+    ``prompts`` of the segments have a lane of their own if they differ. Raises ``ValueError`` without
+    frames."""
     levels = loudness.levels
-    if not len(levels) or frames_per_segment < 1:
-        raise ValueError(f"cannot draw {len(levels)} frames, {frames_per_segment} per segment")
-    pen, seconds = Pen.on_page(WIDTH, SPEECH_BOTTOM + LANE + FOOTER), len(levels) / loudness.fps
+    if not len(levels) or not starts:
+        raise ValueError(f"cannot draw {len(levels)} frames in {len(starts)} segments")
+    frames, segments, seconds = len(levels), len(starts), len(levels) / loudness.fps
+    changes = [n for n, prompt in enumerate(prompts) if not n or prompts[n - 1] != prompt]
+    bottom = SPEECH_BOTTOM + LANE * (2 if len(changes) > 1 else 1)
+    pen = Pen.on_page(WIDTH, bottom + FOOTER)
     pen.text(16, 26, f"Speech over {_format_time(seconds, seconds < SHORT_SECONDS)}", 19, INK)
-    frames, segments = len(levels), -(-len(levels) // frames_per_segment)
-    length = f" of {frames_per_segment / loudness.fps:.3g} s" if segments > 1 else ""
-    left = f"{frames:,} frame{'s' * (frames > 1)} in {segments:,} segment{'s' * (segments > 1)}{length}"
+    lengths = sorted({(stop - start) / loudness.fps for start, stop in pairwise(starts)})
+    length = " to ".join(f"{each:.3g}" for each in {lengths[0]: 0, lengths[-1]: 0}) if lengths else ""
+    left = f"{frames:,} frame{'s' * (frames > 1)} in {segments:,} segment{'s' * (segments > 1)}"
+    left += f" of {length} s" * bool(length)
     pen.text(16, 50, left, 13, GREY)
     loud, silent = loud_level(levels), float(find_silence(levels).float().mean())
     right = f"loud parts {loud:.0f} dBFS, {silent:.0%} silence" if loud > MIN_DBFS else "digital silence"
     pen.text(LEFT + PLOT_WIDTH, 50, right, 13, RECORDED, "rm")
-    ticks = _draw_time_axis(pen, SPEECH_BOTTOM + LANE, seconds)
+    ticks = _draw_time_axis(pen, bottom, seconds)
     _draw_levels(pen, levels, loudness.peaks, gains, ticks)
-    _draw_segments(pen, len(levels), frames_per_segment)
+    _draw_segments(pen, frames, starts)
+    if len(changes) > 1:
+        _draw_prompts(pen, frames, [(starts[n], prompts[n]) for n in changes])
     return pen.picture()
 
 
@@ -287,15 +302,16 @@ def _shade(share: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _draw_segments(pen: Pen, frames: int, frames_per_segment: int) -> None:
+def _draw_segments(pen: Pen, frames: int, starts: Sequence[int]) -> None:
     """A lane below the plot with borders and numbers of segments, from 1 as for ``--redo``."""
-    width, count = PLOT_WIDTH * frames_per_segment / frames, -(-frames // frames_per_segment)
+    count = len(starts)
+    width = PLOT_WIDTH * (starts[-1] / (count - 1) if count > 1 else frames) / frames
     pen.text(LEFT - 8, SPEECH_BOTTOM + LANE / 2 + 2, "segment", 12, GREY, "rm")
     number_step = round(round_step(max(1, (NUMBER_WIDTH + 6 * len(str(count))) / width)))
     least = round(round_step(max(1, BORDER_WIDTH / width)))
     step = next(step for step in range(least, number_step + 1) if number_step % step == 0)
     for index in range(0, count, step):
-        x, has_number = LEFT + width * index, index % number_step == 0
+        x, has_number = LEFT + PLOT_WIDTH * starts[index] / frames, index % number_step == 0
         if index and width * step > 12:
             for y in range(SPEECH_TOP, SPEECH_BOTTOM, 6):
                 pen.line([(x, y), (x, min(y + 3, SPEECH_BOTTOM))], BORDER, 1)
@@ -303,3 +319,17 @@ def _draw_segments(pen: Pen, frames: int, frames_per_segment: int) -> None:
         if has_number and x + 8 * len(str(index + 1)) < LEFT + PLOT_WIDTH:
             pen.text(x + 4, SPEECH_BOTTOM + LANE / 2 + 2, f"{index + 1}", 12, GREY)
     pen.line([(LEFT, SPEECH_BOTTOM), (LEFT + PLOT_WIDTH, SPEECH_BOTTOM)], BORDER, 1)
+
+
+def _draw_prompts(pen: Pen, frames: int, changes: Sequence[tuple[int, str]]) -> None:
+    """A lane below the segments with each prompt from where it begins, as much of it as there is room for."""
+    top = SPEECH_BOTTOM + LANE
+    pen.text(LEFT - 8, top + LANE / 2, "prompt", 12, GREY, "rm")
+    ends = [*(start for start, _ in changes[1:]), frames]
+    for place, ((start, prompt), stop) in enumerate(zip(changes, ends, strict=True)):
+        left, right = (LEFT + PLOT_WIDTH * frame / frames for frame in (start, stop))
+        pen.box((left, top + 2, right - 1, top + LANE - 3), PROMPTS[place % 2])
+        text = prompt or "none"
+        while text and pen.text_width(text, 12) > right - left - 10:
+            text = f"{text[: -2 if text.endswith('…') else -1]}…" if len(text) > 2 else ""
+        pen.text(left + 5, top + LANE / 2, text, 12, INK)

@@ -87,7 +87,7 @@ def encode_speech(
     socket = SpeechSocket(
         speech=Speech(read, plan, HALLO3.audio.window), recording=recording, signal_hash=hash_tensor(waveform)
     )
-    return socket, draw_speech(meter, segment.new_frames, gains=gains)
+    return socket, draw_speech(meter, plan.starts, gains=gains)
 
 
 def _encoder_parts(audio_encoder: Any) -> tuple[Wav2Vec2Parts, SegmentConfig]:
