@@ -16,6 +16,7 @@ from .sampling import (
     Hallo3SegmentConditioning,
     Hallo3VAEDecode,
 )
+from .script import Hallo3Script
 from .speech import Hallo3EncodeSpeech
 
 NODES: list[type[io.ComfyNode]] = [
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3LoadReferenceNetwork,
     Hallo3Plan,
     Hallo3EncodeSpeech,
+    Hallo3Script,
     Hallo3IdentityReference,
     Hallo3SaveIdentity,
     Hallo3LoadIdentity,

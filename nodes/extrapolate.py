@@ -41,6 +41,7 @@ from ..hallo3.segments import Segment, SegmentPlan
 from ..hallo3.storage.hashing import CACHE_FILENAME, FileHashCache, hash_facts, hash_file, hash_tensor
 from ..hallo3.vae.autoencoder import decode_slices
 from .comfy import vae as host_vae
+from .comfy.cues import CUE
 from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, approximations
 from .comfy.places import find_faces
@@ -147,6 +148,9 @@ class ExtrapolateRequest:
         }
         if names := approximations():
             facts["approximate"] = names
+        cues = [extras.get(CUE) for _, extras in self.sampling.positive or []]
+        if any(cues):
+            facts["cues"] = [None if cue is None else [cue.start, cue.end] for cue in cues]
         others = facts | {"workflow": seedless, "values": facts["values"][1:]}
         return hash_facts(facts), hash_facts(others)
 
@@ -180,7 +184,12 @@ class ComfyRenderer:
     def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
         request, seed = self.request, self.video.seed_for(segment)
         windows = request.speech.speech.segment(segment.index)
-        conditions = SegmentInput(identity=request.identity, windows=windows, image_latents=image_latents)
+        conditions = SegmentInput(
+            identity=request.identity,
+            windows=windows,
+            image_latents=image_latents,
+            frame=request.plan.first(segment.index),
+        )
         report = self.progress.sampler(self.video.inherited + segment.index)
         share = self.second_try.share
         return request.sampling.sample(conditions, request.sigmas, noise, seed, segment.index, report, share)

@@ -177,7 +177,7 @@ def segment_input(
     """The model's input for a segment, whose number and time are shown. Raises ``InputError`` for a later one
     without ``motion_frames``."""
     canvas, plan = identity.canvas.pixels, socket.speech.plan
-    start, new = segment.index * plan.config.new_frames, segment.keep.stop - segment.keep.start
+    start, new = plan.first(segment.index), segment.keep.stop - segment.keep.start
     start, end = start / plan.config.fps, (start + new) / plan.config.fps
     show_text(f"segment {segment.index + 1} of {len(plan)}: {start:.2f} s to {end:.2f} s")
     if motion_frames is not None:
@@ -194,7 +194,10 @@ def segment_input(
     pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     image_latents = try_again(lambda: comfy_vae.encode(vae, pixels), SecondTry(vae.device), "encode")
     return SegmentInput(
-        identity=identity, windows=socket.speech.segment(segment.index), image_latents=image_latents
+        identity=identity,
+        windows=socket.speech.segment(segment.index),
+        image_latents=image_latents,
+        frame=plan.first(segment.index),
     )
 
 

@@ -96,7 +96,8 @@ def to_widget_value(widget: Any, value: Any) -> Any:
     if kind is io.Combo.Input and isinstance(value, str):
         check_choice(value, widget.options, name)
         return value
-    if kind is io.String.Input and isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH:
+    limit = MAX_TEXT_LENGTH * (100 if getattr(widget, "multiline", False) else 1)
+    if kind is io.String.Input and isinstance(value, str) and len(value) <= limit:
         return value
     numbers = isinstance(value, int | float)
     raise InputError(

@@ -31,6 +31,7 @@ from ...hallo3.identity_file import fingerprint
 from ...hallo3.model.embeddings import Rotary
 from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer
+from .cues import choose_entries
 from .layers import NativeKernels, convolve_in_pieces, parameters
 from .progress import explain_errors
 
@@ -47,11 +48,12 @@ Conditioning = list[list[Any]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInput:
     """Input of one guidance branch of a segment: speech windows [1, F, window, layers, channels] and unscaled
-    image latents [1, C, 1, h, w]."""
+    image latents [1, C, 1, h, w]. ``frame`` is its first new frame in the speech."""
 
     identity: Identity
     windows: Tensor
     image_latents: Tensor
+    frame: int = 0
 
     def without_speech(self) -> SegmentInput:
         """Input of the unconditional branch."""
@@ -102,7 +104,9 @@ def branches(
     text: Conditioning = zero
     check_conditioning(positive)
     if positive is not None:
-        text = [[cut_text(t, config), extras] for t, extras in positive]
+        fps = config.segment.fps
+        chosen = choose_entries(positive, [extras for _, extras in positive], segment.frame, fps)
+        text = [[cut_text(t, config), extras] for t, extras in chosen] or zero
     silent = segment.without_speech()
     return (
         [[t, {**extras, SEGMENT: segment}] for t, extras in text],

@@ -22,6 +22,7 @@ from ...hallo3.sampling.samplers import SAMPLERS, noise_scale
 from ...hallo3.sampling.schedule import Step, schedule_to_sigmas, sigmas_to_schedule
 from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
+from .cues import choose_entries
 from .memory import spare_bytes
 from .model import (
     SEGMENT,
@@ -258,7 +259,10 @@ class Sampling:
             return guider
         guider = copy.copy(self.guider)
         guider.original_conds = {
-            name: [self._set_segment(name, entry, segment) for entry in entries]
+            name: [
+                self._set_segment(name, entry, segment)
+                for entry in choose_entries(entries, entries, segment.frame, self.config.segment.fps)
+            ]
             for name, entries in self.guider.original_conds.items()
         }
         return guider

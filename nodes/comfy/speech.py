@@ -15,6 +15,7 @@ from torch import Tensor
 from ...hallo3.config import HALLO3, SegmentConfig
 from ...hallo3.errors import InputError
 from ...hallo3.media.audio import Recording, to_mono
+from ...hallo3.media.loudness import GainCurve, LoudnessMeter
 from ...hallo3.media.plots import draw_speech
 from ...hallo3.residency import try_again
 from ...hallo3.segments import plan_segments
@@ -33,11 +34,14 @@ from .workflow import NAMED_FILES, file_state
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SpeechSocket:
-    """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal."""
+    """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal,
+    and what a chart of it shows: how loud it was recorded, and the gains."""
 
     speech: Speech
     recording: Recording
     signal_hash: str
+    loudness: LoudnessMeter
+    gains: GainCurve | None
 
 
 def vocals_fingerprint() -> list[Any] | None:
@@ -85,7 +89,11 @@ def encode_speech(
     for folder in set(directory.iterdir()) - before:  # with the features of a long recording
         NAMED_FILES.add(folder)
     socket = SpeechSocket(
-        speech=Speech(read, plan, HALLO3.audio.window), recording=recording, signal_hash=hash_tensor(waveform)
+        speech=Speech(read, plan, HALLO3.audio.window),
+        recording=recording,
+        signal_hash=hash_tensor(waveform),
+        loudness=meter,
+        gains=gains,
     )
     return socket, draw_speech(meter, plan.starts, gains=gains)
 
