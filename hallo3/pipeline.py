@@ -21,7 +21,7 @@ from .face.analyzer import analyze_portrait
 from .geometry import latent_frames
 from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono
-from .media.canvas import drop_pixels
+from .media.canvas import drop_pixels, fade_in
 from .media.image import check_picture
 from .model.guidance import GUIDANCE_PASSES, single_branch
 from .model.transformer import RunConditions, SegmentConditions
@@ -118,14 +118,17 @@ def render(
     for segment in plan:
         result = store.load(segment)
         if result is None:
-            motion = store.motion_before(segment) if motion is None else motion
-            motion = first_motion(canvas, plan) if motion is None else motion
+            before = store.motion_before(segment) if motion is None else motion
+            motion = first_motion(canvas, plan) if before is None or segment.afresh else before
             noise = store.noise(segment)
             pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
             frames = _render_segment(pixels, segment, renderer, noise, stage)
             stage(segment, "saving")
             last = slice(segment.keep.stop - motion.shape[2], segment.keep.stop)
-            rendered = Rendered(frames[0, :, segment.keep].transpose(0, 1), frames[:, :, last] * 2 - 1)
+            shown = frames[0, :, segment.keep].transpose(0, 1)
+            if before is not None and segment.afresh:
+                shown = fade_in(shown, (before[0, :, -1] + 1) / 2, plan.fade)
+            rendered = Rendered(shown, frames[:, :, last] * 2 - 1)
             result = store.save(segment, rendered)
             motion = rendered.motion
         else:

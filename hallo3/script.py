@@ -67,6 +67,11 @@ class Script:
     cues: tuple[Cue, ...]
     name: str = "script"
 
+    @property
+    def seconds(self) -> list[tuple[float, float]]:
+        """From when to when each cue lasts."""
+        return [(cue.start / 1000, cue.end / 1000) for cue in self.cues]
+
     def prompts(self, plan: SegmentPlan, default: str = "") -> list[str]:
         """Each segment's prompt: the cue's at its first new frame, so that a change shows at the first seam
         after its time and never before it; ``default`` where there is none. Warns of cues that no segment

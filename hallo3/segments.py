@@ -6,8 +6,9 @@ recording's frames; the original plans for its padded frames and discards the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, groupby, pairwise
 from math import gcd
 
 from .config import SegmentConfig
@@ -22,19 +23,27 @@ TRIAL_FRAMES, TRIAL_PIXELS = 9, 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """``slots`` has a speech frame (or ``SILENT``) per frame; ``keep`` are the frames shown."""
+    """``slots`` has a speech frame (or ``SILENT``) per frame; ``keep`` are the frames shown. An ``afresh``
+    segment begins from the portrait, as the first of a video does."""
 
     index: int
     slots: tuple[int, ...]
     keep: slice
+    afresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentPlan:
-    """All segments of a recording with ``frames`` video frames; each is computed when it is read."""
+    """All segments of a recording with ``frames`` video frames; each is computed when it is read.
+
+    ``seams`` are the frames at which segments after the first begin; none: each keeps all of its new frames.
+    At those that are ``chapters``, too, the video begins afresh, after ``fade`` frames of cross-fade."""
 
     frames: int
     config: SegmentConfig
+    seams: tuple[int, ...] = ()
+    chapters: frozenset[int] = frozenset()
+    fade: int = 0
 
     @property
     def padded(self) -> int:
@@ -42,11 +51,11 @@ class SegmentPlan:
         return -(-self.frames // self.config.frames) * self.config.frames
 
     def __len__(self) -> int:
-        return -(-self.frames // self.config.new_frames)
+        return len(self.seams) + 1 if self.seams else -(-self.frames // self.config.new_frames)
 
     def first(self, index: int) -> int:
         """The video frame at which a segment's new frames begin."""
-        return index * self.config.new_frames
+        return self.seams[index - 1] if self.seams and index else index * self.config.new_frames
 
     @property
     def starts(self) -> list[int]:
@@ -57,12 +66,15 @@ class SegmentPlan:
         if not 0 <= index < len(self):
             raise IndexError(index)
         new, motion = self.config.new_frames, self.config.motion_frames
-        first = self.first(index)
-        slots = [max(frame, SILENT) for frame in range(first - motion, min(first + new, self.padded))]
+        first, stop = self.first(index), self.first(index + 1) if index + 1 < len(self) else self.frames
+        afresh, known = first in self.chapters, min(first + new, self.padded)
+        slots = [
+            SILENT if frame < 0 or (afresh and frame < first) else frame
+            for frame in range(first - motion, known)
+        ]
         slots += slots[-1:] * (self.config.frames - len(slots))
-        return Segment(
-            index=index, slots=tuple(slots), keep=slice(motion, motion + min(new, self.frames - first))
-        )
+        keep = slice(motion, motion + stop - first)
+        return Segment(index=index, slots=tuple(slots), keep=keep, afresh=afresh)
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[index] for index in range(len(self)))
@@ -87,6 +99,42 @@ def frame_count(samples: int, sample_rate: int, fps: int) -> int:
 def plan_segments(samples: int, config: SegmentConfig) -> SegmentPlan:
     """``samples`` at the encoder's sample rate."""
     return SegmentPlan(frame_count(samples, config.sample_rate, config.fps), config)
+
+
+FULL, PAUSES = "full", "pauses"
+SEAMS = (FULL, PAUSES)
+CHAPTER_SECONDS, FADE_FRAMES = 1.5, 5
+"""The shortest pause at which a chapter begins if none is given, and the frames of a cross-fade."""
+
+
+def cut_in_pauses(
+    plan: SegmentPlan, silent: Sequence[bool], *, pauses: bool, chapters: int | None = None, fade: int = 0
+) -> SegmentPlan:
+    """The plan with seams where nobody speaks, from whether each frame is ``silent``.
+
+    With ``pauses`` a segment ends at the last frame within its reach at which the next begins in silence, but
+    keeps at least half of its new frames; where there is none it keeps them all. ``chapters`` begin in the
+    middle of silence of at least so many frames inside the recording.
+    """
+    new, frames = plan.config.new_frames, plan.frames
+    least, seams, begun = -(-new // 2), list[int](), list[int]()
+    if chapters is not None:
+        runs = (sum(1 for _ in run) for _, run in groupby(silent[:frames]))
+        edges = [0, *accumulate(runs)]
+        begun = [
+            (start + stop) // 2
+            for start, stop in pairwise(edges)
+            if start > 0 and stop < frames and silent[start] and stop - start >= max(2, chapters)
+        ]
+    for start, stop in pairwise([0, *begun, frames]):
+        seams += [start] * (start > 0)
+        while stop - start > new:
+            within = range(start + new, start + least - 1, -1)
+            start = next((at for at in within if pauses and silent[at]), start + new)
+            seams.append(start)
+    if seams == [*range(new, frames, new)] and not begun:
+        return plan
+    return replace(plan, seams=tuple(seams), chapters=frozenset(begun), fade=fade)
 
 
 def trial_segment(own: SegmentConfig) -> SegmentConfig:

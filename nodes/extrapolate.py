@@ -293,8 +293,7 @@ class Hallo3Extrapolate(Hallo3Node):
             with suppress(OSError):  # a player may have it open
                 (video.job.folder / f"so_far{request.suffix}").unlink(missing_ok=True)
             NAMED_FILES.add(path)
-            segment = request.plan.config
-            chart = draw_drift(video.drifts(), segment.new_frames / segment.fps)
+            chart = draw_drift(video.drifts(), video.seconds_per_segment)
             images = _read_images(video, request.size) if keep_images else None
             file = SignedVideo(path, signer) if signer is not None else InputImpl.VideoFromFile(str(path))
             return io.NodeOutput(file, images, video.job.folder.name, to_images(chart[None]))

@@ -104,8 +104,7 @@ def run_animate(
             if shared is not None:
                 shared.finish(output, options.upload)
             if options.chart is not None:
-                segment = request.config.segment
-                write_picture(draw_drift(video.drifts(), segment.new_frames / segment.fps), options.chart)
+                write_picture(draw_drift(video.drifts(), video.seconds_per_segment), options.chart)
         with suppress(OSError):
             remove_files(video.job.folder, SPEECH_DIR)
         with suppress(OSError):  # a player may have it open
@@ -163,7 +162,8 @@ def _open_video(
     key = request.job_key(parent_state(parent))
     manifest = create_manifest(key, request.plan, form.headers, request.info, parent)
     inherited = manifest.segments - len(request.plan)
-    redo = parse_redo(options.redo, options.take, segment_ends(request.plan, parent), inherited)
+    cues = [] if request.script is None else request.script.seconds
+    redo = parse_redo(options.redo, options.take, segment_ends(request.plan, parent), inherited, cues)
     if options.fresh:
         plan_run_memory(request)  # a refusal sets nothing aside
         if (aside := set_job_aside(jobs, key)) is not None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .option_fields import option
+from ..segments import CHAPTER_SECONDS, FULL, SEAMS
+from .option_fields import choice, option
+
+JOINS = "fade", "cut"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,4 +19,20 @@ class DirectorOptions:
         "FILE",
         "prompts by time: SRT, WebVTT, lines such as [0:12-0:20] in blue light, or JSON; --prompt at all "
         "other times. A segment has the prompt of its first new frame",
+    )
+    seams: str = choice(
+        SEAMS,
+        "pauses: a segment ends where the next begins in silence, if there is a pause in its second half; "
+        "more segments, which --plan counts (default: full)",
+        default=FULL,
+    )
+    chapters: float | None = option(
+        "SECONDS",
+        "begin afresh from the portrait in the middle of pauses of at least this length, against drift "
+        f"(without a number: {CHAPTER_SECONDS:g}; default: off)",
+        nargs="?",
+        const=CHAPTER_SECONDS,
+    )
+    chapter_join: str = choice(
+        JOINS, "how a chapter begins: a cross-fade of 0.2 s, or a cut (default: fade)", default=JOINS[0]
     )

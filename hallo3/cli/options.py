@@ -120,7 +120,7 @@ class ResumeOptions:
     redo: str = option(
         "A-B",
         "re-render segments A to B, counted from 1 (A-: to the end), or those in a stretch of time, such as "
-        "12.5s-20s or 0:12-0:20",
+        "12.5s-20s or 0:12-0:20, or in cues of the --script, such as cue 3 or cue 3-5",
         default="",
     )
     take: int = option("N", "with --redo: take number of the new rendering (default: 1)", default=1)

@@ -32,7 +32,7 @@ from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernel
 from ..offload.budget import MemoryPlan
 from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, choose_device, choose_precision
-from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
+from ..segments import FULL, SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
@@ -234,6 +234,8 @@ class AnimateRequest:
             facts["attention"] = self.attention.name
         if preprocessing:
             facts["listening"] = preprocessing
+        if self.plan.seams:
+            facts["seams"] = [self.plan.seams, sorted(self.plan.chapters), self.plan.fade]
         if settings.guidance_interval != ALL_STEPS:
             facts["guidance interval"] = list(settings.guidance_interval)
         if settings.step_cache:
@@ -334,13 +336,19 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    quick = options.plan and options.speech_chart is None
+    is_cut = (options.seams != FULL or options.chapters is not None) and not options.trial
+    quick = options.plan and options.speech_chart is None and not is_cut
     read = partial(measure_recording, options.speech, options.track, quick=quick)
     recording = *look_at(options.speech), options.track, quick
     stats = session.keep("recording", recording, read, most=MAX_RECORDINGS)
     samples = stats.length_at(config.segment.sample_rate)
     if options.trial:  # the first segment
         samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
+    plan = plan_segments(samples, config.segment)
+    if is_cut:
+        from .seams import cut_plan  # by those who want them elsewhere
+
+        plan = cut_plan(plan, options, stats, session)
     subject = partial(read_subject, options, files, config)
     request = AnimateRequest(
         options=options,
@@ -349,7 +357,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         settings=settings,
         subject=session.keep("subject", (place, config, *subject_facts(options)), subject),
         stats=stats,
-        plan=plan_segments(samples, config.segment),
+        plan=plan,
         samples=samples,
         encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         device=device,

@@ -40,7 +40,8 @@ CONTAINER_BYTES, SEGMENT_FILE_BYTES = 1000, 4096
 class RunSummary:
     """The size of a run. ``network_evaluations`` counts forward passes of the transformer, one per guidance
     branch; it is an upper limit if a step cache ``reuses`` estimates. ``prompts`` are there if they change:
-    the seconds from which each is in force."""
+    the seconds from which each is in force. ``more_segments`` are needed than if each kept all of its frames.
+    """
 
     model: str
     segments: int
@@ -56,23 +57,34 @@ class RunSummary:
     attention: str
     reuses: bool
     prompts: tuple[tuple[float, str], ...] = ()
+    more_segments: int = 0
+    chapters: int = 1
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; ``reuses`` is there only if it is true, ``prompts`` if they change."""
-        optional = "reuses", "prompts"
-        return {name: value for name, value in asdict(self).items() if name not in optional or value}
+        """For JSON; ``reuses`` is there only if it is true, others if they say more than a video of a single
+        prompt and equal segments has."""
+        optional = {"reuses": False, "prompts": (), "more_segments": 0, "chapters": 1}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in optional or value != optional[name]
+        }
 
     def text(self) -> str:
         return (
             f"model     {self.model}\n"
             f"video     {self.frames} frames, {self.seconds:.2f} s at {self.fps} fps, "
             f"{self.width} x {self.height}\n"
-            f"segments  {self.segments}\n"
+            f"segments  {self.segments}{self._describe_seams()}\n"
             f"{self._list_prompts()}"
             f"sampling  {self.steps} steps of {self.sampler}, guidance {self.guidance_scale:g}\n"
             f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations\n"
             f"attention {self.attention}"
         )
+
+    def _describe_seams(self) -> str:
+        more = f", {self.more_segments} more for seams in pauses" * bool(self.more_segments)
+        return more + f", {self.chapters} chapters" * (self.chapters > 1)
 
     def _list_prompts(self) -> str:
         shown = [
@@ -110,6 +122,8 @@ def summarize_run(
         attention=attention,
         reuses=settings.step_cache > 0,
         prompts=timed if len(timed) > 1 else (),
+        more_segments=len(plan) - len(SegmentPlan(plan.frames, plan.config)),
+        chapters=len(plan.chapters) + 1,
     )
 
 

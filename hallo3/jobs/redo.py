@@ -43,16 +43,23 @@ def segment_ends(plan: SegmentPlan, parent: Job | None) -> list[float]:
     return [end / plan.config.fps for end in accumulate(frames)]
 
 
-def parse_redo(text: str, take: int, ends: Sequence[float], inherited: int = 0) -> Redo:
+def parse_redo(
+    text: str, take: int, ends: Sequence[float], inherited: int = 0, cues: Sequence[tuple[float, float]] = ()
+) -> Redo:
     """Segments ``14-17``, ``14`` or ``14-`` (to the end), counted from 1, or the segments that a stretch of
-    time touches: ``12.5s-20s``, ``0:12-0:20``, ``12s`` or ``12s-``. NO_REDO for an empty text.
+    time touches: ``12.5s-20s``, ``0:12-0:20``, ``12s`` or ``12s-``, or that of cues of a script: ``cue 3``,
+    ``cue 3-5``. NO_REDO for an empty text.
 
-    ``ends`` as of :func:`segment_ends`. Raises ``InputError`` for anything else, for segments that the video
-    does not have, and for the ``inherited`` ones of the video that it continues.
+    ``ends`` as of :func:`segment_ends`; ``cues`` are from a second of the new speech to another. Raises
+    ``InputError`` for anything else, for segments that the video does not have, and for the ``inherited``
+    ones of the video that it continues.
     """
     if not (text := "".join(text.split()).replace("\N{EN DASH}", "-")):
         return NO_REDO
     segments, start = len(ends), ends[inherited - 1] if inherited else 0.0
+    if (named := re.fullmatch(rf"cues?({NUMBER})(?:-({NUMBER}))?", text)) is not None:
+        since, until = _find_cues(text, int(named[1]), int(named[2] or named[1]), cues)
+        text = f"{start + since:.6f}s-{min(start + until, ends[-1]):.6f}s"
     expected = (
         f"a segment or a range such as 2-3 of {inherited + 1} to {segments}, or a time or a range such as "
         f"{format_clock(start)}-{format_clock(ends[-1])} of {start:.2f} s to {ends[-1]:.2f} s; a take from 1"
@@ -86,6 +93,18 @@ def parse_redo(text: str, take: int, ends: Sequence[float], inherited: int = 0) 
             fix="choose segments that the video has",
         )
     return Redo(first, last, take)
+
+
+def _find_cues(text: str, first: int, last: int, cues: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The seconds from the first to the last of some cues, counted from 1."""
+    if not 1 <= first <= last <= len(cues):
+        raise InputError(
+            "`redo` names cues that the script does not have.",
+            found=repr(text),
+            expected=f"cues from 1 to {len(cues)}" if cues else "a script with cues",
+            fix="choose cues that the script has, or give segments or a time",
+        )
+    return cues[first - 1][0], cues[last - 1][1]
 
 
 def _seconds(time: str) -> float:

@@ -283,6 +283,13 @@ class VideoJob(JobStore):
         frames = self.canvas.uncrop(pixels)
         return enlarge(frames, self.enlarge) if self.paste_back is None else self.paste_back.paste(frames)
 
+    @property
+    def seconds_per_segment(self) -> float:
+        """Of all but the last; the mean where they differ."""
+        config, whole = self.plan.config, self.job.manifest
+        frames = whole.frames / whole.segments if self.plan.seams else config.new_frames
+        return frames / config.fps
+
     def drifts(self) -> list[Drift]:
         """Measures of the finished segments."""
         return [Drift.from_dict(record.measures) for record in self.job.records if record is not None]

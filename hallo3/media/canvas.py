@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,3 +123,12 @@ def drop_pixels(frames: Tensor, draw: Tensor, rate: float) -> Tensor:
     """Set a random share of motion frames' [B, 3, F, H, W] pixels to mid grey (0), by one uniform draw [H,
     W], compared in the frames' type as in the original (golden ``motion_mask``)."""
     return frames * (draw.to(frames) > rate)
+
+
+def fade_in(frames: Tensor, still: Tensor, count: int) -> Tensor:
+    """Frames [F, 3, H, W] whose first ``count`` fade from a still picture [3, H, W] to them."""
+    count = min(count, len(frames))
+    share = torch.arange(1, count + 1, dtype=frames.dtype)[:, None, None, None] / (count + 1)
+    return torch.cat(
+        (torch.lerp(still.to(frames).expand_as(frames[:count]), frames[:count], share), frames[count:])
+    )

@@ -34,8 +34,8 @@ class Speech:
     def segment(self, index: int) -> Tensor:
         """Windows [1, F, window, layers, channels] of one segment; the first one's prefix is zeros."""
         slots, reach = self.plan[index].slots, self.window // 2
-        offsets = range(-reach, reach + 1)
-        frames = [min(max(slot + offset, 0), self.plan.padded - 1) for slot in slots for offset in offsets]
+        offsets, real = range(-reach, reach + 1), [max(slots) if slot == SILENT else slot for slot in slots]
+        frames = [min(max(slot + offset, 0), self.plan.padded - 1) for slot in real for offset in offsets]
         first = min(frames)
         features = self.read(range(first, max(frames) + 1))[torch.tensor(frames) - first]
         windows = features.reshape(len(slots), self.window, *features.shape[1:])

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from hallo3.cli.main import main
+from support.audio_samples import tone, write_wav
 from support.resume_runs import Command, frames_of
 
 LIGHTS = "[0:00-0:00.6] a warm\n[0:00.6-] a blue\n"
@@ -69,3 +70,58 @@ def test_rows_have_scripts(command: Command, tmp_path: Path) -> None:
     table = tmp_path / "rows.jsonl"
     table.write_text('{"portrait": "p.png", "speech": "s.wav", "script": "look.txt", "output": "a.mp4"}\n')
     assert main(["batch", str(table), "--check", "--model", command.inputs["--model"]]) == 0
+
+
+def speak_with_a_pause(command: Command) -> None:
+    """Speech from 0 s to 0.4 s and from 1.2 s to 2.4 s."""
+    sound = tone(16000, 2.4)
+    sound[:, int(0.4 * 16000) : int(1.2 * 16000)] = 0
+    write_wav(command.speech, sound, 16000)
+
+
+def test_seams_in_pauses_keep_every_frame(command: Command) -> None:
+    speak_with_a_pause(command)
+    assert command() == 0
+    assert len(frames_of(command.video)) == 60
+    jobs = command.names_of_jobs()
+    assert command(seams="pauses") == 0
+    assert len(frames_of(command.video)) == 60
+    assert command.rendered == [0, 1, 2, 3, 4]
+    assert len(command.names_of_jobs() - jobs) == 1
+    said = command.stdout("--plan", seams="pauses")
+    assert "segments  5, 1 more for seams in pauses\n" in said
+    assert json.loads(command.stdout("--plan", "--json", seams="pauses"))["more_segments"] == 1
+    command.speak(2.2)
+    jobs = command.names_of_jobs()
+    assert command() == 0
+    assert "there is no pause" in command.stderr(seams="pauses")
+    assert len(command.names_of_jobs() - jobs) == 1, "the same video as without"
+
+
+def test_a_chapter_begins_from_the_portrait(command: Command) -> None:
+    speak_with_a_pause(command)
+    assert command() == 0
+    plain = frames_of(command.video)
+    assert "2 chapters" in command.stdout("--plan", chapters=0.6, chapter_join="cut")
+    assert command(chapters=0.6, chapter_join="cut") == 0
+    cut = frames_of(command.video)
+    assert command(chapters=0.6) == 0
+    fade = frames_of(command.video)
+    assert len(plain) == len(cut) == len(fade) == 60
+    start = 20
+    assert (cut[: start - 5] == plain[: start - 5]).all()
+    assert (cut[start:] != plain[start:]).any()
+    assert (fade[start : start + 5] != cut[start : start + 5]).any()
+    assert command.stop(3, chapters=0.6, seed=1)
+    assert command(chapters=0.6, seed=1) == 0
+    resumed = command.video.read_bytes()
+    assert command("--fresh", chapters=0.6, seed=1) == 0
+    assert command.video.read_bytes() == resumed, "a chapter is resumed as it is rendered"
+    assert "--chapters 0.1" in command.stderr(chapters=0.1, code=2)
+
+
+def test_cues_are_redone(command: Command, tmp_path: Path) -> None:
+    script = write(tmp_path, LIGHTS)
+    assert command(script=script) == 0
+    assert "re-rendering segments 2 to 4 as take 3" in command.stderr(script=script, redo="cue 2", take=3)
+    assert "cues from 1 to 2" in command.stderr(script=script, redo="cue 3", code=2)

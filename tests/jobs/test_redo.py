@@ -77,3 +77,16 @@ def test_segments_of_a_continued_video_keep_their_place_and_cannot_be_redone(tmp
         more = segment_ends(SegmentPlan(PLAN.config.new_frames + 1, PLAN.config), parent)
         ends = [(PLAN.frames + PLAN.config.new_frames + part) / fps for part in (0, 1)]
         assert more == [*whole, *ends]
+
+
+def test_cues_are_the_segments_they_touch() -> None:
+    cues = [(0.0, 1.0), (1.0, 4.5), (4.5, 2.0**53)]
+    found = [parse_redo(text, 2, ENDS, cues=cues) for text in ("cue 1", "cue 2", "cue 3", "cues 1-2")]
+    assert found == [Redo(1, 1, 2), Redo(1, 3, 2), Redo(3, 5, 2), Redo(1, 3, 2)]
+    assert parse_redo("cue 1", 1, ENDS, 3, cues) == Redo(4, 4, 1), "after a video that it continues"
+    for text, expected in {"cue 4": "from 1 to 3", "cue 0": "from 1 to 3", "cue 2-1": "from 1 to 3"}.items():
+        with pytest.raises(InputError, match="cues that the script does not have") as refused:
+            parse_redo(text, 1, ENDS, cues=cues)
+        assert expected in refused.value.expected
+    with pytest.raises(InputError, match="cues that the script does not have"):
+        parse_redo("cue 1", 1, ENDS)
