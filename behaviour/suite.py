@@ -14,7 +14,8 @@ from hallo3.identity import Identity, frame_portrait
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.noise import make_noise
-from hallo3.pipeline import encode_prompt, encode_speech, extract_identity, render_identity
+from hallo3.pipeline import encode_prompts, encode_speech, extract_identity, render_identity
+from hallo3.script import Script
 from hallo3.settings import Settings, settings_for
 
 from .cases import Case, make_case
@@ -26,7 +27,13 @@ ReplaceIdentity = Callable[[Identity, int], Identity]
 
 
 def render_case(
-    case: Case, models: Models, *, prompt: str = "", identity: Identity | None = None, **changes: Any
+    case: Case,
+    models: Models,
+    *,
+    prompt: str = "",
+    script: Script | None = None,
+    identity: Identity | None = None,
+    **changes: Any,
 ) -> Tensor:
     """The video [F, 3, H, W] in 0..1 of a case, with ``changes`` to the model's default settings."""
     settings = replace(settings_for(models.config.defaults), **changes)
@@ -34,7 +41,9 @@ def render_case(
     with torch.inference_mode():
         identity = identity or make_identity(case, models, settings)
         speech = encode_speech(case.speech, models)
-        frames = render_identity(identity, speech, encode_prompt(prompt, models), models, settings, noise)
+        prompts = [prompt] * len(speech.plan) if script is None else script.prompts(speech.plan, prompt)
+        texts = encode_prompts(prompts, models)
+        frames = render_identity(identity, speech, texts, models, settings, noise)
         return torch.cat([segment.pixels for segment in frames])
 
 

@@ -290,7 +290,8 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         from ..script import read_script  # by those who have one
 
         script = read_script(options.script)
-    check_prompt(options.prompt)
+    if options.prompt.strip():
+        check_prompt(options.prompt)
     if options.prompt.strip() or script is not None:
         with show_bytes("reading the tokenizer", 0):  # errors come before anything is hashed or loaded
             session.keep("text encoder", place, lambda: read_text_encoder(files, config))

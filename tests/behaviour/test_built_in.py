@@ -22,6 +22,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.quantization import PRECISIONS
+from hallo3.script import parse_script
 
 MAX_PATCH_ERROR = 15
 """Mean over clips of the worst patch's colour error, in 255ths: 5 for the model, 26 with another person's
@@ -124,3 +125,19 @@ def test_the_prompt_sets_the_light(cases: list[Case], models: Models) -> None:
     assert warm[2] < plain[2] - 0.1
     assert blue[0] < plain[0] - 0.1
     assert bool((dim < plain - 0.1).all())
+
+
+def test_the_light_changes_within_a_segment_of_its_cue_and_not_before(
+    cases: list[Case], models: Models
+) -> None:
+    """How much redder than blue each frame is, under warm light and from 1 s on under blue."""
+    new, rate, fps = BUILT_IN.segment.new_frames, BUILT_IN.segment.sample_rate, BUILT_IN.segment.fps
+    speech = Recording(cases[0].speech.waveform[:, : 2 * new * rate // fps], rate)
+    case = make_case("script", cases[0].portrait, speech, BUILT_IN.segment)
+    script = parse_script("[0:00-0:01] a person in warm light\n[0:01-] a person in blue light")
+    red, _, blue = render_case(case, models, script=script).mean(dim=(2, 3)).unbind(1)
+    warmth, cue = red - blue, fps
+    warm, cold = float(warmth[:cue].mean()), float(warmth[-new // 2 :].mean())
+    assert warm > cold + 0.2
+    assert bool((warmth[:cue] > warm - 0.05).all()), "not before its cue"
+    assert bool((warmth[cue + new :] < (warm + cold) / 2).all()), "within one segment"
