@@ -101,10 +101,8 @@ def plan_segments(samples: int, config: SegmentConfig) -> SegmentPlan:
     return SegmentPlan(frame_count(samples, config.sample_rate, config.fps), config)
 
 
-FULL, PAUSES = "full", "pauses"
-SEAMS = (FULL, PAUSES)
-CHAPTER_SECONDS, FADE_FRAMES = 1.5, 5
-"""The shortest pause at which a chapter begins if none is given, and the frames of a cross-fade."""
+FADE_FRAMES = 5
+"""Of the cross-fade to a chapter."""
 
 
 def cut_in_pauses(

@@ -148,6 +148,8 @@ class ExtrapolateRequest:
         }
         if names := approximations():
             facts["approximate"] = names
+        if self.plan.seams:
+            facts["seams"] = [self.plan.seams, sorted(self.plan.chapters), self.plan.fade]
         cues = [extras.get(CUE) for _, extras in self.sampling.positive or []]
         if any(cues):
             facts["cues"] = [None if cue is None else [cue.start, cue.end] for cue in cues]

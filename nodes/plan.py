@@ -24,12 +24,14 @@ from ..hallo3.jobs.estimate import (
     speed_key,
     throughput_key,
 )
-from ..hallo3.media.audio import AudioStats
+from ..hallo3.media.audio import AudioStats, Recording, to_mono
 from ..hallo3.media.canvas import fit
 from ..hallo3.media.framing import Crop
+from ..hallo3.media.loudness import LoudnessMeter
 from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.media.video import VideoEncoding
 from ..hallo3.segments import SegmentPlan, base_ram, plan_segments
+from ..hallo3.speech.seams import FADE, FULL, SEAMS
 from .comfy.loading import FP8
 from .comfy.memory import device_memory
 from .comfy.progress import check_memory, compute_device, show_text
@@ -47,6 +49,7 @@ from .schema import (
     paste_back_input,
     steps_and_guidance,
 )
+from .speech import make_cut
 
 MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 BUILT_IN_BYTES = 16 << 20
@@ -199,6 +202,8 @@ class Hallo3Plan(Hallo3Node):
         channels, samples = recording.waveform.shape
         stats = AudioStats(recording.sample_rate, channels, samples=samples)
         plan = plan_segments(stats.length_at(segment.sample_rate), segment)
+        if found is not None:
+            plan = _cut(plan, recording, *found)
         pasted = settings.paste_back and (portrait is not None or identity is not None or paste_back)
         size = _video_size(portrait, identity, pasted, segment.shape)
         note = " without paste_back: connect portrait" * (settings.paste_back and not pasted)
@@ -213,10 +218,29 @@ class Hallo3Plan(Hallo3Node):
             f"model     {config.name}, {settings.steps} steps, guidance {settings.guidance_scale:g}\n"
             f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, "
             f"{size[0]} x {size[1]}{note}\n"
-            f"segments  {len(plan)}\n{estimate.text()}\n{memory}"
+            f"segments  {len(plan)}{_describe_seams(plan)}\n{estimate.text()}\n{memory}"
         ).replace("`hallo3 doctor --measure`", "Hallo3 Doctor with `measure`")
         show_text(text)  # the page shows no text output on a node
         return io.NodeOutput(audio, text, len(plan), plan.frames, ui=ui.PreviewText(text))
+
+
+def _cut(plan: SegmentPlan, recording: Recording, graph: Graph, node: str) -> SegmentPlan:
+    """The plan with the seams of the Hallo3 Encode Speech before the video's node."""
+    kind = ("Hallo3EncodeSpeech",)
+    seams, chapters = (graph.value_of_source(node, "speech", kind, name) for name in ("seams", "chapters"))
+    chapters = float(chapters) if isinstance(chapters, int | float) else 0.0
+    if seams not in SEAMS or (seams == FULL and not chapters):
+        return plan
+    segment = plan.config
+    meter = LoudnessMeter(segment.sample_rate, segment.fps)
+    meter.add(to_mono(recording, segment.sample_rate))
+    return make_cut(seams, chapters, FADE)(plan, meter.levels)
+
+
+def _describe_seams(plan: SegmentPlan) -> str:
+    more = len(plan) - len(SegmentPlan(plan.frames, plan.config))
+    text = f", {more} more for seams in pauses" * bool(more)
+    return text + f", {len(plan.chapters) + 1} chapters" * bool(plan.chapters)
 
 
 def _find_video_node() -> tuple[Graph, str] | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..segments import CHAPTER_SECONDS, FULL, SEAMS
+from ..speech.seams import CHAPTER_SECONDS, FADE, FULL, JOINS, SEAMS
 from .option_fields import choice, option
-
-JOINS = "fade", "cut"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +32,5 @@ class DirectorOptions:
         const=CHAPTER_SECONDS,
     )
     chapter_join: str = choice(
-        JOINS, "how a chapter begins: a cross-fade of 0.2 s, or a cut (default: fade)", default=JOINS[0]
+        JOINS, "how a chapter begins: a cross-fade of 0.2 s, or a cut (default: fade)", default=FADE
     )

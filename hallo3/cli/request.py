@@ -32,9 +32,10 @@ from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernel
 from ..offload.budget import MemoryPlan
 from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, choose_device, choose_precision
-from ..segments import FULL, SegmentPlan, base_ram, plan_segments, trial_segment
+from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
+from ..speech.seams import FULL
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
 from ..text_encoder import check_prompt
@@ -347,9 +348,9 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
     plan = plan_segments(samples, config.segment)
     if is_cut:
-        from .seams import cut_plan  # by those who want them elsewhere
+        from .seams import cut_request  # by those who want them elsewhere
 
-        plan = cut_plan(plan, options, stats, session)
+        plan = cut_request(plan, options, stats, session)
     subject = partial(read_subject, options, files, config)
     request = AnimateRequest(
         options=options,

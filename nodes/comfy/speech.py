@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ...hallo3.media.audio import Recording, to_mono
 from ...hallo3.media.loudness import GainCurve, LoudnessMeter
 from ...hallo3.media.plots import draw_speech
 from ...hallo3.residency import try_again
-from ...hallo3.segments import plan_segments
+from ...hallo3.segments import SegmentPlan, plan_segments
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
 from ...hallo3.speech.features import ReadFeatures, Speech, warn_of_windows
 from ...hallo3.speech.preprocess import SpeechPreprocessing
@@ -50,10 +51,16 @@ def vocals_fingerprint() -> list[Any] | None:
 
 
 def encode_speech(
-    audio_encoder: Any, recording: Recording, preprocessing: SpeechPreprocessing, *, vocals: bool
+    audio_encoder: Any,
+    recording: Recording,
+    preprocessing: SpeechPreprocessing,
+    *,
+    vocals: bool,
+    cut: Callable[[SegmentPlan, Tensor], SegmentPlan],
 ) -> tuple[SpeechSocket, Tensor]:
     """The recording's features, computed in float32 whatever the weights' type, and a chart [3, h, w] of its
-    loudness. ``vocals`` removes music first. Raises ``AudioError``, ``InputError`` for another encoder, with
+    loudness. ``vocals`` removes music first; ``cut`` gets the plan and the levels, and returns the plan to
+    use. Raises ``AudioError``, ``InputError`` for another encoder, with
     ``vocals`` also ``CheckpointError`` and ``DependencyError``."""
     parts, segment = _encoder_parts(audio_encoder)
     with show_messages():
@@ -65,6 +72,7 @@ def encode_speech(
             waveform = to_mono(recording, segment.sample_rate)
         plan = plan_segments(len(waveform), segment)
         waveform, meter, gains = preprocessing.apply(waveform, segment)
+        plan = cut(plan, meter.levels)
         windows = preprocessing.windows(plan)
         warn_of_windows(windows, plan)
     samples = min(len(waveform), MAX_SECONDS_IN_MEMORY * segment.sample_rate)

@@ -22,6 +22,12 @@ PASS_THROUGH = {"Hallo3Plan": "audio"}
 """Nodes that only pass this input through; they do not change a job's key."""
 MAX_DEPTH = 2000
 
+ADDED: dict[str, dict[str, Any]] = {
+    "Hallo3EncodeSpeech": {"seams": "full", "chapters": 0.0, "chapter_join": "fade"},
+}
+"""Inputs that nodes got later, with the values that change nothing: without them in the hash, jobs keep their
+keys."""
+
 
 class Graph:
     """The nodes of a running workflow, expanded ones included. ``texts`` are the texts among the values of
@@ -50,7 +56,10 @@ class Graph:
                 stack += missing
                 continue
             values: dict[str, Any] = {}
+            added = ADDED.get(self._node(current)["class_type"], {})
             for name, value in inputs.items():
+                if name in added and value == added[name]:
+                    continue
                 if _is_link(value):
                     values[name] = [self._hashes.get(value[0], ""), value[1]]
                 else:

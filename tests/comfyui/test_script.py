@@ -10,6 +10,19 @@ import torch
 from comfyui.stages import Stages, difference, run_extra
 
 
+class FakePrompt:
+    """A prompt that changes nothing while it runs."""
+
+    def __init__(self, nodes: dict[str, Any]) -> None:
+        self.nodes = nodes
+
+    def get_node(self, node_id: str) -> Any:
+        return self.nodes[node_id]
+
+    def all_node_ids(self) -> set[str]:
+        return set(self.nodes)
+
+
 def make_script(stages: Stages, script: str, prompt: str = "", clip: Any = None) -> Any:
     inputs = {"clip": clip or stages.clip, "speech": stages.speech, "script": script, "prompt": prompt}
     return stages.run("Hallo3Script", **inputs)
@@ -80,3 +93,31 @@ def test_a_wrong_script_is_refused_with_its_line(stages: Stages, script: str, fo
     with pytest.raises(stages.errors.InputError) as caught:
         make_script(stages, script)
     assert found in caught.value.found
+
+
+def test_segments_end_in_pauses_and_chapters_begin_there(stages: Stages) -> None:
+    signal = torch.sin(torch.arange(16000 * 5) * 0.17)[None, None] * 0.3
+    signal[:, :, 16000 : 16000 * 3] = 0
+    full, few, *_ = stages.encode_speech(signal)
+    assert full.speech.plan.seams == ()
+    speech, count, frames, *_ = stages.encode_speech(signal, seams="pauses", chapters=1.5)
+    plan = speech.speech.plan
+    assert (len(plan), frames, plan.fade) == (count, 125, 5)
+    assert plan.chapters == {51}, "the middle of the silence, from 5 frames after sound to 3 before it"
+    assert count >= few
+    cut = stages.encode_speech(signal, chapters=1.5, chapter_join="cut")[0].speech.plan
+    assert (cut.chapters, cut.fade) == ({51}, 0)
+    with pytest.raises(stages.errors.InputError, match="No chapter"):
+        stages.encode_speech(signal, chapters=0.1)
+
+
+def test_new_inputs_at_their_defaults_change_no_job(stages: Stages) -> None:
+    workflow = stages.module("nodes.comfy.workflow")
+    new = {"seams": "full", "chapters": 0.0, "chapter_join": "fade"}
+
+    def key(**inputs: object) -> str:
+        node = {"class_type": "Hallo3EncodeSpeech", "inputs": {"level": "evened"} | inputs}
+        return workflow.Graph(FakePrompt({"1": node})).compute_hash("1")
+
+    assert key() == key(**new)
+    assert len({key(), key(**new | {"seams": "pauses"}), key(**new | {"chapters": 1.5})}) == 3
