@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
+WHOLE = None, None, 0.0, 0.0
+"""A recording from its beginning to its end, without silence around it."""
 MAX_RECORDINGS = 20_000
 """Whose lengths a session remembers."""
 
@@ -338,6 +340,10 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
+    if (options.from_time, options.to_time, options.silence_before, options.silence_after) != WHOLE:
+        from .excerpts import use_excerpt  # by those who want a part
+
+        options = use_excerpt(options, session)
     is_cut = (options.seams != FULL or options.chapters is not None) and not options.trial
     quick = options.plan and options.speech_chart is None and not is_cut
     read = partial(measure_recording, options.speech, options.track, quick=quick)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from hallo3.cli.main import main
@@ -125,3 +126,17 @@ def test_cues_are_redone(command: Command, tmp_path: Path) -> None:
     assert command(script=script) == 0
     assert "re-rendering segments 2 to 4 as take 3" in command.stderr(script=script, redo="cue 2", take=3)
     assert "cues from 1 to 2" in command.stderr(script=script, redo="cue 3", code=2)
+
+
+def test_a_part_of_the_recording_with_silence_around_it(command: Command) -> None:
+    changes = {"from": "0:01", "to": "1.6", "silence_before": 0.2, "silence_after": 0.4}
+    assert "30 frames, 1.20 s" in command.stdout(**changes)
+    assert "already rendered" in command.stderr(**changes)
+    jobs = command.names_of_jobs()
+    assert command(**changes | {"to": 1.4}) == 0
+    assert len(command.names_of_jobs() - jobs) == 1
+    assert "30 frames, 1.20 s" in command.stdout("--plan", **changes)
+    with pytest.raises(SystemExit):
+        command(**{"from": "1m"})
+    assert "'1m' is no time" in command.capture.readouterr().err
+    assert "ends before" in command.stderr(**{"from": 9}, code=2)
