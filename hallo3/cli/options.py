@@ -24,6 +24,7 @@ from .director_options import DirectorOptions
 from .option_fields import argument, choice, component_choice, option, switch
 
 AUTO = "auto"
+RATES = (24, 25, 30, 50, 60)
 TOKEN_VARIABLE = "HALLO3_TOKEN"
 IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
 DTYPES = (AUTO, "fp32", "bf16", "fp16", "fp8", "float32", "bfloat16", "float16")
@@ -140,6 +141,12 @@ class VideoFileOptions:
     title = "video file"
     codec: str = choice(CODECS, "video codec (default: h264)", default="h264")
     quality: int | None = option("N", "0 is best (default: 17 for h264, 20 for h265)")
+    fps: int | None = option(
+        "N",
+        "frames per second of the video: 24, 30, 50 or 60 by repeating or dropping frames (default: 25, the "
+        "model's own)",
+        choices=RATES,
+    )
     pixels: str | None = option("FORMAT", "FFmpeg pixel format (default: yuv420p, or the codec's own)")
     chart: Path | None = option(
         "PNG", "draw how sharpness, colours, seams and face similarity change over time"

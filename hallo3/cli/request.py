@@ -107,7 +107,7 @@ class AnimateRequest:
     @property
     def headers(self) -> str:
         """What every encoded segment starts with."""
-        return stream_headers(self.encoding, *self.size, self.config.segment.fps)
+        return stream_headers(self.encoding, *self.size, self.encoding.rate or self.config.segment.fps)
 
     @property
     def model_name(self) -> str:
@@ -367,7 +367,12 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         stats=stats,
         plan=plan,
         samples=samples,
-        encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
+        encoding=VideoEncoding(
+            codec=options.codec,
+            quality=options.quality,
+            pixels=options.pixels or "",
+            rate=None if options.fps == config.segment.fps else options.fps,
+        ),
         device=device,
         precision=precision,
         attention=attention,
@@ -379,6 +384,9 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
     )
     suffix = request.encoding.kind.files[0] if options.output is None else options.output.suffix
     request.encoding.check(suffix, *request.size)
+    if (rate := request.encoding.rate) is not None:
+        way = "repeated" if rate > config.segment.fps else "dropped"
+        logger.warning(f"frames are {way} to show {rate} per second; the model makes {config.segment.fps}")
     if not built_in:
         for name in request.approximations:
             logger.warning(f"{name} is approximate: 8-bit products; {UNTESTED}")

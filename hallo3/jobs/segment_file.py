@@ -75,7 +75,12 @@ class SegmentFormat:
     @property
     def headers(self) -> str:
         """A hash of what every encoded segment starts with."""
-        return stream_headers(self.encoding, *self.size, self.config.fps)
+        return stream_headers(self.encoding, *self.size, self.rate)
+
+    @property
+    def rate(self) -> int:
+        """Frames that are shown per second."""
+        return self.encoding.rate or self.config.fps
 
     @property
     def motion(self) -> tuple[int, ...]:
@@ -89,7 +94,8 @@ class SegmentFormat:
     @property
     def max_piece_bytes(self) -> int:
         """More than any codec makes of one segment."""
-        return self.config.frames * math.prod(self.size) * 8 + (1 << 20)
+        times = -(-self.rate // self.config.fps)
+        return times * self.config.frames * math.prod(self.size) * 8 + (1 << 20)
 
     @property
     def max_file_bytes(self) -> int:
@@ -98,7 +104,9 @@ class SegmentFormat:
 
     def fits(self, record: SegmentRecord, piece: bytes) -> bool:
         """Whether an encoded segment is of this stream, and has the frames of its record."""
-        return is_segment(piece, record.frames, self.encoding, *self.size, self.config.fps)
+        exact = record.frames * self.rate
+        counts = {max(1, exact // self.config.fps), max(1, -(-exact // self.config.fps))}
+        return any(is_segment(piece, count, self.encoding, *self.size, self.rate) for count in sorted(counts))
 
 
 def compute_link(previous: str, index: int, frames: int, take: int, pixels: str, motion: Tensor) -> str:

@@ -101,6 +101,7 @@ class JobStore(ABC):
     keep_pixels: bool = False
     clock: Callable[[], float] = time.monotonic
     ways: Callable[[], Mapping[str, str]] = dict[str, str]
+    _first: int = 0
     _motion: Tensor | None = None
     _started: float = 0.0
 
@@ -153,6 +154,7 @@ class JobStore(ABC):
                 fix="use another data type (bf16 or fp32 instead of fp16), other weights, or no LoRA",
             )
         before = None if self._motion is None else (self._motion[0, :, -1] + 1) / 2
+        self._first = self.job.manifest.frames - self.plan.frames + self.plan.first(segment.index)
         encoded = self.encode(rendered.pixels)
         made = [each for each in self._noted(MADE_WITH).split("; ") if each != self.machine]
         for entry, text in (MADE_WITH, "; ".join([*made, self.machine])), *self.ways().items():
@@ -215,8 +217,9 @@ class VideoJob(JobStore):
     check_recording: Callable[[], None] = lambda: None
 
     def encode(self, pixels: Tensor) -> bytes:
-        shown = (self.show(pixels[n : n + 1])[0] for n in range(len(pixels)))
-        return encode_segment(shown, self.encoding, self.plan.config.fps)
+        numbers = self.encoding.shown(self._first, len(pixels), self.plan.config.fps)
+        shown = (self.show(pixels[n : n + 1])[0] for n in numbers)
+        return encode_segment(shown, self.encoding, self.job.form.rate)
 
     def measure(self, pixels: Tensor, before: Tensor | None) -> Mapping[str, float]:
         canvas = self.canvas

@@ -115,11 +115,13 @@ CODECS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoEncoding:
-    """A choice of :data:`CODECS`. Raises ``InputError`` for an unknown or impossible one."""
+    """A choice of :data:`CODECS`, shown at ``rate`` frames per second: the model's own, or others by
+    repeating or dropping frames. Raises ``InputError`` for an unknown or impossible one."""
 
     codec: str = "h264"
     quality: int | None = None
     pixels: str = ""
+    rate: int | None = None
 
     def __post_init__(self) -> None:
         check_choice(self.codec, CODECS, "video codec")
@@ -141,7 +143,15 @@ class VideoEncoding:
     def facts(self) -> dict[str, Any]:
         """Everything that decides the encoded bytes, for the job's key."""
         quality = self.kind.quality if self.quality is None else self.quality
-        return {"codec": self.codec, "quality": quality, "pixels": self.pixel_format}
+        facts = {"codec": self.codec, "quality": quality, "pixels": self.pixel_format}
+        return facts | ({"rate": self.rate} if self.rate is not None else {})
+
+    def shown(self, first: int, count: int, fps: int) -> list[int]:
+        """Which of a segment's ``count`` frames at ``fps`` are shown, in order: each output frame shows the
+        last one that has begun. ``first`` is the segment's first frame in the video. One is always shown."""
+        rate = self.rate or fps
+        begin, end = (-(-frame * rate // fps) for frame in (first, first + count))
+        return [number * fps // rate - first for number in range(begin, end)] or [0]
 
     def check(self, suffix: str, width: int, height: int) -> None:
         """Raise ``InputError`` for a file type or a size that cannot be written."""

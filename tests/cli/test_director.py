@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -140,3 +142,26 @@ def test_a_part_of_the_recording_with_silence_around_it(command: Command) -> Non
         command(**{"from": "1m"})
     assert "'1m' is no time" in command.capture.readouterr().err
     assert "ends before" in command.stderr(**{"from": 9}, code=2)
+
+
+def colours_of(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("fps", [24, 30, 50, 60])
+def test_frames_are_repeated_or_dropped_for_another_rate(command: Command, fps: int) -> None:
+    assert command(codec="ffv1", o=command.video.with_suffix(".mkv")) == 0
+    plain = colours_of(command.video.with_suffix(".mkv"))
+    video = command.video.with_name("rate.mkv")
+    said = command.stderr(codec="ffv1", o=video, fps=fps)
+    assert f"frames are {'dropped' if fps < 25 else 'repeated'} to show {fps} per second" in said
+    found = colours_of(video)
+    assert len(found) == -(-55 * fps // 25)
+    assert (found == plain[[number * 25 // fps for number in range(len(found))]]).all()
+    assert command.stop(2, codec="ffv1", o=video, fps=fps, seed=1)
+    assert command(codec="ffv1", o=video, fps=fps, seed=1) == 0
+    resumed = colours_of(video)
+    assert command("--fresh", codec="ffv1", o=video, fps=fps, seed=1) == 0
+    assert (colours_of(video) == resumed).all()
+    assert "already rendered" in command.stderr(codec="ffv1", o=video, fps=fps, seed=1)

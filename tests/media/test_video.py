@@ -10,6 +10,8 @@ from typing import Any
 import av
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hallo3.errors import InputError, OutputError
 from hallo3.media.mux import decode_frames
@@ -178,3 +180,15 @@ def test_equal_frames_are_equal_segments_whatever_is_in_memory() -> None:
     """An encoder that read uninitialised memory gave several segments in a hundred tries."""
     counts = "[count_segments(codec, side, 16) for codec in ('h264', 'h265') for side in (32, 64)]"
     assert run_alone("media.test_video", counts) == [1, 1, 1, 1]
+
+
+@given(st.sampled_from((24, 25, 30, 50, 60)), st.lists(st.integers(2, 47), min_size=1, max_size=30))
+def test_segments_at_another_rate_are_the_whole_video_at_that_rate(rate: int, counts: list[int]) -> None:
+    encoding, shown, first = VideoEncoding(rate=rate), list[int](), 0
+    for count in counts:
+        numbers = encoding.shown(first, count, 25)
+        assert all(0 <= number < count for number in numbers)
+        assert len(numbers) in (count * rate // 25, -(-count * rate // 25))
+        shown += [first + number for number in numbers]
+        first += count
+    assert shown == [number * 25 // rate for number in range(-(-first * rate // 25))]
