@@ -108,11 +108,11 @@ FADE_FRAMES = 5
 def cut_in_pauses(
     plan: SegmentPlan, silent: Sequence[bool], *, pauses: bool, chapters: int | None = None, fade: int = 0
 ) -> SegmentPlan:
-    """The plan with seams where nobody speaks, from whether each frame is ``silent``.
+    """The plan with seams in silence, from whether each frame is ``silent``.
 
     With ``pauses`` a segment ends at the last frame within its reach at which the next begins in silence, but
     keeps at least half of its new frames; where there is none it keeps them all. ``chapters`` begin in the
-    middle of silence of at least so many frames inside the recording.
+    middle of silence of at least that many frames inside the recording.
     """
     new, frames = plan.config.new_frames, plan.frames
     least, seams, begun = -(-new // 2), list[int](), list[int]()

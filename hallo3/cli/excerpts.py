@@ -14,7 +14,7 @@ from .session import Session, look_at
 
 
 class _Folder:
-    """Deleted with its files when nobody needs it any more."""
+    """Deleted with its files when it is no longer used."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="hallo3_"))

@@ -20,7 +20,7 @@ CHAPTER_SECONDS, MIN_CHAPTER, MAX_CHAPTER = 1.5, 0.5, 600.0
 def cut_plan(
     plan: SegmentPlan, levels: Tensor, *, seams: str, chapters: float | None, chapter_join: str
 ) -> SegmentPlan:
-    """The plan with ``seams`` in pauses and ``chapters`` at pauses of at least so many seconds, from the
+    """The plan with ``seams`` in pauses and ``chapters`` at pauses of at least that many seconds, from the
     levels [frames] of its recording in dBFS. Raises ``InputError``; warns if there is no such pause."""
     if chapters is not None and not MIN_CHAPTER <= chapters <= MAX_CHAPTER:
         raise InputError(
