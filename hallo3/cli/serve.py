@@ -47,9 +47,10 @@ KINDS = {"int": "integer", "float": "number", "float | str": "string"}
 
 
 def requested() -> dict[str, Any]:
-    """The options that a request may have: none that names a file, or how the server computes."""
+    """The options that a request may have: none that names a file, writes one beside the video, or says how
+    the server computes."""
     own = {each.name for group in OF_THE_SERVER for each in fields(group)}
-    own |= {"plan", "json", "model", "output"}
+    own |= {"plan", "json", "model", "output", "from_time", "to_time", "silence_before", "silence_after"}
     return {
         each.name: each
         for each in fields(AnimateOptions)

@@ -152,7 +152,7 @@ def test_a_usable_mediapipe_is_in_the_key(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(request, "verify_component", lambda *_: ["hash"])
     (tmp_path / "scrfd_10g_bnkps.onnx").write_bytes(b"network")
     folders = SimpleNamespace(open=Path, faces=tmp_path, find=lambda _: tmp_path / "nowhere")
-    chosen = {"options": SimpleNamespace(prompt=""), "subject": SimpleNamespace(identity=None)}
+    chosen = {"has_prompt": False, "subject": SimpleNamespace(identity=None)}
 
     def weights(space: str = FaceConfig().space) -> dict[str, list[str]]:
         config = SimpleNamespace(face=SimpleNamespace(space=space))

@@ -78,14 +78,28 @@ def test_a_request_names_no_file_and_not_how_the_server_computes() -> None:
     """A new option is listed here, or it is no request's."""
     mine = set(serve.requested())
     assert mine == {
-        *("approximate", "codec", "enlarge", "face", "face_box", "framing", "guidance", "hearing", "level"),
         *(
+            "approximate",
+            "chapter_join",
+            "chapters",
+            "codec",
+            "enlarge",
+            "face",
+            "face_box",
+            "framing",
+            "guidance",
+            "hearing",
+            "level",
+        ),
+        *(
+            "fps",
             "no_mark",
             "paste_back",
             "pixels",
             "prompt",
             "quality",
             "sampler",
+            "seams",
             "seed",
             "silence",
             "steps",
