@@ -344,6 +344,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         from .excerpts import use_excerpt  # by those who want a part
 
         options = use_excerpt(options, session)
+    assert options.speech is not None  # checked above
     is_cut = (options.seams != FULL or options.chapters is not None) and not options.trial
     quick = options.plan and options.speech_chart is None and not is_cut
     read = partial(measure_recording, options.speech, options.track, quick=quick)

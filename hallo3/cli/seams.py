@@ -23,8 +23,8 @@ def cut_request(
     assert speech is not None  # checked before
     recording = *look_at(speech), options.track, plan.config
     levels = session.keep("levels", recording, lambda: _measure_levels(speech, stats, plan.config))
-    named = {"chapters": options.chapters, "chapter_join": options.chapter_join}
-    return cut_plan(plan, levels, seams=options.seams, **named)
+    chapters, join = options.chapters, options.chapter_join
+    return cut_plan(plan, levels, seams=options.seams, chapters=chapters, chapter_join=join)
 
 
 def _measure_levels(speech: Path, stats: AudioStats, config: SegmentConfig) -> Tensor:

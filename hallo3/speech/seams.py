@@ -30,9 +30,10 @@ def cut_plan(
             fix="choose a number in that range, or leave out chapters",
         )
     held = HOLD_BEFORE + HOLD_AFTER  # frames of a pause that are not counted as silence
+    silent: list[bool] = find_silence(levels).tolist()
     cut = cut_in_pauses(
         plan,
-        find_silence(levels).tolist(),
+        silent,
         pauses=seams != FULL,
         chapters=None if chapters is None else round(chapters * plan.config.fps) - held,
         fade=FADE_FRAMES if chapter_join == FADE else 0,
