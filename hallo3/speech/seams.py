@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from ..errors import InputError
@@ -30,7 +32,7 @@ def cut_plan(
             fix="choose a number in that range, or leave out chapters",
         )
     held = HOLD_BEFORE + HOLD_AFTER  # frames of a pause that are not counted as silence
-    silent: list[bool] = find_silence(levels).tolist()
+    silent = cast("list[bool]", find_silence(levels).tolist())
     cut = cut_in_pauses(
         plan,
         silent,
