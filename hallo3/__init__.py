@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .callables import render_with_callables as render
     from .errors import (
         AudioError,
         CheckpointError,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .media.audio import Recording, read_recording
     from .media.image import read_picture
     from .pipeline import animate
-    from .pipeline import render_with_callables as render
     from .settings import Settings, settings_for
     from .speech.preprocess import SpeechPreprocessing as Listening
 
@@ -51,7 +51,7 @@ _HOMES = {
     "load_models": ".loading.load_models",
     "read_picture": ".media.image.read_picture",
     "read_recording": ".media.audio.read_recording",
-    "render": ".pipeline.render_with_callables",
+    "render": ".callables.render_with_callables",
     "settings_for": ".settings.settings_for",
 }
 

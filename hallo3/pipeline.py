@@ -9,9 +9,9 @@ segment to the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ from .speech.encoder import compute_features
 from .speech.features import Speech, warn_of_windows
 from .speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 from .speech.wav2vec2 import split_wav2vec2
+
+if TYPE_CHECKING:
+    from .face.selection import FaceChoice
+    from .speech.dialogue import Dialogue, Turn
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -186,7 +190,7 @@ WatchProgress = Callable[[RenderProgress], None]
 @torch.inference_mode()
 def animate(
     portrait: Tensor,
-    recording: Recording,
+    recording: Recording | Sequence[Recording | None],
     prompt: str,
     models: Models,
     settings: Settings,
@@ -194,15 +198,31 @@ def animate(
     noise: Noise | None = None,
     watch: WatchProgress = no_progress,
     listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
+    turns: Sequence[Turn] = (),
+    faces: Sequence[FaceChoice] = (),
 ) -> Iterator[Frames]:
     """Yield a talking portrait segment by segment, without the bars that fitting to the canvas added.
 
-    ``portrait`` is [3, h, w] in 0..1. An empty prompt is zero text and loads no T5. ``noise`` defaults to the
-    settings' seed. Where memory runs out, ``models`` take less. Raises the errors of :mod:`hallo3.errors`.
+    ``portrait`` is [3, h, w] in 0..1. Several speakers have a ``recording`` each, None for silence, in the
+    order of their faces from left to right, or of ``faces`` if given; or one recording and ``turns``, from
+    :func:`hallo3.speech.dialogue.read_turns`, with the faces' numbers. An empty prompt is zero text and loads
+    no T5. ``noise`` defaults to the settings' seed. Where memory runs out, ``models`` take less. Raises the
+    errors of :mod:`hallo3.errors`.
     """
     noise = noise or make_noise(settings.seed)
-    face = analyze_portrait(check_picture(portrait), models.face, models.config.face)
-    speech = try_again(lambda: encode_speech(recording, models, listening), models)
+    picture, config = check_picture(portrait), models.config.face
+    if isinstance(recording, Recording) and not turns:
+        face = analyze_portrait(picture, models.face, config)
+        speech = try_again(lambda: encode_speech(recording, models, listening), models)
+    else:
+        from .face.people import analyze_speakers
+        from .speech.dialogue import assign_voices
+
+        def encode(one: Recording) -> Speech:
+            return try_again(lambda: encode_speech(one, models, listening), models)
+
+        speech, numbers = assign_voices(recording, turns, encode)
+        face = analyze_speakers(picture, models.face, config, numbers, faces)
     prompt_embeds = try_again(lambda: encode_prompt(prompt, models), models)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
     identity = try_again(lambda: extract_identity(framed, models, settings, noise), models)
@@ -211,7 +231,7 @@ def animate(
 
 def render_identity(
     identity: Identity,
-    speech: Speech,
+    speech: Speech | Dialogue,
     prompt_embeds: Tensor,
     models: Models,
     settings: Settings,
@@ -309,7 +329,7 @@ class LocalRenderer:
     models: Models
     settings: Settings
     watch: WatchProgress
-    speech: Speech
+    speech: Speech | Dialogue
     schedule: Schedule
     run: RunConditions
 
@@ -317,14 +337,19 @@ class LocalRenderer:
     def prepare(
         cls,
         identity: Identity,
-        speech: Speech,
+        speech: Speech | Dialogue,
         prompt_embeds: Tensor,
         models: Models,
         settings: Settings,
         watch: WatchProgress = no_progress,
     ) -> LocalRenderer:
         """Project text, reference features and face, and compute the modulation of every step."""
-        schedule = make_schedule(settings.steps)
+        schedule, masks, embedding = make_schedule(settings.steps), None, identity.face_embedding
+        if identity.people:
+            from .speakers import make_speaker_masks
+
+            masks = make_speaker_masks(identity.people, models.config.segment.shape.latent)[None]
+            embedding = embedding[None]
         with memory_stage("prepare"), models.transformer as dit:
             prompt_embeds = prompt_embeds.to(next(dit.parameters()))
             features = identity.reference_features
@@ -332,9 +357,10 @@ class LocalRenderer:
                 features = tuple(each.to(prompt_embeds) for each in features)
             run = dit.prepare(
                 features,
-                identity.face_embedding,
+                embedding,
                 prompt_embeds,
                 schedule.timesteps,
+                masks=masks,
                 on_access=settings.on_access,
                 steps_on_access=settings.steps_on_access,
                 open_progress=models.open_progress,
@@ -359,7 +385,7 @@ class LocalRenderer:
         with self.models.transformer as dit:
             with memory_stage("listen"):
                 windows = self.speech.segment(index).to(self.run.text)
-                audio = dit.encode_audio(windows, on_access=settings.on_access)
+                audio = dit.encode_audio(windows, masks=self.run.masks, on_access=settings.on_access)
             image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
             conditions = SegmentConditions(audio=audio, image_latents=image_latents)
             predict = alone = single_branch(dit, self.run, conditions)
@@ -413,38 +439,3 @@ def _encode_pixels(
         draw = noise(purpose, segment, 0, (1, config.vae.latent_channels, *grid))
     with models.vae as vae:
         return vae.encode(pixels, draw)
-
-
-@dataclass(frozen=True, slots=True)
-class _Callables:
-    """A renderer made of three functions that bring their own noise."""
-
-    encode_: Callable[[Tensor, Segment], Tensor]
-    sample_: Callable[[Tensor, Segment], Tensor]
-    decode_: Callable[[Tensor], Iterator[Tensor]]
-
-    def encode(self, pixels: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        del noise
-        return self.encode_(pixels, segment)
-
-    def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
-        del noise
-        return self.sample_(image_latents, segment)
-
-    def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        return self.decode_(latents)
-
-
-def render_with_callables(
-    canvas: Tensor,
-    plan: SegmentPlan,
-    *,
-    encode: Callable[[Tensor, Segment], Tensor],
-    sample: Callable[[Tensor, Segment], Tensor],
-    decode: Callable[[Tensor], Iterator[Tensor]],
-    noise: Noise,
-    motion_drop: float,
-) -> Iterator[Frames]:
-    """``hallo3.render`` of version 0.1, kept for one release."""
-    renderer = _Callables(encode, sample, decode)
-    yield from render(canvas, plan, renderer, MemoryStore(noise), motion_drop=motion_drop)
