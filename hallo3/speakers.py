@@ -10,6 +10,7 @@ from torch import Tensor
 from .geometry import PATCH, SPACE_FACTOR, LatentShape, PixelBox
 
 MAX_SPEAKERS = 4
+SPEAKERS_UNTESTED = "several speakers are untested on the released weights, which were trained with one"
 HEAD_AND_SHOULDERS = PixelBox(0.5, 0.5, 0.5, 1.0)
 """Room around a face's box that belongs to the person: left, above, right, below, in the face's own size."""
 FEATHER = 0.5

@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused(portrait: Tensor, voices: list[Recording], na
         talk(portrait, voices, nano, ())
     with pytest.raises(InputError, match="single recording"):
         talk(portrait, voices, nano, turns=[Turn(0, 1, 1)])
-    with pytest.raises(InputError, match="Nobody speaks"):
+    with pytest.raises(InputError, match="No one speaks"):
         talk(portrait, [None, None], nano)
     with pytest.raises(InputError, match="inside the recording"):
         talk(portrait, voices[0], nano, turns=[Turn(0, 1, 1), Turn(2, 3, 2)])

@@ -3,11 +3,10 @@ loaded."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,7 +23,7 @@ from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
 from ..jobs.video_job import NUMERICS
 from ..loading import read_text_encoder
-from ..media.audio import AudioStats, measure_recording
+from ..media.mux import Sound
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
 from ..messages import logger
@@ -33,7 +32,7 @@ from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernel
 from ..offload.budget import MemoryPlan
 from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, choose_device, choose_precision
-from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
+from ..segments import SegmentPlan, base_ram, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
@@ -41,57 +40,55 @@ from ..storage.hashing import hash_facts, hash_file
 from ..text_encoder import check_prompt
 from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
+from .places import check_outputs, jobs_folder
 from .progress import file_verifier, show_bytes
-from .session import Session, look_at
-from .sharing import jobs_folder
+from .session import Session, Spoken, read_spoken
 from .subject import Subject, read_subject, subject_facts
+
+if TYPE_CHECKING:
+    from .voices import Voices
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
-MAX_RECORDINGS = 20_000
-"""Whose lengths a session remembers."""
-OUTPUTS = {
-    "output": (".mp4", ".mov", ".mkv"),
-    "chart": (".png",),
-    "speech_chart": (".png",),
-    "preview": (".png",),
-    "save_identity": (".safetensors",),
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnimateRequest:
-    """``samples`` of the speech are encoded, at the encoder's rate; ``speech_hash`` is the recording's, of a
-    run that is not only planned; ``separator`` is the vocal separator, if one is used. ``memory`` is how the
-    run fits the device, if a plan decides that."""
+    """``recordings`` are one, or those of several speakers (``voices``); ``plan`` is the longest one's.
+    ``separator`` is the vocal separator, if one is used. ``memory`` is how the run fits the device, if a plan
+    decides that."""
 
     options: AnimateOptions
     files: ModelFolder
     config: Hallo3Config
     settings: Settings
     subject: Subject
-    stats: AudioStats
+    recordings: tuple[Spoken, ...]
+    voices: Voices | None
     plan: SegmentPlan
-    samples: int
     encoding: VideoEncoding
     device: torch.device
     precision: Precision
     attention: AttentionBackend
     verifier: FileVerifier
-    speech_hash: str
     separator: Separator | None
     session: Session
     memory: MemoryPlan | None = None
 
     @property
-    def speech(self) -> Path:
-        assert self.options.speech is not None  # checked when the request was read
-        return self.options.speech
+    def speakers(self) -> int:
+        """How many people have a voice of their own."""
+        return len(self.voices.speakers) if self.voices is not None else 1
 
     @property
     def output(self) -> Path:
         assert self.options.output is not None  # checked when the request was read, unless it is only planned
         return self.options.output
+
+    @property
+    def sound(self) -> Path | Sound:
+        """Of the video."""
+        return self.recordings[0].path if self.voices is None else self.voices.sound
 
     @cached_property
     def paste_back(self) -> PasteBack | None:
@@ -128,7 +125,7 @@ class AnimateRequest:
         """What the video is made of, for lists of jobs."""
         return {
             "portrait": self.subject.name,
-            "speech": self.speech.name,
+            "speech": " + ".join(dict.fromkeys(each.path.name for each in self.recordings)),
             "model": self.model_name,
             "video": self.output.name,
         }
@@ -155,6 +152,8 @@ class AnimateRequest:
     def throughput_key(self) -> str:
         placement = self.offload if self.memory is None else self.memory.offload.label
         device = f"{self.precision.name} {self.device.type} {placement}"
+        if self.speakers > 1:
+            device += f" {self.speakers} speakers"
         if self.attention is not AUTO:
             device += f" {self.attention.name}"
         # kernels of a plan on the CPU are those to expect on a GPU
@@ -173,27 +172,28 @@ class AnimateRequest:
             self.size,
             self.encoding.codec,
             ram=ram,
-            features=audio.layers * audio.channels * 4 if segments_left else 0,
+            features=audio.layers * audio.channels * 4 * len(self.recordings) if segments_left else 0,
             segments_left=segments_left,
             throughput=read_throughput(self.jobs, self.throughput_key),
         )
 
     def check_speech(self) -> None:
-        """Raises ``AudioError`` if the recording has changed since the request was read."""
-        if hash_file(self.speech) != self.speech_hash:
-            raise AudioError(
-                "The recording changed while the video was rendered.",
-                found=self.speech.name,
-                expected="the recording as it was when the command started",
-                fix="run the same command again; the new recording is another video",
-            )
+        """Raises ``AudioError`` if a recording has changed since the request was read."""
+        for recording in self.recordings:
+            if hash_file(recording.path) != recording.hash:
+                raise AudioError(
+                    "The recording changed while the video was rendered.",
+                    found=recording.path.name,
+                    expected="the recording as it was when the command started",
+                    fix="run the same command again; the new recording is another video",
+                )
 
     def job_key(self, parent_state: str) -> str:
         """The key of the request's job: a hash of everything that decides the frames of its video. How memory
         is saved is not part of it: a run that ran out of memory is resumed with less. Nor is an exact
         attention, which differs from others by rounding only; an approximate one is."""
         settings, options, track = self.settings, self.options, self.options.track or 1
-        preprocessing = self.preprocessing.key_facts(self.plan)
+        preprocessing, speech = self.preprocessing.key_facts(self.plan), self.recordings[0].hash
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
             "weights": self.weight_hashes(),
@@ -201,7 +201,7 @@ class AnimateRequest:
             "device": self.device.type,
             "speaker": self.subject.facts(),
             "pasted": options.paste_back,
-            "speech": self.speech_hash if track == 1 else [self.speech_hash, track],
+            "speech": speech if track == 1 else [speech, track],
             "model": asdict(self.config),
             "prompt": options.prompt,
             "steps": settings.steps,
@@ -223,6 +223,8 @@ class AnimateRequest:
                 options.attention,
                 options.kernels,
             ]
+        if self.voices is not None:
+            facts["voices"] = self.voices.facts()
         if not self.attention.exact:
             facts["attention"] = self.attention.name
         if preprocessing:
@@ -269,7 +271,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         )
     place = options.model, *sorted(options.files.items())
     files = session.keep("model folder", place, lambda: ModelFolder(options.model, options.files))
-    _check_outputs(options, files)
+    check_outputs(options, files)
     config, steps = session.read_config(files), options.steps
     if options.trial:
         _check_trial(options)
@@ -322,29 +324,34 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    quick = options.plan and options.speech_chart is None
-    read = partial(measure_recording, options.speech, options.track, quick=quick)
-    recording = *look_at(options.speech), options.track, quick
-    stats = session.keep("recording", recording, read, most=MAX_RECORDINGS)
-    samples = stats.length_at(config.segment.sample_rate)
-    if options.trial:  # the first segment
-        samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
-    subject = partial(read_subject, options, files, config)
+    voices = None
+    if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
+        from .voices import read_voices, warn_of_speakers
+
+        voices = read_voices(options, partial(read_spoken, options, config, session))
+        warn_of_speakers(len(voices.speakers), tested=built_in)
+        recordings, numbers, plan = voices.recordings, voices.numbers, voices.plan
+    else:
+        recordings, numbers = (read_spoken(options, config, session, options.speech),), ()
+        plan = recordings[0].plan
+    read = partial(read_subject, options, files, config, numbers)
+    subject = session.keep("subject", (place, config, numbers, *subject_facts(options)), read)
+    if voices is not None and subject.identity is not None:
+        voices = voices.of_people(len(subject.identity.people) or 1)
     request = AnimateRequest(
         options=options,
         files=files,
         config=config,
         settings=settings,
-        subject=session.keep("subject", (place, config, *subject_facts(options)), subject),
-        stats=stats,
-        plan=plan_segments(samples, config.segment),
-        samples=samples,
+        subject=subject,
+        recordings=recordings,
+        voices=voices,
+        plan=plan,
         encoding=VideoEncoding(codec=options.codec, quality=options.quality, pixels=options.pixels or ""),
         device=device,
         precision=precision,
         attention=attention,
         verifier=session.keep("verifier", built_in, FileVerifier if built_in else file_verifier),
-        speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
         session=session,
     )
@@ -396,48 +403,4 @@ def _check_trial(options: AnimateOptions) -> None:
             found=f"--trial and {', '.join(found)}",
             expected="--trial with --portrait: identities and finished videos have the model's own canvas",
             fix=f"remove --trial or {', '.join(found)}",
-        )
-
-
-def _check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
-    """Raises ``InputError`` for files that cannot be written, or would replace an input or another output."""
-    paths = [options.portrait, options.speech, options.identity, files.vocals]
-    paths += [files.find(component) for component in COMPONENTS]
-    paths += [options.output] if options.plan else []  # not written, and need not be named
-    taken = [path for path in paths if path is not None]
-    for name, suffixes in OUTPUTS.items():
-        path: Path | None = getattr(options, name)
-        flag = "-o" if name == "output" else f"--{name.replace('_', '-')}"
-        if options.plan if name == "output" else path is None:
-            continue
-        if options.plan and name in ("chart", "save_identity"):
-            raise InputError(
-                "--plan renders nothing.",
-                found=f"--plan and {flag}",
-                expected="one of them; --preview and --speech-chart can be drawn with --plan",
-                fix="remove one of them",
-            )
-        found, expected = "", "a folder that exists and that you may write to"
-        if path is None or path.suffix.lower() not in suffixes or path.is_dir():
-            found = f"no {flag}" if path is None else f"{flag} {path}"
-            expected = f"{flag} with a file name that ends in {' or '.join(suffixes)}"
-        elif not path.resolve().parent.is_dir():
-            found = f"{flag} {path}: there is no folder {path.resolve().parent}"
-        elif any(
-            path.resolve() == each.resolve() or (path.exists() and each.exists() and path.samefile(each))
-            for each in taken
-        ):
-            found, expected = f"{flag} {path}, which is an input or another output", "a file of its own"
-        else:
-            taken.append(path)
-            try:
-                with tempfile.TemporaryFile(dir=path.resolve().parent):
-                    continue
-            except OSError as error:
-                found = f"{path.resolve().parent}: {error.strerror or error}"
-        raise InputError(
-            "The file cannot be written there.",
-            found=found,
-            expected=expected,
-            fix="choose another name or folder",
         )

@@ -80,11 +80,11 @@ def _windows(voice: Voice, slots: Sequence[int]) -> Tensor:
 
 
 def join_voices(voices: Sequence[Voice]) -> Dialogue:
-    """A dialogue as long as its longest recording. Raises ``InputError`` if nobody speaks."""
+    """A dialogue as long as its longest recording. Raises ``InputError`` if no one speaks."""
     plans = [voice.speech.plan for voice in voices if voice.speech is not None]
     if not plans:
         raise InputError(
-            "Nobody speaks.",
+            "No one speaks.",
             found=f"{len(voices)} silent speakers",
             expected="a recording of at least one of them",
             fix="give one of them a recording",

@@ -74,8 +74,8 @@ def test_one_speaker_with_turns_has_no_axis_of_speakers() -> None:
     assert torch.equal(alone.segment(0), speech.segment(0))
 
 
-def test_nobody_is_refused() -> None:
-    with pytest.raises(InputError, match="Nobody speaks"):
+def test_no_one_is_refused() -> None:
+    with pytest.raises(InputError, match="No one speaks"):
         join_voices([Voice(None), Voice(None)])
 
 
