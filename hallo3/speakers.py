@@ -8,14 +8,26 @@ import torch
 from torch import Tensor
 
 from .geometry import PATCH, SPACE_FACTOR, LatentShape, PixelBox
+from .messages import logger
 
 MAX_SPEAKERS = 4
-SPEAKERS_UNTESTED = "several speakers are untested on the released weights, which were trained with one"
+SPEAKERS_UNTESTED = "untested on the released weights, which were trained with one"
+TRAINED_WITH_SPEAKERS = frozenset[str]()
+"""Names of the configurations whose models have learned several speakers."""
 HEAD_AND_SHOULDERS = PixelBox(0.5, 0.5, 0.5, 1.0)
 """Room around a face's box that belongs to the person: left, above, right, below, in the face's own size."""
 FEATHER = 0.5
 """Tokens: the weights of two speakers are e : 1 where one is nearer by this much. A token from the border
 between them it is 98 %."""
+
+
+def warn_of_speakers(model: str) -> None:
+    """Log that the model named so has not learned several speakers."""
+    if model not in TRAINED_WITH_SPEAKERS:
+        logger.warning(
+            "several speakers are untested with this model, which was trained with one: "
+            "mouths may follow the wrong voice"
+        )
 
 
 def make_speaker_masks(faces: Sequence[PixelBox], latent: LatentShape) -> Tensor:

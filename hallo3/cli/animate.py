@@ -318,7 +318,14 @@ def plan_run(request: AnimateRequest) -> RunPlan:
         rate = request.session.keep("read rate", look_at(weights), lambda: measure_read_rate(weights))
     estimate = request.estimate(len(request.plan)).expecting(expected_segment_time(request, rate))
     return RunPlan(
-        summary=summarize_run(request.model_name, request.plan, request.settings, request.size, attention),
+        summary=summarize_run(
+            request.model_name,
+            request.plan,
+            request.settings,
+            request.size,
+            attention,
+            request.voices.describe(request.config, request.precision) if request.voices else "",
+        ),
         estimate=estimate,
         memory=request.memory,
         rate=rate,

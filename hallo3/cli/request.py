@@ -34,6 +34,7 @@ from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, choose_device, choose_precision
 from ..segments import SegmentPlan, base_ram, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
+from ..speakers import warn_of_speakers
 from ..speech.preprocess import SpeechPreprocessing
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
@@ -326,10 +327,9 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         _ = replace(separator).network  # its errors come now; its memory is needed later
     voices = None
     if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
-        from .voices import read_voices, warn_of_speakers
+        from .voices import read_voices
 
         voices = read_voices(options, partial(read_spoken, options, config, session))
-        warn_of_speakers(len(voices.speakers), tested=built_in)
         recordings, numbers, plan = voices.recordings, voices.numbers, voices.plan
     else:
         recordings, numbers = (read_spoken(options, config, session, options.speech),), ()
@@ -338,6 +338,8 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
     subject = session.keep("subject", (place, config, numbers, *subject_facts(options)), read)
     if voices is not None and subject.identity is not None:
         voices = voices.of_people(len(subject.identity.people) or 1)
+    if voices is not None and len(voices.speakers) > 1:
+        warn_of_speakers(config.name)
     request = AnimateRequest(
         options=options,
         files=files,

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from ..config import Hallo3Config
 from ..errors import FaceError, InputError
 from ..media.mix import Mix
-from ..messages import logger
+from ..offload.estimate import TensorSizes
+from ..quantization import Precision
 from ..segments import SegmentPlan
-from ..speakers import SPEAKERS_UNTESTED
 from ..speech.dialogue import (
     Dialogue,
     Turn,
@@ -26,9 +24,13 @@ from ..speech.dialogue import (
     turns_of,
 )
 from ..speech.features import Speech
+from ..units import format_bytes
 from .options import CHANNELS, AnimateOptions
 from .session import Spoken
 
+BLOCK_PRODUCTS = 14
+"""Width-by-width products of a block per token: attention has 4, both cross-attentions 2 each, of which half
+is prepared, and the MLP 8."""
 ReadRecording = Callable[[Path], Spoken]
 
 
@@ -90,12 +92,21 @@ class Voices:
             )
         return replace(self, speakers={n: self.speakers.get(n) for n in range(1, people + 1)})
 
-    def describe(self) -> str:
-        """For a plan."""
+    def describe(self, config: Hallo3Config, precision: Precision) -> str:
+        """For a plan: who speaks, and what that takes more than one speaker does."""
         speaking = [n for n, place in self.speakers.items() if place is not None]
         silent = [n for n in self.speakers if n not in speaking]
         faces = f"face{'s' * (len(speaking) > 1)} {', '.join(map(str, speaking))}"
-        return f"{len(self.speakers)}: {faces}" + f", silent {', '.join(map(str, silent))}" * bool(silent)
+        text = f"{faces}" + f", silent {', '.join(map(str, silent))}" * bool(silent)
+        more = len(self.speakers) - 1
+        if not more:
+            return text
+        sizes, latent, trunk = TensorSizes(config, precision), config.segment.shape.latent, config.trunk
+        tokens = latent.tokens + trunk.text_tokens
+        joint = tokens * (BLOCK_PRODUCTS * trunk.width + 2 * (tokens + latent.tokens_per_frame))
+        crossed = 2 * latent.tokens * (config.audio.tokens + (1 + trunk.heads) * config.face.tokens)
+        memory = format_bytes(more * (sizes.audio_kv + sizes.face_kv))
+        return f"{text}; + {more * crossed / joint:.1%} of computing, + {memory} of conditions"
 
 
 def read_voices(options: AnimateOptions, read: ReadRecording) -> Voices:
@@ -137,16 +148,6 @@ def _read_one_recording(options: AnimateOptions, read: ReadRecording) -> Voices:
     check_turns(turns, recording.stats.samples / recording.stats.sample_rate, options.speakers.name)
     numbers = sorted({turn.number for turn in turns})
     return Voices(recordings=(recording,), speakers=dict.fromkeys(numbers, 0), turns=tuple(turns))
-
-
-def warn_of_speakers(count: int, *, tested: bool) -> None:
-    if count > 1 and not tested:
-        logger.warning(f"{SPEAKERS_UNTESTED}: whose mouth moves is not known")
-
-
-def stack_charts(charts: Sequence[Tensor]) -> Tensor:
-    """Charts [3, h, w] one below the other."""
-    return torch.cat(list(charts), dim=1)
 
 
 def _voices_error(found: str, expected: str) -> InputError:

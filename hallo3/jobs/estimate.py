@@ -51,14 +51,17 @@ class RunSummary:
     network_evaluations: int
     attention: str
     reuses: bool
+    speakers: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; ``reuses`` is there only if it is true."""
-        return {name: value for name, value in asdict(self).items() if name != "reuses" or value}
+        """For JSON; ``reuses`` and ``speakers`` are there only if they say something."""
+        rare = ("reuses", "speakers")
+        return {name: value for name, value in asdict(self).items() if name not in rare or value}
 
     def text(self) -> str:
+        speakers = f"speakers  {self.speakers}\n" if self.speakers else ""
         return (
-            f"model     {self.model}\n"
+            f"model     {self.model}\n{speakers}"
             f"video     {self.frames} frames, {self.seconds:.2f} s at {self.fps} fps, "
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}\n"
@@ -69,9 +72,14 @@ class RunSummary:
 
 
 def summarize_run(
-    model: str, plan: SegmentPlan, settings: Settings, size: tuple[int, int], attention: str
+    model: str,
+    plan: SegmentPlan,
+    settings: Settings,
+    size: tuple[int, int],
+    attention: str,
+    speakers: str = "",
 ) -> RunSummary:
-    """``size`` is the video's (width, height)."""
+    """``size`` is the video's (width, height); ``speakers`` says who speaks, if several people do."""
     return RunSummary(
         model=model,
         segments=len(plan),
@@ -86,6 +94,7 @@ def summarize_run(
         network_evaluations=len(plan) * settings.evaluations,
         attention=attention,
         reuses=settings.step_cache > 0,
+        speakers=speakers,
     )
 
 
