@@ -145,6 +145,8 @@ class ExtrapolateRequest:
             "headers": headers,
             "after": parent_state(self.parent),
         }
+        if identity.people:
+            facts["people"] = [list(face) for face in identity.people]
         if names := approximations():
             facts["approximate"] = names
         others = facts | {"workflow": seedless, "values": facts["values"][1:]}
@@ -159,6 +161,8 @@ class ExtrapolateRequest:
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
         with suppress(InputError):
+            if self.identity.people:
+                return unknown_similarity
             analyzer = create_analyzer(self.sampling.config.face, find_faces())
             return similarity_to(self.identity.face_embedding, analyzer)
         return unknown_similarity
@@ -179,7 +183,7 @@ class ComfyRenderer:
 
     def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
         request, seed = self.request, self.video.seed_for(segment)
-        windows = request.speech.speech.segment(segment.index)
+        windows = request.speech.windows(segment.index, len(request.identity.people))
         conditions = SegmentInput(identity=request.identity, windows=windows, image_latents=image_latents)
         report = self.progress.sampler(self.video.inherited + segment.index)
         share = self.second_try.share

@@ -193,9 +193,8 @@ def segment_input(
         )
     pixels = conditioning_pixels(canvas, motion, segment, noise, motion_drop)
     image_latents = try_again(lambda: comfy_vae.encode(vae, pixels), SecondTry(vae.device), "encode")
-    return SegmentInput(
-        identity=identity, windows=socket.speech.segment(segment.index), image_latents=image_latents
-    )
+    windows = socket.windows(segment.index, len(identity.people))
+    return SegmentInput(identity=identity, windows=windows, image_latents=image_latents)
 
 
 def _to_latent(latents: Tensor, segment: Segment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..errors import InputError, describe_error
 from ..media.audio import Recording
 from ..segments import SILENT, SegmentPlan
 from ..speakers import MAX_SPEAKERS
-from .features import Speech
+from .features import ReadFeatures, Speech
 
 MAX_TURNS, MAX_BYTES = 100_000, 16 << 20
 CLOCK = r"(?:(\d+):)?(?:(\d{1,4}):)?(\d{1,7}(?:[.,]\d{1,9})?)"
@@ -59,6 +59,11 @@ class Dialogue:
 
     voices: tuple[Voice, ...]
     plan: SegmentPlan
+
+    @property
+    def read(self) -> ReadFeatures:
+        """Of one of the recordings; all have the same layers and channels."""
+        return next(voice.speech.read for voice in self.voices if voice.speech is not None)
 
     def segment(self, index: int) -> Tensor:
         """Windows [1, P, F, window, layers, channels] of one segment; of one speaker as of ``Speech``."""
@@ -157,9 +162,14 @@ def read_turns(path: Path) -> list[Turn]:
             text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _turn_error(path.name, describe_error(error), "a text file") from error
-    found = _parse_srt(text) if "-->" in text else _parse_lines(text, path.name)
+    return parse_turns(text, path.name)
+
+
+def parse_turns(text: str, where: str) -> list[Turn]:
+    """:func:`read_turns` of a text; ``where`` names it in errors."""
+    found = _parse_srt(text) if "-->" in text else _parse_lines(text, where)
     if not found or len(found) > MAX_TURNS or len(text) > MAX_BYTES:
-        raise _turn_error(path.name, f"{len(found)} turns", f"1 to {MAX_TURNS:,}")
+        raise _turn_error(where, f"{len(found)} turns", f"1 to {MAX_TURNS:,}")
     names = list(dict.fromkeys(name for _, _, name in sorted(found, key=lambda each: each[0])))
     if all(name.isdecimal() for name in names):
         numbers = {name: int(name[:9]) for name in names}

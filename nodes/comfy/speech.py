@@ -18,6 +18,7 @@ from ...hallo3.media.audio import Recording, to_mono
 from ...hallo3.media.plots import draw_speech
 from ...hallo3.residency import try_again
 from ...hallo3.segments import plan_segments
+from ...hallo3.speech.dialogue import Dialogue
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
 from ...hallo3.speech.features import ReadFeatures, Speech, warn_of_windows
 from ...hallo3.speech.preprocess import SpeechPreprocessing
@@ -26,6 +27,7 @@ from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
 from .memory import SecondTry
+from .people import fit_windows
 from .places import find_vocals
 from .progress import show_messages, show_progress
 from .workflow import NAMED_FILES, file_state
@@ -35,9 +37,17 @@ from .workflow import NAMED_FILES, file_state
 class SpeechSocket:
     """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal."""
 
-    speech: Speech
+    speech: Speech | Dialogue
     recording: Recording
     signal_hash: str
+
+    @property
+    def voices(self) -> int:
+        return len(self.speech.voices) if isinstance(self.speech, Dialogue) else 1
+
+    def windows(self, segment: int, people: int) -> Tensor:
+        """A segment's windows, of so many people, 0 for one."""
+        return fit_windows(self.speech.segment(segment), people)
 
 
 def vocals_fingerprint() -> list[Any] | None:
