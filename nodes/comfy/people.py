@@ -28,8 +28,8 @@ def project_speech(project: Callable[[Tensor], Tensor], windows: Tensor) -> Tens
 
 
 def fit_windows(windows: Tensor, people: int) -> Tensor:
-    """A segment's windows [1, F, ...] or [1, P, F, ...] for an identity of so many people, 0 for one: those
-    without a voice are silent."""
+    """A segment's windows [1, F, ...] or [1, P, F, ...] for an identity of a number of people, 0 for one:
+    those without a voice are silent."""
     if not people:
         return windows
     windows = windows if windows.ndim == 6 else windows[:, None]

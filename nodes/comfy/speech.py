@@ -46,7 +46,7 @@ class SpeechSocket:
         return len(self.speech.voices) if isinstance(self.speech, Dialogue) else 1
 
     def windows(self, segment: int, people: int) -> Tensor:
-        """A segment's windows, of so many people, 0 for one."""
+        """A segment's windows, of a number of people, 0 for one."""
         return fit_windows(self.speech.segment(segment), people)
 
 
