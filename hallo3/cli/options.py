@@ -308,7 +308,7 @@ class AnimateOptions(
     portrait: Path | None = option("P", "picture of one person, at least 64 px per side")
     identity: Path | None = option("FILE", "identity from --save-identity, instead of a portrait")
     speech: Path | None = option(
-        "[N=]S",
+        "S",
         "audio or video file with the speech. For several people repeat it: in the order of their faces from "
         f"the left, or with the numbers of faces, such as 2=b.wav; N={SILENCE} for a face that is silent",
         action=SpeechAction,
