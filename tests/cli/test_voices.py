@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hallo3.cli.options import Voice
+from hallo3.cli.options import BatchOptions, Voice
+from hallo3.cli.table import parse_rows
 from hallo3.identity_file import read_identity
 from hallo3.media.audio import read_recording
 from support.audio_samples import tone, write_wav
@@ -126,3 +127,18 @@ def test_silence_of_one_and_duplicate_numbers(command: Command) -> None:
     assert request.voices.speakers == {1: 0, 2: None}
     told = command.stderr("--speech", f"1={speech}", "--plan", speech=f"1={speech}", code=2)
     assert "another number" in told
+
+
+def test_a_table_takes_a_list_of_recordings(tmp_path: Path) -> None:
+    """In place of the command line's, from the table's folder."""
+    options = BatchOptions(
+        table=tmp_path / "rows.jsonl", voices=(Voice(0, Path("x.wav")),), speech=Path("x.wav")
+    )
+    rows = [{"speech": ["1=a.wav", "2=silence"], "speakers": "who.txt"}, {"speech": "b.wav"}, {}]
+    found = [row.options for row in parse_rows(rows, options)]
+    assert [each is not None for each in found] == [True] * 3
+    first, second, third = (each for each in found if each is not None)
+    assert first.voices == (Voice(1, tmp_path / "a.wav"), Voice(2, None))
+    assert (first.speech, first.speakers) == (tmp_path / "a.wav", tmp_path / "who.txt")
+    assert (second.voices, second.speech) == ((Voice(0, tmp_path / "b.wav"),), tmp_path / "b.wav")
+    assert third.voices == options.voices
