@@ -1,6 +1,8 @@
 """``hallo3 animate`` with several people in one picture."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,7 +136,11 @@ def test_a_table_takes_a_list_of_recordings(tmp_path: Path) -> None:
     options = BatchOptions(
         table=tmp_path / "rows.jsonl", voices=(Voice(0, Path("x.wav")),), speech=Path("x.wav")
     )
-    rows = [{"speech": ["1=a.wav", "2=silence"], "speakers": "who.txt"}, {"speech": "b.wav"}, {}]
+    rows: list[Mapping[str, Any]] = [
+        {"speech": ["1=a.wav", "2=silence"], "speakers": "who.txt"},
+        {"speech": "b.wav"},
+        {},
+    ]
     found = [row.options for row in parse_rows(rows, options)]
     assert [each is not None for each in found] == [True] * 3
     first, second, third = (each for each in found if each is not None)
