@@ -35,8 +35,8 @@ from hallo3.loading import load_models
 from hallo3.media.audio import read_recording
 from hallo3.models import Models
 from hallo3.noise import make_noise
-from hallo3.pipeline import encode_prompt, encode_speech, make_step_cache, render_identity
-from hallo3.settings import APPROXIMATIONS, Settings, settings_for
+from hallo3.pipeline import encode_prompt, encode_speech, render_identity
+from hallo3.settings import APPROXIMATIONS, Settings, make_step_cache, settings_for
 
 CASES_DIR = ROOT / "tests" / "data" / "behaviour"
 STEPS, SAMPLERS, FEW_CASES = (2, 4, 8, 20), ("ddim", "dpmpp_2m_sde"), 4

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from benchmarks.report import Result, Scenario
 from hallo3.noise import make_generator
-from hallo3.pipeline import make_step_cache
 from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale
 from hallo3.sampling.schedule import Step, denoiser_table, make_schedule
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate
-from hallo3.settings import APPROXIMATIONS, Settings
+from hallo3.settings import APPROXIMATIONS, Settings, make_step_cache
 
 CHANNELS, COMPONENTS, COUNT, CONDITION = 16, 6, 2000, slice(0, 2)
 STEPS, SCALE, REFERENCE = (50, 30, 20, 10), 3.5, 1000

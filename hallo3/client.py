@@ -129,7 +129,7 @@ def _read_error(error: HTTPError) -> Hallo3Error:
     kind = InputError if error.code < 500 else Hallo3Error
     try:
         shown = json.load(error)["error"]
-        texts = {name: str(shown.get(name) or "") for name in ("found", "expected", "fix")}
-        return kind(str(shown["headline"]), **texts)
+        found, expected, fix = (str(shown.get(name) or "") for name in ("found", "expected", "fix"))
+        return kind(str(shown["headline"]), found=found, expected=expected, fix=fix)
     except (ValueError, TypeError, KeyError, OSError):
         return kind("The server refused.", found=f"{error.code} {error.reason}")

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import FaceError
 from .face.analyzer import Face
-from .geometry import VideoShape
+from .geometry import PixelBox, VideoShape
 from .media.canvas import Canvas, fit
 from .media.framing import Crop, face_box, plan_crop
 from .media.paste_back import PasteBack, make_paste_back
 from .storage.hashing import hash_tensor
+
+MIN_VISIBLE_FACE = 0.5
+"""Share of a speaker's face that is on the canvas."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +42,8 @@ class Identity:
     """A portrait on the canvas, its face embedding in an embedding ``space``, and the reference features of
     every block [1, R, D].
 
+    Of several speakers: embeddings [P, E], and the boxes of their faces on the canvas in pixels (``people``).
+
     ``paste_back`` (the photograph around the canvas) and ``preview`` [3, h, w] uint8 (what is used of it) do
     not decide frames and may be missing. ``saved_info`` is there if the identity comes from a file,
     ``reference_hash`` (of the reference network's input) if it does not.
@@ -47,6 +53,7 @@ class Identity:
     space: str
     face_embedding: Tensor
     reference_features: tuple[Tensor, ...]
+    people: tuple[PixelBox, ...] = ()
     paste_back: PasteBack | None = None
     preview: Tensor | None = None
     saved_info: SavedIdentityInfo | None = None
@@ -83,27 +90,52 @@ class Portrait:
         """The photograph around the crop."""
         return make_paste_back(self.picture, self.crop, self.shape)
 
+    @property
+    def people(self) -> tuple[PixelBox, ...]:
+        """The faces of several speakers on the canvas, in pixels."""
+        left, top, right, bottom = self.crop.visible_box(self.shape)
+        rows, columns = self.canvas.rows, self.canvas.columns
+        across = (columns.stop - columns.start) / (right - left)
+        down = (rows.stop - rows.start) / (bottom - top)
+        return tuple(
+            PixelBox(
+                columns.start + across * (face.left - left),
+                rows.start + down * (face.top - top),
+                columns.start + across * (face.right - left),
+                rows.start + down * (face.bottom - top),
+            )
+            for face in self.face.people
+        )
+
     def preview(self) -> Tensor:
         """A picture [3, H, W] uint8 of what was found and what is used."""
         from .media.portrait_preview import draw_portrait_preview  # Pillow's fonts: only where one is drawn
 
-        picture = draw_portrait_preview(
-            self.picture,
-            self.face.mask,
-            self.shape,
-            self.crop,
-            self.face.boxes,
-            self.face.index,
-        )
+        face = self.face
+        boxes, chosen = face.boxes or face.people, face.index
+        if face.people:
+            chosen = [n for n, box in enumerate(boxes) if box in face.people]
+        picture = draw_portrait_preview(self.picture, face.mask, self.shape, self.crop, boxes, chosen)
         return (picture * 255).round().to(torch.uint8)
 
 
 def frame_portrait(picture: Tensor, face: Face, shape: VideoShape, framing: str = "original") -> Portrait:
-    """Crop a portrait and fit it to the canvas. Raises ``InputError`` for an unknown framing."""
+    """Crop a portrait and fit it to the canvas. Raises ``InputError`` for an unknown framing, and
+    ``FaceError`` if one of several speakers is cut off."""
     height, width = picture.shape[1:]
     crop = plan_crop(height, width, face_box(face.mask), shape, framing)
     canvas = fit(crop.of(picture), shape)
-    return Portrait(picture=picture, face=face, crop=crop, canvas=canvas, shape=shape)
+    portrait = Portrait(picture=picture, face=face, crop=crop, canvas=canvas, shape=shape)
+    for number, box in enumerate(portrait.people, 1):
+        visible = box.intersect(PixelBox(0, 0, shape.width, shape.height)).area / box.area
+        if visible < MIN_VISIBLE_FACE:
+            raise FaceError(
+                "A speaker is cut off by the crop.",
+                found=f"{visible:.0%} of the face of speaker {number} on the canvas",
+                expected="the faces of all speakers",
+                fix="use another framing (--framing face), a picture of the canvas' shape, or fewer speakers",
+            )
+    return portrait
 
 
 def build_identity(
@@ -126,6 +158,7 @@ def build_identity(
         canvas=portrait.canvas,
         space=space,
         face_embedding=portrait.face.embedding,
+        people=portrait.people,
         reference_features=features(encode(face_only)),
         paste_back=portrait.paste_back if keep_photograph else None,
         preview=portrait.preview() if keep_photograph else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from .storage.files import parse_json_object, write_atomic, write_error
 from .storage.hashing import hash_tensor, hash_text, raw_bytes
 
 IDENTITY_SUFFIX = ".safetensors"
-METADATA_KEY, COMPONENT, FORMAT = "hallo3", "identity", 1
+METADATA_KEY, COMPONENT, FORMAT, PEOPLE_FORMAT = "hallo3", "identity", 1, 2
+"""A file with several people has a format of its own: versions that know one person refuse it."""
 CANVAS, EMBEDDING, FEATURES = "canvas", "face_embedding", "reference_features.{:03}"
 PHOTOGRAPH, PREVIEW, FINGERPRINT = "photograph", "overview", "model_fingerprint"
 
@@ -51,6 +53,7 @@ MAX_FILE_BYTES, MAX_CANVAS_SIDE, MAX_NUMBERS = 4 << 30, 4096, 1 << 16
 FEATURE_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_OVERHANG_PIXELS = 2.0
 """By how much a crop may extend beyond its photograph."""
+MAX_PEOPLE = 4
 MAX_PROVENANCE_WORDS, MAX_WORD_CHARACTERS = 8, 60
 
 
@@ -107,7 +110,7 @@ def check_sizes(identity: Identity, config: Hallo3Config) -> None:
         ),
         "embedding": (
             (identity.space, *identity.face_embedding.shape),
-            (config.face.space, 1, config.face.embedding_dim),
+            (config.face.space, len(identity.people) or 1, config.face.embedding_dim),
         ),
     }
     for name, (found, expected) in sizes.items():
@@ -160,11 +163,11 @@ def read_identity(path: Path) -> Identity:
 
 def _check_layout(path: Path, facts: Mapping[str, Any], file: TensorFile) -> None:
     """Refuse what cannot be an identity before its values are read. Raises ``CheckpointError``."""
-    if facts.get("format") != FORMAT:
+    if facts.get("format") != (PEOPLE_FORMAT if "people" in facts else FORMAT):
         raise CheckpointError(
             "This identity file has another version.",
             found=f"{path.name}: format {facts.get('format')!r}",
-            expected=f"format {FORMAT}",
+            expected=f"format {FORMAT}, or {PEOPLE_FORMAT} for several people",
             fix="update this pack, or save the identity again",
         )
     shapes = {name: entry.shape for name, entry in file.entries.items()}
@@ -199,7 +202,8 @@ def _facts(identity: Identity) -> dict[str, Any]:
     canvas, paste_back, provenance = identity.canvas, identity.paste_back, identity.provenance
     return {
         "part": COMPONENT,
-        "format": FORMAT,
+        "format": PEOPLE_FORMAT if identity.people else FORMAT,
+        **({"people": [list(face) for face in identity.people]} if identity.people else {}),
         "space": identity.space,
         "rows": [canvas.rows.start, canvas.rows.stop],
         "columns": [canvas.columns.start, canvas.columns.stop],
@@ -231,12 +235,14 @@ def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
     features = tuple(tensors[FEATURES.format(n)] for n in range(count))
     if not features:
         raise ValueError("no reference features")
-    _check_values(EMBEDDING, tensors[EMBEDDING], (1, None))
-    norm = float(tensors[EMBEDDING].double().square().sum().sqrt())
-    if norm and not MIN_NORM <= norm <= MAX_NORM:
-        raise ValueError(
-            f"a face embedding of length {norm:.3g}, where {MIN_NORM:g} to {MAX_NORM:g} is possible"
-        )
+    people = _parse_people(facts.get("people"), height, width)
+    _check_values(EMBEDDING, tensors[EMBEDDING], (len(people) or 1, None))
+    for embedding in tensors[EMBEDDING]:
+        norm = float(embedding.double().square().sum().sqrt())
+        if norm and not MIN_NORM <= norm <= MAX_NORM:
+            raise ValueError(
+                f"a face embedding of length {norm:.3g}, where {MIN_NORM:g} to {MAX_NORM:g} is possible"
+            )
     _check_values(FINGERPRINT, tensors[FINGERPRINT], (None,))
     sizes = tuple(features[0].shape)
     if any(tensor.dtype != features[0].dtype or tensor.dtype not in FEATURE_TYPES for tensor in features):
@@ -255,6 +261,7 @@ def _parse_identity(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> 
         space=_parse_word(facts["space"]),
         face_embedding=tensors[EMBEDDING],
         reference_features=features,
+        people=people,
         paste_back=None if place is None else _parse_paste_back(tensors[PHOTOGRAPH], place),
         preview=preview,
         saved_info=SavedIdentityInfo(tensors[FINGERPRINT].float(), str(facts["content"])),
@@ -293,6 +300,17 @@ def _parse_paste_back(photograph: Tensor, place: Any) -> PasteBack:
     if height % 2 or width % 2 or not inside or not large:
         raise ValueError(f"a crop at {list(place)} of a photograph of {width} x {height} px")
     return PasteBack(photograph=photograph, place=box)
+
+
+def _parse_people(value: Any, height: int, width: int) -> tuple[PixelBox, ...]:
+    """The faces of several people on a canvas, which they may leave in part."""
+    if value is None:
+        return ()
+    people, canvas = tuple(PixelBox(*map(float, face)) for face in value), PixelBox(0, 0, width, height)
+    inside = all(all(map(isfinite, face)) and face.intersect(canvas).area > 0 for face in people)
+    if not 2 <= len(people) <= MAX_PEOPLE or not inside:
+        raise ValueError(f"people at {str(value)[:100]}")
+    return people
 
 
 def _parse_range(value: Any, size: int) -> slice:

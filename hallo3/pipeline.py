@@ -28,19 +28,21 @@ from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
-from .residency import CPU, PinnedAllocator, attempts, memory_stage, try_again
-from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
+from .residency import CPU, attempts, copy_to_device, memory_stage, try_again
+from .sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance
 from .sampling.schedule import Schedule, make_schedule
-from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
+from .sampling.step_cache import CacheReport
 from .segments import Segment, SegmentPlan, plan_segments
-from .settings import Settings
+from .settings import Settings, make_step_cache
 from .speech.encoder import compute_features
 from .speech.features import Speech, warn_of_windows
 from .speech.preprocess import ORIGINAL_PREPROCESSING, SpeechPreprocessing
 from .speech.wav2vec2 import split_wav2vec2
 
 if TYPE_CHECKING:
+    from .face.selection import FaceChoice
     from .script import Script
+    from .speech.dialogue import Dialogue, Turn
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -192,7 +194,7 @@ WatchProgress = Callable[[RenderProgress], None]
 @torch.inference_mode()
 def animate(
     portrait: Tensor,
-    recording: Recording,
+    recording: Recording | Sequence[Recording | None],
     prompt: str,
     models: Models,
     settings: Settings,
@@ -200,17 +202,32 @@ def animate(
     noise: Noise | None = None,
     watch: WatchProgress = no_progress,
     listening: SpeechPreprocessing = ORIGINAL_PREPROCESSING,
+    turns: Sequence[Turn] = (),
+    faces: Sequence[FaceChoice] = (),
     script: Script | None = None,
 ) -> Iterator[Frames]:
     """Yield a talking portrait segment by segment, without the bars that fitting to the canvas added.
 
-    ``portrait`` is [3, h, w] in 0..1. An empty prompt is zero text and loads no T5; ``script`` has others by
-    time. ``noise`` defaults to the settings' seed. Where memory runs out, ``models`` take less. Raises the
-    errors of :mod:`hallo3.errors`.
+    ``portrait`` is [3, h, w] in 0..1. Several speakers have a ``recording`` each, None for silence, in the
+    order of their faces from left to right, or of ``faces`` if given; or one recording and ``turns``, from
+    :func:`hallo3.speech.dialogue.read_turns`, with the faces' numbers. An empty prompt is zero text and loads
+    no T5; ``script`` has others by time. ``noise`` defaults to the settings' seed. Where memory runs out,
+    ``models`` take less. Raises the errors of :mod:`hallo3.errors`.
     """
     noise = noise or make_noise(settings.seed)
-    face = analyze_portrait(check_picture(portrait), models.face, models.config.face)
-    speech = try_again(lambda: encode_speech(recording, models, listening), models)
+    picture, config = check_picture(portrait), models.config.face
+    if isinstance(recording, Recording) and not turns:
+        face = analyze_portrait(picture, models.face, config)
+        speech = try_again(lambda: encode_speech(recording, models, listening), models)
+    else:
+        from .face.people import analyze_speakers
+        from .speech.dialogue import assign_voices
+
+        def encode(one: Recording) -> Speech:
+            return try_again(lambda: encode_speech(one, models, listening), models)
+
+        speech, numbers = assign_voices(recording, turns, encode)
+        face = analyze_speakers(picture, models.face, config, numbers, faces)
     prompts = [prompt] * len(speech.plan) if script is None else script.prompts(speech.plan, prompt)
     prompt_embeds = try_again(lambda: encode_prompts(prompts, models), models)
     framed = frame_portrait(portrait, face, models.config.segment.shape)
@@ -220,7 +237,7 @@ def animate(
 
 def render_identity(
     identity: Identity,
-    speech: Speech,
+    speech: Speech | Dialogue,
     prompt_embeds: Tensor | Sequence[Tensor],
     models: Models,
     settings: Settings,
@@ -327,7 +344,7 @@ class LocalRenderer:
     models: Models
     settings: Settings
     watch: WatchProgress
-    speech: Speech
+    speech: Speech | Dialogue
     texts: Sequence[Tensor]
     schedule: Schedule
     run: RunConditions
@@ -336,7 +353,7 @@ class LocalRenderer:
     def prepare(
         cls,
         identity: Identity,
-        speech: Speech,
+        speech: Speech | Dialogue,
         prompt_embeds: Tensor | Sequence[Tensor],
         models: Models,
         settings: Settings,
@@ -344,9 +361,14 @@ class LocalRenderer:
     ) -> LocalRenderer:
         """Project text, reference features and face, and compute the modulation of every step.
         ``prompt_embeds`` is the prompt of all segments, or has each one's."""
-        schedule = make_schedule(settings.steps)
+        schedule, masks, embedding = make_schedule(settings.steps), None, identity.face_embedding
         prompts = [prompt_embeds] * len(speech.plan) if isinstance(prompt_embeds, Tensor) else prompt_embeds
         distinct = {id(each): each for each in prompts}
+        if identity.people:
+            from .speakers import make_speaker_masks
+
+            masks = make_speaker_masks(identity.people, models.config.segment.shape.latent)[None]
+            embedding = embedding[None]
         with memory_stage("prepare"), models.transformer as dit:
             like, features = next(dit.parameters()), identity.reference_features
             if settings.on_access:  # projected again and again, so on the device
@@ -355,8 +377,9 @@ class LocalRenderer:
             texts = {key: dit.encode_text(each.to(like)).to(home) for key, each in distinct.items()}
             run = dit.prepare(
                 features,
-                identity.face_embedding,
+                embedding,
                 schedule.timesteps,
+                masks=masks,
                 on_access=settings.on_access,
                 steps_on_access=settings.steps_on_access,
                 open_progress=models.open_progress,
@@ -389,8 +412,8 @@ class LocalRenderer:
         with self.models.transformer as dit:
             with memory_stage("listen"):
                 like = next(dit.parameters())
-                text = self.texts[index].to(like)
-                audio = dit.encode_audio(self.speech.segment(index).to(like), on_access=settings.on_access)
+                text, windows = self.texts[index].to(like), self.speech.segment(index).to(like)
+                audio = dit.encode_audio(windows, masks=self.run.masks, on_access=settings.on_access)
             image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
             conditions = SegmentConditions(text=text, audio=audio, image_latents=image_latents)
             predict = alone = single_branch(dit, self.run, conditions)
@@ -409,27 +432,6 @@ class LocalRenderer:
 
     def shrink(self, error: Exception, stage: str) -> bool:
         return not self.settings.on_access and self.models.shrink(error, stage)  # else ``run`` has a network
-
-
-def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:
-    """A segment's step cache, if the settings have one. Steps where guidance starts or ends are computed."""
-    if not settings.step_cache:
-        return None
-    return StepCache(
-        denoise,
-        settings.steps,
-        settings.step_cache,
-        settings.step_cache_bound,
-        at_least=(settings.guided.start, settings.guided.stop),
-        reuse=reuse,
-    )
-
-
-def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to ``device``; asynchronously from pinned memory for a GPU."""
-    if device.type == "cuda":
-        return PinnedAllocator().copy(tensor).to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _encode_pixels(

@@ -182,3 +182,10 @@ def release_memory() -> None:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
     release_cached_memory()
+
+
+def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to ``device``; asynchronously from pinned memory for a GPU."""
+    if device.type == "cuda":
+        return PinnedAllocator().copy(tensor).to(device, non_blocking=True)
+    return tensor.to(device)

@@ -11,9 +11,9 @@ from .config import Defaults
 from .errors import InputError, check_choice, check_range
 from .model.guidance import GUIDANCE_PASSES
 from .noise import MAX_SEED
-from .sampling.samplers import SAMPLERS
+from .sampling.samplers import SAMPLERS, Denoise
 from .sampling.schedule import TRAIN_STEPS
-from .sampling.step_cache import MIN_COMPUTED_STEPS
+from .sampling.step_cache import MIN_COMPUTED_STEPS, Reuse, StepCache, extrapolate
 
 POSTERIORS = ("mean", "sample")
 MAX_GUIDANCE = 100.0
@@ -170,3 +170,17 @@ def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
                 fix=f"remove {row.name} or {other.name}",
             )
     return chosen
+
+
+def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:
+    """A segment's step cache, if the settings have one. Steps where guidance starts or ends are computed."""
+    if not settings.step_cache:
+        return None
+    return StepCache(
+        denoise,
+        settings.steps,
+        settings.step_cache,
+        settings.step_cache_bound,
+        at_least=(settings.guided.start, settings.guided.stop),
+        reuse=reuse,
+    )

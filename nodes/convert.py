@@ -18,7 +18,9 @@ from ..hallo3.media.audio import Recording, check_audio_format, sample_rate_erro
 from ..hallo3.media.image import check_picture
 from ..hallo3.messages import logger
 from ..hallo3.segments import Segment
+from ..hallo3.speakers import warn_of_speakers
 from .comfy.model import config_of, model_fingerprint
+from .comfy.progress import show_messages
 from .comfy.speech import SpeechSocket
 from .comfy.vae import check_vae
 
@@ -230,6 +232,17 @@ def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) ->
     check_sizes(identity, socket, vae, config)
     if identity.saved_info is not None:
         check_model(identity, config, lambda: model_fingerprint(model))
+    people = len(identity.people) or 1
+    if socket.voices > people:
+        raise InputError(
+            "There are more voices than faces.",
+            found=f"{socket.voices} voices, and {people} face{'s' * (people > 1)} in the identity",
+            expected="a face for each voice",
+            fix="choose the faces in Hallo3 Identity of Several People, or connect fewer voices",
+        )
+    if people > 1:
+        with show_messages():
+            warn_of_speakers(config.name)
 
 
 def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:

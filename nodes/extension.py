@@ -8,6 +8,7 @@ from .doctor import Hallo3Doctor
 from .extrapolate import Hallo3Extrapolate
 from .identity import Hallo3IdentityReference, Hallo3LoadIdentity, Hallo3PasteBack, Hallo3SaveIdentity
 from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork, Hallo3Sample
+from .people import Hallo3CombineSpeech, Hallo3IdentitySpeakers
 from .plan import Hallo3Plan
 from .sampling import (
     Hallo3OriginalSampler,
@@ -33,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3VAEDecode,
     Hallo3Extrapolate,
     Hallo3PasteBack,
+    Hallo3IdentitySpeakers,
+    Hallo3CombineSpeech,
     Hallo3SegmentConditioning,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,

@@ -146,6 +146,8 @@ class ExtrapolateRequest:
             "headers": headers,
             "after": parent_state(self.parent),
         }
+        if identity.people:
+            facts["people"] = [list(face) for face in identity.people]
         if names := approximations():
             facts["approximate"] = names
         if self.plan.seams:
@@ -165,6 +167,8 @@ class ExtrapolateRequest:
     def similarity(self) -> SimilarityFunction:
         """Likeness by the model's face analyzer, if its files are available."""
         with suppress(InputError):
+            if self.identity.people:
+                return unknown_similarity
             analyzer = create_analyzer(self.sampling.config.face, find_faces())
             return similarity_to(self.identity.face_embedding, analyzer)
         return unknown_similarity
@@ -185,10 +189,9 @@ class ComfyRenderer:
 
     def sample(self, image_latents: Tensor, segment: Segment, noise: Noise) -> Tensor:
         request, seed = self.request, self.video.seed_for(segment)
-        windows = request.speech.speech.segment(segment.index)
         conditions = SegmentInput(
             identity=request.identity,
-            windows=windows,
+            windows=request.speech.windows(segment.index, len(request.identity.people)),
             image_latents=image_latents,
             frame=request.plan.first(segment.index),
         )

@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..hallo3.errors import InputError, ShapeError, sanitize
+from ..hallo3.face.analyzer import Face
 from ..hallo3.face.registry import analyze_face
 from ..hallo3.face.selection import FaceChoice
 from ..hallo3.identity import Identity, Provenance, build_identity, frame_portrait
@@ -87,15 +88,6 @@ class Hallo3IdentityReference(Hallo3Node):
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         config = reference_network.config
         host_vae.check_vae(vae, config.vae)
-        second_try = SecondTry(vae.device)
-
-        def encode(pixels: Tensor) -> Tensor:
-            latents = try_again(lambda: host_vae.encode(vae, pixels), second_try, "portrait")
-            return latents * config.vae.scaling_factor
-
-        def features(latents: Tensor) -> tuple[Tensor, ...]:
-            return try_again(lambda: extract_features(reference_network, latents), second_try, "reference")
-
         with show_messages():
             picture = use_picture_file(
                 portrait,
@@ -112,17 +104,34 @@ class Hallo3IdentityReference(Hallo3Node):
             )
             analyzer = create_face_analyzer(config.face, choice, unverified=unverified)
             face_analysis = analyze_face(picture, analyzer, config.face, choice)
-            identity = build_identity(
-                frame_portrait(picture, face_analysis, config.segment.shape, framing),
-                config.face.space,
-                encode=encode,
-                features=features,
-                keep_photograph=True,
-            )
-        numbers = str(reference_network.dtype).removeprefix("torch.")
-        identity = replace(identity, provenance=Provenance(numbers, approximations()))
+            identity = extract_identity(picture, face_analysis, framing, vae, reference_network)
         preview = to_preview(identity)
         return io.NodeOutput(identity, preview, ui=ui.PreviewImage(preview, cls=cls))
+
+
+def extract_identity(
+    picture: Tensor, face: Face, framing: str, vae: Any, reference_network: ReferenceSocket
+) -> Identity:
+    """The identity of the face, or faces, that were found in a picture [3, h, w]."""
+    config, second_try = reference_network.config, SecondTry(vae.device)
+    host_vae.check_vae(vae, config.vae)
+
+    def encode(pixels: Tensor) -> Tensor:
+        latents = try_again(lambda: host_vae.encode(vae, pixels), second_try, "portrait")
+        return latents * config.vae.scaling_factor
+
+    def features(latents: Tensor) -> tuple[Tensor, ...]:
+        return try_again(lambda: extract_features(reference_network, latents), second_try, "reference")
+
+    identity = build_identity(
+        frame_portrait(picture, face, config.segment.shape, framing),
+        config.face.space,
+        encode=encode,
+        features=features,
+        keep_photograph=True,
+    )
+    numbers = str(reference_network.dtype).removeprefix("torch.")
+    return replace(identity, provenance=Provenance(numbers, approximations()))
 
 
 NO_IDENTITY = "none yet: use Save Hallo3 Identity"

@@ -195,7 +195,7 @@ def segment_input(
     image_latents = try_again(lambda: comfy_vae.encode(vae, pixels), SecondTry(vae.device), "encode")
     return SegmentInput(
         identity=identity,
-        windows=socket.speech.segment(segment.index),
+        windows=socket.windows(segment.index, len(identity.people)),
         image_latents=image_latents,
         frame=plan.first(segment.index),
     )

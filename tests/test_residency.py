@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hallo3.offload import streaming
-from hallo3.pipeline import copy_to_device
-from hallo3.residency import PinnedAllocator, memory_stage, try_again
+from hallo3.residency import PinnedAllocator, copy_to_device, memory_stage, try_again
 from hallo3.vae.causal_conv import CausalCache
 from support.messages import expect_message
 

@@ -21,6 +21,10 @@ class Batch:
     ``latents`` and ``image_latents`` [B, C, T, h, w] (portrait and motion frames, then zeros),
     ``face_latents`` [B, C, 1, h, w] of the portrait with everything but the face black, ``windows``
     [B, F, window, layers, channels], ``face_embedding`` [B, E], ``prompt_embeds`` [B, M, text_dim].
+
+    Of pictures with up to P speakers: ``windows`` [B, P, F, ...], ``face_embedding`` [B, P, E], all their
+    faces in ``face_latents``, and ``masks`` [B, P, T or 1, rows, columns] on the grid of video tokens, which
+    add up to 1 at every token. Speakers that a sample lacks have masks, windows and embeddings of zeros.
     """
 
     latents: Tensor
@@ -29,6 +33,7 @@ class Batch:
     windows: Tensor
     face_embedding: Tensor
     prompt_embeds: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,9 @@ def velocity_loss(
     noisy = signal * batch.latents + spread * draw.noise
     features = reference.features(batch.face_latents, batch.prompt_embeds if reference_reads_text else None)
     modulation = dit.modulate(draw.table_index.float(), noisy)
-    conditions = dit.conditions(features, batch.face_embedding, batch.prompt_embeds, batch.windows)
+    conditions = dit.conditions(
+        features, batch.face_embedding, batch.prompt_embeds, batch.windows, masks=batch.masks
+    )
     velocity = dit(noisy, batch.image_latents, modulation, conditions)
     target = signal * draw.noise - spread * batch.latents
     error = (velocity.to(target) - target).square()

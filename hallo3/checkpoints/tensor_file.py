@@ -99,8 +99,8 @@ class TensorFile:
             self.close()
             if path.name in error.found or path.name in error.headline:
                 raise
-            place, rest = f"{path.name}: {error.found}", {"expected": error.expected, "fix": error.fix}
-            raise CheckpointError(error.headline, found=place, **rest) from error
+            place, expected, fix = f"{path.name}: {error.found}", error.expected, error.fix
+            raise CheckpointError(error.headline, found=place, expected=expected, fix=fix) from error
         except BaseException:
             self.close()
             raise

@@ -18,7 +18,7 @@ from ..built_in import find_samples
 from ..errors import InputError, OutputError, check_choice
 from ..fleet.remote import SharedJob, open_claim, share_job, url_exists
 from ..jobs.estimate import RunEstimate, RunSummary, check_disk, summarize_run
-from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIR, folder_size, remove_files, remove_job
+from ..jobs.job import CONTENT, SEGMENTS_DIR, SPEECH_DIRS, folder_size, remove_files, remove_job
 from ..jobs.redo import NO_REDO, parse_redo, segment_ends
 from ..jobs.segment_file import SegmentFormat
 from ..jobs.store import remove_stale_jobs, set_job_aside
@@ -43,11 +43,11 @@ from .jobs import find_parent, print_jobs
 from .main import return_freed_memory
 from .memory import check_vram, expected_segment_time, plan_run_memory, use_expandable_segments
 from .options import AnimateOptions, DemoOptions
+from .places import jobs_folder, shared_place
 from .progress import StepBar
 from .renderer import RunNetworks
 from .request import AnimateRequest, read_request
 from .session import Session, look_at
-from .sharing import jobs_folder, shared_place
 from .speech import SpeechFeatures
 
 TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
@@ -106,7 +106,7 @@ def run_animate(
             if options.chart is not None:
                 write_picture(draw_drift(video.drifts(), video.seconds_per_segment), options.chart)
         with suppress(OSError):
-            remove_files(video.job.folder, SPEECH_DIR)
+            remove_files(video.job.folder, *SPEECH_DIRS)
         with suppress(OSError):  # a player may have it open
             so_far.unlink(missing_ok=True)
     if options.upload:
@@ -139,6 +139,7 @@ def _open_signer(options: AnimateOptions) -> Callable[[Path, bool], bool] | None
         check_choice(options.output.suffix.lower(), provenance.TYPES, "ending of a signed video")
     certificate = provenance.read_certificate(options.sign)
     files = {"portrait": options.portrait, "identity": options.identity, "speech": options.speech}
+    files |= {f"speech {n}": voice.path for n, voice in enumerate(options.voices[1:], 2)}
 
     def sign(output: Path, is_new: bool) -> bool:
         if not is_new and provenance.read_provenance(output) is not None:
@@ -188,7 +189,7 @@ def _open_video(
         plan=request.plan,
         canvas=request.subject.canvas,
         encoding=request.encoding,
-        recording=request.speech,
+        recording=request.sound,
         track=options.track,
         seed=request.settings.seed,
         machine=machine,
@@ -229,7 +230,7 @@ def _render(
     estimate = request.estimate(len(request.plan) if missing else 0)
     check_disk(estimate, request.jobs, folder_size(video.job.folder) - inherited)
     check_disk(replace(estimate, job=0), request.output.resolve().parent)
-    networks = RunNetworks(request, video.job.folder / SPEECH_DIR, parent_state(video.parent))
+    networks = RunNetworks(request, video.job.folder / SPEECH_DIRS[0], parent_state(video.parent))
     if options.speech_chart is not None:
         write_picture(networks.speech.draw_chart(), options.speech_chart)
     if options.save_identity is not None:
@@ -266,7 +267,7 @@ def _report_saved(video: VideoJob, so_far: Path, options: AnimateOptions) -> Gen
         yield
     except BaseException as error:
         with suppress(OSError):  # the error that stopped the run is the one to show
-            heard = len([*(video.job.folder / SPEECH_DIR).glob("layer_*.f32")])
+            heard = sum(len([*(video.job.folder / each).glob("layer_*.f32")]) for each in SPEECH_DIRS)
             if not (done := video.job.done) and (heard or isinstance(error, OutputError)):
                 kept = f"{heard} layers of speech features are kept" if heard else "nothing else is kept"
                 logger.warning(f"no segment is finished yet, {kept}; run the same command again")
@@ -324,6 +325,7 @@ def plan_run(request: AnimateRequest) -> RunPlan:
             request.size,
             attention,
             request.prompts,
+            request.voices.describe(request.config, request.precision) if request.voices else "",
         ),
         estimate=estimate,
         memory=request.memory,
@@ -336,7 +338,8 @@ def _print_plan(request: AnimateRequest) -> None:
     options = request.options
     if options.speech_chart is not None:
         with TemporaryDirectory(prefix="hallo3_") as folder:
-            write_picture(SpeechFeatures(request, Path(folder)).draw_chart(), options.speech_chart)
+            chart = SpeechFeatures(request, Path(folder) / SPEECH_DIRS[0]).draw_chart()
+            write_picture(chart, options.speech_chart)
     plan = plan_run(request)
     print(json.dumps(plan.as_dict()) if options.json else plan.text())
     check_disk(plan.estimate, request.jobs)

@@ -24,10 +24,10 @@ from ..units import GB, format_bytes, format_duration
 from .animate import plan_run, run_animate
 from .batch_view import BatchView, list_rows
 from .options import AUTO, AnimateOptions, BatchOptions
+from .places import JOBS_DIR
 from .request import read_request
 from .row_files import RowFiles, row_key
 from .session import IDENTITY, MEMORY_PLAN, MODELS, Session
-from .sharing import JOBS_DIR
 from .table import Row, parse_rows, read_table
 
 LOADED = "model", "dtype", "device", "vram", "offload", "low_memory", "attention", "kernels", "trial", "steps"

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, DependencyError, OutputError
 from ..storage.files import free_disk, read_json_or_empty
 from ..storage.hashing import hash_file
 from ..units import format_bytes
-from .options import DownloadOptions
+from .network_options import DownloadOptions
 from .progress import show_bytes
 
 NOTES_FILENAME = "hallo3-download.json"  # files and revision, with which a later call resumes

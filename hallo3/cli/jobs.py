@@ -18,7 +18,7 @@ from ..jobs.store import (
 from ..storage.hashing import hash_file
 from ..units import format_bytes, format_duration
 from .options import JobsOptions
-from .sharing import JOBS_DIR
+from .places import JOBS_DIR
 
 
 def run_jobs(options: JobsOptions) -> None:

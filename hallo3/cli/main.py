@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..errors import Hallo3Error, InputError, OutputError, is_out_of_memory
 from ..messages import redirect_messages
+from . import network_options as network
 from . import options
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -45,8 +46,8 @@ COMMANDS = {
         "is.",
     ),
     "demo": Command(options.DemoOptions, "animate", "make a sample video with the built-in model"),
-    "ui": Command(options.UiOptions, "ui", "serve a page for portrait, voice and prompt (uses the network)"),
-    "serve": Command(options.ServeOptions, "serve", "serve /v1/videos to programs (uses the network)"),
+    "ui": Command(network.UiOptions, "ui", "serve a page for portrait, voice and prompt (uses the network)"),
+    "serve": Command(network.ServeOptions, "serve", "serve /v1/videos to programs (uses the network)"),
     "jobs": Command(options.JobsOptions, "jobs", "list and delete kept jobs"),
     "convert": Command(
         options.ConvertOptions,
@@ -61,7 +62,7 @@ COMMANDS = {
         options.DoctorOptions, "inspect", "check whether a model is complete and how it runs on this machine"
     ),
     "download": Command(
-        options.DownloadOptions, "download", "download the original's files (uses the network)"
+        network.DownloadOptions, "download", "download the original's files (uses the network)"
     ),
     "tiny": Command(options.TinyOptions, "inspect", "write a complete model of small random weights"),
 }

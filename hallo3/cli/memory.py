@@ -125,6 +125,7 @@ def _measure(request: AnimateRequest, precision: Precision) -> tuple[ModelSizes,
         fused=request.kernels.kernels.name == "fused",
         prompt=request.has_prompt,
         portrait=request.options.identity is None,
+        speakers=request.speakers,
     )
     return measure_folder(request.files, request.config, precision), requirements
 

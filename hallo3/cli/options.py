@@ -3,15 +3,14 @@ option's type; each base class is a group of options with the class's ``title`` 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentParser, ArgumentTypeError
 from dataclasses import MISSING, dataclass, fields
 from inspect import get_annotations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..attention_backend import BACKENDS
 from ..built_in import FOLDER, NAME
-from ..checkpoints.locate import EXTRA_FILES
 from ..config import COMPONENTS
 from ..media.framing import FRAMINGS
 from ..media.loudness import AS_RECORDED, LEVELS, SILENCES
@@ -19,11 +18,12 @@ from ..media.video import CODECS
 from ..model.kernels.select import NAMES as KERNELS
 from ..sampling.samplers import SAMPLERS
 from ..settings import APPROXIMATIONS, POSTERIORS, UNTESTED
+from ..speakers import SPEAKERS_UNTESTED
 from ..speech.features import EXACT_MINUTES, HEARINGS, WINDOW_MINUTES
 from .director_options import DirectorOptions
 from .option_fields import argument, choice, component_choice, option, switch
 
-AUTO = "auto"
+AUTO, CHANNELS, SILENCE = "auto", "channels", "silence"
 RATES = (24, 25, 30, 50, 60)
 TOKEN_VARIABLE = "HALLO3_TOKEN"
 IN_MODEL_FOLDER = Path()  # value of ``--vocals`` without a file
@@ -47,6 +47,33 @@ def parse_vram(text: str) -> float | str:
         raise ArgumentTypeError(f"{text!r} is neither a number of GB nor {AUTO}") from None
 
 
+def parse_speakers(text: str) -> Path | str:
+    return text if text == CHANNELS else Path(text)
+
+
+class Voice(NamedTuple):
+    """A recording, or None for silence, of the face with a number from 1; 0 if none is given."""
+
+    number: int
+    path: Path | None
+
+    @classmethod
+    def parse(cls, text: str) -> Voice:
+        number, equals, name = text.partition("=")
+        if not (equals and number.isdecimal() and len(number) < 4 and name):
+            return cls(0, Path(text))
+        return cls(int(number), None if name == SILENCE else Path(name))
+
+
+class SpeechAction(Action):
+    """Collects the recordings of a command line."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        del parser, option_string
+        namespace.voices = voices = (*getattr(namespace, "voices", ()), Voice.parse(values))
+        namespace.speech = next((voice.path for voice in voices if voice.path is not None), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     traceback: bool = switch("show where an unexpected error arose")
@@ -63,7 +90,11 @@ class PortraitOptions:
     whole_picture: bool = switch(
         "continue if no face is found, as the original does, or with a photograph and the built-in model"
     )
-    face_box: str | None = option("L,T,R,B", "position of the face in pixels: left, top, right, bottom")
+    face_box: str | None = option(
+        "L,T,R,B",
+        "position of the face in pixels: left, top, right, bottom; of several speakers "
+        "one after the other, separated by semicolons",
+    )
     framing: str = choice(
         FRAMINGS,
         "face: crop to the face; original: the middle; auto: face, unless the portrait is square or 3:2 "
@@ -80,7 +111,16 @@ class PortraitOptions:
 @dataclass(frozen=True, kw_only=True)
 class SpeechOptions:
     title = "speech"
-    about = "What the model gets; the video always has the recording's own sound."
+    about = (
+        "What the model gets; the video always has the recording's own sound. Several speakers: "
+        f"{SPEAKERS_UNTESTED}."
+    )
+    speakers: Path | str | None = option(
+        "FILE",
+        "who speaks when in one recording of several people: lines such as [0:00-0:04.5] 1, an RTTM or SRT; "
+        f"{CHANNELS}: the left channel is the first face, the right one the second",
+        type=parse_speakers,
+    )
     track: int | None = option(
         "N", "sound track of the file, from 1, also for the video (default: the first)"
     )
@@ -251,7 +291,14 @@ class AnimateOptions(
 ):
     portrait: Path | None = option("P", "picture of one person, at least 64 px per side")
     identity: Path | None = option("FILE", "identity from --save-identity, instead of a portrait")
-    speech: Path | None = option("S", "audio or video file with the speech")
+    speech: Path | None = option(
+        "S",
+        "audio or video file with the speech. For several people repeat it: in the order of their faces from "
+        f"the left, or with the numbers of faces, such as 2=b.wav; N={SILENCE} for a face that is silent",
+        action=SpeechAction,
+    )
+    voices: tuple[Voice, ...] = ()
+    """All recordings of a command line with their numbers; ``speech`` is the first."""
     prompt: str = option("T", "what the picture shows (default: no text)", default="")
     model: Path = option(
         "DIR",
@@ -340,47 +387,6 @@ class VerifyOptions(CommonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UiOptions(CommonOptions):
-    folder: Path = argument(
-        "DIR", "folder for videos (default: hallo3_videos)", nargs="?", default=Path("hallo3_videos")
-    )
-    model: Path = option(
-        "DIR", f"model folder, or {NAME} (default: {NAME})", default=FOLDER, type=parse_model_folder
-    )
-    host: str = option(
-        "HOST", "address to serve at (default: 127.0.0.1, this computer only)", default="127.0.0.1"
-    )
-    port: int = option("N", "port to serve at (default: 7860)", default=7860)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions(ExpertOptions, ComponentOptions, CommonOptions):
-    folder: Path = argument(
-        "DIR", "folder for videos (default: hallo3_server)", nargs="?", default=Path("hallo3_server")
-    )
-    model: Path = option(
-        "DIR", f"model folder, or {NAME} (default: {NAME})", default=FOLDER, type=parse_model_folder
-    )
-    sign: Path | None = option("PEM", "sign every video with this certificate and its private key")
-    host: str = option(
-        "HOST",
-        "address to serve at; any but this computer's own needs a token (default: 127.0.0.1)",
-        default="127.0.0.1",
-    )
-    port: int = option("N", "port to serve at; 0: any that is free (default: 8000)", default=8000)
-    token_file: Path | None = option(
-        "FILE", f"file with the token that requests must have (default: the environment's {TOKEN_VARIABLE})"
-    )
-    max_upload: float = option("MB", "size of a request, in 10^6 bytes (default: 200)", default=200.0)
-    max_speech: float = option("MINUTES", "length of the speech (default: 60)", default=60.0)
-    max_minutes: float = option(
-        "MINUTES", "time to render a video; its finished segments are kept (default: 1440)", default=1440.0
-    )
-    max_queue: int = option("N", "videos that wait (default: 100)", default=100)
-    keep: float = option("DAYS", "delete videos this long after they ended (default: never)", default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
 class DoctorOptions(CommonOptions):
     folder: Path | None = argument(
         "DIR", "a model folder, or ComfyUI's models folder", type=parse_model_folder, nargs="?"
@@ -390,19 +396,6 @@ class DoctorOptions(CommonOptions):
         "needs no DIR"
     )
     json: bool = switch("as one JSON object")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DownloadOptions(CommonOptions):
-    folder: Path = argument("DIR", "folder to download to; run the same again to resume")
-    part: list[str] = component_choice(
-        "download this only; can be repeated. vocals, the vocal separator, comes only if it is named",
-        *EXTRA_FILES,
-    )
-    revision: str | None = option(
-        "REV", "commit to download (default: that of an earlier call, else the newest)"
-    )
-    dry_run: bool = switch("list files and sizes, download nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,7 +412,7 @@ def add_options(parser: ArgumentParser, options: type) -> None:
         done |= own
         add = (parser.add_argument_group(title, vars(group).get("about")) if title else parser).add_argument
         for each in fields(options):
-            if each.name not in own:
+            if each.name not in own or not each.metadata:
                 continue
             settings = dict(each.metadata["settings"])
             kind = TYPES.get(str(each.type).removeprefix("list[").removesuffix("]").removesuffix(" | None"))

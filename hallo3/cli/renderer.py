@@ -180,7 +180,7 @@ class RunNetworks:
     @cached_property
     def similarity(self) -> SimilarityFunction:
         """How similar a rendered face is to the portrait's; unknown for a saved identity."""
-        if self._request.subject.identity is not None:
+        if self._request.subject.identity is not None or self._request.speakers > 1:
             return unknown_similarity
         unverified = self._request.options.faces_unverified
         analyzer = create_analyzer(self.models.config.face, self._request.files.faces, unverified=unverified)

@@ -23,7 +23,7 @@ from ..face.scrfd import DETECTOR_FILENAME
 from ..jobs.estimate import RunEstimate, estimate_run, read_throughput, throughput_key
 from ..jobs.video_job import NUMERICS
 from ..loading import read_text_encoder
-from ..media.audio import AudioStats, measure_recording
+from ..media.mux import Sound
 from ..media.paste_back import PasteBack
 from ..media.video import VideoEncoding, stream_headers
 from ..messages import logger
@@ -32,65 +32,68 @@ from ..model.kernels.select import KernelChoice, choose_kernels, expected_kernel
 from ..offload.budget import MemoryPlan
 from ..offload.system_memory import choose_cpu_precision, ram_bytes
 from ..quantization import Precision, choose_device, choose_precision
-from ..segments import SegmentPlan, base_ram, plan_segments, trial_segment
+from ..segments import SegmentPlan, base_ram, trial_segment
 from ..settings import ALL_STEPS, UNTESTED, Settings, get_approximations, settings_for
+from ..speakers import warn_of_speakers
 from ..speech.preprocess import SpeechPreprocessing
-from ..speech.seams import FULL
 from ..speech.vocals import Separator
 from ..storage.hashing import hash_facts, hash_file
 from ..text_encoder import check_prompt
 from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
+from .places import check_outputs, jobs_folder
 from .progress import file_verifier, show_bytes
-from .session import Session, look_at
-from .sharing import check_outputs, jobs_folder
+from .session import Session, Spoken, cuts_seams, read_spoken
 from .subject import Subject, read_subject, subject_facts
 
 if TYPE_CHECKING:
     from ..script import Script
+    from .voices import Voices
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
 WHOLE = None, None, 0.0, 0.0
 """A recording from its beginning to its end, without silence around it."""
-MAX_RECORDINGS = 20_000
-"""Whose lengths a session remembers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnimateRequest:
-    """``samples`` of the speech are encoded, at the encoder's rate; ``speech_hash`` is the recording's, of a
-    run that is not only planned; ``separator`` is the vocal separator, if one is used. ``memory`` is how the
-    run fits the device, if a plan decides that."""
+    """``recordings`` are one, or those of several speakers (``voices``); ``plan`` is the longest one's.
+    ``separator`` is the vocal separator, if one is used. ``memory`` is how the run fits the device, if a plan
+    decides that."""
 
     options: AnimateOptions
     files: ModelFolder
     config: Hallo3Config
     settings: Settings
     subject: Subject
-    stats: AudioStats
+    recordings: tuple[Spoken, ...]
+    voices: Voices | None
     plan: SegmentPlan
-    samples: int
     encoding: VideoEncoding
     device: torch.device
     precision: Precision
     attention: AttentionBackend
     verifier: FileVerifier
-    speech_hash: str
     separator: Separator | None
     session: Session
     script: Script | None = None
     memory: MemoryPlan | None = None
 
     @property
-    def speech(self) -> Path:
-        assert self.options.speech is not None  # checked when the request was read
-        return self.options.speech
+    def speakers(self) -> int:
+        """How many people have a voice of their own."""
+        return len(self.voices.speakers) if self.voices is not None else 1
 
     @property
     def output(self) -> Path:
         assert self.options.output is not None  # checked when the request was read, unless it is only planned
         return self.options.output
+
+    @property
+    def sound(self) -> Path | Sound:
+        """Of the video."""
+        return self.recordings[0].path if self.voices is None else self.voices.sound
 
     @cached_property
     def paste_back(self) -> PasteBack | None:
@@ -127,7 +130,7 @@ class AnimateRequest:
         """What the video is made of, for lists of jobs."""
         return {
             "portrait": self.subject.name,
-            "speech": self.speech.name,
+            "speech": " + ".join(dict.fromkeys(each.path.name for each in self.recordings)),
             "model": self.model_name,
             "video": self.output.name,
         }
@@ -164,6 +167,8 @@ class AnimateRequest:
     def throughput_key(self) -> str:
         placement = self.offload if self.memory is None else self.memory.offload.label
         device = f"{self.precision.name} {self.device.type} {placement}"
+        if self.speakers > 1:
+            device += f" {self.speakers} speakers"
         if self.attention is not AUTO:
             device += f" {self.attention.name}"
         # kernels of a plan on the CPU are those to expect on a GPU
@@ -183,27 +188,28 @@ class AnimateRequest:
             self.size,
             self.encoding.codec,
             ram=ram,
-            features=audio.layers * audio.channels * 4 if segments_left else 0,
+            features=audio.layers * audio.channels * 4 * len(self.recordings) if segments_left else 0,
             segments_left=segments_left,
             throughput=read_throughput(self.jobs, self.throughput_key),
         )
 
     def check_speech(self) -> None:
-        """Raises ``AudioError`` if the recording has changed since the request was read."""
-        if hash_file(self.speech) != self.speech_hash:
-            raise AudioError(
-                "The recording changed while the video was rendered.",
-                found=self.speech.name,
-                expected="the recording as it was when the command started",
-                fix="run the same command again; the new recording is another video",
-            )
+        """Raises ``AudioError`` if a recording has changed since the request was read."""
+        for recording in self.recordings:
+            if hash_file(recording.path) != recording.hash:
+                raise AudioError(
+                    "The recording changed while the video was rendered.",
+                    found=recording.path.name,
+                    expected="the recording as it was when the command started",
+                    fix="run the same command again; the new recording is another video",
+                )
 
     def job_key(self, parent_state: str) -> str:
         """The key of the request's job: a hash of everything that decides the frames of its video. How memory
         is saved is not part of it: a run that ran out of memory is resumed with less. Nor is an exact
         attention, which differs from others by rounding only; an approximate one is."""
         settings, options, track = self.settings, self.options, self.options.track or 1
-        preprocessing = self.preprocessing.key_facts(self.plan)
+        preprocessing, speech = self.preprocessing.key_facts(self.plan), self.recordings[0].hash
         facts: dict[str, Any] = {
             "numerics": NUMERICS,
             "weights": self.weight_hashes(),
@@ -211,7 +217,7 @@ class AnimateRequest:
             "device": self.device.type,
             "speaker": self.subject.facts(),
             "pasted": options.paste_back,
-            "speech": self.speech_hash if track == 1 else [self.speech_hash, track],
+            "speech": speech if track == 1 else [speech, track],
             "model": asdict(self.config),
             "prompt": self.prompts[0] if len({*self.prompts}) == 1 else self.prompts,
             "steps": settings.steps,
@@ -233,6 +239,8 @@ class AnimateRequest:
                 options.attention,
                 options.kernels,
             ]
+        if self.voices is not None:
+            facts["voices"] = self.voices.facts()
         if not self.attention.exact:
             facts["attention"] = self.attention.name
         if preprocessing:
@@ -340,34 +348,40 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    if (options.from_time, options.to_time, options.silence_before, options.silence_after) != WHOLE:
-        from .excerpts import use_excerpt  # by those who want a part
+    is_part = (options.from_time, options.to_time, options.silence_before, options.silence_after) != WHOLE
+    voices = None
+    if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
+        from .voices import read_voices
 
-        options = use_excerpt(options, session)
-    assert options.speech is not None  # checked above
-    is_cut = (options.seams != FULL or options.chapters is not None) and not options.trial
-    quick = options.plan and options.speech_chart is None and not is_cut
-    read = partial(measure_recording, options.speech, options.track, quick=quick)
-    recording = *look_at(options.speech), options.track, quick
-    stats = session.keep("recording", recording, read, most=MAX_RECORDINGS)
-    samples = stats.length_at(config.segment.sample_rate)
-    if options.trial:  # the first segment
-        samples = min(samples, config.segment.new_frames * config.segment.sample_rate // config.segment.fps)
-    plan = plan_segments(samples, config.segment)
-    if is_cut:
-        from .seams import cut_request  # by those who want them elsewhere
+        voices = read_voices(options, partial(read_spoken, options, config, session), is_part=is_part)
+        recordings, numbers, plan = voices.recordings, voices.numbers, voices.plan
+    else:
+        if is_part:
+            from .excerpts import use_excerpt  # by those who want a part
 
-        plan = cut_request(plan, options, stats, session)
-    subject = partial(read_subject, options, files, config)
+            options = use_excerpt(options, session)
+        recordings, numbers = (read_spoken(options, config, session, options.speech),), ()
+        if cuts_seams(options):
+            from .seams import cut_request  # by those who want them elsewhere
+
+            plan = cut_request(recordings[0].plan, options, recordings[0].stats, session)
+            recordings = (replace(recordings[0], plan=plan),)
+        plan = recordings[0].plan
+    read = partial(read_subject, options, files, config, numbers)
+    subject = session.keep("subject", (place, config, numbers, *subject_facts(options)), read)
+    if voices is not None and subject.identity is not None:
+        voices = voices.of_people(len(subject.identity.people) or 1)
+    if voices is not None and len(voices.speakers) > 1:
+        warn_of_speakers(config.name)
     request = AnimateRequest(
         options=options,
         files=files,
         config=config,
         settings=settings,
-        subject=session.keep("subject", (place, config, *subject_facts(options)), subject),
-        stats=stats,
+        subject=subject,
+        recordings=recordings,
+        voices=voices,
         plan=plan,
-        samples=samples,
         encoding=VideoEncoding(
             codec=options.codec,
             quality=options.quality,
@@ -378,7 +392,6 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         precision=precision,
         attention=attention,
         verifier=session.keep("verifier", built_in, FileVerifier if built_in else file_verifier),
-        speech_hash="" if options.plan else hash_file(options.speech),
         separator=separator,
         session=session,
         script=script,

@@ -35,6 +35,7 @@ class RowFiles:
         paths = {each.name: getattr(options, each.name) for each in fields(options)}
         named = {name: path for name, path in paths.items() if isinstance(path, Path) and name not in PLACES}
         read: list[object] = [self._look(path) for name, path in named.items() if name not in WRITTEN]
+        read += [self._look(voice.path) for voice in options.voices[1:] if voice.path is not None]
         written: list[object] = [self._look(path) for name, path in named.items() if name in WRITTEN]
         return [*read, self._look_at_model(options)], written
 

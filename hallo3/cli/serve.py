@@ -20,6 +20,7 @@ from ..media.video import CODECS
 from ..storage.files import open_regular, write_error
 from ..storage.lock import lock_folder
 from .batch import open_render
+from .network_options import ServeOptions
 from .options import (
     AUTO,
     TOKEN_VARIABLE,
@@ -28,7 +29,6 @@ from .options import (
     ComponentOptions,
     ExpertOptions,
     ResumeOptions,
-    ServeOptions,
     add_options,
 )
 from .request import read_request
@@ -50,7 +50,8 @@ def requested() -> dict[str, Any]:
     """The options that a request may have: none that names a file, writes one beside the video, or says how
     the server computes."""
     own = {each.name for group in OF_THE_SERVER for each in fields(group)}
-    own |= {"plan", "json", "model", "output", "from_time", "to_time", "silence_before", "silence_after"}
+    own |= {"plan", "json", "model", "output", "voices"}
+    own |= {"from_time", "to_time", "silence_before", "silence_after"}
     return {
         each.name: each
         for each in fields(AnimateOptions)
@@ -86,7 +87,8 @@ class Requests:
         request = read_request(replace(options, plan=True))
         if request.subject.identity is None:
             _ = request.subject.portrait  # its errors come now
-        seconds, limit = request.stats.samples / request.stats.sample_rate, 60 * self._options.max_speech
+        stats, limit = request.recordings[0].stats, 60 * self._options.max_speech
+        seconds = stats.samples / stats.sample_rate
         if seconds > limit:
             raise AudioError(
                 "The speech is too long.",

@@ -4,18 +4,25 @@ next command uses the same."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ..checkpoints.load import read_model_config
 from ..checkpoints.locate import ModelFolder
 from ..config import Hallo3Config
-from ..storage.hashing import identify
+from ..media.audio import AudioStats, measure_recording
+from ..segments import SegmentPlan, plan_segments
+from ..speech.seams import FULL
+from ..storage.hashing import hash_file, identify
+from .options import AnimateOptions
 from .progress import WorkClock
 
 T = TypeVar("T")
 MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
+MAX_RECORDINGS = 20_000
+"""Whose lengths a session remembers."""
 
 
 class Session:
@@ -51,3 +58,37 @@ def look_at(path: Path | None) -> tuple[object, ...]:
         return () if path is None else (path, *identify(path))
     except OSError:
         return (path,)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spoken:
+    """A recording: ``samples`` of it are encoded, at the encoder's rate; ``hash`` is the file's, of a run
+    that is not only planned."""
+
+    path: Path
+    stats: AudioStats
+    samples: int
+    plan: SegmentPlan
+    hash: str
+
+
+def cuts_seams(options: AnimateOptions) -> bool:
+    """Whether segments end elsewhere than when they are full."""
+    return (options.seams != FULL or options.chapters is not None) and not options.trial
+
+
+def read_spoken(options: AnimateOptions, config: Hallo3Config, session: Session, path: Path | None) -> Spoken:
+    """Measure a recording. Raises ``AudioError``."""
+    assert path is not None  # checked when the options were read
+    quick = options.plan and options.speech_chart is None and not cuts_seams(options)
+    segment = config.segment
+    read = partial(measure_recording, path, options.track, quick=quick)
+    recording = *look_at(path), options.track, quick
+    stats = session.keep("recording", recording, read, most=MAX_RECORDINGS)
+    samples = stats.length_at(segment.sample_rate)
+    if options.trial:  # the first segment
+        samples = min(samples, segment.new_frames * segment.sample_rate // segment.fps)
+    plan = plan_segments(samples, segment)
+    return Spoken(
+        path=path, stats=stats, samples=samples, plan=plan, hash="" if options.plan else hash_file(path)
+    )

@@ -28,13 +28,15 @@ from .session import look_at
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """Either a ``picture`` [3, h, w] with the ``choice`` of a face in it, or a saved ``identity``."""
+    """Either a ``picture`` [3, h, w] with the ``choice`` of a face in it, or of those of several ``people``,
+    or a saved ``identity``."""
 
     name: str
     config: Hallo3Config
     faces: Path | None
     framing: str
     choice: FaceChoice
+    people: tuple[FaceChoice, ...] = ()
     faces_unverified: bool = False
     picture: Tensor | None = None
     identity: Identity | None = None
@@ -46,7 +48,12 @@ class Subject:
         analyzer = create_analyzer(
             self.config.face, self.faces, choice=self.choice, unverified=self.faces_unverified
         )
-        face = analyze_face(self.picture, analyzer, self.config.face, self.choice)
+        if self.people:
+            from ..face.people import analyze_people
+
+            face = analyze_people(self.picture, analyzer, self.config.face, self.people)
+        else:
+            face = analyze_face(self.picture, analyzer, self.config.face, self.choice)
         return frame_portrait(self.picture, face, self.config.segment.shape, self.framing)
 
     @cached_property
@@ -83,7 +90,8 @@ class Subject:
             return {"identity": self.identity.saved_info.content}
         assert self.picture is not None
         choice = self.choice.index, self.choice.box, self.choice.whole_picture, self.framing
-        return {"portrait": hash_tensor(self.picture), "asked": choice}
+        people = {"people": [[each.index, each.box] for each in self.people]} if self.people else {}
+        return {"portrait": hash_tensor(self.picture), "asked": choice, **people}
 
 
 def subject_facts(options: AnimateOptions) -> tuple[object, ...]:
@@ -92,11 +100,18 @@ def subject_facts(options: AnimateOptions) -> tuple[object, ...]:
     return *look_at(options.portrait), *look_at(options.identity), choice, options.save_identity is not None
 
 
-def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Config) -> Subject:
-    """Read the portrait or the identity that the options name. Raises the errors of :mod:`hallo3.errors`."""
-    choice = FaceChoice(
-        index=options.face, box=_parse_box(options.face_box), whole_picture=options.whole_picture
-    )
+def read_subject(
+    options: AnimateOptions, files: ModelFolder, config: Hallo3Config, numbers: tuple[int, ...] = ()
+) -> Subject:
+    """Read the portrait or the identity that the options name; ``numbers`` are of the faces of speakers.
+    Raises the errors of :mod:`hallo3.errors`."""
+    choice, people = FaceChoice(), tuple[FaceChoice, ...]()
+    if not numbers:
+        box = _parse_box(options.face_box)
+        choice = FaceChoice(index=options.face, box=box, whole_picture=options.whole_picture)
+    elif options.identity is None:
+        people = _choose_people(options, numbers)
+        choice, people = (people[0], ()) if len(people) == 1 else (choice, people)
     source = options.identity or options.portrait
     assert source is not None  # a required option
     subject = Subject(
@@ -105,6 +120,7 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
         faces=files.faces,
         framing=options.framing,
         choice=choice,
+        people=people,
         faces_unverified=options.faces_unverified,
     )
     if options.identity is None:
@@ -127,6 +143,30 @@ def read_subject(options: AnimateOptions, files: ModelFolder, config: Hallo3Conf
     identity = read_identity(options.identity)
     check_model(identity, config, lambda: fingerprint_in(files.open("transformer")))
     return replace(subject, identity=identity)
+
+
+def _choose_people(options: AnimateOptions, numbers: tuple[int, ...]) -> tuple[FaceChoice, ...]:
+    """The faces of speakers: those with these numbers, or in these places of several boxes. Raises
+    ``InputError``."""
+    conflicting = {"--face": options.face != 0, "--whole-picture": options.whole_picture}
+    if found := [name for name, is_used in conflicting.items() if is_used]:
+        raise InputError(
+            "The numbers of recordings choose the faces.",
+            found=f"{', '.join(found)} and speakers {', '.join(map(str, numbers))}",
+            expected="one of them",
+            fix=f"remove {', '.join(found)}",
+        )
+    if options.face_box is None:
+        return tuple(FaceChoice(index=number) for number in numbers)
+    boxes = options.face_box.split(";")
+    if max(numbers) > len(boxes):
+        raise InputError(
+            "There is no face box for a speaker.",
+            found=f"{len(boxes)} boxes, and speaker {max(numbers)}",
+            expected="a box for each, from the left, separated by semicolons",
+            fix='give more, such as --face-box "20,30,80,110;160,30,220,110"',
+        )
+    return tuple(FaceChoice(box=_parse_box(boxes[number - 1])) for number in numbers)
 
 
 def _parse_box(text: str | None) -> PixelBox | None:

@@ -15,10 +15,10 @@ from ..errors import InputError, describe_error
 from ..fleet.objects import is_url
 from ..media.video import CODECS
 from ..storage.files import open_regular
-from .options import AnimateOptions, BatchOptions, add_options
+from .options import AnimateOptions, BatchOptions, Voice, add_options
 
 MAX_TABLE_BYTES, MAX_ROWS = 64 << 20, 100_000
-INPUTS = ("portrait", "identity", "speech", "script")
+INPUTS = ("portrait", "identity", "speech", "speakers", "script")
 FILES = (*INPUTS, "output", "preview", "save_identity", "speech_chart", "chart")
 """Columns with files, from the table's folder."""
 ABSENT = ("jobs", "plan", "json")
@@ -90,11 +90,18 @@ def parse_rows(table: list[Mapping[str, Any]], options: BatchOptions) -> Iterato
                 "output": None,
                 "approximate": [*options.approximate],
             }  # a list it appends to
+            if row.get("speech"):
+                values |= {"speech": None, "voices": ()}
             found = vars(parser.parse_args(words, Namespace(**values)))
             given = {str(name).strip().replace("-", "_") for name, value in row.items() if value}
             for name in FILES:
-                if found[name] is not None and name in given:
+                if isinstance(found[name], Path) and name in given:
                     found[name] = home / found[name]
+            if "speech" in given:
+                voices = (Voice(*voice) for voice in found["voices"])
+                found["voices"] = tuple(
+                    voice._replace(path=home / voice.path) if voice.path else voice for voice in voices
+                )
             if found["output"] is None:
                 names = (found[key].stem for key in ("portrait", "identity", "speech") if found[key])
                 name = f"{number:05}_{'_'.join(names)}"[:100]

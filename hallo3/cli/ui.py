@@ -24,8 +24,9 @@ from ..messages import redirect_messages
 from ..storage.files import read_json_or_empty, write_json
 from ..storage.hashing import hash_file
 from .animate import run_animate
-from .options import AnimateOptions, UiOptions
-from .sharing import JOBS_DIR
+from .network_options import UiOptions
+from .options import AnimateOptions
+from .places import JOBS_DIR
 
 INPUTS = "inputs"
 """Folder of the files that were given, named by their content."""

@@ -17,12 +17,14 @@ from ..geometry import PixelBox
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
     """The face of a picture. ``mask`` [h, w] is 1 where the reference network may look, else 0; ``embedding``
-    [1, E]. For previews: the ``boxes`` of all faces, from left to right, and this one's ``index``."""
+    [1, E]. For previews: the ``boxes`` of all faces, from left to right, and this one's ``index``. Of several
+    speakers: one embedding each, [P, E], and the boxes of these ``people``; the mask shows them all."""
 
     mask: Tensor
     embedding: Tensor
     boxes: tuple[PixelBox, ...] = ()
     index: int | None = None
+    people: tuple[PixelBox, ...] = ()
 
 
 @runtime_checkable

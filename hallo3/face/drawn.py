@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class DrawnFaceAnalyzer:
             for box in boxes
         )
         place, box = self.choice.place, WHOLE
-        ways: dict[str, str] = {"expected": DRAWN, "fix": WAY_ON}
+        ways: dict[str, Any] = {"expected": DRAWN, "fix": WAY_ON}
         if not looks_drawn(picture):
             found = "a photograph, for the built-in model"
             self._refuse(PortraitError("Drawn faces only: this is a photograph.", found=found, **ways))

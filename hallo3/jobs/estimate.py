@@ -59,11 +59,12 @@ class RunSummary:
     prompts: tuple[tuple[float, str], ...] = ()
     more_segments: int = 0
     chapters: int = 1
+    speakers: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON; ``reuses`` is there only if it is true, others if they say more than a video of a single
-        prompt and equal segments has."""
-        optional = {"reuses": False, "prompts": (), "more_segments": 0, "chapters": 1}
+        prompt, equal segments and one speaker has."""
+        optional = {"reuses": False, "prompts": (), "more_segments": 0, "chapters": 1, "speakers": ""}
         return {
             name: value
             for name, value in asdict(self).items()
@@ -71,8 +72,9 @@ class RunSummary:
         }
 
     def text(self) -> str:
+        speakers = f"speakers  {self.speakers}\n" if self.speakers else ""
         return (
-            f"model     {self.model}\n"
+            f"model     {self.model}\n{speakers}"
             f"video     {self.frames} frames, {self.seconds:.2f} s at {self.fps} fps, "
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}{self._describe_seams()}\n"
@@ -103,8 +105,10 @@ def summarize_run(
     size: tuple[int, int],
     attention: str,
     prompts: Sequence[str] = (),
+    speakers: str = "",
 ) -> RunSummary:
-    """``size`` is the video's (width, height); ``prompts`` those of the segments."""
+    """``size`` is the video's (width, height); ``prompts`` are the segments'; ``speakers`` says who speaks,
+    if several people do."""
     changes = [n for n, prompt in enumerate(prompts) if not n or prompt != prompts[n - 1]]
     timed = tuple((plan.first(n) / plan.config.fps, prompts[n]) for n in changes)
     return RunSummary(
@@ -124,6 +128,7 @@ def summarize_run(
         prompts=timed if len(timed) > 1 else (),
         more_segments=len(plan) - len(SegmentPlan(plan.frames, plan.config)),
         chapters=len(plan.chapters) + 1,
+        speakers=speakers,
     )
 
 

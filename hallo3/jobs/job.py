@@ -52,7 +52,8 @@ from .segment_file import (
     serialize_segment,
 )
 
-MANIFEST_FILENAME, SEGMENTS_DIR, SPEECH_DIR = "job.json", "segments", "speech"
+MANIFEST_FILENAME, SEGMENTS_DIR = "job.json", "segments"
+SPEECH_DIRS = "speech", "speech_2", "speech_3", "speech_4"
 NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]{0,5})?(\.old-[1-9][0-9]{0,5})?")
 """Of a job's folder: its key's start, a number where that name was taken, a number if it was set aside."""
 _ENDING = r"\.[a-z0-9]{1,8}"
@@ -62,12 +63,11 @@ _UNFINISHED = rf"({re.escape(TEMPORARY_SUFFIX)})?"
 OWN_FILES = {
     "": re.compile(rf"({_FILES}|[0-9a-f]{{16}}(-[0-9]+)?{_ENDING}){_UNFINISHED}", re.IGNORECASE),
     SEGMENTS_DIR: re.compile(rf"[0-9]{{6}}\.safetensors{_UNFINISHED}", re.IGNORECASE),
-    SPEECH_DIR: re.compile(rf"[a-z_0-9]{{1,20}}\.f32{_UNFINISHED}", re.IGNORECASE),
+    **dict.fromkeys(SPEECH_DIRS, re.compile(rf"[a-z_0-9]{{1,20}}\.f32{_UNFINISHED}", re.IGNORECASE)),
 }
 """Names of a job's files, by folder. Only these are read, written and deleted."""
 KEY_DIGITS, MAX_MANIFEST_BYTES, MAX_TEXTS, MAX_NOTES = 16, 1 << 18, 32, 100
-LEFTOVERS = ("pace.json", "contents.json", "ages.json")
-"""Files of a jobs folder whose unfinished copies stay if a run is killed."""
+LEFTOVERS = ("pace.json", "contents.json", "ages.json")  # whose unfinished copies stay if a run is killed
 CONTENT, PARENT, MADE_WITH, THREADS = "content", "goes on from", "made with", "threads"
 MEMORY, METHODS = "memory", "methods"
 """Entries of ``what``, as users' files have them: the finished file's hash, the job that this one continues,

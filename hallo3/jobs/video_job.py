@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ..errors import Hallo3Error, InputError, OutputError
 from ..face.registry import SimilarityFunction, unknown_similarity
-from ..media.audio import Recording
 from ..media.canvas import Canvas, enlarge
 from ..media.drift import Drift, measure_drift
 from ..media.mux import (
     AI_COMMENT,
     GrowingVideo,
+    Sound,
     decode_frames,
     encode_soundtrack,
     join_segments,
@@ -208,7 +208,7 @@ class VideoJob(JobStore):
     jobs: Path
     canvas: Canvas
     encoding: VideoEncoding
-    recording: Path | Recording
+    recording: Path | Sound
     track: int | None = None
     enlarge: int = 1
     paste_back: PasteBack | None = None
@@ -302,7 +302,7 @@ class VideoJob(JobStore):
         existing = _find_soundtrack(self.job)
         if existing is not None:
             return existing
-        fps, parts = self.plan.config.fps, list[tuple[Path | Recording, Fraction]]()
+        fps, parts = self.plan.config.fps, list[tuple[Path | Sound, Fraction]]()
         if self.parent is not None:
             before = _find_soundtrack(self.parent)
             if before is None:

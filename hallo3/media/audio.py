@@ -56,12 +56,20 @@ class Recording:
     def seconds(self) -> float:
         return self.waveform.shape[-1] / self.sample_rate
 
+    @property
+    def channels(self) -> int:
+        return self.waveform.shape[0]
+
+    def pieces(self) -> Iterator[Recording]:
+        """All of it at once."""
+        yield self
+
 
 @dataclass(slots=True)
 class AudioStats:
     """Length, loudness and faults of a recording, gathered piece by piece. ``peak`` is over all channels,
     ``mono_peak`` over their mean; ``bad_sample`` is the first that is not finite. ``track`` is the one of a
-    file that was asked for."""
+    file that was asked for, and ``channel`` the only one of the track that is used."""
 
     sample_rate: int
     channels: int
@@ -70,6 +78,7 @@ class AudioStats:
     peak: float = 0.0
     mono_peak: float = 0.0
     bad_sample: int | None = None
+    channel: int | None = None
 
     def add(self, waveform: Tensor) -> None:
         """The next [channels, samples] of the recording."""
@@ -101,12 +110,14 @@ class AudioStats:
 
     def to_mono(self, waveform: Tensor) -> Tensor:
         """[channels, n] -> [n]: the mean, or the first channel if they cancel each other."""
+        if self.channel is not None:
+            return waveform[self.channel]
         return waveform[0] if self._cancels() else waveform.mean(dim=0)
 
     def to_stereo(self, waveform: Tensor) -> Tensor:
         """[channels, n] -> [2, n]: two channels as they are; one, several, or two that cancel each other are
         mixed and doubled."""
-        if self.channels == 2 and not self._cancels():
+        if self.channels == 2 and self.channel is None and not self._cancels():
             return waveform
         return self.to_mono(waveform).expand(2, -1)
 

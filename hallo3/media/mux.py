@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -291,8 +291,18 @@ def _check_soundtrack(track: Any) -> None:
         raise ValueError("packets at other times")
 
 
+class Sound(Protocol):
+    """A recording in memory, or several at once."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    def pieces(self) -> Iterator[Recording]: ...
+
+
 def encode_soundtrack(
-    parts: list[tuple[Path | Recording, Fraction]], path: Path, track: int | None = None
+    parts: list[tuple[Path | Sound, Fraction]], path: Path, track: int | None = None
 ) -> None:
     """Encode recordings one after the other as AAC in an MP4, each cut or padded with silence to its seconds.
     The sound is streamed, and clipped to full scale as any player would: far beyond it the encoder fails.
@@ -319,12 +329,12 @@ def encode_soundtrack(
         file.check()
 
 
-def _choose_format(sources: list[Path | Recording], tracks: list[int | None]) -> tuple[int, str]:
+def _choose_format(sources: list[Path | Sound], tracks: list[int | None]) -> tuple[int, str]:
     """The highest rate that AAC has, and stereo if any recording is."""
     rates, is_mono = list[int](), True
     for source, track in zip(sources, tracks, strict=True):
-        if isinstance(source, Recording):
-            rate, channels = source.sample_rate, source.waveform.shape[0]
+        if not isinstance(source, Path):
+            rate, channels = source.sample_rate, source.channels
         else:
             with open_audio(source, track) as file:
                 rate, channels = file.sample_rate, file.channels
@@ -342,16 +352,16 @@ def _resample(frames: Iterator[Any], rate: int, layout: str) -> Iterator[np.ndar
             yield block.to_ndarray()
 
 
-def _read_frames(source: Path | Recording, track: int | None) -> Iterator[Any]:
+def _read_frames(source: Path | Sound, track: int | None) -> Iterator[Any]:
     import av
 
-    if not isinstance(source, Recording):
+    if isinstance(source, Path):
         with open_audio(source, track) as file:
             if file.channels <= MAX_MIXED_CHANNELS:
                 yield from decode_sound(file)
                 return
     start = 0
-    for piece in [source] if isinstance(source, Recording) else read_pieces(source, track, tell=False):
+    for piece in read_pieces(source, track, tell=False) if isinstance(source, Path) else source.pieces():
         waveform = piece.waveform if piece.waveform.shape[0] <= 2 else piece.waveform.mean(0, keepdim=True)
         for block in torch.split(waveform, BLOCK_SAMPLES, dim=1):
             samples = block.float().clamp(-1, 1).contiguous().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +39,12 @@ def draw_portrait_preview(
     shape: VideoShape,
     crop: Crop,
     faces: Sequence[PixelBox] = (),
-    index: int | None = None,
+    index: int | Collection[int] | None = None,
 ) -> Tensor:
     """A picture [3, h, w] in 0..1 with a face mask [h, w] and a crop -> [3, H', W'], 960 px the longer side.
     What the canvas does not show is dark; beside a square crop are striped bars. ``faces``, from left to
-    right, have boxes with numbers from 1, and ``faces[index]`` has the colour of the dashed box around what
-    the reference network sees. All lines have dark edges, to be visible on any background."""
+    right, have boxes with numbers from 1, and ``faces[index]``, one or several, have the colour of the dashed
+    box around what the reference network sees. All lines have dark edges, to be visible on any background."""
     view = _get_view(crop, *picture.shape[1:])
     canvas, used = _get_canvas(crop, shape), crop.visible_box(shape)
     left, top = min(view.box.left, canvas.left), min(view.box.top, canvas.top)
@@ -57,8 +57,9 @@ def draw_portrait_preview(
     visible = mask_extent(mask > 0.5)
     if visible is not None and visible.area < mask.numel():
         _draw_dashes(pen, board.place(visible))
-    for n, face in sorted(enumerate(faces), key=lambda numbered: numbered[0] == index):
-        _draw_numbered_box(pen, board.place(face), n + 1, n == index)
+    chosen = [index] if index is None or isinstance(index, int) else index
+    for n, face in sorted(enumerate(faces), key=lambda numbered: numbered[0] in chosen):
+        _draw_numbered_box(pen, board.place(face), n + 1, n in chosen)
     return pen.picture()
 
 

@@ -35,6 +35,17 @@ class FoldedKV(NamedTuple):
     values: Tensor
 
 
+class SpeakersKV(NamedTuple):
+    """Keys and values of each of P speakers, and how much of every token's attention is each one's: shares
+    [P, B or 1, T or 1, tokens of a frame, 1], which add up to 1 at every token."""
+
+    speakers: tuple[KV | FoldedKV, ...]
+    shares: Tensor
+
+
+AnyKV = KV | FoldedKV | SpeakersKV
+
+
 class JointAttention(nn.Module):
     """Text and video attend to themselves and to the reference tokens (facts 3.2-3.5). Reference tokens are
     keys and values only: the original computes their queries and discards the rows. Text and reference tokens
@@ -74,7 +85,8 @@ class JointAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Video tokens attend to the face or audio tokens of their latent frame (facts 3, cross-attention). As in
     the original, q and k are normed by the block's *self*-attention norms (parameters of the methods), all
-    queries are rotated by latent frame 0's rows, and keys are not rotated."""
+    queries are rotated by latent frame 0's rows, and keys are not rotated. With several speakers each one's
+    attention counts by its share of the token; shares add up to 1, so one output layer does for the sum."""
 
     def __init__(self, config: TrunkConfig, token_dim: int, layers: Layers) -> None:
         super().__init__()
@@ -86,7 +98,7 @@ class CrossAttention(nn.Module):
         self.heads = config.heads
 
     def forward(
-        self, video: Tensor, kv: KV | FoldedKV, norm_q: nn.Module, rotary: Rotary, residual: Tensor
+        self, video: Tensor, kv: AnyKV, norm_q: nn.Module, rotary: Rotary, residual: Tensor
     ) -> Tensor:
         """Normed video [B, T*n, D] -> attention added to ``residual``, [B, T*n, D], which it may overwrite.
         ``rotary`` has frame 0's n rows; ``kv`` has a batch of B*T, or of 1 for all frames."""
@@ -96,9 +108,23 @@ class CrossAttention(nn.Module):
         q = self.kernels.qk_norm_rope(norm_q, self.to_q(frames), self.heads, rotary.cos, rotary.sin)
         if isinstance(kv, FoldedKV):
             return add_folded_attention(residual, q, kv)
-        k, v = (side.expand(len(frames), -1, -1, -1) for side in kv)
-        out = self.to_out[0](merge_heads(self.attention(q, k, v)))
-        return residual + out.reshape(batch, tokens, -1)
+        if isinstance(kv, KV):
+            return residual + self.to_out[0](self._attend(q, kv)).reshape(batch, tokens, -1)
+        mixed: Tensor | None = None
+        for each, share in zip(kv.speakers, kv.shares, strict=True):
+            if isinstance(each, FoldedKV):
+                residual = add_folded_attention(residual, q, each, share)
+            else:
+                part = self._attend(q, each).view(batch, -1, per_frame, video.shape[2]) * share
+                mixed = part if mixed is None else mixed + part
+        if mixed is None:
+            return residual
+        return residual + self.to_out[0](mixed.flatten(0, 1)).reshape(batch, tokens, -1)
+
+    def _attend(self, q: Tensor, kv: KV) -> Tensor:
+        """Queries [B*T, H, n, head_dim] -> [B*T, n, D], before the output layer."""
+        k, v = (side.expand(len(q), -1, -1, -1) for side in kv)
+        return merge_heads(self.attention(q, k, v))
 
     def project(self, tokens: Tensor, norm_k: nn.Module) -> KV:
         """Keys and values of face or audio tokens [B, N, token_dim]."""
@@ -119,13 +145,17 @@ class CrossAttention(nn.Module):
             return FoldedKV(k, values.flatten(0, 1))
 
 
-def add_folded_attention(residual: Tensor, q: Tensor, kv: FoldedKV) -> Tensor:
-    """Residual [B, N, D] + attention of queries [F, H, N/F*B, head_dim], after the output layer. Without
-    gradients the residual is overwritten: the product adds to it, and nothing of its size is made."""
+def add_folded_attention(residual: Tensor, q: Tensor, kv: FoldedKV, share: Tensor | None = None) -> Tensor:
+    """Residual [B, N, D] + attention of queries [F, H, N/F*B, head_dim], after the output layer, times a
+    speaker's share of every token, if there are several. Without gradients the residual is overwritten: the
+    product adds to it, and nothing of its size is made."""
     _, heads, count, _ = kv.k.shape
     scores = F.linear(merge_heads(q), block_diagonal(kv.k[0] * q.shape[-1] ** -0.5))
     # in 16 bits, too, softmax computes in float32 and rounds once
     probabilities = scores.view(-1, heads, count).softmax(dim=-1).flatten(1)
+    if share is not None:
+        batch, tokens = len(residual), share.shape[-2]
+        probabilities = (probabilities.view(batch, -1, tokens, heads * count) * share).flatten(0, 2)
     stream = residual.reshape(-1, residual.shape[-1])
     if torch.is_grad_enabled():
         return torch.addmm(stream, probabilities, kv.values).view(residual.shape)

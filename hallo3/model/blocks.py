@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import AudioConfig, FaceConfig, TrunkConfig
-from .attention import KV, CrossAttention, FoldedKV, JointAttention
+from .attention import KV, AnyKV, CrossAttention, FoldedKV, JointAttention, SpeakersKV
 from .embeddings import Rotary
 from .kernels.eager import modulate
 from .layers import Layers
@@ -97,11 +97,11 @@ class FeedForward(nn.Module):
 
 class BlockConditions(NamedTuple):
     """Reference [1, H, R, d], face [1 or B*T, H, n, d] (folded if all frames share it) and audio [B*T, H, n,
-    d]."""
+    d]; face and audio of several speakers with their shares."""
 
     reference: KV
-    face: KV | FoldedKV
-    audio: KV
+    face: AnyKV
+    audio: KV | SpeakersKV
 
 
 class Block(nn.Module):

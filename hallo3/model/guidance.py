@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from .attention import KV
+from .attention import KV, SpeakersKV
 from .layers import LazyParameters
 from .transformer import Conditions, Hallo3Transformer, RunConditions, SegmentConditions
 
@@ -17,25 +18,31 @@ Predict = Callable[[Tensor, int], Tensor]
 
 
 def branches(run: RunConditions, segment: SegmentConditions) -> tuple[Conditions, Conditions]:
-    """The unconditional branch has zero text and silent audio; face, reference and image latents stay
-    (facts 6)."""
+    """The unconditional branch has zero text and silent audio, the same for all speakers; face, reference and
+    image latents stay (facts 6)."""
     text = segment.text
     return _conditions(run, text[:1], run.silence), _conditions(run, text[1:], segment.audio)
 
 
-def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV]) -> Conditions:
+def _conditions(run: RunConditions, text: Tensor, audio: Sequence[KV | SpeakersKV]) -> Conditions:
     return Conditions(text=text, reference=run.reference, face=run.face, audio=audio, rotary=run.rotary)
 
 
 def batched_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:
     """One forward pass of a batch of 2, as in the original."""
 
-    def pair(index: int) -> KV:
-        sides = zip(run.silence[index], segment.audio[index], strict=True)
-        return KV(*(torch.cat(side) for side in sides))
+    def pair(index: int) -> KV | SpeakersKV:
+        silence, audio = run.silence[index], segment.audio[index]
+        if isinstance(audio, KV):
+            return _concat(silence, audio)
+        return audio._replace(speakers=tuple(_concat(silence, cast(KV, each)) for each in audio.speakers))
 
     both = _conditions(run, segment.text, LazyParameters(pair, len(run.silence)))
     return partial(_forward, dit, run, segment, both)
+
+
+def _concat(*parts: KV) -> KV:
+    return KV(*(torch.cat(side) for side in zip(*parts, strict=True)))
 
 
 def sequential_branches(dit: Hallo3Transformer, run: RunConditions, segment: SegmentConditions) -> Predict:

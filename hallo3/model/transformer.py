@@ -1,7 +1,11 @@
 """Hallo3's diffusion transformer and reference network: prepare what is constant, then predict the velocity.
 
-B batch, C latent channels, T latent frames, F video frames, R reference tokens, M text tokens, D width.
-Sequences have one item per block: tuples, or ``LazyParameters``.
+B batch, C latent channels, T latent frames, F video frames, R reference tokens, M text tokens, D width, P
+speakers. Sequences have one item per block: tuples, or ``LazyParameters``.
+
+Several speakers have masks on the grid of video tokens, [B or 1, P, T or 1, rows, columns], which add up to 1
+at every token: audio and face attention are the sum over speakers, each times its mask. Without masks there
+is one speaker, and so with the mask of one.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from torch import Tensor, nn
 from ..config import Hallo3Config, TrunkConfig
 from ..geometry import PATCH, LatentShape, check_shape
 from ..progress import OpenProgress, no_display, watch_items
-from .attention import KV, FoldedKV
+from .attention import KV, AnyKV, FoldedKV, SpeakersKV
 from .blocks import BLOCK_EPS, AdaLayerNorm, Block, BlockConditions, CogVideoXBlock, Hallo3Block, Modulation
 from .embeddings import (
     AudioProjection,
@@ -123,13 +127,14 @@ class ReferenceNetwork(Trunk):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConditions:
     """Constant for a run. ``silence`` is the audio of the unconditional branch: all-zero windows, projected.
-    ``steps`` has one modulation per step."""
+    ``steps`` has one modulation per step. ``masks`` [1, P, T or 1, rows, columns] are of several speakers."""
 
     reference: Sequence[KV]
-    face: Sequence[FoldedKV]
+    face: Sequence[FoldedKV | SpeakersKV]
     silence: Sequence[KV]
     rotary: Rotary
     steps: Sequence[Modulation]
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +143,7 @@ class SegmentConditions:
     latents [1, C, T, H, W]."""
 
     text: Tensor
-    audio: Sequence[KV]
+    audio: Sequence[KV | SpeakersKV]
     image_latents: Tensor
 
 
@@ -148,8 +153,8 @@ class Conditions:
 
     text: Tensor
     reference: Sequence[KV]
-    face: Sequence[KV | FoldedKV]
-    audio: Sequence[KV]
+    face: Sequence[AnyKV]
+    audio: Sequence[KV | SpeakersKV]
     rotary: Rotary
 
 
@@ -204,18 +209,21 @@ class Hallo3Transformer(Trunk):
         face_embedding: Tensor,
         timesteps: Tensor,
         *,
+        masks: Tensor | None = None,
         on_access: bool = False,
         steps_on_access: bool = False,
         open_progress: OpenProgress = no_display,
     ) -> RunConditions:
-        """Conditions of a run, from features [1, R, D] per block, embedding [1, E] and timesteps [S].
+        """Conditions of a run, from features [1, R, D] per block, embedding [1, E] and timesteps [S]; of
+        several speakers from embeddings [1, P, E] and masks.
 
         With ``on_access`` the reference features are projected when a block reads them, with
         ``steps_on_access`` the modulations computed then (for small GPUs); the results are equal up to
         rounding. ``open_progress`` shows the bytes of the weights that are used now.
         """
         like = next(self.parameters())
-        face_tokens = self.face_proj(face_embedding.to(like))
+        faces, shares = self._speakers(face_embedding.to(like), masks)
+        face_tokens = [self.face_proj(each) for each in faces]
         steps: Sequence[Modulation] = LazyParameters(
             lambda index: self.modulate(timesteps[index : index + 1], like, on_access=True), len(timesteps)
         )
@@ -239,12 +247,14 @@ class Hallo3Transformer(Trunk):
                 steps = tuple(modulation.step(index) for index in range(len(timesteps)))
             reference = self._per_block(lambda block, i: block.attn1.project(reference_features[i].to(like)))
             reference = compute("reference", reference)
-            face = self._per_block(lambda block, _: block.fold_output_projection(face_tokens))
-            face = compute("face", face)
+            face = self._per_speaker(face_tokens, shares, Hallo3Block.fold_output_projection)
+            face = compute("face", cast("Sequence[FoldedKV | SpeakersKV]", face))
             silence = self.encode_audio(like.new_zeros(1, *self.window_shape), on_access=True)
-            silence = compute("audio", silence)
+            silence = compute("audio", cast("Sequence[KV]", silence))
         rotary = self.rotary(self.latent.frames, like.new_empty(1, self.config.text_tokens))
-        return RunConditions(reference=reference, face=face, silence=silence, rotary=rotary, steps=steps)
+        return RunConditions(
+            reference=reference, face=face, silence=silence, rotary=rotary, steps=steps, masks=masks
+        )
 
     def encode_text(self, prompt_embeds: Tensor) -> Tensor:
         """Prompt [1, M, text_dim] -> text tokens of both branches [2, M, D], zero text first."""
@@ -257,25 +267,26 @@ class Hallo3Transformer(Trunk):
         prompt_embeds: Tensor,
         windows: Tensor,
         latent_frames: Sequence[int] | None = None,
+        masks: Tensor | None = None,
     ) -> Conditions:
         """Conditions of one pass, projected when a block reads them: for training and for ComfyUI, which
         prepare nothing. Features [1 or B, R, D] per block, embedding [1 or B, E], prompt [B, M, text_dim],
-        windows as in :meth:`encode_audio`."""
+        windows as in :meth:`encode_audio`; with masks embeddings [1 or B, P, E] and windows of P speakers."""
         like = prompt_embeds
         frames = self.latent.frames if latent_frames is None else len(latent_frames)
-        faces = self.face_proj(face_embedding.to(like))
-        per_frame = faces.repeat_interleave(frames, dim=0)
+        embeddings, shares = self._speakers(face_embedding.to(like), masks, latent_frames)
+        face_tokens = [self.face_proj(each) for each in embeddings]
+
+        def project(block: Hallo3Block, faces: Tensor) -> KV | FoldedKV:
+            if len(faces) == 1 and block.attn_face.foldable:
+                return block.fold_output_projection(faces)
+            return block.face_kv(faces.repeat_interleave(frames, dim=0))
+
         return Conditions(
             text=self.patch_embed.text(prompt_embeds),
             reference=self._per_block(lambda block, i: block.attn1.project(reference_features[i].to(like))),
-            face=self._per_block(
-                lambda block, _: (
-                    block.fold_output_projection(faces)
-                    if len(faces) == 1 and block.attn_face.foldable
-                    else block.face_kv(per_frame)
-                )
-            ),
-            audio=self.encode_audio(windows, latent_frames=latent_frames, on_access=True),
+            face=self._per_speaker(face_tokens, shares, project),
+            audio=self.encode_audio(windows, latent_frames=latent_frames, masks=masks, on_access=True),
             rotary=self.rotary(frames, like),
         )
 
@@ -284,17 +295,53 @@ class Hallo3Transformer(Trunk):
         return rotary_tables(self.config, self.latent._replace(frames=frames), like.shape[1]).to(like)
 
     def encode_audio(
-        self, windows: Tensor, *, latent_frames: Sequence[int] | None = None, on_access: bool = False
-    ) -> Sequence[KV]:
+        self,
+        windows: Tensor,
+        *,
+        latent_frames: Sequence[int] | None = None,
+        masks: Tensor | None = None,
+        on_access: bool = False,
+    ) -> Sequence[KV | SpeakersKV]:
         """Speech windows [B, F, window, layers, channels], or the tokens [B, T, n, token_dim] that
-        ``audio_proj`` made of them -> audio keys/values [B*T, H, n, d] per block. ``latent_frames`` selects
-        some of a segment's latent frames, for a host that samples those only."""
-        tokens = windows if windows.ndim == 4 else self.audio_proj(windows)
+        ``audio_proj`` made of them -> audio keys/values [B*T, H, n, d] per block. With masks of P speakers
+        windows or tokens are [B, P, ...]. ``latent_frames`` selects some of a segment's latent frames, for a
+        host that samples those only."""
+        speakers, shares = self._speakers(windows, masks, latent_frames)
+        tokens = [each if each.ndim == 4 else self.audio_proj(each) for each in speakers]
         if latent_frames is not None:
-            tokens = tokens[:, list(latent_frames)]
-        tokens = tokens.flatten(0, 1)
-        lazy = self._per_block(lambda block, _: block.audio_kv(tokens))
+            tokens = [each[:, list(latent_frames)] for each in tokens]
+        tokens = [each.flatten(0, 1) for each in tokens]
+        lazy = cast("Sequence[KV | SpeakersKV]", self._per_speaker(tokens, shares, Hallo3Block.audio_kv))
         return lazy if on_access else tuple(lazy)
+
+    def _speakers(
+        self, values: Tensor, masks: Tensor | None, latent_frames: Sequence[int] | None = None
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Values [B, P, ...] and masks -> each speaker's values [B, ...] and the shares (see ``SpeakersKV``);
+        of one speaker no shares. Raises ``ShapeError`` for masks of another grid or number."""
+        if masks is None:
+            return (values,), None
+        grid, frames = self.latent, masks.shape[2] if masks.ndim == 5 else 1
+        frames = frames if frames == 1 else self.latent.frames
+        expected = None, values.shape[1], frames, grid.rows, grid.columns
+        check_shape(tuple(masks.shape), expected, "The masks of the speakers")
+        if latent_frames is not None and frames > 1:
+            masks = masks[:, :, list(latent_frames)]
+        shares = masks.to(values).flatten(3).transpose(0, 1).unsqueeze(-1)
+        return values.unbind(1), shares if len(shares) > 1 else None
+
+    def _per_speaker(
+        self,
+        tokens: Sequence[Tensor],
+        shares: Tensor | None,
+        make: Callable[[Hallo3Block, Tensor], KV | FoldedKV],
+    ) -> Sequence[AnyKV]:
+        """Computed when a block reads it, of each speaker's tokens."""
+        if shares is None:
+            return self._per_block(lambda block, _: make(block, tokens[0]))
+        return self._per_block(
+            lambda block, _: SpeakersKV(tuple(make(block, each) for each in tokens), shares)
+        )
 
     def _per_block(self, make: Callable[[Hallo3Block, int], T]) -> Sequence[T]:
         """Computed when a block reads it."""

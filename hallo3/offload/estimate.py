@@ -69,12 +69,17 @@ class TensorSizes:
         return steps * (trunk.layers * 12 + 2) * trunk.width * self.itemsize
 
     @property
-    def face_text_rotary(self) -> int:
-        """Keys and values of the face tokens, folded into the output projection, of all blocks; projected
-        text of both branches; the rotary tables."""
+    def face_kv(self) -> int:
+        """Of one face: keys, and values folded into the output projection, of all blocks."""
         trunk, faces = self.config.trunk, self.config.face.tokens
+        return trunk.layers * (faces + trunk.heads * faces + 1) * trunk.width * self.itemsize
+
+    @property
+    def face_text_rotary(self) -> int:
+        """Of one face, see ``face_kv``; projected text of both branches; the rotary tables."""
+        trunk = self.config.trunk
         rows = trunk.text_tokens + self.config.segment.shape.latent.tokens
-        face = trunk.layers * (faces + trunk.heads * faces + 1) * trunk.width
+        face = self.face_kv // self.itemsize
         return (face + 2 * trunk.text_tokens * trunk.width + 2 * rows * trunk.head_dim) * self.itemsize
 
     def _tokens(self, video_tokens: int) -> int:
@@ -137,7 +142,7 @@ class TensorSizes:
 class MemoryRequirements:
     """``branches`` of guidance are evaluated in each of ``steps``. Without a ``prompt`` T5 is not needed,
     without a ``portrait`` (but a saved identity) the reference network is not. ``on_cpu`` all memory is RAM,
-    where the VAE stays."""
+    where the VAE stays. ``speakers`` have a voice and a face each."""
 
     precision: Precision
     steps: int
@@ -146,6 +151,7 @@ class MemoryRequirements:
     prompt: bool = True
     portrait: bool = True
     on_cpu: bool = False
+    speakers: int = 1
 
     @property
     def skipped(self) -> set[str]:
@@ -230,9 +236,10 @@ def plan_stages(
     features, audio_kv, layers = tensors.reference_features, tensors.audio_kv, config.trunk.layers
     # Conditions prepared for a run and for a segment; those on access are projected when they are read.
     run = features if offload.on_access else 2 * features + audio_kv
-    run += tensors.face_text_rotary
+    more = requirements.speakers - 1
+    run += tensors.face_text_rotary + more * tensors.face_kv
     run += 0 if offload.steps_on_access else tensors.modulations(requirements.steps)
-    segment = run + (0 if offload.on_access else audio_kv)
+    segment = run + (0 if offload.on_access else (1 + more) * audio_kv)
     # Weights of a step: resident blocks, two streamed ones, two groups of each sequence read on access.
     streamed_blocks = max(0, weights.blocks.count - offload.resident)
     step = (weights.blocks.count - streamed_blocks + min(2, streamed_blocks)) * weights.blocks.largest
@@ -245,7 +252,7 @@ def plan_stages(
         step_streamed += weights.modulations.total
     sampling = tensors.sampling(offload.passes, requirements.branches)
     if offload.on_access:
-        sampling += 6 * features // (2 * layers) + 2 * audio_kv // layers
+        sampling += 6 * features // (2 * layers) + 2 * (1 + more) * audio_kv // layers
     t5, reference, vae = sizes.text_encoder, sizes.reference, sizes.vae
     audio, itemsize = tensors.audio_projection(), tensors.itemsize
     projected = 0 if offload.on_access else weights.projections.largest_pair

@@ -33,7 +33,11 @@ class Speech:
 
     def segment(self, index: int) -> Tensor:
         """Windows [1, F, window, layers, channels] of one segment; the first one's prefix is zeros."""
-        slots, reach = self.plan[index].slots, self.window // 2
+        return self.windows(self.plan[index].slots)
+
+    def windows(self, slots: Sequence[int]) -> Tensor:
+        """Windows [1, F, window, layers, channels] of speech frames; zeros where a slot is ``SILENT``."""
+        reach = self.window // 2
         offsets, real = range(-reach, reach + 1), [max(slots) if slot == SILENT else slot for slot in slots]
         frames = [min(max(slot + offset, 0), self.plan.padded - 1) for slot in real for offset in offsets]
         first = min(frames)

@@ -33,6 +33,7 @@ from ...hallo3.model.layers import Layers
 from ...hallo3.model.transformer import Hallo3Transformer
 from .cues import choose_entries
 from .layers import NativeKernels, convolve_in_pieces, parameters
+from .people import make_masks, project_speech
 from .progress import explain_errors
 
 SEGMENT = "hallo3_segment"
@@ -47,8 +48,8 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInput:
-    """Input of one guidance branch of a segment: speech windows [1, F, window, layers, channels] and unscaled
-    image latents [1, C, 1, h, w]. ``frame`` is its first new frame in the speech."""
+    """Input of one guidance branch of a segment: speech windows [1, F, window, layers, channels], of P people
+    [1, P, F, ...], and unscaled image latents [1, C, 1, h, w]. ``frame`` is its first new one of speech."""
 
     identity: Identity
     windows: Tensor
@@ -178,6 +179,7 @@ class DeviceIdentity:
     def __init__(self, identity: Identity, like: Tensor) -> None:
         self.origin = identity
         self.face_embedding = identity.face_embedding.to(like)
+        self.people = identity.people
         self.reference_features = tuple(feature.to(like) for feature in identity.reference_features)
 
 
@@ -252,8 +254,10 @@ class NativeTransformer(Hallo3Transformer):
         """The forward pass inside the wrappers of other nodes."""
         channels, frames = self.config.latent_channels, x.shape[2]
         expected = len(latent_frames) if latent_frames is not None else self.latent.frames
-        speech = self.latent.frames if windows.ndim == 4 else self.window_shape[0]
-        if frames != expected or windows.shape[1] != speech:
+        masks, embedding = make_masks(identity, self.latent, x)
+        several = masks is not None
+        speech = self.latent.frames if windows.ndim == 4 + several else self.window_shape[0]
+        if frames != expected or windows.shape[1 + several] != speech:
             raise ShapeError(
                 "The latent video does not have a segment's length.",
                 found=f"{frames} latent frames, speech for {expected}",
@@ -263,7 +267,7 @@ class NativeTransformer(Hallo3Transformer):
         if (original := transformer_options.get(TIMESTEP)) is not None:
             timesteps = torch.full_like(timesteps, original)
         conditions = self.conditions(
-            identity.reference_features, identity.face_embedding, context, windows, latent_frames
+            identity.reference_features, embedding, context, windows, latent_frames, masks
         )
         modulation = self.modulate(timesteps, x, on_access=True)
         return Hallo3Transformer.forward(self, x[:, :channels], x[:, channels:], modulation, conditions)
@@ -373,7 +377,9 @@ class Hallo3Model(comfy.model_base.QwenImage):
         windows = segment.windows
         if not torch.is_grad_enabled():
             like = torch.empty(0, dtype=self.get_dtype_inference(), device=kwargs["device"])
-            identity, windows = self._send(identity, like), self.diffusion_model.audio_proj(windows.to(like))
+            project = self.diffusion_model.audio_proj
+            identity = self._send(identity, like)
+            windows = project_speech(project, windows.to(like))
         return {
             "c_concat": comfy.conds.CONDNoiseShape(self.concat_cond(**kwargs)),
             "c_crossattn": comfy.conds.CONDRegular(cut_text(kwargs.get("cross_attn"), self.config)),

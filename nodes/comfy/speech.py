@@ -20,6 +20,7 @@ from ...hallo3.media.loudness import GainCurve, LoudnessMeter
 from ...hallo3.media.plots import draw_speech
 from ...hallo3.residency import try_again
 from ...hallo3.segments import SegmentPlan, plan_segments
+from ...hallo3.speech.dialogue import Dialogue
 from ...hallo3.speech.encoder import MAX_SECONDS_IN_MEMORY, compute_features
 from ...hallo3.speech.features import ReadFeatures, Speech, warn_of_windows
 from ...hallo3.speech.preprocess import SpeechPreprocessing
@@ -28,6 +29,7 @@ from ...hallo3.speech.wav2vec2 import Wav2Vec2Parts, split_wav2vec2
 from ...hallo3.storage.hashing import hash_tensor
 from .builtin import BuiltInSpeechEncoder
 from .memory import SecondTry
+from .people import fit_windows
 from .places import find_vocals
 from .progress import show_messages, show_progress
 from .workflow import NAMED_FILES, file_state
@@ -38,11 +40,19 @@ class SpeechSocket:
     """A HALLO3_SPEECH: features, the recording for the video's sound, the hash of the preprocessed signal,
     and what a chart of it shows: how loud it was recorded, and the gains."""
 
-    speech: Speech
+    speech: Speech | Dialogue
     recording: Recording
     signal_hash: str
     loudness: LoudnessMeter
     gains: GainCurve | None
+
+    @property
+    def voices(self) -> int:
+        return len(self.speech.voices) if isinstance(self.speech, Dialogue) else 1
+
+    def windows(self, segment: int, people: int) -> Tensor:
+        """A segment's windows, of a number of people, 0 for one."""
+        return fit_windows(self.speech.segment(segment), people)
 
 
 def vocals_fingerprint() -> list[Any] | None:

@@ -11,7 +11,7 @@ import pytest
 from hallo3.cli.jobs import find_parent
 from hallo3.cli.main import main
 from hallo3.errors import InputError
-from hallo3.jobs.job import SPEECH_DIR
+from hallo3.jobs.job import SPEECH_DIRS
 from support.resume_runs import Command, Undisturbed, before_segment
 
 
@@ -74,14 +74,14 @@ def test_the_command_resumes_and_lists_beside_what_is_no_job(
     command.stop(2)
     folder = next(path for path in command.jobs.iterdir() if path.is_dir())
     fields = json.loads((folder / "job.json").read_text())
-    shutil.rmtree(folder / SPEECH_DIR)
-    (folder / SPEECH_DIR).symlink_to(precious)
+    shutil.rmtree(folder / SPEECH_DIRS[0])
+    (folder / SPEECH_DIRS[0]).symlink_to(precious)
     (folder / "so_far.mp4").unlink()
     os.link(precious / "layer_00.f32", folder / "so_far.mp4")
     assert "left as it is" in command.stderr()
     assert command.video.read_bytes() == undisturbed.video
     assert (precious / "layer_00.f32").read_text() == "mine"
-    (folder / SPEECH_DIR).unlink()
+    (folder / SPEECH_DIRS[0]).unlink()
     fields["what"]["video"] = "\x1b[2J\x07evil"
     hostile = command.jobs / "0123456789abcdef"
     shutil.copytree(folder, hostile)

@@ -33,7 +33,11 @@ def test_defaults() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     all_of = {(name, each) for name, command in COMMANDS.items() for each in fields(command.options)}
-    without = {f"{name} {each.name}" for name, each in all_of if not each.metadata["settings"]["help"]}
+    without = {
+        f"{name} {each.name}"
+        for name, each in all_of
+        if each.metadata and not each.metadata["settings"]["help"]
+    }
     parts = ("transformer", "reference", "vae", "text_encoder", "speech_encoder", "tokenizer", "faces")
     assert without == {f"{name} {part}" for name in ("animate", "batch", "serve") for part in parts}
 

@@ -10,7 +10,8 @@ import torch
 
 from hallo3.cli import serve
 from hallo3.cli.main import main
-from hallo3.cli.options import TOKEN_VARIABLE, AnimateOptions, ServeOptions
+from hallo3.cli.network_options import ServeOptions
+from hallo3.cli.options import TOKEN_VARIABLE, AnimateOptions
 from hallo3.errors import InputError
 
 

@@ -23,10 +23,12 @@ from comfyui.stages import Stages, run_extra
 from comfyui.trouble_pack import ERRORS, Panic
 
 FIRST_CALLS = {
+    "CombineSpeech": "people.check_speech",
     "Doctor": "doctor.find_landmarks",
     "EncodeSpeech": "speech.to_recording",
     "Extrapolate": "extrapolate.Sampling",
     "IdentityReference": "identity.check_socket",
+    "IdentitySpeakers": "people.check_socket",
     "LoadBuiltIn": "loaders.load_model",
     "LoadIdentity": "identity.list_identities",
     "LoadModel": "loaders.weights_path",

@@ -115,7 +115,7 @@ def test_documented_commands_are_commands() -> None:
 def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.chdir(tmp_path)
-    users = {"serve", "verify", "weights", "me.png", "rows.csv", "ComfyUI/models"}
+    users = {"serve", "verify", "weights", "me.png", "pair.png", "rows.csv", "ComfyUI/models"}
     lines = [words for words in command_lines() if not users & {*words}]
     assert len(lines) > 6
     for words in lines:

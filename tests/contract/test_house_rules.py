@@ -17,7 +17,7 @@ MAX_LINES = 450
 LEVELS = (
     {"errors", "messages", "progress", "units", "version", "built_in"},
     {"geometry", "noise", "residency", "sampling", "storage"},
-    {"client", "config", "media", "onnx_model"},
+    {"client", "config", "media", "onnx_model", "speakers"},
     {"segments", "model", "vae", "text_encoder", "face"},
     {"attention_backend", "quantization", "settings", "identity", "script", "speech"},
     {"checkpoints", "models"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hallo3.jobs.job import SPEECH_DIR, remove_files
+from hallo3.jobs.job import SPEECH_DIRS, remove_files
 from hallo3.jobs.store import clear_job, list_jobs, remove_stale_jobs
 from support.hostile_jobs import snapshot
 from support.own_process import run_alone
@@ -73,7 +73,7 @@ def test_what_is_no_job_is_left_as_it_is(
     (other / "segments").mkdir(parents=True)
     (other / "file").write_text("precious")
     folder = next(jobs.iterdir())
-    (folder / SPEECH_DIR).mkdir()
+    (folder / SPEECH_DIRS[0]).mkdir()
     NOT_A_JOB[case](folder, other)
     before = snapshot(other), snapshot(folder) if folder.is_dir() and not folder.is_symlink() else {}
     for rendered in ([*range(SEGMENTS)], []):
@@ -92,13 +92,13 @@ def test_what_is_no_job_is_left_as_it_is(
 def test_other_files_in_a_job_stay(tmp_path: Path) -> None:
     Toy().run(tmp_path)
     folder = next(tmp_path.iterdir())
-    notes = [folder / "notes.txt", folder / "segments" / "a.mp4", folder / SPEECH_DIR / "a.wav"]
-    (folder / SPEECH_DIR).mkdir()
-    (folder / SPEECH_DIR / "layer_00.f32").touch()
+    notes = [folder / "notes.txt", folder / "segments" / "a.mp4", folder / SPEECH_DIRS[0] / "a.wav"]
+    (folder / SPEECH_DIRS[0]).mkdir()
+    (folder / SPEECH_DIRS[0] / "layer_00.f32").touch()
     for path in notes:
         path.write_text("mine")
-    remove_files(folder, SPEECH_DIR)
-    assert list((folder / SPEECH_DIR).iterdir()) == notes[2:]
+    remove_files(folder, SPEECH_DIRS[0])
+    assert list((folder / SPEECH_DIRS[0]).iterdir()) == notes[2:]
     assert rerun(tmp_path)[1] == []
     clear_job(tmp_path, folder.name)
     remove_stale_jobs(tmp_path, "0" * 64)

@@ -46,15 +46,19 @@ def expect_upper_bound(formula: int, run: Callable[[], object]) -> None:
     assert peak <= formula <= 1.15 * peak, f"{formula / GB:.3f} GB estimated, {peak / GB:.3f} GB counted"
 
 
+@pytest.mark.parametrize("speakers", [1, 2])
 @pytest.mark.parametrize("fused", [True, False])
-def test_sampling(fused: bool) -> None:
+def test_sampling(fused: bool, speakers: int) -> None:
+    """Several speakers take conditions, which are counted apart, and no more activations."""
     dit = Hallo3Transformer(HALLO3, layers(fused=fused))
     features = [meta(1, LATENT.tokens_per_frame, TRUNK.width) for _ in range(TRUNK.layers)]
     prompt = meta(1, TRUNK.text_tokens, TRUNK.text_dim)
     noisy = torch.empty(1, TRUNK.latent_channels, *LATENT, device=META)
     with torch.inference_mode():
-        run = dit.prepare(features, meta(1, 512), torch.tensor([999.0]))
-        text, audio = dit.encode_text(prompt), dit.encode_audio(meta(1, *dit.window_shape))
+        masks = meta(1, speakers, 1, LATENT.rows, LATENT.columns)
+        run = dit.prepare(features, meta(1, speakers, 512), torch.tensor([999.0]), masks=masks)
+        text = dit.encode_text(prompt)
+        audio = dit.encode_audio(meta(1, speakers, *dit.window_shape), masks=masks)
         segment = SegmentConditions(text=text, audio=audio, image_latents=noisy)
     for name, passes in {**GUIDANCE_PASSES, "one": single_branch}.items():
 

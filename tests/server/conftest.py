@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from hallo3.cli.batch import render_row
-from hallo3.cli.options import AnimateOptions, ServeOptions
+from hallo3.cli.network_options import ServeOptions
+from hallo3.cli.options import AnimateOptions
 from hallo3.cli.session import Session
 from hallo3.client import Client
 from hallo3.fleet.dispatch import Outcome, Task

@@ -1,5 +1,9 @@
 """The training loss; ``tests/golden`` compares it with the original's."""
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -18,7 +22,7 @@ def make_networks() -> tuple[Hallo3Transformer, ReferenceNetwork]:
     return networks
 
 
-def make_batch(samples: int) -> tuple[Batch, Draw]:
+def make_batch(samples: int, speakers: int = 1) -> tuple[Batch, Draw]:
     generator = torch.Generator().manual_seed(0)
     trunk, audio, grid = NANO.trunk, NANO.audio, NANO.segment.shape.latent
 
@@ -34,16 +38,25 @@ def make_batch(samples: int) -> tuple[Batch, Draw]:
         face_embedding=normal(NANO.face.embedding_dim),
         prompt_embeds=normal(trunk.text_tokens, trunk.text_dim),
     )
+    if speakers > 1:
+        batch = replace(
+            batch,
+            windows=normal(speakers, *batch.windows.shape[1:]),
+            face_embedding=normal(speakers, NANO.face.embedding_dim),
+            masks=normal(speakers, 1, grid.rows, grid.columns).softmax(dim=1),
+        )
     return batch, draw_noise(batch.latents, torch.Generator().manual_seed(samples))
 
 
-def test_samples_are_independent() -> None:
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_samples_are_independent(speakers: int) -> None:
     dit, reference = make_networks()
-    batch, draw = make_batch(3)
+    batch, draw = make_batch(3, speakers)
     together = velocity_loss(dit, reference, batch, draw).per_sample
     for index in range(3):
         one = slice(index, index + 1)
-        alone = Batch(**{name: getattr(batch, name)[one] for name in Batch.__slots__})
+        parts: dict[str, Any] = {name: getattr(batch, name) for name in Batch.__slots__}
+        alone = Batch(**{name: part[one] for name, part in parts.items() if part is not None})
         part = Draw(table_index=draw.table_index[one], noise=draw.noise[one])
         torch.testing.assert_close(velocity_loss(dit, reference, alone, part).per_sample, together[one])
 

@@ -1,4 +1,4 @@
-"""Where a run writes, keeps its job, and shares it with other machines."""
+"""Where a run writes: its files, and its job, which it may share with other machines."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def jobs_folder(options: AnimateOptions) -> Path:
 def check_outputs(options: AnimateOptions, files: ModelFolder) -> None:
     """Raises ``InputError`` for files that cannot be written, or would replace an input or another output."""
     paths = [options.portrait, options.speech, options.identity, options.script, files.vocals]
+    paths += [voice.path for voice in options.voices]
+    paths += [options.speakers] if isinstance(options.speakers, Path) else []
     paths += [files.find(component) for component in COMPONENTS]
     paths += [options.output] if options.plan else []  # not written, and need not be named
     taken = [path for path in paths if path is not None]
