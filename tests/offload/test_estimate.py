@@ -47,9 +47,11 @@ def expect_upper_bound(formula: int, run: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_sampling(fused: bool) -> None:
-    dit = Hallo3Transformer(HALLO3, layers(fused=fused))
-    features = [meta(1, LATENT.tokens_per_frame, TRUNK.width) for _ in range(TRUNK.layers)]
+@pytest.mark.parametrize("blocks", [6, pytest.param(TRUNK.layers, marks=pytest.mark.soak)])
+def test_sampling(blocks: int, fused: bool) -> None:
+    config = replace(HALLO3, trunk=replace(TRUNK, layers=blocks))
+    dit = Hallo3Transformer(config, layers(fused=fused))
+    features = [meta(1, LATENT.tokens_per_frame, TRUNK.width) for _ in range(blocks)]
     prompt = meta(1, TRUNK.text_tokens, TRUNK.text_dim)
     noisy = torch.empty(1, TRUNK.latent_channels, *LATENT, device=META)
     with torch.inference_mode():
@@ -62,7 +64,7 @@ def test_sampling(fused: bool) -> None:
             latents = [torch.empty_like(noisy) for _ in range(4)]  # of the sampler
             return latents, passes(dit, run, segment)(latents[0], 0)
 
-        sizes = replace(SIZES, fused=fused)
+        sizes = TensorSizes(config, BF16, fused=fused)
         expect_upper_bound(sizes.sampling(name, 1 if name == "one" else 2), step)
 
 
