@@ -23,13 +23,13 @@ from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono
 from .media.canvas import drop_pixels, fade_in
 from .media.image import check_picture
-from .model.guidance import GUIDANCE_PASSES, single_branch
+from .model.guidance import predict_branches
 from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
 from .residency import CPU, PinnedAllocator, attempts, memory_stage, try_again
-from .sampling.samplers import SAMPLERS, Denoise, guided_denoiser, limit_guidance
+from .sampling.samplers import SAMPLERS, Denoise, Guidance, guided_denoiser
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
 from .segments import Segment, SegmentPlan, plan_segments
@@ -393,15 +393,20 @@ class LocalRenderer:
                 audio = dit.encode_audio(self.speech.segment(index).to(like), on_access=settings.on_access)
             image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
             conditions = SegmentConditions(text=text, audio=audio, image_latents=image_latents)
-            predict = alone = single_branch(dit, self.run, conditions)
-            if guided := settings.guided:
-                predict = GUIDANCE_PASSES[self.models.passes() or settings.passes](dit, self.run, conditions)
-                if len(guided) < settings.steps:
-                    predict = limit_guidance(guided, predict, alone)
-            denoise = guided_denoiser(predict, settings.guidance_scale)
-            cache = make_step_cache(settings, denoise)
+            guidance = self._guidance(index, text)
+            branches, passes = [each.branches for each in guidance], self.models.passes() or settings.passes
+            predict = predict_branches(dit, self.run, conditions, branches, passes)
+            denoise = guided_denoiser(predict, [each.strengths for each in guidance])
+            cache = make_step_cache(settings, denoise, guidance)
             sampler, start = SAMPLERS[settings.sampler], draw(Purpose.START, 0)
             return sampler(cache or denoise, start, self.schedule, lambda i: draw(Purpose.STEP, i), report)
+
+    def _guidance(self, index: int, text: Tensor) -> list[Guidance]:
+        if self.settings.strengths is None:
+            return self.settings.guidance()
+        plan = self.speech.plan
+        start, is_given = plan.first(index) / plan.config.fps, not torch.equal(text[:1], text[1:])
+        return self.settings.guidance(start, text=is_given)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         with self.models.vae as vae:
@@ -411,18 +416,16 @@ class LocalRenderer:
         return not self.settings.on_access and self.models.shrink(error, stage)  # else ``run`` has a network
 
 
-def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:
-    """A segment's step cache, if the settings have one. Steps where guidance starts or ends are computed."""
+def make_step_cache(
+    settings: Settings, denoise: Denoise, guidance: Sequence[Guidance], reuse: Reuse = extrapolate
+) -> StepCache | None:
+    """A segment's step cache, if the settings have one. Steps where guidance changes are computed."""
     if not settings.step_cache:
         return None
-    return StepCache(
-        denoise,
-        settings.steps,
-        settings.step_cache,
-        settings.step_cache_bound,
-        at_least=(settings.guided.start, settings.guided.stop),
-        reuse=reuse,
-    )
+    jumps = settings.strengths.jumps(settings.steps) if settings.strengths else []
+    always = jumps + [i for i in range(1, len(guidance)) if guidance[i].branches != guidance[i - 1].branches]
+    steps, threshold, bound = settings.steps, settings.step_cache, settings.step_cache_bound
+    return StepCache(denoise, steps, threshold, bound, at_least=always, reuse=reuse)
 
 
 def copy_to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -241,6 +241,8 @@ class AnimateRequest:
             facts["seams"] = [self.plan.seams, sorted(self.plan.chapters), self.plan.fade]
         if settings.guidance_interval != ALL_STEPS:
             facts["guidance interval"] = list(settings.guidance_interval)
+        if settings.strengths is not None:
+            facts["strengths"] = settings.strengths.facts()
         if settings.step_cache:
             facts["step cache"] = [settings.step_cache, settings.step_cache_bound]
         return hash_facts(facts)
@@ -312,6 +314,9 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         config.defaults,
         steps=steps,
         guidance_scale=options.guidance,
+        text_strength=options.text_strength,
+        voice_strength=options.voice_strength,
+        text=script is not None or bool(options.prompt.strip()),
         sampler=options.sampler,
         seed=options.seed,
     )
@@ -413,7 +418,8 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
             settings = row.apply(settings)
             used.append(row.name)
         else:
-            run = f"{settings.steps} step{'s' * (settings.steps > 1)}, guidance {settings.guidance_scale:g}"
+            guidance = f"guidance {settings.guidance_scale:g}" if settings.strengths is None else "strengths"
+            run = f"{settings.steps} step{'s' * (settings.steps > 1)}, {guidance}"
             logger.warning(f"{row.name} saves nothing here ({run}) and is not used")
     if used and not tested:
         logger.warning(f"{', '.join(used)}: {UNTESTED}")

@@ -56,14 +56,15 @@ class RunSummary:
     network_evaluations: int
     attention: str
     reuses: bool
+    strengths: str = ""
     prompts: tuple[tuple[float, str], ...] = ()
     more_segments: int = 0
     chapters: int = 1
 
     def as_dict(self) -> dict[str, object]:
         """For JSON; ``reuses`` is there only if it is true, others if they say more than a video of a single
-        prompt and equal segments has."""
-        optional = {"reuses": False, "prompts": (), "more_segments": 0, "chapters": 1}
+        prompt and guidance scale and of equal segments has."""
+        optional = {"reuses": False, "strengths": "", "prompts": (), "more_segments": 0, "chapters": 1}
         return {
             name: value
             for name, value in asdict(self).items()
@@ -77,8 +78,9 @@ class RunSummary:
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}{self._describe_seams()}\n"
             f"{self._list_prompts()}"
-            f"sampling  {self.steps} steps of {self.sampler}, guidance {self.guidance_scale:g}\n"
-            f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations\n"
+            f"sampling  {self.steps} steps of {self.sampler}, "
+            f"{self.strengths or f'guidance {self.guidance_scale:g}'}\n"
+            f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations{self._compare()}\n"
             f"attention {self.attention}"
         )
 
@@ -95,6 +97,11 @@ class RunSummary:
             shown[MAX_PROMPTS:] = [f"and {more} more"]
         return "".join(f"{'' if n else 'prompts':<10}{text}\n" for n, text in enumerate(shown))
 
+    def _compare(self) -> str:
+        """With the evaluations of one guidance scale, if there are strengths."""
+        times = self.network_evaluations / (2 * self.steps * self.segments)
+        return f", {times:.3g} times those of one guidance scale" if self.strengths else ""
+
 
 def summarize_run(
     model: str,
@@ -102,11 +109,12 @@ def summarize_run(
     settings: Settings,
     size: tuple[int, int],
     attention: str,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str],
 ) -> RunSummary:
     """``size`` is the video's (width, height); ``prompts`` those of the segments."""
     changes = [n for n, prompt in enumerate(prompts) if not n or prompt != prompts[n - 1]]
-    timed = tuple((plan.first(n) / plan.config.fps, prompts[n]) for n in changes)
+    starts = [start / plan.config.fps for start in plan.starts]
+    timed = tuple((starts[n], prompts[n]) for n in changes)
     return RunSummary(
         model=model,
         segments=len(plan),
@@ -118,9 +126,10 @@ def summarize_run(
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         sampler=settings.sampler,
-        network_evaluations=len(plan) * settings.evaluations,
+        network_evaluations=settings.count_evaluations(starts, [bool(prompt.strip()) for prompt in prompts]),
         attention=attention,
         reuses=settings.step_cache > 0,
+        strengths="" if settings.strengths is None else settings.strengths.describe(),
         prompts=timed if len(timed) > 1 else (),
         more_segments=len(plan) - len(SegmentPlan(plan.frames, plan.config)),
         chapters=len(plan.chapters) + 1,
@@ -196,18 +205,23 @@ class ModelSpeed:
         guided: int,
         unguided: int,
         pixels: int,
+        three: int = 0,
         streamed: int = 0,
         sequential: bool = False,
         read: float = 0.0,
     ) -> SegmentTime | None:
-        """A segment with this many steps of both branches and of one, of a video with ``pixels`` in its new
-        frames, if ``streamed`` blocks come from RAM and ``read`` seconds pass reading from disk in each
-        step; both pass beside the computation. None if streaming was not measured."""
+        """A segment with this many steps of two branches, of one and of ``three``, of a video with ``pixels``
+        in its new frames, if ``streamed`` blocks come from RAM and ``read`` seconds pass reading from disk in
+        each step; both pass beside the computation. None if streaming was not measured."""
         if streamed and not self.streamed:
             return None
         copied = max(read, self.streamed * streamed / self.blocks)
-        both = max(copied, 2 * self.single if sequential else self.both)
-        steps = guided * both + unguided * max(copied, self.single)
+        both = 2 * self.single if sequential else self.both
+        more = 3 * self.single if sequential else 2 * self.both - self.single
+        steps = sum(
+            count * max(copied, each)
+            for count, each in ((unguided, self.single), (guided, both), (three, more))
+        )
         return SegmentTime(steps + self.beside + pixels * self.pixel, self.error)
 
 
