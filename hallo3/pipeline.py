@@ -29,7 +29,7 @@ from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
 from .residency import CPU, PinnedAllocator, attempts, memory_stage, try_again
-from .sampling.samplers import SAMPLERS, Denoise, Guidance, guided_denoiser
+from .sampling.samplers import SAMPLERS, Denoise, Guidance, changed_steps, guided_denoiser
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport, Reuse, StepCache, extrapolate
 from .segments import Segment, SegmentPlan, plan_segments
@@ -423,7 +423,7 @@ def make_step_cache(
     if not settings.step_cache:
         return None
     jumps = settings.strengths.jumps(settings.steps) if settings.strengths else []
-    always = jumps + [i for i in range(1, len(guidance)) if guidance[i].branches != guidance[i - 1].branches]
+    always = changed_steps(guidance) + jumps
     steps, threshold, bound = settings.steps, settings.step_cache, settings.step_cache_bound
     return StepCache(denoise, steps, threshold, bound, at_least=always, reuse=reuse)
 

@@ -10,6 +10,7 @@ from .identity import Hallo3IdentityReference, Hallo3LoadIdentity, Hallo3PasteBa
 from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetwork, Hallo3Sample
 from .plan import Hallo3Plan
 from .sampling import (
+    Hallo3Guider,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
     Hallo3Sampler,
@@ -36,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3SegmentConditioning,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
+    Hallo3Guider,
     Hallo3Sample,
     Hallo3Doctor,
 ]

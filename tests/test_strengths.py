@@ -81,7 +81,7 @@ def test_a_malformed_curve_is_a_sentence(text: str, found: str, which: str) -> N
 
 
 def test_only_needed_branches_are_predicted_and_their_sum_is_the_same() -> None:
-    """u + s (t - u) + v (c - t), with the branches that count nothing left out."""
+    """u + s (t - u) + v (c - t), without the branches that count nothing."""
     draw = random.Random(1)
     u, t, c = (draw.uniform(-1, 1) for _ in range(3))
     for text in (0.0, 0.5, 1.0, 2.0, 3.5):

@@ -37,6 +37,12 @@ class Guidance(NamedTuple):
     strengths: tuple[float, ...] = ()
 
 
+def changed_steps(guidance: Sequence[Guidance]) -> list[int]:
+    """Steps whose branches are not those of the step before."""
+    pairs = enumerate(pairwise(guidance), 1)
+    return [step for step, (before, after) in pairs if before.branches != after.branches]
+
+
 def guided_denoiser(predict: Predict, strengths: float | Sequence[Sequence[float]]) -> Denoise:
     """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6). A number is
     the guidance scale of two branches in every step: the original computes a cosine schedule and ignores
@@ -45,7 +51,7 @@ def guided_denoiser(predict: Predict, strengths: float | Sequence[Sequence[float
     def denoise(noisy: Tensor, step: Step) -> Tensor:
         velocity = predict(noisy, step.index).float()
         denoised = step.table_alpha * noisy - noise_scale(step.table_alpha) * velocity
-        branches = denoised.split(1)
+        branches: Sequence[Tensor] = [denoised[i : i + 1] for i in range(len(denoised))]
         scales = [strengths] * (len(branches) - 1) if isinstance(strengths, float) else strengths[step.index]
         result = branches[0]
         for scale, (before, after) in zip(scales, pairwise(branches), strict=True):
