@@ -73,8 +73,9 @@ def test_curves(text: str, values: dict[float, float]) -> None:
 )
 @pytest.mark.parametrize("which", ["text", "voice"])
 def test_a_malformed_curve_is_a_sentence(text: str, found: str, which: str) -> None:
+    given: dict[str, Any] = {f"{which}_strength": text}
     with pytest.raises(InputError, match=f"The {which} strength (cannot be read|is out of range)") as raised:
-        settings_for(DEFAULTS, **{f"{which}_strength": text})
+        settings_for(DEFAULTS, **given)
     assert found in raised.value.found
     assert raised.value.expected
     assert raised.value.fix

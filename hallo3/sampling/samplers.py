@@ -52,7 +52,9 @@ def guided_denoiser(predict: Predict, strengths: float | Sequence[Sequence[float
         velocity = predict(noisy, step.index).float()
         denoised = step.table_alpha * noisy - noise_scale(step.table_alpha) * velocity
         branches: Sequence[Tensor] = [denoised[i : i + 1] for i in range(len(denoised))]
-        scales = [strengths] * (len(branches) - 1) if isinstance(strengths, float) else strengths[step.index]
+        scales = (
+            [strengths] * (len(branches) - 1) if isinstance(strengths, int | float) else strengths[step.index]
+        )
         result = branches[0]
         for scale, (before, after) in zip(scales, pairwise(branches), strict=True):
             result = result + scale * (after - before)
@@ -63,6 +65,8 @@ def guided_denoiser(predict: Predict, strengths: float | Sequence[Sequence[float
 
 def predict_by_step(kinds: Sequence[Hashable], predicts: Mapping[Any, Predict]) -> Predict:
     """Predict each step with the one of ``predicts`` that the step's kind names."""
+    if len(predicts) == 1:
+        return next(iter(predicts.values()))
     return lambda latents, step: predicts[kinds[step]](latents, step)
 
 

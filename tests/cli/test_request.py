@@ -296,7 +296,7 @@ def test_strengths_make_another_job_only_if_they_differ(short: Command) -> None:
 
 
 def test_a_plan_tells_strengths_and_what_a_third_branch_costs(short: Command) -> None:
-    given = {"prompt": "hi", "guidance": "2", "steps": "4", "voice_strength": "0:3, 30:1.5"}
+    given: dict[str, Any] = {"prompt": "hi", "guidance": "2", "steps": "4", "voice_strength": "0:3, 30:1.5"}
     out = short.stdout("--plan", **given)
     assert "4 steps of dpmpp_2m_sde, text strength 2; voice strength 0:3, 30:1.5\n" in out
     assert "network   24 evaluations, 1.5 times those of one guidance scale\n" in out

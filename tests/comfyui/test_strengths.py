@@ -16,7 +16,7 @@ from hallo3.quantization import PRECISIONS
 PROMPT = "a person in blue light"
 
 
-def make_guider(stages: Stages, positive: Any, guidance_scale: float = 0.0, **given: str) -> Any:
+def make_guider(stages: Stages, positive: Any, guidance_scale: float = 0.0, **given: Any) -> Any:
     widgets = {"text_strength": "", "voice_strength": ""} | given
     inputs = {"model": stages.model, "guidance_scale": guidance_scale, "positive": positive} | widgets
     return stages.run("Hallo3Guider", **inputs)[0]
@@ -25,7 +25,7 @@ def make_guider(stages: Stages, positive: Any, guidance_scale: float = 0.0, **gi
 def test_node_and_package_give_the_same_frames(stages: Stages, recording: Any) -> None:
     """A curve over the steps and one over the video, two segments of the speech."""
     models = load_models(FOLDER, torch.device("cpu"), PRECISIONS["fp32"])
-    given = {"text_strength": "0%:1, 100%:3.5", "voice_strength": "0:1, 1:1, 1:2"}
+    given: dict[str, Any] = {"text_strength": "0%:1, 100%:3.5", "voice_strength": "0:1, 1:1, 1:2"}
     settings = hallo3.settings_for(models.config.defaults, seed=SEED, steps=STEPS, **given)
     settings = replace(settings, sampler="dpmpp_2m_sde")
     short = hallo3.Recording(recording.waveform[:, : 16000 * 5 // 2], recording.sample_rate)
@@ -42,7 +42,7 @@ def test_node_and_package_give_the_same_frames(stages: Stages, recording: Any) -
 
 def test_it_guides_comfyuis_own_sampler(stages: Stages) -> None:
     """With the conditioning of a segment, as with a text in Hallo3's sampler."""
-    given = {"text_strength": "3", "voice_strength": "0%:1, 100%:2"}
+    given: dict[str, Any] = {"text_strength": "3", "voice_strength": "0%:1, 100%:2"}
     text = stages.encode_text(PROMPT)
     wanted = stages.sample(guider=make_guider(stages, text, **given))
     positive, _, latent = stages.conditioning(positive=text)
@@ -58,7 +58,8 @@ def test_it_guides_comfyuis_own_sampler(stages: Stages) -> None:
 def test_equal_strengths_are_the_guidance_scale(stages: Stages) -> None:
     text = stages.encode_text(PROMPT)
     plain = stages.sample(positive=text, guidance_scale=2.0)
-    for given in ({}, {"voice_strength": "2"}, {"text_strength": "2.000000001"}):
+    choices: list[dict[str, Any]] = [{}, {"voice_strength": "2"}, {"text_strength": "2.000000001"}]
+    for given in choices:
         found = stages.sample(guider=make_guider(stages, text, guidance_scale=2.0, **given))
         assert difference(found, plain) <= 1e-4
     plain = stages.sample(guidance_scale=2.0)
@@ -80,4 +81,4 @@ def test_what_cannot_be_read_is_a_sentence(stages: Stages) -> None:
     for name in ("text_strength", "voice_strength"):
         what = name.replace("_", " ")
         with pytest.raises(stages.errors.InputError, match=f"The {what} cannot be read"):
-            make_guider(stages, None, **{name: "1:30:2"})
+            make_guider(stages, None, **dict[str, Any]({name: "1:30:2"}))
