@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hallo3
+from comfyui.host import Host
 from comfyui.stages import SEED, STEPS, Stages, difference, run_extra
 from hallo3.built_in import FOLDER
 from hallo3.loading import load_models
@@ -82,3 +83,23 @@ def test_what_cannot_be_read_is_a_sentence(stages: Stages) -> None:
         what = name.replace("_", " ")
         with pytest.raises(stages.errors.InputError, match=f"The {what} cannot be read"):
             make_guider(stages, None, **dict[str, Any]({name: "1:30:2"}))
+
+
+def test_plan_reads_the_connected_guider(host: Host) -> None:
+    """And says what three branches cost."""
+    plan = host.module("nodes.plan")
+    widgets = {"guidance_scale": 0.0, "text_strength": "2", "voice_strength": "0:3, 30:1"}
+    nodes = {
+        "1": {"class_type": "Hallo3Guider", "inputs": widgets},
+        "2": {"class_type": "Hallo3Extrapolate", "inputs": {"guider": ["1", 0], "steps": 4}},
+    }
+    prompt = SimpleNamespace(get_node=nodes.__getitem__, all_node_ids=lambda: {*nodes})
+    graph = host.module("nodes.comfy.workflow").Graph(prompt)
+    typed = plan.Settings.typed(
+        "Hallo3", steps=0, guidance_scale=0.0, codec="h264", paste_back=False, images=False
+    )
+    sampled = typed.connected(graph, "2").sampled
+    assert (sampled.steps, sampled.branches) == (4, 3)
+    segments = host.module("hallo3.segments").plan_segments(16000 * 8, typed.config.segment)
+    said = plan._describe_guidance(sampled, segments)
+    assert said == "text strength 2; voice strength 0:3, 30:1: 1.5 times the work of one guidance scale"
