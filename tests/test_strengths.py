@@ -17,6 +17,7 @@ from hallo3.models import Models
 from hallo3.pipeline import animate
 from hallo3.sampling.samplers import CONDITIONAL, PAIR, TEXT, UNCONDITIONAL
 from hallo3.sampling.strengths import Strengths, combine, parse_curve
+from hallo3.script import parse_script
 from hallo3.settings import settings_for
 from support.messages import expect_message
 from support.short_runs import settings, video
@@ -183,3 +184,19 @@ def test_approximations_work_with_strengths(portrait: Tensor, speech: Recording,
         before, after = (progress[step].cache for step in (jump - 1, jump))
         computed.append(after.reused == before.reused)
     assert computed == [False, True]
+
+
+def test_segments_without_a_prompt_need_no_branch_of_text(
+    portrait: Tensor, speech: Recording, nano: Models
+) -> None:
+    """Of a script: a cue in the first of three segments, and no prompt after it."""
+    script, batches = parse_script("[0:00-0:00.5] hi"), list[int]()
+    with nano.transformer as dit:
+        hook = dit.proj_out.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    try:
+        list(
+            animate(portrait, speech, "", nano, settings(nano, strengths=strengths(3.0, 2.0)), script=script)
+        )
+    finally:
+        hook.remove()
+    assert batches == [3, 3, 2, 2, 2, 2]
