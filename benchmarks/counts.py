@@ -17,7 +17,6 @@ from weakref import ref
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Inputs, Networks, Place
@@ -123,7 +122,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """Those in lists, tuples and dicts of any depth; torch's own walk takes a quarter of a count's time."""
+    found, waiting = list[Tensor](), [tree]
+    while waiting:
+        leaf = waiting.pop()
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, list | tuple):
+            waiting += reversed(leaf)
+        elif isinstance(leaf, dict):
+            waiting += reversed(leaf.values())
+    return found
 
 
 def _storage(tensor: Tensor) -> Any:

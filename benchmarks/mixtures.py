@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.report import Result, Scenario
 from hallo3.noise import make_generator
-from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance, noise_scale
+from hallo3.sampling.samplers import SAMPLERS, guided_denoiser, noise_scale, predict_by_step
 from hallo3.sampling.schedule import Step, denoiser_table, make_schedule
 from hallo3.sampling.step_cache import CacheReport, Estimate, Reuse, extrapolate
 from hallo3.settings import APPROXIMATIONS, Settings, make_step_cache
@@ -139,12 +139,12 @@ def sample(
     def noise(index: int) -> Tensor:
         return as_latents(draw(f"{name} {settings.steps} {index}", count, data.means.shape[1]))
 
-    if settings.branches == 1:
-        predict = counted(data)
-    else:
-        predict = limit_guidance(settings.guided, counted(data, part), counted(part))
-    denoise = guided_denoiser(predict, settings.guidance_scale)
-    cache = make_step_cache(settings, denoise, reuse)
+    guidance = settings.guidance()
+    alone = counted(data) if settings.branches == 1 else counted(part)
+    kinds = [len(each.branches) for each in guidance]
+    predict = predict_by_step(kinds, {1: alone, 2: counted(data, part)})
+    denoise = guided_denoiser(predict, [each.strengths for each in guidance])
+    cache = make_step_cache(settings, denoise, guidance, reuse)
     start = as_latents(draw(f"{name} start", count, data.means.shape[1]))
     latents = SAMPLERS[settings.sampler](cache or denoise, start, steps, noise, lambda _: None)
     return Samples(as_samples(latents), taken, cache.report if cache else CacheReport())

@@ -46,7 +46,7 @@ from benchmarks.streamed import RESIDENT, Clock, Row, measure_limit, measure_res
 from hallo3.attention_backend import AUTO, get_backend
 from hallo3.config import HALLO3, Hallo3Config
 from hallo3.errors import hide_paths
-from hallo3.model.guidance import GUIDANCE_PASSES, Predict, single_branch
+from hallo3.model.guidance import GUIDANCE_PASSES, Predict, predict_branches
 from hallo3.model.kernels.eager import PLAIN
 from hallo3.model.kernels.fused import FUSED
 from hallo3.model.kernels.select import choose_kernels, why_unsupported
@@ -55,7 +55,7 @@ from hallo3.model.transformer import Hallo3Transformer
 from hallo3.pipeline import collect_frames
 from hallo3.progress import no_progress
 from hallo3.quantization import PRECISIONS
-from hallo3.sampling.samplers import Denoise, guided_denoiser, limit_guidance, sample_dpmpp_2m_sde
+from hallo3.sampling.samplers import Denoise, guided_denoiser, sample_dpmpp_2m_sde
 from hallo3.sampling.schedule import make_schedule
 from hallo3.sampling.step_cache import CHECK_INTERVAL, MIN_COMPUTED_STEPS, StepCache
 from hallo3.settings import Settings, get_approximations, settings_for
@@ -255,10 +255,9 @@ class Bench:
             inputs, kernels = Inputs(place, settings.steps), choose_kernels("auto", place.device, place.dtype)
             dit = fill(Hallo3Transformer(place.config, place.layers(kernels.kernels, attention)), place)
             vae, prepared = build_random_vae(place), inputs.prepare(dit)
-            predict = single_branch(dit, *prepared)
-            if guided := settings.guided:
-                predict = limit_guidance(guided, GUIDANCE_PASSES["batched"](dit, *prepared), predict)
-            denoise = guided_denoiser(predict, settings.guidance_scale)
+            guidance = settings.guidance()
+            predict = predict_branches(dit, *prepared, [each.branches for each in guidance], "batched")
+            denoise = guided_denoiser(predict, [each.strengths for each in guidance])
             cache = skip_by_force(settings, denoise, reused)
 
             def render() -> object:

@@ -23,13 +23,13 @@ from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono
 from .media.canvas import drop_pixels, fade_in
 from .media.image import check_picture
-from .model.guidance import GUIDANCE_PASSES, single_branch
+from .model.guidance import predict_branches
 from .model.transformer import RunConditions, SegmentConditions
 from .models import Models
 from .noise import Noise, Purpose, make_noise
 from .progress import no_progress
 from .residency import CPU, attempts, copy_to_device, memory_stage, try_again
-from .sampling.samplers import SAMPLERS, guided_denoiser, limit_guidance
+from .sampling.samplers import SAMPLERS, Guidance, guided_denoiser
 from .sampling.schedule import Schedule, make_schedule
 from .sampling.step_cache import CacheReport
 from .segments import Segment, SegmentPlan, plan_segments
@@ -223,10 +223,9 @@ def animate(
         from .face.people import analyze_speakers
         from .speech.dialogue import assign_voices
 
-        def encode(one: Recording) -> Speech:
-            return try_again(lambda: encode_speech(one, models, listening), models)
-
-        speech, numbers = assign_voices(recording, turns, encode)
+        speech, numbers = assign_voices(
+            recording, turns, lambda one: try_again(lambda: encode_speech(one, models, listening), models)
+        )
         face = analyze_speakers(picture, models.face, config, numbers, faces)
     prompts = [prompt] * len(speech.plan) if script is None else script.prompts(speech.plan, prompt)
     prompt_embeds = try_again(lambda: encode_prompts(prompts, models), models)
@@ -359,8 +358,7 @@ class LocalRenderer:
         settings: Settings,
         watch: WatchProgress = no_progress,
     ) -> LocalRenderer:
-        """Project text, reference features and face, and compute the modulation of every step.
-        ``prompt_embeds`` is the prompt of all segments, or has each one's."""
+        """Project text (of all segments, or each one's), reference features and face; modulate every step."""
         schedule, masks, embedding = make_schedule(settings.steps), None, identity.face_embedding
         prompts = [prompt_embeds] * len(speech.plan) if isinstance(prompt_embeds, Tensor) else prompt_embeds
         distinct = {id(each): each for each in prompts}
@@ -416,15 +414,20 @@ class LocalRenderer:
                 audio = dit.encode_audio(windows, masks=self.run.masks, on_access=settings.on_access)
             image_latents = F.pad(image_latents, (0, 0, 0, 0, 0, shape[2] - image_latents.shape[2]))
             conditions = SegmentConditions(text=text, audio=audio, image_latents=image_latents)
-            predict = alone = single_branch(dit, self.run, conditions)
-            if guided := settings.guided:
-                predict = GUIDANCE_PASSES[self.models.passes() or settings.passes](dit, self.run, conditions)
-                if len(guided) < settings.steps:
-                    predict = limit_guidance(guided, predict, alone)
-            denoise = guided_denoiser(predict, settings.guidance_scale)
-            cache = make_step_cache(settings, denoise)
+            guidance = self._guidance(index, text)
+            branches, passes = [each.branches for each in guidance], self.models.passes() or settings.passes
+            predict = predict_branches(dit, self.run, conditions, branches, passes)
+            denoise = guided_denoiser(predict, [each.strengths for each in guidance])
+            cache = make_step_cache(settings, denoise, guidance)
             sampler, start = SAMPLERS[settings.sampler], draw(Purpose.START, 0)
             return sampler(cache or denoise, start, self.schedule, lambda i: draw(Purpose.STEP, i), report)
+
+    def _guidance(self, index: int, text: Tensor) -> list[Guidance]:
+        if self.settings.strengths is None:
+            return self.settings.guidance()
+        plan = self.speech.plan
+        start, is_given = plan.first(index) / plan.config.fps, not torch.equal(text[:1], text[1:])
+        return self.settings.guidance(start, text=is_given)
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         with self.models.vae as vae:
@@ -437,8 +440,7 @@ class LocalRenderer:
 def _encode_pixels(
     pixels: Tensor, purpose: Purpose, segment: int, models: Models, settings: Settings, noise: Noise
 ) -> Tensor:
-    """Frames [1, 3, F, H, W] in -1..1 -> scaled latents [1, C, T, h, w]; only posterior "sample" draws
-    noise."""
+    """Frames [1, 3, F, H, W] in -1..1 -> scaled latents [1, C, T, h, w]; posterior "sample" draws noise."""
     config = models.config
     grid = config.segment.shape.latent._replace(frames=latent_frames(pixels.shape[2]))
     draw = None

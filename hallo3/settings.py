@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import Defaults
 from .errors import InputError, check_choice, check_range
 from .model.guidance import GUIDANCE_PASSES
 from .noise import MAX_SEED
-from .sampling.samplers import SAMPLERS, Denoise
+from .sampling.samplers import CONDITIONAL, MAX_GUIDANCE, PAIR, SAMPLERS, Denoise, Guidance, changed_steps
 from .sampling.schedule import TRAIN_STEPS
 from .sampling.step_cache import MIN_COMPUTED_STEPS, Reuse, StepCache, extrapolate
 
+if TYPE_CHECKING:
+    from .sampling.strengths import Curve, Strengths
+
 POSTERIORS = ("mean", "sample")
-MAX_GUIDANCE = 100.0
 ALL_STEPS = (0.0, 1.0)
 """The default guidance interval."""
 CACHE_BOUND = 0.2
@@ -28,8 +31,9 @@ class Settings:
     """Settings of a run, checked.
 
     ``posterior`` "mean" encodes pictures without noise; "sample" is what the original does. ``passes`` says
-    how both guidance branches are computed (``GUIDANCE_PASSES``). ``on_access`` projects conditions when they
+    how guidance branches are computed (``GUIDANCE_PASSES``). ``on_access`` projects conditions when they
     are read, ``steps_on_access`` modulations, too: both save memory and change results by rounding only.
+    ``strengths`` of text and voice take the place of the guidance scale.
     Approximations, off by default: ``guidance_interval``, the shares of the steps between which guidance
     acts; ``step_cache``, the predicted relative error below which a step is skipped (0: none is), and
     ``step_cache_bound``, the measured one above which the cache is switched off (``sampling/step_cache.py``).
@@ -41,6 +45,7 @@ class Settings:
     steps: int
     guidance_scale: float
     sampler: str
+    strengths: Strengths | None = None
     seed: int = 0
     motion_drop: float = 0.1
     posterior: str = "mean"
@@ -63,7 +68,7 @@ class Settings:
         check_choice(self.sampler, SAMPLERS, "sampler")
         check_choice(self.posterior, POSTERIORS, "posterior")
         check_choice(self.passes, GUIDANCE_PASSES, "passes")
-        if self.branches == 2 and start < end and not self.guided:
+        if self.branches > 1 and start < end and not self.guided:
             raise InputError(
                 "The guidance interval contains no step.",
                 found=f"{start:g} to {end:g} of {self.steps} step{'s' * (self.steps > 1)}: both ends are "
@@ -74,20 +79,47 @@ class Settings:
 
     @property
     def branches(self) -> int:
-        """A guidance scale of 1 needs no unconditional branch."""
+        """The most of any step. A guidance scale of 1 needs no unconditional branch."""
+        if self.strengths is not None:
+            return self.strengths.branches
         return 1 if self.guidance_scale == 1.0 else 2
 
     @property
     def guided(self) -> range:
         """Indices of the steps in which guidance acts."""
-        if self.branches == 1:
+        if self.strengths is None and self.guidance_scale == 1.0:
             return range(0)
         return range(*(round(share * self.steps) for share in self.guidance_interval))
 
+    def guidance(self, seconds: float = 0.0, *, text: bool = True) -> list[Guidance]:
+        """Of every step of a segment that begins ``seconds`` into the speech, with or without ``text``. Where
+        guidance does not act, no strength is above 1."""
+        guided, strengths = self.guided, self.strengths
+        if strengths is None:
+            alone, pair = Guidance((CONDITIONAL,)), Guidance(PAIR, (self.guidance_scale,))
+            return [pair if step in guided else alone for step in range(self.steps)]
+        return [
+            strengths.at(step, self.steps, seconds, text=text, limit=math.inf if step in guided else 1.0)
+            for step in range(self.steps)
+        ]
+
     @property
     def evaluations(self) -> int:
-        """Forward passes of one branch per segment; with a step cache, the most."""
-        return self.steps + len(self.guided)
+        """Forward passes of one branch per segment; with a step cache or strengths along the video, the
+        most."""
+        if self.strengths is not None and self.strengths.by_time:
+            return self.steps * self.branches
+        return sum(len(each.branches) for each in self.guidance())
+
+    def count_evaluations(self, starts: Sequence[float], texts: Sequence[bool]) -> int:
+        """Forward passes of one branch in all segments, which begin at these seconds, with or without text;
+        with a step cache, the most."""
+        by_time, counted = self.strengths is not None and self.strengths.by_time, dict[Any, int]()
+        keys = [(start if by_time else 0.0, text) for start, text in zip(starts, texts, strict=True)]
+        for start, text in {*keys}:
+            guidance = self.guidance(start, text=text)
+            counted[start, text] = sum(len(each.branches) for each in guidance)
+        return sum(counted[key] for key in keys)
 
 
 def settings_for(
@@ -95,13 +127,27 @@ def settings_for(
     *,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    text_strength: float | str | Curve | None = None,
+    voice_strength: float | str | Curve | None = None,
     sampler: str | None = None,
     seed: int = 0,
+    text: bool = True,
 ) -> Settings:
-    """A model's defaults with the user's choices."""
+    """A model's defaults with the user's choices. A strength is a number or a curve such as ``0:1, 30:1.5``,
+    by default the guidance scale; a run without ``text`` has no use for that of the text. Raises
+    ``InputError``."""
     choices: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler}
     chosen = {name: value for name, value in choices.items() if value is not None}
-    return Settings(**asdict(defaults) | chosen, seed=seed)
+    settings = Settings(**asdict(defaults) | chosen, seed=seed)
+    if text_strength is None and voice_strength is None:
+        return settings
+    from .sampling.strengths import parse_strengths  # by those who give one
+
+    scale = settings.guidance_scale
+    strengths = parse_strengths(scale, text_strength, voice_strength, text=text)
+    if (scale := strengths.scale) is not None:
+        return replace(settings, guidance_scale=scale)
+    return replace(settings, strengths=strengths)
 
 
 def check_step_cache(threshold: float, bound: float) -> None:
@@ -172,15 +218,13 @@ def get_approximations(names: Iterable[str]) -> tuple[Approximation, ...]:
     return chosen
 
 
-def make_step_cache(settings: Settings, denoise: Denoise, reuse: Reuse = extrapolate) -> StepCache | None:
-    """A segment's step cache, if the settings have one. Steps where guidance starts or ends are computed."""
+def make_step_cache(
+    settings: Settings, denoise: Denoise, guidance: Sequence[Guidance], reuse: Reuse = extrapolate
+) -> StepCache | None:
+    """A segment's step cache, if the settings have one. Steps where guidance changes are computed."""
     if not settings.step_cache:
         return None
-    return StepCache(
-        denoise,
-        settings.steps,
-        settings.step_cache,
-        settings.step_cache_bound,
-        at_least=(settings.guided.start, settings.guided.stop),
-        reuse=reuse,
-    )
+    jumps = settings.strengths.jumps(settings.steps) if settings.strengths else []
+    always = changed_steps(guidance) + jumps
+    steps, threshold, bound = settings.steps, settings.step_cache, settings.step_cache_bound
+    return StepCache(denoise, steps, threshold, bound, at_least=always, reuse=reuse)

@@ -11,6 +11,7 @@ from .loaders import Hallo3LoadBuiltIn, Hallo3LoadModel, Hallo3LoadReferenceNetw
 from .people import Hallo3CombineSpeech, Hallo3IdentitySpeakers
 from .plan import Hallo3Plan
 from .sampling import (
+    Hallo3Guider,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
     Hallo3Sampler,
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     Hallo3SegmentConditioning,
     Hallo3OriginalSampler,
     Hallo3OriginalSchedule,
+    Hallo3Guider,
     Hallo3Sample,
     Hallo3Doctor,
 ]

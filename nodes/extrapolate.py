@@ -102,7 +102,7 @@ class ExtrapolateRequest:
 
     @property
     def throughput_key(self) -> str:
-        evaluations = (len(self.sigmas) - 1) * (1 if self.sampling.guidance_scale == 1 else 2)
+        evaluations = (len(self.sigmas) - 1) * self.sampling.branches
         device, cache = self.sampling.patcher.load_device.type, step_cache_threshold(self.sampling.sampler)
         return throughput_key(self.sampling.config.name, device, evaluations, self.size, self.encoding, cache)
 

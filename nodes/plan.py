@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ from ..hallo3.media.loudness import LoudnessMeter
 from ..hallo3.media.paste_back import make_paste_back
 from ..hallo3.media.video import VideoEncoding
 from ..hallo3.segments import SegmentPlan, base_ram, plan_segments
+from ..hallo3.settings import Settings as SamplingSettings
+from ..hallo3.settings import settings_for
 from ..hallo3.speech.seams import FADE, FULL, SEAMS
 from .comfy.loading import FP8
 from .comfy.memory import device_memory
@@ -55,6 +58,8 @@ MODELS: dict[str, Hallo3Config] = {"Hallo3": HALLO3, "built-in": BUILT_IN}
 BUILT_IN_BYTES = 16 << 20
 VIDEO = "Hallo3Extrapolate"
 TAKEN = "steps", "guidance_scale", "codec", "paste_back"
+GUIDANCE = "guidance_scale", "text_strength", "voice_strength"
+"""Values of Hallo3 Guider."""
 LOADERS = "Hallo3LoadBuiltIn", "Hallo3LoadModel"
 
 
@@ -72,6 +77,9 @@ class Settings:
     codec: str
     paste_back: bool
     images: bool
+    text_strength: str = ""
+    voice_strength: str = ""
+    prompt: bool = False
 
     @classmethod
     def typed(cls, model: str, **values: Any) -> Settings:
@@ -101,6 +109,9 @@ class Settings:
             "step_cache": graph.value_of_source(node, "sampler", ("Hallo3OriginalSampler",), "step_cache"),
         }
         values |= {name: value for name, value in found.items() if isinstance(value, int | float)}
+        own = ("Hallo3Guider",)
+        found = {name: graph.value_of_source(node, "guider", own, name) for name in GUIDANCE}
+        values |= {name: value for name, value in found.items() if isinstance(value, int | float | str)}
         config, weights, precision = self._read_model(graph, node)
         if not values.get("steps", self.steps):
             values["steps"] = config.defaults.steps
@@ -113,7 +124,20 @@ class Settings:
             weights=weights,
             precision=precision,
             images=bool(graph.consumers(node, IMAGES_OUTPUT)),
+            prompt=bool({"positive", "guider"} & graph.values(node).keys()),
             **values,
+        )
+
+    @property
+    def sampled(self) -> SamplingSettings:
+        """As of a run. Raises ``InputError`` for strengths that cannot be read."""
+        return settings_for(
+            self.config.defaults,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            text_strength=self.text_strength.strip() or None,
+            voice_strength=self.voice_strength.strip() or None,
+            text=self.prompt,
         )
 
     def _read_model(self, graph: Graph, node: str) -> tuple[Hallo3Config, dict[str, int], str]:
@@ -215,7 +239,7 @@ class Hallo3Plan(Hallo3Node):
         memory = device_memory(config, settings.weights)
         text = (
             f"for       {settings.source}\n"
-            f"model     {config.name}, {settings.steps} steps, guidance {settings.guidance_scale:g}\n"
+            f"model     {config.name}, {settings.steps} steps, {_describe_guidance(settings.sampled, plan)}\n"
             f"video     {plan.frames} frames, {plan.frames / segment.fps:.2f} s, "
             f"{size[0]} x {size[1]}{note}\n"
             f"segments  {len(plan)}{_describe_seams(plan)}\n{estimate.text()}\n{memory}"
@@ -252,12 +276,22 @@ def _find_video_node() -> tuple[Graph, str] | None:
     return None if node is None else (graph, node)
 
 
+def _describe_guidance(sampled: SamplingSettings, plan: SegmentPlan) -> str:
+    if sampled.strengths is None:
+        return f"guidance {sampled.guidance_scale:g}"
+    starts = [start / plan.config.fps for start in plan.starts]
+    evaluations = sampled.count_evaluations(starts, [True] * len(starts))
+    times = evaluations / (2 * sampled.steps * len(plan))
+    return f"{sampled.strengths.describe()}: {times:.3g} times the work of one guidance scale"
+
+
 def _estimate(
     settings: Settings, plan: SegmentPlan, size: tuple[int, int], encoding: VideoEncoding
 ) -> RunEstimate:
     config, steps, device = settings.config, settings.steps, compute_device()
-    guided = 0 if settings.guidance_scale == 1 else steps
-    key = throughput_key(config.name, device, steps + guided, size, encoding, settings.step_cache)
+    sampled = settings.sampled
+    evaluations = steps * sampled.branches
+    key = throughput_key(config.name, device, evaluations, size, encoding, settings.step_cache)
     estimate = estimate_run(
         plan,
         config.segment.shape,
@@ -272,7 +306,9 @@ def _estimate(
     if speed is None:
         return estimate
     pixels = config.segment.new_frames * size[0] * size[1]
-    return estimate.expecting(speed.segment_time(guided=guided, unguided=steps - guided, pixels=pixels))
+    counts = Counter(len(each.branches) for each in sampled.guidance())
+    time = speed.segment_time(unguided=counts[1], guided=counts[2], three=counts[3], pixels=pixels)
+    return estimate.expecting(time)
 
 
 def _video_size(

@@ -16,16 +16,27 @@ from ..hallo3.noise import Noise, make_noise
 from ..hallo3.pipeline import collect_frames, conditioning_pixels, first_motion
 from ..hallo3.residency import try_again
 from ..hallo3.sampling.samplers import SAMPLERS
+from ..hallo3.sampling.strengths import parse_strengths
 from ..hallo3.segments import Segment
 from ..hallo3.settings import CACHE_BOUND
 from .comfy import vae as comfy_vae
+from .comfy.guider import StrengthGuider
 from .comfy.memory import SecondTry
 from .comfy.model import SegmentInput, branches, config_of
 from .comfy.progress import RunProgress, check_memory, show_text
 from .comfy.sampling import Sampling, original_sampler, original_sigmas
 from .comfy.speech import SpeechSocket
 from .convert import check_fit, check_socket, get_segment, to_images, to_motion
-from .schema import FREE_MEMORY, KEEP, Hallo3Node, IdentityType, make_schema, render_inputs, steps_input
+from .schema import (
+    FREE_MEMORY,
+    KEEP,
+    Hallo3Node,
+    IdentityType,
+    make_schema,
+    render_inputs,
+    steps_and_guidance,
+    steps_input,
+)
 
 
 class Hallo3VAEDecode(Hallo3Node):
@@ -163,6 +174,40 @@ class Hallo3OriginalSchedule(Hallo3Node):
     @classmethod
     def execute(cls, model: Any, steps: int) -> io.NodeOutput:
         return io.NodeOutput(original_sigmas(model, steps or config_of(model).defaults.steps))
+
+
+class Hallo3Guider(Hallo3Node):
+    MEMORY_ADVICE = FREE_MEMORY
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        _, guidance_scale = steps_and_guidance()
+        return make_schema(
+            node_id="Hallo3Guider",
+            category=CATEGORY,
+            search_aliases=["hallo3", "cfg", "dual cfg", "audio strength", "guidance"],
+            inputs=[
+                io.Model.Input("model"),
+                guidance_scale,
+                io.String.Input("text_strength", default=""),
+                io.String.Input("voice_strength", default=""),
+                io.Conditioning.Input("positive", optional=True),
+            ],
+            outputs=[io.Guider.Output("guider")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        guidance_scale: float,
+        text_strength: str,
+        voice_strength: str,
+        positive: Any = None,
+    ) -> io.NodeOutput:
+        scale = guidance_scale or config_of(model).defaults.guidance_scale
+        given = text_strength.strip() or None, voice_strength.strip() or None
+        return io.NodeOutput(StrengthGuider(model, parse_strengths(scale, *given, text=True), positive))
 
 
 def segment_input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from contextlib import closing, redirect_stdout
@@ -13,11 +14,11 @@ from functools import partial
 import torch
 
 from ..errors import Hallo3Error, InputError, describe_error
-from ..fleet.dispatch import DONE, REFUSED, Dispatcher, Task
+from ..fleet.dispatch import DONE, FINAL, REFUSED, Dispatcher, Task
 from ..fleet.ledger import LEDGER_FILENAME, Ledger
 from ..fleet.ray_workers import RayWorkers
-from ..fleet.workers import ENDED, InProcess, Processes, Render, StopRow, Workers, run_tasks
-from ..messages import redirect_messages
+from ..fleet.workers import DIED, ENDED, NOTE, InProcess, Processes, Render, StopRow, Workers, run_tasks
+from ..messages import logger, redirect_messages
 from ..offload.system_memory import total_bytes
 from ..progress import FollowShare
 from ..units import GB, format_bytes, format_duration
@@ -32,6 +33,8 @@ from .table import Row, parse_rows, read_table
 
 LOADED = "model", "dtype", "device", "vram", "offload", "low_memory", "attention", "kernels", "trial", "steps"
 """Options that decide what is loaded, and how."""
+CHECKED_ROWS, ALONE, MAX_CHECKERS = 100, 5, 8
+"""Rows of a part; parts that this process checks alone; and processes for more."""
 COST_BYTES = 1 << 16
 """Of sound: what a row costs beside its own."""
 
@@ -179,15 +182,46 @@ def _each(rows: list[Row], look: Callable[[AnimateOptions], None]) -> dict[int, 
 
 
 def _check(rows: list[Row], total: int, options: BatchOptions) -> int:
-    """Everything that a run would refuse, before it renders."""
+    """Everything that a run would refuse, before it renders; of a long table in a process per core."""
+    whole = [row for row in rows if row.options is not None]
+    whole.sort(key=lambda row: (_group(row.options) if row.options else (), row.number))
+    parts = [whole[start : start + CHECKED_ROWS] for start in range(0, len(whole), CHECKED_ROWS)]
+    tasks = [
+        Task(number=number, key="", group=(), cost=float(len(part)), payload=part)
+        for number, part in enumerate(parts)
+    ]
+    count = min(os.cpu_count() or 1, MAX_CHECKERS, len(parts))
+    is_long = len(parts) > ALONE
+    workers = (Processes if is_long else InProcess)(partial(open_check, threads=int(is_long)))
+    faults, told = {row.number: row.fault for row in rows if row.options is None}, set[str]()
+    events = run_tasks(Dispatcher(tasks), workers, count if is_long else 1)
+    with closing(events):
+        for event in events:
+            if event.kind == NOTE and event.text not in told:
+                told.add(event.text)
+                logger.warning(event.text)
+            state = event.state
+            if event.kind in (ENDED, DIED) and state is not None and state.kind in FINAL:
+                if state.kind == DONE:
+                    faults |= dict(json.loads(state.message))
+                else:
+                    faults |= {row.number: state.message for row in state.task.payload}
+    return _list_faults(faults, len(rows), total, options)
+
+
+def open_check(place: int, threads: int) -> Render:
+    """What checks the rows of a task; returns their numbers and faults as JSON."""
+    del place
     session = Session()
+    if threads:
+        torch.set_num_threads(threads)
 
     def look(row: AnimateOptions) -> None:
         request = read_request(row, session)
         if request.subject.identity is None:
             _ = request.subject.portrait
 
-    return _list_faults(_each(rows, look), len(rows), total, options)
+    return lambda task, _: json.dumps([*_each(task.payload, look).items()])
 
 
 def _list_faults(faults: dict[int, str], rows: int, total: int, options: BatchOptions) -> int:

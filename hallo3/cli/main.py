@@ -115,7 +115,8 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(os.dup(number), "w" if number else "r", encoding="utf-8"))
         elif number and type(getattr(stream.buffer, "raw", stream.buffer)) is FileIO:  # no Windows console
             raw = BufferedWriter(_Stream(stream.fileno(), "w", closefd=False))
-            lines, through = stream.line_buffering, stream.write_through
+            through = stream.write_through  # of PYTHONUNBUFFERED
+            lines = stream.line_buffering or through
             setattr(sys, name, TextIOWrapper(raw, stream.encoding, stream.errors, None, lines, through))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -167,9 +168,11 @@ def expected_segment_time(request: AnimateRequest, read_rate: float) -> SegmentT
         home, resident = memory.offload.home, memory.offload.resident
         streamed = speed.blocks - resident if home == RAM and request.device.type == "cuda" else 0
         read = memory.read_per_step / read_rate if read_rate else 0.0
+    counts = Counter(len(each.branches) for each in settings.guidance())
     time = speed.segment_time(
-        guided=len(settings.guided),
-        unguided=settings.steps - len(settings.guided),
+        guided=counts[2],
+        unguided=counts[1],
+        three=counts[3],
         pixels=request.config.segment.new_frames * size[0] * size[1],
         streamed=streamed,
         sequential=settings.passes != "batched",

@@ -309,6 +309,14 @@ class AnimateOptions(
     output: Path | None = option("OUT.mp4", "video to write: .mp4, .mov or .mkv", short="-o")
     steps: int | None = option("N", "sampling steps per segment (default: the model's)")
     guidance: float | None = option("G", "guidance scale; 1 disables guidance (default: the model's)")
+    text_strength: str | None = option(
+        "S",
+        "guidance of the prompt alone (default: --guidance): a number, or a curve over the video, such as "
+        "0:1, 30:1.5 in seconds, or over the steps (how-to/strengths.md)",
+    )
+    voice_strength: str | None = option(
+        "S", "guidance of the speech alone, likewise; 0: the mouth does not follow it"
+    )
     seed: int = option("N", "0 to 2^64 - 1 (default: 0)", default=0)
     sampler: str | None = option("NAME", f"{', '.join(SAMPLERS)} (default: the model's)")
     enlarge: int = option("N", "enlarge the frames N times, 1 to 16 (default: 1)", default=1)

@@ -43,7 +43,7 @@ from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .places import check_outputs, jobs_folder
 from .progress import file_verifier, show_bytes
-from .session import Session, Spoken, cuts_seams, read_spoken
+from .session import Session, Spoken, read_recordings
 from .subject import Subject, read_subject, subject_facts
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 MAX_ENLARGE = 16
 TRIAL_STEPS = 2
-WHOLE = None, None, 0.0, 0.0
-"""A recording from its beginning to its end, without silence around it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,6 +247,8 @@ class AnimateRequest:
             facts["seams"] = [self.plan.seams, sorted(self.plan.chapters), self.plan.fade]
         if settings.guidance_interval != ALL_STEPS:
             facts["guidance interval"] = list(settings.guidance_interval)
+        if settings.strengths is not None:
+            facts["strengths"] = settings.strengths.facts()
         if settings.step_cache:
             facts["step cache"] = [settings.step_cache, settings.step_cache_bound]
         return hash_facts(facts)
@@ -320,6 +320,9 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         config.defaults,
         steps=steps,
         guidance_scale=options.guidance,
+        text_strength=options.text_strength,
+        voice_strength=options.voice_strength,
+        text=script is not None or bool(options.prompt.strip()),
         sampler=options.sampler,
         seed=options.seed,
     )
@@ -348,25 +351,8 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    is_part = (options.from_time, options.to_time, options.silence_before, options.silence_after) != WHOLE
-    voices = None
-    if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
-        from .voices import read_voices
-
-        voices = read_voices(options, partial(read_spoken, options, config, session), is_part=is_part)
-        recordings, numbers, plan = voices.recordings, voices.numbers, voices.plan
-    else:
-        if is_part:
-            from .excerpts import use_excerpt  # by those who want a part
-
-            options = use_excerpt(options, session)
-        recordings, numbers = (read_spoken(options, config, session, options.speech),), ()
-        if cuts_seams(options):
-            from .seams import cut_request  # by those who want them elsewhere
-
-            plan = cut_request(recordings[0].plan, options, recordings[0].stats, session)
-            recordings = (replace(recordings[0], plan=plan),)
-        plan = recordings[0].plan
+    options, recordings, voices, plan = read_recordings(options, config, session)
+    numbers = voices.numbers if voices is not None else ()
     read = partial(read_subject, options, files, config, numbers)
     subject = session.keep("subject", (place, config, numbers, *subject_facts(options)), read)
     if voices is not None and subject.identity is not None:
@@ -426,7 +412,8 @@ def _approximate(settings: Settings, options: AnimateOptions, *, tested: bool) -
             settings = row.apply(settings)
             used.append(row.name)
         else:
-            run = f"{settings.steps} step{'s' * (settings.steps > 1)}, guidance {settings.guidance_scale:g}"
+            guidance = f"guidance {settings.guidance_scale:g}" if settings.strengths is None else "strengths"
+            run = f"{settings.steps} step{'s' * (settings.steps > 1)}, {guidance}"
             logger.warning(f"{row.name} saves nothing here ({run}) and is not used")
     if used and not tested:
         logger.warning(f"{', '.join(used)}: {UNTESTED}")

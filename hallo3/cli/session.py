@@ -4,10 +4,10 @@ next command uses the same."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..checkpoints.load import read_model_config
 from ..checkpoints.locate import ModelFolder
@@ -18,6 +18,9 @@ from ..speech.seams import FULL
 from ..storage.hashing import hash_file, identify
 from .options import AnimateOptions
 from .progress import WorkClock
+
+if TYPE_CHECKING:
+    from .voices import Voices
 
 T = TypeVar("T")
 MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
@@ -92,3 +95,33 @@ def read_spoken(options: AnimateOptions, config: Hallo3Config, session: Session,
     return Spoken(
         path=path, stats=stats, samples=samples, plan=plan, hash="" if options.plan else hash_file(path)
     )
+
+
+def names_part(options: AnimateOptions) -> bool:
+    """Whether a recording is not spoken from its beginning to its end, or has silence around it."""
+    part = options.from_time, options.to_time, options.silence_before, options.silence_after
+    return part != (None, None, 0.0, 0.0)
+
+
+def read_recordings(
+    options: AnimateOptions, config: Hallo3Config, session: Session
+) -> tuple[AnimateOptions, tuple[Spoken, ...], Voices | None, SegmentPlan]:
+    """The recordings of a request, who speaks them if several people do, and the plan of the video; of a part
+    of a recording, the options with that as their recording. Raises ``InputError`` and ``AudioError``."""
+    read = partial(read_spoken, options, config, session)
+    if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
+        from .voices import read_voices
+
+        voices = read_voices(options, read)
+        return options, voices.recordings, voices, voices.plan
+    if names_part(options):
+        from .excerpts import use_excerpt
+
+        options = use_excerpt(options, session)
+    recording = read_spoken(options, config, session, options.speech)
+    if cuts_seams(options):
+        from .seams import cut_request
+
+        plan = cut_request(recording.plan, options, recording.stats, session)
+        recording = replace(recording, plan=plan)
+    return options, (recording,), None, recording.plan

@@ -26,7 +26,7 @@ from ..speech.dialogue import (
 from ..speech.features import Speech
 from ..units import format_bytes
 from .options import CHANNELS, AnimateOptions
-from .session import Spoken, cuts_seams
+from .session import Spoken, cuts_seams, names_part
 
 BLOCK_PRODUCTS = 14
 """Width-by-width products of a block per token: attention has 4, both cross-attentions 2 each, of which half
@@ -109,9 +109,9 @@ class Voices:
         return f"{text}; + {more * crossed / joint:.1%} of computing, + {memory} of conditions"
 
 
-def read_voices(options: AnimateOptions, read: ReadRecording, *, is_part: bool) -> Voices:
+def read_voices(options: AnimateOptions, read: ReadRecording) -> Voices:
     """The speakers of a command line. Raises ``InputError`` and ``AudioError``."""
-    if is_part or cuts_seams(options):
+    if (is_part := names_part(options)) or cuts_seams(options):
         raise InputError(
             "This needs the recording of one speaker.",
             found="--from, --to or --silence-..." if is_part else "--seams or --chapters",

@@ -56,6 +56,7 @@ class RunSummary:
     network_evaluations: int
     attention: str
     reuses: bool
+    strengths: str = ""
     prompts: tuple[tuple[float, str], ...] = ()
     more_segments: int = 0
     chapters: int = 1
@@ -63,8 +64,15 @@ class RunSummary:
 
     def as_dict(self) -> dict[str, object]:
         """For JSON; ``reuses`` is there only if it is true, others if they say more than a video of a single
-        prompt, equal segments and one speaker has."""
-        optional = {"reuses": False, "prompts": (), "more_segments": 0, "chapters": 1, "speakers": ""}
+        prompt and guidance scale, equal segments and one speaker has."""
+        optional = {
+            "reuses": False,
+            "strengths": "",
+            "prompts": (),
+            "more_segments": 0,
+            "chapters": 1,
+            "speakers": "",
+        }
         return {
             name: value
             for name, value in asdict(self).items()
@@ -79,8 +87,9 @@ class RunSummary:
             f"{self.width} x {self.height}\n"
             f"segments  {self.segments}{self._describe_seams()}\n"
             f"{self._list_prompts()}"
-            f"sampling  {self.steps} steps of {self.sampler}, guidance {self.guidance_scale:g}\n"
-            f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations\n"
+            f"sampling  {self.steps} steps of {self.sampler}, "
+            f"{self.strengths or f'guidance {self.guidance_scale:g}'}\n"
+            f"network   {'at most ' * self.reuses}{self.network_evaluations} evaluations{self._compare()}\n"
             f"attention {self.attention}"
         )
 
@@ -97,6 +106,11 @@ class RunSummary:
             shown[MAX_PROMPTS:] = [f"and {more} more"]
         return "".join(f"{'' if n else 'prompts':<10}{text}\n" for n, text in enumerate(shown))
 
+    def _compare(self) -> str:
+        """With the evaluations of one guidance scale, if there are strengths."""
+        times = self.network_evaluations / (2 * self.steps * self.segments)
+        return f", {times:.3g} times those of one guidance scale" if self.strengths else ""
+
 
 def summarize_run(
     model: str,
@@ -104,13 +118,14 @@ def summarize_run(
     settings: Settings,
     size: tuple[int, int],
     attention: str,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str],
     speakers: str = "",
 ) -> RunSummary:
     """``size`` is the video's (width, height); ``prompts`` are the segments'; ``speakers`` says who speaks,
     if several people do."""
     changes = [n for n, prompt in enumerate(prompts) if not n or prompt != prompts[n - 1]]
-    timed = tuple((plan.first(n) / plan.config.fps, prompts[n]) for n in changes)
+    starts = [start / plan.config.fps for start in plan.starts]
+    timed = tuple((starts[n], prompts[n]) for n in changes)
     return RunSummary(
         model=model,
         segments=len(plan),
@@ -122,9 +137,10 @@ def summarize_run(
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         sampler=settings.sampler,
-        network_evaluations=len(plan) * settings.evaluations,
+        network_evaluations=settings.count_evaluations(starts, [bool(prompt.strip()) for prompt in prompts]),
         attention=attention,
         reuses=settings.step_cache > 0,
+        strengths="" if settings.strengths is None else settings.strengths.describe(),
         prompts=timed if len(timed) > 1 else (),
         more_segments=len(plan) - len(SegmentPlan(plan.frames, plan.config)),
         chapters=len(plan.chapters) + 1,
@@ -201,18 +217,23 @@ class ModelSpeed:
         guided: int,
         unguided: int,
         pixels: int,
+        three: int = 0,
         streamed: int = 0,
         sequential: bool = False,
         read: float = 0.0,
     ) -> SegmentTime | None:
-        """A segment with this many steps of both branches and of one, of a video with ``pixels`` in its new
-        frames, if ``streamed`` blocks come from RAM and ``read`` seconds pass reading from disk in each
-        step; both pass beside the computation. None if streaming was not measured."""
+        """A segment with this many steps of two branches, of one and of ``three``, of a video with ``pixels``
+        in its new frames, if ``streamed`` blocks come from RAM and ``read`` seconds pass reading from disk in
+        each step; both pass beside the computation. None if streaming was not measured."""
         if streamed and not self.streamed:
             return None
         copied = max(read, self.streamed * streamed / self.blocks)
-        both = max(copied, 2 * self.single if sequential else self.both)
-        steps = guided * both + unguided * max(copied, self.single)
+        both = 2 * self.single if sequential else self.both
+        more = 3 * self.single if sequential else 2 * self.both - self.single
+        steps = sum(
+            count * max(copied, each)
+            for count, each in ((unguided, self.single), (guided, both), (three, more))
+        )
         return SegmentTime(steps + self.beside + pixels * self.pixel, self.error)
 
 

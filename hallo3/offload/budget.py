@@ -371,7 +371,7 @@ def _configs(
 ) -> Iterator[OffloadConfig]:
     blocks = sizes.transformer.blocks
     passes_of = ["batched"] * (requirements.branches == 1 or not requirements.on_cpu)
-    passes_of += ["sequential"] * (requirements.branches == 2)  # in a CPU's bf16 faster, too
+    passes_of += ["sequential"] * (requirements.branches > 1)  # in a CPU's bf16 faster, too
     for place in (DEVICE, home):
         for passes in passes_of:
             yield OffloadConfig(home=place, resident=blocks.count, passes=passes)

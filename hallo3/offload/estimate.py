@@ -25,6 +25,7 @@ BATCHED_FRAGMENTATION = 1.0  # share of the activations of a step with batched b
 DECODE_FRAGMENTATION = {"device": 0.4, "host": 0.0}  # share of a decode's, by where caches are
 """What PyTorch's allocator loses between tensors of many sizes, where that is more than
 ``budget.RESERVE_BYTES`` has (docs/measurements/fits.json)."""
+BRANCH_LATENTS = 2  # velocity and estimate of each further branch
 SAMPLER_LATENTS = 10  # in float32: noisy ones, estimates of two steps, noise, velocities of two branches
 SPEECH_BYTES = 90_632_320
 """wav2vec2 over one piece of a recording. Attention over long ones is not counted: up to 1 GB for 10 minutes
@@ -97,15 +98,15 @@ class TensorSizes:
         return factor * forward + (scaled if self.precision.fp8_weights else 0)
 
     def sampling(self, passes: str, branches: int) -> int:
-        """One step. Batched branches hold everything twice, and a block's audio keys and values side by side;
-        layer-major ones hold the tokens of the branch that waits."""
+        """One step. Batched branches hold everything once each, and a block's audio keys and values side by
+        side; layer-major ones hold the tokens of the branches that wait."""
         tokens = self._tokens(self.config.segment.shape.latent.tokens)
         peak = self._forward(tokens, 1.03)
-        if branches == 2 and passes == "batched":
-            peak = 2 * peak + branches * self.audio_kv / self.config.trunk.layers
-        elif branches == 2 and passes == "layer-major":
-            peak += tokens
-        return round(peak) + SAMPLER_LATENTS * self.latents
+        if branches > 1 and passes == "batched":
+            peak = branches * (peak + self.audio_kv / self.config.trunk.layers)
+        elif passes == "layer-major":
+            peak += (branches - 1) * tokens
+        return round(peak) + (SAMPLER_LATENTS + max(branches - 2, 0) * BRANCH_LATENTS) * self.latents
 
     def reference(self) -> int:
         """The reference network over one latent frame."""
@@ -307,7 +308,7 @@ def plan_stages(
         "reference": reference.blocks.total + reference.modulations.total,
         "prepare": read + read_once,
         "listen": streamed_audio + read_later,
-        "sample": step_streamed * (2 if offload.passes == "sequential" else 1),
+        "sample": step_streamed * (max(requirements.branches, 2) if offload.passes == "sequential" else 1),
     }
     descriptions = _describe_stages(offload, requirements.branches, weights.blocks.count, streamed_blocks)
     if offload.home == DEVICE:  # the transformer and the VAE stay, once they are loaded
@@ -315,7 +316,7 @@ def plan_stages(
         before = {"speech": 0, "prompt": 0, "portrait": 0, "reference": vae - beside}
         on_device = {name: on_device[name] + before[name] if name in before else whole for name in on_device}
         streamed = {name: streamed[name] for name in ("prompt", "reference")}
-    batched = requirements.branches == 2 and offload.passes == "batched"
+    batched = requirements.branches > 1 and offload.passes == "batched"
     lost = {} if requirements.on_cpu else {"sample": BATCHED_FRAGMENTATION * activations["sample"] * batched}
     if lost:
         scratch = convolution_scratch(config.vae, latent, offload.decode, itemsize)
@@ -337,7 +338,7 @@ def plan_stages(
 
 
 def _describe_stages(offload: OffloadConfig, branches: int, blocks: int, streamed: int) -> dict[str, str]:
-    passes = f"branches {offload.passes}" if branches == 2 else "one branch"
+    passes = f"branches {offload.passes}" if branches > 1 else "one branch"
     resident = f"{blocks - streamed} of {blocks}" if streamed else f"all {blocks}"
     height = "whole height" if offload.decode.strips == 1 else f"{offload.decode.strips} strips"
     descriptions = {

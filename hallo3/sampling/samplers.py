@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,32 +14,60 @@ from torch import Tensor
 from .schedule import Schedule, Step
 
 Predict = Callable[[Tensor, int], Tensor]
-"""Noisy latents, step index -> velocities of one branch, or of both (unconditional first)."""
+"""Noisy latents, step index -> velocities of the step's guidance branches, the conditional one last."""
 ONE, TWO = np.float32(1), np.float32(2)
 """With a number of Python, NumPy before 2 computes in float64."""
+MAX_GUIDANCE = 100.0
 Denoise = Callable[[Tensor, Step], Tensor]
 """Noisy latents and their step -> denoised estimate, same shape, float32."""
 
 
-def guided_denoiser(predict: Predict, guidance_scale: float) -> Denoise:
-    """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6). Guidance is
-    constant: the original computes a cosine schedule and ignores it."""
+UNCONDITIONAL, TEXT, CONDITIONAL = "unconditional", "text", "conditional"
+"""Branches of guidance: zero text and silence; text and silence; text and speech. Face, reference and image
+latents are the same in all (facts 6)."""
+PAIR = UNCONDITIONAL, CONDITIONAL
+"""The original's."""
+
+
+class Guidance(NamedTuple):
+    """Of one step: the ``branches`` to predict, and for each but the first the strength with which its
+    difference from the one before it counts (docs/decisions/020-strengths.md)."""
+
+    branches: tuple[str, ...]
+    strengths: tuple[float, ...] = ()
+
+
+def changed_steps(guidance: Sequence[Guidance]) -> list[int]:
+    """Steps whose branches are not those of the step before."""
+    pairs = enumerate(pairwise(guidance), 1)
+    return [step for step, (before, after) in pairs if before.branches != after.branches]
+
+
+def guided_denoiser(predict: Predict, strengths: float | Sequence[Sequence[float]]) -> Denoise:
+    """Denoise with predicted velocities and classifier-free guidance, on x0 in float32 (facts 6). A number is
+    the guidance scale of two branches in every step: the original computes a cosine schedule and ignores
+    it. Otherwise ``strengths`` are those of every step's :class:`Guidance`."""
 
     def denoise(noisy: Tensor, step: Step) -> Tensor:
         velocity = predict(noisy, step.index).float()
         denoised = step.table_alpha * noisy - noise_scale(step.table_alpha) * velocity
-        if len(denoised) == 1:
-            return denoised
-        unconditional, conditional = denoised[:1], denoised[1:]
-        return unconditional + guidance_scale * (conditional - unconditional)
+        branches: Sequence[Tensor] = [denoised[i : i + 1] for i in range(len(denoised))]
+        scales = (
+            [strengths] * (len(branches) - 1) if isinstance(strengths, int | float) else strengths[step.index]
+        )
+        result = branches[0]
+        for scale, (before, after) in zip(scales, pairwise(branches), strict=True):
+            result = result + scale * (after - before)
+        return result
 
     return denoise
 
 
-def limit_guidance(guided: range, both: Predict, conditional: Predict) -> Predict:
-    """Predict both branches in the steps ``guided``, the conditional one in all others (guidance in a limited
-    interval: Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
-    return lambda latents, step: (both if step in guided else conditional)(latents, step)
+def predict_by_step(kinds: Sequence[Hashable], predicts: Mapping[Any, Predict]) -> Predict:
+    """Predict each step with the one of ``predicts`` that the step's kind names."""
+    if len(predicts) == 1:
+        return next(iter(predicts.values()))
+    return lambda latents, step: predicts[kinds[step]](latents, step)
 
 
 def noise_scale(alpha: float) -> float:

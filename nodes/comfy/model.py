@@ -40,8 +40,10 @@ SEGMENT = "hallo3_segment"
 """Key of a conditioning entry's :class:`SegmentInput`."""
 IDENTITY, AUDIO, LATENT_FRAMES = "hallo3_identity", "hallo3_windows", "hallo3_latent_frames"
 """Keyword arguments of the transformer."""
-UNCONDITIONAL = ("negative", "empty_negative_prompt")
-"""Names of the unconditional branch in ComfyUI's guiders."""
+SILENT_TEXT = "silent text"
+"""Name of the branch with text and without speech in Hallo3's guider."""
+SILENT = ("negative", "empty_negative_prompt", SILENT_TEXT)
+"""Names of branches without speech in guiders."""
 
 Conditioning = list[list[Any]]
 

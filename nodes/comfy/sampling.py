@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_sampling
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import torch
@@ -23,11 +24,12 @@ from ...hallo3.sampling.schedule import Step, schedule_to_sigmas, sigmas_to_sche
 from ...hallo3.sampling.step_cache import StepCache
 from ...hallo3.settings import CACHE_BOUND, check_step_cache
 from .cues import choose_entries
+from .guider import StrengthGuider
 from .memory import spare_bytes
 from .model import (
     SEGMENT,
+    SILENT,
     TIMESTEP,
-    UNCONDITIONAL,
     Conditioning,
     SegmentInput,
     attention_in_use,
@@ -122,7 +124,10 @@ def _sample(
         velocity = (latents / scale - estimate) * (scale / sigma)
         return step.table_alpha * latents - noise_scale(step.table_alpha) * velocity
 
-    cache = StepCache(compute, len(steps.steps), step_cache, step_cache_bound) if step_cache else None
+    cache, guider, count = None, model.inner_model, len(steps.steps)
+    if step_cache:
+        always = guider.changes(count) if isinstance(guider, StrengthGuider) else []
+        cache = StepCache(compute, count, step_cache, step_cache_bound, at_least=always)
 
     def denoise(latents: Tensor, step: Step) -> Tensor:
         denoised, sigma = (cache or compute)(latents, step), sizes[step.index]
@@ -185,6 +190,7 @@ class Sampling:
         defaults = config_of(self.patcher, "model" if self.guider is None else "guider's model").defaults
         for name in ("steps", "guidance_scale"):
             object.__setattr__(self, name, getattr(self, name) or getattr(defaults, name))
+        check_conditioning(self.positive)
         if self.sampler is not None and not hasattr(self.sampler, "sample"):
             raise InputError(
                 "The sampler cannot be used.",
@@ -192,9 +198,15 @@ class Sampling:
                 expected="a SAMPLER from Hallo3 Original Sampler, KSamplerSelect or the like",
                 fix="connect one of these, or disconnect sampler",
             )
-        check_conditioning(self.positive)
         if self.sigmas is not None:
             check_sigmas(self.sigmas)
+
+    @property
+    def branches(self) -> int:
+        """The most of any step."""
+        if isinstance(self.guider, StrengthGuider):
+            return self.guider.strengths.branches
+        return 1 if self.guidance_scale == 1 else 2
 
     @property
     def patcher(self) -> Any:
@@ -257,11 +269,13 @@ class Sampling:
             guider.set_conds(*branches(self.positive, segment, self.config))
             guider.set_cfg(self.guidance_scale)
             return guider
-        guider = copy.copy(self.guider)
+        guider, trunk = copy.copy(self.guider), self.config.trunk
+        no_text = [[torch.zeros(1, trunk.text_tokens, trunk.text_dim), {}]]  # where no prompt is in force
+        zero = comfy.sampler_helpers.convert_cond(no_text)
         guider.original_conds = {
             name: [
                 self._set_segment(name, entry, segment)
-                for entry in choose_entries(entries, entries, segment.frame, self.config.segment.fps)
+                for entry in choose_entries(entries, entries, segment.frame, self.config.segment.fps) or zero
             ]
             for name, entries in self.guider.original_conds.items()
         }
@@ -269,7 +283,7 @@ class Sampling:
 
     def _set_segment(self, name: str, entry: dict[str, Any], segment: SegmentInput) -> dict[str, Any]:
         before: SegmentInput | None = entry.get(SEGMENT)
-        silent = name in UNCONDITIONAL if before is None else not bool(before.windows.any())
+        silent = name in SILENT if before is None else not bool(before.windows.any())
         text = cut_text(entry.get("cross_attn"), self.config)
         return {**entry, "cross_attn": text, SEGMENT: segment.without_speech() if silent else segment}
 

@@ -13,6 +13,7 @@ import torch
 from behaviour.carry import measure_carry
 from behaviour.cases import Case, make_case, read_cases
 from behaviour.figures import Figures, measure_video, summarize
+from behaviour.pixels import measure_opening, resize_square
 from behaviour.suite import make_identity, make_long_case, measure_cases, measure_silence, render_case
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints.random_weights import SIZES, write_random_set
@@ -22,6 +23,7 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.quantization import PRECISIONS
+from hallo3.sampling.strengths import Strengths, parse_curve
 from hallo3.script import parse_script
 
 MAX_PATCH_ERROR = 15
@@ -141,3 +143,21 @@ def test_the_light_changes_within_a_segment_of_its_cue_and_not_before(
     assert warm > cold + 0.2
     assert bool((warmth[:cue] > warm - 0.05).all()), "not before its cue"
     assert bool((warmth[cue + new :] < (warm + cold) / 2).all()), "within one segment"
+
+
+def test_a_stronger_voice_moves_the_mouth_more(cases: list[Case], models: Models) -> None:
+    """Without the speech it moves least, also in the light of a prompt; in the model's one step."""
+    rate = BUILT_IN.segment.sample_rate
+    second = Recording(cases[0].speech.waveform[:, :rate], rate)
+    case = make_case("voice", cases[0].portrait, second, BUILT_IN.segment)
+    skin = resize_square(case.portrait, BUILT_IN.segment.height)
+
+    def movement(voice: float, prompt: str = "") -> float:
+        strengths = Strengths(parse_curve(1.5, "text strength"), parse_curve(voice, "voice strength"))
+        frames = render_case(case, models, prompt=prompt, strengths=strengths)
+        return float(measure_opening(frames, skin).std())
+
+    moved = [movement(voice) for voice in (0.0, 1.0, 2.0, 3.5)]
+    assert moved[0] < 0.6 * moved[1]
+    assert moved == sorted(moved)
+    assert movement(0.0, "a person in warm light") < 0.6 * moved[1]

@@ -14,7 +14,9 @@ def test_a_saving_is_as_exact_as_the_original_s_way(measure: str, kind: str) -> 
     assert {name: error / original for name, error in errors.items() if error > MAX_RATIO * original} == {}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind != "heavy-tailed")) for kind in KINDS]
+)
 def test_fifty_steps_are_as_exact(kind: str) -> None:
     """All savings together, the sampler's noise the same. One draw: rounding is luck, hence the wider
     bound; the bench has the figures (docs/measurements/exactness.json)."""

@@ -21,7 +21,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "precision": {"make_inputs": dict, "velocity": lambda *_: torch.ones(2)},
     "mixtures": dict.fromkeys(("compare_samplers", "compare_intervals", "compare_reuses"), lambda *_: {}),
     "approximations": {"render_cases": lambda *_: None, "list_variants": lambda _: {}, "REUSES": {}},
-    "cpu": {"SHAPES": ((4, 3, 4, 4),), "measure_segment": lambda: {"median": 1.0}},
+    "cpu": {"SHAPES": ((4, 3, 4, 4),), "VIDEOS": (), "measure_segment": lambda: {"median": 1.0}},
 }
 """Stand-ins for the work of modules that have tests of their own."""
 

@@ -104,7 +104,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_a_check_names_every_fault(home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_names_every_fault(
+    home: Path, nano_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "CHECKED_ROWS", 3)
     good = {"portrait": PORTRAIT, "speech": "a.wav", "output": "x.mp4"}
     table = write_table(home, [good, *(row for row, _ in FAULTS.values())], ".jsonl")
     assert main(["batch", str(table), "--model", str(nano_folder), "--whole-picture", "--check"]) == 1

@@ -1,6 +1,7 @@
 """Exit codes, errors without tracebacks, messages, and terminals that lack letters."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from hallo3.cli import renderer
+from hallo3.cli.main import open_streams
 from support.resume_runs import Command
 
 
@@ -83,3 +85,20 @@ def test_names_that_a_terminal_cannot_show_fail_nothing(command: Command) -> Non
         assert command(o=command.video.with_name("\u65e5\u672c.mp4")) == 0
         out.flush()
     assert b"u65e5" in raw.getvalue()
+
+
+def test_lines_are_printed_at_once_where_python_is_unbuffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``PYTHONUNBUFFERED``, which containers set; bars on stderr would overwrite later lines."""
+    there, here = os.pipe()
+    unbuffered = [io.TextIOWrapper(io.FileIO(os.dup(here), "w"), write_through=True) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), unbuffered, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    open_streams()
+    os.set_blocking(there, False)
+    for name in ("stdout", "stderr"):
+        getattr(sys, name).write(f"{name}\n")
+        assert os.read(there, 100) == f"{name}\n".encode()
+    for stream in unbuffered:
+        stream.close()
+    os.close(there)
+    os.close(here)

@@ -279,3 +279,35 @@ def test_a_small_model_makes_the_same_video_on_a_gpu(
     monkeypatch.setattr(ModelFolder, "is_large", property(lambda _: large))
     request = command.request()
     assert (request.device.type, request.precision.name) == ("cuda", precision)
+
+
+def test_strengths_make_another_job_only_if_they_differ(short: Command) -> None:
+    """Equal ones are a guidance scale, and so is that of the voice without a prompt."""
+    plain = key(short, "--guidance", "2")
+    assert plain == key(short, "--voice-strength", "0:2, 9:2")
+    with expect_message("text strength has no effect: there is no prompt"):
+        assert plain == key(short, "--text-strength", "9", "--voice-strength", "2")
+    prompt = "--prompt", "hi"
+    plain = key(short, *prompt, "--guidance", "2")
+    assert plain == key(short, *prompt, "--text-strength", "2", "--voice-strength", "2")
+    given = ("2", "3"), ("2", "0:3, 1:2"), ("0%:3, 100%:2", "2"), ("2", "0%:3, 1%:2")
+    others = {key(short, *prompt, "--text-strength", t, "--voice-strength", v) for t, v in given}
+    assert len(others - {plain}) == 4
+
+
+def test_a_plan_tells_strengths_and_what_a_third_branch_costs(short: Command) -> None:
+    given: dict[str, Any] = {"prompt": "hi", "guidance": "2", "steps": "4", "voice_strength": "0:3, 30:1.5"}
+    out = short.stdout("--plan", **given)
+    assert "4 steps of dpmpp_2m_sde, text strength 2; voice strength 0:3, 30:1.5\n" in out
+    assert "network   24 evaluations, 1.5 times those of one guidance scale\n" in out
+    plan = json.loads(short.stdout("--plan", "--json", **given))
+    assert plan["network_evaluations"] == 24
+    assert plan["strengths"] == "text strength 2; voice strength 0:3, 30:1.5"
+    assert "strengths" not in json.loads(short.stdout("--plan", "--json", prompt="hi", guidance="2"))
+
+
+def test_a_malformed_strength_is_named_before_anything_is_read(short: Command) -> None:
+    err = short.stderr("--voice-strength", "0:1, 1:30:2", code=2)
+    assert "The voice strength cannot be read." in err
+    assert "1:30:2" in err
+    assert "times are in seconds, so 1:30 is 90" in err

@@ -106,7 +106,7 @@ def test_a_request_names_no_file_and_not_how_the_server_computes() -> None:
             "steps",
             "track",
         ),
-        *("trial", "whole_picture"),
+        *("text_strength", "trial", "voice_strength", "whole_picture"),
     }
     paths = {each.name for each in fields(AnimateOptions) if "Path" in str(each.type)}
     assert not mine & paths

@@ -11,7 +11,7 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "built-in dpmpp_2m": ("built-in", (*STEPS, "--sampler", "dpmpp_2m")),
     "built-in paste back": ("built-in", ("--face-box", "40,30,220,230", "--framing", "face", "--paste-back")),
 }
+LONG = {"tiny ddim", "tiny dpmpp_2m", "built-in dpmpp_2m_sde", "built-in dpmpp_2m"}
+"""Runs that only ``make soak`` repeats: the small sets run with these samplers, too."""
 PLANS: dict[str, tuple[str, ...]] = {
     "plain": (),
     "step cache": ("--steps", "20", "--approximate", "step-cache", "--enlarge", "2"),
@@ -143,9 +145,11 @@ def facts(frames: np.ndarray, **more: str) -> dict[str, str]:
     return {"frames": sha256(frames.tobytes()).hexdigest(), **more}
 
 
-def runs(bench: Bench) -> Iterator[tuple[str, dict[str, str], np.ndarray]]:
+def runs(bench: Bench, skipped: Set[str] = frozenset()) -> Iterator[tuple[str, dict[str, str], np.ndarray]]:
     """(name, facts, frames) of every run, and of jobs that are resumed, redone and continued."""
     for name, (model, flags) in RUNS.items():
+        if name in skipped:
+            continue
         video = bench.animate(name, model, *flags)
         yield name, facts(found := frames_of(video), job=job_of(video)), found
     long = bench.animate(FOUR, "nano", speech="long.wav")

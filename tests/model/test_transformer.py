@@ -19,7 +19,13 @@ from hallo3.model import embeddings
 from hallo3.model.attention import FoldedKV, add_folded_attention
 from hallo3.model.blocks import BlockConditions, Hallo3Block
 from hallo3.model.embeddings import AudioProjection, PatchEmbed
-from hallo3.model.guidance import batched_branches, branches, sequential_branches, single_branch
+from hallo3.model.guidance import (
+    PAIR,
+    batched_branches,
+    branch_conditions,
+    sequential_branches,
+    single_branch,
+)
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork
 from hallo3.models import Models
@@ -63,7 +69,7 @@ def test_prepared_equals_direct(dit: Hallo3Transformer) -> None:
 def test_text_of_the_last_block_is_not_computed(dit: Hallo3Transformer) -> None:
     inputs = Inputs(dit)
     run, segment = inputs.prepare(dit)
-    active, last = branches(run, segment)[1], cast(Hallo3Block, dit.transformer_blocks[-1])
+    active, last = branch_conditions(run, segment, PAIR)[1], cast(Hallo3Block, dit.transformer_blocks[-1])
     video, m = dit.embed(inputs.noisy, inputs.image), run.steps[0].blocks[-1]
     conditions = BlockConditions(active.reference[-1], active.face[-1], active.audio[-1])
     rest = active.text, m, active.rotary, conditions
@@ -79,7 +85,7 @@ def test_a_batch_of_timesteps_equals_one_by_one(dit: Hallo3Transformer) -> None:
     """Other hosts give every sample its own, even fractional, timestep."""
     inputs = Inputs(dit)
     run, segment = inputs.prepare(dit)
-    active = branches(run, segment)[1]
+    active = branch_conditions(run, segment, PAIR)[1]
     timesteps = torch.tensor([999.0, 123.4])
     noisy = torch.cat((inputs.noisy, draw("other", *inputs.noisy.shape)))
     audio = tuple(type(kv)(*(side.repeat(2, 1, 1, 1) for side in kv)) for kv in active.audio)

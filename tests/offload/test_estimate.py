@@ -18,6 +18,7 @@ from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, SegmentConditions
 from hallo3.offload.estimate import RAM, MemoryRequirements, OffloadConfig, TensorSizes, plan_stages
 from hallo3.quantization import PRECISIONS
+from hallo3.sampling.samplers import CONDITIONAL, PAIR, TEXT, UNCONDITIONAL
 from hallo3.text_encoder import build_t5
 from hallo3.units import GB
 from hallo3.vae.autoencoder import build_vae
@@ -48,10 +49,12 @@ def expect_upper_bound(formula: int, run: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("speakers", [1, 2])
 @pytest.mark.parametrize("fused", [True, False])
-def test_sampling(fused: bool, speakers: int) -> None:
+@pytest.mark.parametrize("blocks", [6, pytest.param(TRUNK.layers, marks=pytest.mark.soak)])
+def test_sampling(blocks: int, fused: bool, speakers: int) -> None:
     """Several speakers take conditions, which are counted apart, and no more activations."""
-    dit = Hallo3Transformer(HALLO3, layers(fused=fused))
-    features = [meta(1, LATENT.tokens_per_frame, TRUNK.width) for _ in range(TRUNK.layers)]
+    config = replace(HALLO3, trunk=replace(TRUNK, layers=blocks))
+    dit = Hallo3Transformer(config, layers(fused=fused))
+    features = [meta(1, LATENT.tokens_per_frame, TRUNK.width) for _ in range(blocks)]
     prompt = meta(1, TRUNK.text_tokens, TRUNK.text_dim)
     noisy = torch.empty(1, TRUNK.latent_channels, *LATENT, device=META)
     with torch.inference_mode():
@@ -60,14 +63,16 @@ def test_sampling(fused: bool, speakers: int) -> None:
         text = dit.encode_text(prompt)
         audio = dit.encode_audio(meta(1, speakers, *dit.window_shape), masks=masks)
         segment = SegmentConditions(text=text, audio=audio, image_latents=noisy)
-    for name, passes in {**GUIDANCE_PASSES, "one": single_branch}.items():
+    for branches in (PAIR, (UNCONDITIONAL, TEXT, CONDITIONAL), (CONDITIONAL,)):
+        for name, passes in GUIDANCE_PASSES.items() if len(branches) > 1 else [("one", single_branch)]:
 
-        def step(passes: Any = passes) -> object:
-            latents = [torch.empty_like(noisy) for _ in range(4)]  # of the sampler
-            return latents, passes(dit, run, segment)(latents[0], 0)
+            def step(passes: Any = passes, branches: tuple[str, ...] = branches) -> object:
+                latents = [torch.empty_like(noisy) for _ in range(4)]  # of the sampler
+                given = (branches,) if len(branches) > 1 else branches
+                return latents, passes(dit, run, segment, *given)(latents[0], 0)
 
-        sizes = replace(SIZES, fused=fused)
-        expect_upper_bound(sizes.sampling(name, 1 if name == "one" else 2), step)
+            sizes = TensorSizes(config, BF16, fused=fused)
+            expect_upper_bound(sizes.sampling(name, len(branches)), step)
 
 
 @pytest.mark.parametrize("fused", [True, False])

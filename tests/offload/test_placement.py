@@ -166,7 +166,7 @@ def test_conditions_keep_only_themselves(
     send = lambda tensors, *_: PackedTensors(tensors).to(CPU)  # noqa: E731
     monkeypatch.setattr(streaming, "send", send)  # as to a GPU, wherever weights come from
     kept: list[tuple[object, ...]] = []
-    monkeypatch.setattr(pipeline, "single_branch", lambda _, *conditions: kept.append(conditions))
+    monkeypatch.setattr(pipeline, "predict_branches", lambda _, *conditions: kept.append(conditions[:2]))
     monkeypatch.setattr(pipeline, "guided_denoiser", lambda *_: lambda latents, _: latents)
     config, number = nano.config, PRECISIONS[precision]
     trunk, latent, noise = config.trunk, config.segment.shape.latent, make_noise(0)

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import REPOSITORY
 from hallo3.cli import batch
+from hallo3.cli.batch import MAX_CHECKERS
 from hallo3.cli.main import main
 from hallo3.cli.options import BatchOptions
 from hallo3.cli.row_files import RowFiles, row_key
@@ -23,7 +24,7 @@ from support.audio_samples import tone, write_wav
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(os.name == "nt", reason="hard links, wait4")]
 ROWS, FEWER = 10_000, 1_000
 MAX_CHECK_SECONDS, MAX_RESTART_SECONDS, MAX_ROW_MS, MAX_MORE_MB = 60, 10, 20, 64
-"""CPU seconds of one process: other programs change little of them."""
+"""CPU seconds per core: other programs change little of them."""
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +62,12 @@ def test_ten_thousand_rows_are_checked_in_a_minute(home: Path, nano_folder: Path
     assert f"{ROWS} of {ROWS} rows are fine" in said
     figures = {"rows": ROWS, "seconds": seconds, "CPU seconds": cpu, "MB": mb, "MB of a tenth": fewer_mb}
     keep("soak_table.json", {name: round(value, 1) for name, value in figures.items()}, "check")
-    assert cpu < MAX_CHECK_SECONDS
+    assert cpu / min(os.cpu_count() or 1, MAX_CHECKERS) < MAX_CHECK_SECONDS
     assert mb < fewer_mb + MAX_MORE_MB
 
 
 def test_a_table_that_is_finished_is_run_again_in_ten_seconds(home: Path, nano_folder: Path) -> None:
-    """Its videos are links, and its ledger says that they are done."""
+    """Its videos are stand-ins, and its ledger says that they are done."""
     videos = home / "videos"
     videos.mkdir(exist_ok=True)
     options = BatchOptions(
@@ -76,7 +77,7 @@ def test_a_table_that_is_finished_is_run_again_in_ten_seconds(home: Path, nano_f
     for row in parse_rows(read_table(options.table), options):
         assert row.options is not None
         assert row.options.output is not None
-        row.options.output.hardlink_to(home / "s.wav")
+        row.options.output.write_bytes(b"a video")
         ledger.note(row_key(row.options), [*files.look(row.options)])
     said, seconds, cpu, mb = run(home, nano_folder, ROWS)
     assert f"{ROWS} of {ROWS} rows are fine; {ROWS} were finished before" in said
