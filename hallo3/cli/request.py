@@ -43,7 +43,7 @@ from ..units import format_bytes
 from .options import IN_MODEL_FOLDER, AnimateOptions
 from .places import check_outputs, jobs_folder
 from .progress import file_verifier, show_bytes
-from .session import Session, Spoken, read_recordings
+from .session import Session, Spoken, cuts_seams, has_voices, names_part, read_spoken
 from .subject import Subject, read_subject, subject_facts
 
 if TYPE_CHECKING:
@@ -351,8 +351,19 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
         separator = Separator(options.vocals, unverified=True)
     if separator is not None:
         _ = replace(separator).network  # its errors come now; its memory is needed later
-    options, recordings, voices, plan = read_recordings(options, config, session)
-    numbers = voices.numbers if voices is not None else ()
+    voices = None
+    if has_voices(options):
+        from .voices import read_voices
+
+        voices = read_voices(options, partial(read_spoken, options, config, session))
+        recordings = voices.recordings
+    elif names_part(options) or cuts_seams(options):
+        from .seams import read_part
+
+        options, recordings = read_part(options, config, session)
+    else:
+        recordings = (read_spoken(options, config, session, options.speech),)
+    plan, numbers = (recordings[0].plan, ()) if voices is None else (voices.plan, voices.numbers)
     read = partial(read_subject, options, files, config, numbers)
     subject = session.keep("subject", (place, config, numbers, *subject_facts(options)), read)
     if voices is not None and subject.identity is not None:

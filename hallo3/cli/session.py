@@ -4,10 +4,10 @@ next command uses the same."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ..checkpoints.load import read_model_config
 from ..checkpoints.locate import ModelFolder
@@ -18,9 +18,6 @@ from ..speech.seams import FULL
 from ..storage.hashing import hash_file, identify
 from .options import AnimateOptions
 from .progress import WorkClock
-
-if TYPE_CHECKING:
-    from .voices import Voices
 
 T = TypeVar("T")
 MODELS, IDENTITY, MEMORY_PLAN = "models", "identity", "memory plan"
@@ -103,25 +100,7 @@ def names_part(options: AnimateOptions) -> bool:
     return part != (None, None, 0.0, 0.0)
 
 
-def read_recordings(
-    options: AnimateOptions, config: Hallo3Config, session: Session
-) -> tuple[AnimateOptions, tuple[Spoken, ...], Voices | None, SegmentPlan]:
-    """The recordings of a request, who speaks them if several people do, and the plan of the video; of a part
-    of a recording, the options with that as their recording. Raises ``InputError`` and ``AudioError``."""
-    read = partial(read_spoken, options, config, session)
-    if options.speakers is not None or len(options.voices) > 1 or any(n for n, _ in options.voices):
-        from .voices import read_voices
-
-        voices = read_voices(options, read)
-        return options, voices.recordings, voices, voices.plan
-    if names_part(options):
-        from .excerpts import use_excerpt
-
-        options = use_excerpt(options, session)
-    recording = read_spoken(options, config, session, options.speech)
-    if cuts_seams(options):
-        from .seams import cut_request
-
-        plan = cut_request(recording.plan, options, recording.stats, session)
-        recording = replace(recording, plan=plan)
-    return options, (recording,), None, recording.plan
+def has_voices(options: AnimateOptions) -> bool:
+    """Whether several people speak, or one whose face has a number."""
+    numbered = any(number for number, _ in options.voices)
+    return options.speakers is not None or len(options.voices) > 1 or numbered

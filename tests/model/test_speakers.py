@@ -48,9 +48,10 @@ class Speakers(Inputs):
         self, dit: Hallo3Transformer, order: Sequence[int] = (0, 1)
     ) -> tuple[RunConditions, SegmentConditions]:
         chosen, shown = list(order), self.shown[:, list(order)]
-        run = dit.prepare(self.features, self.faces[:, chosen], self.prompt, STEPS, masks=shown)
+        run = dit.prepare(self.features, self.faces[:, chosen], STEPS, masks=shown)
         audio = dit.encode_audio(self.voices[:, chosen], masks=run.masks)
-        return run, SegmentConditions(audio=audio, image_latents=self.image)
+        text = dit.encode_text(self.prompt)
+        return run, SegmentConditions(text=text, audio=audio, image_latents=self.image)
 
 
 @torch.inference_mode()
