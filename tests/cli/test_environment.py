@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from conftest import REPOSITORY
-from hallo3.cli import request
+from hallo3.cli import session
 from hallo3.cli.main import main
 from hallo3.errors import InputError
 from hallo3.media.audio import measure_recording
@@ -184,6 +184,6 @@ def test_eleven_hours_are_planned_without_a_look_at_a_segment(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stats = replace(measure_recording(command.speech), samples=11 * 3600 * 16000)
-    monkeypatch.setattr(request, "measure_recording", lambda *_, **__: stats)
+    monkeypatch.setattr(session, "measure_recording", lambda *_, **__: stats)
     monkeypatch.setattr(SegmentPlan, "__getitem__", None)
     assert json.loads(command.stdout("--plan", "--json"))["frames"] == 11 * 3600 * 25

@@ -63,7 +63,7 @@ ONCE = {
     "loading": (renderer, "load_models"),
     "speech": (speech, "encode_array_file"),
     "identity": (renderer, "extract_identity"),
-    "prompt": (renderer, "encode_prompt"),
+    "prompt": (renderer, "encode_prompts"),
 }
 JOIN = {"join": (video_job, "join_segments")}
 PER_SEGMENT = {name: (LocalRenderer, name) for name in ("encode", "sample", "decode")}
