@@ -16,12 +16,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measur
 import torch
 
 from hallo3.config import BUILT_IN
+from hallo3.face.detector import WEIGHTS
 
-from . import clips, diffusion, export, sheets, speech_encoder, vae, voices
+from . import clips, detector, diffusion, export, sheets, speech_encoder, vae, voices
 
 UTTERANCES = {"train": 320, "held-out": 60}
 CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "behaviour"
-SPEECH_ENCODER_STEPS, CHUNKS, DIFFUSION_STEPS = 1000, 14, 2600
+SPEECH_ENCODER_STEPS, CHUNKS, DIFFUSION_STEPS = 1000, 44, 5000
+SIZE = BUILT_IN.segment.height, BUILT_IN.segment.width
 
 
 def synthesise_voices(options: Namespace) -> None:
@@ -38,11 +40,11 @@ def train_speech_encoder(options: Namespace) -> None:
 
 
 def train_vae(options: Namespace) -> None:
-    vae.train_vae(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
+    vae.train_vae(options.out, options.seed, BUILT_IN.vae, SIZE, device=options.device)
 
 
 def train_decoder(options: Namespace) -> None:
-    vae.train_decoder(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
+    vae.train_decoder(options.out, options.seed, BUILT_IN.vae, SIZE, device=options.device)
 
 
 def encode_clips(options: Namespace) -> None:
@@ -60,13 +62,20 @@ def train_diffusion(options: Namespace) -> None:
     diffusion.train_diffusion(options.out, options.seed, BUILT_IN, dataset, DIFFUSION_STEPS, options.device)
 
 
+def train_detector(options: Namespace) -> None:
+    detector.train_detector(options.out, options.seed)
+
+
 def export_model(options: Namespace) -> None:
     model = export.load_trained_model(options.out, options.seed, BUILT_IN)
     export.write_model(model, options.out / "model")
+    export.write_detector(
+        detector.load_detector(options.out, options.seed), options.out / "model" / WEIGHTS.name
+    )
 
 
 def draw_sheets(options: Namespace) -> None:
-    names = [speech_encoder.NAME, vae.VAE, diffusion.NAME, vae.DECODER]
+    names = [speech_encoder.NAME, vae.VAE, diffusion.NAME, vae.DECODER, detector.NAME]
     sheets.plot_curves(options.out, names).save(options.out / "curves.png")
     sheets.render_people(options.out / "model", CASES).save(options.out / "people.png")
 
@@ -78,6 +87,7 @@ STAGES: dict[str, Callable[[Namespace], None]] = {
     "clips": encode_clips,
     "diffusion": train_diffusion,
     "decoder": train_decoder,
+    "faces": train_detector,
     "export": export_model,
     "look": draw_sheets,
 }

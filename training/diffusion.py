@@ -15,20 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.config import TEXT_ENCODERS, Hallo3Config
+from hallo3.geometry import PixelBox
 from hallo3.model.embeddings import rotary_tables
 from hallo3.model.layers import Layers
 from hallo3.model.transformer import Hallo3Transformer, ReferenceNetwork, Trunk
 from hallo3.noise import make_generator
+from hallo3.speakers import make_speaker_masks
 from hallo3.text_encoder import WordTokenizer, build_t5
 
 from .clips import Clips, make_windows, normalize_weight
 from .loss import Batch, draw_noise, velocity_loss
-from .motion import LIGHTS
 from .optim import Optimiser, WeightAverage
 from .stage import CPU, Run
 
 NAME = "diffusion"
-BATCH_SIZE = 16
+BATCH_SIZE = 12
+PAIR_BATCH_SHARE = 0.35
+"""Batches of pictures with two people; a batch has one kind."""
 DROP_TEXT, DROP_IMAGE, DROP_FACE, DROP_SPEECH = 0.1, 0.15, 0.05, 0.05
 RENDERED_MOTION_SHARE = 0.6
 """Samples whose motion frames have been through the VAE."""
@@ -98,7 +101,9 @@ class BatchSampler:
     def draw_batch(self, step: int, text: nn.Module) -> tuple[Batch, Tensor, torch.Generator]:
         """A batch with dropped conditions, the latents' weights, and the generator for the noise."""
         r = make_generator(f"{self.seed}|{NAME}|{step}")
-        picked = torch.from_numpy(r.integers(0, len(self.clips), BATCH_SIZE))
+        pair = bool(r.random() < PAIR_BATCH_SHARE)
+        chosen = torch.nonzero(self.clips.tensors["people"] == (2 if pair else 1))[:, 0]
+        picked = chosen[torch.from_numpy(r.integers(0, len(chosen), BATCH_SIZE))]
         device = next(text.parameters()).device
         clips = {key: values[picked].float().to(device) for key, values in self.clips.tensors.items()}
         config = self.config
@@ -109,23 +114,29 @@ class BatchSampler:
         windows = make_windows(
             clips["rows"], clips["first"], config.audio.window, config.segment.motion_frames
         )
+        windows = windows * _draw_keep_mask(r, DROP_SPEECH, 6).to(device)
         ids = self.tokens[picked].to(device)
         embeds = text(ids)
-        prompts = [self.clips.prompts[i] for i in picked.tolist()]
-        prompted = torch.tensor([bool(prompt) for prompt in prompts])
-        lit = torch.tensor([bool(LIGHTS.keys() & prompt.split()) for prompt in prompts])
-        dropped = torch.from_numpy(r.random(BATCH_SIZE) < DROP_TEXT) & ~lit
+        prompted = torch.tensor([bool(self.clips.prompts[i]) for i in picked.tolist()])
+        dropped = torch.from_numpy(r.random(BATCH_SIZE) < DROP_TEXT)
         embeds = embeds * (prompted & ~dropped).to(embeds)[:, None, None]
         batch = Batch(
             latents=clips["latents"],
             image_latents=image_latents,
             face_latents=clips["face"][:, :, None] * _draw_keep_mask(r, DROP_FACE, 5).to(device),
-            windows=windows * _draw_keep_mask(r, DROP_SPEECH, 5).to(device),
-            face_embedding=clips["embedding"],
+            windows=windows if pair else windows[:, 0],
+            face_embedding=clips["embedding"] if pair else clips["embedding"][:, 0],
             prompt_embeds=embeds,
+            masks=self._make_masks(clips["heads"]) if pair else None,
         )
         weight = normalize_weight(1 + (MOUTH_WEIGHT - 1) * clips["mouth"], batch.latents)
         return batch, weight, torch.Generator().manual_seed(int(r.integers(2**31)))
+
+    def _make_masks(self, heads: Tensor) -> Tensor:
+        """Masks [B, P, 1, rows, columns] of heads [B, P, 4] in pixels."""
+        shape = self.config.segment.shape.latent
+        people = [[PixelBox(*box) for box in each.tolist()] for each in heads]
+        return torch.stack([make_speaker_masks(each, shape) for each in people]).to(heads.device)
 
 
 def _draw_keep_mask(r: np.random.Generator, drop_rate: float, dims: int) -> Tensor:
