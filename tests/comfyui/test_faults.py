@@ -27,6 +27,7 @@ FIRST_CALLS = {
     "Doctor": "doctor.find_landmarks",
     "EncodeSpeech": "speech.to_recording",
     "Extrapolate": "extrapolate.Sampling",
+    "Guider": "sampling.config_of",
     "IdentityReference": "identity.check_socket",
     "IdentitySpeakers": "people.check_socket",
     "LoadBuiltIn": "loaders.load_model",
@@ -40,6 +41,7 @@ FIRST_CALLS = {
     "Sample": "loaders.read_picture",
     "Sampler": "sampling.Sampling",
     "SaveIdentity": "identity.check_socket",
+    "Script": "script.check_socket",
     "SegmentConditioning": "sampling.config_of",
     "VAEDecode": "sampling._get_latents",
 }

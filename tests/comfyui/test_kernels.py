@@ -93,7 +93,9 @@ def test_a_pass_moves_half_of_what_plain_kernels_move(
     transformer = model.NativeTransformer(config, torch.bfloat16, META, comfy.ops.disable_weight_init)
     trunk, latent = config.trunk, config.segment.shape.latent
     features = [meta(1, latent.tokens_per_frame, trunk.width) for _ in range(trunk.layers)]
-    identity = SimpleNamespace(reference_features=features, face_embedding=meta(1, config.face.embedding_dim))
+    identity = SimpleNamespace(
+        reference_features=features, face_embedding=meta(1, config.face.embedding_dim), people=()
+    )
     inputs = (
         meta(2, 2 * trunk.latent_channels, *latent),
         meta(2),
