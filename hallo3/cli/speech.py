@@ -40,9 +40,10 @@ class SpeechFeatures:
     @cached_property
     def _all(self) -> list[SpeechFeatures]:
         """Those of every recording."""
-        folders = (self._folder.with_name(name) for name in SPEECH_DIRS)
-        others = zip(self._request.recordings[1:], list(folders)[1:], strict=False)
-        return [self, *(SpeechFeatures(self._request, folder, each) for each, folder in others)]
+        others = self._request.recordings[1:]
+        folders = [self._folder.with_name(name) for name in SPEECH_DIRS[1 : len(others) + 1]]
+        placed = zip(others, folders, strict=True)
+        return [self, *(SpeechFeatures(self._request, folder, each) for each, folder in placed)]
 
     def draw_chart(self) -> Tensor:
         """A picture [3, h, w] of the recordings' loudness, silence and segments."""
