@@ -14,6 +14,8 @@ MAX_SPEAKERS = 4
 SPEAKERS_UNTESTED = "untested on the released weights, which were trained with one"
 TRAINED_WITH_SPEAKERS = frozenset[str]()
 """Names of the configurations whose models have learned several speakers."""
+BLENDS_SPEAKERS = frozenset({"built-in"})
+"""Of those that were seen to draw one person, in the middle, instead of several."""
 HEAD_AND_SHOULDERS = PixelBox(0.5, 0.5, 0.5, 1.0)
 """Room around a face's box that belongs to the person: left, above, right, below, in the face's own size."""
 FEATHER = 0.5
@@ -22,8 +24,12 @@ between them it is 98 %."""
 
 
 def warn_of_speakers(model: str) -> None:
-    """Log that the model named so has not learned several speakers."""
-    if model not in TRAINED_WITH_SPEAKERS:
+    """Log what is known of several speakers with the model named so, unless it has learned them."""
+    if model in BLENDS_SPEAKERS:
+        logger.warning(
+            "this model knows one person in the middle of the picture: it blends several people into one"
+        )
+    elif model not in TRAINED_WITH_SPEAKERS:
         logger.warning(
             "several speakers are untested with this model, which was trained with one: "
             "mouths may follow the wrong voice"

@@ -114,7 +114,6 @@ def extract_identity(
 ) -> Identity:
     """The identity of the face, or faces, that were found in a picture [3, h, w]."""
     config, second_try = reference_network.config, SecondTry(vae.device)
-    host_vae.check_vae(vae, config.vae)
 
     def encode(pixels: Tensor) -> Tensor:
         latents = try_again(lambda: host_vae.encode(vae, pixels), second_try, "portrait")

@@ -29,6 +29,7 @@ from .comfy.loading import ReferenceSocket
 from .comfy.picture_file import use_picture_file
 from .comfy.progress import show_messages
 from .comfy.speech import SpeechSocket
+from .comfy.vae import check_vae
 from .convert import check_socket, to_picture, to_preview
 from .identity import extract_identity
 from .schema import FREE_MEMORY, Hallo3Node, IdentityType, ReferenceNetworkType, SpeechType, make_schema
@@ -72,6 +73,7 @@ class Hallo3IdentitySpeakers(Hallo3Node):
     ) -> io.NodeOutput:
         check_socket(reference_network, ReferenceSocket, "reference network", "Load Hallo3 Reference Network")
         numbers, config = parse_faces(faces), reference_network.config
+        check_vae(vae, config.vae)
         with show_messages():
             picture = use_picture_file(portrait, to_picture(portrait), "portrait", masked=False, sized=False)
             analyzer = create_face_analyzer(config.face, FaceChoice(), unverified=unverified)

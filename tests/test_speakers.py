@@ -1,7 +1,7 @@
 """Masks of speakers from the boxes of their faces."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hallo3.geometry import LatentShape, PixelBox
@@ -17,6 +17,7 @@ def faces(draw: st.DrawFn) -> list[PixelBox]:
     return [PixelBox(left, top, left + size, top + size) for left, top, size in corners]
 
 
+@settings(deadline=None)
 @given(faces())
 def test_masks_add_up_to_one_everywhere(boxes: list[PixelBox]) -> None:
     masks = make_speaker_masks(boxes, GRID)
@@ -25,6 +26,7 @@ def test_masks_add_up_to_one_everywhere(boxes: list[PixelBox]) -> None:
     assert bool((masks >= 0).all())
 
 
+@settings(deadline=None)
 @given(faces())
 def test_the_order_of_faces_is_that_of_masks(boxes: list[PixelBox]) -> None:
     turned = list(reversed(boxes))

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hallo3.errors import InputError, OutputError
@@ -182,6 +182,7 @@ def test_equal_frames_are_equal_segments_whatever_is_in_memory() -> None:
     assert run_alone("media.test_video", counts) == [1, 1, 1, 1]
 
 
+@settings(deadline=None)
 @given(st.sampled_from((24, 25, 30, 50, 60)), st.lists(st.integers(2, 47), min_size=1, max_size=30))
 def test_segments_at_another_rate_are_the_whole_video_at_that_rate(rate: int, counts: list[int]) -> None:
     encoding, shown, first = VideoEncoding(rate=rate), list[int](), 0
