@@ -11,7 +11,7 @@ endif
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu bench-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations train workflows pictures docs sbom soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
+.PHONY: help setup demo test test-lowest test-places test-kernels test-gpu bench-gpu test-comfyui contract bench-comfyui bench-built-in bench-approximations measures train workflows pictures docs sbom soak soak-comfyui mutants lint format bench bench-all parity comfyui clean
 
 help: ## show this list
 	@$(PYTHON) -c "import re; [print(f'  make {m[1]:<22}{m[2]}') for m in re.finditer(r'(?m)^([a-z-]+):.*? ## (.+)', open('Makefile').read())]"
@@ -164,7 +164,13 @@ bench-all: bench bench-approximations ## every benchmark but drift
 
 # How the built-in model behaves, and where it comes from (hours; see training/README.md).
 bench-built-in: setup ## measure the built-in model (hours)
-	$(BENCH) built-in --seconds 60 600 --json $(MEASURED)/built_in.json --sheet docs/pictures/built_in.png
+	$(BENCH) built-in --seconds 60 600 --json $(MEASURED)/built_in.json --table $(MEASURED)/built_in.md --pictures docs/pictures
+
+# The tests' cases and the coefficients of their measures, on drawn people (needs OpenCV).
+measures: setup ## fit the measures of drawn people and tell their errors (minutes)
+	$(PY) -m training.angle
+	$(PY) -m training.classifiers
+	$(PY) -m training.truth --json $(MEASURED)/drawn_truth.json
 
 # Samplers and approximations on data with a known distribution, and on the built-in model; four minutes.
 bench-approximations: setup ## measure samplers and approximations (minutes)

@@ -34,7 +34,10 @@ def measure_carry(case: Case, models: Models, **changes: Any) -> float:
     noise = make_noise(settings.seed)
     motion = models.config.segment.motion_frames
     with torch.inference_mode():
-        identity, speech = make_identity(case, models, settings), encode_speech(case.speech, models)
+        identity, speech = (
+            make_identity(case, models, settings),
+            encode_speech(case.speakers[0].speech, models),
+        )
         renderer = LocalRenderer.prepare(identity, speech, encode_prompt("", models), models, settings)
         canvas, segment = identity.canvas.pixels, speech.plan[min(1, len(speech.plan) - 1)]
 

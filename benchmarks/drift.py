@@ -26,17 +26,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from behaviour.cases import make_case
+from behaviour.cases import Case, make_speaker
 from behaviour.figures import measure_video
 from behaviour.pixels import measure_changes, measure_seams, measure_sharpness
+from behaviour.suite import find_heads
 from benchmarks.report import Result, Scenario, format_table, get_device, hide_paths
 from hallo3.attention_backend import BACKENDS, get_backend, why_unsupported
 from hallo3.checkpoints.load import read_component_config, read_model_config
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import Hallo3Config
 from hallo3.errors import InputError
-from hallo3.face.analyzer import analyze_portrait
-from hallo3.face.registry import SimilarityFunction, create_analyzer, similarity_to
+from hallo3.face.analyzer import Face
+from hallo3.face.registry import SimilarityFunction, analyze_portrait, create_analyzer, similarity_to
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording, read_recording
 from hallo3.media.image import read_picture
@@ -250,7 +251,7 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
         if reference is not None:
             row |= compare_videos(video.frames, reference.frames)
         row |= video.counts.describe_cache()
-        rows[name] = row | _measure_alone(video.frames, config, inputs, similarity)
+        rows[name] = row | _measure_alone(video.frames, config, inputs, face, similarity)
         print(f"{name}: {video.seconds:.1f} s", file=sys.stderr, flush=True)
         reference = reference or video
     assert reference is not None
@@ -272,21 +273,24 @@ def measure_variants(inputs: Inputs, variants: Mapping[str, Variant], skipped: M
 
 
 def _measure_alone(
-    frames: Tensor, config: Hallo3Config, inputs: Inputs, similarity: SimilarityFunction
+    frames: Tensor, config: Hallo3Config, inputs: Inputs, face: Face, similarity: SimilarityFunction
 ) -> dict[str, float]:
     """Figures that need no other video; what cannot be measured is missing."""
     new = config.segment.new_frames
     figures: dict[str, float] = {
-        "seam": measure_seams(frames, new),
+        "seam": measure_seams(measure_changes(frames), new),
         "sharpness": measure_sharpness(frames),
         "movement": float(measure_changes(frames).mean()),
     }
     values = [similarity(frame) for frame in frames[:: config.segment.fps]]
     if known := [value for value in values if value is not None]:
         figures["face"] = sum(known) / len(known)
-    if config.face.space == DRAWN and frames.shape[-1] == frames.shape[-2]:
-        case = make_case("", inputs.portrait, inputs.speech, config.segment)
-        drawn = measure_video(frames, case.portrait, case.mouth, new_frames=new).as_dict()
+    height, width = inputs.portrait.shape[-2:]
+    if config.face.space == DRAWN and frames.shape[-1] * height == frames.shape[-2] * width:
+        (head,) = find_heads(inputs.portrait, face.boxes[face.index or 0 :][:1])
+        speaker = make_speaker(head, inputs.speech, config.segment)
+        case = Case(name="", portrait=inputs.portrait, speakers=(speaker,))
+        drawn = measure_video(frames, case, new_frames=new).as_dict()
         figures |= {name: drawn[name] for name in MOUTH}
     return {name: round(value, 3) for name, value in figures.items() if value == value}
 

@@ -24,7 +24,7 @@ from benchmarks.networks import OriginalStep
 from benchmarks.report import CPU, ROOT, Result, Scenario, format_table
 from hallo3.built_in import FOLDER
 from hallo3.config import TINY, Hallo3Config
-from hallo3.face.analyzer import analyze_portrait
+from hallo3.face.registry import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import read_recording

@@ -246,13 +246,13 @@ NANO = Hallo3Config(
 
 BUILT_IN = Hallo3Config(
     name="built-in",
-    trunk=TrunkConfig(layers=6, heads=4, head_dim=32, time_dim=64, text_dim=32, text_tokens=16),
+    trunk=TrunkConfig(layers=6, heads=5, head_dim=32, time_dim=64, text_dim=48, text_tokens=24),
     audio=AudioConfig(layers=3, channels=48, hidden=128, tokens=4, token_dim=48),
     face=FaceConfig(space="drawn-face", tokens=2, token_dim=64),
     vae=VAEConfig(
-        block_out_channels=(16, 32, 32, 64), layers_per_block=1, norm_num_groups=4, scaling_factor=2.6
+        block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=4, scaling_factor=2.6
     ),
-    segment=SegmentConfig(frames=33, height=64, width=64),
+    segment=SegmentConfig(frames=33, height=96, width=144),
     defaults=Defaults(steps=1, guidance_scale=1.0, sampler="ddim"),
 )
 
@@ -296,5 +296,5 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
     "hallo3": _t5(4096, 10240, 64, 64, 24, 32128),
     "tiny": _t5(40, 64, 10, 4, 2, 384),
     "nano": _t5(16, 32, 8, 2, 1, 384),
-    "built-in": _t5(32, 64, 16, 2, 1, 2048),
+    "built-in": _t5(48, 96, 16, 3, 1, 2048),
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .face.analyzer import analyze_portrait
+from .face.registry import analyze_portrait
 from .geometry import latent_frames
 from .identity import Identity, Portrait, build_identity, frame_portrait
 from .media.audio import Recording, to_mono

@@ -12,10 +12,8 @@ from .messages import logger
 
 MAX_SPEAKERS = 4
 SPEAKERS_UNTESTED = "untested on the released weights, which were trained with one"
-TRAINED_WITH_SPEAKERS = frozenset[str]()
-"""Names of the configurations whose models have learned several speakers."""
-BLENDS_SPEAKERS = frozenset({"built-in"})
-"""Of those that were seen to draw one person, in the middle, instead of several."""
+TRAINED_WITH_SPEAKERS = {"built-in": 2}
+"""Most speakers that models have learned, by the name of their configuration."""
 HEAD_AND_SHOULDERS = PixelBox(0.5, 0.5, 0.5, 1.0)
 """Room around a face's box that belongs to the person: left, above, right, below, in the face's own size."""
 FEATHER = 0.5
@@ -23,15 +21,12 @@ FEATHER = 0.5
 between them it is 98 %."""
 
 
-def warn_of_speakers(model: str) -> None:
-    """Log what is known of several speakers with the model named so, unless it has learned them."""
-    if model in BLENDS_SPEAKERS:
+def warn_of_speakers(model: str, count: int) -> None:
+    """Log what is known of ``count`` speakers with the model named so, unless it has learned that many."""
+    learned = TRAINED_WITH_SPEAKERS.get(model, 1)
+    if count > learned:
         logger.warning(
-            "this model knows one person in the middle of the picture: it blends several people into one"
-        )
-    elif model not in TRAINED_WITH_SPEAKERS:
-        logger.warning(
-            "several speakers are untested with this model, which was trained with one: "
+            f"{count} speakers are untested with this model, which was trained with {learned}: "
             "mouths may follow the wrong voice"
         )
 

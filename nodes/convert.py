@@ -242,7 +242,7 @@ def check_fit(identity: Identity, socket: SpeechSocket, vae: Any, model: Any) ->
         )
     if people > 1:
         with show_messages():
-            warn_of_speakers(config.name)
+            warn_of_speakers(config.name, people)
 
 
 def check_sizes(identity: Identity, socket: SpeechSocket, vae: Any, config: Hallo3Config) -> None:

@@ -122,7 +122,9 @@ class Hallo3LoadBuiltIn(Hallo3Node):
 
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
-PORTRAITS = ("portrait", "portrait_2", "portrait_3")
+PAIR = "pair"
+PORTRAITS = ("portrait", "portrait_2", "portrait_3", PAIR)
+SPEECH, CONVERSATION = "speech.wav", "conversation.flac"
 """The pictures there, without their ending."""
 
 
@@ -141,4 +143,5 @@ class Hallo3Sample(Hallo3Node):
     @classmethod
     def execute(cls, portrait: str = PORTRAITS[0]) -> io.NodeOutput:
         picture = read_picture(SAMPLES / f"{portrait}.png")
-        return io.NodeOutput(to_images(picture[None]), to_audio(read_recording(SAMPLES / "speech.wav")))
+        recording = read_recording(SAMPLES / (CONVERSATION if portrait == PAIR else SPEECH))
+        return io.NodeOutput(to_images(picture[None]), to_audio(recording))

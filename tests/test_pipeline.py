@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from conftest import speech_of
 from hallo3 import pipeline
 from hallo3.errors import AudioError, FaceError, PortraitError
-from hallo3.face.analyzer import Face, ThumbnailAnalyzer, analyze_portrait
+from hallo3.face.analyzer import Face, ThumbnailAnalyzer
+from hallo3.face.registry import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import Recording

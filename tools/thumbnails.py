@@ -114,6 +114,7 @@ PICTURES: dict[str, tuple[str, Callable[[list[Frames]], Image.Image]]] = {
     "Hallo3 long speech": ("Long speech", lambda videos: grid(videos[0], 5, 4)),
     "Hallo3 continue a video": ("Continue a video", lambda videos: grid(videos[0][::3], 3, 2)),
     "Hallo3 several portraits": ("Several portraits", lambda videos: grid([v[3] for v in videos], 3, 1)),
+    "Hallo3 two people": ("Two people", one),
     "Hallo3 video sound and upscale": ("Upscale", small_and_large),
 }
 """Each template's label, and what draws its picture from its videos."""

@@ -2,91 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from argparse import ArgumentParser
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch (docs/measurements/README.md)
 
 import torch
 
-from hallo3.config import BUILT_IN
-
-from . import clips, diffusion, export, sheets, speech_encoder, vae, voices
-
-UTTERANCES = {"train": 320, "held-out": 60}
-CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "behaviour"
-SPEECH_ENCODER_STEPS, CHUNKS, DIFFUSION_STEPS = 1000, 14, 2600
-
-
-def synthesise_voices(options: Namespace) -> None:
-    for split, count in UTTERANCES.items():
-        voices.synthesise(options.out / "voices", count, split, options.workers)
-
-
-def train_speech_encoder(options: Namespace) -> None:
-    model = speech_encoder.train_speech_encoder(options.out, options.seed, SPEECH_ENCODER_STEPS)
-    figures = speech_encoder.evaluate(model, sorted((options.out / "voices" / "held-out").glob("*.wav")))
-    text = json.dumps({key: round(value, 4) for key, value in figures.items()})
-    (options.out / "hearing.json").write_text(text + "\n", encoding="utf-8")
-    print("hearing", text, flush=True)
-
-
-def train_vae(options: Namespace) -> None:
-    vae.train_vae(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
-
-
-def train_decoder(options: Namespace) -> None:
-    vae.train_decoder(options.out, options.seed, BUILT_IN.vae, BUILT_IN.segment.height, device=options.device)
-
-
-def encode_clips(options: Namespace) -> None:
-    missing = [index for index in range(CHUNKS) if not clips.chunk_path(options.out, index).exists()]
-    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(clips.make_chunk, options.out, options.seed, index, BUILT_IN) for index in missing
-        ]
-        for job in jobs:
-            print("clips", json.dumps(job.result()), flush=True)
-
-
-def train_diffusion(options: Namespace) -> None:
-    dataset = clips.load_clips(options.out, CHUNKS)
-    diffusion.train_diffusion(options.out, options.seed, BUILT_IN, dataset, DIFFUSION_STEPS, options.device)
-
-
-def export_model(options: Namespace) -> None:
-    model = export.load_trained_model(options.out, options.seed, BUILT_IN)
-    export.write_model(model, options.out / "model")
-
-
-def draw_sheets(options: Namespace) -> None:
-    names = [speech_encoder.NAME, vae.VAE, diffusion.NAME, vae.DECODER]
-    sheets.plot_curves(options.out, names).save(options.out / "curves.png")
-    sheets.render_people(options.out / "model", CASES).save(options.out / "people.png")
-
-
-STAGES: dict[str, Callable[[Namespace], None]] = {
-    "voices": synthesise_voices,
-    "hearing": train_speech_encoder,
-    "vae": train_vae,
-    "clips": encode_clips,
-    "diffusion": train_diffusion,
-    "decoder": train_decoder,
-    "export": export_model,
-    "look": draw_sheets,
-}
+from .parallel import run_in_processes
+from .stages import SHARED, STAGES
+from .start import begin_run
 
 
 def main() -> None:
     parser = ArgumentParser(prog="training", description=__doc__)
     parser.add_argument("stage", choices=["all", *STAGES])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, kept between calls")
+    parser.add_argument(
+        "--start", type=Path, metavar="MODEL", help="begin a new run with the networks of this model folder"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--device",
@@ -95,12 +31,16 @@ def main() -> None:
         help="device of the stages vae, diffusion and decoder; the others use the CPU",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=2, help="that share the batches of a stage on a CPU")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that make clips")
     options = parser.parse_args(sys.argv[1:])
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.start is not None:
+        begin_run(options.out, options.seed, options.start)
     for name in STAGES if options.stage == "all" else [options.stage]:
-        STAGES[name](options)
+        shared = name in SHARED and options.device.type == "cpu"
+        run_in_processes(STAGES[name], options, options.processes if shared else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hallo3.checkpoints.load import write_weights
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.config import COMPONENTS, SPEECH_ENCODERS, TEXT_ENCODERS, Hallo3Config, to_dict
 from hallo3.errors import CheckpointError
+from hallo3.face.detector import DetectorNetwork
 from hallo3.text_encoder import untie_embedding
 
 from . import diffusion
@@ -56,18 +57,28 @@ def load_trained_model(
 
 def write_model(model: TrainedModel, folder: Path) -> None:
     """Raises ``CheckpointError`` for a value beyond half precision's range."""
-    folder.mkdir(parents=True, exist_ok=True)
     for path in map(ModelFolder(folder).own, COMPONENTS):
         name = path.stem
-        halves = {key: value.to(torch.float16) for key, value in model.states[name].items()}
-        if wrong := [key for key, value in halves.items() if not bool(value.isfinite().all())]:
-            raise CheckpointError(
-                "A weight does not fit half precision.",
-                found=f"{name}: {wrong[0]}",
-                expected="finite numbers below 65504",
-                fix="train again with a lower learning rate",
-            )
-        write_weights(path, halves, {"part": name, "config": model.configs[name]})
+        _write_halves(path, model.states[name], {"part": name, "config": model.configs[name]})
+
+
+def write_detector(network: DetectorNetwork, path: Path) -> None:
+    """The face detector's file, which :func:`hallo3.face.detector.read_detector` reads. Errors as of
+    :func:`write_model`."""
+    _write_halves(path, network.state_dict(), {"part": path.stem, "config": asdict(network.config)})
+
+
+def _write_halves(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    halves = {key: value.to(torch.float16) for key, value in state.items()}
+    if wrong := [key for key, value in halves.items() if not bool(value.isfinite().all())]:
+        raise CheckpointError(
+            "A weight does not fit half precision.",
+            found=f"{path.stem}: {wrong[0]}",
+            expected="finite numbers below 65504",
+            fix="train again with a lower learning rate",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, halves, config)
 
 
 def _select_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

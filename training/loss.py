@@ -83,8 +83,13 @@ def velocity_loss(
     return Loss(per_sample=weighted.flatten(1).mean(dim=1), noisy=noisy, velocity=velocity)
 
 
-def draw_noise(latents: Tensor, generator: torch.Generator) -> Draw:
-    """A uniform table index and normal noise for every sample."""
-    index = torch.randint(len(denoiser_table()), (len(latents),), generator=generator)
+def draw_noise(latents: Tensor, generator: torch.Generator, noisiest: float = 0.0) -> Draw:
+    """A uniform table index and normal noise for every sample; a share ``noisiest`` has its index in the
+    noisiest fifth of the table, where few steps spend most. The original has no such share."""
+    count, levels = len(latents), len(denoiser_table())
+    index = torch.randint(levels, (count,), generator=generator)
+    if noisiest:
+        chosen = torch.rand(count, generator=generator) < noisiest
+        index = torch.where(chosen, levels - 1 - index // 5, index)
     noise = torch.randn(latents.shape, generator=generator)
     return Draw(table_index=index, noise=noise.to(latents))

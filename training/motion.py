@@ -1,4 +1,5 @@
-"""How a drawn person moves: the head sways, the eyes blink, the mouth follows given openings and widths."""
+"""How a drawn person moves: the head sways and turns, the eyes blink, the mouth follows given openings and
+widths."""
 
 from __future__ import annotations
 
@@ -10,33 +11,35 @@ from numpy.typing import NDArray
 from hallo3.noise import make_generator
 
 from .faces import Pose
+from .grounds import FPS
 
-FPS = 25
-SWAY_SIDES, TILT_RADIANS = 0.016, 0.035
+SWAY, SWAY_DOWN, SWAY_TILT = 0.022, 0.015, 0.035
+"""Head units; radians."""
+SWAY_YAW, SWAY_PITCH = np.radians(5), np.radians(3)
 BLINK_CLOSURE = (0.5, 1.0, 1.0, 0.5)
-LIGHTS: dict[str, tuple[float, float, float]] = {
-    "warm": (1.0, 0.82, 0.55),
-    "blue": (0.55, 0.75, 1.0),
-    "green": (0.62, 1.0, 0.62),
-    "dim": (0.55, 0.55, 0.6),
-}
-"""Lights that a prompt can name, as factors of red, green and blue."""
+SETTLE_SECONDS, TURN_SECONDS = 1.0, 0.3
+"""Time constants: a video's first frames leave the portrait's pose, and turn to where the prompt says."""
 
 
 def make_poses(
-    name: str, opening: Sequence[float], width: Sequence[float], first: Pose | None = None
+    name: str,
+    opening: Sequence[float],
+    width: Sequence[float],
+    look: tuple[float, float],
+    first: Pose | None = None,
 ) -> list[Pose]:
-    """A pose per frame. With ``first`` the head starts at that pose's place."""
+    """A pose per frame around the yaw and pitch of ``look``. With ``first`` the head starts in that pose."""
     r = make_generator(f"motion|{name}")
     frames = len(opening)
-    x, y, tilt = (_sway(r, frames) * scale for scale in (SWAY_SIDES, SWAY_SIDES * 0.7, TILT_RADIANS))
+    scales = (SWAY, SWAY_DOWN, SWAY_TILT, SWAY_YAW, SWAY_PITCH)
+    paths = [_sway(r, frames) * scale for scale in scales]
+    paths[3], paths[4] = paths[3] + look[0], paths[4] + look[1]
     if first is not None:
-        fade = np.exp(-np.arange(frames) / FPS)
-        x, y, tilt = (
-            path + (start - path[0]) * fade
-            for path, start in zip((x, y, tilt), (first.x, first.y, first.tilt), strict=True)
-        )
-    columns = zip(x, y, tilt, opening, width, _blink(r, frames), strict=True)
+        for index, start in enumerate((first.x, first.y, first.tilt, first.yaw, first.pitch)):
+            seconds = TURN_SECONDS if index > 2 and abs(start - paths[index][0]) > 0.15 else SETTLE_SECONDS
+            fade = np.exp(-np.arange(frames) / FPS / seconds)
+            paths[index] = paths[index] + (start - paths[index][0]) * fade
+    columns = zip(*paths, opening, width, _blink(r, frames), strict=True)
     return [Pose(*(float(value) for value in row)) for row in columns]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from .parallel import average_gradients
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_ITERATIONS = 5
@@ -27,37 +29,38 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         del closure
         for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum: Tensor = state["momentum"]
-                momentum.lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(momentum, group["momentum"]).flatten(1)
-                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                weight.add_(orthogonalize(update).view_as(weight), alpha=-group["lr"] * scale)
+                if weight.grad is not None:
+                    shapes.setdefault(weight.flatten(1).shape, []).append(weight)
+            for (rows, columns), weights in shapes.items():
+                directions = torch.stack([self._direction(w, group["momentum"]) for w in weights])
+                updates = orthogonalize(directions)
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for weight, update in zip(weights, updates, strict=True):
+                    weight.add_(update.view_as(weight), alpha=-rate)
+
+    def _direction(self, weight: nn.Parameter, decay: float) -> Tensor:
+        """Nesterov's momentum, as a matrix."""
+        state, gradient = self.state[weight], cast(Tensor, weight.grad)
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum: Tensor = state["momentum"]
+        momentum.lerp_(gradient, 1 - decay)
+        return gradient.lerp(momentum, decay).flatten(1)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values around 1.
-
-    Newton-Schulz iterations on the small square X X^T, which is equal to iterating on X.
-    """
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest matrices [..., rows, columns] with singular values around 1, by Newton-Schulz iterations in
+    bfloat16."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.mT
-    x = x / (x.norm() + 1e-7)
-    square = x @ x.mT
-    one = torch.eye(len(square), dtype=x.dtype, device=x.device)
-    total = one
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
-        factor = a * one + b * square + c * square @ square
-        total = factor @ total
-        square = factor @ square @ factor
-    x = total @ x
-    return x if wide else x.mT
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.to(matrices.dtype) if wide else x.mT.to(matrices.dtype)
 
 
 class Optimiser:
@@ -91,6 +94,7 @@ class Optimiser:
 
     def step(self, index: int, clip: float = 1.0) -> float:
         """Clip the gradients, update, clear them; returns their norm."""
+        average_gradients(self.weights)
         norm = float(nn.utils.clip_grad_norm_(self.weights, clip))
         if math.isfinite(norm):
             left = (self.steps - index) / max(1.0, self.cooldown * self.steps)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from behaviour.cases import read_cases
-from behaviour.pixels import resize_square
+from behaviour.cases import read_cases, singles
+from behaviour.sheets import make_sheet
 from behaviour.suite import render_case
 from hallo3.loading import load_models
 from hallo3.quantization import PRECISIONS
@@ -59,19 +58,5 @@ def _plot(title: str, points: NDArray[np.float64]) -> Image.Image:
 def render_people(model: Path, cases: Path, count: int = 6) -> Image.Image:
     """Held-out portraits and a model's videos of them."""
     models = load_models(model, torch.device("cpu"), PRECISIONS["fp32"])
-    segment = models.config.segment
-    known = read_cases(cases, segment)[:count]
-    rows = [(resize_square(case.portrait, segment.height)[None], render_case(case, models)) for case in known]
-    return side_by_side(rows, [12 * n for n in range(1, 10)])
-
-
-def side_by_side(rows: list[tuple[Tensor, Tensor]], frames: list[int], enlarge: int = 2) -> Image.Image:
-    """The given frames of every pair of videos [F, 3, S, S], one video above the other."""
-    strips = [
-        torch.cat([video[min(frame, len(video) - 1)] for frame in frames], dim=2)
-        for pair in rows
-        for video in pair
-    ]
-    pixels = (torch.cat(strips, dim=1).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels)
-    return image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
+    known = singles(read_cases(cases, models.config.segment))[:count]
+    return make_sheet([(case, render_case(case, models)) for case in known])

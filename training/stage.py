@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from .parallel import count_processes, is_first
 
 CPU = torch.device("cpu")
 STEPS_PER_REPORT = 20
@@ -58,21 +61,27 @@ class Run:
         checkpoint_seconds: float = 60.0,
     ) -> None:
         """Call ``step`` for every remaining number; save the state of ``objects`` every
-        ``checkpoint_seconds``."""
+        ``checkpoint_seconds``. Raises ``FloatingPointError`` at a figure that is not a number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         first, seconds_before = self._resume(objects)
         started, saved = time.process_time(), time.monotonic()
         figures: dict[str, list[float]] = {}
         for index in range(first, self.steps):
             for key, value in step(index).items():
+                if math.isnan(value):
+                    raise FloatingPointError(
+                        f"{self.name}, step {index}: {key} is not a number; the checkpoint is older"
+                    )
                 figures.setdefault(key, []).append(float(value))
-            seconds = seconds_before + time.process_time() - started
+            seconds = seconds_before + (time.process_time() - started) * count_processes()
             last = index + 1 == self.steps
+            if not is_first():
+                continue
             if (index + 1) % STEPS_PER_REPORT == 0 or last:
                 self._report(index + 1, seconds, {key: sum(v) / len(v) for key, v in figures.items()})
                 figures = {}
             if time.monotonic() - saved > checkpoint_seconds or last:
-                self._save(index + 1, seconds, objects)
+                self.save(index + 1, seconds, objects)
                 saved = time.monotonic()
 
     def _resume(self, objects: Mapping[str, Stateful]) -> tuple[int, float]:
@@ -91,7 +100,8 @@ class Run:
     def _read(self) -> dict[str, Any]:
         return torch.load(self.checkpoint, weights_only=True, map_location="cpu")
 
-    def _save(self, step: int, seconds: float, objects: Mapping[str, Stateful]) -> None:
+    def save(self, step: int, seconds: float, objects: Mapping[str, Stateful]) -> None:
+        """Write the checkpoint of the first ``step`` steps, which took so many CPU-seconds."""
         states = {name: each.state_dict() for name, each in objects.items()}
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save({"step": step, "seconds": seconds, "things": states}, unfinished)

@@ -16,10 +16,17 @@ from hallo3.noise import make_generator
 from hallo3.vae.autoencoder import Posterior, VideoVAE, decode_slices
 
 from .optim import Optimiser, WeightAverage
+from .parallel import take_share
 from .pictures import ClipPool, render_pool
 from .stage import CPU, Run
 
 KL_WEIGHT = 2e-4
+EDGE_WEIGHT = 0.5
+"""Of errors in the differences between neighbouring pixels: keeps small things sharp."""
+MOTION_WEIGHT = 0.5
+"""Of errors in the differences between frames: four share a latent, and a mouth is not where it was."""
+MOUTH_CROPS = 0.7
+"""Share of the crops around a mouth."""
 CHANNELS_LAST = torch.channels_last_3d
 
 
@@ -34,13 +41,14 @@ class Phase(NamedTuple):
 
 
 PHASES = (
-    Phase(600, 16, 1, 32, 6.0),
-    Phase(600, 4, 9, 32, 6.0),
-    Phase(650, 4, 9, 64, 2.5),
+    Phase(400, 16, 1, 32, 6.0),
+    Phase(400, 4, 9, 32, 6.0),
+    Phase(2600, 4, 9, 64, 2.5),
+    Phase(1700, 4, 9, 64, 12.0),
 )
-DECODER_PHASES = (Phase(1000, 2, 17, 64, 2.5),)
+DECODER_PHASES = (Phase(1600, 2, 17, 64, 2.5),)
 """The decoder alone; it may train beside the transformer, which needs the finished encoder only."""
-POOL_CLIPS, POOL_FRAMES = 2000, 17
+POOL_CLIPS, POOL_FRAMES = 1400, 17
 VAE, DECODER = "vae", "decoder"
 
 
@@ -59,21 +67,21 @@ def train_vae(
     folder: Path,
     seed: int,
     config: VAEConfig,
-    side: int,
+    size: tuple[int, int],
     phases: tuple[Phase, ...] = PHASES,
     device: torch.device = CPU,
 ) -> None:
     """Train encoder and decoder; the averaged weights are ``Run.state("average")``."""
     vae = make_vae(config, seed)
     run = Run(folder=folder, name=VAE, steps=sum(phase.steps for phase in phases), seed=seed, device=device)
-    _train(run, vae, vae.network, phases, side, (0.02, 2e-3), 0.5)
+    _train(run, vae, vae.network, phases, size, (0.02, 2e-3), 0.5)
 
 
 def train_decoder(
     folder: Path,
     seed: int,
     config: VAEConfig,
-    side: int,
+    size: tuple[int, int],
     phases: tuple[Phase, ...] = DECODER_PHASES,
     device: torch.device = CPU,
 ) -> None:
@@ -83,7 +91,7 @@ def train_decoder(
     vae.network.encoder.requires_grad_(False)
     steps = sum(phase.steps for phase in phases)
     run = Run(folder=folder, name=DECODER, steps=steps, seed=seed, device=device)
-    _train(run, vae, vae.network.decoder, phases, side, (0.006, 6e-4), 0.9)
+    _train(run, vae, vae.network.decoder, phases, size, (0.006, 6e-4), 0.9)
 
 
 def load_vae(folder: Path, seed: int, config: VAEConfig, *, tuned_decoder: bool) -> VideoVAE:
@@ -101,14 +109,14 @@ def _train(
     vae: VideoVAE,
     trained: nn.Module,
     phases: tuple[Phase, ...],
-    side: int,
+    size: tuple[int, int],
     rates: tuple[float, float],
     cooldown: float,
 ) -> None:
     if run.completed_steps() == run.steps:
         return
     vae.network.to(run.device)
-    pool = render_pool(f"{run.seed}|{run.name}", POOL_CLIPS, POOL_FRAMES, side)
+    pool = render_pool(f"{run.seed}|{run.name}", POOL_CLIPS, POOL_FRAMES, size, torch.get_num_threads())
     optimiser = Optimiser(
         trained, run.steps, muon=rates[0], adamw=rates[1], adamw_layers=("conv_out",), cooldown=cooldown
     )
@@ -116,20 +124,27 @@ def _train(
 
     def step(index: int) -> dict[str, float]:
         r = make_generator(f"{run.seed}|{run.name}|{index}")
-        crops = crop_clips(pool, find_phase(phases, index), r).to(run.device)
+        crops = crop_clips(pool, find_phase(phases, index), r)
+        count = len(crops.pixels)
+        crops = Crops(take_share(crops.pixels), take_share(crops.weight)).to(run.device)
         generator = torch.Generator().manual_seed(int(r.integers(2**31)))
         with torch.autocast(run.device.type, torch.bfloat16):
             moments, _ = vae.network.encoder(crops.pixels.contiguous(memory_format=CHANNELS_LAST))
             posterior = Posterior(*moments.chunk(2, dim=1))
-            noise = torch.randn(posterior.mean.shape, generator=generator)
+            noise = take_share(torch.randn((count, *posterior.mean.shape[1:]), generator=generator))
             decoded = decode_in_slices(vae, posterior.sample(noise))
-        error = (decoded.float() - crops.pixels).abs()
+        difference = decoded.float() - crops.pixels
+        error = difference.abs()
+        edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        motion = difference.diff(dim=2).abs()
+        timing = (motion * crops.weight[:, :, 1:]).mean() if motion.numel() else motion.sum()
         mean, log_variance = posterior.mean.float(), posterior.log_variance.float()
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-        ((error * crops.weight).mean() + KL_WEIGHT * kl).backward()
+        total = (error * crops.weight).mean() + EDGE_WEIGHT * edges + MOTION_WEIGHT * timing + KL_WEIGHT * kl
+        total.backward()
         norm = optimiser.step(index)
         average.update(index)
-        figures = {"l1": error.mean(), "kl": kl, "deviation": mean.std()}
+        figures = {"l1": error.mean(), "edges": edges, "timing": timing, "kl": kl, "deviation": mean.std()}
         return {"norm": norm, **{key: float(value.detach()) for key, value in figures.items()}}
 
     run.train(step, {"network": trained, "optimiser": optimiser, "average": average})
@@ -170,18 +185,18 @@ def find_phase(phases: tuple[Phase, ...], index: int) -> Phase:
 
 def crop_clips(pool: ClipPool, phase: Phase, r: np.random.Generator) -> Crops:
     """Crops of random clips at random places, half of them around the mouth."""
-    clips, frames, pool_side = pool.frames.shape[:3]
+    clips, frames, height, width = pool.frames.shape[:4]
     pixels = np.empty((phase.clips, phase.frames, phase.side, phase.side, 3), np.float32)
     weight = np.ones((phase.clips, phase.frames, phase.side, phase.side), np.float32)
     for row in range(phase.clips):
         clip, first = int(r.integers(clips)), int(r.integers(frames - phase.frames + 1))
         span = slice(first, first + phase.frames)
         boxes = pool.mouths[clip, span]
-        spare = pool_side - phase.side
-        left, top = (int(value) for value in r.integers(0, spare + 1, 2))
-        if r.random() < 0.5:
+        spare = np.array((width, height)) - phase.side
+        left, top = (int(value) for value in r.integers(0, spare + 1))
+        if r.random() < MOUTH_CROPS:
             middle = (boxes[0, :2] + boxes[0, 2:]) // 2 - phase.side // 2
-            left, top = (int(np.clip(m + r.integers(-6, 7), 0, spare)) for m in middle)
+            left, top = (int(value) for value in (middle + r.integers(-6, 7, 2)).clip(0, spare))
         pixels[row] = pool.frames[clip, span, top : top + phase.side, left : left + phase.side]
         for frame, box in enumerate(boxes):
             x0, y0, x1, y1 = (max(0, int(v)) for v in box - np.int16((left, top, left, top)))

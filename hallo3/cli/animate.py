@@ -56,7 +56,7 @@ TRIAL_COMMENT = "A trial on a small canvas: no picture to judge by."
 def run_demo(options: DemoOptions) -> None:
     samples = find_samples()
     portrait, speech = samples / "portrait.png", samples / "speech.wav"
-    prompt = "A person talks to the camera."
+    prompt = "A person talks in the rain."
     run_animate(
         AnimateOptions(portrait=portrait, speech=speech, prompt=prompt, enlarge=4, output=options.output)
     )

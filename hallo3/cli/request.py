@@ -369,7 +369,7 @@ def read_request(options: AnimateOptions, session: Session | None = None) -> Ani
     if voices is not None and subject.identity is not None:
         voices = voices.of_people(len(subject.identity.people) or 1)
     if voices is not None and len(voices.speakers) > 1:
-        warn_of_speakers(config.name)
+        warn_of_speakers(config.name, len(voices.speakers))
     request = AnimateRequest(
         options=options,
         files=files,

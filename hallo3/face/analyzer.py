@@ -1,4 +1,4 @@
-"""The face analyzer's contract, and a trivial analyzer for random weights."""
+"""The face analyzer's contract, and trivial analyzers: for random weights, and where none is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import FaceConfig
 from ..errors import FaceError
 from ..geometry import PixelBox
 
@@ -68,25 +67,3 @@ class NoFaceAnalyzer:
             expected="models that can extract one",
             fix="load the models with extract=True",
         )
-
-
-def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
-    """The face in a picture, in the embedding space that the model was trained in. Raises ``FaceError`` for
-    another space or size, or an embedding that is not finite."""
-    if analyzer.space != config.space:
-        raise FaceError(
-            "This face analyzer does not belong to this model.",
-            found=f"embeddings in the space {analyzer.space!r}",
-            expected=f"the space {config.space!r}",
-            fix="use the analyzer the model was trained with",
-        )
-    face = analyzer.analyze(picture)
-    shape, is_finite = tuple(face.embedding.shape), bool(face.embedding.isfinite().all())
-    if shape != (1, config.embedding_dim) or not is_finite or face.mask.shape != picture.shape[1:]:
-        raise FaceError(
-            "The face analyzer's result cannot be used.",
-            found=f"an embedding {list(shape)}, finite: {is_finite}, and a mask {list(face.mask.shape)}",
-            expected=f"[1, {config.embedding_dim}] finite numbers, and a mask {list(picture.shape[1:])}",
-            fix="try another picture of the person, or check the analyzer's model files",
-        )
-    return face

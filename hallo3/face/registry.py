@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..config import FaceConfig
 from ..errors import FaceError, Hallo3Error
 from ..messages import logger, redirect_messages
-from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer, analyze_portrait
+from .analyzer import Face, FaceAnalyzer, ThumbnailAnalyzer
 from .arcface import ARCFACE_SPACE, RECOGNIZER_FILENAME
 from .drawn import DrawnFaceAnalyzer
 from .mediapipe import create_landmark_finder
@@ -53,6 +53,28 @@ def create_analyzer(
         if is_missing
         else "pass an analyzer of that space; another space would animate a stranger",
     )
+
+
+def analyze_portrait(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig) -> Face:
+    """The face in a picture, in the embedding space that the model was trained in. Raises ``FaceError`` for
+    another space or size, or an embedding that is not finite."""
+    if analyzer.space != config.space:
+        raise FaceError(
+            "This face analyzer does not belong to this model.",
+            found=f"embeddings in the space {analyzer.space!r}",
+            expected=f"the space {config.space!r}",
+            fix="use the analyzer the model was trained with",
+        )
+    face = analyzer.analyze(picture)
+    shape, is_finite = tuple(face.embedding.shape), bool(face.embedding.isfinite().all())
+    if shape != (1, config.embedding_dim) or not is_finite or face.mask.shape != picture.shape[1:]:
+        raise FaceError(
+            "The face analyzer's result cannot be used.",
+            found=f"an embedding {list(shape)}, finite: {is_finite}, and a mask {list(face.mask.shape)}",
+            expected=f"[1, {config.embedding_dim}] finite numbers, and a mask {list(picture.shape[1:])}",
+            fix="try another picture of the person, or check the analyzer's model files",
+        )
+    return face
 
 
 def analyze_face(picture: Tensor, analyzer: FaceAnalyzer, config: FaceConfig, choice: FaceChoice) -> Face:

@@ -1,7 +1,9 @@
-"""Floors of the built-in model: the mouth follows the speech, the person stays the same, segments join.
+"""Floors of the built-in model: mouths follow their speech, people and places stay, segments join, prompts
+are obeyed.
 
-Portraits and sentences are not from its training; weights, sampler and steps are the shipped ones. Then the
-same figures of models that must fail them.
+Portraits, sentences and prompts are not from its training; weights, sampler and steps are the shipped ones.
+A small share of the cases is rendered here, all of them by ``make bench-built-in``. Then the same figures of
+models that must fail them.
 """
 
 from dataclasses import replace
@@ -11,10 +13,17 @@ import pytest
 import torch
 
 from behaviour.carry import measure_carry
-from behaviour.cases import Case, make_case, read_cases
-from behaviour.figures import Figures, measure_video, summarize
-from behaviour.pixels import measure_opening, resize_square
-from behaviour.suite import make_identity, make_long_case, measure_cases, measure_silence, render_case
+from behaviour.cases import Case, PromptCase, pairs, read_cases, read_prompts, singles
+from behaviour.figures import Figures, summarize
+from behaviour.suite import (
+    give_speech,
+    make_identity,
+    make_long_case,
+    measure_cases,
+    measure_pairs,
+    measure_prompts,
+    measure_unprompted,
+)
 from hallo3.built_in import FOLDER
 from hallo3.checkpoints.random_weights import SIZES, write_random_set
 from hallo3.config import BUILT_IN
@@ -23,14 +32,21 @@ from hallo3.loading import load_models
 from hallo3.media.audio import Recording
 from hallo3.models import Models
 from hallo3.quantization import PRECISIONS
-from hallo3.sampling.strengths import Strengths, parse_curve
-from hallo3.script import parse_script
 
-MAX_PATCH_ERROR = 15
-"""Mean over clips of the worst patch's colour error, in 255ths: 5 for the model, 26 with another person's
-reference features, although the mean patch then differs by 7 only."""
-TWO, THREE = slice(0, 2), slice(0, 3)
-"""Cases for models that must fail, which they do by far; for what else is not measured on all."""
+FOLLOWS, WORST_FOLLOWS, CONTROL, AMPLITUDE = 0.70, 0.45, 0.20, 0.55
+"""Floors of the mouths, below those of all cases in ``benchmarks/built_in.py``, because these are few."""
+OTHERS_VOICE, SWAPPED = 0.25, 0.55
+SEAM, DRIFT, TURN = 3.5, 1.5, 12.0
+COLOUR, WORST_COLOUR = 10.0, 40.0
+"""Mean errors of heads' patches in 255ths, and that of the worst."""
+PROMPTS_OBEYED, SECONDS, LONG_SECONDS = 0.6, 2.0, 8
+STRANGE = 1.5
+"""Smallest worst error of colours with another person's reference features, relative to that with the own."""
+CARRIED, NOT_CARRIED = 0.10, 0.01
+PEOPLE = slice(3, 6)
+"""Cases of one person that are rendered: turned to both sides, in front of a wall and of places that move."""
+ASKED, PROMPTED = ("ground", "weather", "things", "light"), "00"
+"""What prompts ask for, and of which case."""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +55,18 @@ def models() -> Models:
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[Case]:
+def all_cases() -> list[Case]:
     return read_cases(Path(__file__).parents[1] / "data" / "behaviour", BUILT_IN.segment)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[PromptCase]:
+    return read_prompts(Path(__file__).parents[1] / "data" / "behaviour")
+
+
+@pytest.fixture(scope="module")
+def cases(all_cases: list[Case], models: Models) -> list[Case]:
+    return [cut(case, models) for case in singles(all_cases)[PEOPLE]]
 
 
 @pytest.fixture(scope="module")
@@ -48,116 +74,88 @@ def figures(cases: list[Case], models: Models) -> list[Figures]:
     return measure_cases(cases, models)
 
 
+def cut(case: Case, models: Models) -> Case:
+    """The first ``SECONDS`` of a case."""
+    rate = models.config.segment.sample_rate
+    frames = int(SECONDS * models.config.segment.fps)
+    speech = [Recording(each.speech.waveform[:, : int(SECONDS * rate)], rate) for each in case.speakers]
+    shorter = give_speech(case, speech, models)
+    people = zip(shorter.speakers, case.speakers, strict=True)
+    return replace(shorter, speakers=tuple(replace(new, truth=old.truth[:frames]) for new, old in people))
+
+
 def check_floors(figures: list[Figures]) -> dict[str, bool]:
     means = summarize(figures)
     return {
-        "follows": means["follows"] >= 0.70 and means["control"] <= 0.15,
+        "follows": means["follows"] >= FOLLOWS and means["control"] <= CONTROL,
         "same person": all(each.own for each in figures)
-        and means["colour"] <= 8
-        and means["worst_colour"] <= MAX_PATCH_ERROR,
-        "joined": means["seam"] <= 6,
+        and means["colour"] <= COLOUR
+        and means["worst_colour"] <= WORST_COLOUR,
+        "turned": means["yaw"] <= TURN,
+        "joined": means["seam"] <= SEAM,
     }
 
 
 def test_the_model_meets_every_floor(figures: list[Figures]) -> None:
     means = summarize(figures)
     assert all(check_floors(figures).values()), means
-    assert all(check_floors(figures[TWO]).values())
-    assert means["worst_follows"] >= 0.45
-    assert means["amplitude"] >= 0.55
+    assert means["worst_follows"] >= WORST_FOLLOWS
+    assert means["amplitude"] >= AMPLITUDE
+    assert all(abs(speaker.lag) <= 1 for each in figures for speaker in each.speakers)
 
 
-def test_the_mouth_is_on_time(figures: list[Figures]) -> None:
-    assert sorted(each.lag for each in figures)[len(figures) // 2] == 0
-    assert all(abs(each.lag) <= 1 for each in figures)
+def test_two_people_have_their_own_voices(all_cases: list[Case], models: Models) -> None:
+    case = [cut(pairs(all_cases)[0], models)]
+    own, swapped = (measure_pairs(case, models, swapped=each)[0].speakers for each in (False, True))
+    assert min(speaker.follows for speaker in own) >= WORST_FOLLOWS, own
+    assert max(speaker.control for speaker in own) <= OTHERS_VOICE, own
+    assert sum(speaker.control for speaker in swapped) / 2 >= SWAPPED, swapped
+    assert max(speaker.follows for speaker in swapped) <= OTHERS_VOICE, swapped
 
 
-def test_silence_closes_the_mouth(cases: list[Case], models: Models) -> None:
-    ratios = [measure_silence(case, models) for case in cases[THREE]]
-    assert sum(ratios) / len(ratios) <= 0.10
+def test_a_long_video_does_not_drift(all_cases: list[Case], models: Models) -> None:
+    known = singles(all_cases)
+    case = make_long_case(known, known[0], models, LONG_SECONDS)
+    (result,) = measure_cases([case], models)
+    assert result.drift <= DRIFT
+    assert result.as_dict()["follows"] >= FOLLOWS
 
 
-@pytest.mark.parametrize("seconds", [25, pytest.param(60, marks=pytest.mark.soak)])
-def test_a_long_video_does_not_drift(cases: list[Case], models: Models, seconds: int) -> None:
-    case, new_frames = make_long_case(cases, cases[1].portrait, models, seconds), BUILT_IN.segment.new_frames
-    result = measure_video(render_case(case, models), case.portrait, case.mouth, new_frames=new_frames)
-    assert result.drift <= 1.3
-    assert result.follows >= 0.70
+def test_prompts_are_obeyed(all_cases: list[Case], prompts: list[PromptCase], models: Models) -> None:
+    """One prompt for each of ground, weather, a thing and light; then a video without a prompt."""
+    own = [each for each in prompts if each.name == PROMPTED]
+    chosen = [next(each for each in own if getattr(each, kind)) for kind in ASKED]
+    obeyed = measure_prompts(all_cases, chosen, models)
+    asked = [getattr(row, kind) for row, kind in zip(obeyed, ASKED, strict=True)]
+    assert sum(asked) >= len(asked) * PROMPTS_OBEYED, obeyed
+    ignored = measure_unprompted([case for case in all_cases if case.name == PROMPTED], chosen, models)
+    assert not any(getattr(row, kind) for row, kind in zip(ignored, ASKED, strict=True)), ignored
 
 
 def test_random_weights_fail(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "built-in", BUILT_IN)
     write_random_set(tmp_path, 1, "built-in")
     random = load_models(tmp_path, torch.device("cpu"), PRECISIONS["fp32"])
-    floors = check_floors(measure_cases(cases[TWO], random))
+    figures = measure_cases(cases[:1], random, identify=lambda case: make_identity(case, random, given=True))
+    floors = check_floors(figures)
     assert (floors["follows"], floors["same person"]) == (False, False)
 
 
 def test_another_recording_fails(cases: list[Case], models: Models) -> None:
-    floors = check_floors(measure_cases(cases[TWO], models, speech_of_next=True))
-    assert (floors["follows"], floors["same person"]) == (False, True)
+    floors = check_floors(measure_cases([cases[0]], models, speech_of=cases[1]))
+    assert (floors["follows"], floors["turned"]) == (False, True)
 
 
-def test_another_persons_features_fail(cases: list[Case], models: Models) -> None:
-    def use_stranger(identity: Identity, number: int) -> Identity:
-        stranger = make_identity(cases[number + 3], models)
-        return replace(identity, reference_features=stranger.reference_features)
+def test_another_persons_features_fail(cases: list[Case], figures: list[Figures], models: Models) -> None:
+    stranger = make_identity(cases[2], models)
 
-    figures = measure_cases(cases[TWO], models, replace_identity=use_stranger)
-    assert not check_floors(figures)["same person"]
+    def use_stranger(case: Case) -> Identity:
+        return replace(make_identity(case, models), reference_features=stranger.reference_features)
+
+    (changed,) = measure_cases(cases[:1], models, identify=use_stranger)
+    assert changed.worst_colour >= STRANGE * figures[0].worst_colour
 
 
 def test_segments_continue_from_their_motion_frames(cases: list[Case], models: Models) -> None:
-    for case in cases[THREE]:
-        assert measure_carry(case, models) >= 0.10
-        assert abs(measure_carry(case, models, motion_drop=1.0)) < 0.01
-
-
-def test_the_prompt_sets_the_light(cases: list[Case], models: Models) -> None:
-    rate = BUILT_IN.segment.sample_rate
-    second = Recording(cases[0].speech.waveform[:, :rate], rate)
-    case = make_case("light", cases[0].portrait, second, BUILT_IN.segment)
-
-    def mean_colour(prompt: str) -> torch.Tensor:
-        return render_case(case, models, prompt=prompt).mean(dim=(0, 2, 3))
-
-    plain, neutral = mean_colour(""), mean_colour("A person talks to the camera.")
-    warm, blue, dim = (mean_colour(f"a person in {light} light") for light in ("warm", "blue", "dim"))
-    assert float((plain - neutral).abs().max()) < 0.03
-    assert warm[2] < plain[2] - 0.1
-    assert blue[0] < plain[0] - 0.1
-    assert bool((dim < plain - 0.1).all())
-
-
-def test_the_light_changes_within_a_segment_of_its_cue_and_not_before(
-    cases: list[Case], models: Models
-) -> None:
-    """How much redder than blue each frame is, under warm light and from 1 s on under blue."""
-    new, rate, fps = BUILT_IN.segment.new_frames, BUILT_IN.segment.sample_rate, BUILT_IN.segment.fps
-    speech = Recording(cases[0].speech.waveform[:, : 2 * new * rate // fps], rate)
-    case = make_case("script", cases[0].portrait, speech, BUILT_IN.segment)
-    script = parse_script("[0:00-0:01] a person in warm light\n[0:01-] a person in blue light")
-    red, _, blue = render_case(case, models, script=script).mean(dim=(2, 3)).unbind(1)
-    warmth, cue = red - blue, fps
-    warm, cold = float(warmth[:cue].mean()), float(warmth[-new // 2 :].mean())
-    assert warm > cold + 0.2
-    assert bool((warmth[:cue] > warm - 0.05).all()), "not before its cue"
-    assert bool((warmth[cue + new :] < (warm + cold) / 2).all()), "within one segment"
-
-
-def test_a_stronger_voice_moves_the_mouth_more(cases: list[Case], models: Models) -> None:
-    """Without the speech it moves least, also in the light of a prompt; in the model's one step."""
-    rate = BUILT_IN.segment.sample_rate
-    second = Recording(cases[0].speech.waveform[:, :rate], rate)
-    case = make_case("voice", cases[0].portrait, second, BUILT_IN.segment)
-    skin = resize_square(case.portrait, BUILT_IN.segment.height)
-
-    def movement(voice: float, prompt: str = "") -> float:
-        strengths = Strengths(parse_curve(1.5, "text strength"), parse_curve(voice, "voice strength"))
-        frames = render_case(case, models, prompt=prompt, strengths=strengths)
-        return float(measure_opening(frames, skin).std())
-
-    moved = [movement(voice) for voice in (0.0, 1.0, 2.0, 3.5)]
-    assert moved[0] < 0.6 * moved[1]
-    assert moved == sorted(moved)
-    assert movement(0.0, "a person in warm light") < 0.6 * moved[1]
+    assert measure_carry(cases[1], models) >= CARRIED
+    assert abs(measure_carry(cases[1], models, motion_drop=1.0)) < NOT_CARRIED

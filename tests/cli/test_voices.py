@@ -15,7 +15,7 @@ from support.audio_samples import tone, write_wav
 from support.resume_runs import Command, read_segments
 
 BOXES = "4,30,24,55;40,30,60,55"
-UNTESTED = "several speakers are untested"
+UNTESTED = "2 speakers are untested"
 
 
 @pytest.fixture

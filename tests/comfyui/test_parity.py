@@ -22,7 +22,7 @@ from hallo3.checkpoints.load import load_strict, read_state
 from hallo3.checkpoints.locate import ModelFolder
 from hallo3.checkpoints.random_weights import make_random_state
 from hallo3.config import HALLO3, SPEECH_ENCODERS, to_dict
-from hallo3.face.analyzer import analyze_portrait
+from hallo3.face.registry import analyze_portrait
 from hallo3.identity import frame_portrait
 from hallo3.loading import load_models
 from hallo3.media.audio import to_mono

@@ -33,7 +33,7 @@ LIBRARIES = {
     "attention_backend": {"diffusers"},
     "checkpoints": {"gguf", "safetensors"},
     "cli": {"gradio", "huggingface_hub", "tqdm", "uvicorn", "yaml"},
-    "face": {"mediapipe"},
+    "face": {"mediapipe", "safetensors"},
     "fleet": {"fsspec", "ray"},
     "media": {"PIL", "av", "c2pa", "cryptography", "soxr"},
     "model": {"einops", "triton"},

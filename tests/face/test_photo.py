@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hallo3.config import FaceConfig
 from hallo3.errors import CheckpointError, DependencyError, FaceError
-from hallo3.face.analyzer import FaceAnalyzer, analyze_portrait
+from hallo3.face.analyzer import FaceAnalyzer
 from hallo3.face.arcface import RECOGNIZER_FILENAME
 from hallo3.face.landmarks import SILHOUETTE
 from hallo3.face.photo import FACE_SUBDIRS, PhotographAnalyzer
+from hallo3.face.registry import analyze_portrait
 from hallo3.face.scrfd import DETECTOR_FILENAME, DetectedFace
 from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox, VideoShape

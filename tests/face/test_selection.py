@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hallo3.config import FaceConfig
 from hallo3.errors import FaceError
-from hallo3.face.analyzer import analyze_portrait
 from hallo3.face.photo import PhotographAnalyzer
+from hallo3.face.registry import analyze_portrait
 from hallo3.face.scrfd import DetectedFace
 from hallo3.face.selection import FaceChoice
 from hallo3.geometry import PixelBox

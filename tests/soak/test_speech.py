@@ -44,7 +44,7 @@ TIMED_MINUTES = {"built-in": (4, 8, 16), "hallo3": (2, 4, 8)}
 
 def make_speech(seconds: int) -> Tensor:
     """[samples]: the repository's spoken cases in a random order, at random levels, with random pauses."""
-    paths = [*sorted((REPOSITORY / "tests/data/behaviour").glob("*.flac")), REPOSITORY / "samples/speech.wav"]
+    paths = [*sorted((REPOSITORY / "tests/data/behaviour").glob("*.ogg")), REPOSITORY / "samples/speech.wav"]
     spoken = [to_mono(read_recording(path), RATE) for path in paths]
     random, parts, length = make_generator(f"{SEED}|talk"), list[Tensor](), 0
     while length < seconds * RATE:

@@ -1,5 +1,7 @@
-"""A resumed stage equals an uninterrupted one; Muon's update is the nearest orthogonal matrix."""
+"""A resumed stage equals an uninterrupted one, two processes equal one; Muon's update is the nearest
+orthogonal matrix."""
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from training.optim import Optimiser, WeightAverage, orthogonalize
+from training.parallel import is_first, run_in_processes, take_share
 from training.stage import Run
 
 STEPS = 24
@@ -26,7 +29,12 @@ def make_network() -> nn.Module:
 def error(network: nn.Module, seed: int, samples: int) -> torch.Tensor:
     """Of predicting the mean of random inputs."""
     inputs = torch.randn(samples, 4, generator=torch.Generator().manual_seed(seed))
+    inputs = take_share(inputs)
     return (network(inputs) - inputs.mean(dim=1, keepdim=True)).square().mean()
+
+
+def train_stage(options: Namespace) -> None:
+    train(options.out)
 
 
 def train(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
@@ -47,6 +55,8 @@ def train(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
     run = Run(folder=folder, name="mean", steps=STEPS, seed=0)
     objects = {"network": network, "optimiser": optimiser, "average": average}
     run.train(step, objects, checkpoint_seconds=0)
+    if not is_first():
+        return {}
     assert run.completed_steps() == STEPS
     return run.state("average")
 
@@ -62,6 +72,21 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, stop_at: int) -> None:
         lines = (tmp_path / name / "mean.csv").read_text().splitlines()
         assert [line.split(",")[0] for line in lines] == ["step", "20", "24"]
     train(tmp_path / "whole", stop_at=0)  # a finished stage runs no step
+
+
+def test_two_processes_share_a_batch(tmp_path: Path) -> None:
+    whole = train(tmp_path / "one")
+    run_in_processes(train_stage, Namespace(out=tmp_path / "two"), 2)
+    shared = Run(folder=tmp_path / "two", name="mean", steps=STEPS, seed=0).state("average")
+    for key, weight in whole.items():
+        torch.testing.assert_close(shared[key], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_figure_that_is_not_a_number_stops_the_stage(tmp_path: Path) -> None:
+    network, run = make_network(), Run(folder=tmp_path, name="mean", steps=3, seed=0)
+    with pytest.raises(FloatingPointError, match="mean, step 1: loss is not a number"):
+        run.train(lambda index: {"loss": float("nan") if index else 1.0}, {"network": network}, 0)
+    assert run.completed_steps() == 1
 
 
 def test_training_lowers_the_error(tmp_path: Path) -> None:
@@ -80,3 +105,13 @@ def test_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     assert values.max() < 1.3
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     assert float((update * (left @ right)).sum()) > 0.9 * min(shape) ** 0.5 * float(update.norm())
+
+
+def test_matrices_of_a_batch_have_the_updates_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(2)
+    flat = torch.randn(12, 1, generator=generator) @ torch.randn(1, 5, generator=generator)
+    matrices = [flat, torch.zeros(12, 5), torch.randn(12, 5, generator=generator)]
+    together = orthogonalize(torch.stack(matrices))
+    assert bool(together.isfinite().all())
+    for matrix, update in zip(matrices, together, strict=True):
+        torch.testing.assert_close(update, orthogonalize(matrix), rtol=0.05, atol=0.02)

@@ -11,6 +11,7 @@ from .parts import (
     LEFT,
     MIDDLE,
     RIGHT,
+    TALL,
     WIDE,
     begun,
     built_in,
@@ -249,6 +250,28 @@ def several_portraits(graph: Graph) -> None:
         save(graph, video["video"], "several_portraits")
 
 
+def two_people(graph: Graph) -> None:
+    """Two people, each with a voice: the channels of a stereo recording."""
+    networks, given = begun(graph, notes.TWO_PEOPLE, 480, "pair")
+    with graph.group("A voice each"):
+        split = graph.node("SplitAudioChannels", height=90, audio=given["speech"])
+    graph.column(MIDDLE)
+    with graph.group("Who is in the picture"):
+        people = graph.node(
+            "Hallo3IdentitySpeakers", width=WIDE, height=TALL, portrait=given["portrait"],
+            vae=networks["vae"], reference_network=networks["reference_network"],
+        )  # fmt: skip
+    with graph.group("Who says what"):
+        voices = [encode(graph, networks, split[side]) for side in ("left", "right")]
+    graph.column(RIGHT)
+    with graph.group("Video"):
+        sockets = {f"speech_{number}": voice["speech"] for number, voice in enumerate(voices, 1)}
+        both = graph.node("Hallo3CombineSpeech", height=190, **sockets)
+        video = talk(graph, networks, people["identity"], both, paste_back=True)
+        graph.column(LAST)
+        save(graph, video["video"], "two_people")
+
+
 def video_sound_and_upscale(graph: Graph) -> None:
     """A video's first frame and sound in, larger frames out."""
     graph.column(0)
@@ -290,6 +313,7 @@ EXAMPLES: dict[str, Callable[[Graph], None]] = {
     "Hallo3 long speech": long_speech,
     "Hallo3 continue a video": continue_video,
     "Hallo3 several portraits": several_portraits,
+    "Hallo3 two people": two_people,
     "Hallo3 video sound and upscale": video_sound_and_upscale,
 }
 

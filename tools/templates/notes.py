@@ -13,7 +13,7 @@ T5 = HUB + "comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn_scal
 NAME = "Hallo3 talking portrait (released weights)"
 BUILT_IN = f"""### What you see
 
-The built-in model: small, trained on drawn faces, 64 x 64 px, runs on any computer. For photographs, open \
+The built-in model: small, trained on drawn people, 144 x 96 px, runs on any computer. For photographs, open \
 *{NAME}*."""
 YOURS = """### Your own portrait and speech
 
@@ -34,7 +34,7 @@ of Hallo3 Sample. Use a drawn portrait."""
 APP = f"""### Portrait, voice and prompt as a form
 
 *App mode* shows three fields and the video; this is the graph behind it. Choose a drawn portrait and a \
-recording, then press Run. The prompt sets the light: warm, blue, green or dim.
+recording, then press Run. The prompt can name weather, a place, a thing, a light: *rain, with a cup*.
 
 {BUILT_IN}"""
 
@@ -107,7 +107,7 @@ time.
 - *EasyCache* skips steps that change little. It is off, because one step leaves none to skip. For the \
 released weights, select it and press Ctrl+B. A lower threshold skips fewer.
 - *Original Sampler* and *Original Schedule* are the defaults; replace them with others.
-- *Prompt*: the built-in model knows warm, blue, green and dim light.
+- *Prompt*: the built-in model knows places, weather, things and lights; see the help of Load Hallo3 Built-in.
 
 {BUILT_IN}
 
@@ -130,6 +130,20 @@ Create List turns three portraits into a list, and ComfyUI runs everything after
 videos. Add more inputs, or replace it with Load Image Dataset from Folder for a whole folder.
 
 A list of recordings works as well.
+
+{BUILT_IN}
+
+{YOURS}"""
+
+TWO_PEOPLE = f"""### Two people talk
+
+The recording is stereo: the left channel is the first voice, the right channel the second. *Hallo3 Identity \
+of Several People* numbers the faces from the left, and *Hallo3 Combine Speech* gives face 1 the voice of \
+`speech_1`, face 2 that of `speech_2`. To swap the voices, swap the two links.
+
+For one recording of both, connect it to `speech_1` alone and write who speaks when in `speakers`.
+
+Several people are untested on the released weights, which were trained with one.
 
 {BUILT_IN}
 
