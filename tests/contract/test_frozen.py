@@ -20,6 +20,10 @@ ELSEWHERE = {"nano bf16": (64, 3), "nano fp8": (64, 3), "continued": (255, 255)}
 """How far apart frames may be, at most and on average: torch 2.7 rounds products of bf16 otherwise, and
 the seed of a video that continues another is made of every bit of that one."""
 
+COMPUTED = {"continued", "from identity"}
+"""Their keys hash what was computed, the continued segments and the identity's features, so they follow the
+machine's rounding."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -41,7 +45,8 @@ def test_videos_and_job_keys_are_as_recorded(bench: frozen.Bench, skipped: set[s
     for name, found, frames in frozen.runs(bench, skipped):
         recorded = RECORDED["runs"][name]
         seen.add(name)
-        if SAME_ENCODER and found.get("job") != recorded.get("job"):
+        same_key = SAME_ENCODER if name not in COMPUTED else SAME_MACHINE
+        if same_key and found.get("job") != recorded.get("job"):
             wrong.append(f"{name}: job {found.get('job')} instead of {recorded.get('job')}")
         if SAME_MACHINE and found["frames"] != recorded["frames"]:
             wrong.append(f"{name}: other frames")
